@@ -1,0 +1,40 @@
+"""Recurrent cells: pure functions of parameters, state and inputs."""
+
+from rnnjax.cells.basic import BasicRNN
+from rnnjax.cells.cell import Cell, GatedCell, GatedParams, HiddenState
+from rnnjax.cells.gru import GRU, GRUParams
+from rnnjax.cells.lstm import LSTM, LSTMNorm, LSTMParams, LSTMState
+from rnnjax.cells.randomness import TimedKey
+from rnnjax.cells.wrappers import (
+    Dropout,
+    LearnedParams,
+    LearnedState,
+    Project,
+    ProjectParams,
+    Residual,
+    Stack,
+    Wrapper,
+)
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "BasicRNN",
+    "Cell",
+    "Dropout",
+    "GRUParams",
+    "GatedCell",
+    "GatedParams",
+    "HiddenState",
+    "LSTMNorm",
+    "LSTMParams",
+    "LSTMState",
+    "LearnedParams",
+    "LearnedState",
+    "Project",
+    "ProjectParams",
+    "Residual",
+    "Stack",
+    "TimedKey",
+    "Wrapper",
+]

@@ -1,0 +1,201 @@
+"""The contract of a recurrent cell: a few pure functions, cut where time cuts them."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import Any, Callable, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from rnnjax.cells.initializers import Initializer, gate_kernels, initializer
+from rnnjax.cells.randomness import TimedKey
+
+Params = Any
+State = Any
+Recur = Callable[..., tuple[Array, State]]
+Key = PRNGKeyArray | TimedKey | None
+
+
+class Cell(ABC):
+    """A recurrent cell: hashable, without arrays; its parameters are a separate pytree.
+
+    A sequence is computed as ``outputs(step over time(inputs(xs)))``. What does not depend on the state
+    is in `inputs`, for all steps at once; only `step` is repeated; what no later step needs is in `outputs`.
+    Sequences are time-major here, ``[T, *batch, ...]``; `rnnjax.unroll` takes either order.
+    Derive from it as a frozen dataclass; derive from `GatedCell` where the cell is gated.
+    """
+
+    @property
+    @abstractmethod
+    def output_size(self) -> int:
+        """Size O of the last axis of the outputs."""
+
+    @abstractmethod
+    def init(self, key: PRNGKeyArray, input_size: int) -> Params:
+        """Returns fresh parameters for inputs with `input_size` features."""
+
+    @abstractmethod
+    def initial_state(self, batch_size: int | tuple[int, ...], dtype: DTypeLike = jnp.float32) -> State:
+        """Returns the state before the first step, each leaf ``[*batch, ...]``; `dtype` is that of the inputs."""
+
+    @abstractmethod
+    def inputs(self, params: Params, xs: Float[Array, "T *B I"], *, key: Key = None) -> Any:
+        """Returns what every step needs of the inputs: a pytree, each leaf ``[T, *batch, ...]``.
+
+        All randomness is drawn here, from `key`; None means evaluation.
+        """
+
+    @abstractmethod
+    def step(self, params: Params, state: State, z: Any) -> tuple[State, Array]:
+        """Takes one step, ``z`` being one time of what `inputs` returned; returns the new state and ``y``."""
+
+    def outputs(self, params: Params, ys: Float[Array, "T *B H"]) -> Float[Array, "T *B O"]:
+        """Returns the outputs from the ``y`` of every step (identity unless a cell says otherwise)."""
+        return ys
+
+    def start(self, params: Params, batch_size: int | tuple[int, ...], dtype: DTypeLike) -> State:
+        """Returns the state that sequences start from and are reset to: `initial_state`, unless it is learned."""
+        return self.initial_state(batch_size, dtype)
+
+    def over_time(self, recur: Recur, params: Params, xs: Array, state: State, initial: State, key: Key):
+        """Returns ``(ys, state)`` of a sequence, leaving the recurrence itself to ``recur``.
+
+        `recur(cell, params, zs, state, initial) -> (ys, state)` repeats `step`. A cell made of cells hands on
+        its parts wherever that is the same computation, so that each recurrence is as small as it can be.
+        """
+        ys, state = recur(self, params, self.inputs(params, xs, key=key), state, initial)
+        return self.outputs(params, ys), state
+
+    def __call__(self, params: Params, state: State, x: Float[Array, "*B I"], *, key: Key = None):
+        """Takes one whole step from an input ``x [*batch, I]``; returns ``(state, y)``."""
+        zs = self.inputs(params, x[None], key=key)
+        state, y = self.step(params, state, jax.tree.map(lambda z: z[0], zs))
+        return state, self.outputs(params, y)
+
+
+class GatedParams(NamedTuple):
+    """Parameters of a gated cell: ``w_x [I, G, H]``, ``w_h [H, G, H]``, ``b [G, H]``."""
+
+    w_x: Array
+    w_h: Array
+    b: Array
+
+
+class HiddenState(NamedTuple):
+    """State of a cell that remembers nothing but its hidden units: ``h [*batch, H]``."""
+
+    h: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class GatedCell(Cell):
+    """A cell whose step is one product of the hidden state and pointwise `gates`.
+
+    A subclass defines `gates`, sets `gate_count`, and overrides what else differs. Its state is a NamedTuple with
+    a field `h`. If its gates mix hidden units (a projection, a normalisation), it says ``pointwise = False``.
+
+    Attributes:
+      hidden_size: number H of hidden units.
+      dtype: type of the products and of the outputs; None takes that of the inputs.
+      param_dtype: type in which parameters are made and kept.
+      state_dtype: type of the state and of the pointwise work; None takes `dtype`, but never below float32.
+      kernel_init, recurrent_init, bias_init: names from `jax.nn.initializers`, or functions ``(key, shape, dtype)``.
+    """
+
+    hidden_size: int
+    _: dataclasses.KW_ONLY
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    state_dtype: DTypeLike | None = None
+    kernel_init: str | Initializer = "glorot_uniform"
+    recurrent_init: str | Initializer = "orthogonal"
+    bias_init: str | Initializer = "zeros"
+
+    gate_count: ClassVar[int] = 1
+
+    def __post_init__(self):
+        check_size("hidden_size", self.hidden_size)
+
+    @property
+    def output_size(self) -> int:
+        return self.hidden_size
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether `gates` treats every hidden unit by itself."""
+        return True
+
+    @abstractmethod
+    def gates(self, params: Params, state: State, z: Any, r: Float[Array, "*B G H"]) -> State:
+        """Returns the new state from one step's ``z [*batch, G, H]`` and ``r = state.h @ recurrent_weight``."""
+
+    def init(self, key: PRNGKeyArray, input_size: int) -> Params:
+        check_size("input_size", input_size)
+        return GatedParams(*self.init_gates(key, input_size, self.gate_count))
+
+    def init_gates(self, key: PRNGKeyArray, input_size: int, gate_count: int) -> tuple[Array, Array, Array]:
+        """Returns fresh ``w_x [I, G, H]``, ``w_h [O, G, H]`` and ``b [G, H]``, each gate initialised by itself."""
+        k_x, k_h, k_b = jax.random.split(key, 3)
+        shape = (gate_count, self.hidden_size)
+        return (
+            gate_kernels(self.kernel_init, k_x, input_size, *shape, self.param_dtype),
+            gate_kernels(self.recurrent_init, k_h, self.output_size, *shape, self.param_dtype),
+            initializer(self.bias_init)(k_b, shape, self.param_dtype),
+        )
+
+    def recurrent_weight(self, params: Params) -> Float[Array, "O G H"]:
+        """Returns the weight that multiplies the hidden state at every step."""
+        return params.w_h
+
+    def initial_state(self, batch_size: int | tuple[int, ...], dtype: DTypeLike = jnp.float32) -> State:
+        return HiddenState(self.zeros(batch_size, self.hidden_size, dtype))
+
+    def zeros(self, batch_size: int | tuple[int, ...], size: int, dtype: DTypeLike) -> Array:
+        """Returns zeros ``[*batch, size]`` of the type that the state is kept in, given that of the inputs."""
+        return jnp.zeros((*batch_shape(batch_size), size), self._state_dtype(dtype))
+
+    def _state_dtype(self, dtype: DTypeLike) -> DTypeLike:
+        return self.state_dtype or jnp.promote_types(self.dtype or dtype, jnp.float32)
+
+    def inputs(self, params: Params, xs: Float[Array, "T *B I"], *, key: Key = None) -> Any:
+        return self.project(params.w_x, xs) + params.b.astype(self.dtype or xs.dtype)
+
+    def project(self, w_x: Float[Array, "I G H"], xs: Float[Array, "T *B I"]) -> Float[Array, "T *B G H"]:
+        """Returns ``xs @ w_x``, the input projection of all steps as one product, in the compute type."""
+        if xs.shape[-1] != w_x.shape[0]:
+            raise ValueError(f"xs has {xs.shape[-1]} features, but the cell was initialised for {w_x.shape[0]}")
+        dtype = self.dtype or xs.dtype
+        return jnp.tensordot(xs.astype(dtype), w_x.astype(dtype), 1)
+
+    def step(self, params: Params, state: State, z: Any) -> tuple[State, Array]:
+        r = recurrent_product(state.h, self.recurrent_weight(params), compute_dtype(z))
+        new = self.gates(params, state, z, r)
+        new = jax.tree.map(lambda after, before: after.astype(before.dtype), new, state)
+        return new, new.h.astype(compute_dtype(z))
+
+
+def recurrent_product(h: Float[Array, "*B K"], w: Float[Array, "K ..."], dtype: DTypeLike) -> Array:
+    """Returns ``h @ w`` with operands of `dtype`, accumulated and returned in the type of `h`."""
+    return jnp.tensordot(h.astype(dtype), w.astype(dtype), 1, preferred_element_type=h.dtype)
+
+
+def compute_dtype(z: Any) -> jnp.dtype:
+    """Returns the type in which a cell computes its products: that of what its `inputs` returned."""
+    return jnp.result_type(*jax.tree.leaves(z))
+
+
+def batch_shape(batch_size: int | tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the leading axes that a batch size stands for."""
+    return tuple(batch_size) if isinstance(batch_size, (tuple, list)) else (batch_size,)
+
+
+def check_size(name: str, value: int) -> None:
+    """Raises unless `value` is a positive whole number."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")

@@ -1,0 +1,175 @@
+"""The long short-term memory cell and its variations."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from rnnjax.cells.cell import GatedCell, Key, check_size, compute_dtype, recurrent_product
+from rnnjax.cells.initializers import initializer
+
+
+class LSTMState(NamedTuple):
+    """Hidden state ``h [*batch, O]`` and cell state ``c [*batch, H]``."""
+
+    h: Array
+    c: Array
+
+
+class LSTMNorm(NamedTuple):
+    """Layer normalisation: scales of the projected inputs ``x [G, H]``, of the recurrent product ``h [G, H]`` and of
+    the cell state ``c [H]``, and the shift of the last, ``c_bias [H]`` (the gates' shift is the cell's ``b``)."""
+
+    x: Array
+    h: Array
+    c: Array
+    c_bias: Array
+
+
+class LSTMParams(NamedTuple):
+    """Gates in the order i, f, g, o (f, g, o where coupled): ``w_x [I, G, H]``, ``w_h [O, G, H]``, ``b [G, H]``.
+
+    Each is None where the cell has no such part: ``peephole [3, H]``, the weights from c to i, f, o (f, o where
+    coupled, ``[2, H]``); ``w_p [H, O]``, the projection; ``norm``, the layer normalisation.
+    """
+
+    w_x: Array
+    w_h: Array
+    b: Array
+    peephole: Array | None = None
+    w_p: Array | None = None
+    norm: LSTMNorm | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class LSTM(GatedCell):
+    """Long short-term memory (Hochreiter and Schmidhuber, 1997) with a forget gate (Gers et al., 2000).
+
+    i = sigmoid(x W_xi + h W_hi + p_i * c + b_i)
+    f = sigmoid(x W_xf + h W_hf + p_f * c + b_f)
+    g = tanh(x W_xg + h W_hg + b_g)
+    c' = f * c + i * g
+    o = sigmoid(x W_xo + h W_ho + p_o * c' + b_o)
+    h' = o * tanh(c');  y = h'
+
+    The terms with p are there with `peephole` (Gers and Schmidhuber, 2000).
+
+    Attributes:
+      forget_bias: initial bias of the forget gate.
+      peephole: whether the gates see the cell state.
+      projection_size: if given, h' = (o * tanh(c')) W_p has this size (Sak et al., 2014).
+      cell_clip: if given, c' is kept within plus or minus this value.
+      projection_clip: if given, the projected h' is kept within plus or minus this value.
+      coupled_gates: whether i = 1 - f (Greff et al., 2017).
+      layer_norm: whether x W_x, h W_h (over all gates together) and c' (where the output reads it) are normalised
+        (Ba et al., 2016).
+
+    Raises:
+      ValueError: for a projection_clip without a projection, or clips that are not positive.
+    """
+
+    forget_bias: float = 1.0
+    peephole: bool = False
+    projection_size: int | None = None
+    cell_clip: float | None = None
+    projection_clip: float | None = None
+    coupled_gates: bool = False
+    layer_norm: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.projection_size is not None:
+            check_size("projection_size", self.projection_size)
+        elif self.projection_clip is not None:
+            raise ValueError(f"projection_clip={self.projection_clip} needs a projection_size")
+        for name in ("cell_clip", "projection_clip"):
+            limit = getattr(self, name)
+            if limit is not None and not limit > 0:
+                raise ValueError(f"{name} must be positive, got {limit}")
+
+    @property
+    def output_size(self) -> int:
+        return self.projection_size or self.hidden_size
+
+    @property
+    def pointwise(self) -> bool:
+        return self.projection_size is None and not self.layer_norm
+
+    def init(self, key: PRNGKeyArray, input_size: int) -> LSTMParams:
+        check_size("input_size", input_size)
+        k_gates, k_peephole, k_projection = jax.random.split(key, 3)
+        w_x, w_h, b = self.init_gates(k_gates, input_size, 3 if self.coupled_gates else 4)
+        b = b.at[0 if self.coupled_gates else 1].add(self.forget_bias)
+        return LSTMParams(
+            w_x, w_h, b, self._init_peephole(k_peephole), self._init_projection(k_projection), self._init_norm()
+        )
+
+    def _init_peephole(self, key: PRNGKeyArray) -> Array | None:
+        if not self.peephole:
+            return None
+        gates = 2 if self.coupled_gates else 3
+        return initializer(self.kernel_init)(key, (gates, self.hidden_size), self.param_dtype)
+
+    def _init_projection(self, key: PRNGKeyArray) -> Array | None:
+        if self.projection_size is None:
+            return None
+        return initializer(self.kernel_init)(key, (self.hidden_size, self.projection_size), self.param_dtype)
+
+    def _init_norm(self) -> LSTMNorm | None:
+        if not self.layer_norm:
+            return None
+        gates = jnp.ones((3 if self.coupled_gates else 4, self.hidden_size), self.param_dtype)
+        return LSTMNorm(gates, gates, gates[0], jnp.zeros_like(gates[0]))
+
+    def initial_state(self, batch_size: int | tuple[int, ...], dtype: DTypeLike = jnp.float32) -> LSTMState:
+        return LSTMState(
+            self.zeros(batch_size, self.output_size, dtype), self.zeros(batch_size, self.hidden_size, dtype)
+        )
+
+    def inputs(self, params: LSTMParams, xs: Float[Array, "T *B I"], *, key: Key = None) -> Float[Array, "T *B G H"]:
+        zs = self.project(params.w_x, xs)
+        if params.norm is not None:
+            zs = _normalise(zs, (-2, -1)) * params.norm.x.astype(zs.dtype)
+        return zs + params.b.astype(zs.dtype)
+
+    def gates(self, params: LSTMParams, state: LSTMState, z: Array, r: Array) -> LSTMState:
+        if params.norm is not None:
+            r = _normalise(r, (-2, -1)) * params.norm.h
+        a = z + r
+        g, o = a[..., -2, :], a[..., -1, :]
+        i, f = self._input_and_forget(params, state.c, a)
+        c = f * state.c + i * jnp.tanh(g)
+        if self.cell_clip is not None:
+            c = jnp.clip(c, -self.cell_clip, self.cell_clip)
+        if params.peephole is not None:
+            o = o + params.peephole[-1] * c
+        read = c if params.norm is None else _normalise(c, -1) * params.norm.c + params.norm.c_bias
+        return LSTMState(self._project(params, jax.nn.sigmoid(o) * jnp.tanh(read), compute_dtype(z)), c)
+
+    def _input_and_forget(self, params: LSTMParams, c: Array, a: Array) -> tuple[Array, Array]:
+        """Returns the opened input and forget gates."""
+        first = a[..., :-2, :]
+        if params.peephole is not None:
+            first = first + params.peephole[:-1] * c[..., None, :]
+        first = jax.nn.sigmoid(first)
+        forget = first[..., -1, :]
+        return (1 - forget if self.coupled_gates else first[..., 0, :]), forget
+
+    def _project(self, params: LSTMParams, h: Array, dtype: DTypeLike) -> Array:
+        """Returns the hidden state after the projection and its clip, where the cell has them."""
+        if params.w_p is None:
+            return h
+        h = recurrent_product(h, params.w_p, dtype)
+        return h if self.projection_clip is None else jnp.clip(h, -self.projection_clip, self.projection_clip)
+
+
+def _normalise(x: Array, axes: int | tuple[int, ...]) -> Array:
+    """Returns `x` with zero mean and unit variance over `axes`, computed in float32 or above."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = wide - wide.mean(axes, keepdims=True)
+    return (wide * jax.lax.rsqrt(jnp.square(wide).mean(axes, keepdims=True) + 1e-6)).astype(x.dtype)

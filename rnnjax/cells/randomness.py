@@ -1,0 +1,51 @@
+"""Random masks that are the same whether a sequence is taken whole or step by step."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+
+class TimedKey(NamedTuple):
+    """A PRNG key together with the time steps ``time [T]`` that it is used for.
+
+    A plain key stands for the steps from 0 on. Naming the steps lets a part of a sequence (one step, a chunk)
+    draw exactly what the whole sequence would have drawn there.
+    """
+
+    key: PRNGKeyArray
+    time: Int[Array, " T"]
+
+
+def timed(key: PRNGKeyArray | TimedKey, length: int) -> TimedKey:
+    """Returns `key` with its time steps, which are ``0 .. length - 1`` for a plain key."""
+    return key if isinstance(key, TimedKey) else TimedKey(key, jnp.arange(length))
+
+
+def split(key: PRNGKeyArray | TimedKey | None, count: int) -> list:
+    """Returns `count` independent keys for the same time steps (None gives None)."""
+    if key is None:
+        return [None] * count
+    if isinstance(key, TimedKey):
+        return [TimedKey(k, key.time) for k in jax.random.split(key.key, count)]
+    return list(jax.random.split(key, count))
+
+
+def dropout_mask(
+    key: PRNGKeyArray | TimedKey, rate: float, shape: tuple[int, ...], dtype: DTypeLike, *, variational: bool
+) -> Float[Array, "T *B N"]:
+    """Returns factors of 0 (with probability `rate`) or ``1 / (1 - rate)``, of shape ``[T, *batch, N]``.
+
+    With `variational`, one mask a sequence, the same at every step (Gal and Ghahramani, 2016); else one a step.
+    """
+    length, *rest = shape
+    key, time = timed(key, length)
+    if variational:
+        kept = jnp.broadcast_to(jax.random.bernoulli(key, 1 - rate, rest), shape)
+    else:
+        kept = jax.vmap(lambda t: jax.random.bernoulli(jax.random.fold_in(key, t), 1 - rate, rest))(time)
+    return kept.astype(dtype) / jnp.asarray(1 - rate, dtype)

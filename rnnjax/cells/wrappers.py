@@ -1,0 +1,332 @@
+"""Cells made of cells."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from rnnjax.cells.cell import Cell, Key, Params, Recur, State, batch_shape, check_size
+from rnnjax.cells.initializers import Initializer, initializer
+from rnnjax.cells.randomness import TimedKey, dropout_mask, split, timed
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrapper(Cell):
+    """A cell around another, the same as it in everything that a subclass does not change."""
+
+    cell: Cell
+
+    def __post_init__(self):
+        if not isinstance(self.cell, Cell):
+            raise TypeError(f"{type(self).__name__} wraps a cell, got {self.cell!r}")
+
+    @property
+    def output_size(self) -> int:
+        return self.cell.output_size
+
+    def inner(self, params: Params) -> Params:
+        """Returns the wrapped cell's part of the parameters."""
+        return params
+
+    def init(self, key: PRNGKeyArray, input_size: int) -> Params:
+        return self.cell.init(key, input_size)
+
+    def initial_state(self, batch_size: int | tuple[int, ...], dtype: DTypeLike = jnp.float32) -> State:
+        return self.cell.initial_state(batch_size, dtype)
+
+    def start(self, params: Params, batch_size: int | tuple[int, ...], dtype: DTypeLike) -> State:
+        return self.cell.start(self.inner(params), batch_size, dtype)
+
+    def inputs(self, params: Params, xs: Array, *, key: Key = None) -> Any:
+        return self.cell.inputs(self.inner(params), xs, key=key)
+
+    def step(self, params: Params, state: State, z: Any) -> tuple[State, Array]:
+        return self.cell.step(self.inner(params), state, z)
+
+    def outputs(self, params: Params, ys: Array) -> Array:
+        return self.cell.outputs(self.inner(params), ys)
+
+
+class StackZs(NamedTuple):
+    """Inputs of a stack's step: the first layer's, and the other layers' keys (None in evaluation)."""
+
+    first: Any
+    keys: TimedKey | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Stack(Cell):
+    """Cells on top of each other, each reading the outputs of the one below.
+
+    Parameters and states are tuples with one entry a layer. `rnnjax.unroll` takes it layer by layer.
+
+    Raises:
+      ValueError: for no cells; TypeError: for something that is not a cell.
+    """
+
+    cells: tuple[Cell, ...]
+
+    def __post_init__(self):
+        object.__setattr__(self, "cells", tuple(self.cells))
+        if not self.cells:
+            raise ValueError("Stack needs at least one cell, got none")
+        for cell in self.cells:
+            if not isinstance(cell, Cell):
+                raise TypeError(f"Stack is made of cells, got {cell!r}")
+
+    @property
+    def output_size(self) -> int:
+        return self.cells[-1].output_size
+
+    def init(self, key: PRNGKeyArray, input_size: int) -> tuple[Params, ...]:
+        sizes = [input_size, *(cell.output_size for cell in self.cells)]
+        keys = jax.random.split(key, len(self.cells))
+        return tuple(cell.init(k, size) for cell, k, size in zip(self.cells, keys, sizes))
+
+    def initial_state(self, batch_size: int | tuple[int, ...], dtype: DTypeLike = jnp.float32) -> tuple[State, ...]:
+        return tuple(cell.initial_state(batch_size, dtype) for cell in self.cells)
+
+    def start(self, params, batch_size: int | tuple[int, ...], dtype: DTypeLike) -> tuple[State, ...]:
+        return tuple(cell.start(p, batch_size, dtype) for cell, p in zip(self.cells, params))
+
+    def inputs(self, params, xs: Array, *, key: Key = None) -> StackZs:
+        first, *rest = split(key, len(self.cells))
+        return StackZs(self.cells[0].inputs(params[0], xs, key=first), _keys_by_time(rest, xs.shape[0]))
+
+    def step(self, params, state, z: StackZs) -> tuple[tuple[State, ...], Array]:
+        after, y = self.cells[0].step(params[0], state[0], z.first)
+        y = self.cells[0].outputs(params[0], y)
+        states = [after]
+        for layer in range(1, len(self.cells)):
+            key = None if z.keys is None else TimedKey(z.keys.key[layer - 1], z.keys.time[None])
+            after, y = self.cells[layer](params[layer], state[layer], y, key=key)
+            states.append(after)
+        return tuple(states), y
+
+    def over_time(self, recur: Recur, params, xs: Array, state, initial, key: Key):
+        keys, ys, states = split(key, len(self.cells)), xs, []
+        for layer, cell in enumerate(self.cells):
+            reset_to = None if initial is None else initial[layer]
+            ys, after = cell.over_time(recur, params[layer], ys, state[layer], reset_to, keys[layer])
+            states.append(after)
+        return ys, tuple(states)
+
+
+def _keys_by_time(keys: list[Key], length: int) -> TimedKey | None:
+    """Returns the keys of several layers as ``key [T, layers]`` with their time steps, None without any."""
+    drawn = [timed(key, length) for key in keys if key is not None]
+    if not drawn:
+        return None
+    stacked = jnp.stack([key.key for key in drawn])
+    return TimedKey(jnp.broadcast_to(stacked, (length, *stacked.shape)), drawn[0].time)
+
+
+class DropoutZs(NamedTuple):
+    """Inputs of a step under dropout: the wrapped cell's, and the masks of state and output (None: keep all)."""
+
+    z: Any
+    state: list[Array] | None
+    output: Array | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropout(Wrapper):
+    """Dropout in TensorFlow's three places around a cell, active only where a key is given.
+
+    What is kept is scaled by ``1 / (1 - rate)``. State dropout acts on the hidden state ``h`` that is handed to the
+    next step, not on the output, and leaves other memory, such as an LSTM's ``c``, alone.
+
+    Attributes:
+      input_rate, state_rate, output_rate: probability of dropping a unit, each in [0, 1).
+      variational: one mask a sequence, the same at every step (Gal and Ghahramani, 2016), instead of one a step.
+
+    Raises:
+      ValueError: for a rate outside [0, 1).
+    """
+
+    _: dataclasses.KW_ONLY
+    input_rate: float = 0.0
+    state_rate: float = 0.0
+    output_rate: float = 0.0
+    variational: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("input_rate", "state_rate", "output_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+
+    def inputs(self, params: Params, xs: Array, *, key: Key = None) -> DropoutZs:
+        inner, k_input, k_state, k_output = split(key, 4)
+        zs = self.cell.inputs(params, self._drop(k_input, self.input_rate, xs), key=inner)
+        output = self._mask(k_output, self.output_rate, (*xs.shape[:-1], self.output_size), xs.dtype)
+        return DropoutZs(zs, self._state_masks(k_state, xs), output)
+
+    def step(self, params: Params, state: State, z: DropoutZs) -> tuple[State, Array]:
+        state, y = self.cell.step(params, state, z.z)
+        y = self.cell.outputs(params, y)
+        if z.state is not None:
+            masks = iter(z.state)
+            state = _map_hidden(lambda h: h * next(masks).astype(h.dtype), state)
+        return state, y if z.output is None else y * z.output.astype(y.dtype)
+
+    def outputs(self, params: Params, ys: Array) -> Array:
+        return ys
+
+    def over_time(self, recur: Recur, params: Params, xs: Array, state: State, initial: State, key: Key):
+        if self.state_rate and key is not None:
+            return super().over_time(recur, params, xs, state, initial, key)
+        inner, k_input, _, k_output = split(key, 4)
+        xs = self._drop(k_input, self.input_rate, xs)
+        ys, state = self.cell.over_time(recur, params, xs, state, initial, inner)
+        return self._drop(k_output, self.output_rate, ys), state
+
+    def _drop(self, key: Key, rate: float, xs: Float[Array, "T *B N"]) -> Float[Array, "T *B N"]:
+        mask = self._mask(key, rate, xs.shape, xs.dtype)
+        return xs if mask is None else xs * mask
+
+    def _mask(self, key: Key, rate: float, shape: tuple[int, ...], dtype: DTypeLike) -> Array | None:
+        if key is None or not rate:
+            return None
+        return dropout_mask(key, rate, shape, dtype, variational=self.variational)
+
+    def _state_masks(self, key: Key, xs: Array) -> list[Array] | None:
+        """Returns a mask ``[T, *batch, N]`` for each hidden state, in the order of `_map_hidden`."""
+        if key is None or not self.state_rate:
+            return None
+        state = jax.eval_shape(lambda: self.cell.initial_state(xs.shape[1:-1], xs.dtype))
+        hidden = []
+        _map_hidden(hidden.append, state)
+        keys = split(key, len(hidden))
+        shapes = [(xs.shape[0], *h.shape) for h in hidden]
+        rate, dtype = self.state_rate, xs.dtype
+        return [dropout_mask(k, rate, s, dtype, variational=self.variational) for k, s in zip(keys, shapes)]
+
+
+def _map_hidden(function: Callable[[Any], Any], state: State) -> State:
+    """Returns the state with `function` applied to every field ``h`` in it, other leaves left as they are."""
+    if hasattr(state, "h"):
+        return state._replace(h=function(state.h))
+    if isinstance(state, tuple):
+        parts = [_map_hidden(function, part) for part in state]
+        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    return state
+
+
+class ProjectParams(NamedTuple):
+    """Parameters of the wrapped cell and of the projection, ``w [H, O]`` and ``b [O]``."""
+
+    cell: Any
+    w: Array
+    b: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Project(Wrapper):
+    """A cell whose outputs go through a dense layer, ``y' = y W + b``; the state is not projected.
+
+    Attributes:
+      size: number O of outputs.
+      kernel_init: name or function that initialises W; b starts at zero.
+    """
+
+    size: int
+    _: dataclasses.KW_ONLY
+    kernel_init: str | Initializer = "glorot_uniform"
+    param_dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_size("size", self.size)
+
+    @property
+    def output_size(self) -> int:
+        return self.size
+
+    def init(self, key: PRNGKeyArray, input_size: int) -> ProjectParams:
+        k_cell, k_w = jax.random.split(key)
+        w = initializer(self.kernel_init)(k_w, (self.cell.output_size, self.size), self.param_dtype)
+        return ProjectParams(self.cell.init(k_cell, input_size), w, jnp.zeros(self.size, self.param_dtype))
+
+    def inner(self, params: ProjectParams) -> Params:
+        return params.cell
+
+    def outputs(self, params: ProjectParams, ys: Array) -> Array:
+        return _affine(params, self.cell.outputs(params.cell, ys))
+
+    def over_time(self, recur: Recur, params: ProjectParams, xs: Array, state: State, initial: State, key: Key):
+        ys, state = self.cell.over_time(recur, params.cell, xs, state, initial, key)
+        return _affine(params, ys), state
+
+
+def _affine(params: ProjectParams, ys: Array) -> Array:
+    return jnp.tensordot(ys, params.w.astype(ys.dtype), 1) + params.b.astype(ys.dtype)
+
+
+class ResidualZs(NamedTuple):
+    """Inputs of a residual step: the input itself and the wrapped cell's ``z``."""
+
+    x: Array
+    z: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Residual(Wrapper):
+    """A cell whose input is added to its output, ``y' = x + y`` (He et al., 2016; Wu et al., 2016).
+
+    Raises:
+      ValueError: from `init`, where the sizes of input and output differ.
+    """
+
+    def init(self, key: PRNGKeyArray, input_size: int) -> Params:
+        if input_size != self.output_size:
+            raise ValueError(f"Residual needs inputs of the output's size {self.output_size}, got {input_size}")
+        return self.cell.init(key, input_size)
+
+    def inputs(self, params: Params, xs: Array, *, key: Key = None) -> ResidualZs:
+        return ResidualZs(xs, self.cell.inputs(params, xs, key=key))
+
+    def step(self, params: Params, state: State, z: ResidualZs) -> tuple[State, Array]:
+        state, y = self.cell.step(params, state, z.z)
+        return state, self.cell.outputs(params, y) + z.x
+
+    def outputs(self, params: Params, ys: Array) -> Array:
+        return ys
+
+    def over_time(self, recur: Recur, params: Params, xs: Array, state: State, initial: State, key: Key):
+        ys, state = self.cell.over_time(recur, params, xs, state, initial, key)
+        return ys + xs, state
+
+
+class LearnedParams(NamedTuple):
+    """Parameters of the wrapped cell, and the state that its sequences start from, without batch axes."""
+
+    cell: Any
+    state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedState(Wrapper):
+    """A cell whose initial state is a parameter, at first the wrapped cell's own.
+
+    It is used where no state is given, and wherever the state is reset.
+    """
+
+    def init(self, key: PRNGKeyArray, input_size: int) -> LearnedParams:
+        params = self.cell.init(key, input_size)
+        return LearnedParams(params, self.cell.start(params, (), jnp.float32))
+
+    def start(self, params: LearnedParams, batch_size: int | tuple[int, ...], dtype: DTypeLike) -> State:
+        like = jax.eval_shape(lambda: self.cell.initial_state(batch_shape(batch_size), dtype))
+        return jax.tree.map(lambda leaf, to: jnp.broadcast_to(leaf, to.shape).astype(to.dtype), params.state, like)
+
+    def inner(self, params: LearnedParams) -> Params:
+        return params.cell
+
+    def over_time(self, recur: Recur, params: LearnedParams, xs: Array, state: State, initial: State, key: Key):
+        return self.cell.over_time(recur, params.cell, xs, state, initial, key)

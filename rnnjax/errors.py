@@ -1,0 +1,13 @@
+"""Errors whose message alone tells a person what is wrong and what to do; the commands turn them into exit codes."""
+
+
+class ConfigError(ValueError):
+    """A config, flag or work directory that cannot be used as asked (exit code 2)."""
+
+
+class DataError(RuntimeError):
+    """Data that is missing, incomplete or not what it should be (exit code 1)."""
+
+
+class CheckpointError(RuntimeError):
+    """Checkpoints that cannot be written or read (exit code 1)."""

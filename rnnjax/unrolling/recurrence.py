@@ -1,0 +1,58 @@
+"""One recurrence over time, as every unrolling method receives it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from rnnjax.cells.cell import Cell, Params, State
+
+
+class Steps(NamedTuple):
+    """What the steps read, each leaf ``[T, ...]``: the cell's ``z``, and ``[T, *batch]`` truth values that say which
+    entries of the batch take the step (`valid`) and which are reset before it (`resets`); None: all, and none."""
+
+    z: Any
+    valid: Array | None
+    resets: Array | None
+
+
+class Recurrence(NamedTuple):
+    """The step of a cell, to be repeated over `steps` from `state`; resets go back to `initial`."""
+
+    cell: Cell
+    params: Params
+    state: State
+    initial: State
+    steps: Steps
+
+    @property
+    def length(self) -> int:
+        """Number T of steps."""
+        return jax.tree.leaves(self.steps)[0].shape[0]
+
+    def step(self, state: State, step: Steps) -> tuple[State, Array]:
+        """Takes one step: resets where asked, then leaves the state as it was where the step is not valid."""
+        before = state if step.resets is None else select(step.resets, self.initial, state)
+        after, y = self.cell.step(self.params, before, step.z)
+        return (after if step.valid is None else select(step.valid, after, state)), y
+
+
+class Method(Protocol):
+    """A way to unroll: a hashable object that runs a `Recurrence`."""
+
+    def run(self, recurrence: Recurrence) -> tuple[Array, State]:
+        """Returns ``ys [T, *batch, O]`` and the state after the last step."""
+        ...
+
+
+def select(where: Bool[Array, " *B"], yes: Any, no: Any) -> Any:
+    """Returns the leaves of `yes` for the entries of the batch where it holds, of `no` elsewhere."""
+
+    def leaf(a: Array, b: Array) -> Array:
+        return jnp.where(where.reshape(where.shape + (1,) * (a.ndim - where.ndim)), a, b)
+
+    return jax.tree.map(leaf, yes, no)

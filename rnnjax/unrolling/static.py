@@ -1,0 +1,27 @@
+"""Unrolling by a Python loop."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from rnnjax.cells.cell import State
+from rnnjax.unrolling.recurrence import Recurrence
+
+
+@dataclasses.dataclass(frozen=True)
+class Static:
+    """T copies of the step in the program: the compiler sees them all, and compiles them all.
+
+    For short sequences; time to compile grows with T.
+    """
+
+    def run(self, recurrence: Recurrence) -> tuple[Array, State]:
+        state, ys = recurrence.state, []
+        for t in range(recurrence.length):
+            state, y = recurrence.step(state, jax.tree.map(lambda leaf, t=t: leaf[t], recurrence.steps))
+            ys.append(y)
+        return jnp.stack(ys), state
