@@ -1,0 +1,38 @@
+"""What every loader in this package returns: named splits of arrays that say where they came from."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set held in memory.
+
+    Attributes:
+      name: short name, such as `"mnist"`.
+      splits: split name -> field name -> array; all fields of a split have the same leading axis. To be read only.
+      source: one phrase saying where the data came from, for the log and `summary.json`.
+      checksum: hex digest of the content; the same data has the same checksum whatever source it was read from.
+    """
+
+    name: str
+    splits: Mapping[str, Arrays]
+    source: str
+    checksum: str
+
+
+def content_checksum(splits: Mapping[str, Arrays]) -> str:
+    """Returns the SHA-256 of all splits: names, dtypes, shapes and values, whatever the order of the names."""
+    digest = hashlib.sha256()
+    for split, fields in sorted(splits.items()):
+        for field, values in sorted(fields.items()):
+            # Little-endian, so that the digest does not depend on the machine.
+            values = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+            digest.update(f"{split}/{field} {values.dtype.str} {values.shape}\n".encode())
+            digest.update(values.data)
+    return digest.hexdigest()
