@@ -88,12 +88,32 @@ def _over_time(cell, method, params, xs, state, valid, resets, key):
     """Returns ``(ys, state)`` of time-major inputs, by `method` for each recurrence that the cell is made of."""
 
     def recur(cell, params, zs, state, initial):
-        return method.run(Recurrence(cell, params, state, initial, Steps(zs, valid, resets)))
+        steps = Steps(zs, valid, resets)
+        state, initial = varying_like(steps, params, state, initial)
+        return method.run(Recurrence(cell, params, state, initial, steps))
 
     batch = xs.shape[1:-1]
     initial = None if resets is None else cell.start(params, batch, xs.dtype)
     state = cell.start(params, batch, xs.dtype) if state is None else state
     return cell.over_time(recur, params, xs, state, initial, key)
+
+
+def varying_like(steps: Steps, params: Params, *states: State) -> list[State]:
+    """Returns states that vary over every mesh axis that the steps and the parameters do.
+
+    Inside `jax.shard_map` a loop's state must have one type throughout; elsewhere this changes nothing.
+    """
+
+    def varying(leaf: Array) -> frozenset[str]:
+        return jax.typeof(leaf).manual_axis_type.varying
+
+    axes = {axis for leaf in jax.tree.leaves((steps, params, states)) for axis in varying(leaf)}
+
+    def vary(leaf: Array) -> Array:
+        missing = tuple(axes - varying(leaf))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return [jax.tree.map(vary, state) for state in states]
 
 
 def backward(xs: Any, lengths: Int[Array, " *B"] | None) -> Any:
