@@ -11,3 +11,7 @@ class DataError(RuntimeError):
 
 class CheckpointError(RuntimeError):
     """Checkpoints that cannot be written or read (exit code 1)."""
+
+
+class TrainingError(RuntimeError):
+    """Training that cannot go on, such as a loss that is no longer finite (exit code 1)."""

@@ -1,0 +1,32 @@
+"""MNIST by rows.
+
+python -m rnnjax.train --config configs/mnist.py[:variant]
+"""
+
+from rnnjax.config import CellConfig, DataConfig
+from rnnjax.tasks.mnist import Config
+
+_VARIANTS = {
+    "rnn150": {},
+    "rnn150_long": {"epochs": 100},
+    "rnn128": {"cell": CellConfig(hidden_size=128), "batch_size": 128, "epochs": 30},
+    "rnn31": {"cell": CellConfig(hidden_size=31), "batch_size": 128, "epochs": 10},
+    "rnn31x3": {"cell": CellConfig(hidden_size=31, layers=3), "batch_size": 128, "epochs": 10},
+    "lstm150": {"cell": CellConfig(kind="LSTM")},
+    "lstm150_peephole": {"cell": CellConfig(kind="LSTM", peephole=True)},
+    "gru150": {"cell": CellConfig(kind="GRU")},
+    "embedded": {
+        "cell": CellConfig(kind="GRU"),
+        "data": DataConfig(name="embedded"),
+        "batch_size": 50,
+        "epochs": 15,
+    },
+}
+
+
+def get_config(variant: str = "rnn150") -> Config:
+    """Returns the config of a variant."""
+    if variant not in _VARIANTS:
+        raise ValueError(f"unknown variant {variant!r} of configs/mnist.py; choose from {', '.join(_VARIANTS)}")
+    fields = {"cell": CellConfig(hidden_size=150), "batch_size": 150, "epochs": 5, **_VARIANTS[variant]}
+    return Config(**fields)

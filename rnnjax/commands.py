@@ -1,0 +1,49 @@
+"""What the commands share: exit codes, and errors as one sentence."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from rnnjax.errors import CheckpointError, ConfigError, DataError, TrainingError
+
+FAILED, USAGE, STOPPED = 1, 2, 75
+
+
+def exit_code(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
+    """Runs a command; returns its exit code, having printed what went wrong in one sentence."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("absl", "jax", "orbax"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        main(arguments)
+    except ConfigError as error:
+        return _say(error, USAGE)
+    except (DataError, CheckpointError, TrainingError) as error:
+        return _say(error, FAILED)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        return _say(f"{error.filename or 'the work directory'}: {os.strerror(error.errno)}", FAILED)
+    except KeyboardInterrupt:
+        return _say("stopped at once, without a checkpoint of the last steps; run again to go on", 130)
+    return 0
+
+
+def _say(message: object, code: int) -> int:
+    print(f"rnnjax: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+def require_packages() -> None:
+    """Raises `ConfigError` where the packages that training needs are not installed."""
+    try:
+        import absl  # noqa: F401
+        import ml_collections  # noqa: F401
+        import orbax.checkpoint  # noqa: F401
+        import tensorboardX  # noqa: F401
+        import tqdm  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f'the package {error.name} is missing; install with: pip install "rnnjax[train]"') from error

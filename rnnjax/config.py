@@ -1,0 +1,269 @@
+"""Configs: plain dataclasses, built by `get_config(variant)` in a Python file, read through `ml_collections`.
+
+While flags are read a config can be changed; `freeze` ends that. A task derives its own from `TrainConfig`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import typing
+from typing import Any, TypeVar
+
+import rnnjax
+from rnnjax.errors import ConfigError
+
+C = TypeVar("C", bound="Config")
+
+
+@dataclasses.dataclass
+class Config:
+    """A group of fields. Unknown names are refused, and so is any change after `freeze`."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self.__dict__.get("_frozen"):
+            raise dataclasses.FrozenInstanceError(f"the config is frozen; {name} cannot be set to {value!r}")
+        if name not in (field.name for field in dataclasses.fields(self)):
+            raise AttributeError(f"{type(self).__name__} has no field {name!r}")
+        super().__setattr__(name, value)
+
+    def check(self) -> None:
+        """Raises `ConfigError` for values that cannot be meant; a subclass checks its own, then calls this."""
+        for value in vars(self).values():
+            if isinstance(value, Config):
+                value.check()
+
+
+def freeze(config: C) -> C:
+    """Returns `config`, checked and from now on unchangeable."""
+    config.check()
+    _freeze(config)
+    return config
+
+
+def _freeze(config: Config) -> None:
+    for value in vars(config).values():
+        if isinstance(value, Config):
+            _freeze(value)
+    config.__dict__["_frozen"] = True
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises `ConfigError` with `message` unless the condition holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclasses.dataclass
+class CellConfig(Config):
+    """Which recurrent cell.
+
+    Every field left at None is left to the cell; a field that the cell does not have is refused by name.
+
+    Attributes:
+      kind: a cell of rnnjax by its class name, or one's own as ``"package.module:Class"``.
+      hidden_size: units of each layer.
+      layers: number of layers.
+      input_dropout, state_dropout, output_dropout: rates, in every layer; variational: one mask a sequence.
+    """
+
+    kind: str = "BasicRNN"
+    hidden_size: int = 150
+    layers: int = 1
+    activation: str | None = None
+    peephole: bool | None = None
+    projection_size: int | None = None
+    cell_clip: float | None = None
+    projection_clip: float | None = None
+    coupled_gates: bool | None = None
+    layer_norm: bool | None = None
+    forget_bias: float | None = None
+    reset: str | None = None
+    kernel_init: str | None = None
+    recurrent_init: str | None = None
+    input_dropout: float = 0.0
+    state_dropout: float = 0.0
+    output_dropout: float = 0.0
+    variational: bool = False
+
+    def check(self) -> None:
+        super().check()
+        build_cell(self)
+
+
+_NOT_CELL_FIELDS = ("kind", "layers", "input_dropout", "state_dropout", "output_dropout", "variational")
+
+
+def build_cell(config: CellConfig) -> rnnjax.Cell:
+    """Returns the cell, a `Stack` where there are several layers.
+
+    Raises:
+      ConfigError: for an unknown cell, a field that it does not have, or a value that it refuses.
+    """
+    require(config.layers >= 1, f"cell.layers must be at least 1, got {config.layers}")
+    kind = _cell_class(config.kind)
+    options = {
+        name: value for name, value in vars(config).items() if name not in _NOT_CELL_FIELDS and value is not None
+    }
+    options.pop("_frozen", None)
+    unknown = options.keys() - {field.name for field in dataclasses.fields(kind)}
+    require(
+        not unknown,
+        f"{config.kind} has no field {', '.join(sorted(unknown))}; leave cell.{min(unknown, default='')} out",
+    )
+    try:
+        cell = _with_dropout(kind(**options), config)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"cell: {error}") from error
+    return cell if config.layers == 1 else rnnjax.Stack((cell,) * config.layers)
+
+
+def _cell_class(kind: str) -> type:
+    module, _, name = kind.rpartition(":")
+    try:
+        found = getattr(importlib.import_module(module or "rnnjax"), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"unknown cell {kind!r} ({error}); choose BasicRNN, LSTM or GRU, or name your own as package.module:Class"
+        ) from error
+    require(
+        isinstance(found, type) and issubclass(found, rnnjax.GatedCell),
+        f"cell.kind must name a gated cell such as BasicRNN, LSTM or GRU, got {kind!r}",
+    )
+    return found
+
+
+def _with_dropout(cell: rnnjax.Cell, config: CellConfig) -> rnnjax.Cell:
+    rates = (config.input_dropout, config.state_dropout, config.output_dropout)
+    if not any(rates):
+        return cell
+    return rnnjax.Dropout(
+        cell, input_rate=rates[0], state_rate=rates[1], output_rate=rates[2], variational=config.variational
+    )
+
+
+@dataclasses.dataclass
+class OptimizerConfig(Config):
+    """Which optimiser and learning-rate schedule of optax.
+
+    Attributes:
+      name: adam, adamw, sgd, rmsprop, adagrad, lamb or lion.
+      learning_rate: the highest learning rate.
+      schedule: constant, cosine, linear or exponential, over the whole run, after the warm-up.
+      warmup_steps: steps over which the learning rate rises from zero.
+      final_fraction: what the schedule ends at, as a fraction of `learning_rate`.
+      momentum: for sgd and rmsprop.
+      weight_decay: decoupled, for adamw, lamb and lion.
+      clip_norm: if given, gradients are scaled to at most this global norm.
+    """
+
+    name: str = "adam"
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    final_fraction: float = 0.0
+    momentum: float | None = None
+    weight_decay: float | None = None
+    clip_norm: float | None = None
+
+
+@dataclasses.dataclass
+class DataConfig(Config):
+    """Where the data is, and how it reaches the device.
+
+    Attributes:
+      name: which data set of those that the task knows.
+      path: a local folder; None looks in RNNJAX_DATA, then for a prepared TFDS directory, then downloads.
+      tfds_dir: where TFDS keeps prepared data sets; None takes its default.
+      feed: "device" keeps the training split on the device; "host" sends every batch, for data that does not fit.
+    """
+
+    name: str = ""
+    path: str | None = None
+    tfds_dir: str | None = None
+    feed: str = "device"
+
+    def check(self) -> None:
+        super().check()
+        require(self.feed in ("device", "host"), f'data.feed must be "device" or "host", got {self.feed!r}')
+
+
+@dataclasses.dataclass
+class ParallelConfig(Config):
+    """How the work is split over devices.
+
+    Attributes:
+      batch: number of devices that share each batch; "all", or "auto" for as many as pay.
+    """
+
+    batch: str = "auto"
+
+    def check(self) -> None:
+        super().check()
+        known = self.batch in ("auto", "all") or (self.batch.isdigit() and int(self.batch) >= 1)
+        require(known, f'parallel.batch must be "auto", "all" or a number of devices, got {self.batch!r}')
+
+
+@dataclasses.dataclass
+class TrainConfig(Config):
+    """What every task shares.
+
+    Attributes:
+      task: module of the task, in `rnnjax.tasks` or, with a dot in its name, anywhere.
+      seed: of parameters, data order and dropout.
+      dtype: compute type; parameters are float32.
+      steps_per_call: training steps in one compiled call, at most; 0 takes a whole epoch.
+      log_every: steps over which training metrics are averaged for the log.
+    """
+
+    task: str = ""
+    seed: int = 0
+    epochs: int = 1
+    batch_size: int = 128
+    dtype: str = "float32"
+    steps_per_call: int = 0
+    log_every: int = 50
+    cell: CellConfig = dataclasses.field(default_factory=CellConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)
+
+    def check(self) -> None:
+        super().check()
+        for name in ("epochs", "batch_size", "log_every"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("seed", "steps_per_call"):
+            require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        dtypes = ("float32", "bfloat16", "float16")
+        require(self.dtype in dtypes, f"dtype must be one of {', '.join(dtypes)}, got {self.dtype!r}")
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Returns the config as nested dicts that JSON can hold."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(kind: type[C], values: dict[str, Any]) -> C:
+    """Returns the config that `to_dict` made `values` from.
+
+    Raises:
+      ConfigError: for a name that the config does not have.
+    """
+    config, types = kind(), typing.get_type_hints(kind)
+    for name, value in values.items():
+        require(name in types, f"{kind.__name__} has no field {name!r}")
+        nested = isinstance(value, dict)
+        setattr(config, name, from_dict(types[name], value) if nested else value)
+    return config
+
+
+def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
+    """Returns the dotted names of the fields in which two nested dicts differ."""
+    names = []
+    for name in sorted(one.keys() | other.keys()):
+        a, b = one.get(name), other.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            names += differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            names.append(f"{prefix}{name}")
+    return names

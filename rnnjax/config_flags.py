@@ -1,0 +1,45 @@
+"""Configs from the command line, read through `ml_collections.config_flags`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from rnnjax.config import TrainConfig, freeze
+from rnnjax.errors import ConfigError
+
+_USAGE = "--config FILE.py[:variant] [--config.FIELD=VALUE ...] [--workdir DIR]"
+
+
+def read_config(arguments: Sequence[str]) -> tuple[TrainConfig, str, Path | None]:
+    """Returns the config, frozen, a name for it made of its file's and the variant's, and the work directory.
+
+    Raises:
+      ConfigError: for a file that cannot be read, an unknown variant, field or flag, or a value of the wrong type.
+    """
+    values, config_flag = flags.FlagValues(), "config"
+    arguments = ["rnnjax", *arguments]
+    config_flags.DEFINE_config_file(config_flag, None, "config file", flag_values=values, sys_argv=arguments)
+    flags.DEFINE_string("workdir", None, "run directory", flag_values=values)
+    try:
+        rest = values(arguments)[1:]
+        config = values.config
+        if config is not None and not isinstance(config, TrainConfig):
+            _ = config.epochs  # raises what kept the file from being read
+    except Exception as error:  # a config file is a program, and can raise anything
+        raise ConfigError(_reason(error)) from error
+    if config is None:
+        raise ConfigError(f"no config is given; usage: {_USAGE}")
+    if rest:
+        raise ConfigError(f"unexpected argument {rest[0]!r}; usage: {_USAGE}")
+    path = values["config"].config_filename
+    name = os.path.basename(path).removesuffix(".py")
+    return freeze(config), name, Path(values.workdir) if values.workdir else None
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,39 @@
+"""Evaluates a run: ``python -m rnnjax.evaluate DIR [--split test] [--checkpoint best|last] [--data PATH]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from rnnjax.commands import exit_code, require_packages
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command with the arguments after its name; prints one JSON object.
+
+    Raises:
+      ConfigError, DataError, CheckpointError: if DIR holds no run, or its data or checkpoints cannot be read.
+    """
+    options = parse(arguments)
+    require_packages()
+    from rnnjax.parallel.mesh import provide_cpu_devices
+    from rnnjax.training.evaluation import evaluate_run
+
+    provide_cpu_devices()
+    print(json.dumps(evaluate_run(options.directory, options.split, options.checkpoint, options.data)))
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Returns the command's options."""
+    parser = argparse.ArgumentParser(prog="python -m rnnjax.evaluate", description="Evaluates a trained run.")
+    parser.add_argument("directory", help="run directory")
+    parser.add_argument("--split", default="test", choices=["train", "validation", "test"])
+    parser.add_argument("--checkpoint", default="best", choices=["best", "last"])
+    parser.add_argument("--data", metavar="PATH", help="folder of the data, in place of the run's own")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main, sys.argv[1:]))

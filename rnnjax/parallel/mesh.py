@@ -1,0 +1,54 @@
+"""The mesh of devices that a run uses."""
+
+from __future__ import annotations
+
+import os
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+from rnnjax.errors import ConfigError
+
+BATCH = "batch"
+_SMALLEST_PART = 32  # below it, a CPU core spends more time on waiting for the others than on its part of the batch
+
+
+def provide_cpu_devices() -> None:
+    """Makes every CPU core a device of its own, where that is not settled yet; before JAX is first used."""
+    if jax.config.jax_num_cpu_devices <= 0 and "xla_force_host_platform_device_count" not in os.environ.get(
+        "XLA_FLAGS", ""
+    ):
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+
+
+def batch_mesh(choice: str, batch_size: int) -> Mesh:
+    """Returns a mesh with one axis, over which batches are split.
+
+    Args:
+      choice: number of devices; "all"; or "auto" for the most that divide the batch, with 32 examples each at least
+        on CPUs.
+      batch_size: examples in a batch.
+
+    Raises:
+      ConfigError: if there are not so many devices, or the batch does not divide.
+    """
+    devices = jax.devices()
+    count = (
+        _auto_count(len(devices), batch_size) if choice == "auto" else int(len(devices) if choice == "all" else choice)
+    )
+    if count > len(devices):
+        raise ConfigError(
+            f"parallel.batch asks for {count} devices, but there are {len(devices)} ({devices[0].device_kind})"
+        )
+    if batch_size % count:
+        raise ConfigError(
+            f"batch_size {batch_size} does not divide over {count} devices; choose a multiple of {count}, "
+            "or another parallel.batch"
+        )
+    return jax.make_mesh((count,), (BATCH,), axis_types=(AxisType.Auto,), devices=devices[:count])
+
+
+def _auto_count(available: int, batch_size: int) -> int:
+    smallest = _SMALLEST_PART if jax.default_backend() == "cpu" else 1
+    counts = range(available, 1, -1)
+    return next((n for n in counts if batch_size % n == 0 and batch_size // n >= smallest), 1)

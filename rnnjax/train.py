@@ -1,0 +1,70 @@
+"""Trains: ``python -m rnnjax.train --config configs/mnist.py[:variant] [--config.FIELD=VALUE ...] [--workdir DIR]``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rnnjax.commands import STOPPED, exit_code, require_packages
+
+_log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command with the arguments after its name.
+
+    Raises:
+      ConfigError, DataError, CheckpointError, TrainingError: as `rnnjax.training.loop.train`.
+      SystemExit: with code 75 if a signal stopped it, after a checkpoint.
+    """
+    require_packages()
+    from rnnjax.config import to_dict
+    from rnnjax.config_flags import read_config
+    from rnnjax.parallel.mesh import provide_cpu_devices
+    from rnnjax.tasks import task_module
+    from rnnjax.training.interruption import Interrupted
+    from rnnjax.training.loop import train
+    from rnnjax.training.run_directory import RunDirectory
+
+    config, name, workdir = read_config(arguments)
+    provide_cpu_devices()
+    run = RunDirectory(workdir or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    run.claim(to_dict(config))
+    _log.info("run directory: %s", run.path)
+    summary = run.summary()
+    if summary is not None:
+        _log.info("this run is complete; nothing is left to do")
+    else:
+        task = task_module(config.task).build(config)
+        _log.info("data: %s", task.data.source)
+        try:
+            summary = train(task, config, run)
+        except Interrupted as stopped:
+            _log.info("%s; run again with --workdir %s to go on", stopped, run.path)
+            raise SystemExit(STOPPED) from None
+    print(report(summary))
+
+
+def report(summary: dict[str, Any]) -> str:
+    """Returns the summary in a few lines."""
+    final, device = summary["final"], summary["device"]
+    lines = [
+        f"{split:<11}" + "  ".join(f"{name} {final[split][name]:.4f}" for name in final[split] if name not in _PLACE)
+        for split in ("train", "validation", "test")
+        if split in final
+    ]
+    lines.append(
+        f"{summary['seconds']:.1f} s, {summary['steps_per_second']:.1f} steps/s, "
+        f"{summary['compile_seconds']:.1f} s compiling, on {device['count']} x {device['kind']}"
+    )
+    return "\n".join(lines)
+
+
+_PLACE = ("step", "epoch", "split")
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main, sys.argv[1:]))

@@ -1,0 +1,74 @@
+"""Evaluation of a run that was trained before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rnnjax.config import TrainConfig, freeze, from_dict
+from rnnjax.errors import CheckpointError, ConfigError
+from rnnjax.parallel.mesh import batch_mesh
+from rnnjax.tasks import task_module
+from rnnjax.tasks.task import Task
+from rnnjax.training.checkpoint import Checkpoints
+from rnnjax.training.loop import make_plan
+from rnnjax.training.optimizer import build_optimizer
+from rnnjax.training.program import evaluator, place_state
+from rnnjax.training.record import means
+from rnnjax.training.run_directory import RunDirectory
+from rnnjax.training.state import TrainState, initial_train_state
+
+
+def evaluate_run(directory: str, split: str, checkpoint: str, data_path: str | None) -> dict[str, Any]:
+    """Returns the metrics of a run's best or last checkpoint on a split, with its step.
+
+    Args:
+      directory: run directory.
+      split: "train", "validation" or "test".
+      checkpoint: "best" or "last".
+      data_path: if given, a folder to read the data from in place of the run's own.
+
+    Raises:
+      ConfigError: if there is no run there; DataError, CheckpointError: if its data or checkpoints cannot be read.
+    """
+    run = RunDirectory(directory)
+    config = run_config(run, data_path)
+    task = task_module(config.task).build(config)
+    step, state = restore(run, task, config, checkpoint)
+    mesh = batch_mesh(config.parallel.batch, config.batch_size)
+    resident = config.data.feed == "device"
+    metrics = evaluator(task, mesh, task.data.splits[split], config.batch_size, resident=resident)(state.params)
+    return {"step": step, "checkpoint": checkpoint, "split": split, **means(metrics), "data": task.data.source}
+
+
+def run_config(run: RunDirectory, data_path: str | None) -> TrainConfig:
+    """Returns the config of a run, with another data folder where one is given.
+
+    Raises:
+      ConfigError: if the directory holds no run, or one of a task or fields that are not known here.
+    """
+    values = run.config()
+    if not isinstance(values, dict) or "task" not in values:
+        raise ConfigError(f"{run.path / 'config.json'} is not a run's config; choose a directory that training made")
+    config = from_dict(task_module(values["task"]).Config, values)
+    if data_path is not None:
+        config.data.path = data_path
+    return freeze(config)
+
+
+def restore(run: RunDirectory, task: Task, config: TrainConfig, checkpoint: str) -> tuple[int, TrainState]:
+    """Returns the best or the last checkpoint of a run, and its step.
+
+    Raises:
+      CheckpointError: if there is none that is whole.
+    """
+    if not run.checkpoints.is_dir():
+        raise CheckpointError(f"{run.path} has no checkpoints yet; train first")
+    optimizer = build_optimizer(config.optimizer, make_plan(task, config).steps)
+    mesh = batch_mesh(config.parallel.batch, config.batch_size)
+    like = place_state(mesh, initial_train_state(task, optimizer, config.seed))
+    checkpoints = Checkpoints(run.checkpoints, metric=task.best_metric, higher_is_better=task.higher_is_better)
+    found = checkpoints.restore_best(like) if checkpoint == "best" else checkpoints.restore_last(like)
+    checkpoints.close()
+    if found is None:
+        raise CheckpointError(f"{run.checkpoints} holds no checkpoint; train first")
+    return found

@@ -1,0 +1,37 @@
+"""Stopping on a signal, at a moment of the program's own choosing."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+
+
+class Interrupted(Exception):
+    """A run that was asked to stop has written a checkpoint; run again to go on."""
+
+
+class StopRequest:
+    """While it is entered, SIGTERM and Ctrl-C are noted instead of ending the process; a second one ends it."""
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number).name
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+        self._before = {}
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()

@@ -1,0 +1,169 @@
+"""The training loop: compiled calls one after the other, and what is written down between them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from rnnjax.config import TrainConfig, require
+from rnnjax.parallel.mesh import batch_mesh
+from rnnjax.tasks.task import Task
+from rnnjax.training import plots
+from rnnjax.training.checkpoint import Checkpoints
+from rnnjax.training.event_log import EventLog
+from rnnjax.training.interruption import Interrupted, StopRequest
+from rnnjax.training.optimizer import build_optimizer
+from rnnjax.training.program import TrainProgram, device_feed, epoch_orders, evaluator, host_feed, place_state
+from rnnjax.training.progress import Progress
+from rnnjax.training.record import Finished, Record, means
+from rnnjax.training.run_directory import RunDirectory
+from rnnjax.training.state import TrainState, initial_train_state
+from rnnjax.training.summary import summarise
+
+_log = logging.getLogger(__name__)
+
+
+class Plan(NamedTuple):
+    """A run's shape: steps in an epoch, epochs, and steps in a call (the last call of an epoch may have fewer)."""
+
+    epoch_steps: int
+    epochs: int
+    call_steps: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.epoch_steps * self.epochs
+
+    def calls(self, step: int) -> Iterator[tuple[int, int, int]]:
+        """Yields ``(epoch, first, count)`` of every call from a step on: the same calls whenever a run stopped."""
+        for epoch in range(step // self.epoch_steps, self.epochs):
+            begin = step % self.epoch_steps if epoch == step // self.epoch_steps else 0
+            for first in range(begin, self.epoch_steps, self.call_steps):
+                yield epoch, first, min(self.call_steps, self.epoch_steps - first)
+
+
+class Programs(NamedTuple):
+    """What a run computes with."""
+
+    mesh: Mesh
+    steps: TrainProgram
+    order: Callable[[int], Array]
+    evaluate: dict[str, Callable[[Any], dict[str, Array]]]
+
+
+def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
+    """Trains, or goes on from the run's last checkpoint; returns the summary, which it also writes.
+
+    Raises:
+      ConfigError: if the config cannot be run on this data and these devices.
+      CheckpointError: if checkpoints cannot be written or read.
+      TrainingError: if the loss is no longer finite.
+      Interrupted: if a signal stopped it, after a checkpoint.
+    """
+    started = time.perf_counter()
+    plan = make_plan(task, config)
+    optimizer = build_optimizer(config.optimizer, plan.steps)
+    programs = compile_programs(task, config, optimizer)
+    checkpoints = Checkpoints(run.checkpoints, metric=task.best_metric, higher_is_better=task.higher_is_better)
+    state, begin = initial_or_restored(task, optimizer, config, programs.mesh, checkpoints)
+    run.keep_metrics_until(begin)
+    with EventLog(run.tensorboard, begin or None) as events, Progress(begin, plan.steps) as progress:
+        record = Record(run, events, progress, checkpoints, config.log_every)
+        state = train_steps(plan, programs, state, begin, record)
+    test = means(programs.evaluate["test"](state.params))
+    run.append_metrics([{"step": plan.steps, "epoch": plan.epochs, "split": "test", **test}])
+    checkpoints.close()
+    rows = run.metrics()
+    plots.plot_curves(rows, run.plots)
+    if task.plots is not None:
+        task.plots(jax.device_get(state.params), run.plots)
+    summary = summarise(
+        task,
+        rows,
+        programs.mesh,
+        seconds=time.perf_counter() - started,
+        steps=plan.steps - begin,
+        compile_seconds=programs.steps.compile_seconds,
+    )
+    run.write_summary(summary)
+    return summary
+
+
+def make_plan(task: Task, config: TrainConfig) -> Plan:
+    """Returns the shape of the run.
+
+    Raises:
+      ConfigError: if there are fewer examples than one batch takes.
+    """
+    examples = len(next(iter(task.data.splits["train"].values())))
+    require(
+        config.batch_size <= examples, f"batch_size is {config.batch_size}, but there are {examples} training examples"
+    )
+    epoch_steps = examples // config.batch_size
+    return Plan(epoch_steps, config.epochs, min(config.steps_per_call or epoch_steps, epoch_steps))
+
+
+def compile_programs(task: Task, config: TrainConfig, optimizer: Any) -> Programs:
+    """Returns the programs of the run, which are compiled when they are first called."""
+    mesh = batch_mesh(config.parallel.batch, config.batch_size)
+    splits, resident = task.data.splits, config.data.feed == "device"
+    feed = (device_feed if resident else host_feed)(mesh, splits["train"])
+    examples = len(next(iter(splits["train"].values())))
+    return Programs(
+        mesh,
+        TrainProgram(task, optimizer, mesh, feed),
+        epoch_orders(mesh, config.seed, examples, config.batch_size),
+        {
+            name: evaluator(task, mesh, splits[name], config.batch_size, resident=resident)
+            for name in ("validation", "test")
+        },
+    )
+
+
+def initial_or_restored(
+    task: Task, optimizer: Any, config: TrainConfig, mesh: Mesh, checkpoints: Checkpoints
+) -> tuple[TrainState, int]:
+    """Returns the state of the last checkpoint, or a fresh one where there is none, and its step."""
+    state = place_state(mesh, initial_train_state(task, optimizer, config.seed))
+    found = checkpoints.restore_last(state)
+    if found is None:
+        return state, 0
+    step, state = found
+    _log.info("going on from the checkpoint of step %d", step)
+    return state, step
+
+
+def train_steps(plan: Plan, programs: Programs, state: TrainState, begin: int, record: Record) -> TrainState:
+    """Takes the steps from `begin` to the end of the run, and has what comes back written down one call late.
+
+    While the devices work on a call, the host logs the one before it and writes its checkpoint.
+    """
+    step, before = begin, None
+    with StopRequest() as stop:
+        for epoch, first, count in plan.calls(begin):
+            state, metrics = programs.steps(state, programs.order(epoch), first, count)
+            step += count
+            validation = kept = None
+            if first + count == plan.epoch_steps:
+                validation = programs.evaluate["validation"](state.params)
+                kept = jax.tree.map(jnp.copy, state)  # the next call takes the state's memory for its own
+            if before is not None:
+                record.write(before)
+            before = Finished(epoch + 1, step, metrics, validation, kept)
+            if stop.signal:
+                break
+        if before is not None:
+            record.write(before)
+        if step < plan.steps:
+            record.checkpoints.save(step, state, {})
+            record.checkpoints.wait()
+            raise Interrupted(f"stopped by {stop.signal} at step {step} of {plan.steps}, after a checkpoint")
+    return state

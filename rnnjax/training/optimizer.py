@@ -1,0 +1,67 @@
+"""Optimisers and learning-rate schedules, optax's, from a config."""
+
+from __future__ import annotations
+
+import optax
+
+from rnnjax.config import OptimizerConfig, require
+
+_OPTIMIZERS = {
+    "adam": (optax.adam, ()),
+    "adamw": (optax.adamw, ("weight_decay",)),
+    "sgd": (optax.sgd, ("momentum",)),
+    "rmsprop": (optax.rmsprop, ("momentum",)),
+    "adagrad": (optax.adagrad, ()),
+    "lamb": (optax.lamb, ("weight_decay",)),
+    "lion": (optax.lion, ("weight_decay",)),
+}
+_SCHEDULES = ("constant", "cosine", "linear", "exponential")
+
+
+def build_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Returns the optimiser for a run of `steps` steps.
+
+    Raises:
+      ConfigError: for an unknown name, a field that the optimiser does not have, or a rate that is not positive.
+    """
+    require(config.name in _OPTIMIZERS, f"unknown optimizer.name {config.name!r}; choose from {', '.join(_OPTIMIZERS)}")
+    make, accepted = _OPTIMIZERS[config.name]
+    options = {name: getattr(config, name) for name in ("momentum", "weight_decay")}
+    options = {name: value for name, value in options.items() if value is not None}
+    for name in options.keys() - set(accepted):
+        require(False, f"{config.name} has no {name}; leave optimizer.{name} out")
+    require(
+        config.clip_norm is None or config.clip_norm > 0,
+        f"optimizer.clip_norm must be positive, got {config.clip_norm}",
+    )
+    optimizer = make(build_schedule(config, steps), **options)
+    return (
+        optimizer if config.clip_norm is None else optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    )
+
+
+def build_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Returns the learning rate as a function of the step, for a run of `steps` steps.
+
+    Raises:
+      ConfigError: for an unknown schedule, or numbers that make none.
+    """
+    rate, warmup, end = config.learning_rate, config.warmup_steps, config.final_fraction
+    require(rate > 0, f"optimizer.learning_rate must be positive, got {rate}")
+    require(0 <= warmup < max(steps, 1), f"optimizer.warmup_steps must be from 0 to {steps - 1}, got {warmup}")
+    require(0 <= end <= 1, f"optimizer.final_fraction must be from 0 to 1, got {end}")
+    rest = max(steps - warmup, 1)
+    if config.schedule == "constant":
+        schedule = optax.constant_schedule(rate)
+    elif config.schedule == "cosine":
+        schedule = optax.cosine_decay_schedule(rate, rest, alpha=end)
+    elif config.schedule == "linear":
+        schedule = optax.linear_schedule(rate, rate * end, rest)
+    elif config.schedule == "exponential":
+        require(end > 0, "optimizer.final_fraction must be above 0 for an exponential schedule")
+        schedule = optax.exponential_decay(rate, rest, end)
+    else:
+        require(False, f"unknown optimizer.schedule {config.schedule!r}; choose from {', '.join(_SCHEDULES)}")
+    if not warmup:
+        return schedule
+    return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), schedule], [warmup])

@@ -1,0 +1,46 @@
+"""Progress, for a person at a terminal or for a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+
+class Progress:
+    """A bar with rate, metrics and remaining time; a plain line an epoch where stderr is no terminal."""
+
+    def __init__(self, step: int, steps: int):
+        self._first, self._step, self._steps = step, step, steps
+        self._started = time.perf_counter()
+        self._bar = tqdm(total=steps, initial=step, unit="step", disable=None, dynamic_ncols=True)
+
+    def advance(self, step: int, metrics: dict[str, float]) -> None:
+        """Says that the run is at `step`, with the training metrics there."""
+        self._bar.update(step - self._step)
+        self._bar.set_postfix({name: f"{value:.4g}" for name, value in metrics.items()})
+        self._step = step
+
+    def epoch(self, epoch: int, metrics: dict[str, dict[str, float]]) -> None:
+        """Says that an epoch is over, with the metrics of each split."""
+        text = "  ".join(
+            f"{split} " + " ".join(f"{name} {value:.4f}" for name, value in values.items())
+            for split, values in metrics.items()
+        )
+        if not self._bar.disable:
+            self._bar.write(f"epoch {epoch}  {text}", file=sys.stderr)
+            return
+        rate = (self._step - self._first) / max(time.perf_counter() - self._started, 1e-9)
+        remaining = (self._steps - self._step) / max(rate, 1e-9)
+        line = f"epoch {epoch}  step {self._step}/{self._steps}  {text}  {rate:.1f} steps/s  {remaining:.0f} s left"
+        print(line, file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()

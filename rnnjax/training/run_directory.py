@@ -1,0 +1,100 @@
+"""What a run leaves behind: its config, metrics, summary, pictures and checkpoints in one directory."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rnnjax.config import differences
+from rnnjax.errors import ConfigError
+
+
+class RunDirectory:
+    """The directory of a run.
+
+    Holds `config.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `tensorboard/` and `plots/`.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.plots = self.path / "plots"
+        self._config = self.path / "config.json"
+        self._metrics = self.path / "metrics.jsonl"
+        self._summary = self.path / "summary.json"
+
+    def claim(self, config: dict[str, Any]) -> None:
+        """Makes the directory this config's, or finds that it is already.
+
+        Raises:
+          ConfigError: if it holds another config's run, or something else, or cannot be written.
+        """
+        config = json.loads(json.dumps(config))
+        if self._config.exists():
+            different = differences(self.config(), config)
+            if different:
+                raise ConfigError(
+                    f"{self.path} holds a run of another config (different: {', '.join(different)}); "
+                    "choose another --workdir, or give the same config to go on"
+                )
+            return
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise ConfigError(f"{self.path} is not empty and holds no run; choose another --workdir")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self._config, config)
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be used ({error.strerror}); choose another --workdir") from error
+
+    def config(self) -> dict[str, Any]:
+        """Returns the config of the run.
+
+        Raises:
+          ConfigError: if there is none, or it cannot be read.
+        """
+        try:
+            return json.loads(self._config.read_text())
+        except OSError as error:
+            raise ConfigError(
+                f"{self.path} holds no run: there is no readable config.json ({error.strerror})"
+            ) from error
+        except ValueError as error:
+            raise ConfigError(f"{self._config} is damaged ({error}); choose another --workdir") from error
+
+    def append_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Adds lines to `metrics.jsonl`."""
+        with self._metrics.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Returns the lines of `metrics.jsonl`; a last line that was cut off is left out."""
+        if not self._metrics.exists():
+            return []
+        lines = self._metrics.read_text().split("\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+    def keep_metrics_until(self, step: int) -> None:
+        """Drops the lines after a step, and those of the test split, which a resumed run will write again."""
+        kept = [row for row in self.metrics() if row["step"] <= step and row["split"] != "test"]
+        temporary = self._metrics.with_suffix(".part")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        os.replace(temporary, self._metrics)
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Writes `summary.json`."""
+        write_json(self._summary, summary)
+
+    def summary(self) -> dict[str, Any] | None:
+        """Returns the summary of a run that is complete, else None."""
+        return json.loads(self._summary.read_text()) if self._summary.exists() else None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file, whole or not at all."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(temporary, path)

@@ -1,0 +1,39 @@
+"""The state of a training run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from rnnjax.tasks.task import Task
+
+
+@struct.dataclass
+class TrainState:
+    """All that a training step reads and changes.
+
+    Attributes:
+      step: number of steps taken.
+      params: parameters of the model.
+      opt_state: state of the optimiser.
+      carry: recurrent state handed from batch to batch; None where each batch starts afresh.
+      key: PRNG key of the run; step t draws from the key folded with t.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: Any
+    carry: Any
+    key: PRNGKeyArray
+
+
+def initial_train_state(task: Task, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """Returns the state before the first step."""
+    k_params, k_run = jax.random.split(jax.random.key(seed))
+    params = task.init(k_params)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), task.carry, k_run)

@@ -1,0 +1,83 @@
+"""The summary of a run: what came out, and on what."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+import rnnjax
+from rnnjax.tasks.task import Task
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
+
+
+def summarise(
+    task: Task, rows: Sequence[dict[str, Any]], mesh: Mesh, *, seconds: float, steps: int, compile_seconds: float
+) -> dict[str, Any]:
+    """Returns the summary of a run from its metrics, the time of this process and the steps that it took."""
+    return {
+        "final": {split: last_metrics(rows, split) for split in dict.fromkeys(row["split"] for row in rows)},
+        "best": best_metrics(rows, task),
+        "seconds": round(seconds, 3),
+        "steps_per_second": round(steps / max(seconds - compile_seconds, 1e-9), 3),
+        "compile_seconds": round(compile_seconds, 3),
+        "device": {
+            "platform": jax.default_backend(),
+            "kind": device_name(),
+            "count": int(mesh.size),
+        },
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "data": {"name": task.data.name, "source": task.data.source, "checksum": task.data.checksum},
+    }
+
+
+def last_metrics(rows: Sequence[dict[str, Any]], split: str) -> dict[str, Any]:
+    """Returns the last metrics of a split."""
+    return next((dict(row) for row in reversed(rows) if row["split"] == split), {})
+
+
+def best_metrics(rows: Sequence[dict[str, Any]], task: Task) -> dict[str, Any]:
+    """Returns the validation metrics of the step that is best by the task's metric, the first of equals."""
+    validation = [row for row in rows if row["split"] == "validation"]
+    sign = 1 if task.higher_is_better else -1
+    return dict(max(validation, key=lambda row: sign * row[task.best_metric], default={}))
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python, of this library, and of those that it computes with."""
+    found = {"python": platform.python_version(), "rnnjax": rnnjax.__version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def device_name() -> str:
+    """Returns the kind of the first device, for a CPU its model name."""
+    kind = jax.devices()[0].device_kind
+    if kind != "cpu":
+        return kind
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def git_commit() -> str | None:
+    """Returns the commit of the checkout that the library runs from, marked where it was changed; else None."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--match="]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
