@@ -20,6 +20,12 @@ C = TypeVar("C", bound="Config")
 class Config:
     """A group of fields. Unknown names are refused, and so is any change after `freeze`."""
 
+    def __post_init__(self) -> None:
+        # `config_flags` reads the fields' types, which postponed annotations leave as strings.
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            field.type = hints[field.name]
+
     def __setattr__(self, name: str, value: Any) -> None:
         if self.__dict__.get("_frozen"):
             raise dataclasses.FrozenInstanceError(f"the config is frozen; {name} cannot be set to {value!r}")
@@ -165,6 +171,13 @@ class OptimizerConfig(Config):
     momentum: float | None = None
     weight_decay: float | None = None
     clip_norm: float | None = None
+
+    def check(self) -> None:
+        super().check()
+        # Imported here because the optimiser's module needs this one.
+        from rnnjax.training.optimizer import build_optimizer
+
+        build_optimizer(self, steps=self.warmup_steps + 1)
 
 
 @dataclasses.dataclass

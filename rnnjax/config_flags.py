@@ -42,4 +42,6 @@ def read_config(arguments: Sequence[str]) -> tuple[TrainConfig, str, Path | None
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())
+    """Returns the last line of an error; what `ml_collections` puts before it is a traceback."""
+    text = error.args[0] if isinstance(error, KeyError) else str(error)
+    return str(text).strip().splitlines()[-1].strip()
