@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -36,8 +37,8 @@ def read_config(arguments: Sequence[str]) -> tuple[TrainConfig, str, Path | None
         raise ConfigError(f"no config is given; usage: {_USAGE}")
     if rest:
         raise ConfigError(f"unexpected argument {rest[0]!r}; usage: {_USAGE}")
-    path = values["config"].config_filename
-    name = os.path.basename(path).removesuffix(".py")
+    flag: Any = values["config"]
+    name = os.path.basename(flag.config_filename).removesuffix(".py")
     return freeze(config), name, Path(values.workdir) if values.workdir else None
 
 

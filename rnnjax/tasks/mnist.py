@@ -51,15 +51,19 @@ def build(config: Config) -> Task:
     def init(key: PRNGKeyArray) -> Any:
         return model.init(key, jnp.zeros((1, 28, 28)))
 
+    def classify(params: Any, image: Array, rngs: Any = None) -> Array:
+        logits: Any = model.apply(params, rows(image), rngs=rngs)
+        return logits
+
     def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:
         rngs = None if key is None else {"dropout": key}
-        logits = model.apply(params, rows(batch["image"]), rngs=rngs)
+        logits = classify(params, batch["image"], rngs)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return {"loss": loss, "accuracy": (logits.argmax(-1) == batch["label"]).astype(jnp.float32)}, carry
 
     def plots(params: Any, directory: Path) -> None:
         test = data.splits["test"]
-        predicted = jax.jit(lambda image: model.apply(params, rows(image)).argmax(-1))(test["image"][:1000])
+        predicted = jax.jit(lambda image: classify(params, image).argmax(-1))(test["image"][:1000])
         wrong = [i for i in range(len(predicted)) if predicted[i] != test["label"][i]][:25]
         titles = [f"{test['label'][i]} read as {predicted[i]}" for i in wrong]
         plot_images(test["image"][wrong], titles, directory / "mistakes.png")

@@ -130,7 +130,7 @@ def state_digest(state: Any) -> str:
     """Returns the SHA-256 of all arrays of a pytree."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(state):
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         values = np.asarray(leaf)
         digest.update(f"{values.dtype} {values.shape}".encode())

@@ -21,7 +21,8 @@ from rnnjax.training.step import evaluation_sums, train_step
 
 EVERYWHERE = PartitionSpec()
 STEPS = PartitionSpec(None, BATCH)  # [steps, batch, ...]
-STATE = TrainState(EVERYWHERE, EVERYWHERE, EVERYWHERE, PartitionSpec(BATCH), EVERYWHERE)
+_SPECS: Any = (EVERYWHERE, EVERYWHERE, EVERYWHERE, PartitionSpec(BATCH), EVERYWHERE)
+STATE = TrainState(*_SPECS)
 
 
 def place(mesh: Mesh, spec: PartitionSpec, tree: Any) -> Any:
