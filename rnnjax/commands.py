@@ -26,7 +26,8 @@ def exit_code(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -
     except OSError as error:
         if error.errno is None:
             raise
-        return _say(f"{error.filename or 'the work directory'}: {os.strerror(error.errno)}", FAILED)
+        where = error.filename or "writing to the work directory"
+        return _say(f"{where}: {os.strerror(error.errno)}; mend that, then run again to go on", FAILED)
     except KeyboardInterrupt:
         return _say("stopped at once, without a checkpoint of the last steps; run again to go on", 130)
     return 0

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -120,10 +121,20 @@ class Checkpoints:
             raise CheckpointError("its content is not what was written")
         return found["state"]
 
-    def close(self) -> None:
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Waits for what is being written and lets go of the directory."""
-        self.wait()
-        self._manager.close()
+        try:
+            self.wait()
+        except CheckpointError:
+            if error is None:
+                raise
+        finally:
+            self._manager.close()
 
 
 def state_digest(state: Any) -> str:

@@ -9,8 +9,7 @@ from rnnjax.errors import CheckpointError, ConfigError
 from rnnjax.parallel.mesh import batch_mesh
 from rnnjax.tasks import task_module
 from rnnjax.tasks.task import Task
-from rnnjax.training.checkpoint import Checkpoints
-from rnnjax.training.loop import make_plan
+from rnnjax.training.loop import make_plan, open_checkpoints
 from rnnjax.training.optimizer import build_optimizer
 from rnnjax.training.program import evaluator, place_state
 from rnnjax.training.record import means
@@ -66,9 +65,8 @@ def restore(run: RunDirectory, task: Task, config: TrainConfig, checkpoint: str)
     optimizer = build_optimizer(config.optimizer, make_plan(task, config).steps)
     mesh = batch_mesh(config.parallel.batch, config.batch_size)
     like = place_state(mesh, initial_train_state(task, optimizer, config.seed))
-    checkpoints = Checkpoints(run.checkpoints, metric=task.best_metric, higher_is_better=task.higher_is_better)
-    found = checkpoints.restore_best(like) if checkpoint == "best" else checkpoints.restore_last(like)
-    checkpoints.close()
+    with open_checkpoints(run, task) as checkpoints:
+        found = checkpoints.restore_best(like) if checkpoint == "best" else checkpoints.restore_last(like)
     if found is None:
         raise CheckpointError(f"{run.checkpoints} holds no checkpoint; train first")
     return found

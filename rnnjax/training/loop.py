@@ -72,15 +72,14 @@ def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     plan = make_plan(task, config)
     optimizer = build_optimizer(config.optimizer, plan.steps)
     programs = compile_programs(task, config, optimizer)
-    checkpoints = Checkpoints(run.checkpoints, metric=task.best_metric, higher_is_better=task.higher_is_better)
-    state, begin = initial_or_restored(task, optimizer, config, programs.mesh, checkpoints)
-    run.keep_metrics_until(begin)
-    with EventLog(run.tensorboard, begin or None) as events, Progress(begin, plan.steps) as progress:
-        record = Record(run, events, progress, checkpoints, config.log_every)
-        state = train_steps(plan, programs, state, begin, record)
-    test = means(programs.evaluate["test"](state.params))
+    with open_checkpoints(run, task) as checkpoints:
+        state, begin = initial_or_restored(task, optimizer, config, programs.mesh, checkpoints)
+        run.keep_metrics_until(begin)
+        with EventLog(run.tensorboard, begin or None) as events, Progress(begin, plan.steps) as progress:
+            record = Record(run, events, progress, checkpoints, config.log_every)
+            state = train_steps(plan, programs, state, begin, record)
+        test = means(programs.evaluate["test"](state.params))
     run.append_metrics([{"step": plan.steps, "epoch": plan.epochs, "split": "test", **test}])
-    checkpoints.close()
     rows = run.metrics()
     plots.plot_curves(rows, run.plots)
     if task.plots is not None:
@@ -95,6 +94,11 @@ def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     )
     run.write_summary(summary)
     return summary
+
+
+def open_checkpoints(run: RunDirectory, task: Task) -> Checkpoints:
+    """Returns the checkpoints of a run, to be entered; the best is by the task's metric."""
+    return Checkpoints(run.checkpoints, metric=task.best_metric, higher_is_better=task.higher_is_better)
 
 
 def make_plan(task: Task, config: TrainConfig) -> Plan:
