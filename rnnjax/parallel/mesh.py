@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -15,9 +16,9 @@ _SMALLEST_PART = 32  # below it, a CPU core spends more time on waiting for the 
 
 def provide_cpu_devices() -> None:
     """Makes every CPU core a device of its own, where that is not settled yet; before JAX is first used."""
-    if jax.config.read("jax_num_cpu_devices") <= 0 and "xla_force_host_platform_device_count" not in os.environ.get(
-        "XLA_FLAGS", ""
-    ):
+    settings: Any = jax.config
+    forced = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if settings.jax_num_cpu_devices <= 0 and not forced:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
