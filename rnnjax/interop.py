@@ -44,9 +44,9 @@ def from_tf1(cell: Cell, variables: Mapping[str, Any], *, scope: str = "") -> Pa
     | TensorFlow 1 | rnnjax |
     |---|---|
     | BasicRNNCell | BasicRNN |
-    | BasicLSTMCell, LSTMCell (peepholes, projection), LSTMBlockCell | LSTM |
+    | BasicLSTMCell, LSTMCell (peepholes, projection) | LSTM |
     | CoupledInputForgetGateLSTMCell | LSTM(coupled_gates=True) |
-    | GRUCell, GRUBlockCellV2 | GRU(reset="before") |
+    | GRUCell | GRU(reset="before") |
     | MultiRNNCell | Stack |
     | ResidualWrapper, DropoutWrapper, OutputProjectionWrapper | Residual, Dropout, Project |
 
@@ -119,8 +119,8 @@ def from_flax(cell: Cell, variables: Mapping[str, Any], *, scope: str = "") -> P
 
     Args:
       cell: the rnnjax cell.
-      variables: what Linen's `init` returns, with or without ``{"params": ...}`` around it, or an NNX state such as
-        `nnx.state(module).to_pure_dict()`; below any modules (`RNN`, `Sequential`, ...). NNX's random state, below
+      variables: what Linen's `init` returns, or its collection ``params`` (others are not read), or NNX's
+        `nnx.state(module)`, or its pure dict; below any modules (`RNN`, `Sequential`, ...). NNX's random state, below
         the name ``rngs``, is not read.
       scope: read only the variables below these modules, such as ``"encoder/forward_rnn"``.
 
@@ -146,18 +146,22 @@ _Found = dict[str, _Variable]
 _Shapes = dict[str, tuple[int, ...]]
 
 
-class _Framework(NamedTuple):
-    """How a framework keeps parameters: a reader a cell, called as ``(cell, found, input_size)``, and dense layers.
+class _DenseNames(NamedTuple):
+    """A dense layer behind a cell: its kernel's name, how many scopes it is below what it shares with the cell,
+    whether the kernel is ``[O, H]``, and whether there always is a bias."""
 
-    The kernel of a dense layer has the name `dense`, in a scope `dense_depth` below that which it shares with the
-    cell that it projects.
-    """
+    kernel: str
+    depth: int
+    transposed: bool
+    biased: bool
+
+
+class _Framework(NamedTuple):
+    """How a framework keeps parameters: a reader a cell, called as ``(cell, found, input_size)``, and dense layers."""
 
     name: str
     cells: dict[type, Callable[[Any, _Found, int | None], Params]]
-    dense: str
-    dense_depth: int
-    dense_transposed: bool
+    dense: _DenseNames
 
 
 def _convert(framework: _Framework, cell: Cell, variables: _Variables, input_size: int | None) -> Params:
@@ -172,9 +176,9 @@ def _convert(framework: _Framework, cell: Cell, variables: _Variables, input_siz
         return _convert(framework, cell.cell, variables, input_size or cell.output_size)
     if type(cell) is Project:
         return _project(framework, cell, variables, input_size)
-    if type(cell) not in framework.cells:
+    if not isinstance(cell, GatedCell) or type(cell) not in framework.cells:
         known = ", ".join(kind.__name__ for kind in (*framework.cells, Stack, Residual, Dropout, Project))
-        raise ValueError(f"{framework.name} has no counterpart of {type(cell).__name__}; those of {known} are known")
+        raise ValueError(f"{framework.name} has no counterpart of {type(cell).__name__}, but of {known}")
     found = {"/".join(path): variable for path, variable in _inside(variables).items()}
     params = framework.cells[type(cell)](cell, found, input_size)
     return jax.tree.map(lambda leaf: leaf.astype(cell.param_dtype), params)
@@ -187,38 +191,41 @@ def _layers(cell: Stack, variables: _Variables) -> list[_Variables]:
     scopes: dict[str, _Variables] = {}
     for path, variable in _inside(variables).items():
         scopes.setdefault(path[0], {})[path[1:]] = variable
-    stems, numbers = zip(*(re.fullmatch(r"(.*?)_?(\d*)", scope).groups() for scope in scopes))
-    if len(scopes) != len(cell.cells) or len(set(stems)) > 1 or len({int(n or -1) for n in numbers}) < len(scopes):
+    stems = {scope: re.sub(r"_?\d*$", "", scope) for scope in scopes}
+    # `lstm` comes before `lstm_1`.
+    numbered = {int(scope[len(stem) :].lstrip("_") or -1): scope for scope, stem in stems.items()}
+    if len(set(stems.values())) > 1 or not len(numbered) == len(scopes) == len(cell.cells):
         raise ValueError(
             f"a Stack of {len(cell.cells)} layers needs variables in as many scopes that differ by a number alone, "
-            f"such as cell_0, cell_1; got {', '.join(scopes)}"
+            f"such as cell_0, cell_1; they are in {', '.join(scopes) or 'none'}"
         )
-    return [scopes[scope] for _, scope in sorted(zip((int(n or -1) for n in numbers), scopes))]
+    return [scopes[numbered[number]] for number in sorted(numbered)]
 
 
 def _project(framework: _Framework, cell: Project, variables: _Variables, input_size: int | None) -> ProjectParams:
     """Returns the parameters of a cell and of the dense layer behind it."""
-    variables, depth = _inside(variables), framework.dense_depth
-    kernels = [path for path in variables if len(path) == depth + 1 and path[-1] == framework.dense]
+    variables, names = _inside(variables), framework.dense
+    kernels = [path for path in variables if len(path) == names.depth + 1 and path[-1] == names.kernel]
     if len(kernels) != 1:
         raise ValueError(
-            f"{_describe(cell)} needs one dense layer beside its cell, with {framework.dense} and bias, "
+            f"{_describe(cell)} needs one dense layer beside its cell, with {names.kernel} and bias, "
             f"but there are {len(kernels)} among {_names(variables)}"
         )
-    dense = {path: variable for path, variable in variables.items() if path[:-1] == kernels[0][:-1]}
-    rest = {path: variable for path, variable in variables.items() if path not in dense}
-    w, b = _dense(framework, cell, {path[-1]: variable for path, variable in dense.items()})
-    inner = _convert(framework, cell.cell, rest, input_size)
-    return ProjectParams(inner, w.astype(cell.param_dtype), b.astype(cell.param_dtype))
+    dense = {path[-1]: variable for path, variable in variables.items() if path[:-1] == kernels[0][:-1]}
+    rest = {path: variable for path, variable in variables.items() if path[:-1] != kernels[0][:-1]}
+    w, b = (leaf.astype(cell.param_dtype) for leaf in _dense(names, cell, dense))
+    return ProjectParams(_convert(framework, cell.cell, rest, input_size), w, b)
 
 
-def _dense(framework: _Framework, cell: Project, found: _Found) -> tuple[Array, Array]:
-    """Returns ``w [H, O]`` and ``b [O]`` of a dense layer; Flax's and PyTorch's may be without a bias."""
-    sizes, step = (cell.cell.output_size, cell.size), -1 if framework.dense_transposed else 1
-    optional = framework is not _TF1 and "bias" not in found
-    values = _read(cell, found, {framework.dense: sizes[::step]} | ({} if optional else {"bias": (cell.size,)}))
-    w = values[framework.dense]
-    return w.T if framework.dense_transposed else w, values.get("bias", jnp.zeros(cell.size))
+def _dense(names: _DenseNames, cell: Project, found: _Found) -> tuple[Array, Array]:
+    """Returns ``w [H, O]`` and ``b [O]`` of a dense layer; a bias that may be left out is zero then."""
+    shape = (cell.cell.output_size, cell.size)
+    shapes: _Shapes = {names.kernel: shape[::-1] if names.transposed else shape}
+    if names.biased or "bias" in found:
+        shapes["bias"] = (cell.size,)
+    values = _read(cell, found, shapes)
+    w = values[names.kernel]
+    return w.T if names.transposed else w, values.get("bias", jnp.zeros(cell.size))
 
 
 def _tf1_basic(cell: BasicRNN, found: _Found, input_size: int | None) -> GatedParams:
@@ -282,37 +289,41 @@ def _tf1_kernel(kernel: Array, rows: int, order: tuple[int, ...]) -> tuple[Array
 
 
 def _torch_basic(cell: BasicRNN, found: _Found, input_size: int | None) -> GatedParams:
-    w_x, w_h, b_x, b_h, _ = _torch_gated(cell, found, input_size, 1, {})
+    w_x, w_h, b_x, b_h = _torch_gated(cell, _torch_read(cell, found, input_size, 1, {}), 1)
     return GatedParams(w_x, w_h, b_x + b_h)
 
 
 def _torch_lstm(cell: LSTM, found: _Found, input_size: int | None) -> LSTMParams:
     _refuse(cell, "PyTorch", peephole=False, coupled_gates=False, layer_norm=False)
-    projection = {"weight_hr": (cell.output_size, cell.hidden_size)} if cell.projection_size else {}
-    w_x, w_h, b_x, b_h, values = _torch_gated(cell, found, input_size, 4, projection)
+    projection: _Shapes = {"weight_hr": (cell.output_size, cell.hidden_size)} if cell.projection_size else {}
+    values = _torch_read(cell, found, input_size, 4, projection)
+    w_x, w_h, b_x, b_h = _torch_gated(cell, values, 4)
     return LSTMParams(w_x, w_h, b_x + b_h, w_p=values["weight_hr"].T if projection else None)
 
 
 def _torch_gru(cell: GRU, found: _Found, input_size: int | None) -> GRUParams:
     _refuse(cell, "PyTorch", reset="after")
-    w_x, w_h, b_x, b_h, _ = _torch_gated(cell, found, input_size, 3, {})
+    w_x, w_h, b_x, b_h = _torch_gated(cell, _torch_read(cell, found, input_size, 3, {}), 3)
     return GRUParams(w_x, w_h, b_x.at[:2].add(b_h[:2]), b_h[2])
 
 
-def _torch_gated(cell: GatedCell, found: _Found, input_size: int | None, gates: int, others: _Shapes):
-    """Returns ``w_x, w_h``, the biases of both, ``[G, H]``, and the values of `others`."""
-    rows = gates * cell.hidden_size
-    shapes = {
-        "weight_ih": (rows, input_size or _size(found, "weight_ih", 1)),
-        "weight_hh": (rows, cell.output_size),
-        **others,
-    }
-    biases = ("bias_ih", "bias_hh")
-    biased = any(name in found for name in biases)
-    values = _read(cell, found, shapes | ({name: (rows,) for name in biases} if biased else {}))
-    weights = (values[name].T.reshape(-1, gates, cell.hidden_size) for name in ("weight_ih", "weight_hh"))
-    b = (values.get(name, jnp.zeros(rows)).reshape(gates, cell.hidden_size) for name in biases)
-    return (*weights, *b, values)
+def _torch_read(
+    cell: GatedCell, found: _Found, input_size: int | None, gates: int, others: _Shapes
+) -> dict[str, Array]:
+    """Returns the values; a module made with ``bias=False`` has no biases, and zeros here."""
+    rows, columns = gates * cell.hidden_size, input_size or _size(found, "weight_ih", 1)
+    shapes = {"weight_ih": (rows, columns), "weight_hh": (rows, cell.output_size)} | others
+    biases: _Shapes = dict.fromkeys(("bias_ih", "bias_hh"), (rows,))
+    if found.keys() & biases:
+        return _read(cell, found, shapes | biases)
+    return _read(cell, found, shapes) | dict.fromkeys(biases, jnp.zeros(rows))
+
+
+def _torch_gated(cell: GatedCell, values: dict[str, Array], gates: int) -> tuple[Array, Array, Array, Array]:
+    """Returns ``w_x [I, G, H]``, ``w_h [O, G, H]`` and the two biases ``[G, H]``."""
+    w_x, w_h = (values[name].T.reshape(-1, gates, cell.hidden_size) for name in ("weight_ih", "weight_hh"))
+    b_x, b_h = (values[name].reshape(gates, cell.hidden_size) for name in ("bias_ih", "bias_hh"))
+    return w_x, w_h, b_x, b_h
 
 
 _TORCH_NAME = re.compile(r"((?:weight|bias)_(?:ih|hh|hr))(?:_l(\d+))?(_reverse)?")
@@ -324,60 +335,67 @@ def _torch_selection(found: _Variables, layer: int | None, reverse: bool | None)
     backward = [found[path].name for path, match in matches.items() if match and match[3]]
     if backward and reverse is None:
         raise ValueError(f"{backward[0]} is of a second direction; choose reverse=False or reverse=True")
-    selection = {path: found[path] for path, match in matches.items() if not match}
-    others = len(selection)
+    selection: _Variables = {}
     for path, match in matches.items():
-        if match and bool(match[3]) == bool(reverse) and (layer is None or match[2] == str(layer)):
+        if match is None:
+            selection[path] = found[path]
+        elif bool(match[3]) == bool(reverse) and (layer is None or match[2] == str(layer)):
             scope = (f"l{match[2]}",) if match[2] else ()
             selection[(*path[:-1], *scope, match[1])] = found[path]
-    if len(selection) == others:
+    if selection.keys() == {path for path, match in matches.items() if match is None}:
         raise ValueError(f"there is nothing of layer={layer}, reverse={reverse} among {_names(found)}")
     return selection
 
 
 def _flax_basic(cell: BasicRNN, found: _Found, input_size: int | None) -> GatedParams:
-    return GatedParams(*_flax_gated(cell, found, input_size, ("",), "i", {})[:3])
+    w_x, w_h, b, _ = _flax_gated(cell, found, input_size, ("",), "i", {})
+    return GatedParams(w_x, w_h, b)
 
 
 def _flax_lstm(cell: LSTM, found: _Found, input_size: int | None) -> LSTMParams:
     _refuse(cell, "Flax", peephole=False, coupled_gates=False, layer_norm=False, projection_size=None)
-    return LSTMParams(*_flax_gated(cell, found, input_size, tuple("ifgo"), "h", {})[:3])
+    w_x, w_h, b, _ = _flax_gated(cell, found, input_size, tuple("ifgo"), "h", {})
+    return LSTMParams(w_x, w_h, b)
 
 
 def _flax_gru(cell: GRU, found: _Found, input_size: int | None) -> GRUParams:
     _refuse(cell, "Flax", reset="after")
-    own = {} if "dense_h/kernel" in found else {"hn/bias": (cell.hidden_size,)}
+    own: _Shapes = {} if _is_fused(found) else {"hn/bias": (cell.hidden_size,)}
     w_x, w_h, b, values = _flax_gated(cell, found, input_size, tuple("rzn"), "i", own)
     return GRUParams(w_x, w_h, b, values.get("hn/bias", jnp.zeros(cell.hidden_size)))
 
 
+def _is_fused(found: _Found) -> bool:
+    """Returns whether one layer has all gates side by side, as in NNX, instead of a layer a gate."""
+    return any(name.startswith("dense_") for name in found)
+
+
 def _flax_gated(
     cell: GatedCell, found: _Found, input_size: int | None, gates: tuple[str, ...], biased: str, others: _Shapes
-):
-    """Returns ``w_x, w_h, b`` and the values of `others`; `biased` is the side, i or h, whose layers have the bias.
-
-    Each gate has its layers, or (NNX) all have one, whose columns are the gates side by side.
-    """
-    fused = "dense_i/kernel" in found or "dense_h/kernel" in found
-    i, h = ([f"dense_{side}"] if fused else [side + gate for gate in gates] for side in "ih")
+) -> tuple[Array, Array, Array, dict[str, Array]]:
+    """Returns ``w_x, w_h, b`` and all values; `biased` is the side, i or h, whose layers have the bias."""
+    fused = _is_fused(found)
+    layers = {side: [f"dense_{side}"] if fused else [side + gate for gate in gates] for side in "ih"}
+    kernels = {side: [f"{layer}/kernel" for layer in layers[side]] for side in "ih"}
+    biases = [f"{layer}/bias" for layer in layers[biased]]
+    rows = {"i": input_size or _size(found, kernels["i"][0], 0), "h": cell.hidden_size}
     columns = cell.hidden_size * (len(gates) if fused else 1)
-    bias = [f"{layer}/bias" for layer in (i if biased == "i" else h)]
-    shapes = {f"{layer}/kernel": (input_size or _size(found, f"{i[0]}/kernel", 0), columns) for layer in i}
-    shapes |= {f"{layer}/kernel": (cell.hidden_size, columns) for layer in h}
-    values = _read(cell, found, shapes | {name: (columns,) for name in bias} | others)
-    kernels = (jnp.concatenate([values[f"{layer}/kernel"] for layer in side], -1) for side in (i, h))
-    w_x, w_h = (kernel.reshape(-1, len(gates), cell.hidden_size) for kernel in kernels)
-    b = jnp.concatenate([values[name] for name in bias]).reshape(len(gates), cell.hidden_size)
-    return w_x, w_h, b, values
+    shapes = {name: (rows[side], columns) for side in "ih" for name in kernels[side]}
+    values = _read(cell, found, shapes | dict.fromkeys(biases, (columns,)) | others)
+
+    def joined(names: list[str], *shape: int) -> Array:
+        return jnp.concatenate([values[name] for name in names], -1).reshape(*shape, len(gates), cell.hidden_size)
+
+    return joined(kernels["i"], rows["i"]), joined(kernels["h"], rows["h"]), joined(biases), values
 
 
 _TF1_CELLS = {BasicRNN: _tf1_basic, LSTM: _tf1_lstm, GRU: _tf1_gru}
 _TORCH_CELLS = {BasicRNN: _torch_basic, LSTM: _torch_lstm, GRU: _torch_gru}
 _FLAX_CELLS = {BasicRNN: _flax_basic, LSTM: _flax_lstm, GRU: _flax_gru}
 
-_TF1 = _Framework("TensorFlow 1", _TF1_CELLS, dense="kernel", dense_depth=0, dense_transposed=False)
-_TORCH = _Framework("PyTorch", _TORCH_CELLS, dense="weight", dense_depth=1, dense_transposed=True)
-_FLAX = _Framework("Flax", _FLAX_CELLS, dense="kernel", dense_depth=1, dense_transposed=False)
+_TF1 = _Framework("TensorFlow 1", _TF1_CELLS, _DenseNames("kernel", depth=0, transposed=False, biased=True))
+_TORCH = _Framework("PyTorch", _TORCH_CELLS, _DenseNames("weight", depth=1, transposed=True, biased=False))
+_FLAX = _Framework("Flax", _FLAX_CELLS, _DenseNames("kernel", depth=1, transposed=False, biased=False))
 
 
 def _paths(variables: Mapping, separator: str, above: tuple[str, ...] = ()) -> _Variables:
@@ -397,9 +415,11 @@ def _paths(variables: Mapping, separator: str, above: tuple[str, ...] = ()) -> _
 def _below(variables: _Variables, scope: str, separator: str) -> _Variables:
     """Returns the variables below a scope, under names without it."""
     above = tuple(part for part in scope.split(separator) if part)
-    found = {path[len(above) :]: v for path, v in variables.items() if path[: len(above)] == above}
+    found = {path[len(above) :]: v for path, v in variables.items() if path[: len(above)] == above != path}
     if not found:
-        raise ValueError(f"there are no variables below scope {scope!r}; there are {_names(variables)}")
+        raise ValueError(
+            f"there are no variables{f' below scope {scope!r}' * bool(above)}; there are {_names(variables)}"
+        )
     return found
 
 
@@ -411,12 +431,14 @@ def _inside(variables: _Variables) -> _Variables:
     return {path[depth:]: variable for path, variable in variables.items()}
 
 
-def _read(cell: Cell, found: _Found, shapes: _Shapes) -> dict[str, Array]:
+def _read(cell: GatedCell | Project, found: _Found, shapes: _Shapes) -> dict[str, Array]:
     """Returns the values of the variables in `shapes`, raising unless they and no others are there."""
     reads = f"{_describe(cell)} reads {', '.join(shapes)}"
     missing = [name for name in shapes if name not in found]
     if missing:
-        raise ValueError(f"{reads}, but there is no {', '.join(missing)} among {_names(found)}")
+        raise ValueError(
+            f"{reads}, but there is no {', '.join(missing)} among {_names(found)}{_elsewhere(missing[0], found)}"
+        )
     extra = {name: variable for name, variable in found.items() if name not in shapes}
     if extra:
         raise ValueError(f"{reads}, and has no use for {_names(extra)}; make the cell match, or choose with scope=")
@@ -425,6 +447,13 @@ def _read(cell: Cell, found: _Found, shapes: _Shapes) -> dict[str, Array]:
             got = list(np.shape(found[name].value))
             raise ValueError(f"{found[name].name} must have shape {list(shape)} for {_describe(cell)}, got {got}")
     return {name: _array(found[name]) for name in shapes}
+
+
+def _elsewhere(missing: str, found: _Found) -> str:
+    """Returns what to do where a missing variable is there, but in scopes below."""
+    below = {name: variable for name, variable in found.items() if name.endswith(f"/{missing}")}
+    choose = f"; choose {_names(below)} with scope= (a layer of PyTorch's with layer=), or convert to a Stack"
+    return choose if below else ""
 
 
 def _array(variable: _Variable) -> Array:
@@ -444,7 +473,7 @@ def _size(found: _Found, name: str, axis: int) -> int:
     return shape[axis] if axis < len(shape) else 1
 
 
-def _refuse(cell: Cell, framework: str, **counterpart: Any) -> None:
+def _refuse(cell: GatedCell, framework: str, **counterpart: Any) -> None:
     """Raises if an option of the cell is not the one that the framework has."""
     for option, value in counterpart.items():
         if getattr(cell, option) != value:
@@ -455,7 +484,7 @@ def _refuse(cell: Cell, framework: str, **counterpart: Any) -> None:
             )
 
 
-def _describe(cell: Cell) -> str:
+def _describe(cell: GatedCell | Project) -> str:
     """Returns a cell with its size alone, for a sentence."""
     size = f"size={cell.size}" if isinstance(cell, Project) else f"hidden_size={cell.hidden_size}"
     return f"{type(cell).__name__}({size})"
@@ -464,4 +493,4 @@ def _describe(cell: Cell) -> str:
 def _names(variables: Mapping[Any, _Variable], most: int = 12) -> str:
     """Returns the names of variables for a sentence."""
     names = [variable.name for variable in variables.values()]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return (", ".join(names[:most]) or "none") + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -98,7 +98,7 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         "# Results",
         "",
-        "Written by `python -m rnnjax.reproduce`, which runs the command of each line once a seed. Ours is the mean and",
+        "Written by `python -m rnnjax.reproduce`, which runs the command of a line once a seed. Ours is the mean and",
         "standard deviation over the seeds; the time is the median of whole runs, with compiling, evaluation and",
         "checkpoints; steps/s is without compiling. What was not run is not in the table.",
         "",
