@@ -1,0 +1,128 @@
+"""Measuring: tracing, compiling and running apart, contenders run in turns, and medians."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+Clock = Callable[[], float]
+
+
+class Memory(NamedTuple):
+    """What a compiled program holds at once, in bytes, as the compiler plans it."""
+
+    argument_bytes: int
+    output_bytes: int
+    temp_bytes: int
+
+
+class Build(NamedTuple):
+    """A program compiled ahead of time: what to call, how long each stage took, and its memory (None: not known)."""
+
+    run: Callable[..., Any]
+    trace_seconds: float
+    lower_seconds: float
+    compile_seconds: float
+    memory: Memory | None
+
+    @property
+    def seconds(self) -> float:
+        """What a caller waits for before the first run."""
+        return self.trace_seconds + self.lower_seconds + self.compile_seconds
+
+
+class Spread(NamedTuple):
+    """The median and the quartiles of some times, in seconds."""
+
+    median: float
+    low: float
+    high: float
+
+
+@contextlib.contextmanager
+def cold_compilation() -> Iterator[None]:
+    """Within it nothing compiled comes from the disk, and the compiler is loaded: builds pay for themselves only."""
+    before = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        jax.block_until_ready(jax.jit(lambda x: x @ x)(jax.numpy.ones((2, 2))))
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+
+
+def build(function: Callable[..., Any], *arguments: Any, clock: Clock = time.perf_counter) -> Build:
+    """Traces, lowers and compiles a function for some arguments, with nothing kept from builds before."""
+    jax.clear_caches()
+    start = clock()
+    traced = jax.jit(function).trace(*arguments)
+    at_trace = clock()
+    lowered = traced.lower()
+    at_lower = clock()
+    compiled = lowered.compile()
+    at_compile = clock()
+    return Build(compiled, at_trace - start, at_lower - at_trace, at_compile - at_lower, planned_memory(compiled))
+
+
+def planned_memory(compiled: jax.stages.Compiled) -> Memory | None:
+    """Returns the memory of a compiled program, None where the backend does not say."""
+    plan = compiled.memory_analysis()
+    if plan is None:
+        return None
+    return Memory(plan.argument_size_in_bytes, plan.output_size_in_bytes, plan.temp_size_in_bytes)
+
+
+def device_peak_bytes() -> int | None:
+    """Returns the most that the first device's allocator ever held in this process, None where it does not count."""
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def interleave(
+    contenders: Mapping[str, Callable[[], Any]],
+    *,
+    repeats: int,
+    seconds: float = float("inf"),
+    least: int = 3,
+    clock: Clock = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Times contenders in turns, A B A B, each call until its result is ready; returns their times in seconds.
+
+    Everyone runs once before, untimed. What disturbs the machine for a while then disturbs all of them alike.
+
+    Args:
+      contenders: what to call, by name, in this order.
+      repeats: number of rounds.
+      seconds: after so long no round is begun,
+      least: except up to this many (never more than `repeats`).
+      clock: returns the time in seconds.
+    """
+    for call in contenders.values():
+        jax.block_until_ready(call())
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    begin = clock()
+    for turn in range(repeats):
+        if turn >= least and clock() - begin >= seconds:
+            break
+        for name, call in contenders.items():
+            times[name].append(duration(call, clock))
+    return times
+
+
+def duration(call: Callable[[], Any], clock: Clock = time.perf_counter) -> float:
+    """Returns the seconds until the result of a call is ready."""
+    start = clock()
+    jax.block_until_ready(call())
+    return clock() - start
+
+
+def spread(times: Sequence[float]) -> Spread:
+    """Returns the median and the quartiles; those of a single time are that time."""
+    if len(times) == 1:
+        return Spread(times[0], times[0], times[0])
+    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
+    return Spread(median, low, high)

@@ -1,0 +1,407 @@
+"""Static unrolling against scan: ``python -m benchmarks.unroll``.
+
+How long does each take to compile and to run, from short sequences to long, and from which T on is a loop in the
+program worth more than T copies of the step?
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from benchmarks import report, timing
+from rnnjax import GRU, LSTM, BasicRNN, Cell, Method, Scan, Static, unroll
+
+CELLS: dict[str, Callable[[int], Cell]] = {
+    "BasicRNN": BasicRNN,
+    "LSTM": LSTM,
+    "LSTM+peephole": functools.partial(LSTM, peephole=True),
+    "GRU": GRU,
+}
+SCANS = {"scan": Scan(), "scan(4)": Scan(unroll=4), "scan(16)": Scan(unroll=16)}
+METHODS: dict[str, Method] = {"static": Static(), **SCANS}
+DIRECTIONS = ("forward", "forward+backward")
+AMORTISED_CALLS = 1000
+
+_EPILOG = f"""\
+forward is unroll(cell, params, xs); forward+backward is the mean of the squared outputs with its gradient with respect
+to the parameters. Methods of one cell, T and direction run in turns in one process, each call until its result is
+ready; times are medians. Every build starts with empty caches.
+
+The JSON file is one object: "machine" (device, cores, load, versions), "settings", "rows" and "summary". A row is one
+(cell, T, method, direction): trace_seconds, lower_seconds, compile_seconds, run_seconds (median) with its quartiles
+run_seconds_low and run_seconds_high over `runs` runs, run_seconds_per_step, ratio_to_scan (run time over that of scan),
+argument_bytes, output_bytes, temp_bytes and their sum peak_bytes as the compiler plans them, device_peak_bytes (what
+the device's allocator ever held in this process; null on a CPU), skipped (why it was not run, else null; all figures
+are null then) and predicted_seconds (to trace, lower and compile; static only). A summary is one (cell, direction):
+the T at which static was compiled ("measured"), and of those the T at which it is faster than the best scan that has a
+loop (unroll below T), by run time ("run") and with the build spread over {AMORTISED_CALLS} calls ("amortised").
+"""
+
+_COLUMNS = (
+    report.Column("cell", 13, left=True),
+    report.Column("T", 5),
+    report.Column("direction", 16, left=True),
+    report.Column("method", 8, left=True),
+    report.Column("trace", 7),
+    report.Column("lower", 7),
+    report.Column("compile", 7),
+    report.Column("run", 7),
+    report.Column("a step", 7),
+    report.Column("/ scan", 6),
+    report.Column("memory", 7),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the command was asked for."""
+
+    cells: tuple[str, ...]
+    lengths: tuple[int, ...]
+    batch: int
+    input: int
+    hidden: int
+    repeats: int
+    seconds: float
+    compile_limit: float
+
+
+class Subject(NamedTuple):
+    """A cell that is measured, with its name and parameters."""
+
+    name: str
+    cell: Cell
+    params: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What was measured of one (cell, T, method, direction), times in seconds; `--help` says more."""
+
+    cell: str
+    T: int
+    method: str
+    direction: str
+    trace_seconds: float | None = None
+    lower_seconds: float | None = None
+    compile_seconds: float | None = None
+    run_seconds: float | None = None
+    run_seconds_low: float | None = None
+    run_seconds_high: float | None = None
+    runs: int | None = None
+    run_seconds_per_step: float | None = None
+    ratio_to_scan: float | None = None
+    argument_bytes: int | None = None
+    output_bytes: int | None = None
+    temp_bytes: int | None = None
+    peak_bytes: int | None = None
+    device_peak_bytes: int | None = None
+    skipped: str | None = None
+    predicted_seconds: float | None = None
+
+    def cost(self, calls: float = math.inf) -> float:
+        """Returns the seconds a call, the build spread over so many; infinite if skipped."""
+        if self.run_seconds is None:
+            return math.inf
+        build = (self.trace_seconds or 0) + (self.lower_seconds or 0) + (self.compile_seconds or 0)
+        return self.run_seconds + build / calls
+
+
+@dataclasses.dataclass(frozen=True)
+class Crossover:
+    """The lengths at which static is faster than the best scan, of those it was compiled for (`measured`)."""
+
+    cell: str
+    direction: str
+    measured: tuple[int, ...]
+    run: tuple[int, ...]
+    amortised: tuple[int, ...]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command with the arguments after its name; returns its exit code.
+
+    Raises:
+      SystemExit: with code 2 for arguments that cannot be used.
+    """
+    settings, json_path, plot_path = read_settings(arguments)
+    machine, rows = report.machine(), []
+    print(heading(machine, settings), flush=True)
+    try:
+        for shape_rows in measure_all(settings):
+            print("\n".join(map(row_line, shape_rows)), flush=True)
+            rows += shape_rows
+            if json_path is not None:
+                write_rows(json_path, machine, settings, rows)
+    except KeyboardInterrupt:
+        print("stopped: what follows is from the rows above", file=sys.stderr, flush=True)
+        return 130
+    finally:
+        if rows:
+            print(summary_text(crossovers(rows)), flush=True)
+        if rows and plot_path is not None:
+            plot(rows, plot_path)
+    return 0
+
+
+def read_settings(arguments: Sequence[str]) -> tuple[Settings, Path | None, Path | None]:
+    """Returns what is asked for, and the paths of the JSON file and of the plot."""
+    parser = report.Parser(
+        "python -m benchmarks.unroll",
+        description="Static unrolling against scan: time to trace, compile and run, and memory, over T.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    count = report.at_least_one
+    add = parser.add_argument
+    add("--cells", nargs="+", choices=CELLS, default=list(CELLS), metavar="CELL", help=f"of {', '.join(CELLS)}; all")
+    add("--lengths", nargs="+", type=count, default=[2, 28, 100, 300, 1000], metavar="T", help="2 28 100 300 1000")
+    add("--batch", type=count, default=150, help="sequences in a batch; 150")
+    add("--input", type=count, default=28, help="input features; 28")
+    add("--hidden", type=count, default=150, help="hidden units; 150")
+    add("--repeats", type=count, default=1000, help="runs of each method at most; 1000")
+    limit = "seconds of measuring a cell, T and direction, after which no round of the methods is begun, except up to"
+    add("--seconds", type=report.positive, default=6.0, help=f"{limit} three; 6")
+    limit = "seconds that tracing, lowering and compiling static may take, as predicted from smaller T, to be tried; 60"
+    add("--compile-limit", type=report.not_negative, default=60.0, metavar="SECONDS", help=limit)
+    add("--json", type=report.output_path, metavar="PATH", help="write all figures here")
+    add("--plot", type=report.plot_path, metavar="PATH", help="draw the crossover here: .png, .svg or .pdf")
+    given = vars(parser.parse_args(arguments))
+    paths = given.pop("json"), given.pop("plot")
+    given["cells"] = tuple(dict.fromkeys(given["cells"]))
+    given["lengths"] = tuple(sorted(set(given["lengths"])))
+    return Settings(**given), *paths
+
+
+def write_rows(path: Path, machine: dict[str, Any], settings: Settings, rows: Sequence[Row]) -> None:
+    """Writes what is known so far, so that a run that is stopped leaves it behind."""
+    report.write_json(
+        path,
+        machine=machine,
+        settings=dataclasses.asdict(settings),
+        rows=[dataclasses.asdict(row) for row in rows],
+        summary=[dataclasses.asdict(crossover) for crossover in crossovers(rows)],
+    )
+
+
+def heading(machine: dict[str, Any], settings: Settings) -> str:
+    """Returns what stands above the rows."""
+    return "\n".join(
+        [
+            report.header(machine),
+            f"batch {settings.batch}, input {settings.input}, hidden {settings.hidden}, float32; times are medians; "
+            "/ scan: run time over that of scan",
+            "memory: arguments + outputs + temporaries, as the compiler plans them",
+            "",
+            report.title_line(_COLUMNS),
+        ]
+    )
+
+
+def measure_all(settings: Settings) -> Iterator[list[Row]]:
+    """Yields the rows of one cell, T and direction after another."""
+    with timing.cold_compilation():
+        for name in settings.cells:
+            cell = CELLS[name](settings.hidden)
+            subject = Subject(name, cell, cell.init(jax.random.key(0), settings.input))
+            static_builds: dict[str, dict[int, float]] = {direction: {} for direction in DIRECTIONS}
+            for length in settings.lengths:
+                for direction in DIRECTIONS:
+                    yield measure(settings, subject, length, direction, static_builds[direction])
+
+
+def measure(
+    settings: Settings, subject: Subject, length: int, direction: str, static_builds: dict[int, float]
+) -> list[Row]:
+    """Returns the rows of one cell, T and direction, a method each.
+
+    `static_builds` is how long static took to build for smaller T; this T is added to it.
+    """
+    predicted = predict(settings, subject, length, direction, static_builds)
+    skip = predicted > settings.compile_limit
+    arguments = (subject.params, inputs(settings, length))
+    builds = {
+        name: timing.build(program(subject.cell, method, direction), *arguments)
+        for name, method in (SCANS if skip else METHODS).items()
+    }
+    if not skip:
+        static_builds[length] = builds["static"].seconds
+    times = timing.interleave(
+        {name: functools.partial(built.run, *arguments) for name, built in builds.items()},
+        repeats=settings.repeats,
+        seconds=settings.seconds,
+    )
+    static = Row(subject.name, length, "static", direction, predicted_seconds=predicted)
+    if skip:
+        static = dataclasses.replace(static, skipped=f"static skipped: compile would take ~{math.ceil(predicted)} s")
+    rows = [static, *(Row(subject.name, length, name, direction) for name in SCANS)]
+    return [measured(row, builds[row.method], times) if row.method in builds else row for row in rows]
+
+
+def program(cell: Cell, method: Method, direction: str) -> Callable[[Any, Array], Any]:
+    """Returns the function of ``(params, xs)`` that is measured."""
+    forward = functools.partial(unroll, cell, method=method)
+
+    def loss(params: Any, xs: Float[Array, "B T I"]) -> Float[Array, ""]:
+        ys, _ = forward(params, xs)
+        return jnp.mean(jnp.square(ys))
+
+    return forward if direction == "forward" else jax.value_and_grad(loss)
+
+
+def inputs(settings: Settings, length: int) -> Float[Array, "B T I"]:
+    """Returns inputs of the size asked for."""
+    shape = (settings.batch, length, settings.input)
+    return jnp.asarray(np.random.default_rng(0).standard_normal(shape, np.float32))
+
+
+def predict(
+    settings: Settings, subject: Subject, length: int, direction: str, static_builds: dict[int, float]
+) -> float:
+    """Returns the seconds that static will take to build; where no smaller T was built, two are for this."""
+    if not static_builds:
+        function = program(subject.cell, METHODS["static"], direction)
+        for part in (32, 8):
+            probe = max(1, length // part)
+            static_builds[probe] = timing.build(function, subject.params, inputs(settings, probe)).seconds
+    return extrapolate(static_builds, length)
+
+
+def extrapolate(seconds: Mapping[int, float], length: int) -> float:
+    """Returns the time expected at `length` from those of smaller ones: a power of T, the first to the third.
+
+    The power is taken from the two largest lengths of which one is at least three times the other; else it is one.
+    """
+    largest = max(seconds)
+    smaller = [other for other in seconds if 3 * other <= largest]
+    power = 1.0
+    if smaller:
+        other = max(smaller)
+        power = math.log(seconds[largest] / seconds[other]) / math.log(largest / other)
+    return seconds[largest] * (length / largest) ** min(max(power, 1.0), 3.0)
+
+
+def measured(row: Row, built: timing.Build, times: Mapping[str, Sequence[float]]) -> Row:
+    """Returns a row with what was measured of its method."""
+    run = timing.spread(times[row.method])
+    memory = {} if built.memory is None else built.memory._asdict() | {"peak_bytes": sum(built.memory)}
+    return dataclasses.replace(
+        row,
+        trace_seconds=built.trace_seconds,
+        lower_seconds=built.lower_seconds,
+        compile_seconds=built.compile_seconds,
+        run_seconds=run.median,
+        run_seconds_low=run.low,
+        run_seconds_high=run.high,
+        runs=len(times[row.method]),
+        run_seconds_per_step=run.median / row.T,
+        ratio_to_scan=run.median / timing.spread(times["scan"]).median,
+        device_peak_bytes=timing.device_peak_bytes(),
+        **memory,
+    )
+
+
+def row_line(row: Row) -> str:
+    """Returns a row as a line of the table."""
+    names = (row.cell, row.T, row.direction)
+    if row.run_seconds is None:
+        return report.line(_COLUMNS, [*names, row.skipped])
+    built = (row.trace_seconds, row.lower_seconds, row.compile_seconds, row.run_seconds, row.run_seconds_per_step)
+    figures = [report.si(seconds, "s") for seconds in built]
+    return report.line(
+        _COLUMNS, [*names, row.method, *figures, f"{row.ratio_to_scan:.2f}", report.si(row.peak_bytes, "B")]
+    )
+
+
+def crossovers(rows: Sequence[Row]) -> list[Crossover]:
+    """Returns, for each cell and direction, where static is faster than the best scan."""
+    groups = dict.fromkeys((row.cell, row.direction) for row in rows)
+    return [crossover([row for row in rows if (row.cell, row.direction) == group]) for group in groups]
+
+
+def crossover(rows: Sequence[Row]) -> Crossover:
+    """Returns where static is faster than the best scan, from the rows of one cell and direction.
+
+    A scan that takes T steps or more at a time has no loop left: it is static by another name, and not counted.
+    """
+    by_length = {length: {row.method: row for row in rows if length == row.T} for length in {row.T for row in rows}}
+    measured = sorted(length for length, by_method in by_length.items() if by_method["static"].skipped is None)
+
+    def faster(length: int, calls: float) -> bool:
+        scans = [row for name, row in by_length[length].items() if name in SCANS and is_loop(name, length)]
+        return by_length[length]["static"].cost(calls) < min(row.cost(calls) for row in scans)
+
+    run, amortised = (tuple(t for t in measured if faster(t, calls)) for calls in (math.inf, AMORTISED_CALLS))
+    return Crossover(rows[0].cell, rows[0].direction, tuple(measured), run, amortised)
+
+
+def is_loop(scan: str, length: int) -> bool:
+    """Whether a scan of this length has a loop; the plainest is always taken for one."""
+    return scan == "scan" or SCANS[scan].unroll < length
+
+
+def summary_text(found: Sequence[Crossover]) -> str:
+    """Returns a line a cell: the T up to which static is faster."""
+    lines = ["", f"static is faster than the best scan by run time (counting the build over {AMORTISED_CALLS} calls):"]
+    for cell in dict.fromkeys(crossover.cell for crossover in found):
+        lines.append(f"{cell}: {'; '.join(crossover_text(one) for one in found if one.cell == cell)}")
+    return "\n".join(lines)
+
+
+def crossover_text(found: Crossover) -> str:
+    """Returns in words where static is faster in one direction, by run time and, in brackets, with the build."""
+    if not found.measured:
+        return f"{found.direction} not measured"
+    run, amortised = (lengths_text(faster, found.measured) for faster in (found.run, found.amortised))
+    return f"{found.direction} {run} ({amortised})"
+
+
+def lengths_text(faster: Sequence[int], measured: Sequence[int]) -> str:
+    """Returns in words which of the lengths measured are those where static is faster."""
+    if not faster:
+        return "never"
+    if list(faster) != list(measured[: len(faster)]):
+        return f"at T = {', '.join(map(str, faster))} only"
+    return f"up to T = {faster[-1]}" + (", the longest compiled" if len(faster) == len(measured) else "")
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Draws run time a step over T, forward and forward+backward, and time to compile; a row of pictures a cell."""
+    cells = list(dict.fromkeys(row.cell for row in rows))
+    figure, axes = report.figure(len(cells), 3)
+    for cell, (forward, both, compiling) in zip(cells, axes):
+        of_cell = [row for row in rows if row.cell == cell]
+        for axis, direction in zip((forward, both), DIRECTIONS):
+            _draw(axis, of_cell, direction, "run_seconds_per_step")
+            axis.set(title=f"{cell}, {direction}", ylabel="run time per step, s")
+        _draw(compiling, of_cell, DIRECTIONS[1], "compile_seconds")
+        compiling.set(title=f"{cell}, {DIRECTIONS[1]}", ylabel="compile time, s")
+    report.save_figure(figure, path)
+
+
+def _draw(axis: Any, rows: Sequence[Row], direction: str, field: str) -> None:
+    for method in METHODS:
+        of_method = [row for row in rows if row.method == method and row.direction == direction and not row.skipped]
+        axis.plot([row.T for row in of_method], [getattr(row, field) for row in of_method], marker=".", label=method)
+    lengths = sorted({row.T for row in rows})
+    axis.set(xscale="log", yscale="log", xlabel="T")
+    axis.set_xticks([], minor=True)
+    axis.set_xticks(lengths, lengths)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
