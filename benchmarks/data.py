@@ -25,13 +25,13 @@ def main(arguments: Sequence[str]) -> None:
       DataError: if the folder has not the original files.
     """
     options = parse(arguments)
-    machine = report.machine()
-    print(f"{report.header(machine)}\n\n{report.title_line(_COLUMNS)}", flush=True)
     with tempfile.TemporaryDirectory() as prepared:
         preparing = prepare(options.source, prepared)
         times = timing.interleave(contenders(options.source, prepared), repeats=options.repeats)
     rows = [{"source": "prepare a TFDS directory from the files", "seconds": preparing, "runs": 1}]
     rows += [{"source": name, "seconds": timing.spread(t).median, "runs": len(t)} for name, t in times.items()]
+    machine = report.machine()
+    print(f"{report.header(machine)}\n\n{report.title_line(_COLUMNS)}")
     for row in rows:
         print(report.line(_COLUMNS, (row["source"], report.si(row["seconds"], "s"), row["runs"])))
     if options.json:

@@ -3,7 +3,7 @@
 python -m rnnjax.train --config configs/mnist.py[:variant]
 """
 
-from rnnjax.config import CellConfig, DataConfig
+from rnnjax.config import CellConfig, DataConfig, OptimizerConfig
 from rnnjax.tasks.mnist import Config
 
 _VARIANTS = {
@@ -16,9 +16,10 @@ _VARIANTS = {
     "lstm150_peephole": {"cell": CellConfig(kind="LSTM", peephole=True)},
     "gru150": {"cell": CellConfig(kind="GRU")},
     "embedded": {
-        "cell": CellConfig(kind="GRU"),
+        "cell": CellConfig(kind="GRU", output_dropout=0.2),
         "data": DataConfig(name="embedded"),
-        "batch_size": 50,
+        "optimizer": OptimizerConfig(learning_rate=4e-3, schedule="cosine"),
+        "batch_size": 100,
         "epochs": 15,
     },
 }

@@ -1,0 +1,86 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax
+from rnnjax.models import SequenceClassifier
+
+XS = jax.random.normal(jax.random.key(0), (4, 6, 3))
+CELLS = {"lstm": rnnjax.LSTM(5), "stack": rnnjax.Stack((rnnjax.GRU(5), rnnjax.BasicRNN(4)))}
+
+
+def classifier(cell=CELLS["lstm"], **options):
+    model = SequenceClassifier(cell, 7, **options)
+    return model, model.init(jax.random.key(1), XS)
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_logits_are_a_dense_layer_on_the_last_output(cell):
+    model, variables = classifier(cell)
+    found = model.apply(variables, XS)
+    assert found.shape == (4, 7)
+    params = variables["params"]
+    ys, _ = rnnjax.unroll(cell, params["RNN_0"]["rnn"], XS)
+    expected = ys[:, -1] @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_last_valid_step_is_classified():
+    model, variables = classifier()
+    lengths = np.array([6, 3, 1, 2])
+    found = model.apply(variables, XS, lengths=lengths)
+    for b, length in enumerate(lengths):
+        alone = model.apply(variables, XS[b : b + 1, :length])
+        np.testing.assert_allclose(found[b], alone[0], rtol=1e-5, atol=1e-6)
+
+
+def test_padding_changes_neither_logits_nor_gradients():
+    model, variables = classifier()
+    lengths = jnp.array([6, 3, 1, 2])
+    padding = jnp.arange(6)[:, None] >= lengths[:, None, None]
+
+    def loss(variables, xs):
+        return (model.apply(variables, xs, lengths=lengths) ** 2).sum()
+
+    values = [
+        jax.value_and_grad(loss, argnums=(0, 1))(variables, jnp.where(padding, filler, XS))
+        for filler in (0.0, 1e3, jnp.nan)
+    ]
+    for other in values[1:]:
+        for a, b in zip(jax.tree.leaves(values[0]), jax.tree.leaves(other), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert not np.asarray(values[0][1][1])[np.broadcast_to(padding, XS.shape)].any()
+
+
+def test_lengths_of_t_are_no_lengths():
+    model, variables = classifier()
+    whole = model.apply(variables, XS, lengths=jnp.full(4, 6))
+    np.testing.assert_array_equal(whole, model.apply(variables, XS))
+
+
+def test_an_empty_sequence_is_classified_by_the_bias_alone():
+    model, variables = classifier()
+    variables["params"]["Dense_0"]["bias"] = jnp.arange(7.0)
+    found = model.apply(variables, XS, lengths=jnp.array([0, 6, 6, 6]))
+    np.testing.assert_array_equal(found[0], jnp.arange(7.0))
+
+
+def test_in_bfloat16_logits_and_parameters_are_float32():
+    model, variables = classifier(dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    found = model.apply(variables, XS)
+    assert found.dtype == jnp.float32
+    exact = SequenceClassifier(CELLS["lstm"], 7).apply(variables, XS)
+    np.testing.assert_allclose(found, exact, atol=0.05)
+    assert not np.array_equal(found, exact)
+
+
+def test_dropout_needs_the_rng():
+    model, variables = classifier(rnnjax.Dropout(rnnjax.LSTM(5), input_rate=0.5))
+    plain = model.apply(variables, XS)
+    assert np.array_equal(plain, model.apply(variables, XS))
+    dropped = [model.apply(variables, XS, rngs={"dropout": jax.random.key(seed)}) for seed in (0, 0, 1)]
+    assert np.array_equal(dropped[0], dropped[1])
+    assert not np.allclose(dropped[0], dropped[2])
+    assert not np.allclose(dropped[0], plain)

@@ -1,0 +1,205 @@
+import flax
+import flax.linen as linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import rnnjax
+from rnnjax import nn
+
+CELLS = {
+    "basic": rnnjax.BasicRNN(4),
+    "projected lstm": rnnjax.LSTM(4, peephole=True, projection_size=3, layer_norm=True),
+    "gru": rnnjax.GRU(4),
+    "stack": rnnjax.Stack((rnnjax.LSTM(4), rnnjax.GRU(3, reset="before"))),
+    "learned state": rnnjax.LearnedState(rnnjax.GRU(4)),
+}
+XS = jax.random.normal(jax.random.key(0), (2, 5, 3))
+LENGTHS = jnp.array([3, 0])
+RESETS = jnp.zeros((2, 5), bool).at[0, 2].set(True)
+
+
+def randomised(params, seed=1):
+    """The parameters with noise on all of them, as zero biases hide what is missing."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    return structure.unflatten([leaf + 0.3 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys)])
+
+
+def assert_close(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other)):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_the_parameters_are_the_cells_own(cell):
+    variables = nn.RNN(cell).init(jax.random.key(1), XS)
+    assert set(variables) == {"params"}
+    assert set(variables["params"]) == {"rnn"}
+    params, own = variables["params"]["rnn"], cell.init(jax.random.key(2), 3)
+    assert jax.tree.structure(params) == jax.tree.structure(own)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, own)
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_a_module_is_unroll(cell):
+    params = randomised(cell.init(jax.random.key(2), 3))
+    found = nn.RNN(cell).apply({"params": {"rnn": params}}, XS)
+    assert_close(found, rnnjax.unroll(cell, params, XS))
+
+
+@pytest.mark.parametrize(("reverse", "time_major"), [(True, False), (False, True)])
+def test_all_options_are_those_of_unroll(reverse, time_major):
+    cell = CELLS["stack"]
+    params = randomised(cell.init(jax.random.key(2), 3))
+    state = jax.tree.map(lambda leaf: leaf + 0.5, cell.initial_state(2))
+    xs, resets = (XS.swapaxes(0, 1), RESETS.T) if time_major else (XS, RESETS)
+    module = nn.RNN(cell, method=rnnjax.Static(), reverse=reverse, time_major=time_major)
+    found = module.apply({"params": {"rnn": params}}, xs, state, lengths=LENGTHS, resets=resets)
+    options = {"reverse": reverse, "time_major": time_major}
+    assert_close(found, rnnjax.unroll(cell, params, xs, state, lengths=LENGTHS, resets=resets, **options))
+    plain = rnnjax.unroll(cell, params, xs, **options)
+    assert not np.allclose(found[0], plain[0])
+
+
+def test_bidirectional_is_bidirectional():
+    forward, backward = CELLS["basic"], CELLS["gru"]
+    params = randomised((forward.init(jax.random.key(2), 3), backward.init(jax.random.key(3), 3)))
+    states = jax.tree.map(lambda leaf: leaf + 0.5, (forward.initial_state(2), backward.initial_state(2)))
+    module = nn.Bidirectional(forward, backward)
+    variables = {"params": {"forward": params[0], "backward": params[1]}}
+    assert jax.tree.structure(module.init(jax.random.key(1), XS)) == jax.tree.structure(variables)
+    found = module.apply(variables, XS, states, lengths=LENGTHS, resets=RESETS)
+    expected = rnnjax.bidirectional(forward, backward, params, XS, states, lengths=LENGTHS, resets=RESETS)
+    assert_close(found, expected)
+    assert found[0].shape == (2, 5, 8)
+
+
+def test_the_directions_start_from_different_parameters():
+    params = nn.Bidirectional(CELLS["gru"], CELLS["gru"]).init(jax.random.key(1), XS)["params"]
+    assert not np.allclose(params["forward"].w_x, params["backward"].w_x)
+
+
+DROPPING = rnnjax.Dropout(rnnjax.GRU(4), input_rate=0.5, state_rate=0.5, output_rate=0.5)
+MODULES = {"rnn": nn.RNN(DROPPING), "bidirectional": nn.Bidirectional(DROPPING, DROPPING)}
+
+
+@pytest.mark.parametrize("module", MODULES.values(), ids=MODULES)
+def test_the_dropout_rng_makes_a_module_stochastic(module):
+    variables = module.init(jax.random.key(1), XS)
+
+    def outputs(seed=None, **options):
+        rngs = None if seed is None else {"dropout": jax.random.key(seed)}
+        return module.apply(variables, XS, rngs=rngs, **options)[0]
+
+    assert np.array_equal(outputs(0), outputs(0))
+    assert not np.allclose(outputs(0), outputs(1))
+    assert (np.asarray(outputs(0)) == 0).mean() > 0.2
+    plain = outputs()
+    assert np.array_equal(outputs(0, deterministic=True), plain)
+    assert np.array_equal(outputs(deterministic=False), plain)
+    assert not np.isclose(plain, 0).any()
+
+
+def test_evaluation_is_unroll_without_a_key():
+    module = MODULES["rnn"]
+    variables = module.init(jax.random.key(1), XS)
+    found = module.apply(variables, XS, rngs={"dropout": jax.random.key(0)}, deterministic=True)
+    assert_close(found, rnnjax.unroll(DROPPING, variables["params"]["rnn"], XS))
+
+
+def test_layers_in_one_model_draw_their_own_parameters_and_masks():
+    class Model(linen.Module):
+        @linen.compact
+        def __call__(self, xs):
+            cell = rnnjax.Dropout(rnnjax.GRU(3), input_rate=0.5)
+            return nn.RNN(cell)(xs)[0], nn.RNN(cell)(xs)[0]
+
+    variables = Model().init(jax.random.key(1), XS)
+    one, other = (variables["params"][f"RNN_{i}"]["rnn"] for i in range(2))
+    assert not np.allclose(one.w_x, other.w_x)
+    same = {"params": {"RNN_0": {"rnn": one}, "RNN_1": {"rnn": one}}}
+    assert np.array_equal(*Model().apply(same, XS))
+    assert not np.allclose(*Model().apply(same, XS, rngs={"dropout": jax.random.key(2)}))
+
+
+def test_gradients_reach_every_parameter_under_jit():
+    module = nn.RNN(CELLS["projected lstm"])
+    variables = {"params": {"rnn": randomised(CELLS["projected lstm"].init(jax.random.key(2), 3))}}
+    gradient = jax.jit(jax.grad(lambda v: (module.apply(v, XS)[0] ** 2).sum()))(variables)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_parameters_survive_serialisation(cell):
+    module = nn.RNN(cell)
+    variables = {"params": {"rnn": randomised(module.init(jax.random.key(1), XS)["params"]["rnn"])}}
+    content = flax.serialization.to_bytes(variables)
+    found = flax.serialization.from_bytes(module.init(jax.random.key(3), XS), content)
+    assert jax.tree.structure(found) == jax.tree.structure(variables)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(variables)):
+        assert np.array_equal(a, b)
+
+
+def test_a_module_can_be_counted_and_tabled():
+    table = nn.RNN(rnnjax.LSTM(4)).tabulate(jax.random.key(0), XS)
+    assert "128" in table  # (3 + 4 + 1) * 4 * 4
+
+
+# NNX, through Flax's bridge
+
+
+def bridged(module, **streams):
+    return nnx.bridge.lazy_init(nnx.bridge.ToNNX(module, rngs=nnx.Rngs(0, **streams)), XS)
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_from_nnx_a_module_is_unroll(cell):
+    model = bridged(nn.RNN(cell))
+    params = randomised(model.rnn.get_value())
+    model.rnn.set_value(params)
+    assert_close(model(XS, lengths=LENGTHS), rnnjax.unroll(cell, params, XS, lengths=LENGTHS))
+
+
+def test_from_nnx_gradients_are_those_of_unroll():
+    cell = CELLS["stack"]
+    model = bridged(nn.RNN(cell))
+    params = model.rnn.get_value()
+    found = nnx.grad(lambda model: (model(XS)[0] ** 2).sum())(model)
+    expected = jax.grad(lambda params: (rnnjax.unroll(cell, params, XS)[0] ** 2).sum())(params)
+    assert_close(found["rnn"].get_value(), expected)
+
+
+def test_from_nnx_a_module_is_split_merged_and_trained():
+    model, optimizer = bridged(nn.RNN(rnnjax.GRU(4))), optax.adam(0.05)
+
+    def loss(model):
+        return ((model(XS)[0] - 0.5) ** 2).mean()
+
+    @nnx.jit
+    def step(model, state):
+        params = nnx.state(model, nnx.Param)
+        updates, state = optimizer.update(nnx.grad(loss)(model), state, params)
+        nnx.update(model, optax.apply_updates(params, updates))
+        return state
+
+    before, state = loss(model), optimizer.init(nnx.state(model, nnx.Param))
+    for _ in range(10):
+        state = step(model, state)
+    assert loss(model) < 0.5 * before
+    copy = nnx.merge(*nnx.split(model))
+    assert loss(copy) == loss(model)
+    assert isinstance(copy.rnn.get_value(), rnnjax.GRUParams)
+
+
+def test_from_nnx_dropout_follows_the_stream_and_deterministic_turns_it_off():
+    model = bridged(MODULES["rnn"], dropout=1)
+    plain = model(XS, deterministic=True)[0]
+    assert np.array_equal(model(XS, deterministic=True)[0], plain)
+    one, other = model(XS)[0], model(XS)[0]
+    assert not np.allclose(one, other)
+    assert not np.allclose(one, plain)

@@ -1,0 +1,424 @@
+import dataclasses
+import json
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import rnnjax
+from rnnjax.config import (
+    CellConfig,
+    DataConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    TrainConfig,
+    build_cell,
+    differences,
+    freeze,
+    from_dict,
+    to_dict,
+)
+from rnnjax.config_flags import read_config
+from rnnjax.errors import ConfigError
+from rnnjax.tasks import mnist, task_module
+
+# ml_collections reads config files by a method that Python has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+MNIST = "configs/mnist.py"
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+
+
+def read(*arguments, config=MNIST):
+    return read_config(["--config", config, *arguments])[0]
+
+
+# Reading
+
+
+def test_the_default_variant_is_rnn150():
+    config = read()
+    assert isinstance(config, mnist.Config)
+    assert (config.cell.kind, config.cell.hidden_size, config.batch_size, config.epochs) == ("BasicRNN", 150, 150, 5)
+    assert (config.optimizer.name, config.optimizer.learning_rate) == ("adam", 1e-3)
+    assert config == read(config=f"{MNIST}:rnn150")
+
+
+@pytest.mark.parametrize(
+    ("variant", "kind", "hidden_size", "layers", "batch_size", "epochs", "data"),
+    [
+        ("rnn150", "BasicRNN", 150, 1, 150, 5, "mnist"),
+        ("rnn150_long", "BasicRNN", 150, 1, 150, 100, "mnist"),
+        ("rnn128", "BasicRNN", 128, 1, 128, 30, "mnist"),
+        ("rnn31", "BasicRNN", 31, 1, 128, 10, "mnist"),
+        ("rnn31x3", "BasicRNN", 31, 3, 128, 10, "mnist"),
+        ("lstm150", "LSTM", 150, 1, 150, 5, "mnist"),
+        ("lstm150_peephole", "LSTM", 150, 1, 150, 5, "mnist"),
+        ("gru150", "GRU", 150, 1, 150, 5, "mnist"),
+    ],
+)
+def test_the_variants_are_those_of_the_source(variant, kind, hidden_size, layers, batch_size, epochs, data):
+    config = read(config=f"{MNIST}:{variant}")
+    cell = config.cell
+    assert (cell.kind, cell.hidden_size, cell.layers) == (kind, hidden_size, layers)
+    assert (config.batch_size, config.epochs, config.data.name) == (batch_size, epochs, data)
+    assert cell.peephole == (True if "peephole" in variant else None)
+
+
+def test_the_embedded_variant_uses_the_embedded_digits():
+    assert read(config=f"{MNIST}:embedded").data.name == "embedded"
+
+
+def test_reading_gives_a_name_for_the_run_and_its_work_directory(tmp_path):
+    _, name, workdir = read_config(["--config", f"{MNIST}:gru150", "--workdir", str(tmp_path)])
+    assert workdir == tmp_path
+    assert name.startswith("mnist")
+    assert name.endswith("gru150")
+    assert ".py" not in name
+    assert read_config([f"--config={MNIST}"])[2] is None
+
+
+def test_fields_are_set_by_their_dotted_names():
+    config = read(
+        "--config.seed=7",
+        "--config.cell.hidden_size=9",
+        "--config.cell.kind=LSTM",
+        "--config.cell.cell_clip=3",
+        "--config.cell.peephole=true",
+        "--config.cell.recurrent_init=glorot_normal",
+        "--config.optimizer.learning_rate=1e-2",
+        "--config.optimizer.clip_norm=5",
+        "--config.data.path=/data",
+        "--config.parallel.batch=all",
+        "--config.dtype=bfloat16",
+    )
+    assert (config.seed, config.dtype, config.parallel.batch, config.data.path) == (7, "bfloat16", "all", "/data")
+    assert (config.optimizer.learning_rate, config.optimizer.clip_norm) == (0.01, 5.0)
+    cell = rnnjax.LSTM(9, cell_clip=3.0, peephole=True, recurrent_init="glorot_normal")
+    assert build_cell(config.cell) == cell
+
+
+REFUSED = [
+    (["--config.colour=red"], "colour"),
+    (["--config.cell.colour=red"], "colour"),
+    (["--config.epochs=many"], "epochs.*many"),
+    (["--config.epochs=2.5"], "epochs.*2.5"),
+    (["--config.cell.peephole=perhaps"], "peephole.*perhaps"),
+    (["--config.cell.cell_clip=small"], "cell_clip.*small"),
+    (["--config.cell=LSTM"], "cell"),
+    (["--config.optimizer.learning_rate=fast"], "learning_rate.*fast"),
+    (["--colour=red"], "colour"),
+    (["stray"], "unexpected argument 'stray'"),
+    (["--config.epochs=0"], "epochs must be at least 1, got 0"),
+    (["--config.batch_size=-1"], "batch_size must be at least 1, got -1"),
+    (["--config.log_every=0"], "log_every must be at least 1, got 0"),
+    (["--config.seed=-1"], "seed must not be negative, got -1"),
+    (["--config.seed=99999999999999999999"], "seed .*99999999999999999999"),
+    (["--config.steps_per_call=-2"], "steps_per_call must not be negative, got -2"),
+    (["--config.dtype=int8"], "dtype must be one of float32, .*got 'int8'"),
+    (["--config.data.feed=disk"], "data.feed must be .*got 'disk'"),
+    (["--config.data.name=cifar"], "data.name must be .*got 'cifar'"),
+    (["--config.parallel.batch=0"], "parallel.batch must be .*got '0'"),
+    (["--config.parallel.batch=-1"], "parallel.batch must be .*got '-1'"),
+    (["--config.parallel.batch=some"], "parallel.batch must be .*got 'some'"),
+    (["--config.optimizer.name=adamm"], "unknown optimizer.name 'adamm'"),
+    (["--config.optimizer.learning_rate=0"], "optimizer.learning_rate must be positive, got 0"),
+    (["--config.optimizer.warmup_steps=-1"], "warmup_steps must (?!be from 0 to -1).*got -1"),
+    (["--config.cell.layers=0"], "cell.layers must be at least 1, got 0"),
+    (["--config.cell.hidden_size=0"], "hidden_size must be at least 1, got 0"),
+    (["--config.cell.activation=tahn"], "unknown activation 'tahn'; choose from tanh,"),
+    (["--config.cell.kernel_init=glorot"], "unknown initialiser 'glorot'; choose from"),
+    (["--config.cell.recurrent_init=glorot"], "unknown initialiser 'glorot'; choose from"),
+    (["--config.cell.input_dropout=1.5"], r"input_\w+ must be .*got 1.5"),
+    (["--config.cell.reset=after"], "BasicRNN has no field reset; leave cell.reset out"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=[" ".join(case[0]) for case in REFUSED])
+def test_what_cannot_be_meant_is_refused_in_one_sentence_by_name_and_value(arguments, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        read(*arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_config_is_refused_with_the_usage():
+    with pytest.raises(ConfigError, match="no config is given; usage: --config FILE"):
+        read_config([])
+
+
+def test_an_unknown_variant_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match=r"unknown variant 'rnn151' .*choose from rnn150, .*embedded"):
+        read(config=f"{MNIST}:rnn151")
+
+
+def test_a_missing_file_is_refused_by_name():
+    with pytest.raises(ConfigError, match=r"configs/nothing\.py"):
+        read(config="configs/nothing.py")
+
+
+FILES = {
+    "syntax": ("def get_config(:", "syntax"),
+    "raises": ("def get_config():\n    raise RuntimeError('no such corpus')", "no such corpus"),
+    "imports": ("import no_such_package", "no_such_package"),
+    "no config": ("def get_config():\n    return {}", "get_config|TrainConfig"),
+    "another config": (
+        "import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict({'epochs': 1})",
+        "get_config|TrainConfig",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), FILES.values(), ids=FILES)
+def test_a_file_that_makes_no_config_is_refused_with_the_reason(text, message, tmp_path):
+    (tmp_path / "broken.py").write_text(text)
+    with pytest.raises(ConfigError, match=message) as error:
+        read(config=str(tmp_path / "broken.py"))
+    assert "\n" not in str(error.value)
+
+
+# Configs as values
+
+
+def test_a_config_that_was_read_is_frozen():
+    config = read()
+    with pytest.raises(dataclasses.FrozenInstanceError, match="epochs"):
+        config.epochs = 7
+    with pytest.raises(dataclasses.FrozenInstanceError, match="hidden_size"):
+        config.cell.hidden_size = 7
+    assert (config.epochs, config.cell.hidden_size) == (5, 150)
+
+
+def test_before_that_fields_can_be_set_but_no_new_ones():
+    config = TrainConfig()
+    config.epochs = 7
+    assert config.epochs == 7
+    with pytest.raises(AttributeError, match="TrainConfig has no field 'epoch'"):
+        config.epoch = 7
+    with pytest.raises(AttributeError, match="CellConfig has no field 'hidden'"):
+        config.cell.hidden = 7
+
+
+def test_configs_do_not_share_their_parts():
+    one, other = TrainConfig(), TrainConfig()
+    one.cell.hidden_size = 7
+    assert other.cell.hidden_size == 150
+
+
+EXAMPLES = [
+    mnist.Config(),
+    mnist.Config(
+        seed=3,
+        dtype="bfloat16",
+        cell=CellConfig(kind="LSTM", peephole=True, cell_clip=1.5, state_dropout=0.1, variational=True),
+        optimizer=OptimizerConfig(name="sgd", momentum=0.9, schedule="cosine", warmup_steps=3),
+        data=DataConfig(name="mnist", path="/data", feed="host"),
+        parallel=ParallelConfig(batch="2"),
+    ),
+]
+
+
+@pytest.mark.parametrize("config", EXAMPLES)
+def test_a_config_survives_json(config):
+    found = from_dict(mnist.Config, json.loads(json.dumps(to_dict(config))))
+    assert found == config
+    assert to_dict(freeze(found)) == to_dict(config)
+    assert from_dict(mnist.Config, to_dict(found)) == found
+
+
+def test_an_unknown_name_in_a_dict_is_refused():
+    with pytest.raises(ConfigError, match="Config has no field 'colour'"):
+        from_dict(mnist.Config, {"colour": "red"})
+    with pytest.raises(ConfigError, match="OptimizerConfig has no field 'colour'"):
+        from_dict(mnist.Config, {"optimizer": {"colour": "red"}})
+
+
+def test_differences_are_the_dotted_names_of_fields():
+    one = to_dict(mnist.Config())
+    assert differences(one, one) == []
+    other = to_dict(mnist.Config(seed=1, cell=CellConfig(hidden_size=7, layers=2)))
+    assert differences(one, other) == ["cell.hidden_size", "cell.layers", "seed"]
+    assert differences(other, one) == ["cell.hidden_size", "cell.layers", "seed"]
+
+
+def test_a_field_that_only_one_has_is_a_difference():
+    assert differences({"a": 1}, {"a": 1, "b": 2}) == ["b"]
+    assert differences({"a": {"b": 1}}, {"a": 1}) == ["a"]
+
+
+# Cells
+
+OPTIONS = [
+    ({"kind": "BasicRNN"}, rnnjax.BasicRNN(6)),
+    ({"kind": "BasicRNN", "activation": "relu"}, rnnjax.BasicRNN(6, activation="relu")),
+    ({"kind": "GRU"}, rnnjax.GRU(6)),
+    ({"kind": "GRU", "reset": "before"}, rnnjax.GRU(6, reset="before")),
+    ({"kind": "LSTM"}, rnnjax.LSTM(6)),
+    ({"kind": "LSTM", "peephole": True}, rnnjax.LSTM(6, peephole=True)),
+    ({"kind": "LSTM", "forget_bias": 0.0}, rnnjax.LSTM(6, forget_bias=0.0)),
+    ({"kind": "LSTM", "projection_size": 4}, rnnjax.LSTM(6, projection_size=4)),
+    ({"kind": "LSTM", "cell_clip": 1.0}, rnnjax.LSTM(6, cell_clip=1.0)),
+    (
+        {"kind": "LSTM", "projection_size": 4, "projection_clip": 1.0},
+        rnnjax.LSTM(6, projection_size=4, projection_clip=1.0),
+    ),
+    ({"kind": "LSTM", "coupled_gates": True}, rnnjax.LSTM(6, coupled_gates=True)),
+    ({"kind": "LSTM", "layer_norm": True}, rnnjax.LSTM(6, layer_norm=True)),
+    ({"kernel_init": "he_normal"}, rnnjax.BasicRNN(6, kernel_init="he_normal")),
+    ({"recurrent_init": "glorot_uniform"}, rnnjax.BasicRNN(6, recurrent_init="glorot_uniform")),
+    ({"input_dropout": 0.1}, rnnjax.Dropout(rnnjax.BasicRNN(6), input_rate=0.1)),
+    ({"state_dropout": 0.1}, rnnjax.Dropout(rnnjax.BasicRNN(6), state_rate=0.1)),
+    ({"output_dropout": 0.1}, rnnjax.Dropout(rnnjax.BasicRNN(6), output_rate=0.1)),
+    (
+        {"output_dropout": 0.1, "variational": True},
+        rnnjax.Dropout(rnnjax.BasicRNN(6), output_rate=0.1, variational=True),
+    ),
+    ({"layers": 3}, rnnjax.Stack((rnnjax.BasicRNN(6),) * 3)),
+    (
+        {"kind": "GRU", "layers": 2, "input_dropout": 0.1},
+        rnnjax.Stack((rnnjax.Dropout(rnnjax.GRU(6), input_rate=0.1),) * 2),
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "cell"), OPTIONS, ids=[str(fields) for fields, _ in OPTIONS])
+def test_a_cell_is_built_from_its_config(fields, cell):
+    config = CellConfig(hidden_size=6, **fields)
+    assert build_cell(config) == cell
+    assert build_cell(freeze(config)) == cell
+
+
+REFUSED_CELLS = [
+    ({"kind": "LSTMs"}, "unknown cell 'LSTMs'.*choose BasicRNN, LSTM or GRU"),
+    ({"kind": "no_such_module:Mine"}, "unknown cell 'no_such_module:Mine'.*no_such_module"),
+    ({"kind": "json:Mine"}, "unknown cell 'json:Mine'"),
+    ({"kind": "json:JSONDecoder"}, "must name a gated cell .*got 'json:JSONDecoder'"),
+    ({"kind": "unroll"}, "must name a gated cell .*got 'unroll'"),
+    ({"kind": "Stack"}, "must name a gated cell .*got 'Stack'"),
+    ({"kind": "GatedCell"}, "GatedCell"),
+    ({"kind": "GRU", "activation": "relu"}, "GRU has no field activation; leave cell.activation out"),
+    ({"kind": "GRU", "peephole": False}, "GRU has no field peephole"),
+    ({"kind": "BasicRNN", "forget_bias": 1.0}, "BasicRNN has no field forget_bias"),
+    ({"kind": "BasicRNN", "reset": "after"}, "BasicRNN has no field reset"),
+    ({"kind": "GRU", "reset": "never"}, "reset must be .*got 'never'"),
+    ({"activation": "tahn"}, "unknown activation 'tahn'"),
+    ({"hidden_size": 0}, "hidden_size must be at least 1, got 0"),
+    ({"layers": 0}, "cell.layers must be at least 1, got 0"),
+    ({"kind": "LSTM", "projection_clip": 1.0}, "projection_clip"),
+    ({"kind": "LSTM", "cell_clip": -1.0}, "cell_clip .*-1.0"),
+    ({"kind": "LSTM", "projection_size": 0}, "projection_size must be at least 1, got 0"),
+    ({"state_dropout": 1.0}, r"state_\w+ must be .*got 1.0"),
+    ({"output_dropout": -0.1}, r"output_\w+ must be .*got -0.1"),
+    ({"kernel_init": "glorot"}, "unknown initialiser 'glorot'"),
+    ({"recurrent_init": "glorot"}, "unknown initialiser 'glorot'"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), REFUSED_CELLS, ids=[str(fields) for fields, _ in REFUSED_CELLS])
+def test_a_cell_that_cannot_be_built_is_refused_by_name_and_value(fields, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        build_cell(CellConfig(**fields))
+    assert "\n" not in str(error.value)
+
+
+def test_mask_for_a_whole_sequence_needs_a_rate():
+    assert build_cell(CellConfig(hidden_size=6, variational=True)) == rnnjax.BasicRNN(6)
+
+
+@pytest.fixture
+def own_package(tmp_path, monkeypatch):
+    """A package of one's own with a cell and a task."""
+    package = tmp_path / "mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "cells.py").write_text(
+        textwrap.dedent("""
+        import dataclasses
+        import jax.numpy as jnp
+        import rnnjax
+
+        @dataclasses.dataclass(frozen=True)
+        class Leaky(rnnjax.GatedCell):
+            activation: str = "tanh"
+
+            def gates(self, params, state, z, r):
+                return rnnjax.HiddenState(0.9 * state.h + 0.1 * jnp.tanh((z + r)[..., 0, :]))
+        """)
+    )
+    (package / "task.py").write_text(
+        textwrap.dedent("""
+        import dataclasses
+        from rnnjax.config import TrainConfig
+
+        @dataclasses.dataclass
+        class Config(TrainConfig):
+            task: str = "mine.task"
+            colours: int = 3
+
+        def build(config):
+            return config.colours
+        """)
+    )
+    (package / "nothing.py").write_text("x = 1")
+    (package / "broken.py").write_text("import no_such_package")
+    (tmp_path / "own_config.py").write_text("from mine.task import Config\ndef get_config():\n    return Config()")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
+        del sys.modules[name]
+
+
+def test_a_cell_of_ones_own_is_named_by_module_and_class(own_package):
+    cell = build_cell(CellConfig(kind="mine.cells:Leaky", hidden_size=6, activation="relu", layers=2))
+    assert [type(layer).__name__ for layer in cell.cells] == ["Leaky", "Leaky"]
+    assert cell.cells[0].activation == "relu"
+    params = cell.init(jax.random.key(0), 3)
+    ys, _ = rnnjax.unroll(cell, params, jnp.ones((2, 5, 3)))
+    assert ys.shape == (2, 5, 6)
+
+
+def test_a_field_that_ones_own_cell_lacks_is_refused(own_package):
+    with pytest.raises(ConfigError, match="Leaky has no field peephole"):
+        build_cell(CellConfig(kind="mine.cells:Leaky", peephole=True))
+
+
+# Tasks
+
+
+def test_a_task_is_found_by_name():
+    assert task_module("mnist") is mnist
+
+
+def test_a_task_of_ones_own_is_found_by_its_dotted_path(own_package):
+    config = read("--config.colours=5", config=str(own_package / "own_config.py"))
+    module = task_module(config.task)
+    assert module.__name__ == "mine.task"
+    assert module.build(config) == 5
+    assert from_dict(module.Config, to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mnits", "unknown task 'mnits'"),
+        ("mine.nowhere", r"unknown task 'mine\.nowhere'"),
+        ("no.such.package", r"unknown task 'no\.such\.package'"),
+        ("", "unknown task ''"),
+        (".mnist", r"unknown task '\.mnist'"),
+        ("mine.nothing", r"mine\.nothing is not a task"),
+        ("task", "task is not a task"),
+    ],
+)
+def test_what_is_no_task_is_refused_by_name(name, message, own_package):
+    with pytest.raises(ConfigError, match=message):
+        task_module(name)
+
+
+def test_a_task_whose_imports_are_missing_says_which(own_package):
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        task_module("mine.broken")

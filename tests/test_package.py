@@ -1,0 +1,43 @@
+import importlib
+import os
+import subprocess
+import sys
+
+import pytest
+
+import rnnjax
+
+PUBLIC = [name for name in rnnjax.__all__ if callable(getattr(rnnjax, name, None))]
+HEAVY = ("flax", "tensorflow", "tensorflow_datasets", "matplotlib", "orbax", "optax", "mlxtend")
+
+
+def test_importing_the_library_imports_no_data_or_training_library():
+    program = f"import rnnjax, sys; print(*(name for name in {HEAVY} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_importing_the_library_starts_no_device():
+    program = "import rnnjax, jax; jax.config.update('jax_num_cpu_devices', 3); print(jax.device_count())"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["3"]
+
+
+@pytest.mark.parametrize("package", ["rnnjax", "rnnjax.cells", "rnnjax.unrolling"])
+def test_every_public_name_is_there_once(package):
+    module = importlib.import_module(package)
+    assert len(set(module.__all__)) == len(module.__all__)
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []
+
+
+def test_the_names_of_cells_and_unrolling_are_names_of_the_library():
+    assert set(rnnjax.cells.__all__) | set(rnnjax.unrolling.__all__) <= set(rnnjax.__all__)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_functions_and_classes_say_what_they_are(name):
+    doc = getattr(rnnjax, name).__doc__
+    assert doc
+    assert not doc.startswith(f"{name}(")  # what a dataclass or NamedTuple says for want of better
+    assert len(doc) > 20

@@ -1,0 +1,287 @@
+import json
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from toytasks import sign
+from toytasks.config import get_config
+from toytasks.runs import assert_identical, assert_same_run, last_checkpoint, run_training, sign_config
+from toytasks.sign import Config
+
+from rnnjax.config import CellConfig, DataConfig, OptimizerConfig, ParallelConfig, freeze, from_dict, to_dict
+from rnnjax.errors import CheckpointError
+from rnnjax.training.interruption import Interrupted, StopRequest
+from rnnjax.training.loop import train
+from rnnjax.training.record import Record
+from rnnjax.training.run_directory import RunDirectory
+
+
+def config_of(**fields) -> Config:
+    """A config in which all that could get lost on the way matters: dropout, schedule, moments, half epochs."""
+    fields = {
+        "epochs": 3,
+        "steps_per_call": 3,
+        "log_every": 2,
+        "cell": CellConfig(kind="GRU", hidden_size=4, input_dropout=0.3),
+        "optimizer": OptimizerConfig(learning_rate=1e-2, schedule="cosine", warmup_steps=3),
+        **fields,
+    }
+    return sign_config(**fields)
+
+
+CALLS = 9  # 8 steps an epoch in calls of 3, 3 and 2, for 3 epochs
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return run_training(tmp_path_factory.mktemp("whole"), config_of())
+
+
+@pytest.fixture(autouse=True)
+def _signals_that_are_not_taken_fail():
+    """A signal that the run does not take ends the test, not the test run."""
+
+    def refuse(number, frame):
+        raise AssertionError(f"{signal.Signals(number).name} was not taken")
+
+    before = {number: signal.signal(number, refuse) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def interrupt(monkeypatch, at: int, action) -> None:
+    """Has `action(record)` done just before what is written down for the `at`-th time."""
+    real, writes = Record.write, []
+
+    def write(self, finished):
+        writes.append(finished.step)
+        if len(writes) == at:
+            action(self)
+        return real(self, finished)
+
+    monkeypatch.setattr(Record, "write", write)
+
+
+@pytest.mark.parametrize(("at", "number"), [(1, signal.SIGTERM), (2, signal.SIGINT), (3, signal.SIGTERM)])
+def test_a_run_stopped_by_a_signal_and_resumed_equals_one_that_was_not(
+    at, number, uninterrupted, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        interrupt(patch, at, lambda record: signal.raise_signal(number))
+        with pytest.raises(Interrupted, match=rf"{number.name} at step \d+ of 24, after a checkpoint"):
+            run_training(tmp_path, config_of())
+    assert not RunDirectory(tmp_path).summary()
+    step, _ = last_checkpoint(tmp_path, config_of())
+    assert 0 < step < 24
+    assert max(row["step"] for row in RunDirectory(tmp_path).metrics()) == step
+    assert_same_run(run_training(tmp_path, config_of()), uninterrupted)
+
+
+def test_a_run_stopped_again_and_again_equals_one_that_was_not(uninterrupted, tmp_path, monkeypatch):
+    stops = 0
+    for _ in range(CALLS):
+        with monkeypatch.context() as patch:
+            interrupt(patch, 1, lambda record: signal.raise_signal(signal.SIGTERM))
+            try:
+                run_training(tmp_path, config_of())
+                break
+            except Interrupted:
+                stops += 1
+    assert stops >= 3
+    assert_same_run(run_training(tmp_path, config_of()), uninterrupted)
+
+
+class PowerCut(Exception):
+    """The process is gone, and with it all that was not yet on disk."""
+
+
+@pytest.mark.parametrize("at", [1, 5, 9])
+def test_a_run_cut_off_and_resumed_equals_one_that_was_not(at, uninterrupted, tmp_path, monkeypatch):
+    def cut(record):
+        record.checkpoints.wait()
+        raise PowerCut
+
+    with monkeypatch.context() as patch:
+        interrupt(patch, at, cut)
+        with pytest.raises(PowerCut):
+            run_training(tmp_path, config_of())
+    assert_same_run(run_training(tmp_path, config_of()), uninterrupted)
+
+
+def test_metrics_written_after_the_last_checkpoint_are_not_there_twice(uninterrupted, tmp_path, monkeypatch):
+    # The second epoch's first call is written down, its checkpoint never is.
+    with monkeypatch.context() as patch:
+        interrupt(patch, 6, lambda record: (_ for _ in ()).throw(PowerCut))
+        with pytest.raises(PowerCut):
+            run_training(tmp_path, config_of())
+    assert max(row["step"] for row in RunDirectory(tmp_path).metrics()) > last_checkpoint(tmp_path, config_of())[0]
+    resumed = run_training(tmp_path, config_of())
+    keys = [(row["step"], row["split"]) for row in resumed.metrics]
+    assert len(keys) == len(set(keys))
+    assert_same_run(resumed, uninterrupted)
+
+
+def test_a_line_that_was_cut_off_is_dropped(uninterrupted, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt(patch, 5, lambda record: (_ for _ in ()).throw(PowerCut))
+        with pytest.raises(PowerCut):
+            run_training(tmp_path, config_of())
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 14, "epoch": 2, "spl')
+    assert_same_run(run_training(tmp_path, config_of()), uninterrupted)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"epochs": 2, "data": DataConfig(feed="host")},
+        {"epochs": 2, "parallel": ParallelConfig(batch="2")},
+        {"epochs": 3, "steps_per_call": 0},
+    ],
+    ids=["host feed", "two devices", "whole epochs"],
+)
+def test_resuming_is_exact_for_every_way_of_running(fields, tmp_path, monkeypatch):
+    config = config_of(**fields)
+    whole = run_training(tmp_path / "whole", config)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 1, lambda record: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            run_training(tmp_path / "stopped", config)
+    assert_same_run(run_training(tmp_path / "stopped", config), whole)
+
+
+def damaged_copy(run, path, steps):
+    """A copy of a finished run that looks as if it had ended before its summary, with damaged checkpoints."""
+    shutil.copytree(run.directory.path, path)
+    (path / "summary.json").unlink()
+    for step in steps:
+        for file in (path / "checkpoints" / str(step) / "state").rglob("*"):
+            if file.is_file():
+                file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    return path
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_says_so(uninterrupted, tmp_path, caplog):
+    path = damaged_copy(uninterrupted, tmp_path / "run", [24])
+    with caplog.at_level("INFO"):
+        resumed = run_training(path, config_of())
+    text = "\n".join(record.getMessage() for record in caplog.records)
+    assert "checkpoint of step 24 is damaged" in text
+    assert "going on from the checkpoint of step 16" in text
+    assert resumed.metrics == uninterrupted.metrics
+
+
+def test_after_it_the_last_checkpoint_is_whole_again(uninterrupted, tmp_path):
+    path = damaged_copy(uninterrupted, tmp_path / "run", [24])
+    run_training(path, config_of())
+    step, state = last_checkpoint(path, config_of())
+    assert step == 24
+    assert_identical(state, uninterrupted.state)
+
+
+def test_where_every_checkpoint_is_damaged_the_run_is_refused_and_left_as_it_is(uninterrupted, tmp_path):
+    path = damaged_copy(uninterrupted, tmp_path / "run", [8, 16, 24])
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be read"):
+        run_training(path, config_of())
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+
+
+def test_a_run_of_which_only_the_summary_is_missing_gets_the_same_one(uninterrupted, tmp_path):
+    path = damaged_copy(uninterrupted, tmp_path / "run", [])
+    resumed = run_training(path, config_of())
+    assert_same_run(resumed, uninterrupted)
+    for name in ("final", "best", "data", "device"):
+        assert resumed.summary[name] == uninterrupted.summary[name]
+
+
+def test_the_first_signal_is_noted_and_the_second_is_not():
+    taken = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: taken.append(number))
+    try:
+        with StopRequest() as stop:
+            assert stop.signal is None
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.signal == "SIGTERM"
+            assert taken == []
+            signal.raise_signal(signal.SIGTERM)
+            assert taken == [signal.SIGTERM]
+        signal.raise_signal(signal.SIGTERM)
+        assert len(taken) == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+COMMAND = [sys.executable, "-m", "rnnjax.train", "--config"]
+
+
+def start_long_run(path, config_file, environment):
+    arguments = [*COMMAND, f"{config_file}:long", "--workdir", str(path)]
+    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith("epoch 2 "):
+            return process, lines
+    raise AssertionError(f"the run ended before epoch 2: {''.join(lines)}")
+
+
+def end_long_run(path):
+    """Goes on in this process, with the config that the command wrote."""
+    config = freeze(from_dict(Config, json.loads((path / "config.json").read_text())))
+    return run_training(path, config)
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory):
+    """The long run without a stop."""
+    return run_training(tmp_path_factory.mktemp("long"), freeze(get_config("long")))
+
+
+@pytest.fixture
+def config_file(process_environment):
+    return f"{process_environment['PYTHONPATH']}/toytasks/config.py"
+
+
+def end_by(number, process, lines) -> tuple[int, str, str]:
+    """Sends a signal; returns exit code, stdout and all of stderr."""
+    process.send_signal(number)
+    out, rest = process.communicate(timeout=60)
+    return process.returncode, out, "".join(lines) + rest
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_command_with_75_after_a_checkpoint_and_it_says_how_to_go_on(
+    number, config_file, process_environment, long_run, tmp_path
+):
+    path = tmp_path / "run"
+    code, out, err = end_by(number, *start_long_run(path, config_file, process_environment))
+    assert code == 75, err
+    assert out == ""
+    assert "Traceback" not in err
+    (told,) = [line for line in err.splitlines() if number.name in line]
+    assert f"--workdir {path}" in told
+    step, _ = last_checkpoint(path, long_run.config)
+    assert f"at step {step} of 80" in told
+    assert RunDirectory(path).metrics()[-1]["step"] == step
+    assert not (path / "summary.json").exists()
+    if number == signal.SIGTERM:
+        assert_same_run(end_long_run(path), long_run)
+
+
+def test_a_killed_command_goes_on_from_its_last_checkpoint(config_file, process_environment, long_run, tmp_path):
+    path = tmp_path / "run"
+    code, _, err = end_by(signal.SIGKILL, *start_long_run(path, config_file, process_environment))
+    assert code == -signal.SIGKILL, err
+    assert RunDirectory(path).metrics()
+    assert_same_run(end_long_run(path), long_run)
+
+
+def test_the_task_may_be_built_anew_for_every_part_of_a_run(uninterrupted, tmp_path):
+    config = config_of()
+    directory = RunDirectory(tmp_path)
+    directory.claim(to_dict(config))
+    assert train(sign.build(config), config, directory)["final"] == uninterrupted.summary["final"]

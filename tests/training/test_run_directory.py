@@ -1,0 +1,262 @@
+import json
+import struct
+import zlib
+
+import pytest
+from toytasks import sign
+from toytasks.runs import run_training, sign_config
+
+from rnnjax.config import to_dict
+from rnnjax.errors import ConfigError
+from rnnjax.tasks.task import Task
+from rnnjax.training import plots
+from rnnjax.training.event_log import EventLog
+from rnnjax.training.run_directory import RunDirectory
+from rnnjax.training.summary import best_metrics, last_metrics
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return run_training(tmp_path_factory.mktemp("runs") / "run", sign_config(epochs=2))
+
+
+def test_config_json_is_the_config(run):
+    assert json.loads((run.directory.path / "config.json").read_text()) == to_dict(sign_config(epochs=2))
+
+
+def test_every_line_of_metrics_says_step_epoch_split_and_the_metrics(run):
+    rows = [json.loads(line) for line in (run.directory.path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["epoch"], row["split"]) for row in rows] == [
+        (4, 1, "train"),
+        (8, 1, "train"),
+        (8, 1, "validation"),
+        (12, 2, "train"),
+        (16, 2, "train"),
+        (16, 2, "validation"),
+        (16, 2, "test"),
+    ]
+    assert all(row.keys() == {"step", "epoch", "split", "loss", "accuracy"} for row in rows)
+    assert all(isinstance(row[name], float) for row in rows for name in ("loss", "accuracy"))
+
+
+def test_the_summary_says_what_came_out_and_on_what(run):
+    summary = json.loads((run.directory.path / "summary.json").read_text())
+    assert summary == run.summary
+    assert summary.keys() >= {"final", "best", "seconds", "steps_per_second", "compile_seconds"}
+    assert summary.keys() >= {"device", "versions", "git_commit", "data"}
+    rows = run.metrics
+    assert summary["final"] == {"train": rows[4], "validation": rows[5], "test": rows[6]}
+    validation = [rows[2], rows[5]]
+    assert summary["best"] == max(validation, key=lambda row: row["accuracy"])
+    assert summary["seconds"] > summary["compile_seconds"] >= 0
+    assert summary["steps_per_second"] > 0
+    assert summary["device"].keys() >= {"kind", "count"}
+    assert summary["device"]["count"] == 1
+    assert summary["versions"].keys() >= {"python", "rnnjax", "jax", "jaxlib", "flax", "optax", "numpy"}
+    data = sign.build(sign_config()).data
+    assert summary["data"] == {"name": "sign", "source": "made in the test", "checksum": data.checksum}
+
+
+def test_the_rate_in_the_summary_is_that_of_the_steps_alone(tmp_path, monkeypatch):
+    import time
+
+    from rnnjax.training.checkpoint import Checkpoints
+
+    real = Checkpoints.restore_last
+
+    def slow(self, like):
+        time.sleep(2)
+        return real(self, like)
+
+    monkeypatch.setattr(Checkpoints, "restore_last", slow)
+    summary = run_training(tmp_path, sign_config(epochs=1)).summary
+    assert 8 / summary["steps_per_second"] < 2
+
+
+def test_the_pictures_are_png_files(run, pictures, tmp_path):
+    plots.plot_curves(run.metrics, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"loss.png", "accuracy.png"}
+    for path in tmp_path.iterdir():
+        width, height = png_size(path.read_bytes())
+        assert width >= 300
+        assert height >= 200
+
+
+def test_a_run_draws_its_pictures(pictures, tmp_path):
+    run_training(tmp_path, sign_config(epochs=1))
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"loss.png", "accuracy.png"}
+
+
+def png_size(content: bytes) -> tuple[int, int]:
+    """Width and height of a PNG file all of whose chunks are whole."""
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    names, at = [], 8
+    while at < len(content):
+        (length,) = struct.unpack(">I", content[at : at + 4])
+        body = content[at + 4 : at + 8 + length]
+        (checksum,) = struct.unpack(">I", content[at + 8 + length : at + 12 + length])
+        assert zlib.crc32(body) == checksum
+        names.append(body[:4])
+        at += 12 + length
+    assert names[0] == b"IHDR"
+    assert names[-1] == b"IEND"
+    return struct.unpack(">II", content[16:24])
+
+
+def scalars(directory) -> list[tuple[str, int, float]]:
+    """Tag, step and value of every scalar in TensorBoard's event files, oldest file first."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for path in sorted(directory.iterdir(), key=lambda path: path.stat().st_mtime_ns):
+        content, at = path.read_bytes(), 0
+        while at < len(content):
+            (length,) = struct.unpack("<Q", content[at : at + 8])
+            event = Event.FromString(content[at + 12 : at + 12 + length])
+            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+            at += 16 + length
+        assert at == len(content)
+    return found
+
+
+def test_the_event_files_hold_the_metrics(run):
+    expected = [
+        (f"{row['split']}/{name}", row["step"], pytest.approx(row[name], rel=1e-6))
+        for row in run.metrics
+        for name in ("accuracy", "loss")
+        if row["split"] in ("train", "validation")
+    ]
+    found = [point for point in scalars(run.directory.tensorboard) if not point[0].startswith("test/")]
+    assert sorted(found, key=lambda point: point[:2]) == sorted(expected, key=lambda point: point[:2])
+
+
+def test_a_resumed_run_tells_tensorboard_to_drop_what_came_after_its_checkpoint(tmp_path):
+    from tensorboardX.proto.event_pb2 import SessionLog
+
+    with EventLog(tmp_path, None) as log:
+        log.write([{"step": 8, "epoch": 1, "split": "train", "loss": 1.0}])
+    first = set(tmp_path.iterdir())
+    with EventLog(tmp_path, 4) as log:
+        log.write([{"step": 8, "epoch": 1, "split": "train", "loss": 1.0}])
+    files = set(tmp_path.iterdir())
+    # Both may have been made in the same second, and then are one file.
+    content = b"".join(path.read_bytes() for path in (files - first or files))
+    assert struct.pack("<BB", 0x08, SessionLog.START) in content
+
+
+# Claiming a directory
+
+
+def claim(path, **fields):
+    RunDirectory(path).claim(to_dict(sign_config(**fields)))
+
+
+def files(path):
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_a_new_directory_is_made_with_those_above_it(tmp_path):
+    claim(tmp_path / "a" / "b")
+    assert [file.name for file in (tmp_path / "a" / "b").iterdir()] == ["config.json"]
+
+
+def test_an_empty_directory_is_taken(tmp_path):
+    claim(tmp_path)
+    assert RunDirectory(tmp_path).config() == to_dict(sign_config())
+
+
+def test_the_run_of_the_same_config_is_gone_on_with(run):
+    before = files(run.directory.path)
+    claim(run.directory.path, epochs=2)
+    assert files(run.directory.path) == before
+
+
+def test_the_run_of_another_config_is_refused_by_the_fields_that_differ(run):
+    before = files(run.directory.path)
+    with pytest.raises(ConfigError, match=r"different: epochs, log_every\); choose another --workdir"):
+        claim(run.directory.path, epochs=3, log_every=1)
+    assert files(run.directory.path) == before
+
+
+def test_a_directory_that_holds_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(ConfigError, match="is not empty and holds no run; choose another --workdir"):
+        claim(tmp_path)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("thesis.tex", "mine")]
+
+
+def test_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match="choose another --workdir"):
+        claim(tmp_path / "file")
+    with pytest.raises(ConfigError, match="choose another --workdir"):
+        claim(tmp_path / "file" / "below")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_place_where_nothing_can_be_written_is_refused():
+    with pytest.raises(ConfigError, match=r"/proc/run cannot be used .*; choose another --workdir"):
+        claim("/proc/run")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '"run"', "null", "\x00\x00"])
+def test_a_damaged_config_is_refused_and_left_as_it_is(content, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        claim(tmp_path)
+    assert (tmp_path / "config.json").read_text() == content
+
+
+def test_reading_a_config_where_there_is_no_run_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="holds no run"):
+        RunDirectory(tmp_path / "none").config()
+
+
+def test_a_run_is_complete_when_it_has_a_summary(tmp_path):
+    directory = RunDirectory(tmp_path)
+    assert directory.summary() is None
+    directory.write_summary({"final": {}})
+    assert directory.summary() == {"final": {}}
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_a_damaged_summary_is_refused_in_a_sentence(tmp_path):
+    (tmp_path / "summary.json").write_text('{"final": ')
+    with pytest.raises(ConfigError, match=r"summary\.json"):
+        RunDirectory(tmp_path).summary()
+
+
+def row(step, split="train", **metrics):
+    return {"step": step, "epoch": 1, "split": split, **metrics}
+
+
+def test_lines_after_a_step_and_those_of_the_test_split_are_dropped(tmp_path):
+    directory = RunDirectory(tmp_path)
+    rows = [row(2, loss=1.0), row(4, loss=0.5), row(4, "validation", loss=0.6), row(6, loss=0.4), row(4, "test")]
+    directory.append_metrics(rows)
+    assert directory.metrics() == rows
+    directory.keep_metrics_until(4)
+    assert directory.metrics() == rows[:3]
+
+
+def test_the_best_is_by_the_metric_of_the_task_and_the_first_of_equals():
+    def task(metric, higher):
+        return Task(None, None, None, best_metric=metric, higher_is_better=higher)
+
+    rows = [
+        row(1, "validation", accuracy=0.5, loss=3.0),
+        row(2, "validation", accuracy=0.9, loss=2.0),
+        row(3, "validation", accuracy=0.9, loss=1.0),
+        row(4, "test", accuracy=1.0, loss=0.0),
+    ]
+    assert best_metrics(rows, task("accuracy", True))["step"] == 2
+    assert best_metrics(rows, task("loss", False))["step"] == 3
+    assert best_metrics([], task("loss", False)) == {}
+    assert last_metrics(rows, "validation")["step"] == 3
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_value_that_is_not_a_number_is_never_the_best(first):
+    rows = [row(1, "validation", loss=float("nan")), row(2, "validation", loss=2.0)]
+    task = Task(None, None, None, best_metric="loss", higher_is_better=False)
+    assert best_metrics(rows if first else rows[::-1], task)["step"] == 2

@@ -1,0 +1,1 @@
+"""Tasks small enough for tests, named in configs by their dotted paths."""

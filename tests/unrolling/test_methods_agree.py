@@ -1,0 +1,108 @@
+"""All methods give the same outputs, final state and gradients, and the values of loops written by hand."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cells_under_test import CELLS, I, close, inputs, parameters, quick_jit, some_state
+
+from rnnjax import Scan, Static, TimedKey, unroll
+
+B, T = 3, 3
+LENGTHS = np.array([3, 0, 2])
+RESETS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 1]], bool)
+FULL, NONE = np.full(B, T), np.zeros((B, T), bool)
+KEY = jax.random.key(3)
+METHODS = {"static": Static(), "scan": Scan(), "scan_by_2": Scan(unroll=2), "remat": Scan(remat_every=2)}
+
+
+def where(condition, yes, no):
+    pick = lambda a, b: jnp.where(condition.reshape(-1, *[1] * (a.ndim - 1)), a, b)  # noqa: E731
+    return jax.tree.map(pick, yes, no)
+
+
+def by_hand(cell, params, xs, state, take, lengths=FULL, resets=NONE, reverse=False):
+    """Unrolls step by step, ``take(xs)`` saying how to take step t of inputs in the order of the steps."""
+    order = np.tile(np.arange(T), (B, 1))
+    for steps, length in zip(order, lengths):
+        steps[:length] = steps[:length][::-1] if reverse else steps[:length]
+    in_order = np.arange(B)[:, None], order  # an order that is its own inverse
+    step, finish = take(xs[in_order])
+    start, resets = cell.start(params, B, xs.dtype), resets[in_order]
+    ys = []
+    for t in range(T):
+        after, y = step(t, where(resets[:, t], start, state))
+        state = where(t < lengths, after, state)
+        ys.append(y)
+    ys = finish(jnp.stack(ys, 1))
+    return (ys * (np.arange(T) < lengths[:, None])[..., None])[in_order], state
+
+
+def by_parts(cell, params, xs, state, **options):
+    """Takes `inputs` of all steps, then `step` by `step`, then `outputs`."""
+
+    def take(xs):
+        zs = cell.inputs(params, xs.swapaxes(0, 1), key=KEY)
+        step = lambda t, state: cell.step(params, state, jax.tree.map(lambda z: z[t], zs))  # noqa: E731
+        return step, lambda ys: cell.outputs(params, ys)
+
+    return by_hand(cell, params, xs, state, take, **options)
+
+
+def by_calls(cell, params, xs, state, **options):
+    """Calls the cell once a step."""
+
+    def take(xs):
+        step = lambda t, state: cell(params, state, xs[:, t], key=TimedKey(KEY, jnp.array([t])))  # noqa: E731
+        return step, lambda ys: ys
+
+    return by_hand(cell, params, xs, state, take, **options)
+
+
+def values_by_hand(cell, options, params, xs, state):
+    """Returns outputs and final state of the loops written by hand."""
+    return {way.__name__: way(cell, params, xs, state, **options) for way in (by_parts, by_calls)}
+
+
+def values_and_gradients(cell, options, params, xs, state):
+    """Returns, for each method, outputs and final state, and the gradients of a loss on both."""
+
+    def loss(method, params, xs, state):
+        ys, last = unroll(cell, params, xs, state, method=method, key=KEY, **options)
+        weighed = jnp.cos(jnp.arange(ys.size)).reshape(ys.shape) * ys
+        return weighed.sum() + sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(last)), (ys, last)
+
+    def of(method):
+        gradients, values = jax.grad(functools.partial(loss, method), argnums=(0, 1, 2), has_aux=True)(
+            params, xs, state
+        )
+        return {"values": values, "params": gradients[0], "xs": gradients[1], "state": gradients[2]}
+
+    return {name: of(method) for name, method in METHODS.items()}
+
+
+def check(cell, **options):
+    with jax.enable_x64(True):
+        arguments = parameters(cell, dtype=float), inputs(B, T, I, dtype=float), some_state(cell, B, dtype=float)
+        found = quick_jit(functools.partial(values_and_gradients, cell, options))(*arguments)
+        by_hand = quick_jit(functools.partial(values_by_hand, cell, options))(*arguments)
+    for name in METHODS:
+        for part, expected in found["static"].items():
+            close(found[name][part], expected, rtol=1e-9, atol=1e-10)
+    for values in by_hand.values():
+        close(values, found["static"]["values"], rtol=1e-9, atol=1e-10)
+    return found["static"]
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_every_way_to_unroll_gives_the_same_values_and_gradients(cell):
+    found = check(cell, lengths=LENGTHS, resets=RESETS, reverse=True)
+    for leaf in jax.tree.leaves(found):
+        assert np.any(np.asarray(leaf) != 0)
+
+
+@pytest.mark.parametrize("options", [{}, {"lengths": LENGTHS}, {"resets": RESETS}, {"reverse": True}], ids=str)
+def test_each_option_by_itself_means_the_same_in_every_way_to_unroll(options):
+    check(CELLS["learned"], **options)
