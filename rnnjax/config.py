@@ -112,7 +112,10 @@ def build_cell(config: CellConfig) -> rnnjax.Cell:
         name: value for name, value in vars(config).items() if name not in _NOT_CELL_FIELDS and value is not None
     }
     options.pop("_frozen", None)
-    unknown = options.keys() - {field.name for field in dataclasses.fields(kind)}
+    fields = {field.name for field in dataclasses.fields(kind)}
+    if "hidden_size" not in fields:  # a cell of one's own may have no such size
+        options.pop("hidden_size")
+    unknown = options.keys() - fields
     require(
         not unknown,
         f"{config.kind} has no field {', '.join(sorted(unknown))}; leave cell.{min(unknown, default='')} out",
@@ -133,8 +136,8 @@ def _cell_class(kind: str) -> type:
             f"unknown cell {kind!r} ({error}); choose BasicRNN, LSTM or GRU, or name your own as package.module:Class"
         ) from error
     require(
-        isinstance(found, type) and issubclass(found, rnnjax.GatedCell),
-        f"cell.kind must name a gated cell such as BasicRNN, LSTM or GRU, got {kind!r}",
+        isinstance(found, type) and issubclass(found, rnnjax.Cell) and dataclasses.is_dataclass(found),
+        f"cell.kind must name a cell, such as BasicRNN, LSTM or GRU, got {kind!r}",
     )
     return found
 
@@ -177,7 +180,7 @@ class OptimizerConfig(Config):
         # Imported here because the optimiser's module needs this one.
         from rnnjax.training.optimizer import build_optimizer
 
-        build_optimizer(self, steps=self.warmup_steps + 1)
+        build_optimizer(self, steps=max(self.warmup_steps, 0) + 1)
 
 
 @dataclasses.dataclass
@@ -245,8 +248,8 @@ class TrainConfig(Config):
         super().check()
         for name in ("epochs", "batch_size", "log_every"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("seed", "steps_per_call"):
-            require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        require(self.steps_per_call >= 0, f"steps_per_call must not be negative, got {self.steps_per_call}")
+        require(0 <= self.seed < 2**32, f"seed must be from 0 to {2**32 - 1}, got {self.seed}")
         dtypes = ("float32", "bfloat16", "float16")
         require(self.dtype in dtypes, f"dtype must be one of {', '.join(dtypes)}, got {self.dtype!r}")
 
@@ -260,13 +263,18 @@ def from_dict(kind: type[C], values: dict[str, Any]) -> C:
     """Returns the config that `to_dict` made `values` from.
 
     Raises:
-      ConfigError: for a name that the config does not have.
+      ConfigError: for a name that the config does not have, or a value of another type.
     """
-    config, types = kind(), typing.get_type_hints(kind)
+    config, hints = kind(), typing.get_type_hints(kind)
     for name, value in values.items():
-        require(name in types, f"{kind.__name__} has no field {name!r}")
-        nested = isinstance(value, dict)
-        setattr(config, name, from_dict(types[name], value) if nested else value)
+        require(name in hints, f"{kind.__name__} has no field {name!r}")
+        hint = hints[name]
+        if isinstance(hint, type) and issubclass(hint, Config) and isinstance(value, dict):
+            value = from_dict(hint, value)
+        kinds = typing.get_args(hint) or (hint,)
+        fits = isinstance(value, kinds) or (float in kinds and type(value) is int)
+        require(fits, f"{name} of {kind.__name__} must be {getattr(hint, '__name__', hint)}, got {value!r}")
+        setattr(config, name, value)
     return config
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,19 +30,25 @@ def read_config(arguments: Sequence[str]) -> tuple[TrainConfig, str, Path | None
         rest = values(arguments)[1:]
         config = values.config
         if config is not None and not isinstance(config, TrainConfig):
-            _ = config.epochs  # raises what kept the file from being read
+            getattr(config, "epochs", None)  # raises what kept the file from being read
     except Exception as error:  # a config file is a program, and can raise anything
         raise ConfigError(_reason(error)) from error
     if config is None:
         raise ConfigError(f"no config is given; usage: {_USAGE}")
     if rest:
         raise ConfigError(f"unexpected argument {rest[0]!r}; usage: {_USAGE}")
+    if not isinstance(config, TrainConfig):
+        raise ConfigError(f"get_config must return a rnnjax.config.TrainConfig, got {type(config).__name__}")
     flag: Any = values["config"]
-    name = os.path.basename(flag.config_filename).removesuffix(".py")
+    file, _, variant = flag.config_filename.partition(":")
+    name = "-".join(filter(None, (Path(file).stem, variant)))
     return freeze(config), name, Path(values.workdir) if values.workdir else None
 
 
 def _reason(error: Exception) -> str:
-    """Returns the last line of an error; what `ml_collections` puts before it is a traceback."""
-    text = error.args[0] if isinstance(error, KeyError) else str(error)
-    return str(text).strip().splitlines()[-1].strip()
+    """Returns the last line of an error, without its type; what `ml_collections` puts before it is a traceback."""
+    text = str(error.args[0] if isinstance(error, KeyError) else error).strip().splitlines()[-1].strip()
+    unknown = re.match(r"Field (\w+) not found on dataclass", text)
+    if unknown:
+        return f"the config has no field {unknown[1]!r}"
+    return re.sub(r"^(\w*(Error|Exception): |\[Errno \d+\] )", "", text)

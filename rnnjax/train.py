@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 import time
@@ -30,10 +31,13 @@ def main(arguments: Sequence[str]) -> None:
     from rnnjax.training.loop import train
     from rnnjax.training.run_directory import RunDirectory
 
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return
     config, name, workdir = read_config(arguments)
     provide_cpu_devices()
-    run = RunDirectory(workdir or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    run.claim(to_dict(config))
+    run = RunDirectory(workdir or new_directory(name))
+    run.check(to_dict(config))
     _log.info("run directory: %s", run.path)
     summary = run.summary()
     if summary is not None:
@@ -47,6 +51,13 @@ def main(arguments: Sequence[str]) -> None:
             _log.info("%s; run again with --workdir %s to go on", stopped, run.path)
             raise SystemExit(STOPPED) from None
     print(report(summary))
+
+
+def new_directory(name: str) -> Path:
+    """Returns a path in `runs` where nothing is yet, named after the config and the time."""
+    base = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = itertools.chain([base], (f"{base}-{n}" for n in itertools.count(2)))
+    return next(path for path in map(Path("runs").joinpath, names) if not path.exists())
 
 
 def report(summary: dict[str, Any]) -> str:

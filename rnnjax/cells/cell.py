@@ -119,6 +119,8 @@ class GatedCell(Cell):
 
     def __post_init__(self):
         check_size("hidden_size", self.hidden_size)
+        for choice in (self.kernel_init, self.recurrent_init, self.bias_init):
+            initializer(choice)
 
     @property
     def output_size(self) -> int:

@@ -243,6 +243,7 @@ class Project(Wrapper):
     def __post_init__(self):
         super().__post_init__()
         check_size("size", self.size)
+        initializer(self.kernel_init)
 
     @property
     def output_size(self) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,45 +21,87 @@ from rnnjax.errors import CheckpointError
 _log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass
+class BestAndLast(checkpoint_managers.PreservationPolicy):
+    """Keeps the last two checkpoints, so that there is one to fall back on, and the best.
+
+    Attributes:
+      scores: the score of each step; the highest is the best, the first of equals.
+    """
+
+    scores: dict[int, float]
+
+    def best(self, steps: Iterable[int]) -> int | None:
+        """Returns the best of some steps; None where none has a score."""
+        scored = [step for step in steps if self.scores.get(step, -math.inf) > -math.inf]
+        return max(scored, key=lambda step: (self.scores[step], -step), default=None)
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """Says for each checkpoint, in the order of their steps, whether it is kept."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*sorted(steps)[-2:], self.best(steps)}
+        return [step in kept for step in steps]
+
+
 class Checkpoints:
     """The checkpoints of a run, one a step, in a directory.
 
-    The last two are kept, so that there is one to fall back on, and the best by a metric.
+    Args:
+      directory: where they are.
+      metric: name of the metric that says which is the best.
+      higher_is_better: whether that is the highest.
+      read_only: leave everything as it is, what another process is writing included.
     """
 
-    def __init__(self, directory: Path, *, metric: str = "loss", higher_is_better: bool = False):
-        sign = 1.0 if higher_is_better else -1.0
-
-        def score(metrics: dict[str, float]) -> float:
-            value = metrics.get(metric, math.nan)
-            return -math.inf if math.isnan(value) else sign * value
-
+    def __init__(
+        self, directory: Path, *, metric: str = "loss", higher_is_better: bool = False, read_only: bool = False
+    ):
         self._directory = directory
+        self._metric, self._sign = metric, 1.0 if higher_is_better else -1.0
+        self._policy = BestAndLast({})
+        self._damaged: set[int] = set()
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
-            item_names=("state", "digest"),
+            item_names=("state", "about"),
             options=ocp.CheckpointManagerOptions(
-                best_fn=score,
-                best_mode="max",
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(
-                    [checkpoint_managers.LatestN(2), checkpoint_managers.BestN(get_metric_fn=score, n=1)]
-                ),
-                cleanup_tmp_directories=True,
+                preservation_policy=self._policy,
+                create=not read_only,
+                read_only=read_only,
+                cleanup_tmp_directories=not read_only,
             ),
         )
+        for step in self.steps():
+            self._policy.scores[step] = self._score(self._about(step).get("metrics", {}))
+
+    def _score(self, metrics: dict[str, float]) -> float:
+        value = metrics.get(self._metric, math.nan)
+        return -math.inf if math.isnan(value) else self._sign * value
+
+    def _about(self, step: int) -> dict[str, Any]:
+        """Returns the digest and the metrics of a checkpoint; nothing where they cannot be read."""
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+        except Exception:  # whatever a damaged file makes orbax raise; restoring the state will say so
+            return {}
 
     def save(self, step: int, state: Any, metrics: dict[str, float]) -> None:
-        """Writes a checkpoint in the background; a step that is there already is left as it is.
+        """Writes a checkpoint in the background; a whole one of this step is left as it is.
 
         Raises:
           CheckpointError: if it, or the one before it, cannot be written.
         """
-        if step in self._manager.all_steps():
+        if step in self._manager.all_steps() and step not in self._damaged:
             return
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), digest=ocp.args.JsonSave({"sha256": state_digest(state)})
-        )
-        self._write(lambda: self._manager.save(step, args=items, metrics=metrics))
+        self._policy.scores[step] = self._score(metrics)
+        about = {"sha256": state_digest(state), "metrics": metrics}
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
+        self._write(lambda: self._replace(step, items))
+
+    def _replace(self, step: int, items: ocp.args.Composite) -> None:
+        if step in self._damaged:
+            self._manager.delete(step)
+            self._damaged.discard(step)
+        self._manager.save(step, args=items)
 
     def wait(self) -> None:
         """Returns when everything is written.
@@ -68,13 +111,12 @@ class Checkpoints:
         """
         self._write(self._manager.wait_until_finished)
 
-    def _write(self, action: Any) -> None:
+    def _write(self, action: Callable[[], Any]) -> None:
         try:
             action()
         except Exception as error:  # orbax and tensorstore raise many types for a full or unwritable disk
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(
-                f"a checkpoint could not be written to {self._directory} ({reason}); "
+                f"a checkpoint could not be written to {self._directory} ({_reason(error)}); "
                 "make room or choose another --workdir; the checkpoints before it are whole"
             ) from error
 
@@ -91,23 +133,23 @@ class Checkpoints:
         Raises:
           CheckpointError: if there are checkpoints and none is whole.
         """
-        return self._first_whole(iter(self.steps()), like)
+        return self._first_whole(self.steps(), like)
 
     def restore_best(self, like: Any) -> tuple[int, Any] | None:
         """Returns the best checkpoint, or where it is not whole the last, as `restore_last` does."""
-        best = self._manager.best_step()
-        return self._first_whole(iter([best, *self.steps()] if best is not None else self.steps()), like)
+        best = self._policy.best(self.steps())
+        return self._first_whole(self.steps() if best is None else [best, *self.steps()], like)
 
-    def _first_whole(self, steps: Iterator[int], like: Any) -> tuple[int, Any] | None:
-        found = None
+    def _first_whole(self, steps: Sequence[int], like: Any) -> tuple[int, Any] | None:
         for step in steps:
-            found = step
             try:
                 return step, self._restore(step, like)
             except Exception as error:  # whatever a damaged file makes orbax or tensorstore raise
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                _log.warning("the checkpoint of step %d is damaged (%s); trying the one before it", step, reason[:200])
-        if found is None:
+                _log.warning(
+                    "the checkpoint of step %d is damaged (%s); trying the one before it", step, _reason(error)
+                )
+                self._damaged.add(step)
+        if not steps:
             return None
         raise CheckpointError(
             f"no checkpoint in {self._directory} can be read; choose another --workdir to start afresh"
@@ -115,11 +157,10 @@ class Checkpoints:
 
     def _restore(self, step: int, like: Any) -> Any:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), digest=ocp.args.JsonRestore())
-        found = self._manager.restore(step, args=items)
-        if state_digest(found["state"]) != found["digest"]["sha256"]:
+        state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
+        if state_digest(state) != self._about(step).get("sha256"):
             raise CheckpointError("its content is not what was written")
-        return found["state"]
+        return state
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -135,6 +176,11 @@ class Checkpoints:
                 raise
         finally:
             self._manager.close()
+
+
+def _reason(error: Exception) -> str:
+    """Returns the first line of an error, not too much of it."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def state_digest(state: Any) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from jax.sharding import Mesh
+
 from rnnjax.config import TrainConfig, freeze, from_dict
 from rnnjax.errors import CheckpointError, ConfigError
 from rnnjax.parallel.mesh import batch_mesh
@@ -32,8 +34,8 @@ def evaluate_run(directory: str, split: str, checkpoint: str, data_path: str | N
     run = RunDirectory(directory)
     config = run_config(run, data_path)
     task = task_module(config.task).build(config)
-    step, state = restore(run, task, config, checkpoint)
-    mesh = batch_mesh(config.parallel.batch, config.batch_size)
+    mesh = batch_mesh("auto", config.batch_size)  # the devices here need not be those of the training
+    step, state = restore(run, task, config, mesh, checkpoint)
     resident = config.data.feed == "device"
     metrics = evaluator(task, mesh, task.data.splits[split], config.batch_size, resident=resident)(state.params)
     return {"step": step, "checkpoint": checkpoint, "split": split, **means(metrics), "data": task.data.source}
@@ -54,7 +56,7 @@ def run_config(run: RunDirectory, data_path: str | None) -> TrainConfig:
     return freeze(config)
 
 
-def restore(run: RunDirectory, task: Task, config: TrainConfig, checkpoint: str) -> tuple[int, TrainState]:
+def restore(run: RunDirectory, task: Task, config: TrainConfig, mesh: Mesh, checkpoint: str) -> tuple[int, TrainState]:
     """Returns the best or the last checkpoint of a run, and its step.
 
     Raises:
@@ -63,9 +65,8 @@ def restore(run: RunDirectory, task: Task, config: TrainConfig, checkpoint: str)
     if not run.checkpoints.is_dir():
         raise CheckpointError(f"{run.path} has no checkpoints yet; train first")
     optimizer = build_optimizer(config.optimizer, make_plan(task, config).steps)
-    mesh = batch_mesh(config.parallel.batch, config.batch_size)
     like = place_state(mesh, initial_train_state(task, optimizer, config.seed))
-    with open_checkpoints(run, task) as checkpoints:
+    with open_checkpoints(run, task, read_only=True) as checkpoints:
         found = checkpoints.restore_best(like) if checkpoint == "best" else checkpoints.restore_last(like)
     if found is None:
         raise CheckpointError(f"{run.checkpoints} holds no checkpoint; train first")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from rnnjax.config import TrainConfig, require
+from rnnjax.config import TrainConfig, require, to_dict
 from rnnjax.parallel.mesh import batch_mesh
 from rnnjax.tasks.task import Task
 from rnnjax.training import plots
@@ -72,14 +72,20 @@ def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     plan = make_plan(task, config)
     optimizer = build_optimizer(config.optimizer, plan.steps)
     programs = compile_programs(task, config, optimizer)
+    run.claim(to_dict(config))
     with open_checkpoints(run, task) as checkpoints:
         state, begin = initial_or_restored(task, optimizer, config, programs.mesh, checkpoints)
         run.keep_metrics_until(begin)
         with EventLog(run.tensorboard, begin or None) as events, Progress(begin, plan.steps) as progress:
-            record = Record(run, events, progress, checkpoints, config.log_every)
-            state = train_steps(plan, programs, state, begin, record)
-        test = means(programs.evaluate["test"](state.params))
-    run.append_metrics([{"step": plan.steps, "epoch": plan.epochs, "split": "test", **test}])
+            first_step = time.perf_counter()
+            state = train_steps(
+                plan, programs, state, begin, Record(run, events, progress, checkpoints, config.log_every)
+            )
+            step_seconds = time.perf_counter() - first_step - programs.steps.compile_seconds
+            test = means(programs.evaluate["test"](state.params))
+            rows = [{"step": plan.steps, "epoch": plan.epochs, "split": "test", **test}]
+            run.append_metrics(rows)
+            events.write(rows)
     rows = run.metrics()
     plots.plot_curves(rows, run.plots)
     if task.plots is not None:
@@ -89,16 +95,17 @@ def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
         rows,
         programs.mesh,
         seconds=time.perf_counter() - started,
-        steps=plan.steps - begin,
+        steps_per_second=(plan.steps - begin) / max(step_seconds, 1e-9),
         compile_seconds=programs.steps.compile_seconds,
     )
     run.write_summary(summary)
     return summary
 
 
-def open_checkpoints(run: RunDirectory, task: Task) -> Checkpoints:
+def open_checkpoints(run: RunDirectory, task: Task, *, read_only: bool = False) -> Checkpoints:
     """Returns the checkpoints of a run, to be entered; the best is by the task's metric."""
-    return Checkpoints(run.checkpoints, metric=task.best_metric, higher_is_better=task.higher_is_better)
+    better = task.higher_is_better
+    return Checkpoints(run.checkpoints, metric=task.best_metric, higher_is_better=better, read_only=read_only)
 
 
 def make_plan(task: Task, config: TrainConfig) -> Plan:

@@ -48,7 +48,8 @@ def build_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """
     rate, warmup, end = config.learning_rate, config.warmup_steps, config.final_fraction
     require(rate > 0, f"optimizer.learning_rate must be positive, got {rate}")
-    require(0 <= warmup < max(steps, 1), f"optimizer.warmup_steps must be from 0 to {steps - 1}, got {warmup}")
+    require(warmup >= 0, f"optimizer.warmup_steps must not be negative, got {warmup}")
+    require(warmup < steps, f"optimizer.warmup_steps must be below the {steps} steps of the run, got {warmup}")
     require(0 <= end <= 1, f"optimizer.final_fraction must be from 0 to 1, got {end}")
     rest = max(steps - warmup, 1)
     if config.schedule == "constant":

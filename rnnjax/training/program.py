@@ -139,18 +139,25 @@ def evaluator(
     def send(rows: np.ndarray, weights: np.ndarray) -> Any:
         return place(mesh, STEPS, ({name: values[rows] for name, values in split.items()}, weights))
 
-    def sums(params: Any, batches: Any, weights: Array) -> dict[str, Array]:
-        def one(_: None, item: Any) -> tuple[None, dict[str, Array]]:
-            return None, evaluation_sums(task, BATCH, params, *item)
+    def sums(params: Any, carry: Any, batches: Any, weights: Array) -> tuple[Any, dict[str, Array]]:
+        def one(carry: Any, item: Any) -> tuple[Any, dict[str, Array]]:
+            return evaluation_sums(task, BATCH, params, carry, *item)
 
-        return jax.tree.map(lambda part: part.sum(), jax.lax.scan(one, None, (batches, weights))[1])
+        carry, parts = jax.lax.scan(one, carry, (batches, weights))
+        return carry, jax.tree.map(lambda part: part.sum(), parts)
 
-    mapped = jax.jit(jax.shard_map(sums, mesh=mesh, in_specs=(EVERYWHERE, STEPS, STEPS), out_specs=EVERYWHERE))
+    split_carry = PartitionSpec(BATCH)
+    specs = {"in_specs": (EVERYWHERE, split_carry, STEPS, STEPS), "out_specs": (split_carry, EVERYWHERE)}
+    mapped = jax.jit(jax.shard_map(sums, mesh=mesh, **specs))
+    start = place(mesh, split_carry, task.carry)
     pieces = list(zip(np.array_split(batches, parts), np.array_split(weights, parts)))
     placed = [send(*pieces[0])] if resident else None
 
     def means(params: Any) -> dict[str, Array]:
-        totals = [mapped(params, *piece) for piece in placed or (send(*piece) for piece in pieces)]
+        carry, totals = start, []
+        for piece in placed or (send(*piece) for piece in pieces):
+            carry, total = mapped(params, carry, *piece)
+            totals.append(total)
         return jax.tree.map(lambda *total: sum(total) / examples, *totals)
 
     return means

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
+import numpy as np
 from tqdm import tqdm
 
 
@@ -14,17 +16,22 @@ class Progress:
 
     def __init__(self, step: int, steps: int):
         self._first, self._step, self._steps = step, step, steps
+        self._epoch: list[Mapping[str, np.ndarray]] = []
         self._started = time.perf_counter()
         self._bar = tqdm(total=steps, initial=step, unit="step", disable=None, dynamic_ncols=True)
 
-    def advance(self, step: int, metrics: dict[str, float]) -> None:
-        """Says that the run is at `step`, with the training metrics there."""
+    def advance(self, step: int, metrics: Mapping[str, float], steps: Mapping[str, np.ndarray]) -> None:
+        """Says that the run is at `step`, with the training metrics there and those of all steps since the last."""
+        self._epoch.append(steps)
         self._bar.update(step - self._step)
         self._bar.set_postfix({name: f"{value:.4g}" for name, value in metrics.items()})
         self._step = step
 
-    def epoch(self, epoch: int, metrics: dict[str, dict[str, float]]) -> None:
-        """Says that an epoch is over, with the metrics of each split."""
+    def epoch(self, epoch: int, validation: Mapping[str, float]) -> None:
+        """Says that an epoch is over, with its validation metrics."""
+        train = {name: np.concatenate([part[name] for part in self._epoch]).mean() for name in self._epoch[0]}
+        self._epoch = []
+        metrics = {"train": train, "validation": validation}
         text = "  ".join(
             f"{split} " + " ".join(f"{name} {value:.4f}" for name, value in values.items())
             for split, values in metrics.items()

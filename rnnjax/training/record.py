@@ -52,11 +52,12 @@ class Record(NamedTuple):
         metrics = {name: np.asarray(value) for name, value in finished.metrics.items()}
         check_finite(metrics["loss"], finished.step)
         rows = training_rows(metrics, finished, self.log_every)
-        self.progress.advance(finished.step, numbers(rows[-1]))
+        self.progress.advance(finished.step, numbers(rows[-1]), metrics)
         if finished.validation is not None:
             validation = means(finished.validation)
+            check_finite(np.array([validation["loss"]]), finished.step)
             rows.append({"step": finished.step, "epoch": finished.epoch, "split": "validation", **validation})
-            self.progress.epoch(finished.epoch, {"train": means(metrics), "validation": validation})
+            self.progress.epoch(finished.epoch, validation)
         self.run.append_metrics(rows)
         self.events.write(rows)
         if finished.state is not None:

@@ -27,26 +27,33 @@ class RunDirectory:
         self._metrics = self.path / "metrics.jsonl"
         self._summary = self.path / "summary.json"
 
-    def claim(self, config: dict[str, Any]) -> None:
-        """Makes the directory this config's, or finds that it is already.
+    def check(self, config: dict[str, Any]) -> None:
+        """Raises `ConfigError` if the directory holds another config's run, or something else.
 
-        Raises:
-          ConfigError: if it holds another config's run, or something else, or cannot be written.
+        Where the data is may differ.
         """
-        config = json.loads(json.dumps(config))
         if self._config.exists():
-            different = differences(self.config(), config)
+            different = [name for name in differences(self.config(), _as_json(config)) if name not in _PLACES]
             if different:
                 raise ConfigError(
                     f"{self.path} holds a run of another config (different: {', '.join(different)}); "
                     "choose another --workdir, or give the same config to go on"
                 )
-            return
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise ConfigError(f"{self.path} is not empty and holds no run; choose another --workdir")
+
+    def claim(self, config: dict[str, Any]) -> None:
+        """Makes the directory this config's, or finds that it is already.
+
+        Raises:
+          ConfigError: as `check`, or if it cannot be written.
+        """
+        self.check(config)
+        if self._config.exists():
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_json(self._config, config)
+            write_json(self._config, _as_json(config))
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be used ({error.strerror}); choose another --workdir") from error
 
@@ -57,13 +64,16 @@ class RunDirectory:
           ConfigError: if there is none, or it cannot be read.
         """
         try:
-            return json.loads(self._config.read_text())
+            values = json.loads(self._config.read_text())
         except OSError as error:
             raise ConfigError(
                 f"{self.path} holds no run: there is no readable config.json ({error.strerror})"
             ) from error
         except ValueError as error:
             raise ConfigError(f"{self._config} is damaged ({error}); choose another --workdir") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"{self._config} is damaged (it holds no object); choose another --workdir")
+        return values
 
     def append_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
         """Adds lines to `metrics.jsonl`."""
@@ -89,8 +99,19 @@ class RunDirectory:
         write_json(self._summary, summary)
 
     def summary(self) -> dict[str, Any] | None:
-        """Returns the summary of a run that is complete, else None."""
-        return json.loads(self._summary.read_text()) if self._summary.exists() else None
+        """Returns the summary of a run that is complete; None where there is none, or none that can be read."""
+        try:
+            return json.loads(self._summary.read_text())
+        except (OSError, ValueError):
+            return None
+
+
+_PLACES = ("data.path", "data.tfds_dir")
+
+
+def _as_json(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the config as it will be read back."""
+    return json.loads(json.dumps(config))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -36,4 +36,5 @@ def initial_train_state(task: Task, optimizer: optax.GradientTransformation, see
     """Returns the state before the first step."""
     k_params, k_run = jax.random.split(jax.random.key(seed))
     params = task.init(k_params)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), task.carry, k_run)
+    carry = jax.tree.map(jnp.array, task.carry)  # a copy, because the state's memory is given away
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), carry, k_run)

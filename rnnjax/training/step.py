@@ -39,8 +39,8 @@ def train_step(
 
 
 def evaluation_sums(
-    task: Task, axis: str, params: Any, batch: Batch, weight: Float[Array, " B"]
-) -> dict[str, Float[Array, ""]]:
-    """Returns the weighted sums of the metrics over the whole batch; weight 0 marks padding."""
-    values, _ = task.values(params, task.carry, batch, None)
-    return jax.lax.psum({name: (value * weight).sum() for name, value in values.items()}, axis)
+    task: Task, axis: str, params: Any, carry: Any, batch: Batch, weight: Float[Array, " B"]
+) -> tuple[Any, dict[str, Float[Array, ""]]]:
+    """Returns the new carry and the weighted sums of the metrics over the whole batch; weight 0 marks padding."""
+    values, carry = task.values(params, carry, batch, None)
+    return carry, jax.lax.psum({name: (value * weight).sum() for name, value in values.items()}, axis)

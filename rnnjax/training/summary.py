@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -19,14 +20,20 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-d
 
 
 def summarise(
-    task: Task, rows: Sequence[dict[str, Any]], mesh: Mesh, *, seconds: float, steps: int, compile_seconds: float
+    task: Task,
+    rows: Sequence[dict[str, Any]],
+    mesh: Mesh,
+    *,
+    seconds: float,
+    steps_per_second: float,
+    compile_seconds: float,
 ) -> dict[str, Any]:
-    """Returns the summary of a run from its metrics, the time of this process and the steps that it took."""
+    """Returns the summary of a run from its metrics and the times of this process."""
     return {
         "final": {split: last_metrics(rows, split) for split in dict.fromkeys(row["split"] for row in rows)},
         "best": best_metrics(rows, task),
         "seconds": round(seconds, 3),
-        "steps_per_second": round(steps / max(seconds - compile_seconds, 1e-9), 3),
+        "steps_per_second": round(steps_per_second, 3),
         "compile_seconds": round(compile_seconds, 3),
         "device": {
             "platform": jax.default_backend(),
@@ -46,8 +53,8 @@ def last_metrics(rows: Sequence[dict[str, Any]], split: str) -> dict[str, Any]:
 
 def best_metrics(rows: Sequence[dict[str, Any]], task: Task) -> dict[str, Any]:
     """Returns the validation metrics of the step that is best by the task's metric, the first of equals."""
-    validation = [row for row in rows if row["split"] == "validation"]
     sign = 1 if task.higher_is_better else -1
+    validation = [row for row in rows if row["split"] == "validation" and not math.isnan(row[task.best_metric])]
     return dict(max(validation, key=lambda row: sign * row[task.best_metric], default={}))
 
 
