@@ -97,6 +97,7 @@ class CellConfig(Config):
         build_cell(self)
 
 
+_MADE_OF_CELLS = (rnnjax.Stack, rnnjax.Wrapper)
 _NOT_CELL_FIELDS = ("kind", "layers", "input_dropout", "state_dropout", "output_dropout", "variational")
 
 
@@ -136,8 +137,8 @@ def _cell_class(kind: str) -> type:
             f"unknown cell {kind!r} ({error}); choose BasicRNN, LSTM or GRU, or name your own as package.module:Class"
         ) from error
     require(
-        isinstance(found, type) and issubclass(found, rnnjax.Cell) and dataclasses.is_dataclass(found),
-        f"cell.kind must name a cell, such as BasicRNN, LSTM or GRU, got {kind!r}",
+        isinstance(found, type) and issubclass(found, rnnjax.Cell) and not issubclass(found, _MADE_OF_CELLS),
+        f"cell.kind must name a single cell, such as BasicRNN, LSTM or GRU, got {kind!r}",
     )
     return found
 
@@ -249,7 +250,8 @@ class TrainConfig(Config):
         for name in ("epochs", "batch_size", "log_every"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(self.steps_per_call >= 0, f"steps_per_call must not be negative, got {self.steps_per_call}")
-        require(0 <= self.seed < 2**32, f"seed must be from 0 to {2**32 - 1}, got {self.seed}")
+        require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
+        require(self.seed < 2**32, f"seed must be below {2**32}, got {self.seed}")
         dtypes = ("float32", "bfloat16", "float16")
         require(self.dtype in dtypes, f"dtype must be one of {', '.join(dtypes)}, got {self.dtype!r}")
 

@@ -15,7 +15,7 @@ def task_module(name: str) -> ModuleType:
       ConfigError: if there is none of that name, or it lacks `Config` or `build`.
     """
     if not all(part.isidentifier() for part in name.split(".")):
-        raise ConfigError(f"task must name a module, such as mnist or my_package.my_task, got {name!r}")
+        raise ConfigError(f"unknown task {name!r}: it must name a module, such as mnist or my_package.my_task")
     path = name if "." in name else f"{__name__}.{name}"
     try:
         module = importlib.import_module(path)

@@ -77,13 +77,22 @@ def epoch_orders(mesh: Mesh, seed: int, examples: int, batch_size: int) -> Calla
     steps = examples // batch_size
     key = jax.random.fold_in(jax.random.key(seed), 1)
 
+    @jax.jit
+    def shuffled(epoch: Array) -> Array:
+        order = jax.random.permutation(jax.random.fold_in(key, epoch), examples)
+        return order[: steps * batch_size].reshape(steps, batch_size)
+
     @functools.lru_cache(1)
-    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, STEPS))
-    def order(epoch: Array) -> Array:
-        shuffled = jax.random.permutation(jax.random.fold_in(key, epoch), examples)
-        return shuffled[: steps * batch_size].reshape(steps, batch_size)
+    def order(epoch: int) -> Array:
+        return place(mesh, STEPS, shuffled(epoch))
 
     return order
+
+
+def settle(results: Any) -> Any:
+    """Returns results, on a CPU once they are there: with programs of several devices under way at the same time,
+    each waiting for all devices, XLA's threads could run out. Other devices take programs in turn."""
+    return jax.block_until_ready(results) if jax.default_backend() == "cpu" else results
 
 
 class TrainProgram:
@@ -117,7 +126,7 @@ class TrainProgram:
             started = time.perf_counter()
             self._compiled[count] = self._steps.lower(*arguments).compile()
             self.compile_seconds += time.perf_counter() - started
-        return self._compiled[count](*arguments)
+        return settle(self._compiled[count](*arguments))
 
 
 def evaluator(
@@ -156,7 +165,7 @@ def evaluator(
     def means(params: Any) -> dict[str, Array]:
         carry, totals = start, []
         for piece in placed or (send(*piece) for piece in pieces):
-            carry, total = mapped(params, carry, *piece)
+            carry, total = settle(mapped(params, carry, *piece))
             totals.append(total)
         return jax.tree.map(lambda *total: sum(total) / examples, *totals)
 

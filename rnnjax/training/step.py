@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from rnnjax.parallel.batch import mean_over, sum_over
 from rnnjax.tasks.task import Batch, Task
 from rnnjax.training.state import TrainState
 
@@ -32,7 +33,7 @@ def train_step(
     # declaring them different keeps it this device's, to be averaged once, with the metrics.
     params = jax.lax.pcast(state.params, axis, to="varying")
     gradients, (metrics, carry) = jax.grad(mean_loss, has_aux=True)(params)
-    gradients, metrics = jax.lax.pmean((gradients, metrics), axis)
+    gradients, metrics = mean_over(axis, (gradients, metrics))
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, opt_state, jax.lax.stop_gradient(carry), state.key), metrics
@@ -43,4 +44,4 @@ def evaluation_sums(
 ) -> tuple[Any, dict[str, Float[Array, ""]]]:
     """Returns the new carry and the weighted sums of the metrics over the whole batch; weight 0 marks padding."""
     values, carry = task.values(params, carry, batch, None)
-    return carry, jax.lax.psum({name: (value * weight).sum() for name, value in values.items()}, axis)
+    return carry, sum_over(axis, {name: (value * weight).sum() for name, value in values.items()})

@@ -5,6 +5,7 @@ import pytest
 from numpy_cells import randomised
 
 from rnnjax import GRU, LSTM, BasicRNN, Dropout, Project, Residual, Stack, unroll
+from rnnjax.cells import GatedParams, HiddenState
 
 B, T, I, H = 2, 4, 3, 4
 BF16, F16, F32, F64 = jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64
@@ -102,6 +103,13 @@ def test_the_state_adds_up_in_float32_what_bfloat16_would_lose(state_dtype, tota
     start = jax.tree.map(lambda leaf: leaf + 256, cell.initial_state(1, BF16))
     _, state = unroll(cell, all_open, jnp.ones((1, 6, 1), BF16), start)
     assert state.c[0, 0] == total  # 256 + 1 is 256 in bfloat16
+
+
+def test_the_recurrent_product_of_bfloat16_is_added_up_in_float32():
+    cell = BasicRNN(2, "identity")
+    adding = GatedParams(jnp.zeros((1, 1, 2)), jnp.ones((2, 1, 2)), jnp.zeros((1, 2)))
+    state, _ = cell(adding, HiddenState(jnp.array([[256.0, 1.0]])), jnp.zeros((1, 1), BF16))
+    np.testing.assert_array_equal(state.h, [[257, 257]])  # 256 + 1 is 256 in bfloat16
 
 
 @pytest.mark.parametrize(

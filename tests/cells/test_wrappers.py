@@ -72,6 +72,14 @@ def test_a_projection_of_a_residual_projects_the_sum():
     close(cell(params, state, x), (after, y @ params.w + params.b))
 
 
+def test_a_projection_of_a_projection_projects_twice():
+    cell = Project(Project(GRU(H), 3), 2)
+    params, state, x = drawn(cell)
+    after, y = cell.cell.cell(params.cell.cell, state, x)
+    once = y @ params.cell.w + params.cell.b
+    close(cell(params, state, x), (after, once @ params.w + params.b))
+
+
 def test_dropout_in_evaluation_and_a_learned_state_leave_a_step_as_it_is():
     cell = LearnedState(Dropout(GRU(H), input_rate=0.5, state_rate=0.5, output_rate=0.5))
     params, state, x = drawn(cell)
