@@ -121,6 +121,10 @@ class GatedCell(Cell):
         check_size("hidden_size", self.hidden_size)
         for choice in (self.kernel_init, self.recurrent_init, self.bias_init):
             initializer(choice)
+        for name in ("dtype", "param_dtype", "state_dtype"):
+            # One form for every way to name a type; and NumPy has `dtype("float64") == None`.
+            given = getattr(self, name)
+            object.__setattr__(self, name, None if given is None else jnp.dtype(given).type)
 
     @property
     def output_size(self) -> int:

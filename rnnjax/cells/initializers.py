@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Callable
 
 import jax
+import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -25,16 +26,27 @@ _FACTORIES = (
 
 
 def initializer(choice: str | Initializer) -> Initializer:
-    """Returns the initialiser ``(key, shape, dtype) -> array`` that a name from `jax.nn.initializers` stands for."""
+    """Returns the initialiser ``(key, shape, dtype) -> array`` that a name from `jax.nn.initializers` stands for.
+
+    It draws in float32 or above, because not all can draw in less.
+
+    Raises:
+      ValueError: for an unknown name.
+    """
     if callable(choice):
-        return choice
-    if choice in _PLAIN:
-        return getattr(jax.nn.initializers, choice)
-    if choice in _FACTORIES:
-        return getattr(jax.nn.initializers, choice)()
-    raise ValueError(
-        f"unknown initialiser {choice!r}; choose from {', '.join(_PLAIN + _FACTORIES)}, or give a function"
-    )
+        chosen = choice
+    elif choice in _PLAIN:
+        chosen = getattr(jax.nn.initializers, choice)
+    elif choice in _FACTORIES:
+        chosen = getattr(jax.nn.initializers, choice)()
+    else:
+        known = ", ".join(_PLAIN + _FACTORIES)
+        raise ValueError(f"unknown initialiser {choice!r}; choose from {known}, or give a function")
+
+    def draw(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        return chosen(key, shape, jnp.promote_types(dtype, jnp.float32)).astype(dtype)
+
+    return draw
 
 
 def gate_kernels(
@@ -43,4 +55,4 @@ def gate_kernels(
     """Returns one ``[rows, columns]`` kernel a gate, drawn one by one so that fans and orthogonality are per gate."""
     draw = initializer(choice)
     kernels = [draw(k, (rows, columns), dtype) for k in jax.random.split(key, gates)]
-    return jax.numpy.stack(kernels, axis=1)
+    return jnp.stack(kernels, axis=1)

@@ -22,8 +22,16 @@ class TimedKey(NamedTuple):
 
 
 def timed(key: PRNGKeyArray | TimedKey, length: int) -> TimedKey:
-    """Returns `key` with its time steps, which are ``0 .. length - 1`` for a plain key."""
-    return key if isinstance(key, TimedKey) else TimedKey(key, jnp.arange(length))
+    """Returns `key` with its time steps, which are ``0 .. length - 1`` for a plain key.
+
+    Raises:
+      ValueError: if it names another number of steps.
+    """
+    if not isinstance(key, TimedKey):
+        return TimedKey(key, jnp.arange(length))
+    if key.time.shape != (length,):
+        raise ValueError(f"the TimedKey names {key.time.size} steps, but the sequence has {length}")
+    return key
 
 
 def split(key: PRNGKeyArray | TimedKey | None, count: int) -> list:

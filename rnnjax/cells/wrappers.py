@@ -72,6 +72,8 @@ class Stack(Cell):
     cells: tuple[Cell, ...]
 
     def __post_init__(self):
+        if isinstance(self.cells, Cell):
+            raise TypeError(f"Stack is made of a list of cells, got {self.cells!r}")
         object.__setattr__(self, "cells", tuple(self.cells))
         if not self.cells:
             raise ValueError("Stack needs at least one cell, got none")
@@ -202,10 +204,16 @@ class Dropout(Wrapper):
         state = jax.eval_shape(lambda: self.cell.initial_state(xs.shape[1:-1], xs.dtype))
         hidden = []
         _map_hidden(hidden.append, state)
+        if not hidden:
+            raise ValueError(
+                f"state_rate={self.state_rate} needs a state with a field h; that of {self.cell!r} has none"
+            )
         keys = split(key, len(hidden))
         shapes = [(xs.shape[0], *h.shape) for h in hidden]
-        rate, dtype = self.state_rate, xs.dtype
-        return [dropout_mask(k, rate, s, dtype, variational=self.variational) for k, s in zip(keys, shapes)]
+        return [
+            dropout_mask(k, self.state_rate, shape, h.dtype, variational=self.variational)
+            for k, shape, h in zip(keys, shapes, hidden)
+        ]
 
 
 def _map_hidden(function: Callable[[Any], Any], state: State) -> State:
@@ -244,6 +252,7 @@ class Project(Wrapper):
         super().__post_init__()
         check_size("size", self.size)
         initializer(self.kernel_init)
+        object.__setattr__(self, "param_dtype", jnp.dtype(self.param_dtype).type)
 
     @property
     def output_size(self) -> int:

@@ -40,13 +40,15 @@ def unroll(
       xs: inputs ``[*batch, T, I]`` with any number of batch axes; ``[T, *batch, I]`` with `time_major`.
       state: the state before the first step; None takes the cell's initial state (zeros, unless it is learned).
       lengths: valid steps of each sequence, 0 to T. Past them outputs are zero, the state stays what it was at the
-        last valid step, and nothing in the padding (NaN included) changes a value or a gradient.
+        last valid step, and nothing in the padding (NaN included) changes a value or a gradient. Traced lengths, as
+        inside `jax.jit`, cannot be checked to be at most T.
       resets: where true, the state is set back to the cell's initial state before that step is taken.
       reverse: take the steps from the last valid one to the first; outputs stay in the order of the inputs, and the
         state returned is that after the first input.
       method: how to unroll, such as `Static()` or `Scan()`; None takes what `choose_method` says. All methods give
         the same values and gradients within rounding.
-      key: PRNG key for dropout; None means evaluation.
+      key: PRNG key for dropout; None means evaluation. For a later part of a sequence, a `TimedKey` that names its
+        steps, in the order in which they are taken.
       time_major: whether time is the first axis of `xs`, `resets` and the outputs.
 
     Returns:
@@ -56,8 +58,9 @@ def unroll(
       ValueError: if a shape or a length does not fit; TypeError: if a type does not.
     """
     time_axis = 0 if time_major else -2
-    check_inputs(xs)
+    check_cell(cell)
     xs = jnp.asarray(xs)
+    check_inputs(xs)
     batch = xs.shape[1:-1] if time_major else xs.shape[:-2]
     length = xs.shape[time_axis]
     lengths = None if lengths is None else check_lengths(lengths, batch, length)
@@ -183,6 +186,13 @@ def bidirectional(
     return jnp.concatenate([ahead, back], axis=-1), (first, second)
 
 
+def check_cell(cell: Any) -> None:
+    """Raises unless `cell` is one."""
+    if not isinstance(cell, Cell):
+        got = cell.__name__ if isinstance(cell, type) else repr(cell) if isinstance(cell, str) else type(cell).__name__
+        raise TypeError(f"cell must be a cell, such as LSTM(128), got {got}")
+
+
 def check_inputs(xs: Any) -> None:
     """Raises unless `xs` can be a batch of sequences of features."""
     shape = np.shape(xs)
@@ -197,7 +207,8 @@ def check_inputs(xs: Any) -> None:
 
 def check_lengths(lengths: Any, batch: tuple[int, ...], length: int) -> Array:
     """Returns `lengths` as an array, raising unless it has one whole number from 0 to T a sequence."""
-    dtype = jnp.result_type(lengths)
+    lengths = jnp.asarray(lengths)
+    dtype = lengths.dtype
     if not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(f"lengths must be whole numbers, got {dtype}")
     if np.shape(lengths) != batch:
@@ -206,17 +217,18 @@ def check_lengths(lengths: Any, batch: tuple[int, ...], length: int) -> Array:
         wrong = np.asarray(lengths)[(np.asarray(lengths) < 0) | (np.asarray(lengths) > length)]
         if wrong.size:
             raise ValueError(f"lengths must be between 0 and T = {length}, got {wrong.flat[0]}")
-    return jnp.asarray(lengths)
+    return lengths
 
 
 def check_resets(resets: Any, batch: tuple[int, ...], length: int, time_major: bool) -> Array:
     """Returns `resets` as an array, raising unless it has one truth value a step."""
-    if jnp.result_type(resets) != bool:
-        raise TypeError(f"resets must be bool, got {jnp.result_type(resets)}")
+    resets = jnp.asarray(resets)
+    if resets.dtype != bool:
+        raise TypeError(f"resets must be bool, got {resets.dtype}")
     shape, name = ((length, *batch), "[T, *batch]") if time_major else ((*batch, length), "[*batch, T]")
     if np.shape(resets) != shape:
         raise ValueError(f"resets must have shape {name} = {list(shape)}, got {list(np.shape(resets))}")
-    return jnp.asarray(resets)
+    return resets
 
 
 def check_state(cell: Cell, state: State, batch: tuple[int, ...], dtype: Any) -> State:

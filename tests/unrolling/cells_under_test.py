@@ -80,7 +80,13 @@ WRAPPED = {
     "project": Project(GRU(H), 2),
     "residual": Residual(BasicRNN(I)),
     "learned": LearnedState(GRU(H)),
-    "stack_of_wrapped": Stack((Residual(Project(LSTM(H), I)), Dropout(LearnedState(GRU(2)), state_rate=0.3))),
+    "stack_of_wrapped": Stack(
+        (
+            Residual(Project(GRU(H), I)),
+            Dropout(LearnedState(LSTM(2)), state_rate=0.3),
+            Dropout(BasicRNN(8), output_rate=0.3),
+        )
+    ),
     "wrapped_stack": LearnedState(
         Dropout(Residual(Stack((Dropout(GRU(H), input_rate=0.3), Project(BasicRNN(H), I)))), state_rate=0.3)
     ),
