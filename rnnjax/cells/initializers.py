@@ -28,14 +28,14 @@ _FACTORIES = (
 def initializer(choice: str | Initializer) -> Initializer:
     """Returns the initialiser ``(key, shape, dtype) -> array`` that a name from `jax.nn.initializers` stands for.
 
-    It draws in float32 or above, because not all can draw in less.
+    One given by name draws in float32 or above, because not all can draw in less; a function stands for itself.
 
     Raises:
       ValueError: for an unknown name.
     """
     if callable(choice):
-        chosen = choice
-    elif choice in _PLAIN:
+        return choice
+    if choice in _PLAIN:
         chosen = getattr(jax.nn.initializers, choice)
     elif choice in _FACTORIES:
         chosen = getattr(jax.nn.initializers, choice)()
