@@ -1,6 +1,22 @@
-"""MNIST by rows.
+"""MNIST read row by row: 28 steps of 28 pixels, classified after the last.
 
-python -m rnnjax.train --config configs/mnist.py[:variant]
+    python -m rnnjax.train --config configs/mnist.py[:variant]
+
+Ours is the mean of three seeds, time that of a whole run on 2 CPU cores (AMD EPYC); both are written to docs/results.md,
+with versions, by `python -m rnnjax.reproduce`. On a GPU: not measured.
+
+| variant | source's figure | ours | time |
+|---|---|---|---|
+| rnn150, 5 epochs | validation 0.9730; rerun 0.9622 to 0.9640 | validation 0.9693 | 23 s |
+| rnn31, 10 epochs | training loss 0.302; rerun: validation 0.8914 | 0.288; validation 0.9202 | 14 s |
+| rnn31x3, 10 epochs | training loss 0.167; rerun: validation 0.9606 | 0.101; validation 0.9701 | 27 s |
+| lstm150, 5 epochs | none | test 0.9846 | see docs/results.md |
+| gru150, 5 epochs | none | test 0.9861 | see docs/results.md |
+| embedded, 15 epochs | none | test 0.9607 | 26 s |
+| rnn150_long, rnn128, lstm150_peephole | none | not measured | |
+
+The variants of one basic layer are the source's: Adam 1e-3 throughout. The others start at 2e-3 (`embedded`: 4e-3) and
+decay to zero along a cosine, without which their last epoch is often not their best.
 """
 
 import copy
