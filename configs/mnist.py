@@ -2,8 +2,8 @@
 
     python -m rnnjax.train --config configs/mnist.py[:variant]
 
-Ours is the mean of three seeds, time that of a whole run on 2 CPU cores (AMD EPYC); both are in docs/results.md, written
-with versions by `python -m rnnjax.reproduce`. On a GPU: not measured.
+Ours is the mean of three seeds, time that of a whole run on 2 CPU cores (AMD EPYC); both are in docs/results.md,
+written with versions by `python -m rnnjax.reproduce`. On a GPU: not measured.
 
 | variant | source's figure | ours | time |
 |---|---|---|---|

@@ -71,7 +71,10 @@ class Checkpoints:
             ),
         )
         for step in self.steps():
-            self._policy.scores[step] = self._score(self._about(step).get("metrics", {}))
+            about = self._about(step)
+            self._policy.scores[step] = self._score(about.get("metrics", {}))
+            if not about:
+                self._set_aside(step, "what it is about cannot be read")
 
     def _score(self, metrics: dict[str, float]) -> float:
         value = metrics.get(self._metric, math.nan)
@@ -142,18 +145,21 @@ class Checkpoints:
 
     def _first_whole(self, steps: Sequence[int], like: Any) -> tuple[int, Any] | None:
         for step in steps:
+            if step in self._damaged:
+                continue
             try:
                 return step, self._restore(step, like)
             except Exception as error:  # whatever a damaged file makes orbax or tensorstore raise
-                _log.warning(
-                    "the checkpoint of step %d is damaged (%s); trying the one before it", step, _reason(error)
-                )
-                self._damaged.add(step)
+                self._set_aside(step, _reason(error))
         if not steps:
             return None
         raise CheckpointError(
             f"no checkpoint in {self._directory} can be read; choose another --workdir to start afresh"
         )
+
+    def _set_aside(self, step: int, reason: str) -> None:
+        _log.warning("the checkpoint of step %d is damaged (%s); another is used", step, reason)
+        self._damaged.add(step)
 
     def _restore(self, step: int, like: Any) -> Any:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)

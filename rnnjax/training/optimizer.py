@@ -49,7 +49,7 @@ def build_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     rate, warmup, end = config.learning_rate, config.warmup_steps, config.final_fraction
     require(rate > 0, f"optimizer.learning_rate must be positive, got {rate}")
     require(warmup >= 0, f"optimizer.warmup_steps must not be negative, got {warmup}")
-    require(warmup < steps, f"optimizer.warmup_steps must be below the {steps} steps of the run, got {warmup}")
+    require(warmup < steps, f"optimizer.warmup_steps must be at most {steps - 1}, got {warmup}")
     require(0 <= end <= 1, f"optimizer.final_fraction must be from 0 to 1, got {end}")
     rest = max(steps - warmup, 1)
     if config.schedule == "constant":

@@ -17,7 +17,7 @@ def test_evaluation_prints_one_json_object_and_ends_with_0(trained, summary, run
     assert ended.code == 0, ended.err
     found = json.loads(ended.out)
     assert found["split"] == "test"
-    assert found["step"] == 70
+    assert found["step"] == 35
     assert found["accuracy"] == pytest.approx(summary["final"]["test"]["accuracy"], rel=1e-5)
     assert found["loss"] == pytest.approx(summary["final"]["test"]["loss"], rel=1e-5)
     assert "Traceback" not in ended.err

