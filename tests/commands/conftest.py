@@ -6,20 +6,10 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = ["--config", "configs/mnist.py:embedded", "--config.epochs=1", "--config.cell.hidden_size=8"]
-
-
-@pytest.fixture(autouse=True)
-def _compiled_quickly():
-    """Compiles without LLVM's optimisations, which take longer than these small programs run."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @dataclasses.dataclass

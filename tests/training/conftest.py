@@ -23,7 +23,7 @@ def compiled_programs(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _compiled_quickly(compiled_programs):
+def _compiled_once(compiled_programs):
     settings = {**_SETTINGS, "jax_compilation_cache_dir": str(compiled_programs)}
     before = {name: _setting(name) for name in settings}
     _set(settings)
