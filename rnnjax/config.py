@@ -228,6 +228,7 @@ class TrainConfig(Config):
     Attributes:
       task: module of the task, in `rnnjax.tasks` or, with a dot in its name, anywhere.
       seed: of parameters, data order and dropout.
+      evaluate_every: epochs between evaluations, each with a checkpoint; the last epoch has both.
       dtype: compute type; parameters are float32.
       steps_per_call: training steps in one compiled call, at most; 0 takes a whole epoch.
       log_every: steps over which training metrics are averaged for the log.
@@ -236,6 +237,7 @@ class TrainConfig(Config):
     task: str = ""
     seed: int = 0
     epochs: int = 1
+    evaluate_every: int = 1
     batch_size: int = 128
     dtype: str = "float32"
     steps_per_call: int = 0
@@ -247,7 +249,7 @@ class TrainConfig(Config):
 
     def check(self) -> None:
         super().check()
-        for name in ("epochs", "batch_size", "log_every"):
+        for name in ("epochs", "evaluate_every", "batch_size", "log_every"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(self.steps_per_call >= 0, f"steps_per_call must not be negative, got {self.steps_per_call}")
         require(self.seed >= 0, f"seed must not be negative, got {self.seed}")

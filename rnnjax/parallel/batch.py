@@ -16,9 +16,3 @@ def sum_over(axis: str, tree: Any) -> Any:
     """
     flat, restore = ravel_pytree(tree)
     return restore(jax.lax.psum(flat, axis))
-
-
-def mean_over(axis: str, tree: Any) -> Any:
-    """Returns the means of the leaves over a mapped axis, by one collective for all of them."""
-    count = jax.lax.axis_size(axis)
-    return jax.tree.map(lambda leaf: leaf / count, sum_over(axis, tree))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from rnnjax.config import TrainConfig, freeze, from_dict
@@ -13,7 +14,7 @@ from rnnjax.tasks import task_module
 from rnnjax.tasks.task import Task
 from rnnjax.training.loop import make_plan, open_checkpoints
 from rnnjax.training.optimizer import build_optimizer
-from rnnjax.training.program import evaluator, place_state
+from rnnjax.training.program import evaluator, place_state, scores
 from rnnjax.training.record import means
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.state import TrainState, initial_train_state
@@ -37,8 +38,22 @@ def evaluate_run(directory: str, split: str, checkpoint: str, data_path: str | N
     mesh = batch_mesh("auto", config.batch_size)  # the devices here need not be those of the training
     step, state = restore(run, task, config, mesh, checkpoint)
     resident = config.data.feed == "device"
-    metrics = evaluator(task, mesh, task.data.splits[split], config.batch_size, resident=resident)(state.params)
-    return {"step": step, "checkpoint": checkpoint, "split": split, **means(metrics), "data": task.data.source}
+    metrics = means(evaluator(task, mesh, split, config.batch_size, resident=resident)(state.params))
+    metrics = task.complete(metrics) | scores(task, state.params, split)
+    return {"step": step, "checkpoint": checkpoint, "split": split, **metrics, "data": task.data.source}
+
+
+def restored_params(directory: str, checkpoint: str, data_path: str | None) -> tuple[Task, Any, RunDirectory]:
+    """Returns the task of a run, the parameters of its best or last checkpoint on one device, and its directory.
+
+    Raises:
+      ConfigError, DataError, CheckpointError: as `evaluate_run`.
+    """
+    run = RunDirectory(directory)
+    config = run_config(run, data_path)
+    task = task_module(config.task).build(config)
+    _, state = restore(run, task, config, batch_mesh("1", config.batch_size), checkpoint)
+    return task, jax.device_get(state.params), run
 
 
 def run_config(run: RunDirectory, data_path: str | None) -> TrainConfig:

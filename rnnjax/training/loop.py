@@ -12,15 +12,16 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from rnnjax.config import TrainConfig, require, to_dict
+from rnnjax.config import TrainConfig, to_dict
 from rnnjax.parallel.mesh import batch_mesh
 from rnnjax.tasks.task import Task
 from rnnjax.training import plots
+from rnnjax.training.batches import Order, device_feed, epoch_orders, epoch_steps, host_feed
 from rnnjax.training.checkpoint import Checkpoints
 from rnnjax.training.event_log import EventLog
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.optimizer import build_optimizer
-from rnnjax.training.program import TrainProgram, device_feed, epoch_orders, evaluator, host_feed, place_state
+from rnnjax.training.program import TrainProgram, evaluator, place_state, scores
 from rnnjax.training.progress import Progress
 from rnnjax.training.record import Finished, Record, means
 from rnnjax.training.run_directory import RunDirectory
@@ -31,16 +32,23 @@ _log = logging.getLogger(__name__)
 
 
 class Plan(NamedTuple):
-    """A run's shape: steps in an epoch, epochs, and steps in a call (the last call of an epoch may have fewer)."""
+    """A run's shape: steps in an epoch, epochs, steps in a call (the last call of an epoch may have fewer), and the
+    epochs between evaluations."""
 
     epoch_steps: int
     epochs: int
     call_steps: int
+    evaluate_every: int
 
     @property
     def steps(self) -> int:
         """Steps of the whole run."""
         return self.epoch_steps * self.epochs
+
+    def evaluates_after(self, epoch: int, step: int) -> bool:
+        """Says whether the validation split is evaluated after a call of an epoch that ends at a step of it."""
+        due = (epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.epochs
+        return due and step == self.epoch_steps
 
     def calls(self, step: int) -> Iterator[tuple[int, int, int]]:
         """Yields ``(epoch, first, count)`` of every call from a step on: the same calls whenever a run stopped."""
@@ -55,7 +63,7 @@ class Programs(NamedTuple):
 
     mesh: Mesh
     steps: TrainProgram
-    order: Callable[[int], Array]
+    order: Callable[[int], Order]
     evaluate: dict[str, Callable[[Any], dict[str, Array]]]
 
 
@@ -79,10 +87,10 @@ def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
         with EventLog(run.tensorboard, begin or None) as events, Progress(begin, plan.steps) as progress:
             first_step = time.perf_counter()
             state = train_steps(
-                plan, programs, state, begin, Record(run, events, progress, checkpoints, config.log_every)
+                plan, programs, state, begin, Record(task, run, events, progress, checkpoints, config.log_every)
             )
             step_seconds = time.perf_counter() - first_step - programs.steps.compile_seconds
-            test = means(programs.evaluate["test"](state.params))
+            test = task.complete(means(programs.evaluate["test"](state.params))) | scores(task, state.params, "test")
             rows = [{"step": plan.steps, "epoch": plan.epochs, "split": "test", **test}]
             run.append_metrics(rows)
             events.write(rows)
@@ -97,6 +105,7 @@ def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
         seconds=time.perf_counter() - started,
         steps_per_second=(plan.steps - begin) / max(step_seconds, 1e-9),
         compile_seconds=programs.steps.compile_seconds,
+        input_wait=programs.steps.input_seconds / max(step_seconds, 1e-9),
     )
     run.write_summary(summary)
     return summary
@@ -114,28 +123,20 @@ def make_plan(task: Task, config: TrainConfig) -> Plan:
     Raises:
       ConfigError: if there are fewer examples than one batch takes.
     """
-    examples = len(next(iter(task.data.splits["train"].values())))
-    require(
-        config.batch_size <= examples, f"batch_size is {config.batch_size}, but there are {examples} training examples"
-    )
-    epoch_steps = examples // config.batch_size
-    return Plan(epoch_steps, config.epochs, min(config.steps_per_call or epoch_steps, epoch_steps))
+    steps = epoch_steps(task, config.batch_size)
+    return Plan(steps, config.epochs, min(config.steps_per_call or steps, steps), config.evaluate_every)
 
 
 def compile_programs(task: Task, config: TrainConfig, optimizer: Any) -> Programs:
     """Returns the programs of the run, which are compiled when they are first called."""
     mesh = batch_mesh(config.parallel.batch, config.batch_size)
-    splits, resident = task.data.splits, config.data.feed == "device"
-    feed = (device_feed if resident else host_feed)(mesh, splits["train"])
-    examples = len(next(iter(splits["train"].values())))
+    resident = config.data.feed == "device"
+    feed = (device_feed if resident else host_feed)(mesh, task.data.splits["train"])
     return Programs(
         mesh,
         TrainProgram(task, optimizer, mesh, feed),
-        epoch_orders(mesh, config.seed, examples, config.batch_size),
-        {
-            name: evaluator(task, mesh, splits[name], config.batch_size, resident=resident)
-            for name in ("validation", "test")
-        },
+        epoch_orders(mesh, task, config.seed, config.batch_size),
+        {name: evaluator(task, mesh, name, config.batch_size, resident=resident) for name in ("validation", "test")},
     )
 
 
@@ -160,10 +161,10 @@ def train_steps(plan: Plan, programs: Programs, state: TrainState, begin: int, r
     step, before = begin, None
     with StopRequest() as stop:
         for epoch, first, count in plan.calls(begin):
-            state, metrics = programs.steps(state, programs.order(epoch), first, count)
+            state, metrics = programs.steps(state, programs.order(epoch).part(first, count))
             step += count
             validation = kept = None
-            if first + count == plan.epoch_steps:
+            if plan.evaluates_after(epoch, first + count):
                 validation = programs.evaluate["validation"](state.params)
                 kept = jax.tree.map(jnp.copy, state)  # the next call takes the state's memory for its own
             if before is not None:

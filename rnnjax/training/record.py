@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from rnnjax.errors import TrainingError
+from rnnjax.tasks.task import Task
 from rnnjax.training.checkpoint import Checkpoints
 from rnnjax.training.event_log import EventLog
 from rnnjax.training.progress import Progress
@@ -35,8 +36,9 @@ class Finished(NamedTuple):
 
 
 class Record(NamedTuple):
-    """The places where a run is written down."""
+    """The places where a run of a task is written down."""
 
+    task: Task
     run: RunDirectory
     events: EventLog
     progress: Progress
@@ -51,17 +53,18 @@ class Record(NamedTuple):
         """
         metrics = {name: np.asarray(value) for name, value in finished.metrics.items()}
         check_finite(metrics["loss"], finished.step)
-        rows = training_rows(metrics, finished, self.log_every)
+        rows = [self.task.complete(row) for row in training_rows(metrics, finished, self.log_every)]
         self.progress.advance(finished.step, numbers(rows[-1]), metrics)
+        validation = {}
         if finished.validation is not None:
-            validation = means(finished.validation)
+            validation = self.task.complete(means(finished.validation))
             check_finite(np.array([validation["loss"]]), finished.step)
             rows.append({"step": finished.step, "epoch": finished.epoch, "split": "validation", **validation})
             self.progress.epoch(finished.epoch, validation)
         self.run.append_metrics(rows)
         self.events.write(rows)
         if finished.state is not None:
-            self.checkpoints.save(finished.step, finished.state, means(finished.validation or {}))
+            self.checkpoints.save(finished.step, finished.state, validation)
 
 
 def training_rows(metrics: Mapping[str, np.ndarray], finished: Finished, log_every: int) -> list[dict[str, Any]]:

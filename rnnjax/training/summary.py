@@ -27,14 +27,19 @@ def summarise(
     seconds: float,
     steps_per_second: float,
     compile_seconds: float,
+    input_wait: float,
 ) -> dict[str, Any]:
-    """Returns the summary of a run from its metrics and the times of this process."""
+    """Returns the summary of a run from its metrics and the times of this process.
+
+    `input_wait` is the host's time for gathering and sending batches, as a part of the time of the steps.
+    """
     return {
         "final": {split: last_metrics(rows, split) for split in dict.fromkeys(row["split"] for row in rows)},
         "best": best_metrics(rows, task),
         "seconds": round(seconds, 3),
         "steps_per_second": round(steps_per_second, 3),
         "compile_seconds": round(compile_seconds, 3),
+        "input_wait": round(input_wait, 4),
         "device": {
             "platform": jax.default_backend(),
             "kind": device_name(),

@@ -1,0 +1,74 @@
+"""Generates with a trained run: ``python -m rnnjax.generate DIR [--prompt ...] [--length N] [--temperature X]``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rnnjax.commands import exit_code, require_packages
+from rnnjax.errors import ConfigError
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command with the arguments after its name; prints what the run's task yields, line by line.
+
+    Raises:
+      ConfigError: for numbers that make no sense, or a run whose task generates nothing.
+      DataError, CheckpointError: if the run's data or checkpoints cannot be read.
+    """
+    options = parse(arguments)
+    check(options)
+    require_packages()
+    from rnnjax.tasks.task import Request
+    from rnnjax.training.evaluation import restored_params
+
+    task, params, run = restored_params(options.directory, options.checkpoint, options.data)
+    if task.generate is None:
+        raise ConfigError(f"the task of {options.directory} generates nothing; evaluate it with rnnjax.evaluate")
+    run.plots.mkdir(exist_ok=True)
+    lines = (line.rstrip("\r\n") for line in sys.stdin)
+    given = {name: value for name, value in vars(options).items() if name in Request._fields}
+    for line in task.generate(params, Request(**given, lines=lines, plots=run.plots)):
+        print(line, flush=True)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Returns the command's options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rnnjax.generate",
+        description="Continues text or a series, or translates the lines of the standard input, with a trained run.",
+    )
+    parser.add_argument("directory", help="run directory")
+    parser.add_argument("--prompt", help="what to go on from")
+    parser.add_argument("--length", type=int, default=300, help="steps to generate (default: 300)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of sampling; 0 is greedy (default: 1)")
+    parser.add_argument("--top-k", type=int, help="sample among the K likeliest")
+    parser.add_argument("--top-p", type=float, help="sample among the likeliest that make up probability P")
+    parser.add_argument("--seed", type=int, default=0, help="of sampling (default: 0)")
+    parser.add_argument("--beam-size", type=int, default=4, help="width of the beam where one is used (default: 4)")
+    parser.add_argument("--n-best", type=int, default=1, help="results a line where a beam is used (default: 1)")
+    parser.add_argument("--checkpoint", default="best", choices=["best", "last"])
+    parser.add_argument("--data", metavar="PATH", help="folder of the data, in place of the run's own")
+    return parser.parse_args(arguments)
+
+
+def check(options: Any) -> None:
+    """Raises `ConfigError` for numbers that make no sense."""
+
+    def require(name: str, fits: bool, what: str) -> None:
+        if not fits:
+            raise ConfigError(f"--{name} must be {what}, got {getattr(options, name.replace('-', '_'))}")
+
+    require("length", options.length >= 1, "at least 1")
+    require("temperature", options.temperature >= 0, "0 or above")
+    require("top-k", options.top_k is None or options.top_k >= 1, "at least 1")
+    require("top-p", options.top_p is None or 0 < options.top_p <= 1, "above 0 and at most 1")
+    require("seed", 0 <= options.seed < 2**32, f"from 0 to {2**32 - 1}")
+    require("beam-size", options.beam_size >= 1, "at least 1")
+    require("n-best", 1 <= options.n_best <= options.beam_size, f"from 1 to the beam size, {options.beam_size}")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main, sys.argv[1:]))
