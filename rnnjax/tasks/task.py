@@ -105,6 +105,6 @@ class Task:
         """Returns the number N of examples in a split."""
         return len(next(iter(self.data.splits[split].values())))
 
-    def complete(self, means: dict[str, float]) -> dict[str, float]:
+    def complete(self, means: dict[str, Any]) -> dict[str, Any]:
         """Returns the means of `values` with the metrics derived from them."""
         return means if self.derived is None else means | self.derived(means)

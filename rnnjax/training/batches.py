@@ -24,15 +24,12 @@ STEPS = PartitionSpec(None, BATCH)  # [steps, batch, ...]
 class Order(NamedTuple):
     """The examples of some batches, ``rows [steps, B]``, and where there are buckets the one of each batch."""
 
-    rows: Int[Array, "steps B"]
-    bucket: Int[Array, " steps"] | None
+    rows: Int[Array | np.ndarray, "steps B"]
+    bucket: Int[Array | np.ndarray, " steps"] | None
 
     def part(self, first: int, count: int) -> Order:
         """Returns `count` batches from the batch `first`."""
         return jax.tree.map(lambda leaf: leaf[first : first + count], self)
-
-
-ORDER: Any = Order(STEPS, EVERYWHERE)
 
 
 class Feed(NamedTuple):
@@ -142,7 +139,7 @@ def by_bucket(buckets: Buckets | None, run: Callable[[Any, Batch], Any]) -> Call
 
     def cut_to(widths: Any) -> Callable[[Any, Batch], Any]:
         def branch(state: Any, batch: Batch) -> Any:
-            return run(state, {name: value[:, : widths.get(name)] for name, value in batch.items()})
+            return run(state, batch | {name: batch[name][:, :width] for name, width in widths.items()})
 
         return branch
 

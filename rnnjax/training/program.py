@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from rnnjax.parallel.mesh import BATCH
-from rnnjax.tasks.task import Batch, Task
+from rnnjax.tasks.task import Task
 from rnnjax.training.batches import (
     EVERYWHERE,
     STEPS,

@@ -53,7 +53,9 @@ class Record(NamedTuple):
         """
         metrics = {name: np.asarray(value) for name, value in finished.metrics.items()}
         check_finite(metrics["loss"], finished.step)
-        rows = [self.task.complete(row) for row in training_rows(metrics, finished, self.log_every)]
+        rows: list[dict[str, Any]] = [
+            self.task.complete(row) for row in training_rows(metrics, finished, self.log_every)
+        ]
         self.progress.advance(finished.step, numbers(rows[-1]), metrics)
         validation = {}
         if finished.validation is not None:

@@ -35,4 +35,12 @@ def build(config: Config) -> Task:
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return {"loss": loss, "accuracy": (logits.argmax(-1) == batch["label"]).astype(jnp.float32)}, carry
 
-    return Task(data, lambda key: model.init(key, jnp.zeros((1, config.length, 3))), values)
+    def generate(params, request):
+        """Says what was asked for, then each line of the standard input as it comes, and draws a picture."""
+        yield f"{request.prompt} {request.length} {request.temperature} {request.top_k} {request.top_p}"
+        yield f"{request.seed} {request.beam_size} {request.n_best} {len(params['params'])}"
+        (request.plots / "picture.png").write_bytes(b"")
+        for line in request.lines:
+            yield line.upper()
+
+    return Task(data, lambda key: model.init(key, jnp.zeros((1, config.length, 3))), values, generate=generate)

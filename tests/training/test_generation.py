@@ -1,0 +1,59 @@
+import dataclasses
+import io
+
+import pytest
+from toytasks.runs import run_training, sign_config
+
+from rnnjax import generate
+from rnnjax.errors import ConfigError
+from rnnjax.tasks import task_module
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return run_training(tmp_path_factory.mktemp("runs") / "run", sign_config(epochs=1)).directory.path
+
+
+def test_a_run_generates_what_its_task_yields(directory, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\n\ntwo"))
+    options = {"prompt": "abc", "length": 3, "temperature": 0.5, "top-k": 2, "top-p": 0.9, "seed": 4}
+    options = [f"--{name}={value}" for name, value in {**options, "beam-size": 5, "n-best": 2}.items()]
+    generate.main([str(directory), *options])
+    assert capsys.readouterr().out.splitlines() == ["abc 3 0.5 2 0.9", "4 5 2 2", "ONE", "", "TWO"]
+    assert (directory / "plots" / "picture.png").exists()
+
+
+def test_what_is_not_asked_for_is_left_to_the_task(directory, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    generate.main([str(directory), "--checkpoint", "last"])
+    assert capsys.readouterr().out.splitlines() == ["None 300 1.0 None None", "0 4 1 2"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--length", "0"], "--length must be at least 1, got 0"),
+        (["--temperature", "-1"], "--temperature must be 0 or above, got -1.0"),
+        (["--top-k", "0"], "--top-k must be at least 1, got 0"),
+        (["--top-p", "0"], "--top-p must be above 0 and at most 1, got 0.0"),
+        (["--top-p", "1.5"], "--top-p must be above 0 and at most 1, got 1.5"),
+        (["--seed", "-1"], "--seed must be from 0 to 4294967295, got -1"),
+        (["--beam-size", "0"], "--beam-size must be at least 1, got 0"),
+        (["--n-best", "5"], "--n-best must be from 1 to the beam size, 4, got 5"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(options, message, directory):
+    with pytest.raises(ConfigError, match=message):
+        generate.main([str(directory), *options])
+
+
+def test_a_directory_without_a_run_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="holds no run"):
+        generate.main([str(tmp_path)])
+
+
+def test_a_task_that_generates_nothing_is_refused_by_name(directory, monkeypatch):
+    sign, build = task_module("toytasks.sign"), task_module("toytasks.sign").build
+    monkeypatch.setattr(sign, "build", lambda config: dataclasses.replace(build(config), generate=None))
+    with pytest.raises(ConfigError, match="generates nothing"):
+        generate.main([str(directory)])
