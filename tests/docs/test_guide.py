@@ -31,7 +31,8 @@ def blocks(text):
         if language == "python":
             found.append(Block(body, text[: fence.start(2)].count("\n"), ""))
         elif language == "text":
-            assert found and not found[-1].shown, f"a text block without code before it: {body}"
+            assert found, f"a text block without code before it: {body}"
+            assert not found[-1].shown, f"two text blocks behind one of code: {body}"
             found[-1] = found[-1]._replace(shown=body)
     return found
 
