@@ -1,5 +1,14 @@
-"""Models: Flax modules made of recurrent layers."""
+"""Models: Flax modules made of recurrent layers, and the losses of sequences."""
 
 from rnnjax.models.classifier import SequenceClassifier
+from rnnjax.models.forecaster import Forecaster, continue_series
+from rnnjax.models.losses import mean_over_steps, sequence_loss, token_losses
 
-__all__ = ["SequenceClassifier"]
+__all__ = [
+    "Forecaster",
+    "SequenceClassifier",
+    "continue_series",
+    "mean_over_steps",
+    "sequence_loss",
+    "token_losses",
+]

@@ -1,0 +1,38 @@
+import json
+
+import pytest
+
+from rnnjax import generate, train
+
+# ml_collections reads config files by a method that Python has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+SMALL = ["--config.windows=200", "--config.window=8", "--config.cell.hidden_size=6"]
+
+
+def trained_run(call, path, *arguments):
+    code, _, sentences, _ = call(train.main, *arguments, "--workdir", path)
+    assert (code, sentences) == (0, [])
+    return json.loads((path / "summary.json").read_text())["final"]
+
+
+def test_hihello_is_learnt_and_said(call, tmp_path):
+    final = trained_run(call, tmp_path / "run", "--config", "configs/hihello.py:gru")
+    assert final["test"]["accuracy"] == 1
+    code, out, _, _ = call(generate.main, tmp_path / "run")
+    assert (code, out) == (0, "ihello\n")
+    code, out, sentences, _ = call(generate.main, tmp_path / "run", "--prompt", "world")
+    assert (code, out) == (2, "")
+    assert sentences == ["rnnjax: only the characters 'hielo' are known, not 'drw'; use those"]
+
+
+def test_a_series_is_learnt_and_continued(call, tmp_path):
+    path = tmp_path / "run"
+    final = trained_run(call, path, "--config", "configs/time_series.py:projected", *SMALL)
+    assert final["test"]["mse"] == final["test"]["loss"] > 0
+    assert {picture.name for picture in (path / "plots").iterdir()} >= {"series.png", "instance.png", "prediction.png"}
+    code, out, _, _ = call(generate.main, path, "--prompt", "instance", "--length", 30)
+    assert code == 0
+    assert len([float(line) for line in out.splitlines()]) == 30
+    assert (path / "plots" / "generated.png").exists()
+    assert call(generate.main, path, "--prompt", "instance", "--length", 30)[1] == out
