@@ -9,18 +9,18 @@ import numpy as np
 from jaxtyping import Float
 
 from rnnjax.data.series import END, RESOLUTION, START, series, window_at
-from rnnjax.training.plots import _figure, _save
+from rnnjax.training.plots import new_figure, save_figure
 
 
 def plot_series(start: float, steps: int, directory: Path) -> None:
     """Draws the whole series with one training window in it, and that window by itself with its targets."""
     window, times = window_at(np.array([start]), steps)[0], start + RESOLUTION * np.arange(steps + 1)
-    figure, axes = _figure(8, 3.5)
+    figure, axes = new_figure(8, 3.5)
     everywhere = np.arange(START, END, RESOLUTION)
     axes.plot(everywhere, series(everywhere), label="t sin(t) / 3 + 2 sin(5t)")
     axes.plot(times, window, linewidth=3, label="a training instance")
     _finish(figure, axes, "t", directory / "series.png")
-    figure, axes = _figure(6, 4)
+    figure, axes = new_figure(6, 4)
     axes.plot(times[:-1], window[:-1], "o", markersize=9, fillstyle="none", label="input")
     axes.plot(times[1:], window[1:], "*", label="target")
     _finish(figure, axes, "t", directory / "instance.png")
@@ -31,7 +31,7 @@ def plot_prediction(
 ) -> None:
     """Draws the predictions of a window's steps beside their targets."""
     times = start + RESOLUTION * np.arange(1, len(window))
-    figure, axes = _figure(6, 4)
+    figure, axes = new_figure(6, 4)
     axes.plot(times, window[1:], "*", label="target")
     axes.plot(times, predicted, ".", label="prediction")
     _finish(figure, axes, "t", path)
@@ -45,7 +45,7 @@ def plot_generated(
 ) -> None:
     """Draws the values given and those generated after them, over the series itself where it is known."""
     steps = np.arange(len(window), len(window) + len(following))
-    figure, axes = _figure(8, 3.5)
+    figure, axes = new_figure(8, 3.5)
     if truth is not None:
         axes.plot(steps, truth, color="0.7", label="the series")
     axes.plot(np.arange(len(window)), window, linewidth=3, label="given")
@@ -57,4 +57,4 @@ def _finish(figure: Any, axes: Any, xlabel: str, path: Path) -> None:
     axes.set(xlabel=xlabel, ylabel="value")
     axes.legend()
     axes.grid(alpha=0.3)
-    _save(figure, path)
+    save_figure(figure, path)

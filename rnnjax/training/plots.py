@@ -13,14 +13,14 @@ def plot_curves(rows: Sequence[dict[str, Any]], directory: Path) -> None:
     """Draws each metric of `metrics.jsonl` against the step, one picture a metric and one line a split."""
     names = sorted({name for row in rows for name in row} - {"step", "epoch", "split"})
     for name in names:
-        figure, axes = _figure(6, 4)
+        figure, axes = new_figure(6, 4)
         for split in dict.fromkeys(row["split"] for row in rows if name in row):
             points = [(row["step"], row[name]) for row in rows if row["split"] == split and name in row]
             axes.plot(*zip(*points), label=split, marker="." if len(points) < 50 else None)
         axes.set(xlabel="step", ylabel=name)
         axes.legend()
         axes.grid(alpha=0.3)
-        _save(figure, directory / f"{name}.png")
+        save_figure(figure, directory / f"{name}.png")
 
 
 def plot_images(images: np.ndarray, titles: Sequence[str], path: Path) -> None:
@@ -28,17 +28,18 @@ def plot_images(images: np.ndarray, titles: Sequence[str], path: Path) -> None:
     if not len(images):
         return
     rows = -(-len(images) // 5)
-    figure, _ = _figure(8, 1.8 * rows)
+    figure, _ = new_figure(8, 1.8 * rows)
     figure.clear()
     for number, (image, title) in enumerate(zip(images, titles), 1):
         axes = figure.add_subplot(rows, 5, number)
         axes.imshow(image, cmap="gray_r")
         axes.set_title(title, fontsize=8)
         axes.axis("off")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def new_figure(width: float, height: float) -> tuple[Any, Any]:
+    """Returns a matplotlib figure of a size in inches, and its axes."""
     # Imported here because it takes half a second, and without pyplot, which keeps global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -48,6 +49,7 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, figure.add_subplot()
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Writes a figure, making the directory where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
