@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -57,6 +58,42 @@ def last_steps(metric: str, count: int) -> Callable[[Rows], float]:
     return read
 
 
+def around(metric: str, first: int, last: int) -> Callable[[Rows], float]:
+    """Returns a reader of a training metric's mean over the lines of the log at the steps `first` to `last`."""
+
+    def read(rows: Rows) -> float:
+        lines = [row[metric] for row in rows if row["split"] == "train" and first <= row["step"] <= last]
+        return sum(lines) / len(lines)
+
+    return read
+
+
+def at_step(split: str, metric: str, step: int) -> Callable[[Rows], float]:
+    """Returns a reader of a metric at a step."""
+
+    def read(rows: Rows) -> float:
+        return next(row[metric] for row in rows if row["split"] == split and row["step"] == step)
+
+    return read
+
+
+def best(split: str, metric: str, *, higher: bool) -> Callable[[Rows], float]:
+    """Returns a reader of the best of a metric over the run."""
+
+    def read(rows: Rows) -> float:
+        return (max if higher else min)(row[metric] for row in rows if row["split"] == split)
+
+    return read
+
+
+def always_right_from(rows: Rows) -> float:
+    """Reads the first step from which the training accuracy stays 1; infinite where it does not."""
+    train = [row for row in rows if row["split"] == "train"]
+    wrong = [number for number, row in enumerate(train) if row["accuracy"] < 1]
+    first = wrong[-1] + 1 if wrong else 0
+    return train[first]["step"] if first < len(train) else math.inf
+
+
 def _validation(source: str, target: float | None) -> Figure:
     return Figure("validation accuracy", final("validation", "accuracy"), source, target)
 
@@ -68,6 +105,20 @@ def _test(target: float | None) -> Figure:
 def _training_loss(source: str, target: float) -> Figure:
     return Figure("training loss, last 250 steps", last_steps("loss", 250), source, target, higher=False)
 
+
+def _series_mse(source: str, target: float) -> tuple[Figure, ...]:
+    training = Figure("training MSE, steps 451 to 550", around("mse", 500, 550), source, target, higher=False)
+    return training, Figure("test MSE", final("test", "mse"), "none", None, higher=False)
+
+
+def _deep_mse(source: str) -> tuple[Figure, ...]:
+    return (Figure("validation MSE at step 1,200", at_step("validation", "mse", 1200), source, None, higher=False),)
+
+
+_HIHELLO = (
+    Figure("all six right from step", always_right_from, "within 100", 100, higher=False),
+    Figure("accuracy at the end", final("test", "accuracy"), "1", 1.0),
+)
 
 EXPERIMENTS = {
     "mnist_rnn150": Experiment(
@@ -88,4 +139,15 @@ EXPERIMENTS = {
     "mnist_rnn128": Experiment("configs/mnist.py:rnn128", (_test(None),)),
     "mnist_rnn150_long": Experiment("configs/mnist.py:rnn150_long", (_validation("none", None), _test(None))),
     "mnist_embedded": Experiment("configs/mnist.py:embedded", (_test(0.93),)),
+    "series_stacked": Experiment(
+        "configs/time_series.py:stacked", _series_mse("0.0629, one batch at iteration 500", 0.0629)
+    ),
+    "series_projected": Experiment(
+        "configs/time_series.py:projected", _series_mse("0.0594, one batch at iteration 500", 0.0594)
+    ),
+    "series_deep_dropout": Experiment("configs/time_series.py:deep_dropout", _deep_mse("14.5, one batch, dropout off")),
+    "series_deep_dropout_sane": Experiment("configs/time_series.py:deep_dropout_sane", _deep_mse("none")),
+    "hihello_basic": Experiment("configs/hihello.py:basic", _HIHELLO),
+    "hihello_lstm": Experiment("configs/hihello.py:lstm", _HIHELLO),
+    "hihello_gru": Experiment("configs/hihello.py:gru", _HIHELLO),
 }

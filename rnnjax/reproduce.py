@@ -1,4 +1,4 @@
-"""Reproduces published figures: ``python -m rnnjax.reproduce [NAME ...] [--seeds N] [--list]``.
+"""Reproduces published figures: ``python -m rnnjax.reproduce [NAME ...] [--seeds N] [--device D] [--list]``.
 
 Runs the training command once a seed, each in its own directory; a run that was stopped goes on, and one that is
 complete is not run again. Writes `results.json` and a table, `docs/results.md`, which keep what earlier calls found.
@@ -32,15 +32,17 @@ def main(arguments: Sequence[str]) -> None:
     """
     options = parse(arguments)
     if options.list:
-        print("\n".join(f"{name:<24}{experiment.config}" for name, experiment in EXPERIMENTS.items()))
+        print("\n".join(f"{name:<28}{experiment.config}" for name, experiment in EXPERIMENTS.items()))
         return
     from rnnjax.training.run_directory import write_json
 
     results = json.loads(options.results.read_text()) if options.results.exists() else {}
-    for name in options.names or EXPERIMENTS:
+    names = options.names or list(EXPERIMENTS)
+    for name in names:
         if name not in EXPERIMENTS:
             raise ConfigError(f"unknown experiment {name!r}; choose from {', '.join(EXPERIMENTS)}")
-        results[name] = run(EXPERIMENTS[name], options.workdir / name, options.seeds)
+    for name in names:
+        results[name] = run(EXPERIMENTS[name], options.workdir / name, options.seeds, options.device)
         write_json(options.results, results)
         options.table.write_text(table(results))
         _log.info("%s", "\n".join(row(name, figure, results) for figure in EXPERIMENTS[name].figures))
@@ -51,6 +53,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m rnnjax.reproduce", description="Reproduces published figures.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="experiments; all of them where none is named")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each, with seeds from 0 (default: 3)")
+    devices = ["cpu", "cuda", "tpu"]
+    parser.add_argument("--device", choices=devices, help="what to run on (default: what JAX finds)")
     parser.add_argument("--list", action="store_true", help="print the experiments and end")
     parser.add_argument("--workdir", type=Path, default=Path("runs/reproduce"), help="where the runs are kept")
     parser.add_argument("--results", type=Path, default=Path("results.json"))
@@ -61,8 +65,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def run(experiment: Experiment, directory: Path, seeds: int) -> dict[str, Any]:
+def run(experiment: Experiment, directory: Path, seeds: int, device: str | None = None) -> dict[str, Any]:
     """Returns the figures of every seed, with time, device, versions and command.
+
+    A `device` is JAX's name of a platform; None leaves the choice to JAX.
 
     Raises:
       TrainingError: if a run does not end well; what it said stands above.
@@ -70,6 +76,7 @@ def run(experiment: Experiment, directory: Path, seeds: int) -> dict[str, Any]:
     from rnnjax.training.run_directory import RunDirectory
 
     command = ["-m", "rnnjax.train", "--config", experiment.config]
+    environment = os.environ if device is None else {**os.environ, "JAX_PLATFORMS": device}
     figures: dict[str, list[float]] = {figure.what: [] for figure in experiment.figures}
     summaries = []
     for seed in range(seeds):
@@ -77,7 +84,7 @@ def run(experiment: Experiment, directory: Path, seeds: int) -> dict[str, Any]:
         if run_directory.summary() is None:
             _log.info("%s, seed %d", experiment.config, seed)
             full = [sys.executable, *command, f"--config.seed={seed}", "--workdir", os.fspath(run_directory.path)]
-            code = subprocess.run(full, check=False).returncode
+            code = subprocess.run(full, env=environment, check=False).returncode
             if code:
                 raise TrainingError(f"{experiment.config}, seed {seed}: exit code {code}; run again to go on")
         summaries.append(run_directory.summary())
@@ -99,32 +106,38 @@ def table(results: dict[str, Any]) -> str:
         "# Results",
         "",
         "Written by `python -m rnnjax.reproduce`, which runs the command of a line once a seed. Ours is the mean and",
-        "standard deviation over the seeds; the time is the median of whole runs, with compiling, evaluation and",
-        "checkpoints; steps/s is without compiling. What was not run is not in the table.",
+        "standard deviation over the seeds, the difference is ours less what must be reached; the time is the median",
+        "of whole runs, with compiling, evaluation and checkpoints; steps/s is without compiling. The device of every",
+        "line is in the second table.",
         "",
-        "| experiment | figure | source | ours | seeds | must reach | reached | s a run | steps/s |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| experiment | figure | source | ours | seeds | must reach | difference | reached | s a run | steps/s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    known = [name for name in EXPERIMENTS if name in results]
-    lines += [row(name, figure, results) for name in known for figure in EXPERIMENTS[name].figures]
+    lines += [row(name, figure, results) for name in EXPERIMENTS for figure in EXPERIMENTS[name].figures]
     lines += ["", "| experiment | command | device | versions | commit | data |", "|---|---|---|---|---|---|"]
-    lines += [_provenance(name, results[name]) for name in known]
+    lines += [_provenance(name, results[name]) for name in EXPERIMENTS if name in results]
     return "\n".join(lines) + "\n"
 
 
 def row(name: str, figure: Figure, results: dict[str, Any]) -> str:
     """Returns a line of the table."""
-    result = results[name]
-    values = result["figures"][figure.what]
+    must = "" if figure.target is None else f"{'≥' if figure.higher else '≤'} {figure.target:g}"
+    result = results.get(name, {"figures": {}})
+    values = result["figures"].get(figure.what)
+    if values is None:
+        return _line(name, figure.what, figure.source, "not measured", "", must, "", "", "", "")
     mean, spread = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-    must, reached = "", ""
+    difference = reached = ""
     if figure.target is not None:
-        must = f"{'≥' if figure.higher else '≤'} {figure.target}"
+        difference = f"{mean - figure.target:+.4f}"
         reached = "yes" if (mean >= figure.target if figure.higher else mean <= figure.target) else "**no**"
-    seconds = statistics.median(result["seconds"])
-    rate = statistics.median(result["steps_per_second"])
-    cells = [name, figure.what, figure.source, f"{mean:.4f} ± {spread:.4f}", str(len(values)), must, reached]
-    return "| " + " | ".join([*cells, f"{seconds:.0f}", f"{rate:.0f}"]) + " |"
+    times = [f"{statistics.median(result[name]):.0f}" for name in ("seconds", "steps_per_second")]
+    ours = f"{mean:.4f} ± {spread:.4f}"
+    return _line(name, figure.what, figure.source, ours, str(len(values)), must, difference, reached, *times)
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def _provenance(name: str, result: dict[str, Any]) -> str:
@@ -132,8 +145,8 @@ def _provenance(name: str, result: dict[str, Any]) -> str:
     packages = [package for package in ("python", "jax", "flax", "optax") if package in versions]
     shown = ", ".join(f"{package} {versions[package]}" for package in packages)
     data = f"{result['data']['name']}, sha256 {result['data']['checksum'][:12]}"
-    cells = [name, f"`{result['command']}`", f"{device['count']} x {device['kind']} ({device['platform']})", shown]
-    return "| " + " | ".join([*cells, str(result["git_commit"]), data]) + " |"
+    where = f"{device['count']} x {device['kind']} ({device['platform']})"
+    return _line(name, f"`{result['command']}`", where, shown, str(result["git_commit"]), data)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,115 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from rnnjax import experiments, reproduce
+from rnnjax.errors import ConfigError, TrainingError
+from rnnjax.experiments import EXPERIMENTS, Experiment, Figure
+
+TOY = Path(__file__).parent / "toytasks" / "config.py"
+ROWS = [
+    {"step": 1, "split": "train", "loss": 4.0, "accuracy": 1.0},
+    {"step": 2, "split": "train", "loss": 3.0, "accuracy": 0.5},
+    {"step": 2, "split": "validation", "loss": 3.5, "accuracy": 0.6},
+    {"step": 3, "split": "train", "loss": 2.0, "accuracy": 1.0},
+    {"step": 4, "split": "train", "loss": 1.0, "accuracy": 1.0},
+    {"step": 4, "split": "validation", "loss": 3.7, "accuracy": 0.7},
+    {"step": 4, "split": "test", "loss": 9.0, "accuracy": 0.1},
+]
+
+
+@pytest.mark.parametrize(
+    ("read", "expected"),
+    [
+        (experiments.final("validation", "loss"), 3.7),
+        (experiments.last_steps("loss", 2), 1.5),
+        (experiments.around("loss", 2, 3), 2.5),
+        (experiments.at_step("validation", "accuracy", 2), 0.6),
+        (experiments.best("validation", "loss", higher=False), 3.5),
+        (experiments.best("validation", "accuracy", higher=True), 0.7),
+        (experiments.always_right_from, 3),
+    ],
+    ids=["final", "last_steps", "around", "at_step", "lowest", "highest", "right from"],
+)
+def test_figures_are_read_off_the_lines_of_a_run(read, expected):
+    assert read(ROWS) == expected
+
+
+def test_a_run_that_is_never_right_for_good_is_right_from_no_step():
+    assert experiments.always_right_from(ROWS[:2]) == math.inf
+    assert experiments.always_right_from(ROWS[:1]) == 1
+
+
+def test_every_experiment_names_a_config_that_exists(monkeypatch):
+    from rnnjax.config_flags import read_config
+
+    monkeypatch.chdir(Path(__file__).parents[2])
+    for name, experiment in EXPERIMENTS.items():
+        config, _, _ = read_config(["--config", experiment.config])
+        assert config.seed == 0, name
+        assert len({figure.what for figure in experiment.figures}) == len(experiment.figures) >= 1, name
+
+
+@pytest.fixture
+def toy(monkeypatch, tmp_path, process_environment):
+    """One experiment on the toy task; the folder in which it is run."""
+    loss = Figure("test loss", experiments.final("test", "loss"), "0.1", 100.0, higher=False)
+    wrong = Figure("test accuracy", experiments.final("test", "accuracy"), "none", 1.5)
+    monkeypatch.setattr(
+        reproduce,
+        "EXPERIMENTS",
+        {
+            "toy": Experiment(f"{TOY}:long", (loss, wrong)),
+            "never": Experiment(f"{TOY}:long", (loss,)),
+        },
+    )
+    for name, value in process_environment.items():
+        monkeypatch.setenv(name, value)
+    return tmp_path
+
+
+def arguments(folder, *names, seeds=2):
+    places = {"workdir": folder / "runs", "results": folder / "results.json", "table": folder / "results.md"}
+    return [*names, f"--seeds={seeds}", "--device=cpu", *(f"--{name}={path}" for name, path in places.items())]
+
+
+def test_an_experiment_is_run_once_a_seed_and_written_beside_the_source(toy):
+    reproduce.main(arguments(toy, "toy"))
+    result = json.loads((toy / "results.json").read_text())["toy"]
+    assert len(set(result["figures"]["test loss"])) == 2
+    assert result["device"]["platform"] == "cpu"
+    table = (toy / "results.md").read_text()
+    assert "| toy | test loss | 0.1 | " in table
+    reached, missed, unknown = (line.split(" | ") for line in table.splitlines() if "test " in line)
+    mean = sum(result["figures"]["test loss"]) / 2
+    assert float(reached[3].split(" ± ")[0]) == pytest.approx(mean, abs=1e-4)
+    assert float(reached[6]) == pytest.approx(mean - 100, abs=1e-4)
+    assert (reached[5], reached[7]) == ("≤ 100", "yes")
+    assert (missed[5], missed[7]) == ("≥ 1.5", "**no**")
+    assert unknown[3] == "not measured"
+    before = [file.stat().st_mtime_ns for file in sorted((toy / "runs").rglob("summary.json"))]
+    assert len(before) == 2
+    reproduce.main(arguments(toy, "toy"))
+    assert [file.stat().st_mtime_ns for file in sorted((toy / "runs").rglob("summary.json"))] == before
+
+
+def test_unknown_experiments_are_refused_before_anything_is_run(toy):
+    with pytest.raises(ConfigError, match="unknown experiment 'nothing'; choose from toy, never"):
+        reproduce.main(arguments(toy, "toy", "nothing"))
+    with pytest.raises(ConfigError, match="--seeds must be at least 1, got 0"):
+        reproduce.main(arguments(toy, "toy", seeds=0))
+    assert list(toy.iterdir()) == []
+
+
+def test_a_run_that_fails_is_named(toy, monkeypatch):
+    monkeypatch.setattr(reproduce, "EXPERIMENTS", {"bad": Experiment(f"{TOY}:unknown", EXPERIMENTS["mnist_gru150"][1])})
+    with pytest.raises(TrainingError, match=r"config.py:unknown, seed 0: exit code 2; run again"):
+        reproduce.main(arguments(toy))
+
+
+def test_the_list_names_every_experiment_and_its_config(capsys):
+    reproduce.main(["--list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines] == [[name, one.config] for name, one in EXPERIMENTS.items()]
