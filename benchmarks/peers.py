@@ -1,0 +1,226 @@
+"""Training and inference beside the field's other libraries: ``python -m benchmarks.peers``.
+
+How long does a training step (forward, backward, Adam), and how long does inference take, of the same network in the
+same process, in turns?
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import report, timing
+from benchmarks.contenders import CONTENDERS, Case, missing_package
+from rnnjax.parallel.mesh import batch_mesh, provide_cpu_devices
+
+SHAPES = (
+    (28, 150, 28, 150),
+    (28, 128, 28, 31),
+    (20, 50, 1, 100),
+    (6, 1, 5, 10),
+    (35, 20, 200, 200),
+    (35, 20, 650, 650),
+    (100, 64, 128, 512),
+    (300, 32, 64, 256),
+)
+STACKED = ((28, 128, 28, 31), (35, 20, 200, 200))
+CELLS = ("BasicRNN", "LSTM", "GRU")
+JAX_PEERS = ("linen", "nnx", "haiku", "equinox", "keras")
+_TURN_SECONDS = 0.05
+
+_EPILOG = """\
+A case is a cell, layers and (T, B, I, H). All contenders of a case are built, then run in turns; a turn is as many
+calls as take 50 ms after one that is not timed, so that no contender pays for the threads of the one before it. Times
+are medians over the turns. "/ jax" is the fastest other JAX library's time over ours, "/ torch" PyTorch's over ours:
+above 1 ours is faster. "roof" is the rate of our recurrent layers' products over that of one step's product
+[B, H] x [H, G H] alone, on all cores and devices. Geometric means over the cases stand below.
+"""
+
+_COLUMNS = (
+    report.Column("cell", 8, left=True),
+    report.Column("layers"),
+    report.Column("T, B, I, H", 18, left=True),
+    report.Column("what", 5, left=True),
+    report.Column("devices"),
+    *(report.Column(name, 7) for name in CONTENDERS),
+    report.Column("/ jax", 5),
+    report.Column("/ torch", 7),
+    report.Column("roof", 5),
+    report.Column("first call", 9),
+)
+
+
+class Row(NamedTuple):
+    """What was measured of a case: seconds by contender, and what stands beside them."""
+
+    case: Case
+    what: str
+    devices: int
+    seconds: dict[str, float]
+    first_call_seconds: dict[str, float]
+    skipped: dict[str, str]
+    roofline: float
+
+    def ratio(self, names: Sequence[str]) -> float:
+        """Returns the time of the fastest of some contenders over ours; NaN where none took part."""
+        known = [self.seconds[name] for name in names if name in self.seconds]
+        return min(known) / self.seconds["rnnjax"] if known and "rnnjax" in self.seconds else math.nan
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the row as JSON can hold it."""
+        ratios = {"ratio_to_jax": self.ratio(JAX_PEERS), "ratio_to_torch": self.ratio(["torch"])}
+        known = {name: value for name, value in ratios.items() if not math.isnan(value)}
+        return self.case._asdict() | self._asdict() | known | {"case": None}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command with the arguments after its name; returns its exit code."""
+    options = parse(arguments)
+    provide_cpu_devices()
+    machine, rows = report.machine(), []
+    print(f"{report.header(machine)}\n\n{report.title_line(_COLUMNS)}", flush=True)
+    for case in cases(options):
+        for row in measure(case, options.peers, options.seconds):
+            rows.append(row)
+            print(row_line(row), flush=True)
+            if options.json:
+                report.write_json(options.json, machine=machine, rows=[row.as_json() for row in rows])
+    print("\n".join(["", *summary(rows)]))
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Returns the command's options."""
+    parser = report.Parser(
+        "python -m benchmarks.peers",
+        description="Training and inference beside other libraries, in turns.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--cells", nargs="+", choices=CELLS, default=CELLS)
+    add("--shapes", nargs="+", type=shape, default=SHAPES, metavar="T,B,I,H", help="all of the documented ones")
+    add("--no-stacks", action="store_true", help="leave out the stacks of three layers")
+    add("--peers", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    add("--seconds", type=report.positive, default=4.0, help="of measuring a case, at least three turns; 4")
+    add("--json", type=report.output_path, metavar="PATH", help="write all figures here")
+    return parser.parse_args(arguments)
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """Returns four sizes, for `argparse`."""
+    sizes = tuple(report.at_least_one(part) for part in text.split(","))
+    if len(sizes) != 4:
+        raise argparse.ArgumentTypeError(f"expected T,B,I,H, got {text!r}")
+    return sizes
+
+
+def cases(options: argparse.Namespace) -> Iterator[Case]:
+    """Yields the cases asked for: one layer of every shape, then stacks of three."""
+    for cell in options.cells:
+        for sizes in options.shapes:
+            yield Case(cell, 1, *sizes)
+        for sizes in STACKED if not options.no_stacks else ():
+            if sizes in options.shapes:
+                yield Case(cell, 3, *sizes)
+
+
+def measure(case: Case, peers: Sequence[str], seconds: float) -> Iterator[Row]:
+    """Yields the rows of a case: training and inference."""
+    skipped = {name: why for name in peers if (why := missing_package(name, case))}
+    calls = {name: CONTENDERS[name](case) for name in peers if name not in skipped}
+    rate = product_rate(case)
+    devices = batch_mesh("auto", case.B).size
+    for what, flops in (("train", 3 * case.forward_flops), ("infer", case.forward_flops)):
+        timed: dict[str, Callable[[], Any]] = {name: getattr(call, what) for name, call in calls.items()}
+        first = {name: timing.duration(call) for name, call in timed.items()}
+        times = medians(timed, seconds)
+        roofline = flops / times["rnnjax"] / rate if "rnnjax" in times else math.nan
+        yield Row(case, what, devices, times, first, skipped, roofline)
+    del calls
+
+
+def medians(calls: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+    """Returns the median time of one call of each contender, run in turns of some calls."""
+    turns = {name: Turn(call) for name, call in calls.items()}
+    timing.interleave(turns, repeats=1000, seconds=seconds)
+    return {name: timing.spread(turn.times[1:]).median for name, turn in turns.items()}
+
+
+class Turn:
+    """A turn of a contender: one call that is not timed, then as many as take some time; keeps the time of one."""
+
+    def __init__(self, call: Callable[[], Any]):
+        self._call = call
+        self._count = max(1, math.ceil(_TURN_SECONDS / max(timing.duration(call), 1e-6)))
+        self.times: list[float] = []
+
+    def __call__(self) -> None:
+        jax.block_until_ready(self._call())
+        begin = time.perf_counter()
+        for _ in range(self._count):
+            jax.block_until_ready(self._call())
+        self.times.append((time.perf_counter() - begin) / self._count)
+
+
+def product_rate(case: Case) -> float:
+    """Returns the floating-point operations a second of ``[B, H] x [H, G H]``, the best of one device and of all."""
+    return max(_product_rate(case, devices) for devices in {1, batch_mesh("auto", case.B).size})
+
+
+@functools.lru_cache
+def _product_rate(case: Case, devices: int) -> float:
+    from jax.sharding import PartitionSpec
+
+    mesh, split = batch_mesh(str(devices), case.B), PartitionSpec("batch")
+    count = max(10, int(1e9 / (2 * case.B * case.H * case.gates * case.H)))
+
+    def products(h: Any, w: Any) -> Any:
+        # Each product needs the one before, as in a recurrence; the gates are folded back by a sum.
+        def one(_: Any, h: Any) -> Any:
+            return (h @ w)[:, : case.H] * 0.5
+
+        return jax.lax.fori_loop(0, count, one, h)
+
+    run = jax.jit(jax.shard_map(products, mesh=mesh, in_specs=(split, PartitionSpec()), out_specs=split))
+    h, w = jnp.ones((case.B, case.H)), jnp.full((case.H, case.gates * case.H), 0.01)
+    jax.block_until_ready(run(h, w))
+    seconds = min(timing.duration(functools.partial(run, h, w)) for _ in range(5))
+    return count * 2 * case.B * case.H * case.gates * case.H / seconds
+
+
+def row_line(row: Row) -> str:
+    """Returns a row as a line of the table."""
+    times = [report.si(row.seconds.get(name), "s") or "-" for name in CONTENDERS]
+    ratios = [row.ratio(JAX_PEERS), row.ratio(["torch"])]
+    sizes = f"{row.case.T}, {row.case.B}, {row.case.I}, {row.case.H}"
+    return report.line(
+        _COLUMNS,
+        [row.case.cell, row.case.layers, sizes, row.what, row.devices, *times]
+        + ["-" if math.isnan(ratio) else f"{ratio:.2f}" for ratio in ratios]
+        + [f"{row.roofline:.0%}", report.si(row.first_call_seconds.get("rnnjax"), "s")],
+    )
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """Returns geometric means and the smallest of the ratios over all cases."""
+    lines = []
+    for what in ("train", "infer"):
+        for title, names in (("the fastest other JAX library", JAX_PEERS), ("PyTorch", ("torch",))):
+            ratios = [row.ratio(names) for row in rows if row.what == what and not math.isnan(row.ratio(names))]
+            if ratios:
+                mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+                lines.append(f"{what}, against {title}: {mean:.2f}x (geometric mean), {min(ratios):.2f}x at least")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
