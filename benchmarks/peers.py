@@ -78,7 +78,8 @@ class Row(NamedTuple):
         """Returns the row as JSON can hold it."""
         ratios = {"ratio_to_jax": self.ratio(JAX_PEERS), "ratio_to_torch": self.ratio(["torch"])}
         known = {name: value for name, value in ratios.items() if not math.isnan(value)}
-        return self.case._asdict() | self._asdict() | known | {"case": None}
+        own = {name: value for name, value in self._asdict().items() if name != "case"}
+        return self.case._asdict() | own | known
 
 
 def main(arguments: Sequence[str]) -> int:

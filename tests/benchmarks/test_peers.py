@@ -1,0 +1,70 @@
+"""The benchmark beside other libraries, on sizes that take no time."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import peers
+from benchmarks.contenders import CONTENDERS, Case, missing_package
+
+SMALL = Case("LSTM", 2, 4, 3, 2, 5)
+INSTALLED = [name for name in CONTENDERS if missing_package(name, SMALL) is None]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_quickly():
+    """Compiles without LLVM's optimisations: no time is looked at but for its sign."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_every_contender_trains_and_predicts(name):
+    calls = CONTENDERS[name](SMALL)
+    losses = [float(np.mean(jax.tree.leaves(calls.train())[0])) for _ in range(200)]
+    assert losses[-1] < 0.9 * losses[0]
+    assert np.shape(calls.infer()) == (3, 10)
+
+
+def test_operations_are_those_of_the_products():
+    # Layer one: 4 steps, 3 sequences, (2 + 5) x 4 gates x 5 units; layer two: (5 + 5) x 4 x 5; two for each.
+    assert SMALL.forward_flops == 4 * 3 * 2 * (7 * 20 + 10 * 20)
+    assert Case("GRU", 1, 1, 1, 1, 1).forward_flops == 12
+
+
+def test_a_run_prints_a_table_and_writes_rows(capsys, tmp_path):
+    path = tmp_path / "rows.json"
+    arguments = ["--shapes", "4,3,2,5", "--cells", "BasicRNN", "--peers", "rnnjax", "linen", "--seconds", "0.1"]
+    assert peers.main([*arguments, "--json", str(path)]) == 0
+    rows = json.loads(path.read_text())["rows"]
+    assert [(row["cell"], row["T"], row["what"]) for row in rows] == [
+        ("BasicRNN", 4, "train"),
+        ("BasicRNN", 4, "infer"),
+    ]
+    for row in rows:
+        assert set(row["seconds"]) == {"rnnjax", "linen"}
+        assert row["ratio_to_jax"] == pytest.approx(row["seconds"]["linen"] / row["seconds"]["rnnjax"])
+        assert row["roofline"] > 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("BasicRNN") for line in lines) == 2
+    assert lines[-2].startswith("train, against the fastest other JAX library: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--shapes", "1,2,3"], "expected T,B,I,H, got '1,2,3'"),
+        (["--shapes", "0,1,1,1"], "expected a whole number of at least 1, got '0'"),
+        (["--cells", "Elman"], "invalid choice: 'Elman'"),
+        (["--json", "/nowhere/rows.json"], "cannot write /nowhere/rows.json"),
+    ],
+)
+def test_bad_usage_is_one_sentence(arguments, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        peers.main(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
