@@ -168,7 +168,15 @@ class GatedCell(Cell):
         return self.state_dtype or jnp.promote_types(self.dtype or dtype, jnp.float32)
 
     def inputs(self, params: Params, xs: Float[Array, "T *B I"], *, key: Key = None) -> Any:
-        return self.project(params.w_x, xs) + params.b.astype(self.dtype or xs.dtype)
+        return self.gate_inputs(params, self.project(params.w_x, xs))
+
+    def gate_inputs(self, params: Params, zs: Float[Array, "T *B G H"]) -> Any:
+        """Returns what `inputs` does, from inputs that are already projected: ``zs = xs @ w_x``, plus the bias.
+
+        A cell that does more with projected inputs overrides this rather than `inputs`, so that they can come from
+        elsewhere than a product, such as a lookup.
+        """
+        return zs + params.b.astype(zs.dtype)
 
     def project(self, w_x: Float[Array, "I G H"], xs: Float[Array, "T *B I"]) -> Float[Array, "T *B G H"]:
         """Returns ``xs @ w_x``, the input projection of all steps as one product, in the compute type."""

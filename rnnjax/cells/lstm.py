@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rnnjax.cells.cell import GatedCell, Key, check_size, compute_dtype, recurrent_product
+from rnnjax.cells.cell import GatedCell, check_size, compute_dtype, recurrent_product
 from rnnjax.cells.initializers import initializer
 
 
@@ -131,8 +131,7 @@ class LSTM(GatedCell):
             self.zeros(batch_size, self.output_size, dtype), self.zeros(batch_size, self.hidden_size, dtype)
         )
 
-    def inputs(self, params: LSTMParams, xs: Float[Array, "T *B I"], *, key: Key = None) -> Float[Array, "T *B G H"]:
-        zs = self.project(params.w_x, xs)
+    def gate_inputs(self, params: LSTMParams, zs: Float[Array, "T *B G H"]) -> Float[Array, "T *B G H"]:
         if params.norm is not None:
             zs = _normalise(zs, (-2, -1)) * params.norm.x.astype(zs.dtype)
         return zs + params.b.astype(zs.dtype)

@@ -1,5 +1,6 @@
 """Flax modules over the pure functions."""
 
+from rnnjax.nn.one_hot import OneHotRNN, unroll_one_hot
 from rnnjax.nn.rnn import RNN, Bidirectional
 
-__all__ = ["RNN", "Bidirectional"]
+__all__ = ["RNN", "Bidirectional", "OneHotRNN", "unroll_one_hot"]

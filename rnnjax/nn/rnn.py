@@ -47,7 +47,7 @@ class RNN(nn.Module):
             resets=resets,
             reverse=self.reverse,
             method=self.method,
-            key=_dropout_key(self, deterministic),
+            key=dropout_key(self, deterministic),
             time_major=self.time_major,
         )
 
@@ -90,10 +90,11 @@ class Bidirectional(nn.Module):
             lengths=lengths,
             resets=resets,
             method=self.method,
-            key=_dropout_key(self, deterministic),
+            key=dropout_key(self, deterministic),
             time_major=self.time_major,
         )
 
 
-def _dropout_key(module: nn.Module, deterministic: bool) -> Key:
+def dropout_key(module: nn.Module, deterministic: bool) -> Key:
+    """Returns a module's key for dropout, None where nothing is dropped."""
     return None if deterministic or not module.has_rng("dropout") else module.make_rng("dropout")

@@ -1,0 +1,64 @@
+"""Gated cells whose inputs come already projected, so that a lookup can take the place of a product."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from jaxtyping import Array, Float
+
+from rnnjax.cells.cell import Cell, GatedCell, Key, Params, Recur, State
+from rnnjax.cells.wrappers import Dropout, Stack, Wrapper
+
+
+@dataclasses.dataclass(frozen=True)
+class Projected(Wrapper):
+    """A gated cell that is given ``x W_x`` instead of ``x``: inputs ``[T, *batch, G * H]``, the gates side by side.
+
+    Parameters and state are the cell's own.
+
+    Raises:
+      TypeError: for a cell that is not gated, or one that does not project its inputs as `GatedCell` does.
+    """
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not isinstance(self.cell, GatedCell):
+            raise TypeError(f"Projected takes a gated cell, such as LSTM(128), got {self.cell!r}")
+        if type(self.cell).inputs is not GatedCell.inputs:
+            name = type(self.cell).__name__
+            raise TypeError(
+                f"{name} has its own `inputs`; override `gate_inputs` instead, so that a lookup can serve it"
+            )
+
+    def inputs(self, params: Any, xs: Float[Array, "T *B GH"], *, key: Key = None) -> Any:
+        cell: Any = self.cell
+        zs = xs.reshape(*xs.shape[:-1], *params.w_x.shape[1:])
+        return cell.gate_inputs(params, zs.astype(cell.dtype or xs.dtype))
+
+    def over_time(self, recur: Recur, params: Params, xs: Array, state: State, initial: State, key: Key):
+        # What is left is the recurrence of the bare gated cell, which a fused method knows.
+        ys, state = recur(self.cell, params, self.inputs(params, xs), state, initial)
+        return self.cell.outputs(params, ys), state
+
+
+def projected(cell: Cell, params: Params) -> tuple[Cell, Float[Array, "I G H"]]:
+    """Returns the cell that takes projected inputs, and the weight ``w_x`` that they are projected with.
+
+    The cell may be gated, a `Stack` whose first layer is such a cell, or in a `Dropout` that drops no inputs.
+
+    Raises:
+      TypeError: as `Projected`; ValueError: for a Dropout with an input rate.
+    """
+    if isinstance(cell, Stack):
+        first, w_x = projected(cell.cells[0], params[0])
+        return Stack((first, *cell.cells[1:])), w_x
+    if isinstance(cell, Dropout):
+        if cell.input_rate:
+            raise ValueError(
+                f"input_rate={cell.input_rate} would drop parts of a one-hot input, which is only looked up; "
+                "leave it out of the first layer"
+            )
+        inner, w_x = projected(cell.cell, params)
+        return dataclasses.replace(cell, cell=inner), w_x
+    return Projected(cell), params.w_x

@@ -1,0 +1,171 @@
+"""Clicks of a shop's visitors, read from the files of the RecSys 2015 challenge or generated."""
+
+from __future__ import annotations
+
+import os
+import re
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from rnnjax.errors import DataError
+
+
+class Clicks(NamedTuple):
+    """Clicks in any order: ``session [N]`` int64, ``time [N]`` float64, seconds since 1970, and ``item [N]`` int64."""
+
+    session: np.ndarray
+    time: np.ndarray
+    item: np.ndarray
+
+
+_CHALLENGE = "yoochoose-clicks.dat"
+_NO_HEADER = ("session", "time", "item", "category")
+_NAMES = {
+    "session": "session",
+    "sessionid": "session",
+    "timestamp": "time",
+    "time": "time",
+    "item": "item",
+    "itemid": "item",
+}
+_HINT = "name a file or a folder of the RecSys 2015 clicks with --config.data.path or RNNJAX_DATA"
+
+
+def find_click_files(path: str | None = None) -> list[Path]:
+    """Returns the files of clicks: `path` itself, or those in it or in its folder `yoochoose`.
+
+    Without `path`, the folder is the one that the environment variable `RNNJAX_DATA` names. Where the whole challenge
+    is there, `yoochoose-clicks.dat`, samples of it beside it are left out.
+
+    Raises:
+      DataError: if there are none.
+    """
+    root = path or os.environ.get("RNNJAX_DATA")
+    if not root:
+        raise DataError(f"there is no folder to look for clicks in: {_HINT}")
+    folder = Path(root).expanduser()
+    if folder.is_file():
+        return [folder]
+    for place in (folder, folder / "yoochoose"):
+        found = sorted(file for file in place.glob("yoochoose-clicks*") if file.suffix in (".dat", ".txt", ".csv"))
+        if found:
+            return [file for file in found if file.name == _CHALLENGE] or found
+    raise DataError(f"{folder} holds no file yoochoose-clicks*.dat, .txt or .csv: {_HINT}")
+
+
+def read_clicks(files: Sequence[Path]) -> Clicks:
+    """Returns the clicks of all files.
+
+    A line is ``session,timestamp,item,category``, separated by commas or tabs, or has the columns that a first line
+    names (`SessionId`, `ItemId`, `Time`); others are not looked at. Sessions and items are whole numbers, times are
+    seconds since 1970 or ISO 8601 (``2014-04-07T10:51:09.277Z``, without a zone UTC).
+
+    Raises:
+      DataError: for a file that cannot be read or has no clicks, or a line that is none of that.
+    """
+    session, time, item = array("q"), array("d"), array("q")
+    for file in files:
+        before = len(session)
+        for click in _read_file(file):
+            session.append(click[0])
+            time.append(click[1])
+            item.append(click[2])
+        if len(session) == before:
+            raise DataError(f"{file} holds no clicks: {_HINT}")
+    return Clicks(np.array(session, np.int64), np.array(time, np.float64), np.array(item, np.int64))
+
+
+def _read_file(file: Path) -> Iterator[tuple[int, float, int]]:
+    """Yields session, time and item of each line."""
+    parse, number = None, 0
+    try:
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                number += 1
+                if not line.strip():
+                    continue
+                if parse is None:
+                    parse, header = _line_parser(line)
+                    if header:
+                        continue
+                yield parse(line)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}): {_HINT}") from error
+    except (ValueError, OverflowError) as error:
+        raise DataError(f"{file}, line {number}: {error}; correct or remove the line") from error
+
+
+def _line_parser(first: str) -> tuple[Callable[[str], tuple[int, float, int]], bool]:
+    """Returns the function that reads the lines of a file with this first line, and whether that is a header."""
+    separator = "\t" if "\t" in first else ","
+    names = [name.strip().strip('\ufeff"').lower() for name in first.split(separator)]
+    header = not re.fullmatch(r"-?\d+", names[0])
+    columns = [_NAMES.get(name, name) for name in names] if header else list(_NO_HEADER)
+    missing = [name for name in ("session", "time", "item") if name not in columns]
+    if missing:
+        raise ValueError(
+            f"the first line is neither a click nor a header that names session, time and item: {_short(first)}"
+        )
+    session, time, item = (columns.index(name) for name in ("session", "time", "item"))
+
+    def parse(line: str) -> tuple[int, float, int]:
+        fields = line.rstrip("\r\n").split(separator)
+        if len(fields) != len(columns):
+            raise ValueError(f"{len(columns)} columns are expected, and there are {len(fields)}: {_short(line)}")
+        return _whole(fields[session], "session"), _seconds(fields[time]), _whole(fields[item], "item")
+
+    return parse, header
+
+
+def _whole(text: str, name: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise ValueError(f"the {name} must be a whole number, not {_short(text)}") from None
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"the {name} {value} does not fit 64 bits")
+    return value
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text) if "-" not in text else _iso_seconds(text.strip())
+    except ValueError:
+        seconds = np.nan
+    if not np.isfinite(seconds):
+        raise ValueError(f"the time must be seconds or like 2014-04-07T10:51:09.277Z, not {_short(text)}")
+    return seconds
+
+
+def _iso_seconds(text: str) -> float:
+    time = datetime.fromisoformat(text)
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+def _short(text: str) -> str:
+    text = text.strip()
+    return repr(text if len(text) <= 60 else f"{text[:60]}...")
+
+
+def markov_clicks(sessions: int = 6000, items: int = 100, successors: int = 4, seed: int = 0) -> Clicks:
+    """Returns generated clicks: sessions of a Markov chain in which the last two items say what comes next.
+
+    An item leads to `successors` others; which of them is said by the item before it (its number modulo
+    `successors`) four times in five, and is any item otherwise. So one who looks at the last item alone is right
+    once in `successors` times. Sessions have 5 to 10 clicks.
+    """
+    rng = np.random.default_rng(seed)
+    leads_to = np.stack([rng.choice(items, successors, replace=False) for _ in range(items)])
+    lengths = rng.integers(5, 11, sessions)
+    chain = np.empty((sessions, lengths.max()), np.int64)
+    chain[:, :2] = rng.integers(items, size=(sessions, 2))
+    for t in range(2, chain.shape[1]):
+        follows = leads_to[chain[:, t - 1], chain[:, t - 2] % successors]
+        chain[:, t] = np.where(rng.random(sessions) < 0.8, follows, rng.integers(items, size=sessions))
+    session, click = np.nonzero(np.arange(chain.shape[1]) < lengths[:, None])
+    return Clicks(session, session * 3600.0 + click * 60.0, chain[session, click])

@@ -1,0 +1,94 @@
+"""Recurrent layers over one-hot inputs that are never made: their product with the input weight is a lookup."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from rnnjax.cells.cell import Cell, Key, Params, State
+from rnnjax.cells.projected import projected
+from rnnjax.nn.rnn import dropout_key
+from rnnjax.unrolling.recurrence import Method
+from rnnjax.unrolling.unroll import unroll
+
+
+def lookup(weight: Float[Array, "I G H"], ids: Int[Array, "*B"], dtype: DTypeLike) -> Float[Array, "*B G H"]:
+    """Returns ``one_hot(ids) @ weight``: a row an id, and zeros for an id outside ``[0, I)``, in `dtype`."""
+    weight = jnp.asarray(weight)  # parameters on the host cannot be indexed by traced ids
+    known = (ids >= 0) & (ids < len(weight))
+    rows = weight[jnp.where(known, ids, 0)].astype(dtype)
+    return jnp.where(known[..., None, None], rows, 0)
+
+
+def unroll_one_hot(
+    cell: Cell,
+    params: Params,
+    ids: Int[Array, "*B T"],
+    state: State | None = None,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    **options: Any,
+) -> tuple[Float[Array, "*B T O"], State]:
+    """Returns what ``rnnjax.unroll(cell, params, one_hot(ids), ...)`` does, in values and gradients, by a lookup.
+
+    The product of B x T one-hot inputs of size I with the input weight costs as much as I rows each; the lookup
+    costs one row each.
+
+    Args:
+      cell: a gated cell, or one that `rnnjax.cells.projected.projected` can take apart.
+      params: its parameters, as `cell.init` makes them for inputs of size I.
+      ids: whole numbers ``[*batch, T]``, or ``[T, *batch]`` with `time_major`; one outside ``[0, I)`` is an input of
+        zeros.
+      state: the state before the first step.
+      dtype: compute type, that of the one-hot inputs.
+      **options: as in `rnnjax.unroll`.
+
+    Raises:
+      TypeError: if the ids are not whole numbers; otherwise as `projected` and `rnnjax.unroll`.
+    """
+    ids = jnp.asarray(ids)
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(f"ids must be whole numbers, got {ids.dtype}")
+    inner, w_x = projected(cell, params)
+    zs = lookup(w_x, ids, dtype)
+    return unroll(inner, params, zs.reshape(*ids.shape, -1), state, **options)
+
+
+class OneHotRNN(nn.Module):
+    """`rnnjax.nn.RNN` for inputs that are one-hot, given as ids; the same parameters, under the same name `rnn`.
+
+    Attributes:
+      cell: the cell, as in `unroll_one_hot`.
+      size: number I of ids.
+      dtype: compute type.
+      method, reverse, time_major: as in `rnnjax.unroll`.
+    """
+
+    cell: Cell
+    size: int
+    dtype: DTypeLike = jnp.float32
+    method: Method | None = None
+    reverse: bool = False
+    time_major: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        ids: Int[Array, "*B T"],
+        state: State | None = None,
+        *,
+        lengths: Int[Array, " *B"] | None = None,
+        resets: Bool[Array, "*B T"] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Float[Array, "*B T O"], State]:
+        """Returns the outputs and the final state, as `unroll_one_hot` does."""
+        key: Key = dropout_key(self, deterministic)
+        options = {"lengths": lengths, "resets": resets, "reverse": self.reverse, "method": self.method}
+        params = self.param("rnn", self.cell.init, self.size)
+        return unroll_one_hot(
+            self.cell, params, ids, state, dtype=self.dtype, key=key, time_major=self.time_major, **options
+        )

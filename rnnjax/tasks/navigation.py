@@ -1,0 +1,154 @@
+"""The next item that a visitor of a shop clicks, from the last four."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from rnnjax.config import DataConfig, TrainConfig, build_cell, require
+from rnnjax.data.click_windows import ClickData, click_data, distinct_windows, item_ids, make_windows, split_windows
+from rnnjax.data.clicks import find_click_files, markov_clicks, read_clicks
+from rnnjax.errors import ConfigError
+from rnnjax.models.next_item import NextItem, SharedNextItem
+from rnnjax.models.next_item_baselines import Successors, items_again, popular_items, recall_and_mrr
+from rnnjax.tasks.task import Batch, Request, Task, Values, Weighted
+
+_AT = 20
+
+
+@dataclasses.dataclass
+class Config(TrainConfig):
+    """Fields of this task: `data.name` is "yoochoose" for the clicks of the RecSys 2015 challenge, or "embedded" for
+    sessions that are generated.
+
+    Attributes:
+      windows: windows to train on, the first in time; 0 takes four fifths of all.
+      distinct: whether windows with the same four items as one before are left out.
+      embedding: size of the vectors that reading and scoring items share; 0 reads items one-hot, as the source does.
+      dropout: rate, of the vectors and of the cell's last output, where items are embedded.
+    """
+
+    task: str = "navigation"
+    windows: int = 0
+    distinct: bool = False
+    embedding: int = 0
+    dropout: float = 0.0
+    data: DataConfig = dataclasses.field(default_factory=lambda: DataConfig(name="yoochoose"))
+
+    def check(self) -> None:
+        super().check()
+        known = self.data.name in ("yoochoose", "embedded")
+        require(known, f'data.name must be "yoochoose" or "embedded", got {self.data.name!r}')
+        embedded_path = self.data.name == "embedded" and self.data.path is not None
+        require(not embedded_path, "the embedded clicks are generated; leave data.path out, or use another variant")
+        enough = self.windows == 0 or self.windows >= 4
+        require(enough, f"windows must be 0 for all, or at least 4, got {self.windows}")
+        require(self.embedding >= 0, f"embedding must not be negative, got {self.embedding}")
+        require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
+        dropped = self.dropout and not self.embedding
+        require(not dropped, "dropout is of embedded items; set embedding, or use cell.output_dropout")
+
+
+def build(config: Config) -> Task:
+    """Returns the task: windows of four items, and the fifth to be predicted.
+
+    `recall_20` and `mrr_20` are those of the 20 items that the model thinks most likely. An item that training has
+    not seen counts as a miss; the loss is that of the others.
+
+    Raises:
+      DataError: as `rnnjax.data.clicks` and `click_windows`.
+    """
+    clicks = load(config)
+    model = build_model(config, len(clicks.items))
+
+    def init(key: PRNGKeyArray) -> Any:
+        return model.init(key, jnp.zeros((1, 4), jnp.int32))
+
+    def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:
+        logits: Any = model.apply(params, batch["items"], rngs=None if key is None else {"dropout": key})
+        known = batch["next"] >= 0
+        label = jnp.where(known, batch["next"], 0)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        return {"loss": Weighted(loss, known.astype(jnp.float32)), **ranking(logits, batch["next"])}, carry
+
+    def score(params: Any, split: str) -> dict[str, float]:
+        return baseline_scores(clicks, split)
+
+    def generate(params: Any, request: Request) -> Iterator[str]:
+        apply: Any = model.apply
+        recommend = jax.jit(lambda ids: jax.nn.softmax(apply(params, ids)[0]))
+        for line in request.lines if request.prompt is None else [request.prompt]:
+            probabilities = np.asarray(recommend(jnp.asarray(line_ids(line, clicks.items))))
+            best = np.argsort(-probabilities, kind="stable")[: max(request.n_best, 1)]
+            yield "\t".join(f"{clicks.items[i]} {probabilities[i]:.4f}" for i in best)
+
+    return Task(clicks.data, init, values, best_metric="mrr_20", score=score, generate=generate)
+
+
+def build_model(config: Config, items: int) -> NextItem | SharedNextItem:
+    """Returns the model that the config describes."""
+    cell, dtype = build_cell(config.cell), jnp.dtype(config.dtype)
+    if config.embedding:
+        return SharedNextItem(cell, items, config.embedding, config.dropout, dtype)
+    return NextItem(cell, items, dtype)
+
+
+def load(config: Config) -> ClickData:
+    """Returns the data set that the config names."""
+    if config.data.name == "embedded":
+        clicks, source = markov_clicks(), "sessions generated from a Markov chain, seed 0"
+    else:
+        files = find_click_files(config.data.path)
+        clicks, source = read_clicks(files), f"clicks in {', '.join(map(str, files))}"
+    windows = make_windows(clicks)
+    windows = distinct_windows(windows) if config.distinct else windows
+    return click_data(config.data.name, source, split_windows(windows, config.windows or None))
+
+
+def ranking(logits: Float[Array, "B V"], following: Int[Array, " B"]) -> dict[str, Float[Array, " B"]]:
+    """Returns accuracy, recall and reciprocal rank among the first 20 of each example; of equals the item is last."""
+    score = jnp.take_along_axis(logits, jnp.maximum(following, 0)[:, None], axis=1)
+    # Not (logits < score), so that NaN is no hit.
+    rank = jnp.where(following >= 0, (~(logits < score)).sum(1), logits.shape[1] + _AT)
+    found = rank <= _AT
+    return {
+        "accuracy": (rank == 1).astype(jnp.float32),
+        f"recall_{_AT}": found.astype(jnp.float32),
+        f"mrr_{_AT}": jnp.where(found, 1 / rank, 0.0),
+    }
+
+
+def baseline_scores(clicks: ClickData, split: str) -> dict[str, float]:
+    """Returns recall and MRR of the baselines: the most popular items, the window's own again, and the most frequent
+    successors of its last."""
+    train, test = clicks.data.splits["train"], clicks.data.splits[split]
+    size = min(_AT, len(clicks.items))
+    successors = Successors(train["items"], train["next"], train["session"])
+    baselines = {"popularity": popular_items, "last_items": items_again, "successors": successors}
+    scores = {}
+    for name, recommend in baselines.items():
+        recall, mrr = recall_and_mrr(recommend(test["items"], size), test["next"])
+        scores |= {f"{name}_recall_{_AT}": recall, f"{name}_mrr_{_AT}": mrr}
+    return scores
+
+
+def line_ids(line: str, items: Int[np.ndarray, " V"]) -> Int[np.ndarray, "1 4"]:
+    """Returns the last four items of a line of item numbers; those that are missing or unknown are -1.
+
+    Raises:
+      ConfigError: if the line has anything but whole numbers.
+    """
+    try:
+        numbers = np.array([int(word) for word in line.replace(",", " ").split()][-4:], np.int64)
+    except (ValueError, OverflowError):
+        raise ConfigError(f"a line must be item numbers, such as 214536502 214536506, got {line!r}") from None
+    ids = np.full((1, 4), -1, np.int32)
+    ids[0, 4 - len(numbers) :] = item_ids(numbers, items)
+    return ids

@@ -1,0 +1,192 @@
+"""Word vectors learnt from a text: skip-gram with negative sampling."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+from rnnjax.config import DataConfig, TrainConfig, require
+from rnnjax.data.dataset import DataSet, content_checksum
+from rnnjax.data.word_corpora import Corpus, embedded_corpus, ptb_corpus, text_corpus
+from rnnjax.data.word_vectors import write_word_vectors
+from rnnjax.data.words import Vocabulary, build_vocabulary, keep_probability, noise_bounds, text_rows, word_ids
+from rnnjax.errors import ConfigError, DataError
+from rnnjax.models.skip_gram import SkipGram, draw
+from rnnjax.models.word_neighbours import class_precision, nearest, principal_plane
+from rnnjax.tasks.task import Batch, Request, Task, Values, Weighted
+from rnnjax.tasks.word_plots import plot_words
+
+_CORPORA = ("ptb", "text", "embedded")
+
+# Closed classes of English words: good vectors have the words of one near each other.
+_CLASSES = (
+    "monday tuesday wednesday thursday friday saturday sunday",
+    "january february march april may june july august september october november december",
+    "one two three four five six seven eight nine ten eleven twelve",
+    "japan germany france italy spain canada mexico brazil britain china australia switzerland",
+    "mr. mrs. ms. sir",
+    "he she it they we you i",
+    "million billion trillion",
+    "first second third fourth fifth",
+    "year month week day quarter decade",
+)
+_PLOTTED = 150
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Config(TrainConfig):
+    """Fields of this task: `data.name` is "ptb", "text" for a text file at `data.path`, or "embedded".
+
+    Attributes:
+      size: numbers in a vector.
+      window: words on each side that a context reaches at most.
+      negatives: noise words that each context is weighed against.
+      noise: noise words drawn for a row of text, shared by its centres.
+      subsample: frequency above which words are thinned out; 0 keeps all.
+      min_count: a word that occurs less often is left out of the text.
+      row_length: words in a row of text; contexts do not reach beyond.
+      probes: words, separated by commas, whose neighbours are shown.
+    """
+
+    task: str = "word2vec"
+    size: int = 100
+    window: int = 5
+    negatives: int = 5
+    noise: int = 64
+    subsample: float = 1e-4
+    min_count: int = 5
+    row_length: int = 64
+    probes: str = ""
+    data: DataConfig = dataclasses.field(default_factory=lambda: DataConfig(name="ptb"))
+
+    def check(self) -> None:
+        super().check()
+        known = self.data.name in _CORPORA
+        require(known, f"data.name must be one of {', '.join(_CORPORA)}, got {self.data.name!r}")
+        for name in ("size", "window", "negatives", "noise", "min_count"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        require(self.row_length >= 2, f"row_length must be at least 2, got {self.row_length}")
+        require(self.subsample >= 0, f"subsample must not be negative, got {self.subsample}")
+        embedded_path = self.data.name == "embedded" and self.data.path is not None
+        require(not embedded_path, "the embedded text comes with Python; leave data.path out, or use another variant")
+        no_path = self.data.name == "text" and self.data.path is None
+        require(not no_path, "the variant text needs the path of a .txt file in data.path")
+
+
+def build(config: Config) -> Task:
+    """Returns the task: rows of text, in which every word speaks for those around it.
+
+    `loss` is that of a pair of a centre and a context. In evaluation the same noise, contexts and thinning are drawn
+    every time.
+
+    Raises:
+      DataError: as `rnnjax.data.word_corpora`, or if a split has no row.
+    """
+    data, vocabulary = load(config)
+    words = vocabulary.words
+    model = SkipGram(len(words), config.size, config.negatives)
+    apply: Any = model.apply
+    keep = keep_probability(vocabulary.counts, config.subsample or np.inf)
+    bounds = noise_bounds(vocabulary.counts)
+
+    def draw_rows(key: PRNGKeyArray, batch: Batch) -> Any:
+        def one(row: Any, text: Any) -> Any:
+            k = jax.random.fold_in(key, row)
+            return draw(k, text, jnp.asarray(keep), jnp.asarray(bounds), window=config.window, noise=config.noise)
+
+        return jax.vmap(one)(batch["row"], batch["text"])
+
+    def init(key: PRNGKeyArray) -> Any:
+        empty = {"row": jnp.zeros(1, jnp.int32), "text": jnp.zeros((1, config.row_length), jnp.int32)}
+        return model.init(key, draw_rows(key, empty))
+
+    def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:
+        drawn = draw_rows(jax.random.key(0) if key is None else key, batch)
+        loss, pairs = apply(params, drawn)
+        return {"loss": Weighted(loss / jnp.maximum(pairs, 1), pairs)}, carry
+
+    def score(params: Any, split: str) -> dict[str, float]:
+        precision = class_precision(word_vectors(params), words, [names.split() for names in _CLASSES])
+        return {} if precision is None else {"class_precision": precision}
+
+    def plots(params: Any, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        vectors = word_vectors(params)
+        write_word_vectors(directory / "vectors.txt", words, vectors)
+        lines = [neighbour_line(probe, vectors, words) for probe in probes(config, words)]
+        (directory / "neighbours.txt").write_text("\n".join(lines) + "\n", "utf-8")
+        for line in lines:
+            _log.info("nearest to %s", line)
+        shown = slice(0, _PLOTTED)
+        plot_words(principal_plane(vectors[shown]), words[shown], directory / "words.png")
+
+    def generate(params: Any, request: Request) -> Iterator[str]:
+        vectors = word_vectors(params)
+        for line in request.lines if request.prompt is None else [request.prompt]:
+            yield neighbour_line(line, vectors, words)
+
+    return Task(
+        data, init, values, best_metric="loss", higher_is_better=False, score=score, plots=plots, generate=generate
+    )
+
+
+def load(config: Config) -> tuple[DataSet, Vocabulary]:
+    """Returns rows of text, ``text [N, row_length]`` with their number ``row [N]``, and the vocabulary."""
+    corpus = load_corpus(config.data)
+    vocabulary = build_vocabulary(corpus.splits["train"], config.min_count)
+    splits = {}
+    for split, tokens in corpus.splits.items():
+        rows = text_rows(word_ids(tokens, vocabulary), config.row_length)
+        if not len(rows):
+            raise DataError(f"the {split} split of {corpus.source} has no known words: give a longer text")
+        splits[split] = {"text": rows, "row": np.arange(len(rows), dtype=np.int32)}
+    return DataSet(config.data.name, splits, corpus.source, content_checksum(splits)), vocabulary
+
+
+def load_corpus(config: DataConfig) -> Corpus:
+    """Returns the corpus that the config names."""
+    if config.name == "embedded":
+        return embedded_corpus()
+    return ptb_corpus(config.path) if config.name == "ptb" else text_corpus(config.path or "")
+
+
+def word_vectors(params: Any) -> Float[np.ndarray, "V D"]:
+    """Returns the vectors of the words as centres, which are those that are kept."""
+    return np.asarray(params["params"]["centre"])
+
+
+def probes(config: Config, words: Sequence[str]) -> list[str]:
+    """Returns the config's probes that are in the vocabulary, or ten words from the 100 most frequent on."""
+    named = [word for word in config.probes.split(",") if word in words]
+    return named or list(words[min(100, len(words) // 2) :][:10])
+
+
+def neighbour_line(expression: str, vectors: Float[np.ndarray, "V D"], words: Sequence[str], count: int = 8) -> str:
+    """Returns the words nearest to a word, or to a sum such as ``king - man + woman``, with their cosines.
+
+    Raises:
+      ConfigError: for a word that is not in the vocabulary, or an expression that is no such sum.
+    """
+    first, *rest = expression.lower().split() or [""]
+    signs = {"+": 1.0, "-": -1.0}
+    if len(rest) % 2 or any(sign not in signs for sign in rest[::2]):
+        raise ConfigError(f"a line must be a word or a sum like king - man + woman, got {expression!r}")
+    terms = [(1.0, first), *((signs[sign], word) for sign, word in zip(rest[::2], rest[1::2]))]
+    unknown = [word for _, word in terms if word not in words]
+    if unknown:
+        raise ConfigError(f"{unknown[0]!r} is not one of the {len(words)} words; choose another")
+    places = [words.index(word) for _, word in terms]
+    lengths = np.linalg.norm(vectors[places], axis=1, keepdims=True)
+    query = (np.array([[sign] for sign, _ in terms]) * vectors[places] / np.maximum(lengths, 1e-12)).sum(0)
+    found, cosines = nearest(vectors, query, count, places)
+    return f"{expression}: " + ", ".join(f"{words[i]} {cosine:.2f}" for i, cosine in zip(found, cosines))

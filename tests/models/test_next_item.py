@@ -1,0 +1,90 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax
+from rnnjax.models.next_item import NextItem, SharedNextItem
+from rnnjax.models.next_item_baselines import Successors, items_again, popular_items, recall_and_mrr
+
+ITEMS = jnp.array([[0, 3, 3, 1], [2, -1, 6, 9]])
+
+
+def randomised(variables):
+    leaves, structure = jax.tree.flatten(variables)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    return structure.unflatten([leaf + 0.3 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys)])
+
+
+def test_the_model_is_a_cell_over_one_hot_items_and_a_dense_layer_in_value_and_gradient():
+    cell = rnnjax.LSTM(5)
+    model = NextItem(cell, 7)
+    variables = randomised(model.init(jax.random.key(0), ITEMS))
+
+    def one_hot_model(variables):
+        params = variables["params"]
+        ys, _ = rnnjax.unroll(cell, params["OneHotRNN_0"]["rnn"], jax.nn.one_hot(ITEMS, 7))
+        return ys[:, -1] @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
+
+    def loss(run):
+        return jax.jit(jax.value_and_grad(lambda variables: jax.nn.log_softmax(run(variables))[:, 2].sum()))
+
+    found, wanted = loss(lambda v: model.apply(v, ITEMS))(variables), loss(one_hot_model)(variables)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_shared_vectors_read_and_score_and_clicked_items_get_their_places_logit():
+    cell = rnnjax.GRU(5)
+    model = SharedNextItem(cell, 7, 3)
+    variables = randomised(model.init(jax.random.key(0), ITEMS))
+    params = variables["params"]
+    vectors = params["Embed_0"]["embedding"]
+    xs = jnp.where(((ITEMS >= 0) & (ITEMS < 7))[..., None], vectors[ITEMS % 7], 0)
+    ys, _ = rnnjax.unroll(cell, params["RNN_0"]["rnn"], xs)
+    wanted = (ys[:, -1] @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]) @ vectors.T + params["bias"]
+    again = params["again"]
+    wanted = wanted.at[0, 0].add(again[0]).at[0, 3].add(again[1] + again[2]).at[0, 1].add(again[3])
+    wanted = wanted.at[1, 2].add(again[0]).at[1, 6].add(again[2])
+    np.testing.assert_allclose(model.apply(variables, ITEMS), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_needs_the_rng():
+    model = SharedNextItem(rnnjax.GRU(5), 7, 3, dropout=0.5)
+    variables = model.init(jax.random.key(0), ITEMS)
+    plain = model.apply(variables, ITEMS)
+    np.testing.assert_array_equal(plain, model.apply(variables, ITEMS))
+    assert not np.allclose(plain, model.apply(variables, ITEMS, rngs={"dropout": jax.random.key(1)}))
+
+
+# Baselines: windows of a training split with two sessions, the first of two windows.
+TRAIN = np.array([[0, 1, 2], [1, 2, 0], [3, 2, 3]])
+FOLLOWING, SESSION = np.array([0, 3, 2]), np.array([0, 0, 1])
+
+
+def test_popular_items_are_the_first():
+    np.testing.assert_array_equal(popular_items(TRAIN, 2), [[0, 1]] * 3)
+
+
+def test_items_again_are_the_last_first_and_then_the_popular():
+    np.testing.assert_array_equal(items_again(np.array([[4, 1, 4], [-1, 2, -1]]), 4), [[4, 1, 0, 2], [2, 0, 1, 3]])
+    np.testing.assert_array_equal(items_again(np.array([[4, 1, 3]]), 2), [[3, 1]])
+
+
+def test_successors_count_every_step_of_a_session_once():
+    # The steps are 0>1, 1>2, 2>0, 0>3 and 3>2, 2>3, 3>2.
+    found = Successors(TRAIN, FOLLOWING, SESSION)(np.array([[0, 0, 0], [0, 0, 1], [0, 0, 2], [0, 0, 3], [0, 0, 9]]), 3)
+    np.testing.assert_array_equal(found, [[1, 3, 0], [2, 0, 1], [0, 3, 1], [2, 0, 1], [0, 1, 2]])
+
+
+def test_successors_are_in_the_order_of_their_frequency():
+    items = np.array([[0, 5], [0, 5], [0, 5], [0, 5]])
+    found = Successors(items, np.array([1, 2, 2, 7]), np.arange(4))(np.array([[0, 5]]), 3)
+    np.testing.assert_array_equal(found, [[2, 1, 7]])
+
+
+def test_recall_and_mrr_by_hand():
+    lists = np.array([[4, 1, 2], [0, 1, 2], [0, 1, 2], [0, 1, -1]])
+    recall, mrr = recall_and_mrr(lists, np.array([4, 2, 5, -1]))
+    assert recall == pytest.approx(2 / 4)
+    assert mrr == pytest.approx((1 + 1 / 3) / 4)

@@ -1,0 +1,128 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax
+from rnnjax import nn
+from rnnjax.cells.projected import Projected
+
+SIZE = 5
+CELLS = {
+    "basic": rnnjax.BasicRNN(4),
+    "lstm": rnnjax.LSTM(4, peephole=True, projection_size=3),
+    "normalised lstm": rnnjax.LSTM(4, layer_norm=True),
+    "gru": rnnjax.GRU(4),
+    "stack": rnnjax.Stack((rnnjax.LSTM(4), rnnjax.GRU(3, reset="before"))),
+    "dropout": rnnjax.Dropout(rnnjax.LSTM(4), state_rate=0.3, output_rate=0.3),
+}
+IDS = jnp.array([[0, 4, 2, 2], [3, -1, 1, 7]])
+LENGTHS = jnp.array([4, 3])
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnInputs(rnnjax.BasicRNN):
+    def inputs(self, params, xs, *, key=None):
+        return 2 * super().inputs(params, xs)
+
+
+def randomised(params):
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    return structure.unflatten([leaf + 0.3 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys)])
+
+
+def assert_close(one, other):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_the_lookup_is_the_one_hot_product_in_value_and_gradient(cell):
+    params = randomised(cell.init(jax.random.key(0), SIZE))
+    options = {"lengths": LENGTHS, "key": jax.random.key(2)}
+
+    def loss(run):
+        def value(params):
+            ys, state = run(params)
+            return sum(
+                (leaf * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape)).sum()
+                for leaf in jax.tree.leaves((ys, state))
+            )
+
+        return jax.jit(jax.value_and_grad(value))
+
+    product = loss(lambda p: rnnjax.unroll(cell, p, jax.nn.one_hot(IDS, SIZE), **options))(params)
+    assert_close(loss(lambda p: nn.unroll_one_hot(cell, p, IDS, **options))(params), product)
+
+
+def test_parameters_may_be_on_the_host_and_ids_traced():
+    cell = rnnjax.GRU(4)
+    params = cell.init(jax.random.key(0), SIZE)
+    found = jax.jit(lambda ids: nn.unroll_one_hot(cell, jax.device_get(params), ids))(IDS)
+    assert_close(found, nn.unroll_one_hot(cell, params, IDS))
+
+
+def test_no_product_with_the_input_weight_is_left():
+    cell = rnnjax.LSTM(4)
+    params = cell.init(jax.random.key(0), 1000)
+    program = jax.jit(lambda p, ids: nn.unroll_one_hot(cell, p, ids)).lower(params, IDS).as_text()
+    products = [line for line in program.splitlines() if "dot_general" in line]
+    assert products
+    assert not any("1000" in line for line in products)
+
+
+def test_the_module_has_the_parameters_of_the_layer_over_one_hot_inputs():
+    cell = CELLS["stack"]
+    variables = nn.OneHotRNN(cell, SIZE).init(jax.random.key(0), IDS)
+    over = nn.RNN(cell)
+    assert_close(variables, over.init(jax.random.key(0), jax.nn.one_hot(IDS, SIZE)))
+    assert_close(nn.OneHotRNN(cell, SIZE).apply(variables, IDS), over.apply(variables, jax.nn.one_hot(IDS, SIZE)))
+
+
+def test_time_may_be_the_first_axis():
+    cell = CELLS["lstm"]
+    params = cell.init(jax.random.key(0), SIZE)
+    ys, state = nn.unroll_one_hot(cell, params, IDS)
+    turned, same = nn.unroll_one_hot(cell, params, IDS.T, time_major=True)
+    assert_close((turned.swapaxes(0, 1), same), (ys, state))
+
+
+@pytest.mark.parametrize("cell", [rnnjax.LSTM(4), rnnjax.LSTM(4, dtype=jnp.bfloat16)], ids=["inputs", "cell"])
+def test_in_bfloat16_the_lookup_rounds_as_the_product_does(cell):
+    params = cell.init(jax.random.key(0), SIZE)
+    dtype = cell.dtype or jnp.bfloat16
+    found, _ = nn.unroll_one_hot(cell, params, IDS, dtype=dtype)
+    wanted, _ = rnnjax.unroll(cell, params, jax.nn.one_hot(IDS, SIZE, dtype=dtype))
+    assert found.dtype == wanted.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("cell", "error", "message"),
+    [
+        (rnnjax.Dropout(rnnjax.LSTM(4), input_rate=0.5), ValueError, "input_rate=0.5 .* one-hot"),
+        (rnnjax.Residual(rnnjax.LSTM(5)), TypeError, "takes a gated cell"),
+        (OwnInputs(4), TypeError, "OwnInputs has its own `inputs`; override `gate_inputs`"),
+    ],
+    ids=["input dropout", "not gated", "own inputs"],
+)
+def test_a_cell_whose_inputs_cannot_be_looked_up_is_refused(cell, error, message):
+    params = cell.init(jax.random.key(0), SIZE)
+    with pytest.raises(error, match=message):
+        nn.unroll_one_hot(cell, params, IDS)
+
+
+def test_ids_must_be_whole_numbers():
+    with pytest.raises(TypeError, match="ids must be whole numbers, got float32"):
+        nn.unroll_one_hot(rnnjax.LSTM(4), None, jnp.ones((2, 3)))
+
+
+def test_projected_takes_one_step_as_the_cell_does():
+    cell = rnnjax.GRU(4)
+    params = randomised(cell.init(jax.random.key(0), SIZE))
+    state = cell.initial_state(2)
+    row = params.w_x[jnp.array([1, 3])].reshape(2, -1)
+    assert_close(Projected(cell)(params, state, row), cell(params, state, jax.nn.one_hot(jnp.array([1, 3]), SIZE)))
