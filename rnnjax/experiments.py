@@ -120,6 +120,11 @@ _HIHELLO = (
     Figure("accuracy at the end", final("test", "accuracy"), "1", 1.0),
 )
 
+_WORD_VECTORS = (
+    Figure("test loss", final("test", "loss"), "none", None, higher=False),
+    Figure("class precision of neighbours", final("test", "class_precision"), "none; random vectors: 0", None),
+)
+
 EXPERIMENTS = {
     "mnist_rnn150": Experiment(
         "configs/mnist.py:rnn150",
@@ -150,4 +155,25 @@ EXPERIMENTS = {
     "hihello_basic": Experiment("configs/hihello.py:basic", _HIHELLO),
     "hihello_lstm": Experiment("configs/hihello.py:lstm", _HIHELLO),
     "hihello_gru": Experiment("configs/hihello.py:gru", _HIHELLO),
+    "navigation_source800": Experiment(
+        "configs/navigation.py:source800",
+        (
+            # The mean of runs in which 799 of 800 are right is 0.99875 but for rounding.
+            Figure("training accuracy, last step", final("train", "accuracy"), "0.99875", 0.9987),
+            Figure("test accuracy", final("test", "accuracy"), "0.025", None),
+        ),
+    ),
+    "navigation_all": Experiment(
+        "configs/navigation.py:all",
+        (
+            Figure("test recall@20", final("test", "recall_20"), "best baseline 0.529 (successors)", 0.529),
+            Figure("test MRR@20", final("test", "mrr_20"), "best baseline 0.316 (last items)", 0.316),
+        ),
+    ),
+    "navigation_embedded": Experiment(
+        "configs/navigation.py:embedded",
+        (Figure("test MRR@20", final("test", "mrr_20"), "best baseline 0.595 (successors)", 0.595),),
+    ),
+    "word2vec_ptb": Experiment("configs/word2vec.py:ptb", _WORD_VECTORS),
+    "word2vec_embedded": Experiment("configs/word2vec.py:embedded", _WORD_VECTORS),
 }
