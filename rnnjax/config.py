@@ -159,9 +159,10 @@ class OptimizerConfig(Config):
     Attributes:
       name: adam, adamw, sgd, rmsprop, adagrad, lamb or lion.
       learning_rate: the highest learning rate.
-      schedule: constant, cosine, linear or exponential, over the whole run, after the warm-up.
+      schedule: constant, cosine, linear or exponential, over the whole run, after the warm-up; or staircase.
       warmup_steps: steps over which the learning rate rises from zero.
       final_fraction: what the schedule ends at, as a fraction of `learning_rate`.
+      decay_after, decay_rate: for staircase, the epochs before the first decay, and the factor for each one after.
       momentum: for sgd and rmsprop.
       weight_decay: decoupled, for adamw, lamb and lion.
       clip_norm: if given, gradients are scaled to at most this global norm.
@@ -172,6 +173,8 @@ class OptimizerConfig(Config):
     schedule: str = "constant"
     warmup_steps: int = 0
     final_fraction: float = 0.0
+    decay_after: int = 1
+    decay_rate: float = 1.0
     momentum: float | None = None
     weight_decay: float | None = None
     clip_norm: float | None = None

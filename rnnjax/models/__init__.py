@@ -2,12 +2,14 @@
 
 from rnnjax.models.classifier import SequenceClassifier
 from rnnjax.models.forecaster import Forecaster, continue_series
+from rnnjax.models.language_model import LanguageModel
 from rnnjax.models.losses import mean_over_steps, sequence_loss, token_losses
 from rnnjax.models.next_item import NextItem, SharedNextItem
 from rnnjax.models.skip_gram import SkipGram
 
 __all__ = [
     "Forecaster",
+    "LanguageModel",
     "NextItem",
     "SequenceClassifier",
     "SharedNextItem",

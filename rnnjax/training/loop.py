@@ -78,7 +78,7 @@ def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     """
     started = time.perf_counter()
     plan = make_plan(task, config)
-    optimizer = build_optimizer(config.optimizer, plan.steps)
+    optimizer = build_optimizer(config.optimizer, plan.steps, plan.epoch_steps)
     programs = compile_programs(task, config, optimizer)
     run.claim(to_dict(config))
     with open_checkpoints(run, task) as checkpoints:

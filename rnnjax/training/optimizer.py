@@ -15,11 +15,13 @@ _OPTIMIZERS = {
     "lamb": (optax.lamb, ("weight_decay",)),
     "lion": (optax.lion, ("weight_decay",)),
 }
-_SCHEDULES = ("constant", "cosine", "linear", "exponential")
+_SCHEDULES = ("constant", "cosine", "linear", "exponential", "staircase")
 
 
-def build_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Returns the optimiser for a run of `steps` steps.
+def build_optimizer(
+    config: OptimizerConfig, steps: int, epoch_steps: int | None = None
+) -> optax.GradientTransformation:
+    """Returns the optimiser for a run of `steps` steps, `epoch_steps` of them an epoch (None: all).
 
     Raises:
       ConfigError: for an unknown name, a field that the optimiser does not have, or a rate that is not positive.
@@ -34,14 +36,14 @@ def build_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransf
         config.clip_norm is None or config.clip_norm > 0,
         f"optimizer.clip_norm must be positive, got {config.clip_norm}",
     )
-    optimizer = make(build_schedule(config, steps), **options)
+    optimizer = make(build_schedule(config, steps, epoch_steps), **options)
     return (
         optimizer if config.clip_norm is None else optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
     )
 
 
-def build_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Returns the learning rate as a function of the step, for a run of `steps` steps.
+def build_schedule(config: OptimizerConfig, steps: int, epoch_steps: int | None = None) -> optax.Schedule:
+    """Returns the learning rate as a function of the step, for a run of `steps` steps, `epoch_steps` an epoch.
 
     Raises:
       ConfigError: for an unknown schedule, or numbers that make none.
@@ -61,8 +63,20 @@ def build_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     elif config.schedule == "exponential":
         require(end > 0, "optimizer.final_fraction must be above 0 for an exponential schedule")
         schedule = optax.exponential_decay(rate, rest, end)
+    elif config.schedule == "staircase":
+        schedule = _staircase(config, epoch_steps or steps)
     else:
         require(False, f"unknown optimizer.schedule {config.schedule!r}; choose from {', '.join(_SCHEDULES)}")
     if not warmup:
         return schedule
     return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), schedule], [warmup])
+
+
+def _staircase(config: OptimizerConfig, epoch_steps: int) -> optax.Schedule:
+    """Returns a rate that is constant for `decay_after` epochs and multiplied by `decay_rate` before each later one."""
+    after, factor = config.decay_after, config.decay_rate
+    require(not config.warmup_steps, "a staircase schedule has no warm-up; leave optimizer.warmup_steps out")
+    require(after >= 1, f"optimizer.decay_after must be at least 1, got {after}")
+    require(0 < factor <= 1, f"optimizer.decay_rate must be above 0 and at most 1, got {factor}")
+    begin = (after - 1) * epoch_steps
+    return optax.exponential_decay(config.learning_rate, epoch_steps, factor, begin, staircase=True)

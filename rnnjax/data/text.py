@@ -1,0 +1,208 @@
+"""Texts for language models: Tiny Shakespeare, the Penn Treebank, one that CPython ships, and one's own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from rnnjax.data.dataset import content_checksum
+from rnnjax.data.download import downloaded
+from rnnjax.data.vocabulary import split_words
+from rnnjax.errors import DataError
+
+PTB_TOKENS = {"train": 929_589, "validation": 73_760, "test": 82_430}
+TINY_SHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"  # SHA-256
+
+_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+_FILE_NAMES = {"train": "train.txt", "validation": "valid.txt", "test": "test.txt"}
+_NAME_A_FOLDER = "name its folder with --config.data.path or RNNJAX_DATA"
+
+
+class Texts(NamedTuple):
+    """The texts of a data set, by split, with a phrase that says where they came from."""
+
+    name: str
+    splits: Mapping[str, str]
+    source: str
+
+    @property
+    def checksum(self) -> str:
+        """Hex digest of the texts, the same whatever source they were read from."""
+        return content_checksum(
+            {split: {"text": np.frombuffer(text.encode(), np.uint8)} for split, text in self.splits.items()}
+        )
+
+
+class Cuts(NamedTuple):
+    """How one text becomes three splits: first `train`, then `test`, and `validation` at the end.
+
+    With a tenth for validation, that split of Tiny Shakespeare is the one that published figures are on; the test
+    split is taken from the end of what others train on, and trained on by no one here.
+
+    Attributes:
+      validation, test: their fractions of the text's characters.
+      at_lines: whether to cut only between lines.
+    """
+
+    validation: float = 0.1
+    test: float = 0.05
+    at_lines: bool = False
+
+
+def load_tiny_shakespeare(
+    path: str | None = None,
+    cuts: Cuts = Cuts(),  # noqa: B008
+    data_dir: str | None = None,
+) -> Texts:
+    """Loads 1,115,394 characters of Shakespeare's plays (Karpathy, 2015).
+
+    The file `input.txt` is taken from `path`, or else from the folder that RNNJAX_DATA names, or from a subfolder
+    `tinyshakespeare` of either; where neither is given, it is downloaded once.
+
+    Args:
+      path: its folder; no other source is tried.
+      cuts: how it becomes three splits.
+      data_dir: where what is downloaded is kept; by default `TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
+
+    Raises:
+      DataError: the file is missing or is not the published one.
+    """
+    folder, named_by = _folder(path, "tinyshakespeare", "input.txt")
+    if folder is None:
+        folder, named_by = downloaded(_URL, "tinyshakespeare", "input.txt", data_dir).parent, f"downloaded from {_URL}"
+    file = folder / "input.txt"
+    text = read_text(file)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    if digest != TINY_SHAKESPEARE:
+        raise DataError(
+            f"{file} is not the published Tiny Shakespeare (SHA-256 {digest}): "
+            "replace it, or use it as a text of your own with --config.data.name=text"
+        )
+    return Texts("tinyshakespeare", cut(text, cuts, str(file)), f"Tiny Shakespeare in {folder} ({named_by})")
+
+
+def load_ptb(path: str | None = None) -> Texts:
+    """Loads the Penn Treebank as Mikolov et al. (2010) prepared it: 929,589 / 73,760 / 82,430 tokens, 10,000 words.
+
+    Its files `ptb.train.txt`, `ptb.valid.txt` and `ptb.test.txt` are taken from `path`, or else from the folder that
+    RNNJAX_DATA names, or from its subfolder `ptb`. Its licence allows no download.
+
+    Raises:
+      DataError: a file is missing, or has not the tokens that it should have.
+    """
+    folder, named_by = _folder(path, "ptb", "ptb.train.txt")
+    if folder is None:
+        raise DataError(f"the Penn Treebank is not free to download: {_NAME_A_FOLDER}, or use a text of your own")
+    splits = {split: read_text(folder / f"ptb.{name}") for split, name in _FILE_NAMES.items()}
+    for split, text in splits.items():
+        count = len(split_words(text))
+        if count != PTB_TOKENS[split]:
+            raise DataError(
+                f"{folder / f'ptb.{_FILE_NAMES[split]}'} has {count} tokens where the original has "
+                f"{PTB_TOKENS[split]}: replace it, or use the folder as a text of your own with --config.data.name=text"
+            )
+    return Texts("ptb", splits, f"the Penn Treebank in {folder} ({named_by})")
+
+
+def load_embedded_text(cuts: Cuts = Cuts()) -> Texts:  # noqa: B008
+    """Loads the help topics of Python's own documentation, which CPython ships: about half a million characters.
+
+    Raises:
+      DataError: this Python comes without them.
+    """
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        raise DataError(
+            "this Python comes without the module pydoc_data, whose text is the embedded one: "
+            "install all of Python, or choose another variant"
+        ) from None
+    text = "\n".join(topics[name].strip() + "\n" for name in sorted(topics))
+    return Texts("embedded", cut(text, cuts, "pydoc_data"), "the help topics of the installed Python (pydoc_data)")
+
+
+def load_own_text(path: str, cuts: Cuts = Cuts()) -> Texts:  # noqa: B008
+    """Loads a text of one's own, in UTF-8: one file, which is cut into splits, or a folder with one file a split.
+
+    In a folder the files are called `train.txt`, `valid.txt` and `test.txt`, or `NAME.train.txt` and so on, as those
+    of the Penn Treebank are.
+
+    Raises:
+      DataError: a file is missing, empty, or no text.
+    """
+    root = Path(path).expanduser()
+    if root.is_dir():
+        splits = {split: read_text(_split_file(root, name)) for split, name in _FILE_NAMES.items()}
+        return Texts(root.resolve().name, splits, f"the text files in {root}")
+    return Texts(root.stem, cut(read_text(root), cuts, str(root)), f"the text file {root}")
+
+
+def _split_file(folder: Path, name: str) -> Path:
+    found = sorted({*folder.glob(name), *folder.glob(f"*.{name}")})
+    if len(found) != 1:
+        got = ", ".join(file.name for file in found) or "none"
+        raise DataError(f"{folder} must hold one file {name} or NAME.{name}, got {got}: put the right one there")
+    return found[0]
+
+
+def read_text(file: Path) -> str:
+    """Returns the text in a UTF-8 file, every kind of line end as a line feed.
+
+    Raises:
+      DataError: the file is missing, cannot be read, is not UTF-8, or is empty.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"the text file {file} is missing: put it there, or {_NAME_A_FOLDER}") from None
+    except OSError as error:
+        raise DataError(f"the text file {file} cannot be read ({error.strerror}): make it readable") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not text in UTF-8 (at byte {error.start}): convert it") from None
+    if not text.strip():
+        raise DataError(f"the text file {file} is empty: put text into it")
+    return text
+
+
+def cut(text: str, cuts: Cuts, name: str) -> dict[str, str]:
+    """Returns the splits of one text.
+
+    Raises:
+      DataError: a split would be empty.
+    """
+    ends = [_cut_place(text, 1 - cuts.validation - cuts.test, cuts), _cut_place(text, 1 - cuts.validation, cuts)]
+    splits = {"train": text[: ends[0]], "validation": text[ends[1] :], "test": text[ends[0] : ends[1]]}
+    for split, part in splits.items():
+        if not part.strip():
+            raise DataError(f"{name} has only {len(text)} characters, which leaves none for {split}: use a longer text")
+    return splits
+
+
+def _cut_place(text: str, fraction: float, cuts: Cuts) -> int:
+    place = int(len(text) * fraction)
+    line_end = text.find("\n", place) + 1 if cuts.at_lines else 0
+    return line_end or place
+
+
+def _folder(path: str | None, name: str, file: str) -> tuple[Path | None, str]:
+    """Returns the folder that holds a data set's file, and what named it; None if nothing did.
+
+    Raises:
+      DataError: the folder that is named does not hold the file.
+    """
+    given, named_by = path or os.environ.get("RNNJAX_DATA"), "--config.data.path" if path else "RNNJAX_DATA"
+    if not given:
+        return None, ""
+    root = Path(given).expanduser()
+    for folder in (root / name, root, root.parent):
+        if (folder / file).is_file() and (folder != root.parent or root.name == file):
+            return folder, named_by
+    raise DataError(
+        f"{root} ({named_by}) holds no {file} of {name}: put it there, name its folder with --config.data.path, "
+        "or, for a text of your own, add --config.data.name=text"
+    )

@@ -1,0 +1,100 @@
+"""A model of text: which token comes next."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from rnnjax.cells.cell import Cell, State
+from rnnjax.models.sampling import sample
+from rnnjax.nn.rnn import RNN
+
+
+class LanguageModel(nn.Module):
+    """Embeds tokens, reads them with a recurrent layer, and predicts the token after each (Mikolov et al., 2010).
+
+    Attributes:
+      cell: the recurrent cell, a `Stack` for several layers.
+      vocabulary_size: number V of tokens.
+      embedding_size: features of an embedded token.
+      output_dropout: rate of dropping what the softmax layer reads, drawn from the rng `dropout`.
+      tied: whether the embedding is the softmax layer's weight too (Press and Wolf, 2017); the cell's outputs must
+        then be of the embedding's size.
+      dtype: compute type; logits are float32.
+
+    Raises:
+      ValueError: if `tied` and the sizes differ.
+    """
+
+    cell: Cell
+    vocabulary_size: int
+    embedding_size: int
+    output_dropout: float = 0.0
+    tied: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self):
+        if self.tied and self.cell.output_size != self.embedding_size:
+            raise ValueError(
+                f"tied weights need outputs of the embedding's size {self.embedding_size}, got {self.cell.output_size}"
+            )
+        self.embedding = nn.Embed(self.vocabulary_size, self.embedding_size, dtype=self.dtype)
+        self.recurrent = RNN(self.cell)
+        self.dropout = nn.Dropout(self.output_dropout)
+        if self.tied:
+            self.bias = self.param("bias", nn.initializers.zeros, (self.vocabulary_size,))
+        else:
+            self.softmax = nn.Dense(self.vocabulary_size, dtype=self.dtype)
+
+    def __call__(self, tokens: Int[Array, "B T"], state: State | None = None) -> tuple[Float[Array, "B T V"], State]:
+        """Returns the logits of the token after each, and the state to read on from.
+
+        Dropout is drawn from the rng `dropout`; where none is given, nothing is dropped.
+        """
+        return self.predict(self.embedding(tokens), state)
+
+    def predict(self, xs: Float[Array, "B T E"], state: State | None = None) -> tuple[Float[Array, "B T V"], State]:
+        """Returns the same for embedded tokens."""
+        ys, state = self.recurrent(xs, state)
+        ys = self.dropout(ys, deterministic=not self.has_rng("dropout"))
+        logits = self.embedding.attend(ys) + self.bias if self.tied else self.softmax(ys)
+        return logits.astype(jnp.float32), state
+
+
+@functools.partial(jax.jit, static_argnames=("model", "length", "temperature", "top_k", "top_p"))
+def continue_tokens(
+    model: LanguageModel,
+    variables: Any,
+    prompt: Int[Array, "B P"],
+    key: PRNGKeyArray,
+    *,
+    length: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Int[Array, "B N"]:
+    """Returns N = `length` tokens that follow each prompt, each drawn by `rnnjax.models.sampling.sample`.
+
+    Prompt and continuation are one program; the same key draws the same tokens.
+
+    Raises:
+      ValueError: for an empty prompt or a length below 1, and as `sample`.
+    """
+    if prompt.shape[1] < 1 or length < 1:
+        raise ValueError(f"prompt and length must be at least 1, got {prompt.shape[1]} and {length}")
+
+    def draw(carry: tuple[Array, State], key: PRNGKeyArray) -> tuple[tuple[Array, State], Array]:
+        logits, state = carry
+        token = sample(key, logits, temperature=temperature, top_k=top_k, top_p=top_p)
+        logits, state = model.apply(variables, token[:, None], state)
+        return (logits[:, -1], state), token
+
+    logits, state = model.apply(variables, prompt)
+    _, tokens = jax.lax.scan(draw, (logits[:, -1], state), jax.random.split(key, length))
+    return tokens.T

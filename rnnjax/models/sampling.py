@@ -1,0 +1,69 @@
+"""Drawing tokens from logits."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+
+def sample(
+    key: PRNGKeyArray,
+    logits: Float[Array, "*B V"],
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Int[Array, "*B"]:
+    """Returns tokens drawn with probability ``softmax(logits / temperature)``, of those that `top_k` and `top_p` leave.
+
+    Args:
+      key: PRNG key; the same key draws the same tokens.
+      logits: unnormalised log probabilities.
+      temperature: below 1 the likely become likelier; 0 takes the likeliest.
+      top_k: if given, as `keep_top_k`.
+      top_p: if given, as `keep_top_p`, of the probabilities at this temperature and after `top_k`.
+
+    Raises:
+      ValueError: for a negative temperature, and as `keep_top_k` and `keep_top_p`.
+    """
+    if not temperature >= 0:
+        raise ValueError(f"temperature must not be negative, got {temperature}")
+    if temperature:
+        logits = logits / temperature
+    if top_k is not None:
+        logits = keep_top_k(logits, top_k)
+    if top_p is not None:
+        logits = keep_top_p(logits, top_p)
+    return jax.random.categorical(key, logits) if temperature else logits.argmax(-1)
+
+
+def keep_top_k(logits: Float[Array, "*B V"], k: int) -> Float[Array, "*B V"]:
+    """Returns the k highest logits, minus infinity elsewhere; of equal ones, the first are kept.
+
+    Raises:
+      ValueError: for a k below 1.
+    """
+    if k < 1:
+        raise ValueError(f"top_k must be at least 1, got {k}")
+    return jnp.where(_ranks(logits) < k, logits, -jnp.inf)
+
+
+def keep_top_p(logits: Float[Array, "*B V"], p: float) -> Float[Array, "*B V"]:
+    """Returns the fewest of the highest logits whose probabilities come to p, minus infinity elsewhere.
+
+    At least one is kept; of equal ones, the first are (nucleus sampling, Holtzman et al., 2020).
+
+    Raises:
+      ValueError: for a p that is not above 0 and at most 1.
+    """
+    if not 0 < p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, got {p}")
+    falling = -jnp.sort(-jax.nn.softmax(logits), axis=-1)
+    kept = (falling.cumsum(-1) - falling < p).sum(-1, keepdims=True)
+    return jnp.where(_ranks(logits) < kept, logits, -jnp.inf)
+
+
+def _ranks(logits: Float[Array, "*B V"]) -> Int[Array, "*B V"]:
+    """Returns the place of each logit among all, 0 for the highest."""
+    return jnp.argsort(jnp.argsort(-logits, axis=-1), axis=-1)

@@ -1,0 +1,226 @@
+"""Language models of characters and of words, trained by truncated BPTT that carries its state."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PRNGKeyArray
+
+from rnnjax.cells.cell import State
+from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell, require
+from rnnjax.data.dataset import DataSet
+from rnnjax.data.lanes import evaluation_windows, training_windows
+from rnnjax.data.text import Cuts, Texts, load_embedded_text, load_own_text, load_ptb, load_tiny_shakespeare
+from rnnjax.data.vocabulary import CharacterVocabulary, Vocabulary, WordVocabulary
+from rnnjax.errors import ConfigError
+from rnnjax.models.language_model import LanguageModel, continue_tokens
+from rnnjax.tasks.task import Batch, Request, Task, Values, Weighted
+from rnnjax.unrolling.recurrence import select
+
+_TEXTS = ("tinyshakespeare", "ptb", "embedded", "text")
+
+
+@dataclasses.dataclass
+class TextConfig(DataConfig):
+    """Which text, and how it is read.
+
+    Attributes:
+      name: "tinyshakespeare", "ptb", "embedded" for one that CPython ships, or "text" for one's own at `path`: a
+        UTF-8 file, or a folder with `train.txt`, `valid.txt` and `test.txt` (or `NAME.train.txt` and so on).
+      tokens: "characters" or "words".
+      vocabulary_size: words that the model knows at most, `<eos>` and `<unk>` included.
+      validation_fraction, test_fraction: of a text that is one file; validation is at its end, test before that.
+    """
+
+    name: str = "tinyshakespeare"
+    tokens: str = "characters"
+    vocabulary_size: int = 10_000
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.05
+
+    def check(self) -> None:
+        super().check()
+        require(self.name in _TEXTS, f"data.name must be one of {', '.join(_TEXTS)}, got {self.name!r}")
+        require(self.name != "text" or bool(self.path), "a text of your own needs --config.data.path")
+        require(
+            self.name != "embedded" or self.path is None,
+            "the embedded text comes with Python; leave data.path out, or add --config.data.name=text",
+        )
+        known = self.tokens in ("characters", "words")
+        require(known, f'data.tokens must be "characters" or "words", got {self.tokens!r}')
+        require(self.vocabulary_size >= 3, f"data.vocabulary_size must be at least 3, got {self.vocabulary_size}")
+        for name in ("validation_fraction", "test_fraction"):
+            require(0 < getattr(self, name) < 1, f"data.{name} must be between 0 and 1, got {getattr(self, name)}")
+        total = self.validation_fraction + self.test_fraction
+        require(
+            total < 1, f"data.validation_fraction and data.test_fraction must leave text, got {total} together"
+        )
+
+
+@dataclasses.dataclass
+class Config(TrainConfig):
+    """Fields of this task.
+
+    Attributes:
+      window: number T of steps that the gradient goes back.
+      embedding_size: features of an embedded token.
+      tied: whether the embedding is the softmax layer's weight too.
+      output_dropout: rate of dropping what the softmax layer reads (`cell.output_dropout` is that of every layer).
+      init_scale: if given, every parameter, biases included, starts uniform within plus and minus this.
+    """
+
+    task: str = "language_model"
+    window: int = 100
+    embedding_size: int = 128
+    tied: bool = False
+    output_dropout: float = 0.0
+    init_scale: float | None = None
+    cell: CellConfig = dataclasses.field(default_factory=lambda: CellConfig(kind="LSTM"))
+    data: TextConfig = dataclasses.field(default_factory=TextConfig)
+
+    def check(self) -> None:
+        super().check()
+        for name in ("window", "embedding_size"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        rate, scale = self.output_dropout, self.init_scale
+        require(0 <= rate < 1, f"output_dropout must be from 0 to below 1, got {rate}")
+        require(scale is None or scale > 0, f"init_scale must be positive, got {scale}")
+        require(
+            scale is None or not self.cell.forget_bias,
+            "init_scale draws the forget gate's bias too; leave cell.forget_bias out",
+        )
+        size = build_cell(self.cell).output_size
+        require(
+            not self.tied or size == self.embedding_size,
+            f"tied weights need embedding_size {size}, the size of the cell's outputs, got {self.embedding_size}",
+        )
+
+
+def build(config: Config) -> Task:
+    """Returns the task: windows of text `tokens [B, T + 1]`, each predicting its last T tokens.
+
+    Metrics are means over tokens: `loss` in nats, and `bits_per_character` or, for words, `perplexity`.
+
+    Raises:
+      DataError: as the loaders in `rnnjax.data.text`.
+      ConfigError: if the text is too short for the batch.
+    """
+    texts = load(config.data)
+    vocabulary = build_vocabulary(config.data, texts)
+    dtype = jnp.dtype(config.dtype)
+    cell = build_cell(config.cell)
+    model = LanguageModel(cell, vocabulary.size, config.embedding_size, config.output_dropout, config.tied, dtype)
+
+    def init(key: PRNGKeyArray) -> Any:
+        params = model.init(key, jnp.zeros((1, 1), jnp.int32))
+        return params if config.init_scale is None else redrawn(key, params, config.init_scale)
+
+    def values(params: Any, carry: State, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, State]:
+        tokens = batch["tokens"]
+        state = select(batch["start"], cell.initial_state(len(tokens), dtype), carry)
+        rngs = None if key is None else {"dropout": key}
+        logits, carry = model.apply(params, tokens[:, :-1], state, rngs=rngs)
+        return {"loss": mean_loss(logits, tokens[:, 1:], batch["counted"])}, carry
+
+    def generate(params: Any, request: Request) -> Iterator[str]:
+        return iter(continuation(model, params, vocabulary, request).split("\n"))
+
+    return Task(
+        windows(texts, vocabulary, config),
+        init,
+        values,
+        best_metric="loss",
+        higher_is_better=False,
+        carry=cell.initial_state(config.batch_size, dtype),
+        ordered=True,
+        derived=perplexity if config.data.tokens == "words" else bits_per_character,
+        generate=generate,
+    )
+
+
+def load(config: TextConfig) -> Texts:
+    """Returns the texts that the config names."""
+    cuts = Cuts(config.validation_fraction, config.test_fraction, at_lines=config.tokens == "words")
+    if config.name == "tinyshakespeare":
+        return load_tiny_shakespeare(config.path, cuts, config.tfds_dir)
+    if config.name == "ptb":
+        return load_ptb(config.path)
+    return load_embedded_text(cuts) if config.path is None else load_own_text(config.path, cuts)
+
+
+def build_vocabulary(config: TextConfig, texts: Texts) -> Vocabulary:
+    """Returns the vocabulary: all characters of all splits, or the most frequent words of the training split."""
+    if config.tokens == "words":
+        return WordVocabulary.of(texts.splits["train"], config.vocabulary_size)
+    return CharacterVocabulary.of(texts.splits.values())
+
+
+def windows(texts: Texts, vocabulary: Vocabulary, config: Config) -> DataSet:
+    """Returns the data set of windows, as `rnnjax.data.lanes` lays them out.
+
+    Raises:
+      ConfigError: if the training text is too short for the batch.
+    """
+    tokens = {split: vocabulary.encode(text) for split, text in texts.splits.items()}
+    lanes, length = config.batch_size, config.window
+    try:
+        splits = {"train": training_windows(tokens["train"], lanes, length)}
+    except ValueError as error:
+        raise ConfigError(f"{error}; lower batch_size or window") from None
+    for split in ("validation", "test"):
+        splits[split] = evaluation_windows(tokens[split], vocabulary.start, lanes, length)
+    return DataSet(texts.name, splits, texts.source, texts.checksum)
+
+
+def redrawn(key: PRNGKeyArray, params: Any, scale: float) -> Any:
+    """Returns parameters of the same shapes, every one uniform within plus and minus `scale`."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [jax.random.uniform(k, leaf.shape, leaf.dtype, -scale, scale) for k, leaf in zip(keys, leaves)]
+    return jax.tree.unflatten(structure, drawn)
+
+
+def mean_loss(logits: Array, targets: Array, counted: Array) -> Weighted:
+    """Returns each row's mean cross-entropy over the tokens that count, weighted by how many they are."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    weight = counted.sum(-1)
+    return Weighted(jnp.where(counted, losses, 0).sum(-1) / jnp.maximum(weight, 1), weight)
+
+
+def perplexity(means: dict[str, float]) -> dict[str, float]:
+    """Returns the perplexity, e to the loss, infinite where that is beyond what a number holds."""
+    return {"perplexity": math.exp(means["loss"]) if means["loss"] < 700 else math.inf}
+
+
+def bits_per_character(means: dict[str, float]) -> dict[str, float]:
+    """Returns the loss in bits."""
+    return {"bits_per_character": means["loss"] / math.log(2)}
+
+
+def continuation(model: LanguageModel, params: Any, vocabulary: Vocabulary, request: Request) -> str:
+    """Returns the prompt and what follows it, read as the beginning of a line.
+
+    Raises:
+      ConfigError: for a character that the model does not know (a word becomes `<unk>`).
+    """
+    try:
+        prompt = vocabulary.encode(request.prompt or "").tolist()
+    except ValueError as error:
+        raise ConfigError(f"--prompt: {error}; leave it out") from None
+    following = continue_tokens(
+        model,
+        params,
+        jnp.array([[vocabulary.start, *prompt]], jnp.int32),
+        jax.random.key(request.seed),
+        length=request.length,
+        temperature=request.temperature,
+        top_k=request.top_k,
+        top_p=request.top_p,
+    )
+    return vocabulary.decode([*prompt, *following[0].tolist()])
