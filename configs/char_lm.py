@@ -41,6 +41,7 @@ def _small(epochs: int) -> dict[str, Any]:
     return {
         "cell": CellConfig(kind="GRU", hidden_size=256),
         "embedding_size": 64,
+        "output_dropout": 0.2,
         "window": 64,
         "batch_size": 64,
         "epochs": epochs,

@@ -58,9 +58,7 @@ class TextConfig(DataConfig):
         for name in ("validation_fraction", "test_fraction"):
             require(0 < getattr(self, name) < 1, f"data.{name} must be between 0 and 1, got {getattr(self, name)}")
         total = self.validation_fraction + self.test_fraction
-        require(
-            total < 1, f"data.validation_fraction and data.test_fraction must leave text, got {total} together"
-        )
+        require(total < 1, f"data.validation_fraction and data.test_fraction must leave text, got {total} together")
 
 
 @dataclasses.dataclass

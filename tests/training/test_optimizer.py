@@ -97,6 +97,22 @@ def test_the_learning_rate_of_a_run_of_four_steps(fields, expected):
     np.testing.assert_allclose(rates(4, **fields), expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize(("after", "epochs"), [(1, [1, 1 / 2, 1 / 4, 1 / 8]), (3, [1, 1, 1, 1 / 2])])
+def test_a_staircase_falls_before_every_epoch_after_the_first_ones(after, epochs):
+    config = OptimizerConfig(learning_rate=0.8, schedule="staircase", decay_after=after, decay_rate=0.5)
+    schedule = build_schedule(config, 12, epoch_steps=3)
+    found = [float(schedule(step)) for step in range(12)]
+    np.testing.assert_allclose(found, np.repeat([0.8 * factor for factor in epochs], 3), rtol=1e-6)
+
+
+def test_a_staircase_of_a_long_run_falls_at_the_step_itself():
+    config = OptimizerConfig(learning_rate=1.0, schedule="staircase", decay_after=4, decay_rate=0.5)
+    schedule = build_schedule(config, 13 * 2323, epoch_steps=2323)
+    steps = np.arange(13 * 2323)
+    expected = 0.5 ** np.maximum(steps // 2323 - 3, 0)
+    np.testing.assert_allclose(schedule(jnp.asarray(steps)), expected, rtol=1e-5)
+
+
 def test_the_schedule_reaches_the_optimiser():
     config = OptimizerConfig(name="sgd", learning_rate=0.8, schedule="linear")
     np.testing.assert_allclose(steps_taken(config, 3), START - 0.8 * (1 + 0.9 + 0.8) * GRADIENT, rtol=1e-5)
@@ -114,6 +130,9 @@ def test_the_schedule_reaches_the_optimiser():
         ({"clip_norm": 0.0}, "optimizer.clip_norm must be positive, got 0.0"),
         ({"clip_norm": -1.0}, "optimizer.clip_norm must be positive, got -1.0"),
         ({"schedule": "stairs"}, "unknown optimizer.schedule 'stairs'; choose from constant, cosine"),
+        ({"schedule": "staircase", "decay_after": 0}, "optimizer.decay_after must be at least 1, got 0"),
+        ({"schedule": "staircase", "decay_rate": 0.0}, "optimizer.decay_rate must be above 0 and at most 1, got 0.0"),
+        ({"schedule": "staircase", "warmup_steps": 2}, "leave optimizer.warmup_steps out"),
         ({"schedule": "exponential"}, "optimizer.final_fraction must be above 0"),
         ({"final_fraction": 1.5}, "optimizer.final_fraction must be from 0 to 1, got 1.5"),
         ({"warmup_steps": 10}, "optimizer.warmup_steps must be .*9, got 10"),

@@ -1,0 +1,117 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax
+from rnnjax.models.language_model import LanguageModel, continue_tokens
+
+STACK = rnnjax.Stack((rnnjax.LSTM(5), rnnjax.GRU(4)))
+TOKENS = jax.random.randint(jax.random.key(0), (2, 6), 0, 7)
+
+
+def language_model(cell=STACK, **options):
+    model = LanguageModel(cell, 7, 4, **options)
+    variables = model.init(jax.random.key(1), TOKENS)
+    # Every parameter random: a bias of zero hides one that is missing.
+    leaves, structure = jax.tree.flatten(variables)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    return model, structure.unflatten([jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves)])
+
+
+MODEL, VARIABLES = language_model()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_logits_are_a_softmax_layer_on_the_outputs_for_embedded_tokens(tied):
+    model, variables = language_model(tied=tied)
+    logits, state = model.apply(variables, TOKENS)
+    params = variables["params"]
+    embedding = params["embedding"]["embedding"]
+    ys, expected_state = rnnjax.unroll(STACK, params["recurrent"]["rnn"], embedding[TOKENS])
+    if tied:
+        expected = ys @ embedding.T + params["bias"]
+        assert "softmax" not in params
+    else:
+        expected = ys @ params["softmax"]["kernel"] + params["softmax"]["bias"]
+    assert logits.shape == (2, 6, 7)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    for found, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(expected_state), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_tied_weights_need_outputs_of_the_embeddings_size():
+    with pytest.raises(ValueError, match="embedding's size 4, got 5"):
+        language_model(rnnjax.LSTM(5), tied=True)
+
+
+def test_no_prediction_depends_on_what_comes_later():
+    xs = jax.random.normal(jax.random.key(3), (2, 6, 4))
+
+    def losses(xs):
+        logits, _ = MODEL.apply(VARIABLES, xs, method="predict")
+        return -jax.nn.log_softmax(logits)[..., 0]
+
+    jacobian = np.abs(jax.jacrev(losses)(xs))  # [B, T, B, T, E]
+    for t in range(6):
+        assert not jacobian[:, t, :, t + 1 :].any()
+        assert jacobian[:, t, [0, 1], : t + 1].any(-1).sum() >= 2 * (t + 1), "nor forgets what came before"
+    assert not jacobian[0, :, 1].any()
+    assert not jacobian[1, :, 0].any()
+
+
+def test_reading_on_from_the_state_is_reading_in_one_piece():
+    whole, end = MODEL.apply(VARIABLES, TOKENS)
+    first, state = MODEL.apply(VARIABLES, TOKENS[:, :2])
+    second, last = MODEL.apply(VARIABLES, TOKENS[:, 2:], state)
+    np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, rtol=1e-5, atol=1e-5)
+    for found, wanted in zip(jax.tree.leaves(last), jax.tree.leaves(end), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_needs_the_rng():
+    model, variables = language_model(output_dropout=0.5)
+    plain, _ = model.apply(variables, TOKENS)
+    np.testing.assert_array_equal(plain, MODEL.apply(VARIABLES, TOKENS)[0])
+    drawn = [model.apply(variables, TOKENS, rngs={"dropout": jax.random.key(seed)})[0] for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert not np.allclose(drawn[0], drawn[2])
+    assert not np.allclose(drawn[0], plain)
+
+
+def test_in_bfloat16_logits_and_state_are_float32():
+    model, _ = language_model(dtype=jnp.bfloat16)
+    logits, state = model.apply(VARIABLES, TOKENS)
+    assert {leaf.dtype for leaf in jax.tree.leaves((logits, state))} == {jnp.dtype("float32")}
+    exact, _ = MODEL.apply(VARIABLES, TOKENS)
+    np.testing.assert_allclose(logits, exact, atol=0.3)
+    assert not np.array_equal(logits, exact)
+
+
+# Generation
+
+
+def generated(seed=0, prompt=TOKENS, length=12, **options):
+    return continue_tokens(MODEL, VARIABLES, prompt, jax.random.key(seed), length=length, **options).tolist()
+
+
+def test_generation_is_the_same_under_the_same_key_and_not_under_another():
+    assert generated(0) == generated(0)
+    assert generated(0) != generated(1)
+    assert np.shape(generated()) == (2, 12)
+
+
+def test_greedy_generation_takes_the_likeliest_after_everything_so_far():
+    text = TOKENS
+    for token in np.transpose(generated(temperature=0, length=4)):
+        logits, _ = MODEL.apply(VARIABLES, text)
+        np.testing.assert_array_equal(logits[:, -1].argmax(-1), token)
+        text = jnp.concatenate([text, token[:, None]], 1)
+    assert generated(temperature=1.0, top_k=1, length=4) == generated(temperature=0, length=4)
+    assert generated(temperature=1.0, top_p=1e-6, length=4) == generated(temperature=0, length=4)
+
+
+@pytest.mark.parametrize(("prompt", "length"), [(TOKENS[:, :0], 3), (TOKENS, 0)])
+def test_nothing_to_go_on_from_and_nothing_to_generate_are_refused(prompt, length):
+    with pytest.raises(ValueError, match="prompt and length must be at least 1, got"):
+        generated(prompt=prompt, length=length)
