@@ -1,0 +1,186 @@
+"""Training speed on the Penn Treebank beside PyTorch's: ``python -m benchmarks.language_model``.
+
+How many words per second does `configs/ptb.py` train on, and how many does a straightforward PyTorch model of the same
+sizes (`nn.Embedding`, `nn.LSTM`, `nn.Linear`, cross-entropy, clipped SGD, the state carried and detached), on the same
+device, taking turns with it in one process?
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import report, timing
+from configs.ptb import get_config
+from rnnjax.commands import exit_code
+from rnnjax.config import freeze
+from rnnjax.errors import ConfigError
+from rnnjax.parallel.mesh import provide_cpu_devices
+from rnnjax.tasks.language_model import Config, build
+from rnnjax.tasks.task import Task
+from rnnjax.training.loop import compile_programs, make_plan
+from rnnjax.training.optimizer import build_optimizer
+from rnnjax.training.program import place_state
+from rnnjax.training.state import initial_train_state
+
+_COLUMNS = (
+    report.Column("model", 8, left=True),
+    report.Column("words/s", 9),
+    report.Column("low", 9),
+    report.Column("high", 9),
+    report.Column("a step", 8),
+    report.Column("runs", 4),
+)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command with the arguments after its name.
+
+    Raises:
+      ConfigError: if PyTorch is not installed; DataError: if the Penn Treebank is not found.
+    """
+    options = parse(arguments)
+    torch_module()
+    provide_cpu_devices()
+    config = get_config(options.variant)
+    config.data.path = options.data
+    config = freeze(config)
+    task = build(config)
+    contenders = {
+        "rnnjax": rnnjax_steps(task, config, options.steps),
+        "PyTorch": torch_steps(task, config, options.steps),
+    }
+    times = timing.interleave(contenders, repeats=options.repeats)
+    words = options.steps * config.batch_size * config.window
+    rows = [row(name, seconds, words, options.steps) for name, seconds in times.items()]
+    machine = report.machine()
+    print(f"{report.header(machine)}\nPyTorch {torch_module().__version__}, {torch_module().get_num_threads()} threads")
+    print(f"{options.variant}: calls of {options.steps} steps, {words // options.steps} words a step\n")
+    print(report.title_line(_COLUMNS))
+    for each in rows:
+        print(report.line(_COLUMNS, cells(each)))
+    ratios = [other / own for own, other in zip(times["rnnjax"], times["PyTorch"])]
+    print(
+        f"rnnjax trains on {timing.spread(ratios).median:.2f} times the words per second of PyTorch (median of turns)"
+    )
+    if options.json:
+        settings = {"variant": options.variant, "steps": options.steps, "torch": torch_module().__version__}
+        report.write_json(options.json, machine=machine, settings=settings, rows=rows, ratios=ratios)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Returns the command's options."""
+    parser = report.Parser(
+        prog="python -m benchmarks.language_model", description="Words per second of training, beside PyTorch."
+    )
+    parser.add_argument("--variant", choices=["small", "medium", "large"], default="small")
+    parser.add_argument("--data", metavar="PATH", help="folder of the Penn Treebank; else RNNJAX_DATA")
+    parser.add_argument("--steps", type=report.at_least_one, default=20, help="training steps of a call; 20")
+    parser.add_argument("--repeats", type=report.at_least_one, default=15, help="calls of each; 15")
+    parser.add_argument("--json", type=report.output_path, metavar="PATH")
+    return parser.parse_args(arguments)
+
+
+def row(name: str, seconds: Sequence[float], words: int, steps: int) -> dict[str, Any]:
+    """Returns what was measured of a contender: medians, and words per second at the quartiles."""
+    spread = timing.spread(seconds)
+    return {
+        "model": name,
+        "words_per_second": words / spread.median,
+        "words_per_second_low": words / spread.high,
+        "words_per_second_high": words / spread.low,
+        "seconds_per_step": spread.median / steps,
+        "runs": len(seconds),
+    }
+
+
+def cells(row: dict[str, Any]) -> list[object]:
+    """Returns a row as it is printed."""
+    speeds = [f"{row[name]:.0f}" for name in ("words_per_second", "words_per_second_low", "words_per_second_high")]
+    return [row["model"], *speeds, report.si(row["seconds_per_step"], "s"), row["runs"]]
+
+
+def rnnjax_steps(task: Task, config: Config, steps: int) -> Callable[[], Any]:
+    """Returns a call that takes the first steps of an epoch, as the training command does, going on from its state."""
+    plan = make_plan(task, config)
+    optimizer = build_optimizer(config.optimizer, plan.steps, plan.epoch_steps)
+    programs = compile_programs(task, config, optimizer)
+    order = programs.order(0).part(0, steps)
+    state = [place_state(programs.mesh, initial_train_state(task, optimizer, config.seed))]
+
+    def call() -> Any:
+        state[0], metrics = programs.steps(state[0], order)
+        return jax.block_until_ready(metrics["loss"])
+
+    return call
+
+
+def torch_steps(task: Task, config: Config, steps: int) -> Callable[[], Any]:
+    """Returns a call that does the same with PyTorch, on the processor or on the first CUDA device."""
+    torch = torch_module()
+    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+    torch.manual_seed(config.seed)
+    layers, loss_of = torch_model(config, device), torch.nn.CrossEntropyLoss()
+    parameters = [p for layer in layers for p in layer.parameters()]
+    optimizer = torch.optim.SGD(parameters, config.optimizer.learning_rate)
+    rows = task.data.splits["train"]["tokens"][: steps * config.batch_size].astype(np.int64)
+    batches = torch.from_numpy(rows).reshape(steps, config.batch_size, -1).to(device)
+
+    def step(tokens: Any, state: Any) -> Any:
+        embedding, lstm, softmax, dropout = layers
+        optimizer.zero_grad()
+        ys, state = lstm(dropout(embedding(tokens[:, :-1])), state)
+        loss = loss_of(softmax(dropout(ys)).flatten(0, 1), tokens[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_norm)
+        optimizer.step()
+        return loss.detach(), tuple(part.detach() for part in state)
+
+    def call() -> float:
+        state = loss = None
+        for tokens in batches:
+            loss, state = step(tokens, state)
+        return float(loss)  # waits for the device
+
+    return call
+
+
+def torch_model(config: Config, device: str) -> Any:
+    """Returns the layers of the same model: embedding, LSTM, softmax layer and dropout."""
+    nn, size = torch_module().nn, config.cell.hidden_size
+    vocabulary, rate = config.data.vocabulary_size, config.output_dropout
+    layers = nn.ModuleList(
+        [
+            nn.Embedding(vocabulary, config.embedding_size),
+            nn.LSTM(config.embedding_size, size, config.cell.layers, batch_first=True, dropout=rate),
+            nn.Linear(size, vocabulary),
+            nn.Dropout(rate),
+        ]
+    )
+    for parameter in layers.parameters():
+        nn.init.uniform_(parameter, -(config.init_scale or 0.1), config.init_scale or 0.1)
+    return layers.to(device)
+
+
+@functools.cache
+def torch_module() -> Any:
+    """Returns PyTorch.
+
+    Raises:
+      ConfigError: if it is not installed.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise ConfigError('this benchmark needs PyTorch; install it with: pip install "rnnjax[bench]"') from None
+    return torch
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main, sys.argv[1:]))
