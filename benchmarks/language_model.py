@@ -143,7 +143,8 @@ def torch_steps(task: Task, config: Config, steps: int) -> Callable[[], Any]:
         return loss.detach(), tuple(part.detach() for part in state)
 
     def call() -> float:
-        state = loss = None
+        state: Any = None
+        loss: Any = None
         for tokens in batches:
             loss, state = step(tokens, state)
         return float(loss)  # waits for the device
@@ -176,7 +177,7 @@ def torch_module() -> Any:
       ConfigError: if it is not installed.
     """
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ConfigError('this benchmark needs PyTorch; install it with: pip install "rnnjax[bench]"') from None
     return torch

@@ -9,8 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from rnnjax.cells.cell import State
 from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell, require
@@ -20,6 +19,7 @@ from rnnjax.data.text import Cuts, Texts, load_embedded_text, load_own_text, loa
 from rnnjax.data.vocabulary import CharacterVocabulary, Vocabulary, WordVocabulary
 from rnnjax.errors import ConfigError
 from rnnjax.models.language_model import LanguageModel, continue_tokens
+from rnnjax.models.losses import mean_over_steps, token_losses
 from rnnjax.tasks.task import Batch, Request, Task, Values, Weighted
 from rnnjax.unrolling.recurrence import select
 
@@ -124,7 +124,8 @@ def build(config: Config) -> Task:
         state = select(batch["start"], cell.initial_state(len(tokens), dtype), carry)
         rngs = None if key is None else {"dropout": key}
         logits, carry = model.apply(params, tokens[:, :-1], state, rngs=rngs)
-        return {"loss": mean_loss(logits, tokens[:, 1:], batch["counted"])}, carry
+        losses = token_losses(logits, tokens[:, 1:])
+        return {"loss": Weighted(*mean_over_steps(losses, batch["counted"]))}, carry
 
     def generate(params: Any, request: Request) -> Iterator[str]:
         return iter(continuation(model, params, vocabulary, request).split("\n"))
@@ -182,13 +183,6 @@ def redrawn(key: PRNGKeyArray, params: Any, scale: float) -> Any:
     keys = jax.random.split(key, len(leaves))
     drawn = [jax.random.uniform(k, leaf.shape, leaf.dtype, -scale, scale) for k, leaf in zip(keys, leaves)]
     return jax.tree.unflatten(structure, drawn)
-
-
-def mean_loss(logits: Array, targets: Array, counted: Array) -> Weighted:
-    """Returns each row's mean cross-entropy over the tokens that count, weighted by how many they are."""
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    weight = counted.sum(-1)
-    return Weighted(jnp.where(counted, losses, 0).sum(-1) / jnp.maximum(weight, 1), weight)
 
 
 def perplexity(means: dict[str, float]) -> dict[str, float]:
