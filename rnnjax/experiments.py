@@ -120,6 +120,18 @@ _HIHELLO = (
     Figure("accuracy at the end", final("test", "accuracy"), "1", 1.0),
 )
 
+_CHARACTERS = "minGRU 1.548, a transformer of 6 layers 1.4697"
+
+
+def _characters(source: str, target: float | None) -> tuple[Figure, ...]:
+    validation = Figure("validation, nats a character", final("validation", "loss"), source, target, higher=False)
+    return validation, Figure("test, nats a character", final("test", "loss"), "none", None, higher=False)
+
+
+def _perplexity(source: str, target: float) -> tuple[Figure, ...]:
+    return (Figure("test perplexity", final("test", "perplexity"), source, target, higher=False),)
+
+
 _WORD_VECTORS = (
     Figure("test loss", final("test", "loss"), "none", None, higher=False),
     Figure("class precision of neighbours", final("test", "class_precision"), "none; random vectors: 0", None),
@@ -176,4 +188,11 @@ EXPERIMENTS = {
     ),
     "word2vec_ptb": Experiment("configs/word2vec.py:ptb", _WORD_VECTORS),
     "word2vec_embedded": Experiment("configs/word2vec.py:embedded", _WORD_VECTORS),
+    "char_lm_lstm": Experiment("configs/char_lm.py:lstm", _characters(_CHARACTERS, 1.50)),
+    "char_lm_gru": Experiment("configs/char_lm.py:gru", _characters(_CHARACTERS, 1.50)),
+    "char_lm_cpu": Experiment("configs/char_lm.py:cpu", _characters("none", 1.75)),
+    "char_lm_embedded": Experiment("configs/char_lm.py:embedded", _characters("none", None)),
+    "ptb_small": Experiment("configs/ptb.py:small", _perplexity("114.5; TensorFlow's rerun 115.91", 115.9)),
+    "ptb_medium": Experiment("configs/ptb.py:medium", _perplexity("82.7; TensorFlow's rerun 82.07", 82.7)),
+    "ptb_large": Experiment("configs/ptb.py:large", _perplexity("78.4; TensorFlow's rerun 78.29", 78.4)),
 }
