@@ -1,0 +1,67 @@
+"""Losses of sequences whose steps do not count alike."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+
+def sequence_loss(
+    logits: Float[Array, "*B T V"], targets: Int[Array, "*B T"], weights: Float[Array, "*B T"] | None = None
+) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
+    """Returns the cross-entropy of sequences in nats a step, and what each sequence weighs.
+
+    loss = sum_t weights_t token_losses_t / sum_t weights_t
+
+    The mean of the losses by their weights is TensorFlow 1's `seq2seq.sequence_loss`: every step of the batch counts
+    by its own weight, however long its sequence is. Steps of weight 0 change neither loss nor gradient, whatever is
+    in them (NaN, or a target that is no class); a sequence without any other has loss 0 and weighs 0.
+
+    Args:
+      logits: one score a class, ``[*batch, T, V]``.
+      targets: the right classes, from 0 to V - 1.
+      weights: of the steps, not negative, such as 1 where a step is valid and 0 in the padding; None: 1 everywhere.
+
+    Raises:
+      ValueError: if the shapes do not fit.
+    """
+    if weights is None:
+        return mean_over_steps(token_losses(logits, targets))
+    _check_shape("weights", weights, logits)
+    counts = jnp.asarray(weights) != 0
+    losses = token_losses(jnp.where(counts[..., None], logits, 0), jnp.where(counts, targets, 0))
+    return mean_over_steps(losses, weights)
+
+
+def token_losses(logits: Float[Array, "*B T V"], targets: Int[Array, "*B T"]) -> Float[Array, "*B T"]:
+    """Returns the cross-entropy of every step, ``-log softmax(logits)[target]``, in nats and in float32.
+
+    Raises:
+      ValueError: if the shapes do not fit.
+    """
+    _check_shape("targets", targets, logits)
+    logits = jnp.asarray(logits).astype(jnp.float32)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(targets))
+
+
+def mean_over_steps(
+    values: Float[Array, "*B T"], weights: Float[Array, "*B T"] | None = None
+) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
+    """Returns each sequence's mean over its steps, by their weights (None: alike), and the sum of the weights.
+
+    Where all weights are 0, so is the mean. It makes a metric of the steps, such as whether they are right, comparable
+    with `sequence_loss`.
+    """
+    values = jnp.asarray(values)
+    weights = jnp.ones_like(values) if weights is None else jnp.asarray(weights).astype(values.dtype)
+    total = weights.sum(-1)
+    sums = jnp.where(weights != 0, values * weights, 0).sum(-1)
+    return sums / jnp.where(total == 0, 1, total), total
+
+
+def _check_shape(name: str, given: Array, logits: Array) -> None:
+    expected = np.shape(logits)[:-1]
+    if np.shape(given) != expected:
+        raise ValueError(f"{name} must have shape [*batch, T] = {list(expected)}, got {list(np.shape(given))}")
