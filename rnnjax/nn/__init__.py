@@ -1,5 +1,7 @@
-"""Flax modules over the pure functions."""
+"""Flax modules over the pure functions, and cells that attend to a memory or read their own predictions."""
 
+from rnnjax.nn.attention import Bahdanau, Luong, attending
 from rnnjax.nn.rnn import RNN, Bidirectional
+from rnnjax.nn.scheduled_sampling import ScheduledSampling
 
-__all__ = ["RNN", "Bidirectional"]
+__all__ = ["RNN", "Bahdanau", "Bidirectional", "Luong", "ScheduledSampling", "attending"]
