@@ -6,7 +6,7 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 2)
 
 # Folders whose many small programs take longer to optimise than to run.
-_COMPILED_QUICKLY = {"cells", "commands", "models", "nn", "unrolling"}
+_COMPILED_QUICKLY = {"cells", "commands", "models", "nn", "tasks", "unrolling"}
 
 
 @pytest.fixture(autouse=True)
