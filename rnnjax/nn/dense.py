@@ -25,5 +25,9 @@ def init_dense(key: PRNGKeyArray, input_size: int, size: int) -> Dense:
 
 
 def init_embedding(key: PRNGKeyArray, vocabulary_size: int, features: int) -> Float[Array, "V E"]:
-    """Returns fresh embeddings, normally distributed, with a norm of about 1."""
-    return jax.random.normal(key, (vocabulary_size, features)) * features**-0.5
+    """Returns fresh embeddings with standard normal features.
+
+    With smaller ones, such as of norm 1, a decoder can stay for long at the frequencies of the words, whatever the
+    source.
+    """
+    return jax.random.normal(key, (vocabulary_size, features))
