@@ -1,6 +1,8 @@
-"""Models: Flax modules made of recurrent layers, and the losses of sequences."""
+"""Models: Flax modules and functions made of recurrent layers, the losses of sequences, and search."""
 
 from rnnjax.models.classifier import SequenceClassifier
+from rnnjax.models.decoding import beam_search, greedy
+from rnnjax.models.encoder_decoder import EncoderDecoder
 from rnnjax.models.forecaster import Forecaster, continue_series
 from rnnjax.models.language_model import LanguageModel
 from rnnjax.models.losses import mean_over_steps, sequence_loss, token_losses
@@ -8,13 +10,16 @@ from rnnjax.models.next_item import NextItem, SharedNextItem
 from rnnjax.models.skip_gram import SkipGram
 
 __all__ = [
+    "EncoderDecoder",
     "Forecaster",
     "LanguageModel",
     "NextItem",
     "SequenceClassifier",
     "SharedNextItem",
     "SkipGram",
+    "beam_search",
     "continue_series",
+    "greedy",
     "mean_over_steps",
     "sequence_loss",
     "token_losses",

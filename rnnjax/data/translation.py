@@ -1,0 +1,200 @@
+"""Pairs of sentences: where they come from, and as arrays of tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from rnnjax.data.dataset import Arrays, DataSet, content_checksum
+from rnnjax.data.dates import generate_dates
+from rnnjax.data.sentence_vocabulary import END, PADDING, SentenceVocabulary, learn_vocabulary
+from rnnjax.errors import DataError
+
+Pair = tuple[str, str]
+Pairs = Mapping[str, Sequence[Pair]]
+
+NAMES = ("dates", "multi30k_de_en", "tatoeba_en_fr", "tatoeba_en_ko", "tsv")
+
+_DATE_SIZES = {"train": 12_800, "validation": 1_000, "test": 2_000}
+_DATE_SEED = 0
+_MULTI30K = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
+_TATOEBA = {
+    "tatoeba_en_fr": ("fra-eng*.zip", "fra.txt"),
+    "tatoeba_en_ko": ("eng-kor*.txt", "kor-eng*.zip", "kor.txt"),
+}
+_HELD_OUT = 2_000  # pairs of validation and of test, or a tenth of all where that is fewer
+
+_log = logging.getLogger(__name__)
+
+
+class Translation(NamedTuple):
+    """Pairs as text and as tokens.
+
+    `data` has for every split `source [N, S]` and `target [N, T]`, whose last valid token is the end, and how many
+    tokens of each are valid, `source_length [N]` and `target_length [N]`.
+    """
+
+    data: DataSet
+    pairs: Pairs
+    source: SentenceVocabulary
+    target: SentenceVocabulary
+
+
+def load_translation(
+    name: str, path: str | None, *, kind: str, source_size: int, target_size: int, max_length: int
+) -> Translation:
+    """Loads pairs of sentences and learns their vocabularies from the training split.
+
+    Pairs with a sequence of more than `max_length` tokens, the end among them, are left out of training; in the other
+    splits such sequences are cut, while `pairs` keeps the whole text.
+
+    Args:
+      name: "dates" (generated), "multi30k_de_en", "tatoeba_en_fr", "tatoeba_en_ko", or "tsv" for a file of one's own
+        with a source and a target in every line, a tab between them.
+      path: the folder of the files, or the file; None looks in RNNJAX_DATA.
+      kind, source_size, target_size: of the vocabularies, as `learn_vocabulary` takes them.
+      max_length: most tokens of a sequence.
+
+    Raises:
+      DataError: for files that are missing or not what they should be; ValueError: for an unknown name.
+    """
+    pairs, source = load_pairs(name, path)
+    vocabularies = (
+        learn_vocabulary([one for one, _ in pairs["train"]], kind, source_size),
+        learn_vocabulary([other for _, other in pairs["train"]], kind, target_size),
+    )
+    tokens = {split: [_tokens(pair, vocabularies) for pair in part] for split, part in pairs.items()}
+    kept = [max(map(len, pair)) <= max_length for pair in tokens["train"]]
+    if not any(kept):
+        raise DataError(f"no training pair of {source} has at most {max_length} tokens a side; raise max_length")
+    if not all(kept):
+        _log.warning("%d of %d training pairs have more than %d tokens", kept.count(False), len(kept), max_length)
+    pairs = {**pairs, "train": [pair for pair, keep in zip(pairs["train"], kept) if keep]}
+    tokens["train"] = [pair for pair, keep in zip(tokens["train"], kept) if keep]
+    splits = _arrays(tokens, max_length)
+    return Translation(DataSet(name, splits, source, content_checksum(splits)), pairs, *vocabularies)
+
+
+def load_pairs(name: str, path: str | None) -> tuple[Pairs, str]:
+    """Returns the pairs of every split, and a phrase that says where they came from; as `load_translation`."""
+    if name == "dates":
+        return generate_dates(_DATE_SIZES, _DATE_SEED), f"dates generated with seed {_DATE_SEED}"
+    if name == "multi30k_de_en":
+        return _multi30k(_folder(path, "multi30k", "https://github.com/multi30k/dataset"))
+    if name in _TATOEBA:
+        return _tatoeba(_folder(path, "tatoeba", "https://www.manythings.org/anki"), _TATOEBA[name])
+    if name == "tsv":
+        if path is None:
+            raise DataError("pairs of one's own need their file: give it as --config.data.path")
+        return split_by_source(_read_pairs(Path(path).expanduser())), f"the pairs in {path}"
+    raise ValueError(f"name must be one of {', '.join(NAMES)}, got {name!r}")
+
+
+def _folder(path: str | None, name: str, url: str) -> Path:
+    """Returns the folder of a data set: the one given, or its folder in that or in RNNJAX_DATA."""
+    root = path or os.environ.get("RNNJAX_DATA")
+    if not root:
+        raise DataError(f"no folder holds {name}: get it from {url} and give --config.data.path or RNNJAX_DATA")
+    folder = Path(root).expanduser()
+    return folder / name if (folder / name).is_dir() else folder
+
+
+def _multi30k(folder: Path) -> tuple[Pairs, str]:
+    """Returns German and English captions, tokenised and in lower case (Elliott et al., 2016)."""
+    pairs = {}
+    for split, stem in _MULTI30K.items():
+        german, english = (_lines(folder / f"{stem}.lc.norm.tok.{language}") for language in ("de", "en"))
+        if len(german) != len(english):
+            raise DataError(f"{folder} has {len(german)} German lines of {stem}, but {len(english)} English ones")
+        pairs[split] = list(zip(german, english))
+    return pairs, f"the Multi30k files in {folder}"
+
+
+def _tatoeba(folder: Path, patterns: Sequence[str]) -> tuple[Pairs, str]:
+    """Returns sentence pairs of tatoeba.org as manythings.org gives them."""
+    found = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
+    if not found:
+        raise DataError(f"{folder} has none of {', '.join(patterns)}; get it from https://www.manythings.org/anki")
+    return split_by_source(_read_pairs(found[0])), f"the Tatoeba pairs in {found[0]}"
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        # Not `splitlines`, which also splits at characters that are in some sentences.
+        return _content(file).decode("utf-8").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError, zipfile.BadZipFile, StopIteration) as error:
+        raise DataError(
+            f"{file} cannot be read as text ({error or 'no text in it'}); give another data.path"
+        ) from error
+
+
+def _content(file: Path) -> bytes:
+    """Returns a text file's content, or that of the one in an archive whose name begins with no underscore."""
+    if file.suffix != ".zip":
+        return file.read_bytes()
+    with zipfile.ZipFile(file) as archive:
+        member = next(name for name in archive.namelist() if name.endswith(".txt") and not name.startswith("_"))
+        return archive.read(member)
+
+
+def _read_pairs(file: Path) -> list[Pair]:
+    """Returns the first two columns of a file of tab-separated lines; lines with an empty one are left out."""
+    pairs = []
+    for number, line in enumerate(_lines(file), 1):
+        columns = line.split("\t")
+        if len(columns) < 2:
+            raise DataError(f"line {number} of {file} has no tab between a source and a target: {line[:40]!r}")
+        if columns[0].strip() and columns[1].strip():
+            pairs.append((columns[0].strip(), columns[1].strip()))
+    return pairs
+
+
+def split_by_source(pairs: Sequence[Pair]) -> Pairs:
+    """Returns pairs as `train`, `validation` and `test`; no source is in two of them, and the order mixes them.
+
+    By digest of the source: the same for the same pairs, whatever their order.
+    """
+    ordered = sorted(pairs, key=lambda pair: (hashlib.sha256(pair[0].encode()).digest(), pair[1]))
+    held_out = min(_HELD_OUT, len(pairs) // 10)
+    if not held_out:
+        raise DataError(f"there are {len(pairs)} pairs; give at least 10, for training, validation and test")
+    ends = []
+    for least in (held_out, 2 * held_out):
+        while 0 < least < len(ordered) and ordered[least][0] == ordered[least - 1][0]:
+            least += 1
+        ends.append(least)
+    if ends[-1] >= len(ordered):
+        raise DataError(f"{len(pairs)} pairs have too few different sources to be split; give more")
+    return {"test": ordered[: ends[0]], "validation": ordered[ends[0] : ends[1]], "train": ordered[ends[1] :]}
+
+
+def _tokens(pair: Pair, vocabularies: tuple[SentenceVocabulary, SentenceVocabulary]) -> tuple[list[int], list[int]]:
+    """Returns the tokens of a pair, the target's with the end."""
+    return vocabularies[0].encode(pair[0]), [*vocabularies[1].encode(pair[1]), END]
+
+
+def _arrays(tokens: Mapping[str, Sequence[tuple[list[int], list[int]]]], max_length: int) -> Mapping[str, Arrays]:
+    """Returns the fields of every split, all as wide as the longest sequence of any."""
+    sides = {split: (list(zip(*part)) if part else [(), ()]) for split, part in tokens.items()}
+    splits: dict[str, dict[str, np.ndarray]] = {split: {} for split in tokens}
+    for side, field in enumerate(("source", "target")):
+        width = min(max_length, max(len(one) for part in sides.values() for one in part[side]))
+        for split, part in sides.items():
+            splits[split][field], splits[split][f"{field}_length"] = padded(part[side], width)
+    return splits
+
+
+def padded(sequences: Sequence[Sequence[int]], width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns sequences as ``[N, width]`` with padding behind, cut where they are longer, and their lengths ``[N]``."""
+    table = np.full((len(sequences), width), PADDING, np.int32)
+    lengths = np.array([min(len(one), width) for one in sequences], np.int32)
+    for row, one in zip(table, sequences):
+        row[: min(len(one), width)] = one[:width]
+    return table, lengths

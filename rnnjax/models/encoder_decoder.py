@@ -1,0 +1,193 @@
+"""A model that reads one sequence and writes another."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from rnnjax.cells.cell import Cell, Key, State, check_size
+from rnnjax.cells.randomness import split
+from rnnjax.models.decoding import Step
+from rnnjax.nn.attention import attending, showing_alignment
+from rnnjax.nn.dense import Dense, init_dense, init_embedding
+from rnnjax.nn.scheduled_sampling import SamplingParams, ScheduledSampling, true_tokens_shifted
+from rnnjax.unrolling.unroll import bidirectional, unroll
+
+
+class EncoderDecoderParams(NamedTuple):
+    """Parameters: embeddings ``[V, E]``, those of the cells (a pair where the encoder has two), and dense layers."""
+
+    source_embedding: Array
+    target_embedding: Array
+    encoder: Any
+    bridge: Dense
+    decoder: Any
+    readout: Dense
+
+
+class Encoded(NamedTuple):
+    """A source as the decoder sees it: ``memory [B, S, M]``, ``lengths [B]``, and the decoder's first state."""
+
+    memory: Array
+    lengths: Array
+    state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderDecoder:
+    """Reads a source with one cell, or two in both directions, and writes a target with another.
+
+    The decoder starts from tanh(W s + b), s being the encoder's whole final state (Cho et al., 2014). If it has
+    attention, it attends to the encoder's outputs: `memory_size` says how many features they have. It holds no arrays;
+    its parameters are apart, as a cell's are.
+
+    Attributes:
+      source_size, target_size: numbers of tokens.
+      embedding_size: features of an embedded token.
+      encoder: the cell that reads, a `Stack` for several layers.
+      decoder: the cell that writes, with attention or without.
+      backward: if given, a second cell that reads from the last token to the first.
+      reverse: whether the source is read from its last token to its first (Sutskever et al., 2014).
+      first: the token that the decoder reads first.
+      dtype: compute type; parameters and logits are float32.
+
+    Raises:
+      ValueError: for sizes below 1, or `reverse` together with `backward`.
+    """
+
+    source_size: int
+    target_size: int
+    embedding_size: int
+    encoder: Cell
+    decoder: Cell
+    _: dataclasses.KW_ONLY
+    backward: Cell | None = None
+    reverse: bool = False
+    first: int = 1
+    dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self):
+        for name in ("source_size", "target_size", "embedding_size"):
+            check_size(name, getattr(self, name))
+        if self.reverse and self.backward is not None:
+            raise ValueError("an encoder of both directions reads the source in reverse already; leave reverse out")
+
+    @property
+    def encoders(self) -> tuple[Cell, ...]:
+        """The encoder's cells."""
+        return (self.encoder,) if self.backward is None else (self.encoder, self.backward)
+
+    def init(self, key: PRNGKeyArray) -> EncoderDecoderParams:
+        """Returns fresh parameters."""
+        k_source, k_target, k_encoder, k_bridge, k_decoder, k_readout = jax.random.split(key, 6)
+        keys = jax.random.split(k_encoder, len(self.encoders))
+        encoders = [cell.init(k, self.embedding_size) for cell, k in zip(self.encoders, keys)]
+        summary = _features([cell.initial_state(1) for cell in self.encoders])
+        return EncoderDecoderParams(
+            init_embedding(k_source, self.source_size, self.embedding_size),
+            init_embedding(k_target, self.target_size, self.embedding_size),
+            encoders[0] if self.backward is None else tuple(encoders),
+            init_dense(k_bridge, summary, _features(self.decoder.initial_state(1))),
+            self.decoder.init(k_decoder, self.embedding_size),
+            init_dense(k_readout, self.decoder.output_size, self.target_size),
+        )
+
+    def encode(
+        self, params: EncoderDecoderParams, source: Int[Array, "B S"], lengths: Int[Array, " B"], *, key: Key = None
+    ) -> Encoded:
+        """Returns sources read."""
+        xs = params.source_embedding[source].astype(self.dtype)
+        if self.backward is None:
+            memory, state = unroll(self.encoder, params.encoder, xs, lengths=lengths, reverse=self.reverse, key=key)
+        else:
+            memory, state = bidirectional(self.encoder, self.backward, params.encoder, xs, lengths=lengths, key=key)
+        return Encoded(memory, lengths, self._bridge(params.bridge, state, len(source)))
+
+    def _bridge(self, bridge: Dense, state: State, batch_size: int) -> State:
+        """Returns the decoder's first state from the encoder's last."""
+        summary = jnp.concatenate([leaf.reshape(batch_size, -1) for leaf in jax.tree.leaves(state)], axis=-1)
+        features = jnp.tanh(bridge(summary))
+        leaves, structure = jax.tree.flatten(jax.eval_shape(lambda: self.decoder.initial_state(batch_size, self.dtype)))
+        parts, start = [], 0
+        for leaf in leaves:
+            size = leaf.size // batch_size
+            parts.append(features[:, start : start + size].reshape(leaf.shape).astype(leaf.dtype))
+            start += size
+        return jax.tree.unflatten(structure, parts)
+
+    def logits(
+        self,
+        params: EncoderDecoderParams,
+        source: Int[Array, "B S"],
+        lengths: Int[Array, " B"],
+        target: Int[Array, "B T"],
+        *,
+        sampling: Float[Array, ""] | float | None = None,
+        key: Key = None,
+    ) -> Float[Array, "B T V"]:
+        """Returns the scores of every target token given the source and the right tokens before it.
+
+        Args:
+          params: the parameters.
+          source: tokens, and how many of them are valid.
+          lengths: valid tokens of each source.
+          target: the right tokens, the end of the sequence among them.
+          sampling: if given, the probability with which the decoder reads its own prediction in place of the right
+            token, in training only (scheduled sampling); None: teacher forcing.
+          key: PRNG key for dropout and sampling; None means evaluation.
+        """
+        k_encoder, k_decoder = split(key, 2)
+        encoded = self.encode(params, source, lengths, key=k_encoder)
+        decoder = attending(params.decoder, encoded.memory, encoded.lengths)
+        xs = self._embedded(params, true_tokens_shifted(target, self.first))
+        if sampling is None or key is None:
+            ys, _ = unroll(self.decoder, decoder, xs, encoded.state, key=k_decoder)
+            return params.readout(ys).astype(jnp.float32)
+        cell = ScheduledSampling(self.decoder, self.target_size)
+        own = SamplingParams(decoder, params.target_embedding, params.readout, sampling)
+        ys, _ = unroll(cell, own, xs, cell.after(encoded.state, len(source)), key=k_decoder)
+        return ys
+
+    def decoder_step(self, params: EncoderDecoderParams, encoded: Encoded, *, beam: bool = False) -> Step:
+        """Returns ``step(state, token) -> (state, logits)``, as search takes it, to begin from `encoded.state`.
+
+        Tokens are ``[B]``, or ``[B, K]`` with `beam`: then K sequences attend to the same memory, which is kept once.
+        """
+        memory, lengths = encoded.memory, encoded.lengths
+        decoder = attending(params.decoder, *((memory[:, None], lengths[:, None]) if beam else (memory, lengths)))
+
+        def step(state: State, token: Int[Array, "B *K"]) -> tuple[State, Float[Array, "B *K V"]]:
+            state, y = self.decoder(decoder, state, self._embedded(params, token))
+            return state, params.readout(y).astype(jnp.float32)
+
+        return step
+
+    def alignment(
+        self,
+        params: EncoderDecoderParams,
+        source: Int[Array, "B S"],
+        lengths: Int[Array, " B"],
+        target: Int[Array, "B T"],
+    ) -> Float[Array, "B T S"]:
+        """Returns the decoder's attention to each source token when it writes each target token.
+
+        Raises:
+          ValueError: if the decoder has no attention.
+        """
+        encoded = self.encode(params, source, lengths)
+        decoder = attending(params.decoder, encoded.memory, encoded.lengths)
+        xs = self._embedded(params, true_tokens_shifted(target, self.first))
+        return unroll(showing_alignment(self.decoder), decoder, xs, encoded.state)[0]
+
+    def _embedded(self, params: EncoderDecoderParams, tokens: Array) -> Array:
+        return params.target_embedding[tokens].astype(self.dtype)
+
+
+def _features(state: State) -> int:
+    """Returns the number of features of a state of one example."""
+    return sum(leaf.size for leaf in jax.tree.leaves(state))

@@ -1,0 +1,321 @@
+"""Translation with an encoder-decoder, with attention or without."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from rnnjax.cells.cell import Cell, GatedCell
+from rnnjax.cells.wrappers import Stack, Wrapper
+from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell, require
+from rnnjax.config import Config as ConfigGroup
+from rnnjax.data.bucketing import assign_buckets, choose_widths, padding_waste
+from rnnjax.data.sentence_vocabulary import FIRST, KINDS
+from rnnjax.data.translation import NAMES, Translation, load_translation
+from rnnjax.models.encoder_decoder import EncoderDecoder
+from rnnjax.models.losses import mean_over_steps, sequence_loss
+from rnnjax.nn.attention import SCORES, Bahdanau, Luong
+from rnnjax.tasks.alignment_plot import plot_alignment
+from rnnjax.tasks.task import Batch, Buckets, Request, Task, Values, Weighted
+from rnnjax.tasks.translator import Output, Translator
+
+_ATTENTION = ("none", "bahdanau", "luong")
+_PICTURES = 4
+_FIELDS = ("source", "target")
+
+# How sacrebleu finds words: Multi30k is in tokens already, which must not be split again, and is compared in lower
+# case as it stands, as its published figures are; Korean and dates have no words between spaces to speak of.
+_BLEU_TOKENS = {"multi30k_de_en": "none", "tatoeba_en_ko": "char", "dates": "char"}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class VocabularyConfig(ConfigGroup):
+    """Of what both vocabularies are made.
+
+    Attributes:
+      kind: "char", "word", "bpe" or "unigram".
+      source_size, target_size: most tokens.
+    """
+
+    kind: str = "bpe"
+    source_size: int = 8000
+    target_size: int = 8000
+
+    def check(self) -> None:
+        super().check()
+        require(self.kind in KINDS, f"vocabulary.kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        for name in ("source_size", "target_size"):
+            require(getattr(self, name) >= 5, f"vocabulary.{name} must be at least 5, got {getattr(self, name)}")
+
+
+@dataclasses.dataclass
+class SamplingConfig(ConfigGroup):
+    """Scheduled sampling: how often the decoder reads its own prediction in training.
+
+    Attributes:
+      probability: of doing so at a step, in the end; 0 is teacher forcing.
+      ramp_steps: training steps over which it rises from 0 to that.
+    """
+
+    probability: float = 0.0
+    ramp_steps: int = 0
+
+    def check(self) -> None:
+        super().check()
+        require(0 <= self.probability <= 1, f"sampling.probability must be from 0 to 1, got {self.probability}")
+        require(self.ramp_steps >= 0, f"sampling.ramp_steps must not be negative, got {self.ramp_steps}")
+
+
+@dataclasses.dataclass
+class Config(TrainConfig):
+    """Fields of this task; `cell` is that of the encoder and of the decoder.
+
+    Attributes:
+      embedding_size: features of a token.
+      attention: "none", "bahdanau" or "luong".
+      score: of the attention: "additive", "dot", "general" or "concat".
+      input_feeding: whether Luong's attention feeds its output to the next step.
+      bidirectional: whether the encoder reads in both directions.
+      reverse_source: whether an encoder of one direction reads the source backwards.
+      max_length: most tokens of a sequence; longer pairs are left out of training.
+      max_buckets: most widths that batches are padded to; there are fewer where padding is below a tenth.
+      label_smoothing: share of the target's probability that is spread over all tokens, in training.
+      beam_size, length_penalty: of the search that `score` reports on.
+    """
+
+    task: str = "translate"
+    data: DataConfig = dataclasses.field(default_factory=lambda: DataConfig(name="dates"))
+    cell: CellConfig = dataclasses.field(default_factory=lambda: CellConfig(kind="GRU", hidden_size=64))
+    vocabulary: VocabularyConfig = dataclasses.field(default_factory=VocabularyConfig)
+    sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+    embedding_size: int = 32
+    attention: str = "bahdanau"
+    score: str = "additive"
+    input_feeding: bool = True
+    bidirectional: bool = True
+    reverse_source: bool = False
+    max_length: int = 50
+    max_buckets: int = 24
+    label_smoothing: float = 0.0
+    beam_size: int = 1
+    length_penalty: float = 1.0
+
+    def check(self) -> None:
+        super().check()
+        require(self.data.name in NAMES, f"data.name must be one of {', '.join(NAMES)}, got {self.data.name!r}")
+        generated = self.data.name == "dates" and self.data.path is not None
+        require(not generated, "dates are generated; leave data.path out, or use another variant")
+        known = self.attention in _ATTENTION
+        require(known, f"attention must be one of {', '.join(_ATTENTION)}, got {self.attention!r}")
+        require(self.score in SCORES, f"score must be one of {', '.join(SCORES)}, got {self.score!r}")
+        both = self.bidirectional and self.reverse_source
+        require(not both, "a bidirectional encoder reads the source in reverse already; leave reverse_source out")
+        for name in ("embedding_size", "max_buckets", "beam_size"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        require(self.max_length >= 2, f"max_length must be at least 2, got {self.max_length}")
+        smooth = 0 <= self.label_smoothing < 1
+        require(smooth, f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        build_decoder(self)
+
+
+def build(config: Config) -> Task:
+    """Returns the task: sentences to sentences, by the masked cross-entropy of the target's tokens.
+
+    Raises:
+      DataError: as `rnnjax.data.translation.load_translation`.
+    """
+    text = load_translation(
+        config.data.name,
+        config.data.path,
+        kind=config.vocabulary.kind,
+        source_size=config.vocabulary.source_size,
+        target_size=config.vocabulary.target_size,
+        max_length=config.max_length,
+    )
+    model = build_model(config, text.source.size, text.target.size)
+    translator = Translator(
+        model, text.source, text.target, max_length=config.max_length, length_penalty=config.length_penalty
+    )
+    buckets, waste = build_buckets(config, text)
+    sampled = config.sampling.probability > 0
+
+    def values(params: Any, carry: Any, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, Any]:
+        probability = None
+        if sampled and key is not None:
+            probability = sampling_probability(config.sampling, carry[0])
+            carry = carry + 1
+        logits = model.logits(
+            params, batch["source"], batch["source_length"], batch["target"], sampling=probability, key=key
+        )
+        smoothing = 0.0 if key is None else config.label_smoothing
+        return token_values(logits, batch["target"], batch["target_length"], smoothing), carry
+
+    def score(params: Any, split: str) -> dict[str, float]:
+        sources, references = zip(*text.pairs[split])
+        outputs = translator.translate(params, sources, beam_size=config.beam_size, batch_size=config.batch_size)
+        return translation_scores([best.text for best, *_ in outputs], references, config.data.name) | {
+            "padding_waste": waste
+        }
+
+    def plots(params: Any, directory: Path) -> None:
+        if config.attention != "none":
+            lines = [source for source, _ in text.pairs["test"][:_PICTURES]]
+            for number, (line, outputs) in enumerate(zip(lines, translator.translate(params, lines)), 1):
+                draw(translator, params, line, outputs[0], directory / f"attention_{number}.png")
+
+    def generate(params: Any, request: Request) -> Iterator[str]:
+        drawn = 0
+        for line in request.lines:
+            outputs = translator.translate(params, [line], beam_size=request.beam_size)[0]
+            if config.attention != "none" and drawn < _PICTURES and outputs[0].tokens:
+                drawn += 1
+                draw(translator, params, line, outputs[0], request.plots / f"translation_{drawn}.png")
+            yield from written(outputs, request.n_best)
+
+    carry = jnp.zeros(config.batch_size, jnp.int32) if sampled else None
+    return Task(
+        text.data,
+        model.init,
+        values,
+        best_metric="loss",
+        higher_is_better=False,
+        carry=carry,
+        buckets=buckets,
+        derived=lambda means: {"perplexity": math.exp(min(means["loss"], 700.0))},
+        score=score,
+        plots=plots,
+        generate=generate,
+    )
+
+
+def build_model(config: Config, source_size: int, target_size: int) -> EncoderDecoder:
+    """Returns the model of a config for vocabularies of these sizes."""
+    encoder = build_cell(config.cell)
+    return EncoderDecoder(
+        source_size,
+        target_size,
+        config.embedding_size,
+        encoder,
+        build_decoder(config),
+        backward=encoder if config.bidirectional else None,
+        reverse=config.reverse_source,
+        first=FIRST,
+        dtype=jnp.dtype(config.dtype),
+    )
+
+
+def build_decoder(config: Config) -> Cell:
+    """Returns the decoder's cell: the config's, the top layer of it with attention.
+
+    Raises:
+      ConfigError: if the cell or the score does not fit.
+    """
+    cell = build_cell(config.cell)
+    if config.attention == "none":
+        return cell
+    top = cell.cells[-1] if isinstance(cell, Stack) else cell
+    memory_size = cell.output_size * (2 if config.bidirectional else 1)
+    try:
+        attending = with_attention(config, top, memory_size)
+    except (TypeError, ValueError) as error:
+        require(False, f"attention: {error}")
+        raise
+    return Stack((*cell.cells[:-1], attending)) if isinstance(cell, Stack) else attending
+
+
+def with_attention(config: Config, cell: Cell, memory_size: int) -> Cell:
+    """Returns a cell with attention, inside the dropout that is around it."""
+    if isinstance(cell, Wrapper):
+        return dataclasses.replace(cell, cell=with_attention(config, cell.cell, memory_size))
+    gated: GatedCell | Any = cell
+    if config.attention == "bahdanau":
+        return Bahdanau(gated, memory_size, score=config.score)
+    return Luong(gated, memory_size, score=config.score, input_feeding=config.input_feeding)
+
+
+def build_buckets(config: Config, text: Translation) -> tuple[Buckets, float]:
+    """Returns the buckets of all splits, chosen for the training split, and the padding that is left in that."""
+    lengths = {
+        split: {field: arrays[f"{field}_length"] for field in _FIELDS} for split, arrays in text.data.splits.items()
+    }
+    whole = {field: text.data.splits["train"][field].shape[1] for field in _FIELDS}
+    smallest = min(config.batch_size, len(text.pairs["train"]))
+    widths = choose_widths(lengths["train"], most=config.max_buckets, smallest=smallest)
+    widths = (*widths[:-1], whole)  # the other splits may have longer ones
+    waste = padding_waste(lengths["train"], widths)
+    _log.info("%d buckets of %s: %.1f%% of a batch is padding", len(widths), " and ".join(_FIELDS), 100 * waste)
+    return Buckets({split: assign_buckets(part, widths) for split, part in lengths.items()}, widths), waste
+
+
+def sampling_probability(config: SamplingConfig, steps: Array) -> Array:
+    """Returns the probability of reading an own prediction after so many training steps."""
+    return config.probability * jnp.minimum(1.0, steps / max(config.ramp_steps, 1) if config.ramp_steps else 1.0)
+
+
+def token_values(logits: Float[Array, "B T V"], target: Array, lengths: Array, smoothing: float) -> Values:
+    """Returns the loss and the accuracy of the tokens, and whether a sequence is right in all of them.
+
+    As long as every token is right, greedy search reads what teacher forcing does: so `exact_match` is that of greedy
+    search.
+    """
+    valid = (jnp.arange(target.shape[1]) < lengths[:, None]).astype(jnp.float32)
+    loss, count = sequence_loss(logits, target, valid)
+    if smoothing:
+        spread, _ = mean_over_steps(-_mean_log_probability(logits), valid)
+        loss = (1 - smoothing) * loss + smoothing * spread
+    right = (logits.argmax(-1) == target).astype(jnp.float32)
+    accuracy, _ = mean_over_steps(right, valid)
+    exact = jnp.all((right > 0) | (valid == 0), axis=-1).astype(jnp.float32)
+    return {"loss": Weighted(loss, count), "accuracy": Weighted(accuracy, count), "exact_match": exact}
+
+
+def _mean_log_probability(logits: Float[Array, "B T V"]) -> Float[Array, "B T"]:
+    return jax.nn.log_softmax(logits).mean(-1)
+
+
+def translation_scores(found: Sequence[str], references: Sequence[str], name: str) -> dict[str, float]:
+    """Returns `bleu` and `chrf` (0 to 100) and `exact_match` (0 to 1) of translations.
+
+    BLEU (Papineni et al., 2002) and chrF (Popović, 2015) are sacrebleu's (Post, 2018).
+
+    Raises:
+      ConfigError: if sacrebleu is not installed.
+    """
+    try:
+        # Imported here because only translation needs it.
+        from sacrebleu.metrics.bleu import BLEU
+        from sacrebleu.metrics.chrf import CHRF
+    except ImportError:
+        require(False, 'translations are scored by the package sacrebleu: pip install "rnnjax[translate]"')
+        raise
+    exact = sum(one == other for one, other in zip(found, references)) / len(references)
+    return {
+        # `force`: no warning about text in tokens, which some of it is on purpose.
+        "bleu": BLEU(tokenize=_BLEU_TOKENS.get(name, "13a"), force=True).corpus_score(found, [references]).score,
+        "chrf": CHRF().corpus_score(found, [references]).score,
+        "exact_match": exact,
+    }
+
+
+def written(outputs: Sequence[Output], n_best: int) -> Iterator[str]:
+    """Yields the best outputs of a line: the text alone, or with several also the score, a tab before the text."""
+    if n_best == 1 or not outputs[0].tokens:
+        yield outputs[0].text
+    else:
+        yield from (f"{output.score:.4f}\t{output.text}" for output in outputs[:n_best])
+
+
+def draw(translator: Translator, params: Any, line: str, output: Output, path: Path) -> None:
+    """Draws what an output attended to."""
+    if output.tokens:
+        plot_alignment(*translator.alignment(params, line, output), path)

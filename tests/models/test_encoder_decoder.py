@@ -1,0 +1,146 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax
+from rnnjax.models.decoding import beam_search, greedy
+from rnnjax.models.encoder_decoder import EncoderDecoder
+from rnnjax.nn.attention import Bahdanau, Luong
+
+H, V, W, E = 4, 7, 6, 3
+MODELS = {
+    "plain": EncoderDecoder(V, W, E, rnnjax.LSTM(H), rnnjax.LSTM(H), reverse=True),
+    "stack": EncoderDecoder(
+        V,
+        W,
+        E,
+        rnnjax.Stack((rnnjax.GRU(H), rnnjax.GRU(H))),
+        rnnjax.Stack((rnnjax.GRU(H), Luong(rnnjax.GRU(H), 2 * H))),
+        backward=rnnjax.Stack((rnnjax.GRU(H), rnnjax.GRU(H))),
+    ),
+    "attention": EncoderDecoder(V, W, E, rnnjax.GRU(H), Bahdanau(rnnjax.LSTM(H), 2 * H), backward=rnnjax.GRU(5 - 1)),
+}
+SOURCE = jnp.array([[4, 5, 6, 3, 4], [6, 5, 0, 0, 0], [5, 0, 0, 0, 0]])
+LENGTHS = jnp.array([5, 2, 1])
+TARGET = jnp.array([[4, 5, 3, 2], [5, 2, 0, 0], [2, 0, 0, 0]])
+
+
+@functools.cache
+def parameters(model):
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    leaves, structure = jax.tree.flatten(params)
+    rng = np.random.default_rng(0)
+    return jax.tree.unflatten(
+        structure, [jnp.asarray(0.6 * rng.standard_normal(leaf.shape), jnp.float32) for leaf in leaves]
+    )
+
+
+@functools.cache
+def compiled(model):
+    return jax.jit(model.logits)
+
+
+def logits(model, source=SOURCE, lengths=LENGTHS, target=TARGET, **options):
+    return compiled(model)(parameters(model), source, lengths, target, **options)
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_logits_have_a_row_for_every_target_token(model):
+    found = logits(model)
+    assert found.shape == (3, 4, W)
+    assert found.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_padding_of_the_source_changes_nothing(model):
+    padding = jnp.arange(5) >= LENGTHS[:, None]
+    np.testing.assert_array_equal(logits(model), logits(model, jnp.where(padding, 6, SOURCE)))
+
+
+def test_a_sentence_by_itself_is_as_in_a_padded_batch():
+    model = MODELS["plain"]
+    alone = logits(model, SOURCE[1:2, :2], LENGTHS[1:2], TARGET[1:2])
+    np.testing.assert_allclose(logits(model)[1:2], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_no_token_is_predicted_from_itself_or_later_ones(model):
+    before = np.asarray(logits(model))
+    for t in range(4):
+        after = np.asarray(logits(model, target=TARGET.at[:, t:].set((TARGET[:, t:] + 1) % W)))
+        np.testing.assert_array_equal(before[:, : t + 1], after[:, : t + 1])
+        if t < 3:
+            assert (before[:, t + 1] != after[:, t + 1]).any()
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_decoder_steps_are_teacher_forcing_step_by_step(model):
+    @jax.jit
+    def steps(params):
+        encoded = model.encode(params, SOURCE, LENGTHS)
+        read = jnp.pad(TARGET[:, :-1].T, ((1, 0), (0, 0)), constant_values=model.first)
+        return jax.lax.scan(model.decoder_step(params, encoded), encoded.state, read)[1]
+
+    found = steps(parameters(model)).swapaxes(0, 1)
+    np.testing.assert_allclose(found, logits(model), rtol=1e-4, atol=1e-5)
+
+
+def test_a_beam_of_one_is_greedy_and_a_wider_one_no_worse():
+    model, limits = MODELS["attention"], {"length": 5, "first": 1, "end": 2}
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def search(beam_size):
+        params = parameters(model)
+        encoded = model.encode(params, SOURCE, LENGTHS)
+        if not beam_size:
+            return greedy(model.decoder_step(params, encoded), encoded.state, **limits)
+        step = model.decoder_step(params, encoded, beam=True)
+        return beam_search(step, encoded.state, beam_size=beam_size, **limits)
+
+    best, one, wide = search(0), search(1), search(30)
+    np.testing.assert_array_equal(best.tokens, one.tokens[:, 0])
+    assert (wide.scores[:, 0] >= best.scores - 1e-5).all()
+
+
+def test_a_reversed_source_is_read_backwards():
+    model = MODELS["plain"]
+    forward = EncoderDecoder(V, W, E, rnnjax.LSTM(H), rnnjax.LSTM(H))
+    turned = SOURCE.at[0].set(SOURCE[0, ::-1]).at[1, :2].set(SOURCE[1, 1::-1])
+    expected = forward.logits(parameters(model), turned, LENGTHS, TARGET)
+    np.testing.assert_allclose(logits(model), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_scheduled_sampling_with_probability_zero_is_teacher_forcing():
+    model = MODELS["attention"]
+    found = logits(model, sampling=0.0, key=jax.random.key(0))
+    np.testing.assert_allclose(found, logits(model), rtol=1e-4, atol=1e-5)
+    assert not np.allclose(logits(model, sampling=1.0, key=jax.random.key(0)), found, atol=1e-3)
+
+
+def test_alignment_is_over_the_valid_source_only():
+    model = MODELS["attention"]
+    weights = np.asarray(jax.jit(model.alignment)(parameters(model), SOURCE, LENGTHS, TARGET))
+    assert weights.shape == (3, 4, 5)
+    assert not weights[1, :, 2:].any()
+    np.testing.assert_allclose(weights[2, :, 0], 1, rtol=1e-6)
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
+    with pytest.raises(ValueError, match="does not attend"):
+        MODELS["plain"].alignment(parameters(MODELS["plain"]), SOURCE, LENGTHS, TARGET)
+
+
+def test_in_bfloat16_logits_are_float32_and_close():
+    model = MODELS["attention"]
+    half = EncoderDecoder(V, W, E, model.encoder, model.decoder, backward=model.backward, dtype=jnp.bfloat16)
+    found = half.logits(parameters(model), SOURCE, LENGTHS, TARGET)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, logits(model), atol=0.15)
+
+
+def test_misuse_is_named():
+    with pytest.raises(ValueError, match="leave reverse out"):
+        EncoderDecoder(V, W, E, rnnjax.GRU(H), rnnjax.GRU(H), backward=rnnjax.GRU(H), reverse=True)
+    with pytest.raises(ValueError, match="target_size must be at least 1, got 0"):
+        EncoderDecoder(V, 0, E, rnnjax.GRU(H), rnnjax.GRU(H))
