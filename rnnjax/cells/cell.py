@@ -175,7 +175,8 @@ class GatedCell(Cell):
         if xs.shape[-1] != w_x.shape[0]:
             raise ValueError(f"xs has {xs.shape[-1]} features, but the cell was initialised for {w_x.shape[0]}")
         dtype = self.dtype or xs.dtype
-        return jnp.tensordot(xs.astype(dtype), w_x.astype(dtype), 1)
+        zs = jnp.tensordot(xs.astype(dtype), matrix(w_x).astype(dtype), 1)
+        return zs.reshape(*xs.shape[:-1], *w_x.shape[1:])
 
     def step(self, params: Params, state: State, z: Any) -> tuple[State, Array]:
         r = recurrent_product(state.h, self.recurrent_weight(params), compute_dtype(z))
@@ -186,7 +187,13 @@ class GatedCell(Cell):
 
 def recurrent_product(h: Float[Array, "*B K"], w: Float[Array, "K ..."], dtype: DTypeLike) -> Array:
     """Returns ``h @ w`` with operands of `dtype`, accumulated and returned in the type of `h`."""
-    return jnp.tensordot(h.astype(dtype), w.astype(dtype), 1, preferred_element_type=h.dtype)
+    r = jnp.tensordot(h.astype(dtype), matrix(w).astype(dtype), 1, preferred_element_type=h.dtype)
+    return r.reshape(*h.shape[:-1], *w.shape[1:])
+
+
+def matrix(w: Float[Array, "K ..."]) -> Float[Array, "K N"]:
+    """Returns a weight with one axis of outputs: so the gradient of a product with it needs no transposition."""
+    return w.reshape(w.shape[0], -1)
 
 
 def compute_dtype(z: Any) -> jnp.dtype:
