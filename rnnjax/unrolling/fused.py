@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -96,28 +96,50 @@ def _derivative(cell: GatedCell, unroll: int, primals: Any, tangents: Any) -> tu
         before, z, r, d_z, d_r, d_own, valid, resets = item
         d_before = d_state if resets is None else select(resets, d_recurrence.initial, d_state)
         d_r = d_r + recurrent_product(d_before.h, weight, dtype)
+        d_z = jax.tree.map(jnp.zeros_like, z) if d_z is None else d_z
         d_new = d_gates(before, z, r, d_before, d_z, d_r)
         d_new = d_new if d_own is None else jax.tree.map(jnp.add, d_new, d_own)
         d_after = d_new if valid is None else select(valid, d_new, d_state)
         return d_after, d_new.h.astype(dtype)
 
-    d_rs = recurrent_product(befores.h, d_weight, dtype)
-    d_own = _own_parameters(cell, params, d_recurrence.params, befores, steps.z, rs)
-    items = (befores, steps.z, rs, d_recurrence.steps.z, d_rs, d_own, steps.valid, steps.resets)
+    rows = befores.h.reshape(-1, befores.h.shape[-1])
+    d_rs = recurrent_product(rows, d_weight, dtype).reshape(rs.shape)
+    d_zs = d_recurrence.steps.z
+    reads = _Reads.of(cell, params, jax.tree.map(lambda leaf: leaf[0], (befores, steps.z, rs)))
+    if reads.sum_only:
+        d_zs, d_rs = None, d_zs + d_rs
+    d_own = _own_parameters(cell, params, d_recurrence.params, befores, steps.z, rs) if reads.params else None
+    items = (befores, steps.z, rs, d_zs, d_rs, d_own, steps.valid, steps.resets)
     d_state, d_ys = jax.lax.scan(step, d_recurrence.state, items, unroll=unroll)
     return (ys, state), (d_ys, d_state)
 
 
+class _Reads(NamedTuple):
+    """What a cell's gates read: any of the parameters, and of ``z`` and ``r`` nothing but their sum."""
+
+    params: bool
+    sum_only: bool
+
+    @classmethod
+    def of(cls, cell: GatedCell, params: Params, step: tuple[State, Any, Array]) -> _Reads:
+        jaxpr = jax.make_jaxpr(functools.partial(_gates, cell))(params, *step).jaxpr
+        own, before = len(jax.tree.leaves(params)), len(jax.tree.leaves(step[0]))
+
+        def readers(variables):
+            return [e for e in jaxpr.eqns if any(v is given for v in e.invars for given in variables)]
+
+        of_inputs = readers(jaxpr.invars[own + before :])
+        one_sum = len(of_inputs) == 1 and of_inputs[0].primitive.name == "add" and len(jax.tree.leaves(step[1])) == 1
+        returned = any(v is given for v in jaxpr.outvars for given in jaxpr.invars)
+        return cls(bool(readers(jaxpr.invars[:own])), one_sum and not returned)
+
+
 def _own_parameters(cell: GatedCell, params: Params, d_params: Params, befores: State, zs: Any, rs: Array) -> State:
-    """Returns what the parameters that the gates themselves read change in the new state of every step; None: none."""
+    """Returns what the parameters that the gates read themselves change in the new state of every step."""
 
     def gates(params):
         return jax.vmap(functools.partial(_gates, cell, params))(befores, zs, rs)
 
-    jaxpr = jax.make_jaxpr(gates)(params).jaxpr
-    read = {id(variable) for equation in jaxpr.eqns for variable in equation.invars}
-    if not any(id(variable) in read for variable in jaxpr.invars):
-        return None
     return jax.checkpoint(lambda params, d_params: jax.jvp(gates, (params,), (d_params,))[1])(params, d_params)
 
 
