@@ -23,6 +23,7 @@ from rnnjax.cells import (
     Wrapper,
 )
 from rnnjax.unrolling import (
+    Fused,
     Method,
     Recurrence,
     Scan,
@@ -42,6 +43,7 @@ __all__ = [
     "BasicRNN",
     "Cell",
     "Dropout",
+    "Fused",
     "GRUParams",
     "GatedCell",
     "GatedParams",

@@ -183,7 +183,8 @@ class GatedCell(Cell):
         if xs.shape[-1] != w_x.shape[0]:
             raise ValueError(f"xs has {xs.shape[-1]} features, but the cell was initialised for {w_x.shape[0]}")
         dtype = self.dtype or xs.dtype
-        return jnp.tensordot(xs.astype(dtype), w_x.astype(dtype), 1)
+        zs = _product(xs.astype(dtype), matrix(w_x).astype(dtype))
+        return zs.reshape(*xs.shape[:-1], *w_x.shape[1:])
 
     def step(self, params: Params, state: State, z: Any) -> tuple[State, Array]:
         r = recurrent_product(state.h, self.recurrent_weight(params), compute_dtype(z))
@@ -194,7 +195,26 @@ class GatedCell(Cell):
 
 def recurrent_product(h: Float[Array, "*B K"], w: Float[Array, "K ..."], dtype: DTypeLike) -> Array:
     """Returns ``h @ w`` with operands of `dtype`, accumulated and returned in the type of `h`."""
-    return jnp.tensordot(h.astype(dtype), w.astype(dtype), 1, preferred_element_type=h.dtype)
+    r = jnp.tensordot(h.astype(dtype), matrix(w).astype(dtype), 1, preferred_element_type=h.dtype)
+    return r.reshape(*h.shape[:-1], *w.shape[1:])
+
+
+@jax.custom_jvp
+def _product(xs: Float[Array, "*N I"], w: Float[Array, "I O"]) -> Float[Array, "*N O"]:
+    return jnp.tensordot(xs, w, 1)
+
+
+@_product.defjvp
+def _derivative_of_product(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The usual one, with one axis for all rows: so the gradient of `w` is a product of two matrices as they lie."""
+    (xs, w), (d_xs, d_w) = primals, tangents
+    ys, rows = _product(xs, w), xs.reshape(-1, xs.shape[-1])
+    return ys, _product(d_xs, w) + jnp.dot(rows, d_w).reshape(ys.shape)
+
+
+def matrix(w: Float[Array, "K ..."]) -> Float[Array, "K N"]:
+    """Returns a weight with one axis of outputs: so the gradient of a product with it needs no transposition."""
+    return w.reshape(w.shape[0], -1)
 
 
 def compute_dtype(z: Any) -> jnp.dtype:

@@ -65,8 +65,8 @@ class GRU(GatedCell):
         return params.w_h if self.reset == "after" else params.w_h[:, :2]
 
     def gates(self, params: GRUParams, state: HiddenState, z: Array, r: Array) -> HiddenState:
-        reset = jax.nn.sigmoid(z[..., 0, :] + r[..., 0, :])
-        update = jax.nn.sigmoid(z[..., 1, :] + r[..., 1, :])
+        opened = jax.nn.sigmoid(z[..., : r.shape[-2], :] + r)
+        reset, update = opened[..., 0, :], opened[..., 1, :]
         if params.b_hn is not None:
             recurrent = reset * (r[..., 2, :] + params.b_hn)
         else:

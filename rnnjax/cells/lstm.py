@@ -140,24 +140,26 @@ class LSTM(GatedCell):
         if params.norm is not None:
             r = _normalise(r, (-2, -1)) * params.norm.h
         a = z + r
-        g, o = a[..., -2, :], a[..., -1, :]
+        g = a[..., -2, :]
         i, f = self._input_and_forget(params, state.c, a)
         c = f * state.c + i * jnp.tanh(g)
         if self.cell_clip is not None:
             c = jnp.clip(c, -self.cell_clip, self.cell_clip)
-        if params.peephole is not None:
-            o = o + params.peephole[-1] * c
+        if params.peephole is None:
+            o = jax.nn.sigmoid(a)[..., -1, :]
+        else:
+            o = jax.nn.sigmoid(a[..., -1, :] + params.peephole[-1] * c)
         read = c if params.norm is None else _normalise(c, -1) * params.norm.c + params.norm.c_bias
-        return LSTMState(self._project(params, jax.nn.sigmoid(o) * jnp.tanh(read), compute_dtype(z)), c)
+        return LSTMState(self._project(params, o * jnp.tanh(read), compute_dtype(z)), c)
 
     def _input_and_forget(self, params: LSTMParams, c: Array, a: Array) -> tuple[Array, Array]:
         """Returns the opened input and forget gates."""
-        first = a[..., :-2, :]
-        if params.peephole is not None:
-            first = first + params.peephole[:-1] * c[..., None, :]
-        first = jax.nn.sigmoid(first)
-        forget = first[..., -1, :]
-        return (1 - forget if self.coupled_gates else first[..., 0, :]), forget
+        if params.peephole is None:
+            opened = jax.nn.sigmoid(a)[..., :-2, :]
+        else:
+            opened = jax.nn.sigmoid(a[..., :-2, :] + params.peephole[:-1] * c[..., None, :])
+        forget = opened[..., -1, :]
+        return (1 - forget if self.coupled_gates else opened[..., 0, :]), forget
 
     def _project(self, params: LSTMParams, h: Array, dtype: DTypeLike) -> Array:
         """Returns the hidden state after the projection and its clip, where the cell has them."""

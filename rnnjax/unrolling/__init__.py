@@ -1,11 +1,13 @@
 """Unrolling: one function, and one object for each way to do it."""
 
+from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.recurrence import Method, Recurrence, Steps
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.static import Static
 from rnnjax.unrolling.unroll import bidirectional, choose_method, static_unroll, unroll
 
 __all__ = [
+    "Fused",
     "Method",
     "Recurrence",
     "Scan",

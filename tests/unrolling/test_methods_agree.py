@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from cells_under_test import CELLS, I, close, inputs, parameters, quick_jit, some_state
 
-from rnnjax import Scan, Static, TimedKey, unroll
+from rnnjax import Fused, Scan, Static, TimedKey, unroll
 
 B, T = 3, 3
 LENGTHS = np.array([3, 0, 2])
 RESETS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 1]], bool)
 FULL, NONE = np.full(B, T), np.zeros((B, T), bool)
 KEY = jax.random.key(3)
-METHODS = {"static": Static(), "scan": Scan(), "scan_by_2": Scan(unroll=2), "remat": Scan(remat_every=2)}
+METHODS = {"static": Static(), "scan": Scan(), "scan_by_2": Scan(unroll=2), "remat": Scan(remat_every=2), "fused": Fused()}
 
 
 def where(condition, yes, no):
