@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rnnjax.cells.cell import GatedCell, Params, State, check_size, compute_dtype, recurrent_product
-from rnnjax.unrolling.recurrence import Recurrence, Steps, select
+from rnnjax.unrolling.recurrence import Recurrence, select
 from rnnjax.unrolling.scan import Scan
 
 
@@ -20,10 +20,10 @@ class Fused:
     """The recurrence of a gated cell as a whole, with its own derivative: faster to train than `Scan`.
 
     The loop forward keeps the states and the recurrent products; the loop backward takes gradients of the pointwise
-    `gates`, which it evaluates again, and one product a step. The gradient of the recurrent weight is one product of all
-    steps after that loop, and that of the gates' own parameters one pass over all steps. Gradients of any order, forward
-    and reverse, `jax.vmap`, `jax.checkpoint` and `jax.shard_map` apply as to `Scan`, which is what takes a cell that
-    is not a `GatedCell`, or that has a `step` of its own.
+    `gates`, which it evaluates again, and one product a step. The gradient of the recurrent weight is one product of
+    all steps after that loop, and that of the gates' own parameters one pass over all steps. Gradients of any order,
+    forward and reverse, `jax.vmap`, `jax.checkpoint` and `jax.shard_map` apply as to `Scan`, which is what takes a cell
+    that is not a `GatedCell`, or that has a `step` of its own.
 
     Attributes:
       unroll: copies of the step in the loops' bodies.
@@ -51,9 +51,7 @@ def fuses(cell: Any) -> bool:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _run(
-    cell: GatedCell, unroll: int, weight: Float[Array, "O G H"], recurrence: Recurrence
-) -> tuple[Array, State]:
+def _run(cell: GatedCell, unroll: int, weight: Float[Array, "O G H"], recurrence: Recurrence) -> tuple[Array, State]:
     ys, state, _ = _trajectory(cell, unroll, weight, recurrence)
     return ys, state
 
