@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from rnnjax.training.plots import _figure, _save
+from rnnjax.training.plots import new_figure, save_figure
 
 _FONTS = ("DejaVu Sans", "Noto Sans CJK KR", "NanumGothic", "Malgun Gothic", "AppleGothic", "Unifont")
 
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 def plot_alignment(weights: Float[np.ndarray, "T S"], source: Sequence[str], target: Sequence[str], path: Path) -> None:
     """Draws the weights over the source tokens, from left to right, in each step of the target, from top to bottom."""
-    figure, axes = _figure(2 + 0.28 * len(source), 1.5 + 0.28 * len(target))
+    figure, axes = new_figure(2 + 0.28 * len(source), 1.5 + 0.28 * len(target))
     axes.imshow(weights, cmap="gray_r", vmin=0, vmax=1, aspect="auto")
     fonts = {"family": _installed_fonts()}
     axes.set_xticks(range(len(source)), source, rotation=0 if max(map(len, source)) < 3 else 90, fontproperties=fonts)
@@ -27,7 +27,7 @@ def plot_alignment(weights: Float[np.ndarray, "T S"], source: Sequence[str], tar
     axes.set(xlabel="source", ylabel="target")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        _save(figure, path)
+        save_figure(figure, path)
     if any("missing from" in str(warning.message) for warning in caught):
         _log.warning("no installed font has every character of %s; install one such as Noto Sans CJK", path.name)
 
