@@ -132,6 +132,12 @@ def _perplexity(source: str, target: float) -> tuple[Figure, ...]:
     return (Figure("test perplexity", final("test", "perplexity"), source, target, higher=False),)
 
 
+def _bleu(source: str, target: float | None) -> tuple[Figure, ...]:
+    return Figure("test BLEU", final("test", "bleu"), source, target), Figure(
+        "chrF", final("test", "chrf"), "none", None
+    )
+
+
 _WORD_VECTORS = (
     Figure("test loss", final("test", "loss"), "none", None, higher=False),
     Figure("class precision of neighbours", final("test", "class_precision"), "none; random vectors: 0", None),
@@ -195,4 +201,13 @@ EXPERIMENTS = {
     "ptb_small": Experiment("configs/ptb.py:small", _perplexity("114.5; TensorFlow's rerun 115.91", 115.9)),
     "ptb_medium": Experiment("configs/ptb.py:medium", _perplexity("82.7; TensorFlow's rerun 82.07", 82.7)),
     "ptb_large": Experiment("configs/ptb.py:large", _perplexity("78.4; TensorFlow's rerun 78.29", 78.4)),
+    "translate_dates": Experiment(
+        "configs/translate.py:dates", (Figure("test exact match", final("test", "exact_match"), "none", 0.99),)
+    ),
+    "translate_multi30k": Experiment("configs/translate.py:multi30k_de_en", _bleu("28.3", 28.3)),
+    "translate_multi30k_small": Experiment("configs/translate.py:multi30k_de_en_small", _bleu("28.3", 28.3)),
+    "translate_multi30k_gru": Experiment("configs/translate.py:multi30k_de_en_gru", _bleu("20.6", 20.6)),
+    "translate_multi30k_lstm": Experiment("configs/translate.py:multi30k_de_en_lstm", _bleu("13.8", 13.8)),
+    "translate_tatoeba_en_fr": Experiment("configs/translate.py:tatoeba_en_fr", _bleu("none", None)),
+    "translate_tatoeba_en_ko": Experiment("configs/translate.py:tatoeba_en_ko", _bleu("none", None)),
 }
