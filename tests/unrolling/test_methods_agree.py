@@ -15,7 +15,13 @@ LENGTHS = np.array([3, 0, 2])
 RESETS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 1]], bool)
 FULL, NONE = np.full(B, T), np.zeros((B, T), bool)
 KEY = jax.random.key(3)
-METHODS = {"static": Static(), "scan": Scan(), "scan_by_2": Scan(unroll=2), "remat": Scan(remat_every=2), "fused": Fused()}
+METHODS = {
+    "static": Static(),
+    "scan": Scan(),
+    "scan_by_2": Scan(unroll=2),
+    "remat": Scan(remat_every=2),
+    "fused": Fused(),
+}
 
 
 def where(condition, yes, no):
