@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from benchmarks import report, timing
-from rnnjax import GRU, LSTM, BasicRNN, Cell, Method, Scan, Static, unroll
+from rnnjax import GRU, LSTM, BasicRNN, Cell, Fused, Method, Scan, Static, unroll
 
 CELLS: dict[str, Callable[[int], Cell]] = {
     "BasicRNN": BasicRNN,
@@ -30,7 +30,8 @@ CELLS: dict[str, Callable[[int], Cell]] = {
     "GRU": GRU,
 }
 SCANS = {"scan": Scan(), "scan(4)": Scan(unroll=4), "scan(16)": Scan(unroll=16)}
-METHODS: dict[str, Method] = {"static": Static(), **SCANS}
+LOOPS: dict[str, Method] = {**SCANS, "fused": Fused()}
+METHODS: dict[str, Method] = {"static": Static(), **LOOPS}
 DIRECTIONS = ("forward", "forward+backward")
 AMORTISED_CALLS = 1000
 
@@ -234,7 +235,7 @@ def measure(
     arguments = (subject.params, inputs(settings, length))
     builds = {
         name: timing.build(program(subject.cell, method, direction), *arguments)
-        for name, method in (SCANS if skip else METHODS).items()
+        for name, method in (LOOPS if skip else METHODS).items()
     }
     if not skip:
         static_builds[length] = builds["static"].seconds
@@ -246,7 +247,7 @@ def measure(
     static = Row(subject.name, length, "static", direction, predicted_seconds=predicted)
     if skip:
         static = dataclasses.replace(static, skipped=f"static skipped: compile would take ~{math.ceil(predicted)} s")
-    rows = [static, *(Row(subject.name, length, name, direction) for name in SCANS)]
+    rows = [static, *(Row(subject.name, length, name, direction) for name in LOOPS)]
     return [measured(row, builds[row.method], times) if row.method in builds else row for row in rows]
 
 

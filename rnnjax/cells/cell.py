@@ -206,15 +206,23 @@ def _product(xs: Float[Array, "*N I"], w: Float[Array, "I O"]) -> Float[Array, "
 
 @_product.defjvp
 def _derivative_of_product(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    """The usual one, with one axis for all rows: so the gradient of `w` is a product of two matrices as they lie."""
+    """The usual one; the gradient of `w` is a product of two matrices."""
     (xs, w), (d_xs, d_w) = primals, tangents
-    ys, rows = _product(xs, w), xs.reshape(-1, xs.shape[-1])
-    return ys, _product(d_xs, w) + jnp.dot(rows, d_w).reshape(ys.shape)
+    ys = _product(xs, w)
+    return ys, _product(d_xs, w) + jnp.tensordot(rows(xs), d_w, 1).reshape(ys.shape)
 
 
 def matrix(w: Float[Array, "K ..."]) -> Float[Array, "K N"]:
-    """Returns a weight with one axis of outputs: so the gradient of a product with it needs no transposition."""
+    """Returns a weight with one axis of outputs: its gradient then needs no transposition."""
     return w.reshape(w.shape[0], -1)
+
+
+def rows(xs: Float[Array, "... K"]) -> Array:
+    """Returns a sequence as a matrix on a CPU, where XLA would transpose it for the gradient of a weight.
+
+    Elsewhere it stays as it is, since an array that is spread over devices would have to be gathered.
+    """
+    return xs.reshape(-1, xs.shape[-1]) if jax.default_backend() == "cpu" else xs
 
 
 def compute_dtype(z: Any) -> jnp.dtype:

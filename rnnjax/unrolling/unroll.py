@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rnnjax.cells.cell import Cell, Key, Params, State
 from rnnjax.cells.randomness import split
+from rnnjax.unrolling.fused import Fused, fuses
 from rnnjax.unrolling.recurrence import Method, Recurrence, Steps, select
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.static import Static
@@ -138,7 +140,18 @@ def choose_method(cell: Cell, shape: tuple[int, ...], platform: str | None = Non
       shape: ``(T, *batch, I)``, the time-major shape of the inputs.
       platform: "cpu", "gpu" or "tpu"; None takes JAX's default.
     """
-    return Scan()
+    on_cpu = (platform or jax.default_backend()) == "cpu"  # elsewhere nothing has been measured
+    return Fused() if on_cpu and any(map(fuses, parts(cell))) else Scan()
+
+
+def parts(cell: Cell) -> Iterator[Cell]:
+    """Yields a cell and the cells that it is made of."""
+    yield cell
+    for field in dataclasses.fields(cell) if dataclasses.is_dataclass(cell) else ():
+        value = getattr(cell, field.name)
+        for inner in value if isinstance(value, tuple) else (value,):
+            if isinstance(inner, Cell):
+                yield from parts(inner)
 
 
 def static_unroll(

@@ -9,7 +9,7 @@ import pytest
 from cells_under_test import H, I, UpdateGateRNN, close, inputs, parameters, quick_jit, same, some_state
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rnnjax import GRU, LSTM, Dropout, LearnedState, Scan, Stack, Static, unroll
+from rnnjax import GRU, LSTM, Dropout, Fused, LearnedState, Scan, Stack, Static, unroll
 
 B, T = 4, 3
 LENGTHS = np.array([3, 1, 0, 2])
@@ -41,7 +41,7 @@ def test_the_cell_and_the_method_may_be_static_arguments_of_a_jitted_function():
     close(jitted(CELL, **arguments, reverse=True, method=Scan(2)), unroll(CELL, **arguments, reverse=True))
 
 
-@pytest.mark.parametrize("method", [Static(), Scan(2), Scan(remat_every=2)], ids=str)
+@pytest.mark.parametrize("method", [Static(), Scan(2), Scan(remat_every=2), Fused()], ids=str)
 def test_vmap_over_sequences_is_the_batch(method):
     cell = LearnedState(GRU(H))
     given = everything(cell)
@@ -104,7 +104,7 @@ def mesh():
     return jax.make_mesh((2,), ("batch",), devices=jax.devices()[:2])
 
 
-@pytest.mark.parametrize("method", [Static(), Scan(), Scan(remat_every=2)], ids=str)
+@pytest.mark.parametrize("method", [Static(), Scan(), Scan(remat_every=2), Fused()], ids=str)
 def test_shard_map_over_the_batch_changes_no_value_and_no_gradient(mesh, method):
     cell = Stack((LSTM(H), LearnedState(GRU(H))))
     given = everything(cell, key=None)

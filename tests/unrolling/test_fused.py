@@ -1,0 +1,128 @@
+"""What `Fused` does differently from `Scan`, and that nothing else is different."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cells_under_test import GATED, H, I, LeakySum, UpdateGateRNN, close, inputs, parameters, quick_jit, same
+from jax.sharding import NamedSharding, PartitionSpec
+from test_programs import bodies, inside, named
+
+from rnnjax import GRU, LSTM, BasicRNN, Dropout, Fused, HiddenState, LearnedState, Scan, Stack, choose_method, unroll
+
+B, T = 4, 5
+XS = inputs(B, T, I)
+
+
+def loss(cell, method, params, xs, **options):
+    ys, state = unroll(cell, params, xs, method=method, **options)
+    return (jnp.cos(jnp.arange(ys.size)).reshape(ys.shape) * ys).sum() + sum(map(jnp.sum, jax.tree.leaves(state)))
+
+
+def backward_program(cell, method):
+    return jax.make_jaxpr(jax.grad(functools.partial(loss, cell, method)))(parameters(cell), XS).jaxpr
+
+
+@pytest.mark.parametrize("cell", [BasicRNN(H), LSTM(H), LSTM(H, peephole=True), GRU(H), UpdateGateRNN(H)], ids=str)
+def test_each_loop_takes_one_product_a_step_and_the_weights_gradient_waits_until_they_are_over(cell):
+    ahead, back = bodies(backward_program(cell, Fused()))
+    assert [len(named("dot_general", body)) for body in (ahead, back)] == [1, 1]
+    assert [len(named("dot_general", body)) for body in bodies(backward_program(cell, Scan()))] == [1, 2]
+
+
+def test_the_gradient_of_a_projection_waits_as_well():
+    ahead, back = bodies(backward_program(LSTM(H, projection_size=2), Fused()))
+    assert len(named("dot_general", ahead)) == 2
+    assert len(named("dot_general", back)) == 2  # the gradients of what the projection and the recurrent product read
+
+
+def test_z_and_r_have_one_gradient_where_gates_read_their_sum():
+    def stacked(cell):
+        _, back = named("scan", backward_program(cell, Fused()))
+        return [v.aval.shape for v in back.outvars].count((T, B, cell.gate_count, H))
+
+    assert stacked(UpdateGateRNN(H)) == 1
+    assert stacked(GRU(H)) == 2
+
+
+def test_a_step_of_its_own_is_respected():
+    @dataclasses.dataclass(frozen=True)
+    class Halved(UpdateGateRNN):
+        def step(self, params, state, z):
+            state, y = super().step(params, state, z)
+            return HiddenState(state.h / 2), y
+
+    params = parameters(Halved(H))
+    same(unroll(Halved(H), params, XS, method=Fused()), unroll(Halved(H), params, XS, method=Scan()))
+    assert choose_method(Halved(H), (T, B, I), "cpu") == Scan()
+
+
+@pytest.mark.parametrize(
+    ("cell", "method"),
+    [
+        (LSTM(H), Fused()),
+        (Stack((LeakySum(I), LearnedState(Dropout(GRU(H))))), Fused()),
+        (LeakySum(I), Scan()),
+        (Stack((LeakySum(I),)), Scan()),
+    ],
+    ids=str,
+)
+def test_the_method_chosen_is_fused_where_there_is_a_gated_cell(cell, method):
+    assert choose_method(cell, (T, B, I), "cpu") == method
+    assert choose_method(cell, (T, B, I), "gpu") == Scan()
+
+
+def test_numbers_below_one_are_refused():
+    with pytest.raises(ValueError, match="unroll must be at least 1, got 0"):
+        Fused(0)
+
+
+def both(of, *arguments):
+    """Returns what a function of the method gives with `Fused`, and with `Scan`."""
+    return tuple(quick_jit(functools.partial(of, method))(*arguments) for method in (Fused(), Scan()))
+
+
+@pytest.mark.parametrize("cell", [GATED["lstm_with_everything"], GRU(H)], ids=["lstm", "gru"])
+def test_forward_mode_second_derivatives_and_checkpoints_are_those_of_scan(cell):
+    params = parameters(cell)
+
+    def derivatives(method, params, xs):
+        of = functools.partial(loss, cell, method)
+        direction = jax.tree.map(jnp.cos, (params, xs))
+        along = lambda params: jax.jvp(of, (params, xs), direction)[1]  # noqa: E731
+        steep = lambda params: sum(jnp.square(g).sum() for g in jax.tree.leaves(jax.grad(of)(params, xs)))  # noqa: E731
+        again = jax.grad(jax.checkpoint(of))(params, xs)
+        return along(params), jax.grad(along)(params), jax.grad(steep)(params), again
+
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: leaf.astype(float), (params, XS))
+        close(*both(derivatives, *wide), rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("state_dtype", [None, jnp.bfloat16], ids=["wide", "narrow"])
+def test_in_bfloat16_gradients_are_those_of_scan_in_the_same_types(state_dtype):
+    cell = LSTM(H, peephole=True, dtype=jnp.bfloat16, state_dtype=state_dtype)
+    gradients = lambda method, *of: jax.grad(functools.partial(loss, cell, method), (0, 1))(*of)  # noqa: E731
+    fused, scanned = both(gradients, parameters(cell), XS)
+    assert jax.tree.map(lambda leaf: leaf.dtype, fused) == jax.tree.map(lambda leaf: leaf.dtype, scanned)
+    close(jax.tree.map(np.float32, fused), jax.tree.map(np.float32, scanned), rtol=0.1, atol=0.1)
+
+
+def test_parameters_that_do_not_vary_over_the_mesh_get_the_sum_of_what_each_device_gives_them():
+    if jax.device_count() < 2:
+        pytest.skip("needs two devices")
+    mesh = jax.make_mesh((2,), ("batch",), devices=jax.devices()[:2])
+    cell, spec = GATED["lstm_with_everything"], PartitionSpec("batch")
+    local = lambda params, xs: jax.grad(functools.partial(loss, cell, Fused()))(params, xs)  # noqa: E731
+    sharded = jax.shard_map(local, mesh=mesh, in_specs=(PartitionSpec(), spec), out_specs=PartitionSpec())
+    params, halves = parameters(cell), jax.device_put(jnp.concatenate([XS, XS]), NamedSharding(mesh, spec))
+    once = quick_jit(jax.grad(functools.partial(loss, cell, Scan())))(params, XS)
+    close(quick_jit(sharded)(params, halves), jax.tree.map(lambda leaf: 2 * leaf, once), rtol=1e-3, atol=1e-4)
+
+
+def test_the_inputs_of_the_next_step_travel_in_the_loop_so_that_gates_read_them_from_one_place():
+    (body,) = bodies(jax.make_jaxpr(lambda p: unroll(GRU(H), p, XS, method=Fused()))(parameters(GRU(H))).jaxpr)
+    assert not [equation for equation in inside(body) if equation.primitive.name in ("gather", "dynamic_slice")]
