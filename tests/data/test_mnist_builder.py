@@ -4,7 +4,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -287,16 +286,10 @@ def test_a_record_of_something_else_is_refused(synthetic):
 # The real files
 
 
-def test_the_real_mnist_is_prepared_and_opened_within_a_second(real_root, tmp_path):
+def test_the_real_mnist_is_prepared_and_opened(real_root, tmp_path):
+    # How long opening takes, benchmarks/data.py measures.
     mnist_builder.prepare_mnist(str(tmp_path), source_dir=str(real_root))
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        data = load_mnist_from(tmp_path)
-        seconds.append(time.perf_counter() - start)
-    assert data.checksum == mnist_files.CONTENT_CHECKSUM
-    # The best of five, because a busy machine says nothing of the code.
-    assert min(seconds) < 1
+    assert load_mnist_from(tmp_path).checksum == mnist_files.CONTENT_CHECKSUM
     assert "tensorflow" not in sys.modules
 
 
