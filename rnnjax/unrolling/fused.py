@@ -58,21 +58,25 @@ def _run(unroll: int, cell: GatedCell, weight: Float[Array, "O G H"], given: Rec
 def _forward(unroll: int, cell: GatedCell, weight: Array, given: Recurrence) -> tuple[tuple[Array, State], Any]:
     """Returns the outputs and the final state, and what each step started from: the state and its product.
 
-    Each step fetches the inputs of the next: XLA's CPU compiler, which would look up every gate of every unit in the
-    whole sequence, then reads them from one place.
+    With several gates, each step fetches the inputs of the next: XLA's CPU compiler, which would look up every gate of
+    every unit in the whole sequence, then reads them from one place.
     """
-    dtype = compute_dtype(given.steps.z)
+    dtype, ahead = compute_dtype(given.steps.z), weight.shape[1] > 1
 
     def step(carry, item):
-        (state, z), (z_after, valid, resets) = carry, item
+        (state, z), (fetched, valid, resets) = carry, item
+        z, z_after = (z, fetched) if ahead else (fetched, None)
         before = state if resets is None else select(resets, given.initial, state)
         r = recurrent_product(before.h, weight, dtype)
         new = _gates(cell, given.params, before, z, r)
         after = new if valid is None else select(valid, new, state)
         return (after, z_after), (new.h.astype(dtype), before, r)
 
-    first, coming = (jax.tree.map(pick, given.steps.z) for pick in (lambda z: z[0], lambda z: jnp.roll(z, -1, 0)))
-    (state, _), (ys, *saved) = jax.lax.scan(step, (given.state, first), given.steps._replace(z=coming), unroll=unroll)
+    first, steps = None, given.steps
+    if ahead:
+        first = jax.tree.map(lambda z: z[0], steps.z)
+        steps = steps._replace(z=jax.tree.map(lambda z: jnp.roll(z, -1, 0), steps.z))
+    (state, _), (ys, *saved) = jax.lax.scan(step, (given.state, first), steps, unroll=unroll)
     return (ys, state), saved
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cells_under_test import GATED, H, I, LeakySum, UpdateGateRNN, close, inputs, parameters, quick_jit, same
 from jax.sharding import NamedSharding, PartitionSpec
-from test_programs import bodies, inside, named
+from test_programs import bodies, named
 
 from rnnjax import GRU, LSTM, BasicRNN, Dropout, Fused, HiddenState, LearnedState, Scan, Stack, choose_method, unroll
 
@@ -123,6 +123,9 @@ def test_parameters_that_do_not_vary_over_the_mesh_get_the_sum_of_what_each_devi
     close(quick_jit(sharded)(params, halves), jax.tree.map(lambda leaf: 2 * leaf, once), rtol=1e-3, atol=1e-4)
 
 
-def test_the_inputs_of_the_next_step_travel_in_the_loop_so_that_gates_read_them_from_one_place():
-    (body,) = bodies(jax.make_jaxpr(lambda p: unroll(GRU(H), p, XS, method=Fused()))(parameters(GRU(H))).jaxpr)
-    assert not [equation for equation in inside(body) if equation.primitive.name in ("gather", "dynamic_slice")]
+def test_the_inputs_of_the_next_step_travel_in_the_loop_where_there_are_several_gates():
+    def carried(cell):
+        (scan,) = named("scan", jax.make_jaxpr(lambda p: unroll(cell, p, XS, method=Fused()))(parameters(cell)).jaxpr)
+        return scan.params["num_carry"]
+
+    assert [carried(cell) for cell in (BasicRNN(H), GRU(H), LSTM(H))] == [1, 2, 3]
