@@ -4,6 +4,9 @@ A contender is made of a `Case` and gives two calls: one training step, and the 
 of that library would write, compiled as the library does it; JAX's give the memory of their state back (donation).
 """
 
+# The libraries that are compared with need not be installed.
+# pyright: reportMissingImports=false, reportMissingModuleSource=false
+
 from __future__ import annotations
 
 import functools
