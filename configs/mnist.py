@@ -7,9 +7,9 @@ written with versions by `python -m rnnjax.reproduce`. On a GPU: not measured.
 
 | variant | source's figure | ours | time |
 |---|---|---|---|
-| rnn150, 5 epochs | validation 0.9730; rerun 0.9622 to 0.9640 | validation 0.9693 | 23 s |
-| rnn31, 10 epochs | training loss 0.302; rerun: validation 0.8914 | 0.288; validation 0.9202 | 14 s |
-| rnn31x3, 10 epochs | training loss 0.167; rerun: validation 0.9606 | 0.101; validation 0.9701 | 27 s |
+| rnn150, 5 epochs | validation 0.9730; rerun 0.9622 to 0.9640 | validation 0.9643 | 27 s |
+| rnn31, 10 epochs | training loss 0.302; rerun: validation 0.8914 | 0.288; validation 0.9173 | 18 s |
+| rnn31x3, 10 epochs | training loss 0.167; rerun: validation 0.9606 | 0.098; validation 0.9695 | 25 s |
 | lstm150, 5 epochs | none | test 0.9846 | see docs/results.md |
 | gru150, 5 epochs | none | test 0.9861 | see docs/results.md |
 | embedded, 15 epochs | none | test 0.9607 | 26 s |
