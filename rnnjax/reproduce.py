@@ -1,7 +1,8 @@
 """Reproduces published figures: ``python -m rnnjax.reproduce [NAME ...] [--seeds N] [--device D] [--list]``.
 
 Runs the training command once a seed, each in its own directory; a run that was stopped goes on, and one that is
-complete is not run again. Writes `results.json` and a table, `docs/results.md`, which keep what earlier calls found.
+complete is not run again. Writes `docs/results.json` and a table, `docs/results.md`, which keep what earlier calls
+found.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--device", choices=devices, help="what to run on (default: what JAX finds)")
     parser.add_argument("--list", action="store_true", help="print the experiments and end")
     parser.add_argument("--workdir", type=Path, default=Path("runs/reproduce"), help="where the runs are kept")
-    parser.add_argument("--results", type=Path, default=Path("results.json"))
+    parser.add_argument("--results", type=Path, default=Path("docs/results.json"))
     parser.add_argument("--table", type=Path, default=Path("docs/results.md"))
     options = parser.parse_args(arguments)
     if options.seeds < 1:
@@ -96,7 +97,8 @@ def run(experiment: Experiment, directory: Path, seeds: int, device: str | None 
         "figures": figures,
         "seconds": [summary["seconds"] for summary in summaries],
         "steps_per_second": [summary["steps_per_second"] for summary in summaries],
-        **{name: last[name] for name in ("device", "versions", "git_commit", "data")},
+        **{name: last[name] for name in ("device", "versions", "git_commit")},
+        "data": {name: last["data"][name] for name in ("name", "checksum")},  # not where it was on this machine
     }
 
 
