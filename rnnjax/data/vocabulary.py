@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -102,10 +102,9 @@ class WordVocabulary:
         learns what an unknown word is like.
         """
         counts = collections.Counter(split_words(text))
-        least = 1 if UNKNOWN in counts else 2
-        frequent = [word for word, count in counts.items() if count >= least and word not in (END, UNKNOWN)]
-        frequent.sort(key=lambda word: (-counts[word], word))
-        return cls((END, UNKNOWN, *frequent[: size - 2]))
+        frequent = by_frequency(counts, least=1 if UNKNOWN in counts else 2)
+        words = [word for word in frequent if word not in (END, UNKNOWN)]
+        return cls((END, UNKNOWN, *words[: size - 2]))
 
     @property
     def size(self) -> int:
@@ -130,3 +129,8 @@ class WordVocabulary:
 def split_words(text: str) -> list[str]:
     """Returns the words of a text, each line feed becoming `<eos>` (Mikolov et al., 2010)."""
     return text.replace("\n", f" {END} ").split()
+
+
+def by_frequency(counts: Mapping[str, int], least: int) -> list[str]:
+    """Returns the words that occur so often at least, the most frequent first, equals in alphabetical order."""
+    return sorted((word for word in counts if counts[word] >= least), key=lambda word: (-counts[word], word))

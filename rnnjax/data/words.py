@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from rnnjax.data.vocabulary import UNKNOWN, by_frequency
 from rnnjax.errors import DataError
 
 NO_WORD = -1
@@ -27,6 +28,11 @@ def tokenise(text: str) -> list[str]:
     return re.findall(r"\w+(?:['\u2019-]\w+)*", text.lower())
 
 
+def known_words(text: str) -> list[str]:
+    """Returns the words of a prepared text, between white space, without the marks that stand for rare ones."""
+    return [word for word in text.split() if word != UNKNOWN]
+
+
 def build_vocabulary(tokens: Iterable[str], min_count: int = 1, max_size: int | None = None) -> Vocabulary:
     """Returns the words that occur at least `min_count` times, the `max_size` most frequent where it is given.
 
@@ -36,8 +42,7 @@ def build_vocabulary(tokens: Iterable[str], min_count: int = 1, max_size: int | 
       DataError: if there are fewer than two.
     """
     counts = Counter(tokens)
-    words = sorted((word for word in counts if counts[word] >= min_count), key=lambda word: (-counts[word], word))
-    words = words[:max_size]
+    words = by_frequency(counts, min_count)[:max_size]
     if len(words) < 2:
         raise DataError(f"only {len(words)} words occur {min_count} times or more: give a longer text")
     return Vocabulary(tuple(words), np.array([counts[word] for word in words], np.int64))

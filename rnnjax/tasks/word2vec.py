@@ -15,9 +15,18 @@ from jaxtyping import Float, PRNGKeyArray
 
 from rnnjax.config import DataConfig, TrainConfig, require
 from rnnjax.data.dataset import DataSet, content_checksum
-from rnnjax.data.word_corpora import Corpus, embedded_corpus, ptb_corpus, text_corpus
+from rnnjax.data.text import Cuts, Texts, load_embedded_text, load_own_text, load_ptb
 from rnnjax.data.word_vectors import write_word_vectors
-from rnnjax.data.words import Vocabulary, build_vocabulary, keep_probability, noise_bounds, text_rows, word_ids
+from rnnjax.data.words import (
+    Vocabulary,
+    build_vocabulary,
+    keep_probability,
+    known_words,
+    noise_bounds,
+    text_rows,
+    tokenise,
+    word_ids,
+)
 from rnnjax.errors import ConfigError, DataError
 from rnnjax.models.skip_gram import SkipGram, draw
 from rnnjax.models.word_neighbours import class_precision, nearest, principal_plane
@@ -90,7 +99,7 @@ def build(config: Config) -> Task:
     every time.
 
     Raises:
-      DataError: as `rnnjax.data.word_corpora`, or if a split has no row.
+      DataError: as the loaders in `rnnjax.data.text`, or if a split has no row.
     """
     data, vocabulary = load(config)
     words = vocabulary.words
@@ -142,22 +151,28 @@ def build(config: Config) -> Task:
 
 def load(config: Config) -> tuple[DataSet, Vocabulary]:
     """Returns rows of text, ``text [N, row_length]`` with their number ``row [N]``, and the vocabulary."""
-    corpus = load_corpus(config.data)
-    vocabulary = build_vocabulary(corpus.splits["train"], config.min_count)
+    texts = load_texts(config.data)
+    words = known_words if config.data.name == "ptb" else tokenise
+    tokens = {split: words(text) for split, text in texts.splits.items()}
+    total = sum(map(len, tokens.values()))
+    if total < 100:
+        raise DataError(f"{texts.source} has {total} words; give a text of 100 or more")
+    vocabulary = build_vocabulary(tokens["train"], config.min_count)
     splits = {}
-    for split, tokens in corpus.splits.items():
-        rows = text_rows(word_ids(tokens, vocabulary), config.row_length)
+    for split in tokens:
+        rows = text_rows(word_ids(tokens[split], vocabulary), config.row_length)
         if not len(rows):
-            raise DataError(f"the {split} split of {corpus.source} has no known words: give a longer text")
+            raise DataError(f"the {split} split of {texts.source} has no known words: give a longer text")
         splits[split] = {"text": rows, "row": np.arange(len(rows), dtype=np.int32)}
-    return DataSet(config.data.name, splits, corpus.source, content_checksum(splits)), vocabulary
+    return DataSet(config.data.name, splits, texts.source, content_checksum(splits)), vocabulary
 
 
-def load_corpus(config: DataConfig) -> Corpus:
-    """Returns the corpus that the config names."""
+def load_texts(config: DataConfig) -> Texts:
+    """Returns the texts that the config names."""
+    cuts = Cuts(validation=0.05, test=0.05, at_lines=True)
     if config.name == "embedded":
-        return embedded_corpus()
-    return ptb_corpus(config.path) if config.name == "ptb" else text_corpus(config.path or "")
+        return load_embedded_text(cuts)
+    return load_ptb(config.path) if config.name == "ptb" else load_own_text(config.path or "", cuts)
 
 
 def word_vectors(params: Any) -> Float[np.ndarray, "V D"]:

@@ -3,12 +3,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnnjax.data.word_corpora import embedded_corpus, ptb_corpus, text_corpus
 from rnnjax.data.word_vectors import read_word_vectors, write_word_vectors
 from rnnjax.data.words import (
     NO_WORD,
     build_vocabulary,
     keep_probability,
+    known_words,
     noise_bounds,
     text_rows,
     tokenise,
@@ -28,6 +28,10 @@ def test_words_are_in_lower_case_with_what_is_within_them():
         "1999",
     ]
     assert tokenise(" -- '' ") == []
+
+
+def test_the_marks_of_rare_words_are_no_words():
+    assert known_words(" the <unk> company N \n mr. <unk> \n") == ["the", "company", "N", "mr."]
 
 
 def test_the_vocabulary_is_by_frequency_then_alphabet():
@@ -62,47 +66,6 @@ def test_rows_hold_the_text_and_nothing_else(count, length):
     np.testing.assert_array_equal(rows.ravel()[:count], np.arange(count))
     assert (rows.ravel()[count:] == NO_WORD).all()
     assert rows.size - count < length
-
-
-# Corpora
-
-
-def test_the_embedded_text_is_that_of_python():
-    found = embedded_corpus()
-    assert len(found.splits["train"]) > 40_000
-    assert {"lambda", "statement", "__init__"} <= set(found.splits["train"])
-    assert "pydoc_data" in found.source
-
-
-def test_a_text_of_ones_own_is_cut_in_three(tmp_path):
-    (tmp_path / "own.txt").write_text(" ".join(f"word{i}" for i in range(200)))
-    found = text_corpus(str(tmp_path / "own.txt"))
-    assert [len(tokens) for tokens in found.splits.values()] == [180, 10, 10]
-    assert found.splits["train"][0] == "word0"
-    assert found.splits["test"][-1] == "word199"
-
-
-def test_the_marks_of_rare_words_in_ptb_are_no_words(tmp_path):
-    (tmp_path / "ptb").mkdir()
-    for name in ("train", "valid", "test"):
-        (tmp_path / "ptb" / f"ptb.{name}.txt").write_text(f" the <unk> {name} N \n mr. <unk> \n")
-    found = ptb_corpus(str(tmp_path))
-    assert found.splits["validation"] == ["the", "valid", "N", "mr."]
-    assert found == ptb_corpus(str(tmp_path / "ptb"))
-
-
-def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
-    with pytest.raises(DataError, match=r"ptb\.train\.txt cannot be read .*--config\.data\.path"):
-        ptb_corpus(str(tmp_path))
-    monkeypatch.delenv("RNNJAX_DATA", raising=False)
-    with pytest.raises(DataError, match=r"--config\.data\.path or RNNJAX_DATA"):
-        ptb_corpus()
-    (tmp_path / "short.txt").write_text("a few words")
-    with pytest.raises(DataError, match=r"short\.txt has 3 words"):
-        text_corpus(str(tmp_path / "short.txt"))
-    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match=r"binary\.txt is not UTF-8 text"):
-        text_corpus(str(tmp_path / "binary.txt"))
 
 
 # Vectors

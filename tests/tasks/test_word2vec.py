@@ -7,7 +7,7 @@ import pytest
 
 from rnnjax.config import DataConfig
 from rnnjax.data.word_vectors import read_word_vectors
-from rnnjax.errors import ConfigError
+from rnnjax.errors import ConfigError, DataError
 from rnnjax.tasks import word2vec
 from rnnjax.tasks.word2vec import Config, neighbour_line, probes, word_vectors
 
@@ -40,6 +40,25 @@ def loss(task):
 
 def batch(task, rows):
     return {name: jnp.asarray(values[rows]) for name, values in task.data.splits["train"].items()}
+
+
+def test_a_text_is_cut_into_nine_tenths_for_training_and_the_rest(task):
+    rows = {split: np.count_nonzero(fields["text"] >= 0) for split, fields in task.data.splits.items()}
+    assert rows["train"] == pytest.approx(18 * rows["validation"], rel=0.15)
+    assert rows["train"] == pytest.approx(18 * rows["test"], rel=0.15)
+
+
+def test_the_embedded_text_has_the_words_of_python():
+    data, vocabulary = word2vec.load(Config(data=DataConfig(name="embedded")))
+    assert np.count_nonzero(data.splits["train"]["text"] >= 0) > 40_000
+    assert {"lambda", "statement", "__init__"} <= set(vocabulary.words)
+
+
+def test_a_text_of_few_words_is_refused(tmp_path):
+    path = tmp_path / "short.txt"
+    path.write_text("antidisestablishmentarianism floccinaucinihilipilification words\n" * 20)
+    with pytest.raises(DataError, match=r"short\.txt has 60 words; give a text of 100 or more"):
+        word2vec.load(Config(data=DataConfig(name="text", path=str(path))))
 
 
 def test_evaluation_draws_the_same_for_a_row_in_any_batch(loss, params):
