@@ -1,0 +1,207 @@
+"""Cells and tasks that a config names."""
+
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import rnnjax
+from rnnjax.config import (
+    CellConfig,
+    build_cell,
+    freeze,
+    from_dict,
+    to_dict,
+)
+from rnnjax.config_flags import read_config
+from rnnjax.errors import ConfigError
+from rnnjax.tasks import mnist, task_module
+
+# ml_collections reads config files by a method that Python has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+MNIST = "configs/mnist.py"
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+
+
+def read(*arguments, config=MNIST):
+    return read_config(["--config", config, *arguments])[0]
+
+
+# Cells
+
+OPTIONS = [
+    ({"kind": "BasicRNN"}, rnnjax.BasicRNN(6)),
+    ({"kind": "BasicRNN", "activation": "relu"}, rnnjax.BasicRNN(6, activation="relu")),
+    ({"kind": "GRU"}, rnnjax.GRU(6)),
+    ({"kind": "GRU", "reset": "before"}, rnnjax.GRU(6, reset="before")),
+    ({"kind": "LSTM"}, rnnjax.LSTM(6)),
+    ({"kind": "LSTM", "peephole": True}, rnnjax.LSTM(6, peephole=True)),
+    ({"kind": "LSTM", "forget_bias": 0.0}, rnnjax.LSTM(6, forget_bias=0.0)),
+    ({"kind": "LSTM", "projection_size": 4}, rnnjax.LSTM(6, projection_size=4)),
+    ({"kind": "LSTM", "cell_clip": 1.0}, rnnjax.LSTM(6, cell_clip=1.0)),
+    (
+        {"kind": "LSTM", "projection_size": 4, "projection_clip": 1.0},
+        rnnjax.LSTM(6, projection_size=4, projection_clip=1.0),
+    ),
+    ({"kind": "LSTM", "coupled_gates": True}, rnnjax.LSTM(6, coupled_gates=True)),
+    ({"kind": "LSTM", "layer_norm": True}, rnnjax.LSTM(6, layer_norm=True)),
+    ({"kernel_init": "he_normal"}, rnnjax.BasicRNN(6, kernel_init="he_normal")),
+    ({"recurrent_init": "glorot_uniform"}, rnnjax.BasicRNN(6, recurrent_init="glorot_uniform")),
+    ({"input_dropout": 0.1}, rnnjax.Dropout(rnnjax.BasicRNN(6), input_rate=0.1)),
+    ({"state_dropout": 0.1}, rnnjax.Dropout(rnnjax.BasicRNN(6), state_rate=0.1)),
+    ({"output_dropout": 0.1}, rnnjax.Dropout(rnnjax.BasicRNN(6), output_rate=0.1)),
+    (
+        {"output_dropout": 0.1, "variational": True},
+        rnnjax.Dropout(rnnjax.BasicRNN(6), output_rate=0.1, variational=True),
+    ),
+    ({"layers": 3}, rnnjax.Stack((rnnjax.BasicRNN(6),) * 3)),
+    (
+        {"kind": "GRU", "layers": 2, "input_dropout": 0.1},
+        rnnjax.Stack((rnnjax.Dropout(rnnjax.GRU(6), input_rate=0.1),) * 2),
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "cell"), OPTIONS, ids=[str(fields) for fields, _ in OPTIONS])
+def test_a_cell_is_built_from_its_config(fields, cell):
+    config = CellConfig(hidden_size=6, **fields)
+    assert build_cell(config) == cell
+    assert build_cell(freeze(config)) == cell
+
+
+REFUSED_CELLS = [
+    ({"kind": "LSTMs"}, "unknown cell 'LSTMs'.*choose BasicRNN, LSTM or GRU"),
+    ({"kind": "no_such_module:Mine"}, "unknown cell 'no_such_module:Mine'.*no_such_module"),
+    ({"kind": "json:Mine"}, "unknown cell 'json:Mine'"),
+    ({"kind": "json:JSONDecoder"}, "must name a single cell, .*got 'json:JSONDecoder'"),
+    ({"kind": "unroll"}, "must name a single cell, .*got 'unroll'"),
+    ({"kind": "Stack"}, "must name a single cell, .*got 'Stack'"),
+    ({"kind": "GatedCell"}, "GatedCell"),
+    ({"kind": "GRU", "activation": "relu"}, "GRU has no field activation; leave cell.activation out"),
+    ({"kind": "GRU", "peephole": False}, "GRU has no field peephole"),
+    ({"kind": "BasicRNN", "forget_bias": 1.0}, "BasicRNN has no field forget_bias"),
+    ({"kind": "BasicRNN", "reset": "after"}, "BasicRNN has no field reset"),
+    ({"kind": "GRU", "reset": "never"}, "reset must be .*got 'never'"),
+    ({"activation": "tahn"}, "unknown activation 'tahn'"),
+    ({"hidden_size": 0}, "hidden_size must be at least 1, got 0"),
+    ({"layers": 0}, "cell.layers must be at least 1, got 0"),
+    ({"kind": "LSTM", "projection_clip": 1.0}, "projection_clip"),
+    ({"kind": "LSTM", "cell_clip": -1.0}, "cell_clip .*-1.0"),
+    ({"kind": "LSTM", "projection_size": 0}, "projection_size must be at least 1, got 0"),
+    ({"state_dropout": 1.0}, r"state_\w+ must be .*got 1.0"),
+    ({"output_dropout": -0.1}, r"output_\w+ must be .*got -0.1"),
+    ({"kernel_init": "glorot"}, "unknown initialiser 'glorot'"),
+    ({"recurrent_init": "glorot"}, "unknown initialiser 'glorot'"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), REFUSED_CELLS, ids=[str(fields) for fields, _ in REFUSED_CELLS])
+def test_a_cell_that_cannot_be_built_is_refused_by_name_and_value(fields, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        build_cell(CellConfig(**fields))
+    assert "\n" not in str(error.value)
+
+
+def test_mask_for_a_whole_sequence_needs_a_rate():
+    assert build_cell(CellConfig(hidden_size=6, variational=True)) == rnnjax.BasicRNN(6)
+
+
+@pytest.fixture
+def own_package(tmp_path, monkeypatch):
+    """A package of one's own with a cell and a task."""
+    package = tmp_path / "mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "cells.py").write_text(
+        textwrap.dedent("""
+        import dataclasses
+        import jax.numpy as jnp
+        import rnnjax
+
+        @dataclasses.dataclass(frozen=True)
+        class Leaky(rnnjax.GatedCell):
+            activation: str = "tanh"
+
+            def gates(self, params, state, z, r):
+                return rnnjax.HiddenState(0.9 * state.h + 0.1 * jnp.tanh((z + r)[..., 0, :]))
+        """)
+    )
+    (package / "task.py").write_text(
+        textwrap.dedent("""
+        import dataclasses
+        from rnnjax.config import TrainConfig
+
+        @dataclasses.dataclass
+        class Config(TrainConfig):
+            task: str = "mine.task"
+            colours: int = 3
+
+        def build(config):
+            return config.colours
+        """)
+    )
+    (package / "nothing.py").write_text("x = 1")
+    (package / "broken.py").write_text("import no_such_package")
+    (tmp_path / "own_config.py").write_text("from mine.task import Config\ndef get_config():\n    return Config()")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
+        del sys.modules[name]
+
+
+def test_a_cell_of_ones_own_is_named_by_module_and_class(own_package):
+    cell = build_cell(CellConfig(kind="mine.cells:Leaky", hidden_size=6, activation="relu", layers=2))
+    assert [type(layer).__name__ for layer in cell.cells] == ["Leaky", "Leaky"]
+    assert cell.cells[0].activation == "relu"
+    params = cell.init(jax.random.key(0), 3)
+    ys, _ = rnnjax.unroll(cell, params, jnp.ones((2, 5, 3)))
+    assert ys.shape == (2, 5, 6)
+
+
+def test_a_field_that_ones_own_cell_lacks_is_refused(own_package):
+    with pytest.raises(ConfigError, match="Leaky has no field peephole"):
+        build_cell(CellConfig(kind="mine.cells:Leaky", peephole=True))
+
+
+# Tasks
+
+
+def test_a_task_is_found_by_name():
+    assert task_module("mnist") is mnist
+
+
+def test_a_task_of_ones_own_is_found_by_its_dotted_path(own_package):
+    config = read("--config.colours=5", config=str(own_package / "own_config.py"))
+    module = task_module(config.task)
+    assert module.__name__ == "mine.task"
+    assert module.build(config) == 5
+    assert from_dict(module.Config, to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mnits", "unknown task 'mnits'"),
+        ("mine.nowhere", r"unknown task 'mine\.nowhere'"),
+        ("no.such.package", r"unknown task 'no\.such\.package'"),
+        ("", "unknown task ''"),
+        (".mnist", r"unknown task '\.mnist'"),
+        ("mine.nothing", r"mine\.nothing is not a task"),
+        ("task", "task is not a task"),
+    ],
+)
+def test_what_is_no_task_is_refused_by_name(name, message, own_package):
+    with pytest.raises(ConfigError, match=message):
+        task_module(name)
+
+
+def test_a_task_whose_imports_are_missing_says_which(own_package):
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        task_module("mine.broken")
