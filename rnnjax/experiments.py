@@ -77,15 +77,6 @@ def at_step(split: str, metric: str, step: int) -> Callable[[Rows], float]:
     return read
 
 
-def best(split: str, metric: str, *, higher: bool) -> Callable[[Rows], float]:
-    """Returns a reader of the best of a metric over the run."""
-
-    def read(rows: Rows) -> float:
-        return (max if higher else min)(row[metric] for row in rows if row["split"] == split)
-
-    return read
-
-
 def always_right_from(rows: Rows) -> float:
     """Reads the first step from which the training accuracy stays 1; infinite where it does not."""
     train = [row for row in rows if row["split"] == "train"]

@@ -27,11 +27,9 @@ ROWS = [
         (experiments.last_steps("loss", 2), 1.5),
         (experiments.around("loss", 2, 3), 2.5),
         (experiments.at_step("validation", "accuracy", 2), 0.6),
-        (experiments.best("validation", "loss", higher=False), 3.5),
-        (experiments.best("validation", "accuracy", higher=True), 0.7),
         (experiments.always_right_from, 3),
     ],
-    ids=["final", "last_steps", "around", "at_step", "lowest", "highest", "right from"],
+    ids=["final", "last_steps", "around", "at_step", "right from"],
 )
 def test_figures_are_read_off_the_lines_of_a_run(read, expected):
     assert read(ROWS) == expected
