@@ -87,9 +87,12 @@ def device_name() -> str:
 
 
 def git_commit() -> str | None:
-    """Returns the commit of the checkout that the library runs from, marked where it was changed; else None."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--match="]
+    """Returns the commit of the checkout that the library runs from, marked where more than `docs` was changed."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    options: Any = {"capture_output": True, "text": True, "timeout": 10}
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], check=True, **options).stdout.strip()
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ":/", ":(top,exclude)docs"], **options)
     except (OSError, subprocess.SubprocessError):
         return None
+    return f"{commit}-dirty" if changed.returncode else commit
