@@ -56,8 +56,8 @@ def test_the_embedded_text_has_the_words_of_python():
 
 def test_a_text_of_few_words_is_refused(tmp_path):
     path = tmp_path / "short.txt"
-    path.write_text("antidisestablishmentarianism floccinaucinihilipilification words\n" * 20)
-    with pytest.raises(DataError, match=r"short\.txt has 60 words; give a text of 100 or more"):
+    path.write_text("antidisestablishmentarianism floccinaucinihilipilification words\n" * 30)
+    with pytest.raises(DataError, match=r"short\.txt has 90 words; give a text of 100 or more"):
         word2vec.load(Config(data=DataConfig(name="text", path=str(path))))
 
 
