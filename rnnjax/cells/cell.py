@@ -64,8 +64,9 @@ class Cell(ABC):
     def over_time(self, recur: Recur, params: Params, xs: Array, state: State, initial: State, key: Key):
         """Returns ``(ys, state)`` of a sequence, leaving the recurrence itself to ``recur``.
 
-        `recur(cell, params, zs, state, initial) -> (ys, state)` repeats `step`. A cell made of cells hands on
-        its parts wherever that is the same computation, so that each recurrence is as small as it can be.
+        `recur(cell, params, zs, state, initial, xs=None) -> (ys, state)` repeats `step`; where `inputs` alone made `zs`
+        from `xs`, a method that is given them may do without `zs`. A cell made of cells hands on its parts wherever
+        that is the same computation, so that each recurrence is as small as it can be.
         """
         ys, state = recur(self, params, self.inputs(params, xs, key=key), state, initial)
         return self.outputs(params, ys), state
@@ -177,6 +178,10 @@ class GatedCell(Cell):
         elsewhere than a product, such as a lookup.
         """
         return zs + params.b.astype(zs.dtype)
+
+    def over_time(self, recur: Recur, params: Params, xs: Array, state: State, initial: State, key: Key):
+        ys, state = recur(self, params, self.inputs(params, xs, key=key), state, initial, xs)
+        return self.outputs(params, ys), state
 
     def project(self, w_x: Float[Array, "I G H"], xs: Float[Array, "T *B I"]) -> Float[Array, "T *B G H"]:
         """Returns ``xs @ w_x``, the input projection of all steps as one product, in the compute type."""

@@ -14,6 +14,8 @@ from rnnjax.cells.cell import Cell, GatedCell, Params, State, check_size, comput
 from rnnjax.unrolling.recurrence import Recurrence, select
 from rnnjax.unrolling.scan import Scan
 
+_SMALL_WEIGHT = 2**19  # entries, 2 MiB in float32: it stays in a core's cache, and half of it is not read for nothing
+
 
 @dataclasses.dataclass(frozen=True)
 class Fused:
@@ -25,6 +27,9 @@ class Fused:
     forward mode and transposed by JAX, so that `jax.jvp`, `jax.grad` of any order, `jax.vmap`, `jax.checkpoint` and
     `jax.shard_map` apply as they do to `Scan`. A cell that is not a `GatedCell`, or has a `step` of its own, is left to
     `Scan`.
+
+    Where the weights are small and the gates read z and r as a sum, that sum is one product a step, [x, 1, h] times
+    W_x, b and W, one above the other: z is then neither written nor read for the whole sequence.
 
     Attributes:
       unroll: copies of the step in the loops' bodies.
@@ -42,12 +47,43 @@ class Fused:
         cell = recurrence.cell
         if not isinstance(cell, GatedCell) or not fuses(cell):
             return Scan(self.unroll).run(recurrence)
-        return _run(self.unroll, cell, cell.recurrent_weight(recurrence.params), recurrence._replace(cell=None))
+        weight = cell.recurrent_weight(recurrence.params)
+        if _joins(cell, weight, recurrence):
+            return _run(self.unroll, cell, *_joined(cell, weight, recurrence))
+        return _run(self.unroll, cell, weight, recurrence._replace(cell=None, xs=None))
 
 
 def fuses(cell: Cell) -> bool:
     """Returns whether a cell's step is what `GatedCell` makes of its `gates` and `recurrent_weight`."""
     return isinstance(cell, GatedCell) and type(cell).step is GatedCell.step
+
+
+def _joins(cell: GatedCell, weight: Float[Array, "O G H"], given: Recurrence) -> bool:
+    """Returns whether the inputs are to be multiplied in the loop, beside the hidden state."""
+    if given.xs is None or given.xs.shape[-1] + weight.shape[0] > _SMALL_WEIGHT // (weight.shape[1] * weight.shape[2]):
+        return False
+    z = jax.tree.map(lambda leaf: leaf[0], given.steps.z)
+    start = (given.state, z, jnp.zeros((*given.state.h.shape[:-1], *weight.shape[1:]), given.state.h.dtype))
+    return cell.pointwise and adds_a_bias(cell, given.params, z) and _read_as_a_sum(cell, given.params, start)
+
+
+def adds_a_bias(cell: GatedCell, params: Params, zs: Any) -> bool:
+    """Returns whether a cell's inputs are ``xs @ w_x`` plus something that does not depend on them."""
+    if type(cell).inputs is not GatedCell.inputs:
+        return False
+    jaxpr = jax.make_jaxpr(cell.gate_inputs)(params, zs).jaxpr
+    readers = [equation for equation in jaxpr.eqns if jaxpr.invars[-1] in equation.invars]
+    return len(readers) == 1 and readers[0].primitive.name == "add" and readers[0].outvars == jaxpr.outvars
+
+
+def _joined(cell: GatedCell, weight: Float[Array, "O G H"], given: Recurrence) -> tuple[Array, Recurrence]:
+    """Returns ``[W_x; b; W]``, and the recurrence with ``[x, 1]`` in the place of z."""
+    params, dtype = given.params, compute_dtype(given.steps.z)
+    bias = cell.gate_inputs(params, jnp.zeros((1, *weight.shape[1:]), dtype))
+    xs = given.xs.astype(dtype)
+    xs = jnp.concatenate([xs, jnp.ones_like(xs[..., :1])], -1)
+    weight = jnp.concatenate([params.w_x.astype(weight.dtype), bias.astype(weight.dtype), weight])
+    return weight, given._replace(cell=None, xs=xs, steps=given.steps._replace(z=None))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -61,13 +97,13 @@ def _forward(unroll: int, cell: GatedCell, weight: Array, given: Recurrence) -> 
     With several gates, each step fetches the inputs of the next: XLA's CPU compiler, which would look up every gate of
     every unit in the whole sequence, then reads them from one place.
     """
-    dtype, ahead = compute_dtype(given.steps.z), weight.shape[1] > 1
+    dtype, ahead = _dtype(given), weight.shape[1] > 1 and given.xs is None
 
     def step(carry, item):
-        (state, z), (fetched, valid, resets) = carry, item
+        (state, z), ((fetched, valid, resets), x) = carry, item
         z, z_after = (z, fetched) if ahead else (fetched, None)
         before = state if resets is None else select(resets, given.initial, state)
-        r = recurrent_product(before.h, weight, dtype)
+        r = recurrent_product(_multiplied(x, before.h), weight, dtype)
         new = _gates(cell, given.params, before, z, r)
         after = new if valid is None else select(valid, new, state)
         return (after, z_after), (new.h.astype(dtype), before, r)
@@ -76,15 +112,15 @@ def _forward(unroll: int, cell: GatedCell, weight: Array, given: Recurrence) -> 
     if ahead:
         first = jax.tree.map(lambda z: z[0], steps.z)
         steps = steps._replace(z=jax.tree.map(lambda z: jnp.roll(z, -1, 0), steps.z))
-    (state, _), (ys, *saved) = jax.lax.scan(step, (given.state, first), steps, unroll=unroll)
+    (state, _), (ys, *saved) = jax.lax.scan(step, (given.state, first), (steps, given.xs), unroll=unroll)
     return (ys, state), saved
 
 
-@_run.defjvp
+@functools.partial(_run.defjvp, symbolic_zeros=True)
 def _derivative(unroll: int, cell: GatedCell, primals: Any, tangents: Any) -> tuple[Any, Any]:
-    (weight, given), (d_weight, d_given) = primals, tangents
+    (weight, given), (d_weight, d_given) = primals, jax.tree.map(_instantiated, primals, tangents)
     outputs, (befores, rs) = _forward(unroll, cell, weight, given)
-    params, zs, dtype = given.params, given.steps.z, compute_dtype(given.steps.z)
+    params, zs, dtype, w_h = given.params, given.steps.z, _dtype(given), weight[-befores.h.shape[-1] :]
     own, d_own = (params, d_given.params) if cell.pointwise else (None, None)
 
     # Kept would be more than is read again here: gates are cheaper to evaluate than their derivatives to store.
@@ -96,15 +132,18 @@ def _derivative(unroll: int, cell: GatedCell, primals: Any, tangents: Any) -> tu
     def step(d_state, item):
         (before, z, r), d_z, d_r, d_mixed, valid, resets = item
         d_before = d_state if resets is None else select(resets, d_given.initial, d_state)
-        d_r = d_r + recurrent_product(d_before.h, weight, dtype)
+        d_r = d_r + recurrent_product(d_before.h, w_h, dtype)
         d_new = d_gates((before, z, r), (d_before, jax.tree.map(jnp.zeros_like, z) if d_z is None else d_z, d_r))
         d_new = d_new if d_mixed is None else jax.tree.map(jnp.add, d_new, d_mixed)
         d_after = d_new if valid is None else select(valid, d_new, d_state)
         return d_after, d_new.h.astype(dtype)
 
     starts = (befores, zs, rs)
-    d_zs, d_rs = d_given.steps.z, recurrent_product(rows(befores.h), d_weight, dtype).reshape(rs.shape)
-    if _read_as_a_sum(cell, params, jax.tree.map(lambda leaf: leaf[0], starts)):
+    multiplied = rows(_multiplied(given.xs, befores.h))
+    d_zs, d_rs = d_given.steps.z, recurrent_product(multiplied, d_weight, dtype).reshape(rs.shape)
+    if not _is_zero(tangents[1].xs) and given.xs is not None:
+        d_rs = d_rs + recurrent_product(d_given.xs, weight[: given.xs.shape[-1]], dtype).astype(rs.dtype)
+    if given.xs is None and _read_as_a_sum(cell, params, jax.tree.map(lambda leaf: leaf[0], starts)):
         d_zs, d_rs = None, sum(jax.tree.leaves(d_zs), d_rs)  # one gradient for both
     d_mixed = None if cell.pointwise else _by_parameters(cell, params, d_given.params, starts)
     items = (starts, d_zs, d_rs, d_mixed, given.steps.valid, given.steps.resets)
@@ -131,5 +170,25 @@ def _read_as_a_sum(cell: GatedCell, params: Params, start: tuple[State, Any, Arr
 
 
 def _gates(cell: GatedCell, params: Params, before: State, z: Any, r: Array) -> State:
-    """Returns the new state in the types of the state before."""
+    """Returns the new state in the types of the state before; z is None where r has it in it."""
+    z = jnp.zeros_like(r) if z is None else z
     return jax.tree.map(lambda new, old: new.astype(old.dtype), cell.gates(params, before, z, r), before)
+
+
+def _dtype(given: Recurrence) -> jnp.dtype:
+    """Returns the type of the products."""
+    return compute_dtype(given.steps.z if given.xs is None else given.xs)
+
+
+def _multiplied(x: Array | None, h: Array) -> Array:
+    """Returns what the weight multiplies: the hidden state, after the inputs where they are multiplied with it."""
+    return h if x is None else jnp.concatenate([x.astype(h.dtype), h], -1)
+
+
+def _is_zero(tangent: Any) -> bool:
+    return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+
+
+def _instantiated(primal: Array, tangent: Any) -> Any:
+    """Returns a tangent as an array."""
+    return jax.custom_derivatives.zero_from_primal(primal) if _is_zero(tangent) else tangent

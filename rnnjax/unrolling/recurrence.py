@@ -21,13 +21,17 @@ class Steps(NamedTuple):
 
 
 class Recurrence(NamedTuple):
-    """The step of a cell, to be repeated over `steps` from `state`; resets go back to `initial`."""
+    """The step of a cell, to be repeated over `steps` from `state`; resets go back to `initial`.
+
+    `xs`, where given, are the inputs ``[T, *batch, I]`` that the cell's `inputs` made the steps' z from.
+    """
 
     cell: Cell
     params: Params
     state: State
     initial: State
     steps: Steps
+    xs: Array | None = None
 
     @property
     def length(self) -> int:

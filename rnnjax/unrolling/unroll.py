@@ -92,10 +92,10 @@ def _unroll(cell, method, reverse, time_axis, params, xs, state, lengths, resets
 def _over_time(cell, method, params, xs, state, valid, resets, key):
     """Returns ``(ys, state)`` of time-major inputs, by `method` for each recurrence that the cell is made of."""
 
-    def recur(cell, params, zs, state, initial):
+    def recur(cell, params, zs, state, initial, xs=None):
         steps = Steps(zs, valid, resets)
         state, initial = varying_like(steps, params, state, initial)
-        return method.run(Recurrence(cell, params, state, initial, steps))
+        return method.run(Recurrence(cell, params, state, initial, steps, xs))
 
     batch = xs.shape[1:-1]
     initial = None if resets is None else cell.start(params, batch, xs.dtype)

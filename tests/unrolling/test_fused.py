@@ -128,4 +128,48 @@ def test_the_inputs_of_the_next_step_travel_in_the_loop_where_there_are_several_
         (scan,) = named("scan", jax.make_jaxpr(lambda p: unroll(cell, p, XS, method=Fused()))(parameters(cell)).jaxpr)
         return scan.params["num_carry"]
 
-    assert [carried(cell) for cell in (BasicRNN(H), GRU(H), LSTM(H))] == [1, 2, 3]
+    assert [carried(cell) for cell in (BasicRNN(H), GRU(H), LSTM(H, projection_size=2))] == [1, 2, 3]
+
+
+class OwnInputs(UpdateGateRNN):
+    def inputs(self, params, xs, *, key=None):
+        return jnp.tanh(super().inputs(params, xs))
+
+
+class OwnGateInputs(UpdateGateRNN):
+    def gate_inputs(self, params, zs):
+        return jnp.tanh(super().gate_inputs(params, zs))
+
+
+def read_in_the_loop(cell, features=I):
+    """What the forward loop reads at every step: the inputs with a one, or z."""
+    xs = inputs(B, T, features)
+    program = jax.make_jaxpr(lambda p: unroll(cell, p, xs, method=Fused()))(cell.init(jax.random.key(0), features))
+    (scan,) = named("scan", program.jaxpr)
+    shapes = {v.aval.shape for v in scan.invars if v.aval.shape[:2] == (T, B)}
+    return {(T, B, features + 1): "x", (T, B, cell.gate_count, cell.hidden_size): "z"}[shapes.pop()]
+
+
+@pytest.mark.parametrize("cell", [BasicRNN(H), UpdateGateRNN(H), LSTM(H)], ids=str)
+def test_small_weights_multiply_the_inputs_in_the_loop(cell):
+    assert read_in_the_loop(cell) == "x"
+
+
+@pytest.mark.parametrize("cell", [GRU(H), OwnInputs(H), OwnGateInputs(H)], ids=str)
+def test_inputs_that_are_not_a_term_of_one_sum_are_projected_before_the_loop(cell):
+    assert read_in_the_loop(cell) == "z"
+
+
+def test_large_weights_multiply_the_inputs_of_all_steps_at_once():
+    assert read_in_the_loop(BasicRNN(512), 511) == "x"
+    assert read_in_the_loop(BasicRNN(512), 513) == "z"
+
+
+@pytest.mark.parametrize("cell", [UpdateGateRNN(H), LSTM(H, peephole=True)], ids=str)
+def test_inputs_multiplied_in_the_loop_have_their_gradient(cell):
+    params = parameters(cell)
+
+    def gradients(method):
+        return quick_jit(jax.grad(functools.partial(loss, cell, method), argnums=(0, 1)))(params, XS)
+
+    close(gradients(Fused()), gradients(Scan()))
