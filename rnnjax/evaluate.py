@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from rnnjax.cache import keep_compilations
 from rnnjax.commands import exit_code, require_packages
 
 
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str]) -> None:
     from rnnjax.training.evaluation import evaluate_run
 
     provide_cpu_devices()
+    keep_compilations()
     print(json.dumps(evaluate_run(options.directory, options.split, options.checkpoint, options.data)))
 
 

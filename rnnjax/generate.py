@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from rnnjax.cache import keep_compilations
 from rnnjax.commands import exit_code, require_packages
 from rnnjax.errors import ConfigError
 
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str]) -> None:
     from rnnjax.tasks.task import Request
     from rnnjax.training.evaluation import restored_params
 
+    keep_compilations()
     task, params, run = restored_params(options.directory, options.checkpoint, options.data)
     if task.generate is None:
         raise ConfigError(f"the task of {options.directory} generates nothing; evaluate it with rnnjax.evaluate")

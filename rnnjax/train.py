@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rnnjax.cache import keep_compilations
 from rnnjax.commands import STOPPED, exit_code, require_packages
 
 _log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     config, name, workdir = read_config(arguments)
     provide_cpu_devices()
+    keep_compilations()
     run = RunDirectory(workdir or new_directory(name))
     run.check(to_dict(config))
     _log.info("run directory: %s", run.path)

@@ -22,21 +22,33 @@ def provide_cpu_devices() -> None:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
+def device_counts(choice: str, batch_size: int) -> tuple[int, ...]:
+    """Returns the numbers of devices that may share a batch, the likeliest to be the fastest first.
+
+    Args:
+      choice: number of devices; "all"; or "auto" for the most that divide the batch, with 32 examples each at least
+        on CPUs, where one device that has all cores may be as fast and is the other possibility.
+      batch_size: examples in a batch.
+    """
+    available = jax.device_count()
+    if choice != "auto":
+        return (available if choice == "all" else int(choice),)
+    most = _auto_count(available, batch_size)
+    return (most, 1) if most > 1 and jax.default_backend() == "cpu" else (most,)
+
+
 def batch_mesh(choice: str, batch_size: int) -> Mesh:
     """Returns a mesh with one axis, over which batches are split.
 
     Args:
-      choice: number of devices; "all"; or "auto" for the most that divide the batch, with 32 examples each at least
-        on CPUs.
+      choice: number of devices, "all" or "auto", as for `device_counts`, whose first is taken.
       batch_size: examples in a batch.
 
     Raises:
       ConfigError: if there are not so many devices, or the batch does not divide.
     """
     devices = jax.devices()
-    count = (
-        _auto_count(len(devices), batch_size) if choice == "auto" else int(len(devices) if choice == "all" else choice)
-    )
+    count = device_counts(choice, batch_size)[0]
     if count > len(devices):
         raise ConfigError(
             f"parallel.batch asks for {count} devices, but there are {len(devices)} ({devices[0].device_kind})"

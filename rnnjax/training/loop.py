@@ -18,6 +18,7 @@ from rnnjax.tasks.task import Task
 from rnnjax.training import plots
 from rnnjax.training.batches import Order, device_feed, epoch_orders, epoch_steps, host_feed
 from rnnjax.training.checkpoint import Checkpoints
+from rnnjax.training.devices import choose_devices
 from rnnjax.training.event_log import EventLog
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.optimizer import build_optimizer
@@ -79,8 +80,10 @@ def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     started = time.perf_counter()
     plan = make_plan(task, config)
     optimizer = build_optimizer(config.optimizer, plan.steps, plan.epoch_steps)
-    programs = compile_programs(task, config, optimizer)
+    devices = choose_devices(task, config, optimizer, plan.steps, run)
+    programs = compile_programs(task, config, optimizer, devices)
     run.claim(to_dict(config))
+    run.write_devices(devices)
     with open_checkpoints(run, task) as checkpoints:
         state, begin = initial_or_restored(task, optimizer, config, programs.mesh, checkpoints)
         run.keep_metrics_until(begin)
@@ -103,6 +106,7 @@ def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
         rows,
         programs.mesh,
         seconds=time.perf_counter() - started,
+        seconds_to_first_step=max(programs.steps.ready - started, 0.0),  # 0: no step was left to take
         steps_per_second=(plan.steps - begin) / max(step_seconds, 1e-9),
         compile_seconds=programs.steps.compile_seconds,
         input_wait=programs.steps.input_seconds / max(step_seconds, 1e-9),
@@ -127,9 +131,9 @@ def make_plan(task: Task, config: TrainConfig) -> Plan:
     return Plan(steps, config.epochs, min(config.steps_per_call or steps, steps), config.evaluate_every)
 
 
-def compile_programs(task: Task, config: TrainConfig, optimizer: Any) -> Programs:
-    """Returns the programs of the run, which are compiled when they are first called."""
-    mesh = batch_mesh(config.parallel.batch, config.batch_size)
+def compile_programs(task: Task, config: TrainConfig, optimizer: Any, devices: int) -> Programs:
+    """Returns the programs of the run on so many devices, which are compiled when they are first called."""
+    mesh = batch_mesh(str(devices), config.batch_size)
     resident = config.data.feed == "device"
     feed = (device_feed if resident else host_feed)(mesh, task.data.splits["train"])
     return Programs(

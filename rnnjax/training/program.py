@@ -49,10 +49,11 @@ class TrainProgram:
     Attributes:
       compile_seconds: time spent on tracing and compiling so far.
       input_seconds: time that the host spent on gathering and sending batches so far.
+      ready: when the first step could begin, by `time.perf_counter`.
     """
 
     def __init__(self, task: Task, optimizer: optax.GradientTransformation, mesh: Mesh, feed: Feed):
-        self.compile_seconds = self.input_seconds = 0.0
+        self.compile_seconds = self.input_seconds = self.ready = 0.0
         self._mesh, self._feed = mesh, feed
         self._compiled: dict[int, Callable] = {}
         step = by_bucket(task.buckets, functools.partial(train_step, task, optimizer, BATCH))
@@ -84,6 +85,7 @@ class TrainProgram:
             started = time.perf_counter()
             self._compiled[count] = self._steps.lower(*arguments).compile()
             self.compile_seconds += time.perf_counter() - started
+        self.ready = self.ready or time.perf_counter()
         return settle(self._compiled[count](*arguments))
 
 

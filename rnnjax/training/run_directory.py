@@ -15,7 +15,7 @@ from rnnjax.errors import ConfigError
 class RunDirectory:
     """The directory of a run.
 
-    Holds `config.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `tensorboard/` and `plots/`.
+    Holds `config.json`, `devices.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `tensorboard/` and `plots/`.
     """
 
     def __init__(self, path: str | Path):
@@ -26,6 +26,7 @@ class RunDirectory:
         self._config = self.path / "config.json"
         self._metrics = self.path / "metrics.jsonl"
         self._summary = self.path / "summary.json"
+        self._devices = self.path / "devices.json"
 
     def check(self, config: dict[str, Any]) -> None:
         """Raises `ConfigError` if the directory holds another config's run, or something else.
@@ -74,6 +75,17 @@ class RunDirectory:
         if not isinstance(values, dict):
             raise ConfigError(f"{self._config} is damaged (it holds no object); choose another --workdir")
         return values
+
+    def write_devices(self, count: int) -> None:
+        """Writes how many devices share a batch: with another number, a run that resumes would round otherwise."""
+        write_json(self._devices, {"batch": count})
+
+    def devices(self) -> int | None:
+        """Returns how many devices shared a batch when the run began; None where that is not known."""
+        try:
+            return json.loads(self._devices.read_text())["batch"]
+        except (OSError, ValueError, KeyError):
+            return None
 
     def append_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
         """Adds lines to `metrics.jsonl`."""

@@ -25,18 +25,21 @@ def summarise(
     mesh: Mesh,
     *,
     seconds: float,
+    seconds_to_first_step: float,
     steps_per_second: float,
     compile_seconds: float,
     input_wait: float,
 ) -> dict[str, Any]:
     """Returns the summary of a run from its metrics and the times of this process.
 
-    `input_wait` is the host's time for gathering and sending batches, as a part of the time of the steps.
+    `seconds_to_first_step` has the choice of devices and compiling in it; `input_wait` is the host's time for gathering
+    and sending batches, as a part of the time of the steps.
     """
     return {
         "final": {split: last_metrics(rows, split) for split in dict.fromkeys(row["split"] for row in rows)},
         "best": best_metrics(rows, task),
         "seconds": round(seconds, 3),
+        "seconds_to_first_step": round(seconds_to_first_step, 3),
         "steps_per_second": round(steps_per_second, 3),
         "compile_seconds": round(compile_seconds, 3),
         "input_wait": round(input_wait, 4),
