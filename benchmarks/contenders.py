@@ -57,23 +57,27 @@ class Case(NamedTuple):
 
 
 class Calls(NamedTuple):
-    """What is timed; each call returns what to wait for."""
+    """What is timed; each call returns what to wait for. `train` takes so many steps on so many devices."""
 
     train: Callable[[], Any]
     infer: Callable[[], Any]
+    steps: int = 1
+    devices: int = 1
+
+
+STEPS = 8  # in a compiled call of rnnjax, which has an epoch's in the training command
 
 
 def rnnjax_calls(case: Case) -> Calls:
-    """This library's training step, the batch split over devices as the training command does it."""
+    """This library's training as its command does it: several steps in a call, on the fastest number of devices."""
     import rnnjax
+    from rnnjax.config import TrainConfig
     from rnnjax.data.dataset import DataSet
     from rnnjax.models import SequenceClassifier
-    from rnnjax.parallel.mesh import BATCH, batch_mesh
+    from rnnjax.parallel.mesh import BATCH, batch_mesh, device_counts
     from rnnjax.tasks.task import Task
     from rnnjax.training.batches import place
-    from rnnjax.training.program import STATE, place_state
-    from rnnjax.training.state import initial_train_state
-    from rnnjax.training.step import train_step
+    from rnnjax.training.devices import step_seconds, steps_call
 
     cell = getattr(rnnjax, case.cell)(case.H)
     model = SequenceClassifier(cell if case.layers == 1 else rnnjax.Stack((cell,) * case.layers), CLASSES)
@@ -82,24 +86,19 @@ def rnnjax_calls(case: Case) -> Calls:
         logits: Any = model.apply(params, batch["xs"])
         return {"loss": optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])}, carry
 
-    task = Task(DataSet("", {}, "", ""), lambda key: model.init(key, jnp.zeros((1, case.T, case.I))), values)
-    optimizer, mesh = optax.adam(LEARNING_RATE), batch_mesh("auto", case.B)
-    split = PartitionSpec(BATCH)
-    step = jax.shard_map(
-        functools.partial(train_step, task, optimizer, BATCH),
-        mesh=mesh,
-        in_specs=(STATE, split),
-        out_specs=(STATE, PartitionSpec()),
-    )
-    predict = jax.shard_map(model.apply, mesh=mesh, in_specs=(PartitionSpec(), split), out_specs=split)
     xs, labels = case.inputs()
-    batch = place(mesh, split, {"xs": xs, "labels": labels})
-    state = place_state(mesh, initial_train_state(task, optimizer, 0))
-    params = jax.tree.map(jnp.copy, state.params)
-    return Calls(
-        _repeated(jax.jit(step, donate_argnums=0), state, batch),
-        functools.partial(jax.jit(predict), params, batch["xs"]),
-    )
+    data = DataSet("", {"train": {"xs": xs, "labels": labels}}, "", "")
+    task = Task(data, lambda key: model.init(key, jnp.zeros((1, case.T, case.I))), values)
+    config, optimizer = TrainConfig(batch_size=case.B), optax.adam(LEARNING_RATE)
+    seconds = step_seconds(task, config, optimizer, device_counts("auto", case.B))
+    devices = min(seconds, key=seconds.__getitem__)
+    mesh, split, everywhere = batch_mesh(str(devices), case.B), PartitionSpec(BATCH), PartitionSpec()
+    predict = jax.shard_map(model.apply, mesh=mesh, in_specs=(everywhere, split), out_specs=split)
+    params = task.init(jax.random.key(0))
+    infer = functools.partial(jax.jit(model.apply), params, jnp.asarray(xs))
+    if devices > 1:
+        infer = functools.partial(jax.jit(predict), place(mesh, everywhere, params), place(mesh, split, xs))
+    return Calls(steps_call(task, config, optimizer, devices, STEPS), infer, STEPS, devices)
 
 
 def _repeated(step: Callable[[Any, Any], tuple[Any, Any]], state: Any, batch: Any) -> Callable[[], Any]:

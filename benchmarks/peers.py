@@ -38,10 +38,12 @@ _TURN_SECONDS = 0.05
 
 _EPILOG = """\
 A case is a cell, layers and (T, B, I, H). All contenders of a case are built, then run in turns; a turn is as many
-calls as take 50 ms after one that is not timed, so that no contender pays for the threads of the one before it. Times
-are medians over the turns. "/ jax" is the fastest other JAX library's time over ours, "/ torch" PyTorch's over ours:
-above 1 ours is faster. "roof" is the rate of our recurrent layers' products over that of one step's product
-[B, H] x [H, G H] alone, on all cores and devices. Geometric means over the cases stand below.
+calls as take 50 ms after one that is not timed, so that no contender pays for the threads of the one before it. A
+training call of rnnjax takes 8 steps, as its training command has an epoch in a call; those of the others, written as
+their users write them, take one. Times are of one step, medians over the turns. "/ jax" is the fastest other JAX
+library's time over ours, "/ torch" PyTorch's over ours: above 1 ours is faster. "roof" is the rate of our recurrent
+layers' products over that of one step's product [B, H] x [H, G H] alone, on all cores and devices. Geometric means
+over the cases stand below.
 """
 
 _COLUMNS = (
@@ -139,11 +141,13 @@ def measure(case: Case, peers: Sequence[str], seconds: float) -> Iterator[Row]:
     skipped = {name: why for name in peers if (why := missing_package(name, case))}
     calls = {name: CONTENDERS[name](case) for name in peers if name not in skipped}
     rate = product_rate(case)
-    devices = batch_mesh("auto", case.B).size
+    devices = calls["rnnjax"].devices if "rnnjax" in calls else 1
     for what, flops in (("train", 3 * case.forward_flops), ("infer", case.forward_flops)):
         timed: dict[str, Callable[[], Any]] = {name: getattr(call, what) for name, call in calls.items()}
         first = {name: timing.duration(call) for name, call in timed.items()}
         times = medians(timed, seconds)
+        if what == "train":
+            times = {name: seconds / calls[name].steps for name, seconds in times.items()}
         roofline = flops / times["rnnjax"] / rate if "rnnjax" in times else math.nan
         yield Row(case, what, devices, times, first, skipped, roofline)
     del calls

@@ -79,7 +79,7 @@ def step_seconds(
     task: Task, config: TrainConfig, optimizer: optax.GradientTransformation, counts: Sequence[int]
 ) -> dict[int, float]:
     """Returns the seconds of a training step on each number of devices, taken in turns."""
-    calls = {count: _steps_call(task, config, optimizer, count) for count in counts}
+    calls = {count: steps_call(task, config, optimizer, count, _STEPS) for count in counts}
     times: dict[int, list[float]] = {count: [] for count in counts}
     for call in calls.values():
         call()  # compiles
@@ -91,21 +91,21 @@ def step_seconds(
     return {count: statistics.median(taken) / _STEPS for count, taken in times.items()}
 
 
-def _steps_call(
-    task: Task, config: TrainConfig, optimizer: optax.GradientTransformation, count: int
+def steps_call(
+    task: Task, config: TrainConfig, optimizer: optax.GradientTransformation, devices: int, steps: int
 ) -> Callable[[], Any]:
-    """Returns a call that takes some steps on so many devices and waits for them."""
-    mesh = batch_mesh(str(count), config.batch_size)
+    """Returns a call that takes some steps on so many devices, each on the first examples, and returns their metrics."""
+    mesh = batch_mesh(str(devices), config.batch_size)
     batch = {name: values[: config.batch_size] for name, values in task.data.splits["train"].items()}
     program = TrainProgram(task, optimizer, mesh, device_feed(mesh, batch))
-    buckets = None if task.buckets is None else np.full(_STEPS, len(task.buckets.widths) // 2)
-    order = Order(np.tile(np.arange(config.batch_size), (_STEPS, 1)), buckets)
+    buckets = None if task.buckets is None else np.full(steps, len(task.buckets.widths) // 2)
+    order = Order(np.tile(np.arange(config.batch_size), (steps, 1)), buckets)
     state = place_state(mesh, initial_train_state(task, optimizer, config.seed))
 
-    def call() -> None:
+    def call() -> Any:
         nonlocal state
         state, metrics = program(state, order)
-        jax.block_until_ready(metrics)
+        return jax.block_until_ready(metrics)
 
     return call
 

@@ -80,7 +80,7 @@ def _joined(cell: GatedCell, weight: Float[Array, "O G H"], given: Recurrence) -
     """Returns ``[W_x; b; W]``, and the recurrence with ``[x, 1]`` in the place of z."""
     params, dtype = given.params, compute_dtype(given.steps.z)
     bias = cell.gate_inputs(params, jnp.zeros((1, *weight.shape[1:]), dtype))
-    xs = given.xs.astype(dtype)
+    xs = jnp.asarray(given.xs, dtype)
     xs = jnp.concatenate([xs, jnp.ones_like(xs[..., :1])], -1)
     weight = jnp.concatenate([params.w_x.astype(weight.dtype), bias.astype(weight.dtype), weight])
     return weight, given._replace(cell=None, xs=xs, steps=given.steps._replace(z=None))
