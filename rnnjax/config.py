@@ -213,15 +213,19 @@ class ParallelConfig(Config):
     """How the work is split over devices.
 
     Attributes:
-      batch: number of devices that share each batch; "all", or "auto" for as many as pay.
+      batch: number of devices that share each batch; "all", or "auto" for as many as pay. A batch that does not divide
+        is filled up with examples of weight zero.
+      via: what maps a step over devices: "shard_map", or "pmap", which computes the same.
     """
 
     batch: str = "auto"
+    via: str = "shard_map"
 
     def check(self) -> None:
         super().check()
         known = self.batch in ("auto", "all") or (self.batch.isdigit() and int(self.batch) >= 1)
         require(known, f'parallel.batch must be "auto", "all" or a number of devices, got {self.batch!r}')
+        require(self.via in ("shard_map", "pmap"), f'parallel.via must be "shard_map" or "pmap", got {self.via!r}')
 
 
 @dataclasses.dataclass

@@ -42,10 +42,10 @@ def batch_mesh(choice: str, batch_size: int) -> Mesh:
 
     Args:
       choice: number of devices, "all" or "auto", as for `device_counts`, whose first is taken.
-      batch_size: examples in a batch.
+      batch_size: examples in a batch; where it does not divide, `filled_batch` says how many each batch gets.
 
     Raises:
-      ConfigError: if there are not so many devices, or the batch does not divide.
+      ConfigError: if there are not so many devices.
     """
     devices = jax.devices()
     count = device_counts(choice, batch_size)[0]
@@ -53,12 +53,12 @@ def batch_mesh(choice: str, batch_size: int) -> Mesh:
         raise ConfigError(
             f"parallel.batch asks for {count} devices, but there are {len(devices)} ({devices[0].device_kind})"
         )
-    if batch_size % count:
-        raise ConfigError(
-            f"batch_size {batch_size} does not divide over {count} devices; choose a multiple of {count}, "
-            "or another parallel.batch"
-        )
     return jax.make_mesh((count,), (BATCH,), axis_types=(AxisType.Auto,), devices=devices[:count])
+
+
+def filled_batch(mesh: Mesh, batch_size: int) -> int:
+    """Returns the size of a batch that is filled up until it divides over the devices of the mesh."""
+    return -(-batch_size // mesh.shape[BATCH]) * mesh.shape[BATCH]
 
 
 def _auto_count(available: int, batch_size: int) -> int:

@@ -46,7 +46,7 @@ def choose_devices(
       run: its directory.
 
     Raises:
-      ConfigError: if there are not so many devices, or the batch does not divide.
+      ConfigError: if there are not so many devices.
     """
     counts = device_counts(config.parallel.batch, config.batch_size)
     if len(counts) == 1:
@@ -97,7 +97,7 @@ def _steps_call(
     """Returns a call that takes some steps on so many devices and waits for them."""
     mesh = batch_mesh(str(count), config.batch_size)
     batch = {name: values[: config.batch_size] for name, values in task.data.splits["train"].items()}
-    program = TrainProgram(task, optimizer, mesh, device_feed(mesh, batch))
+    program = TrainProgram(task, optimizer, mesh, device_feed(mesh, batch), config.batch_size, config.parallel.via)
     buckets = None if task.buckets is None else np.full(_STEPS, len(task.buckets.widths) // 2)
     order = Order(np.tile(np.arange(config.batch_size), (_STEPS, 1)), buckets)
     state = place_state(mesh, initial_train_state(task, optimizer, config.seed))

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from rnnjax.config import TrainConfig, to_dict
-from rnnjax.parallel.mesh import batch_mesh
+from rnnjax.config import TrainConfig, require, to_dict
+from rnnjax.parallel.mesh import BATCH, batch_mesh, filled_batch
 from rnnjax.tasks.task import Task
 from rnnjax.training import plots
-from rnnjax.training.batches import Order, device_feed, epoch_orders, epoch_steps, host_feed
+from rnnjax.training.batches import Order, device_feed, epoch_orders, epoch_steps, host_feed, left_out
 from rnnjax.training.checkpoint import Checkpoints
 from rnnjax.training.devices import choose_devices
 from rnnjax.training.event_log import EventLog
@@ -84,6 +84,7 @@ def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     programs = compile_programs(task, config, optimizer, devices)
     run.claim(to_dict(config))
     run.write_devices(devices)
+    say_what_does_not_divide(task, config.batch_size, programs.mesh)
     with open_checkpoints(run, task) as checkpoints:
         state, begin = initial_or_restored(task, optimizer, config, programs.mesh, checkpoints)
         run.keep_metrics_until(begin)
@@ -133,15 +134,42 @@ def make_plan(task: Task, config: TrainConfig) -> Plan:
 
 def compile_programs(task: Task, config: TrainConfig, optimizer: Any, devices: int) -> Programs:
     """Returns the programs of the run on so many devices, which are compiled when they are first called."""
-    mesh = batch_mesh(str(devices), config.batch_size)
+    size, via = config.batch_size, config.parallel.via
+    mesh = batch_mesh(str(devices), size)
+    require(
+        task.carry is None or filled_batch(mesh, size) == size,
+        f"batch_size {size} does not divide over {mesh.shape[BATCH]} devices, which this task needs because it carries "
+        "state from batch to batch; choose a multiple, or another parallel.batch",
+    )
     resident = config.data.feed == "device"
     feed = (device_feed if resident else host_feed)(mesh, task.data.splits["train"])
     return Programs(
         mesh,
-        TrainProgram(task, optimizer, mesh, feed),
-        epoch_orders(mesh, task, config.seed, config.batch_size),
-        {name: evaluator(task, mesh, name, config.batch_size, resident=resident) for name in ("validation", "test")},
+        TrainProgram(task, optimizer, mesh, feed, size, via),
+        epoch_orders(mesh, task, config.seed, size),
+        {name: evaluator(task, mesh, name, size, resident=resident, via=via) for name in ("validation", "test")},
     )
+
+
+def say_what_does_not_divide(task: Task, batch_size: int, mesh: Mesh) -> None:
+    """Logs how many examples each epoch leaves out, and how batches are filled up for the devices."""
+    count, filled = left_out(task, batch_size), filled_batch(mesh, batch_size)
+    if count:
+        which = "the same" if task.ordered else "others"
+        _log.info(
+            "each epoch leaves out %d of %d training examples, %s every time, that are too few for a batch of %d",
+            count,
+            task.examples("train"),
+            which,
+            batch_size,
+        )
+    if filled != batch_size:
+        _log.info(
+            "batches of %d are filled up to %d with examples of weight zero, to divide over %d devices",
+            batch_size,
+            filled,
+            mesh.shape[BATCH],
+        )
 
 
 def initial_or_restored(
