@@ -63,17 +63,12 @@ class Calls(NamedTuple):
     infer: Callable[[], Any]
 
 
-def rnnjax_calls(case: Case) -> Calls:
-    """This library's training step, the batch split over devices as the training command does it."""
+def classifier(case: Case) -> tuple[Any, Any]:
+    """Returns this library's model and its task, of batches with `xs` and `labels`."""
     import rnnjax
     from rnnjax.data.dataset import DataSet
     from rnnjax.models import SequenceClassifier
-    from rnnjax.parallel.mesh import BATCH, batch_mesh
     from rnnjax.tasks.task import Task
-    from rnnjax.training.batches import place
-    from rnnjax.training.program import STATE, place_state
-    from rnnjax.training.state import initial_train_state
-    from rnnjax.training.step import train_step
 
     cell = getattr(rnnjax, case.cell)(case.H)
     model = SequenceClassifier(cell if case.layers == 1 else rnnjax.Stack((cell,) * case.layers), CLASSES)
@@ -82,7 +77,18 @@ def rnnjax_calls(case: Case) -> Calls:
         logits: Any = model.apply(params, batch["xs"])
         return {"loss": optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])}, carry
 
-    task = Task(DataSet("", {}, "", ""), lambda key: model.init(key, jnp.zeros((1, case.T, case.I))), values)
+    return model, Task(DataSet("", {}, "", ""), lambda key: model.init(key, jnp.zeros((1, case.T, case.I))), values)
+
+
+def rnnjax_calls(case: Case) -> Calls:
+    """This library's training step, the batch split over devices as the training command does it."""
+    from rnnjax.parallel.mesh import BATCH, batch_mesh
+    from rnnjax.training.batches import place
+    from rnnjax.training.program import STATE, place_state
+    from rnnjax.training.state import initial_train_state
+    from rnnjax.training.step import train_step
+
+    model, task = classifier(case)
     optimizer, mesh = optax.adam(LEARNING_RATE), batch_mesh("auto", case.B)
     split = PartitionSpec(BATCH)
     step = jax.shard_map(
@@ -97,12 +103,12 @@ def rnnjax_calls(case: Case) -> Calls:
     state = place_state(mesh, initial_train_state(task, optimizer, 0))
     params = jax.tree.map(jnp.copy, state.params)
     return Calls(
-        _repeated(jax.jit(step, donate_argnums=0), state, batch),
+        repeated(jax.jit(step, donate_argnums=0), state, batch),
         functools.partial(jax.jit(predict), params, batch["xs"]),
     )
 
 
-def _repeated(step: Callable[[Any, Any], tuple[Any, Any]], state: Any, batch: Any) -> Callable[[], Any]:
+def repeated(step: Callable[[Any, Any], tuple[Any, Any]], state: Any, batch: Any) -> Callable[[], Any]:
     """Returns a call that takes one step from the state that the call before it left."""
 
     def call() -> Any:
@@ -134,7 +140,7 @@ def _jax_calls(case: Case, params: Any, outputs: Callable[[Any, Any], Any]) -> C
 
     state = jax.tree.map(jnp.copy, (params, optimizer.init(params)))
     return Calls(
-        _repeated(jax.jit(step, donate_argnums=0), state, (xs, labels)),
+        repeated(jax.jit(step, donate_argnums=0), state, (xs, labels)),
         functools.partial(jax.jit(logits), params, xs),
     )
 
