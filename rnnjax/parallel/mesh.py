@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -27,12 +28,13 @@ def device_counts(choice: str, batch_size: int) -> tuple[int, ...]:
 
     Args:
       choice: number of devices; "all"; or "auto" for the most that divide the batch, with 32 examples each at least
-        on CPUs, where one device that has all cores may be as fast and is the other possibility.
+        on CPUs, where one device that has all cores may be as fast and is the other possibility. Of several processes
+        "auto" is all.
       batch_size: examples in a batch.
     """
     available = jax.device_count()
-    if choice != "auto":
-        return (available if choice == "all" else int(choice),)
+    if choice != "auto" or jax.process_count() > 1:
+        return (int(choice) if choice.isdigit() else available,)
     most = _auto_count(available, batch_size)
     return (most, 1) if most > 1 and jax.default_backend() == "cpu" else (most,)
 
@@ -41,11 +43,12 @@ def batch_mesh(choice: str, batch_size: int) -> Mesh:
     """Returns a mesh with one axis, over which batches are split.
 
     Args:
-      choice: number of devices, "all" or "auto", as for `device_counts`, whose first is taken.
+      choice: number of devices, "all" or "auto", as for `device_counts`, whose first is taken; the first devices of each
+        process.
       batch_size: examples in a batch; where it does not divide, `filled_batch` says how many each batch gets.
 
     Raises:
-      ConfigError: if there are not so many devices.
+      ConfigError: if there are not so many devices, or the processes of the run cannot give the same number each.
     """
     devices = jax.devices()
     count = device_counts(choice, batch_size)[0]
@@ -53,7 +56,20 @@ def batch_mesh(choice: str, batch_size: int) -> Mesh:
         raise ConfigError(
             f"parallel.batch asks for {count} devices, but there are {len(devices)} ({devices[0].device_kind})"
         )
-    return jax.make_mesh((count,), (BATCH,), axis_types=(AxisType.Auto,), devices=devices[:count])
+    return jax.make_mesh((count,), (BATCH,), axis_types=(AxisType.Auto,), devices=_of_every_process(devices, count))
+
+
+def _of_every_process(devices: Sequence[jax.Device], count: int) -> list[jax.Device]:
+    """Returns so many devices, the first ones of each process."""
+    processes = jax.process_count()
+    each, rest = divmod(count, processes)
+    parts = [[device for device in devices if device.process_index == process][:each] for process in range(processes)]
+    if rest or any(len(part) < each for part in parts):
+        raise ConfigError(
+            f"{count} devices cannot be the same number in each of {processes} processes; set parallel.batch to a "
+            f"multiple of {processes} that each process has devices for"
+        )
+    return [device for part in parts for device in part]
 
 
 def filled_batch(mesh: Mesh, batch_size: int) -> int:

@@ -47,8 +47,18 @@ class Feed(NamedTuple):
 
 
 def place(mesh: Mesh, spec: PartitionSpec, tree: Any) -> Any:
-    """Returns the arrays on the devices of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, spec))
+    """Returns the arrays on the devices of the mesh; of several processes each places its own devices' parts."""
+    sharding = NamedSharding(mesh, spec)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(functools.partial(_own_parts, sharding), tree)
+
+
+def _own_parts(sharding: NamedSharding, leaf: Any) -> Array:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_own_parts(sharding, jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+    values = np.asarray(leaf)
+    return jax.make_array_from_callback(values.shape, sharding, lambda part: values[part])
 
 
 def device_feed(mesh: Mesh, split: Arrays) -> Feed:
@@ -61,11 +71,20 @@ def device_feed(mesh: Mesh, split: Arrays) -> Feed:
 
 
 def host_feed(mesh: Mesh, split: Arrays) -> Feed:
-    """Returns a feed that gathers batches on the host and sends them while the devices work on those before."""
+    """Returns a feed that gathers batches on the host and sends them while the devices work on those before.
+
+    Of several processes each gathers the examples of its own devices.
+    """
+    sharding = NamedSharding(mesh, STEPS)
 
     def batches(order: Order) -> Any:
         rows = np.asarray(order.rows)
-        return place(mesh, STEPS, {name: values[rows] for name, values in split.items()})
+
+        def gathered(values: np.ndarray) -> Array:
+            shape = rows.shape + values.shape[1:]
+            return jax.make_array_from_callback(shape, sharding, lambda part: values[rows[part[:2]]])
+
+        return {name: gathered(values) for name, values in split.items()}
 
     return Feed((), batches, lambda resident, batch: batch)
 

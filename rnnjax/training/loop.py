@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from rnnjax.config import TrainConfig, require, to_dict
+from rnnjax.parallel.distributed import wait_for_all
 from rnnjax.parallel.mesh import BATCH, batch_mesh, filled_batch
 from rnnjax.tasks.task import Task
 from rnnjax.training import plots
@@ -71,6 +72,8 @@ class Programs(NamedTuple):
 def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     """Trains, or goes on from the run's last checkpoint; returns the summary, which it also writes.
 
+    Of several processes the one that writes has the summary, the others nothing.
+
     Raises:
       ConfigError: if the config cannot be run on this data and these devices.
       CheckpointError: if checkpoints cannot be written or read.
@@ -88,16 +91,24 @@ def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     with open_checkpoints(run, task) as checkpoints:
         state, begin = initial_or_restored(task, optimizer, config, programs.mesh, checkpoints)
         run.keep_metrics_until(begin)
-        with EventLog(run.tensorboard, begin or None) as events, Progress(begin, plan.steps) as progress:
+        with (
+            EventLog(run.tensorboard, begin or None, writes=run.writes) as events,
+            Progress(begin, plan.steps, shown=run.writes) as progress,
+        ):
             first_step = time.perf_counter()
             state = train_steps(
                 plan, programs, state, begin, Record(task, run, events, progress, checkpoints, config.log_every)
             )
             step_seconds = time.perf_counter() - first_step - programs.steps.compile_seconds
-            test = task.complete(means(programs.evaluate["test"](state.params))) | scores(task, state.params, "test")
+            test = task.complete(means(programs.evaluate["test"](state.params)))
+            if run.writes:
+                test |= scores(task, state.params, "test")
             rows = [{"step": plan.steps, "epoch": plan.epochs, "split": "test", **test}]
             run.append_metrics(rows)
             events.write(rows)
+            wait_for_all("scored")  # what takes one of them long would be too long for the checkpoints' own waiting
+    if not run.writes:
+        return {}
     rows = run.metrics()
     plots.plot_curves(rows, run.plots)
     if task.plots is not None:
@@ -190,7 +201,7 @@ def train_steps(plan: Plan, programs: Programs, state: TrainState, begin: int, r
 
     While the devices work on a call, the host logs the one before it and writes its checkpoint.
     """
-    step, before = begin, None
+    step, before, stopped = begin, None, None
     with StopRequest() as stop:
         for epoch, first, count in plan.calls(begin):
             state, metrics = programs.steps(state, programs.order(epoch).part(first, count))
@@ -202,12 +213,13 @@ def train_steps(plan: Plan, programs: Programs, state: TrainState, begin: int, r
             if before is not None:
                 record.write(before)
             before = Finished(epoch + 1, step, metrics, validation, kept)
-            if stop.signal:
+            stopped = stop.of_any_process()
+            if stopped:
                 break
         if before is not None:
             record.write(before)
         if step < plan.steps:
             record.checkpoints.save(step, state, {})
             record.checkpoints.wait()
-            raise Interrupted(f"stopped by {stop.signal} at step {step} of {plan.steps}, after a checkpoint")
+            raise Interrupted(f"stopped by {stopped} at step {step} of {plan.steps}, after a checkpoint")
     return state

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
 from rnnjax.parallel.mapping import map_over_devices
@@ -36,7 +36,7 @@ STATE = TrainState(*_SPECS)
 
 def place_state(mesh: Mesh, state: TrainState) -> TrainState:
     """Returns the state on the devices: a carry split like the batch, all else everywhere."""
-    return jax.device_put(state, jax.tree.map(lambda spec: NamedSharding(mesh, spec), STATE))
+    return jax.tree.map(lambda spec, part: place(mesh, spec, part), STATE, state)
 
 
 def settle(results: Any) -> Any:
