@@ -59,7 +59,7 @@ def batch_mesh(choice: str, batch_size: int) -> Mesh:
     return jax.make_mesh((count,), (BATCH,), axis_types=(AxisType.Auto,), devices=_of_every_process(devices, count))
 
 
-def _of_every_process(devices: Sequence[jax.Device], count: int) -> list[jax.Device]:
+def _of_every_process(devices: Sequence[Any], count: int) -> list[Any]:
     """Returns so many devices, the first ones of each process."""
     processes = jax.process_count()
     each, rest = divmod(count, processes)

@@ -81,8 +81,10 @@ def host_feed(mesh: Mesh, split: Arrays) -> Feed:
         rows = np.asarray(order.rows)
 
         def gathered(values: np.ndarray) -> Array:
-            shape = rows.shape + values.shape[1:]
-            return jax.make_array_from_callback(shape, sharding, lambda part: values[rows[part[:2]]])
+            def part(index: Any) -> np.ndarray:
+                return values[rows[index[:2]]]
+
+            return jax.make_array_from_callback(rows.shape + values.shape[1:], sharding, part)
 
         return {name: gathered(values) for name, values in split.items()}
 
