@@ -21,7 +21,7 @@ from configs.ptb import get_config
 from rnnjax.commands import exit_code
 from rnnjax.config import freeze
 from rnnjax.errors import ConfigError
-from rnnjax.parallel.mesh import provide_cpu_devices
+from rnnjax.parallel.mesh import device_counts, provide_cpu_devices
 from rnnjax.tasks.language_model import Config, build
 from rnnjax.tasks.task import Task
 from rnnjax.training.loop import compile_programs, make_plan
@@ -110,7 +110,8 @@ def rnnjax_steps(task: Task, config: Config, steps: int) -> Callable[[], Any]:
     """Returns a call that takes the first steps of an epoch, as the training command does, going on from its state."""
     plan = make_plan(task, config)
     optimizer = build_optimizer(config.optimizer, plan.steps, plan.epoch_steps)
-    programs = compile_programs(task, config, optimizer)
+    devices = device_counts(config.parallel.batch, config.batch_size)[0]
+    programs = compile_programs(task, config, optimizer, devices)
     order = programs.order(0).part(0, steps)
     state = [place_state(programs.mesh, initial_train_state(task, optimizer, config.seed))]
 
