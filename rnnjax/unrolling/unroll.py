@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rnnjax.cells.cell import Cell, Key, Params, State
 from rnnjax.cells.randomness import split
 from rnnjax.unrolling.fused import Fused, fuses
-from rnnjax.unrolling.recurrence import Method, Recurrence, Steps, select
+from rnnjax.unrolling.recurrence import Method, Pass, PassMethod, Recurrence, Steps, select
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.static import Static
 
@@ -90,17 +90,23 @@ def _unroll(cell, method, reverse, time_axis, params, xs, state, lengths, resets
 
 
 def _over_time(cell, method, params, xs, state, valid, resets, key):
-    """Returns ``(ys, state)`` of time-major inputs, by `method` for each recurrence that the cell is made of."""
-
-    def recur(cell, params, zs, state, initial, xs=None):
-        steps = Steps(zs, valid, resets)
-        state, initial = varying_like(steps, params, state, initial)
-        return method.run(Recurrence(cell, params, state, initial, steps, xs))
-
+    """Returns ``(ys, state)`` of time-major inputs, by a method of either kind."""
     batch = xs.shape[1:-1]
     initial = None if resets is None else cell.start(params, batch, xs.dtype)
     state = cell.start(params, batch, xs.dtype) if state is None else state
-    return cell.over_time(recur, params, xs, state, initial, key)
+    given = Pass(cell, params, xs, state, initial, valid, resets, key)
+    return method.run_pass(given) if isinstance(method, PassMethod) else by_recurrences(method, given)
+
+
+def by_recurrences(method: Method, given: Pass) -> tuple[Array, State]:
+    """Returns ``ys [T, *batch, O]`` and the final state, by `method` for each recurrence that the cell is made of."""
+
+    def recur(cell, params, zs, state, initial, xs=None):
+        steps = Steps(zs, given.valid, given.resets)
+        state, initial = varying_like(steps, params, state, initial)
+        return method.run(Recurrence(cell, params, state, initial, steps, xs))
+
+    return given.cell.over_time(recur, given.params, given.xs, given.state, given.initial, given.key)
 
 
 def varying_like(steps: Steps, params: Params, *states: State) -> list[State]:
@@ -108,17 +114,22 @@ def varying_like(steps: Steps, params: Params, *states: State) -> list[State]:
 
     Inside `jax.shard_map` a loop's state must have one type throughout; elsewhere this changes nothing.
     """
+    return vary(list(states), varying_axes((steps, params, states)))
 
-    def varying(leaf: Array) -> frozenset[str]:
-        return jax.typeof(leaf).manual_axis_type.varying
 
-    axes = {axis for leaf in jax.tree.leaves((steps, params, states)) for axis in varying(leaf)}
+def varying_axes(tree: Any) -> frozenset[str]:
+    """Returns the mesh axes over which any leaf varies, as `jax.shard_map` keeps account of them."""
+    return frozenset().union(*(jax.typeof(leaf).manual_axis_type.varying for leaf in jax.tree.leaves(tree)))
 
-    def vary(leaf: Array) -> Array:
-        missing = tuple(axes - varying(leaf))
-        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
-    return [jax.tree.map(vary, state) for state in states]
+def vary(tree: Any, axes: frozenset[str]) -> Any:
+    """Returns the tree with every leaf declared to vary over the axes."""
+
+    def leaf(x: Array) -> Array:
+        missing = tuple(sorted(axes - varying_axes(x)))
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(leaf, tree)
 
 
 def backward(xs: Any, lengths: Int[Array, " *B"] | None) -> Any:
