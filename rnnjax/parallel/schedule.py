@@ -19,7 +19,7 @@ class ChunkCost(NamedTuple):
         return self.fixed + self.step * chunk
 
 
-TYPICAL = ChunkCost(fixed=2.0, step=1.0)  # in the time of a step: only the ratio matters to the choice of a chunk
+TYPICAL = ChunkCost(fixed=1.0, step=1.0)  # in the time of a step: only the ratio matters to the choice of a chunk
 
 
 def pipeline_seconds(length: int, chunk: int, devices: int, cost: ChunkCost) -> float:
