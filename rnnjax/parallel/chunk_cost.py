@@ -13,7 +13,8 @@ from jax.sharding import PartitionSpec
 
 from rnnjax.cells.cell import Cell
 from rnnjax.cells.wrappers import Stack
-from rnnjax.parallel.layers import LAYERS, Wavefront
+from rnnjax.parallel.layers import Wavefront
+from rnnjax.parallel.mesh import LAYERS
 from rnnjax.parallel.schedule import ChunkCost
 from rnnjax.unrolling.unroll import unroll
 

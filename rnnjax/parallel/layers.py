@@ -5,23 +5,25 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from rnnjax.cells.cell import Cell, State, check_size
 from rnnjax.cells.randomness import TimedKey, split, timed
 from rnnjax.cells.wrappers import Stack
+from rnnjax.errors import ConfigError
 from rnnjax.parallel.branches import switch
+from rnnjax.parallel.mesh import LAYERS
 from rnnjax.parallel.pool import Pool
 from rnnjax.parallel.replicated import enter, leave
 from rnnjax.parallel.schedule import balanced, best_chunk
 from rnnjax.unrolling.recurrence import Method, Pass, Recurrence
-from rnnjax.unrolling.unroll import by_recurrences, check_method, choose_method, vary, varying_axes
-
-LAYERS = "layers"
+from rnnjax.unrolling.unroll import by_recurrences, check_method, choose_method, choosing, vary, varying_axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +74,39 @@ class Wavefront:
         held, own = pipeline.parts(layers, state)
         ys, own = pipeline.run(sequence, held, own)
         return pipeline.gathered(ys[:length], own)
+
+
+def splitting_layers(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """Returns a function to be mapped over a mesh, with every `Stack` that it unrolls split over the axis `layers`.
+
+    Where the mesh has no such axis, or one of one device, it is the function as it was. Cells that have fewer layers
+    than the axis has devices, or are no `Stack`, are unrolled on every device alike.
+
+    Raises:
+      ConfigError: when it is traced, if nothing that it unrolls can be split.
+    """
+    devices, found = mesh.shape.get(LAYERS, 1), []
+    if devices == 1:
+        return function
+
+    def method_for(cell: Cell) -> Method | None:
+        if not isinstance(cell, Stack) or len(cell.cells) < devices:
+            return None
+        found.append(cell)
+        return Wavefront()
+
+    @functools.wraps(function)
+    def split(*arguments: Any) -> Any:
+        with choosing(method_for):
+            results = function(*arguments)
+        if not found:
+            raise ConfigError(
+                f"parallel.layers is {devices}, but the model unrolls no stack of so many layers; set cell.layers to "
+                f"{devices} or more, or parallel.layers to 1"
+            )
+        return results
+
+    return split
 
 
 def check_stack(cell: Cell, devices: int) -> None:

@@ -48,7 +48,7 @@ def choose_devices(
     Raises:
       ConfigError: if there are not so many devices.
     """
-    counts = device_counts(config.parallel.batch, config.batch_size)
+    counts = device_counts(config.parallel.batch, config.batch_size, config.parallel.layers)
     if len(counts) == 1:
         return counts[0]
     begun = run.devices()

@@ -146,7 +146,7 @@ def make_plan(task: Task, config: TrainConfig) -> Plan:
 def compile_programs(task: Task, config: TrainConfig, optimizer: Any, devices: int) -> Programs:
     """Returns the programs of the run on so many devices, which are compiled when they are first called."""
     size, via = config.batch_size, config.parallel.via
-    mesh = batch_mesh(str(devices), size)
+    mesh = batch_mesh(str(devices), size, config.parallel.layers)
     require(
         task.carry is None or filled_batch(mesh, size) == size,
         f"batch_size {size} does not divide over {mesh.shape[BATCH]} devices, which this task needs because it carries "

@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
+from rnnjax.parallel.layers import splitting_layers
 from rnnjax.parallel.mapping import map_over_devices
 from rnnjax.parallel.mesh import BATCH, filled_batch
 from rnnjax.tasks.task import Task
@@ -79,6 +80,7 @@ class TrainProgram:
             return jax.lax.scan(one, state, (batches, bucket))
 
         in_specs = (STATE, EVERYWHERE, STEPS, EVERYWHERE, SPLIT)
+        steps = splitting_layers(steps, mesh)
         self._compile = map_over_devices(steps, mesh, in_specs, (STATE, EVERYWHERE), via=via, donate=[0])
 
     def __call__(self, state: TrainState, order: Order) -> tuple[TrainState, dict[str, Array]]:
@@ -140,7 +142,7 @@ def evaluator(
         return carry, jax.tree.map(lambda part: part.sum(), parts)
 
     in_specs = (EVERYWHERE, SPLIT, STEPS, STEPS, EVERYWHERE)
-    compile_sums = map_over_devices(sums, mesh, in_specs, (SPLIT, EVERYWHERE), via=via)
+    compile_sums = map_over_devices(splitting_layers(sums, mesh), mesh, in_specs, (SPLIT, EVERYWHERE), via=via)
     compiled: dict[int, Callable] = {}  # the last piece may have fewer batches
     start = place(mesh, SPLIT, task.carry)
     placed = [arguments(*pieces[0])] if resident else None

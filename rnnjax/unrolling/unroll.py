@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -47,8 +49,8 @@ def unroll(
       resets: where true, the state is set back to the cell's initial state before that step is taken.
       reverse: take the steps from the last valid one to the first; outputs stay in the order of the inputs, and the
         state returned is that after the first input.
-      method: how to unroll, such as `Static()` or `Scan()`; None takes what `choose_method` says. All methods give
-        the same values and gradients within rounding.
+      method: how to unroll, such as `Static()` or `Scan()`; None takes what `choose_method` says, or `choosing` before
+        it. All methods give the same values and gradients within rounding.
       key: PRNG key for dropout; None means evaluation. For a later part of a sequence, a `TimedKey` that names its
         steps, in the order in which they are taken.
       time_major: whether time is the first axis of `xs`, `resets` and the outputs.
@@ -68,7 +70,8 @@ def unroll(
     lengths = None if lengths is None else check_lengths(lengths, batch, length)
     resets = None if resets is None else check_resets(resets, batch, length, time_major)
     state = None if state is None else check_state(cell, state, batch, xs.dtype)
-    method = choose_method(cell, (length, *batch, xs.shape[-1])) if method is None else check_method(method)
+    method = _CHOOSING.get()(cell) if method is None else check_method(method)
+    method = choose_method(cell, (length, *batch, xs.shape[-1])) if method is None else method
     return _unroll(cell, method, reverse, time_axis, params, xs, state, lengths, resets, key)
 
 
@@ -141,6 +144,22 @@ def backward(xs: Any, lengths: Int[Array, " *B"] | None) -> Any:
     time = jnp.arange(xs.shape[0]).reshape(-1, *[1] * lengths.ndim)
     source = jnp.where(time < lengths, lengths - 1 - time, time)
     return jnp.take_along_axis(xs, source.reshape(source.shape + (1,) * (xs.ndim - source.ndim)), 0)
+
+
+@contextlib.contextmanager
+def choosing(method_for: Callable[[Cell], Method | None]) -> Iterator[None]:
+    """Within it, `unroll` without a method takes ``method_for(cell)``; where that is None, what `choose_method` says.
+
+    So a whole model is unrolled in some way without its own code knowing of it. What is traced within stays so.
+    """
+    token = _CHOOSING.set(method_for)
+    try:
+        yield
+    finally:
+        _CHOOSING.reset(token)
+
+
+_CHOOSING: ContextVar[Callable[[Cell], Method | None]] = ContextVar("choosing", default=lambda cell: None)
 
 
 def choose_method(cell: Cell, shape: tuple[int, ...], platform: str | None = None) -> Method:

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from rnnjax.errors import ConfigError
-from rnnjax.parallel.mesh import BATCH, batch_mesh, filled_batch, provide_cpu_devices
+from rnnjax.parallel.mesh import BATCH, LAYERS, batch_mesh, filled_batch, provide_cpu_devices
 
 # Tests run with two devices.
 
@@ -39,6 +39,19 @@ def test_more_devices_than_there_are_is_refused():
 @pytest.mark.parametrize(("choice", "batch_size", "filled"), [("2", 8, 8), ("2", 7, 8), ("2", 1, 2), ("1", 7, 7)])
 def test_a_batch_is_filled_up_until_it_divides(choice, batch_size, filled):
     assert filled_batch(batch_mesh(choice, batch_size), batch_size) == filled
+
+
+@pytest.mark.parametrize(("choice", "layers"), [("auto", "2"), ("all", "2"), ("1", "2"), ("all", "all")])
+def test_layers_take_devices_from_the_batch(choice, layers):
+    mesh = batch_mesh(choice, 150, layers)
+    assert dict(mesh.shape) == {BATCH: 1, LAYERS: 2}
+    assert mesh.devices.ravel().tolist() == jax.devices()[:2]
+
+
+@pytest.mark.parametrize(("choice", "layers", "asked"), [("2", "2", "2 x 2"), ("all", "3", "1 x 3")])
+def test_batch_and_layers_together_need_as_many_devices_as_their_product(choice, layers, asked):
+    with pytest.raises(ConfigError, match=f"and parallel.layers ask for {asked} devices, but there are 2"):
+        batch_mesh(choice, 8, layers)
 
 
 COUNT = "import jax, rnnjax.parallel.mesh as mesh; mesh.provide_cpu_devices(); print(len(jax.devices()))"
