@@ -89,11 +89,12 @@ def build(shape: Shape, program: Program, devices: int) -> Callable[[], Any]:
     """Returns a step: the gradient, with respect to the parameters, of the mean of the squared outputs."""
     import jax
     import jax.numpy as jnp
-    from jax.sharding import PartitionSpec
+    from jax.sharding import AxisType, PartitionSpec
 
     import rnnjax
     from rnnjax.parallel.batch import sum_over
-    from rnnjax.parallel.layers import LAYERS, Wavefront
+    from rnnjax.parallel.layers import Wavefront
+    from rnnjax.parallel.mesh import BATCH, LAYERS
 
     stack = rnnjax.Stack((getattr(rnnjax, shape.cell)(shape.hidden),) * shape.layers)
     params = stack.init(jax.random.key(0), shape.hidden)
@@ -104,16 +105,16 @@ def build(shape: Shape, program: Program, devices: int) -> Callable[[], Any]:
         return jax.grad(lambda params: jnp.square(rnnjax.unroll(stack, params, xs, method=method)[0]).mean())(params)
 
     def of_a_part(params: Any, xs: Any) -> Any:
-        sums = sum_over("batch", gradient(jax.lax.pcast(params, "batch", to="varying"), xs))
+        sums = sum_over(BATCH, gradient(jax.lax.pcast(params, BATCH, to="varying"), xs))
         return jax.tree.map(lambda leaf: leaf / devices, sums)
 
     if program.kind == "one":
         step = jax.jit(gradient)
     else:
-        axis = LAYERS if program.kind == "layers" else "batch"
-        mesh = jax.make_mesh((devices,), (axis,), devices=jax.devices()[:devices])
+        axis = LAYERS if program.kind == "layers" else BATCH
+        mesh = jax.make_mesh((devices,), (axis,), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
         everywhere = PartitionSpec()
-        split = everywhere if program.kind == "layers" else PartitionSpec("batch")
+        split = everywhere if program.kind == "layers" else PartitionSpec(BATCH)
         function = gradient if program.kind == "layers" else of_a_part
         step = jax.jit(jax.shard_map(function, mesh=mesh, in_specs=(everywhere, split), out_specs=everywhere))
     return functools.partial(step, params, xs)

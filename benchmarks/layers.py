@@ -81,12 +81,12 @@ def main(arguments: Sequence[str]) -> int:
     machine, rows, simulated, found = report.machine(), [], [], []
     print(f"{report.header(machine)}\nfloat32; times are medians; gains are over one core\n", flush=True)
     for shape in options.shapes:
-        cost, measured = measure(options, shape)
+        cost, layer_cost, measured = measure(options, shape)
         rows += measured
         print("\n".join([report.title_line(_COLUMNS), *map(row_line, measured)]), flush=True)
         found.append(verdict(options, shape, cost, measured))
         print(f"{found[-1]['text']}\n", flush=True)
-        simulated += simulate_more(options, shape)
+        simulated += simulate_more(options, shape, layer_cost)
     print("\n".join([report.title_line(_SIMULATED), *map(simulated_line, simulated)]), flush=True)
     if options.json:
         content = {"rows": rows, "simulated": simulated}
@@ -125,8 +125,8 @@ def shape_of(text: str) -> Shape:
     return Shape(cell, *map(report.at_least_one, sizes))
 
 
-def measure(options: argparse.Namespace, shape: Shape) -> tuple[ChunkCost, list[Row]]:
-    """Returns the cost of a chunk of the largest part of a stack, and a row for every contender."""
+def measure(options: argparse.Namespace, shape: Shape) -> tuple[ChunkCost, ChunkCost, list[Row]]:
+    """Returns what a chunk costs a device with its part of the layers and with one, and a row for every contender."""
     devices = options.devices
     cores = sorted(os.sched_getaffinity(0))[:devices]
     chunks = sorted({min(chunk, shape.length) for chunk in options.chunks})
@@ -148,7 +148,8 @@ def measure(options: argparse.Namespace, shape: Shape) -> tuple[ChunkCost, list[
         seconds=options.seconds,
     )
     seconds = {name: timing.spread(of) for name, of in times.items()}
-    cost = ChunkCost(*workers["one core"][0].cost(math.ceil(shape.layers / devices)))
+    own = math.ceil(shape.layers / devices)
+    cost, layer_cost = (ChunkCost(*workers["one core"][0].cost(layers)) for layers in (own, 1))
     alone = seconds["one core"].median
     rows = [
         row(shape, name, 1 if program is one else devices, program, seconds[name], alone, cost, worker)
@@ -156,7 +157,7 @@ def measure(options: argparse.Namespace, shape: Shape) -> tuple[ChunkCost, list[
     ]
     for worker, _ in workers.values():
         worker.close()
-    return cost, rows
+    return cost, layer_cost, rows
 
 
 def row(
@@ -198,26 +199,17 @@ def verdict(options: argparse.Namespace, shape: Shape, cost: ChunkCost, rows: Se
     return {"stack": _name(shape), "cost": cost._asdict(), **chunks, "text": text}
 
 
-def simulate_more(options: argparse.Namespace, shape: Shape) -> Iterator[SimulatedRow]:
+def simulate_more(options: argparse.Namespace, shape: Shape, cost: ChunkCost) -> Iterator[SimulatedRow]:
     """Yields a row for every number of devices, with a layer each of the shape's size."""
-    worker = Worker(shape, [], sorted(os.sched_getaffinity(0))[:1], 1)
-    cost = ChunkCost(*worker.cost(1))
-    worker.close()
+    # Gradients come back the way that outputs went.
+    latency, a_step = 2 * options.latency, 2 * 4 * shape.batch * shape.hidden / options.bandwidth
     for devices in options.simulate:
-
-        def hand_on(chunk: int) -> float:
-            return options.latency + 4 * chunk * shape.batch * shape.hidden / options.bandwidth
-
-        # Gradients come back the way that outputs went.
-        handed = ChunkCost(cost.fixed + 2 * hand_on(0), cost.step + 2 * (hand_on(1) - hand_on(0)))
-        chunk = best_chunk(shape.length, devices, handed)
+        chunk = best_chunk(shape.length, devices, ChunkCost(cost.fixed + latency, cost.step + a_step))
         chunks = math.ceil(shape.length / chunk)
-        found = simulate(Schedule(chunks, (cost.seconds(chunk),) * devices, 2 * hand_on(chunk)))
-        alone = devices * cost.step * shape.length
-        yield SimulatedRow(
-            f"{shape.cell} {devices} x {shape.hidden}", devices, chunk, found.seconds, alone / found.seconds,
-            bound(chunks, devices),
-        )  # fmt: skip
+        found = simulate(Schedule(chunks, (cost.seconds(chunk),) * devices, latency + a_step * chunk))
+        gain = devices * cost.step * shape.length / found.seconds
+        stack = f"{shape.cell} {devices} x {shape.hidden}"
+        yield SimulatedRow(stack, devices, chunk, found.seconds, gain, bound(chunks, devices))
 
 
 def row_line(row: Row) -> str:
