@@ -22,6 +22,7 @@ from rnnjax.parallel.mesh import LAYERS
 from rnnjax.parallel.pool import Pool
 from rnnjax.parallel.replicated import enter, leave
 from rnnjax.parallel.schedule import balanced, best_chunk
+from rnnjax.parallel.work import multiplications
 from rnnjax.unrolling.recurrence import Method, Pass, Recurrence
 from rnnjax.unrolling.unroll import by_recurrences, check_method, choose_method, choosing, vary, varying_axes
 
@@ -33,7 +34,7 @@ class Wavefront:
     For `rnnjax.unroll` inside `jax.shard_map` or `jax.pmap`. Of K chunks and D devices, at tick s = 0 .. K + D - 2
     device d takes its layers over chunk s - d and hands its outputs on, so that D devices are ``D K / (K + D - 1)``
     times as fast as one at best, forward and backward. Layers stay next to each other, and are shared out such that the
-    largest number of parameters on a device is least.
+    largest number of multiplications on a device is least.
 
     Arguments must be equal on all devices of the axis, parameters too: what is split is the work and what the gradient
     keeps, not the memory for parameters and the optimiser. Outputs and final state come back equal on all of them.
@@ -248,21 +249,24 @@ class _Pipeline:
     @classmethod
     def of(cls, front: Wavefront, cells, impl, devices: int, chunk: int, sequence, layers, state) -> _Pipeline:
         """Returns the pipeline for arguments like these."""
-        parts = balanced(tuple(sum(leaf.size for leaf in jax.tree.leaves(own)) for own in layers.params), devices)
-        pools = Pool.of([layers.part(part) for part in parts]), Pool.of([state[part] for part in parts])
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((chunk, *leaf.shape[1:]), leaf.dtype), sequence)
-        reads = [one.xs]
-        for part in parts:
-            run = functools.partial(_run_layers, cells[part], front.inner, impl)
-            ys, _ = jax.eval_shape(run, layers.part(part), state[part], one._replace(xs=reads[-1]))
-            reads.append(jax.ShapeDtypeStruct(ys.shape, ys.dtype))
-        width, dtype = max(like.shape[-1] for like in reads[1:]), jnp.result_type(*(like.dtype for like in reads[1:]))
+        between, costs = [one.xs], []
+        for layer, cell in enumerate(cells):
+            run, own = functools.partial(_run_layers, (cell,), front.inner, impl), slice(layer, layer + 1)
+            given = layers.part(own), state[own], one._replace(xs=between[-1])
+            program, (ys, _) = jax.make_jaxpr(run, return_shape=True)(*given)
+            between.append(jax.ShapeDtypeStruct(ys.shape, ys.dtype))
+            costs.append(1 + multiplications(program.jaxpr))
+        parts = balanced(tuple(costs), devices)
+        pools = Pool.of([layers.part(part) for part in parts]), Pool.of([state[part] for part in parts])
+        given = [between[part.stop] for part in parts]
+        width, dtype = max(like.shape[-1] for like in given), jnp.result_type(*(like.dtype for like in given))
         message = jax.ShapeDtypeStruct((*one.xs.shape[:-1], width), dtype)
         works = tuple(
-            _Work(which, cells[part], front.inner, impl, pools, reads[which] if which else None, message)
+            _Work(which, cells[part], front.inner, impl, pools, between[part.start] if which else None, message)
             for which, part in enumerate(parts)
         )
-        return cls(front.axis, chunk, parts, works, reads[-1])
+        return cls(front.axis, chunk, parts, works, between[-1])
 
     def parts(self, layers: _Layers, state: tuple[State, ...]) -> tuple[list[Array], list[Array]]:
         """Returns what this device holds, and the states of its layers, in their pools."""

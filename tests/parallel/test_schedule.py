@@ -3,6 +3,8 @@
 import itertools
 import math
 
+import jax
+import jax.numpy as jnp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from rnnjax import BasicRNN
 from rnnjax.parallel import chunk_cost
 from rnnjax.parallel.schedule import ChunkCost, Schedule, balanced, best_chunk, bound, pipeline_seconds, simulate
+from rnnjax.parallel.work import multiplications
 
 SECONDS = st.floats(1e-6, 1e3)
 COUNTS = st.integers(1, 40)
@@ -65,6 +68,14 @@ def test_neighbouring_costs_are_shared_out_evenly(costs, parts):
     least = min(max(sum(costs[a:b]) for a, b in itertools.pairwise(cut)) for cut in cuts)
     assert max(sum(costs[part]) for part in found) == least
     assert all(part.stop > part.start for part in found)
+
+
+def test_the_work_of_a_program_is_that_of_its_products():
+    def program(xs, w):
+        return jax.lax.scan(lambda h, x: (jnp.tanh(x @ w + h), None), xs[0] @ w, xs)[0]
+
+    traced = jax.make_jaxpr(jax.jit(program))(jnp.ones((5, 2, 3)), jnp.ones((3, 3)))
+    assert multiplications(traced.jaxpr) == (1 + 5) * 2 * 3 * 3
 
 
 def test_two_sizes_of_chunks_give_both_parts_of_a_cost():

@@ -1,7 +1,5 @@
 """Training with the layers of a stack on two devices."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
