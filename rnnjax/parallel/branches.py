@@ -31,7 +31,7 @@ def switch(branches: tuple[Branch, ...], index: Int[Array, ""], fixed: Any, movi
     leaves, structure = jax.tree.flatten((fixed, moving))
     wrapped = tuple(_Flat(branch, structure) for branch in branches)
     outputs = jax.eval_shape(branches[0], fixed, moving)
-    found = _switch(wrapped, len(jax.tree.leaves(fixed)), index, leaves)
+    found: Any = _switch(wrapped, len(jax.tree.leaves(fixed)), index, leaves)
     return jax.tree.unflatten(jax.tree.structure(outputs), found)
 
 
@@ -61,11 +61,16 @@ class _Derived:
     pull: Any
     kept: tuple[bool, ...]
 
+    @property
+    def residuals(self) -> list[Any]:
+        """Types of the residuals."""
+        return self.program.out_avals[len(self.program.out_avals) - len(self.kept) :]
+
     def run(self, *leaves: Array) -> tuple[list[Array], list[Array]]:
         """Returns the outputs and all residuals."""
         values = jaxpr_as_fun(self.program)(*leaves)
-        count = len(values) - len(self.kept)
-        return values[:count], values[count:]
+        outputs = len(values) - len(self.kept)
+        return values[:outputs], values[outputs:]
 
 
 @jax.tree_util.register_static
@@ -88,7 +93,7 @@ def _forward(branches: tuple[_Flat, ...], fixed: int, index: Any, leaves: list[A
     wanted = tuple(leaf.perturbed and differentiable(leaf.value) for leaf in leaves)
     values = [leaf.value for leaf in leaves]
     derived, axes = [_derive(branch, wanted, fixed, values) for branch in branches], varying_axes(values)
-    pool = Pool.of([_chosen(each.program.out_avals[-len(each.kept) or None :], each.kept) for each in derived])
+    pool = Pool.of([_chosen(each.residuals, each.kept) for each in derived])
     plan = _Plan(tuple(derived), pool, wanted, tuple(map(_like, values[fixed:])))
 
     def run(which: int, *leaves: Array) -> tuple[list[Array], list[Array]]:
@@ -161,4 +166,5 @@ def _like(value: Any) -> jax.ShapeDtypeStruct:
 
 def _instantiated(gradient: Any, axes: frozenset[str]) -> Array:
     """Returns a gradient as an array, also where it is known to be zero."""
-    return vary(jnp.zeros(gradient.shape, gradient.dtype) if isinstance(gradient, SymbolicZero) else gradient, axes)
+    like = _like(gradient)
+    return vary(jnp.zeros(like.shape, like.dtype) if isinstance(gradient, SymbolicZero) else gradient, axes)

@@ -67,11 +67,11 @@ class Wavefront:
     def run_pass(self, given: Pass) -> tuple[Array, State]:
         """Returns ``ys [T, *batch, O]`` and the state after the last step."""
         devices = _axis_size(self.axis)
-        check_stack(given.cell, devices)
+        cells = layers_for(devices, given.cell)
         length = len(given.xs)
         chunk = min(self.chunk or best_chunk(length, devices), length)
         sequence, layers, state, impl = _entered(self.axis, given, whole=length % chunk == 0)
-        pipeline = _Pipeline.of(self, given.cell.cells, impl, devices, chunk, sequence, layers, state)
+        pipeline = _Pipeline.of(self, cells, impl, devices, chunk, sequence, layers, state)
         held, own = pipeline.parts(layers, state)
         ys, own = pipeline.run(sequence, held, own)
         return pipeline.gathered(ys[:length], own)
@@ -110,8 +110,8 @@ def splitting_layers(function: Callable[..., Any], mesh: Mesh) -> Callable[..., 
     return split
 
 
-def check_stack(cell: Cell, devices: int) -> None:
-    """Raises unless a cell has layers for so many devices."""
+def layers_for(devices: int, cell: Cell) -> tuple[Cell, ...]:
+    """Returns the layers of a cell, raising unless it has some for so many devices."""
     if not isinstance(cell, Stack):
         raise TypeError(f"layers are split over devices for a Stack, got {cell!r}")
     if len(cell.cells) < devices:
@@ -119,6 +119,7 @@ def check_stack(cell: Cell, devices: int) -> None:
             f"a Stack of {len(cell.cells)} layers cannot be split over {devices} devices; "
             f"take {len(cell.cells)} devices at most"
         )
+    return cell.cells
 
 
 def _axis_size(axis: str) -> int:
@@ -148,7 +149,8 @@ class _Layers(NamedTuple):
 
     def part(self, which: slice) -> _Layers:
         """Returns some of the layers."""
-        return _Layers(*(None if entries is None else entries[which] for entries in self))
+        initial, keys = (None if entries is None else entries[which] for entries in (self.initial, self.keys))
+        return _Layers(self.params[which], initial, keys)
 
 
 def _entered(axis: str, given: Pass, whole: bool) -> tuple[_Sequence, _Layers, tuple[State, ...], Any]:
@@ -175,10 +177,13 @@ def _run_layers(cells, method, impl, layers: _Layers, state, sequence: _Sequence
     """Returns what `unroll` makes of some layers, and their states."""
     ys, after = sequence.xs, []
     for layer, cell in enumerate(cells):
-        params, initial, key = layers.part(slice(layer, layer + 1))
-        if key is not None:
-            key = TimedKey(jax.random.wrap_key_data(key[0], impl=impl), sequence.time)
-        given = Pass(cell, params[0], ys, state[layer], initial and initial[0], sequence.valid, sequence.resets, key)
+        key = initial = None
+        if layers.keys is not None and sequence.time is not None:
+            key = TimedKey(jax.random.wrap_key_data(layers.keys[layer], impl=impl), sequence.time)
+        if layers.initial is not None:
+            initial = layers.initial[layer]
+        own = layers.params[layer], ys, state[layer], initial
+        given = Pass(cell, *own, sequence.valid, sequence.resets, key)
         ys, last = by_recurrences(method or choose_method(cell, ys.shape), given)
         after.append(last)
     return ys, tuple(after)
