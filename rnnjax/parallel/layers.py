@@ -165,12 +165,10 @@ def _entered(axis: str, given: Pass, whole: bool) -> tuple[_Sequence, _Layers, t
         key, time = timed(given.key, length)
         key = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
         keys, impl = tuple(map(jax.random.key_data, split(key, len(given.state)))), jax.random.key_impl(key)
-    parts = (
-        _Sequence(given.xs, valid, given.resets, time),
-        _Layers(given.params, given.initial, keys),
-        given.state,
-    )
-    return *enter(axis, vary(parts, varying_axes(parts) - {axis})), impl
+    parts = _Sequence(given.xs, valid, given.resets, time), _Layers(given.params, given.initial, keys), given.state
+    sequence, *held = vary(parts, varying_axes(parts) - {axis})
+    # Apart, for where inputs need no gradient none is then computed; together they would have one if parameters do.
+    return enter(axis, sequence), *enter(axis, tuple(held)), impl
 
 
 def _run_layers(cells, method, impl, layers: _Layers, state, sequence: _Sequence) -> tuple[Array, tuple[State, ...]]:
