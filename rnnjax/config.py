@@ -233,7 +233,7 @@ class ParallelConfig(Config):
         require(self.via in ("shard_map", "pmap"), f'parallel.via must be "shard_map" or "pmap", got {self.via!r}')
         require(
             self.via == "shard_map" or self.layers == "1",
-            f"parallel.via=pmap maps over the batch alone, got parallel.layers={self.layers}; set parallel.via=shard_map",
+            f"parallel.via=pmap maps over the batch alone, got parallel.layers={self.layers}; set via to shard_map",
         )
 
 

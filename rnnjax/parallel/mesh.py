@@ -44,8 +44,8 @@ def batch_mesh(choice: str, batch_size: int, layers: str = "1") -> Mesh:
     """Returns a mesh with an axis over which batches are split, and where layers are split too, one for them.
 
     Args:
-      choice: number of devices, "all" or "auto", as for `device_counts`, whose first is taken; the first devices of each
-        process.
+      choice: number of devices, "all" or "auto", as for `device_counts`, whose first is taken; of each process the
+        first devices.
       batch_size: examples in a batch; where it does not divide, `filled_batch` says how many each batch gets.
       layers: as for `device_counts`.
 
