@@ -68,16 +68,12 @@ class Calls(NamedTuple):
 STEPS = 8  # in a compiled call of rnnjax, which has an epoch's in the training command
 
 
-def rnnjax_calls(case: Case) -> Calls:
-    """This library's training as its command does it: several steps in a call, on the fastest number of devices."""
+def classifier(case: Case) -> tuple[Any, Any]:
+    """Returns this library's model and its task, whose training data are one batch of `xs` and `labels`."""
     import rnnjax
-    from rnnjax.config import TrainConfig
     from rnnjax.data.dataset import DataSet
     from rnnjax.models import SequenceClassifier
-    from rnnjax.parallel.mesh import BATCH, batch_mesh, device_counts
     from rnnjax.tasks.task import Task
-    from rnnjax.training.batches import place
-    from rnnjax.training.devices import step_seconds, steps_call
 
     cell = getattr(rnnjax, case.cell)(case.H)
     model = SequenceClassifier(cell if case.layers == 1 else rnnjax.Stack((cell,) * case.layers), CLASSES)
@@ -88,20 +84,30 @@ def rnnjax_calls(case: Case) -> Calls:
 
     xs, labels = case.inputs()
     data = DataSet("", {"train": {"xs": xs, "labels": labels}}, "", "")
-    task = Task(data, lambda key: model.init(key, jnp.zeros((1, case.T, case.I))), values)
+    return model, Task(data, lambda key: model.init(key, jnp.zeros((1, case.T, case.I))), values)
+
+
+def rnnjax_calls(case: Case) -> Calls:
+    """This library's training as its command does it: several steps in a call, on the fastest number of devices."""
+    from rnnjax.config import TrainConfig
+    from rnnjax.parallel.mesh import BATCH, batch_mesh, device_counts
+    from rnnjax.training.batches import place
+    from rnnjax.training.devices import step_seconds, steps_call
+
+    model, task = classifier(case)
     config, optimizer = TrainConfig(batch_size=case.B), optax.adam(LEARNING_RATE)
     seconds = step_seconds(task, config, optimizer, device_counts("auto", case.B))
     devices = min(seconds, key=seconds.__getitem__)
     mesh, split, everywhere = batch_mesh(str(devices), case.B), PartitionSpec(BATCH), PartitionSpec()
     predict = jax.shard_map(model.apply, mesh=mesh, in_specs=(everywhere, split), out_specs=split)
-    params = task.init(jax.random.key(0))
+    params, xs = task.init(jax.random.key(0)), case.inputs()[0]
     infer = functools.partial(jax.jit(model.apply), params, jnp.asarray(xs))
     if devices > 1:
         infer = functools.partial(jax.jit(predict), place(mesh, everywhere, params), place(mesh, split, xs))
     return Calls(steps_call(task, config, optimizer, devices, STEPS), infer, STEPS, devices)
 
 
-def _repeated(step: Callable[[Any, Any], tuple[Any, Any]], state: Any, batch: Any) -> Callable[[], Any]:
+def repeated(step: Callable[[Any, Any], tuple[Any, Any]], state: Any, batch: Any) -> Callable[[], Any]:
     """Returns a call that takes one step from the state that the call before it left."""
 
     def call() -> Any:
@@ -133,7 +139,7 @@ def _jax_calls(case: Case, params: Any, outputs: Callable[[Any, Any], Any]) -> C
 
     state = jax.tree.map(jnp.copy, (params, optimizer.init(params)))
     return Calls(
-        _repeated(jax.jit(step, donate_argnums=0), state, (xs, labels)),
+        repeated(jax.jit(step, donate_argnums=0), state, (xs, labels)),
         functools.partial(jax.jit(logits), params, xs),
     )
 

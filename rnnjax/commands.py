@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from rnnjax.errors import CheckpointError, ConfigError, DataError, TrainingError
+from rnnjax.errors import CheckpointError, ClusterError, ConfigError, DataError, TrainingError
 
 FAILED, USAGE, STOPPED = 1, 2, 75
 
@@ -21,7 +21,7 @@ def exit_code(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -
         main(arguments)
     except ConfigError as error:
         return _say(error, USAGE)
-    except (DataError, CheckpointError, TrainingError) as error:
+    except (DataError, CheckpointError, ClusterError, TrainingError) as error:
         return _say(error, FAILED)
     except OSError as error:
         if error.errno is None:
@@ -35,6 +35,9 @@ def exit_code(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -
 
 def _say(message: object, code: int) -> int:
     print(f"rnnjax: {message}", file=sys.stderr, flush=True)
+    distributed = sys.modules.get("rnnjax.parallel.distributed")
+    if distributed is not None:
+        distributed.leave_at_once(code)
     return code
 
 

@@ -13,5 +13,9 @@ class CheckpointError(RuntimeError):
     """Checkpoints that cannot be written or read (exit code 1)."""
 
 
+class ClusterError(RuntimeError):
+    """Other processes of the run that cannot be reached or are gone (exit code 1)."""
+
+
 class TrainingError(RuntimeError):
     """Training that cannot go on, such as a loss that is no longer finite (exit code 1)."""

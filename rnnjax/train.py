@@ -1,4 +1,8 @@
-"""Trains: ``python -m rnnjax.train --config configs/mnist.py[:variant] [--config.FIELD=VALUE ...] [--workdir DIR]``."""
+"""Trains: ``python -m rnnjax.train --config configs/mnist.py[:variant] [--config.FIELD=VALUE ...] [--workdir DIR]``.
+
+Of several processes each is started with ``--coordinator HOST:PORT --process_id I --processes N`` and the same DIR;
+Slurm, Open MPI and Kubernetes say the three themselves.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from typing import Any
 
 from rnnjax.cache import keep_compilations
 from rnnjax.commands import STOPPED, exit_code, require_packages
+from rnnjax.config import TrainConfig
 
 _log = logging.getLogger(__name__)
 
@@ -21,38 +26,54 @@ def main(arguments: Sequence[str]) -> None:
 
     Raises:
       ConfigError, DataError, CheckpointError, TrainingError: as `rnnjax.training.loop.train`.
+      ClusterError: if other processes of the run cannot be reached, or are gone.
       SystemExit: with code 75 if a signal stopped it, after a checkpoint.
     """
     require_packages()
-    from rnnjax.config import to_dict
+    from rnnjax.config import require
     from rnnjax.config_flags import read_config
+    from rnnjax.parallel.distributed import joined, read_cluster
     from rnnjax.parallel.mesh import provide_cpu_devices
+
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return
+    cluster, arguments = read_cluster(arguments)
+    config, name, workdir = read_config(arguments)
+    require(cluster is None or workdir is not None, "several processes need --workdir, a directory that all reach")
+    provide_cpu_devices()
+    keep_compilations()
+    with joined(cluster):
+        train_or_go_on(config, workdir or new_directory(name))
+
+
+def train_or_go_on(config: TrainConfig, directory: Path) -> None:
+    """Trains in a run directory, from its last checkpoint if it has one, and prints the report."""
+    from rnnjax.config import to_dict
+    from rnnjax.parallel.distributed import is_writer, wait_for_all, writer_first
     from rnnjax.tasks import task_module
     from rnnjax.training.interruption import Interrupted
     from rnnjax.training.loop import train
     from rnnjax.training.run_directory import RunDirectory
 
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return
-    config, name, workdir = read_config(arguments)
-    provide_cpu_devices()
-    keep_compilations()
-    run = RunDirectory(workdir or new_directory(name))
+    run = RunDirectory(directory, writes=is_writer())
     run.check(to_dict(config))
     _log.info("run directory: %s", run.path)
     summary = run.summary()
+    wait_for_all("looked at the directory")  # before the first of them writes there
     if summary is not None:
         _log.info("this run is complete; nothing is left to do")
     else:
-        task = task_module(config.task).build(config)
+        with writer_first("data"):
+            task = task_module(config.task).build(config)
         _log.info("data: %s", task.data.source)
         try:
             summary = train(task, config, run)
         except Interrupted as stopped:
             _log.info("%s; run again with --workdir %s to go on", stopped, run.path)
             raise SystemExit(STOPPED) from None
-    print(report(summary))
+    if run.writes:
+        print(report(summary))
 
 
 def new_directory(name: str) -> Path:

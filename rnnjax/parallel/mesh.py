@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from jax.sharding import AxisType, Mesh
 
 from rnnjax.errors import ConfigError
 
-BATCH = "batch"
+BATCH, LAYERS = "batch", "layers"
 _SMALLEST_PART = 32  # below it, a CPU core spends more time on waiting for the others than on its part of the batch
 
 
@@ -22,43 +23,67 @@ def provide_cpu_devices() -> None:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
-def device_counts(choice: str, batch_size: int) -> tuple[int, ...]:
+def device_counts(choice: str, batch_size: int, layers: str = "1") -> tuple[int, ...]:
     """Returns the numbers of devices that may share a batch, the likeliest to be the fastest first.
 
     Args:
-      choice: number of devices; "all"; or "auto" for the most that divide the batch, with 32 examples each at least
-        on CPUs, where one device that has all cores may be as fast and is the other possibility.
+      choice: number of devices; "all" that `layers` leaves; or "auto" for the most of those that divide the batch, with
+        32 examples each at least on CPUs, where one device that has all cores may be as fast and is the other
+        possibility. Of several processes "auto" is all.
       batch_size: examples in a batch.
+      layers: number of devices that share the layers, for each part of the batch, or "all".
     """
-    available = jax.device_count()
-    if choice != "auto":
-        return (available if choice == "all" else int(choice),)
+    available = max(jax.device_count() // _depth(layers), 1)
+    if choice != "auto" or jax.process_count() > 1:
+        return (int(choice) if choice.isdigit() else available,)
     most = _auto_count(available, batch_size)
-    return (most, 1) if most > 1 and jax.default_backend() == "cpu" else (most,)
+    return (most, 1) if most > 1 and layers == "1" and jax.default_backend() == "cpu" else (most,)
 
 
-def batch_mesh(choice: str, batch_size: int) -> Mesh:
-    """Returns a mesh with one axis, over which batches are split.
+def batch_mesh(choice: str, batch_size: int, layers: str = "1") -> Mesh:
+    """Returns a mesh with an axis over which batches are split, and where layers are split too, one for them.
 
     Args:
-      choice: number of devices, "all" or "auto", as for `device_counts`, whose first is taken.
-      batch_size: examples in a batch.
+      choice: number of devices, "all" or "auto", as for `device_counts`, whose first is taken; of each process the
+        first devices.
+      batch_size: examples in a batch; where it does not divide, `filled_batch` says how many each batch gets.
+      layers: as for `device_counts`.
 
     Raises:
-      ConfigError: if there are not so many devices, or the batch does not divide.
+      ConfigError: if there are not so many devices, or the processes of the run cannot give the same number each.
     """
     devices = jax.devices()
-    count = device_counts(choice, batch_size)[0]
-    if count > len(devices):
+    count, depth = device_counts(choice, batch_size, layers)[0], _depth(layers)
+    if count * depth > len(devices):
+        asked = f"parallel.batch asks for {count}"
+        if depth > 1:
+            asked = f"parallel.batch and parallel.layers ask for {count} x {depth}"
+        raise ConfigError(f"{asked} devices, but there are {len(devices)} ({devices[0].device_kind})")
+    shape, names = ((count,), (BATCH,)) if depth == 1 else ((count, depth), (BATCH, LAYERS))
+    chosen = _of_every_process(devices, count * depth)
+    return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(names), devices=chosen)
+
+
+def _of_every_process(devices: Sequence[Any], count: int) -> list[Any]:
+    """Returns so many devices, the first ones of each process."""
+    processes = jax.process_count()
+    each, rest = divmod(count, processes)
+    parts = [[device for device in devices if device.process_index == process][:each] for process in range(processes)]
+    if rest or any(len(part) < each for part in parts):
         raise ConfigError(
-            f"parallel.batch asks for {count} devices, but there are {len(devices)} ({devices[0].device_kind})"
+            f"{count} devices cannot be the same number in each of {processes} processes; set parallel.batch to a "
+            f"multiple of {processes} that each process has devices for"
         )
-    if batch_size % count:
-        raise ConfigError(
-            f"batch_size {batch_size} does not divide over {count} devices; choose a multiple of {count}, "
-            "or another parallel.batch"
-        )
-    return jax.make_mesh((count,), (BATCH,), axis_types=(AxisType.Auto,), devices=devices[:count])
+    return [device for part in parts for device in part]
+
+
+def filled_batch(mesh: Mesh, batch_size: int) -> int:
+    """Returns the size of a batch that is filled up until it divides over the devices of the mesh."""
+    return -(-batch_size // mesh.shape[BATCH]) * mesh.shape[BATCH]
+
+
+def _depth(layers: str) -> int:
+    return jax.device_count() if layers == "all" else int(layers)
 
 
 def _auto_count(available: int, batch_size: int) -> int:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from rnnjax.config import require
 from rnnjax.data.dataset import Arrays
-from rnnjax.parallel.mesh import BATCH
+from rnnjax.parallel.mesh import BATCH, filled_batch
 from rnnjax.tasks.task import Batch, Buckets, Task
 
 EVERYWHERE = PartitionSpec()
@@ -47,8 +47,18 @@ class Feed(NamedTuple):
 
 
 def place(mesh: Mesh, spec: PartitionSpec, tree: Any) -> Any:
-    """Returns the arrays on the devices of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, spec))
+    """Returns the arrays on the devices of the mesh; of several processes each places its own devices' parts."""
+    sharding = NamedSharding(mesh, spec)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(functools.partial(_own_parts, sharding), tree)
+
+
+def _own_parts(sharding: NamedSharding, leaf: Any) -> Array:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_own_parts(sharding, jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+    values = np.asarray(leaf)
+    return jax.make_array_from_callback(values.shape, sharding, lambda part: values[part])
 
 
 def device_feed(mesh: Mesh, split: Arrays) -> Feed:
@@ -61,11 +71,22 @@ def device_feed(mesh: Mesh, split: Arrays) -> Feed:
 
 
 def host_feed(mesh: Mesh, split: Arrays) -> Feed:
-    """Returns a feed that gathers batches on the host and sends them while the devices work on those before."""
+    """Returns a feed that gathers batches on the host and sends them while the devices work on those before.
+
+    Of several processes each gathers the examples of its own devices.
+    """
+    sharding = NamedSharding(mesh, STEPS)
 
     def batches(order: Order) -> Any:
         rows = np.asarray(order.rows)
-        return place(mesh, STEPS, {name: values[rows] for name, values in split.items()})
+
+        def gathered(values: np.ndarray) -> Array:
+            def part(index: Any) -> np.ndarray:
+                return values[rows[index[:2]]]
+
+            return jax.make_array_from_callback(rows.shape + values.shape[1:], sharding, part)
+
+        return {name: gathered(values) for name, values in split.items()}
 
     return Feed((), batches, lambda resident, batch: batch)
 
@@ -92,12 +113,18 @@ def example_groups(task: Task, split: str) -> list[Int[np.ndarray, " n"]]:
 
 
 def epoch_orders(mesh: Mesh, task: Task, seed: int, batch_size: int) -> Callable[[int], Order]:
-    """Returns a function of the epoch: its batches, the odd examples left out, shuffled unless the task is ordered."""
+    """Returns a function of the epoch: its batches, shuffled unless the task is ordered.
+
+    The odd examples of an epoch, too few for a batch, are left out. A batch is filled up to divide over the devices, by
+    examples that `batch_weights` does not count.
+    """
     groups = example_groups(task, "train")
+    filling = filled_batch(mesh, batch_size) - batch_size
     run_key = jax.random.fold_in(jax.random.key(seed), 1)
 
     def whole(rows: Array) -> Array:
-        return rows[: len(rows) // batch_size * batch_size].reshape(-1, batch_size)
+        rows = rows[: len(rows) // batch_size * batch_size].reshape(-1, batch_size)
+        return jnp.pad(rows, ((0, 0), (0, filling)), mode="edge") if filling else rows
 
     @jax.jit
     def batches(epoch: Array) -> Order:
@@ -117,6 +144,16 @@ def epoch_orders(mesh: Mesh, task: Task, seed: int, batch_size: int) -> Callable
         return batches(epoch)
 
     return order
+
+
+def batch_weights(mesh: Mesh, batch_size: int) -> Float[np.ndarray, " B"]:
+    """Returns the weights of a batch's examples: 0 for those that fill it up to divide over the devices."""
+    return (np.arange(filled_batch(mesh, batch_size)) < batch_size).astype(np.float32)
+
+
+def left_out(task: Task, batch_size: int) -> int:
+    """Returns how many training examples each epoch leaves out, because they are too few for a batch."""
+    return sum(len(group) % batch_size for group in example_groups(task, "train"))
 
 
 def evaluation_order(task: Task, split: str, batch_size: int) -> tuple[Order, Float[np.ndarray, "steps B"]]:

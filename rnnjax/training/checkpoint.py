@@ -14,9 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from rnnjax.errors import CheckpointError
+from rnnjax.parallel.distributed import lost
 
 _log = logging.getLogger(__name__)
 
@@ -118,6 +120,8 @@ class Checkpoints:
         try:
             action()
         except Exception as error:  # orbax and tensorstore raise many types for a full or unwritable disk
+            if lost(error):
+                raise
             raise CheckpointError(
                 f"a checkpoint could not be written to {self._directory} ({_reason(error)}); "
                 "make room or choose another --workdir; the checkpoints before it are whole"
@@ -174,7 +178,9 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Waits for what is being written and lets go of the directory."""
+        """Waits for what is being written and lets go of the directory, unless a process that writes too is gone."""
+        if lost(error):
+            return
         try:
             self.wait()
         except CheckpointError:
@@ -189,13 +195,20 @@ def _reason(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
+def _whole(leaf: Any) -> np.ndarray:
+    """Returns an array's values, gathered from all processes where each has a part; then all must call this."""
+    if leaf.is_fully_addressable or leaf.is_fully_replicated:
+        return np.asarray(leaf)
+    return multihost_utils.process_allgather(leaf, tiled=True)
+
+
 def state_digest(state: Any) -> str:
     """Returns the SHA-256 of all arrays of a pytree."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(state):
         if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
-        values = np.asarray(leaf)
+        values = _whole(leaf)
         digest.update(f"{values.dtype} {values.shape}".encode())
         digest.update(values.tobytes())
     return digest.hexdigest()

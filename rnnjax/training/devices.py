@@ -46,9 +46,9 @@ def choose_devices(
       run: its directory.
 
     Raises:
-      ConfigError: if there are not so many devices, or the batch does not divide.
+      ConfigError: if there are not so many devices.
     """
-    counts = device_counts(config.parallel.batch, config.batch_size)
+    counts = device_counts(config.parallel.batch, config.batch_size, config.parallel.layers)
     if len(counts) == 1:
         return counts[0]
     begun = run.devices()
@@ -94,10 +94,10 @@ def step_seconds(
 def steps_call(
     task: Task, config: TrainConfig, optimizer: optax.GradientTransformation, devices: int, steps: int
 ) -> Callable[[], Any]:
-    """Returns a call that takes some steps on so many devices, each on the first examples, and returns their metrics."""
+    """Returns a call that takes some steps on so many devices, each on the first examples, and gives their metrics."""
     mesh = batch_mesh(str(devices), config.batch_size)
     batch = {name: values[: config.batch_size] for name, values in task.data.splits["train"].items()}
-    program = TrainProgram(task, optimizer, mesh, device_feed(mesh, batch))
+    program = TrainProgram(task, optimizer, mesh, device_feed(mesh, batch), config.batch_size, config.parallel.via)
     buckets = None if task.buckets is None else np.full(steps, len(task.buckets.widths) // 2)
     order = Order(np.tile(np.arange(config.batch_size), (steps, 1)), buckets)
     state = place_state(mesh, initial_train_state(task, optimizer, config.seed))

@@ -38,7 +38,8 @@ def evaluate_run(directory: str, split: str, checkpoint: str, data_path: str | N
     mesh = batch_mesh("auto", config.batch_size)  # the devices here need not be those of the training
     step, state = restore(run, task, config, mesh, checkpoint)
     resident = config.data.feed == "device"
-    metrics = means(evaluator(task, mesh, split, config.batch_size, resident=resident)(state.params))
+    evaluate = evaluator(task, mesh, split, config.batch_size, resident=resident, via=config.parallel.via)
+    metrics = means(evaluate(state.params))
     metrics = task.complete(metrics) | scores(task, state.params, split)
     return {"step": step, "checkpoint": checkpoint, "split": split, **metrics, "data": task.data.source}
 

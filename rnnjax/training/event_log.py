@@ -11,11 +11,14 @@ from tensorboardX import SummaryWriter
 
 
 class EventLog:
-    """Writes metrics for TensorBoard; points after `resumed_at`, of a run that went on before, are dropped there."""
+    """Writes metrics for TensorBoard; points after `resumed_at`, of a run that went on before, are dropped there.
 
-    def __init__(self, directory: Path, resumed_at: int | None):
+    Of several processes one `writes`; the others keep nothing.
+    """
+
+    def __init__(self, directory: Path, resumed_at: int | None, *, writes: bool = True):
         purge = None if resumed_at is None else resumed_at + 1
-        self._writer = SummaryWriter(str(directory), purge_step=purge)
+        self._writer = SummaryWriter(str(directory), purge_step=purge, write_to_disk=writes)
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
         """Adds lines of `metrics.jsonl`, each metric as ``split/name``."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from types import FrameType, TracebackType
 
+from rnnjax.parallel.distributed import agreed
+
 
 class Interrupted(Exception):
     """A run that was asked to stop has written a checkpoint; run again to go on."""
@@ -25,6 +27,11 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number).name
         self._restore()
+
+    def of_any_process(self) -> str | None:
+        """Returns the signal that this process or another of the run was sent; all of them must ask together."""
+        number = agreed(None if self.signal is None else signal.Signals[self.signal].value)
+        return None if number is None else signal.Signals(number).name
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

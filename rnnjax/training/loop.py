@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from rnnjax.config import TrainConfig, to_dict
-from rnnjax.parallel.mesh import batch_mesh
+from rnnjax.config import TrainConfig, require, to_dict
+from rnnjax.parallel.distributed import wait_for_all
+from rnnjax.parallel.mesh import BATCH, batch_mesh, filled_batch
 from rnnjax.tasks.task import Task
 from rnnjax.training import plots
-from rnnjax.training.batches import Order, device_feed, epoch_orders, epoch_steps, host_feed
+from rnnjax.training.batches import Order, device_feed, epoch_orders, epoch_steps, host_feed, left_out
 from rnnjax.training.checkpoint import Checkpoints
 from rnnjax.training.devices import choose_devices
 from rnnjax.training.event_log import EventLog
@@ -71,6 +72,8 @@ class Programs(NamedTuple):
 def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     """Trains, or goes on from the run's last checkpoint; returns the summary, which it also writes.
 
+    Of several processes the one that writes has the summary, the others nothing.
+
     Raises:
       ConfigError: if the config cannot be run on this data and these devices.
       CheckpointError: if checkpoints cannot be written or read.
@@ -84,19 +87,28 @@ def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     programs = compile_programs(task, config, optimizer, devices)
     run.claim(to_dict(config))
     run.write_devices(devices)
+    say_what_does_not_divide(task, config.batch_size, programs.mesh)
     with open_checkpoints(run, task) as checkpoints:
         state, begin = initial_or_restored(task, optimizer, config, programs.mesh, checkpoints)
         run.keep_metrics_until(begin)
-        with EventLog(run.tensorboard, begin or None) as events, Progress(begin, plan.steps) as progress:
+        with (
+            EventLog(run.tensorboard, begin or None, writes=run.writes) as events,
+            Progress(begin, plan.steps, shown=run.writes) as progress,
+        ):
             first_step = time.perf_counter()
             state = train_steps(
                 plan, programs, state, begin, Record(task, run, events, progress, checkpoints, config.log_every)
             )
             step_seconds = time.perf_counter() - first_step - programs.steps.compile_seconds
-            test = task.complete(means(programs.evaluate["test"](state.params))) | scores(task, state.params, "test")
+            test = task.complete(means(programs.evaluate["test"](state.params)))
+            if run.writes:
+                test |= scores(task, state.params, "test")
             rows = [{"step": plan.steps, "epoch": plan.epochs, "split": "test", **test}]
             run.append_metrics(rows)
             events.write(rows)
+            wait_for_all("scored")  # what takes one of them long would be too long for the checkpoints' own waiting
+    if not run.writes:
+        return {}
     rows = run.metrics()
     plots.plot_curves(rows, run.plots)
     if task.plots is not None:
@@ -133,15 +145,42 @@ def make_plan(task: Task, config: TrainConfig) -> Plan:
 
 def compile_programs(task: Task, config: TrainConfig, optimizer: Any, devices: int) -> Programs:
     """Returns the programs of the run on so many devices, which are compiled when they are first called."""
-    mesh = batch_mesh(str(devices), config.batch_size)
+    size, via = config.batch_size, config.parallel.via
+    mesh = batch_mesh(str(devices), size, config.parallel.layers)
+    require(
+        task.carry is None or filled_batch(mesh, size) == size,
+        f"batch_size {size} does not divide over {mesh.shape[BATCH]} devices, which this task needs because it carries "
+        "state from batch to batch; choose a multiple, or another parallel.batch",
+    )
     resident = config.data.feed == "device"
     feed = (device_feed if resident else host_feed)(mesh, task.data.splits["train"])
     return Programs(
         mesh,
-        TrainProgram(task, optimizer, mesh, feed),
-        epoch_orders(mesh, task, config.seed, config.batch_size),
-        {name: evaluator(task, mesh, name, config.batch_size, resident=resident) for name in ("validation", "test")},
+        TrainProgram(task, optimizer, mesh, feed, size, via),
+        epoch_orders(mesh, task, config.seed, size),
+        {name: evaluator(task, mesh, name, size, resident=resident, via=via) for name in ("validation", "test")},
     )
+
+
+def say_what_does_not_divide(task: Task, batch_size: int, mesh: Mesh) -> None:
+    """Logs how many examples each epoch leaves out, and how batches are filled up for the devices."""
+    count, filled = left_out(task, batch_size), filled_batch(mesh, batch_size)
+    if count:
+        which = "the same" if task.ordered else "others"
+        _log.info(
+            "each epoch leaves out %d of %d training examples, %s every time, that are too few for a batch of %d",
+            count,
+            task.examples("train"),
+            which,
+            batch_size,
+        )
+    if filled != batch_size:
+        _log.info(
+            "batches of %d are filled up to %d with examples of weight zero, to divide over %d devices",
+            batch_size,
+            filled,
+            mesh.shape[BATCH],
+        )
 
 
 def initial_or_restored(
@@ -162,7 +201,7 @@ def train_steps(plan: Plan, programs: Programs, state: TrainState, begin: int, r
 
     While the devices work on a call, the host logs the one before it and writes its checkpoint.
     """
-    step, before = begin, None
+    step, before, stopped = begin, None, None
     with StopRequest() as stop:
         for epoch, first, count in plan.calls(begin):
             state, metrics = programs.steps(state, programs.order(epoch).part(first, count))
@@ -174,12 +213,13 @@ def train_steps(plan: Plan, programs: Programs, state: TrainState, begin: int, r
             if before is not None:
                 record.write(before)
             before = Finished(epoch + 1, step, metrics, validation, kept)
-            if stop.signal:
+            stopped = stop.of_any_process()
+            if stopped:
                 break
         if before is not None:
             record.write(before)
         if step < plan.steps:
             record.checkpoints.save(step, state, {})
             record.checkpoints.wait()
-            raise Interrupted(f"stopped by {stop.signal} at step {step} of {plan.steps}, after a checkpoint")
+            raise Interrupted(f"stopped by {stopped} at step {step} of {plan.steps}, after a checkpoint")
     return state

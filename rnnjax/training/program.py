@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,16 +9,19 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
-from rnnjax.parallel.mesh import BATCH
+from rnnjax.parallel.layers import splitting_layers
+from rnnjax.parallel.mapping import map_over_devices
+from rnnjax.parallel.mesh import BATCH, filled_batch
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import (
     EVERYWHERE,
     STEPS,
     Feed,
     Order,
+    batch_weights,
     by_bucket,
     evaluation_order,
     host_feed,
@@ -28,13 +30,14 @@ from rnnjax.training.batches import (
 from rnnjax.training.state import TrainState
 from rnnjax.training.step import Sums, evaluation_sums, mean, train_step
 
-_SPECS: Any = (EVERYWHERE, EVERYWHERE, EVERYWHERE, PartitionSpec(BATCH), EVERYWHERE)
+SPLIT = PartitionSpec(BATCH)
+_SPECS: Any = (EVERYWHERE, EVERYWHERE, EVERYWHERE, SPLIT, EVERYWHERE)
 STATE = TrainState(*_SPECS)
 
 
 def place_state(mesh: Mesh, state: TrainState) -> TrainState:
     """Returns the state on the devices: a carry split like the batch, all else everywhere."""
-    return jax.device_put(state, jax.tree.map(lambda spec: NamedSharding(mesh, spec), STATE))
+    return jax.tree.map(lambda spec, part: place(mesh, spec, part), STATE, state)
 
 
 def settle(results: Any) -> Any:
@@ -52,20 +55,33 @@ class TrainProgram:
       ready: when the first step could begin, by `time.perf_counter`.
     """
 
-    def __init__(self, task: Task, optimizer: optax.GradientTransformation, mesh: Mesh, feed: Feed):
+    def __init__(
+        self,
+        task: Task,
+        optimizer: optax.GradientTransformation,
+        mesh: Mesh,
+        feed: Feed,
+        batch_size: int,
+        via: str = "shard_map",
+    ):
         self.compile_seconds = self.input_seconds = self.ready = 0.0
         self._mesh, self._feed = mesh, feed
+        self._weight = place(mesh, SPLIT, batch_weights(mesh, batch_size))
         self._compiled: dict[int, Callable] = {}
-        step = by_bucket(task.buckets, functools.partial(train_step, task, optimizer, BATCH))
 
-        def steps(state: TrainState, resident: Any, batches: Any, bucket: Any) -> tuple[TrainState, dict[str, Array]]:
+        def steps(state: TrainState, resident: Any, batches: Any, bucket: Any, weight: Any) -> tuple[TrainState, Any]:
+            step = by_bucket(
+                task.buckets, lambda state, batch: train_step(task, optimizer, BATCH, state, batch, weight)
+            )
+
             def one(state: TrainState, item: Any) -> tuple[TrainState, dict[str, Array]]:
                 return step(state, feed.fetch(resident, item[0]), item[1])
 
             return jax.lax.scan(one, state, (batches, bucket))
 
-        specs = {"in_specs": (STATE, EVERYWHERE, STEPS, EVERYWHERE), "out_specs": (STATE, EVERYWHERE)}
-        self._steps = jax.jit(jax.shard_map(steps, mesh=mesh, **specs), donate_argnums=0)
+        in_specs = (STATE, EVERYWHERE, STEPS, EVERYWHERE, SPLIT)
+        steps = splitting_layers(steps, mesh)
+        self._compile = map_over_devices(steps, mesh, in_specs, (STATE, EVERYWHERE), via=via, donate=[0])
 
     def __call__(self, state: TrainState, order: Order) -> tuple[TrainState, dict[str, Array]]:
         """Takes a step for every batch of an order; returns the state and the metrics of each step.
@@ -78,19 +94,20 @@ class TrainProgram:
             self._feed.resident,
             self._feed.batches(order),
             place(self._mesh, EVERYWHERE, order.bucket),
+            self._weight,
         )
         self.input_seconds += time.perf_counter() - started
         count = len(order.rows)
         if count not in self._compiled:
             started = time.perf_counter()
-            self._compiled[count] = self._steps.lower(*arguments).compile()
+            self._compiled[count] = self._compile(*arguments)
             self.compile_seconds += time.perf_counter() - started
         self.ready = self.ready or time.perf_counter()
         return settle(self._compiled[count](*arguments))
 
 
 def evaluator(
-    task: Task, mesh: Mesh, split: str, batch_size: int, *, resident: bool
+    task: Task, mesh: Mesh, split: str, batch_size: int, *, resident: bool, via: str = "shard_map"
 ) -> Callable[[Any], dict[str, Array]]:
     """Returns a function of the parameters: the means of all metrics over the split, every example counted once.
 
@@ -100,8 +117,9 @@ def evaluator(
       split: name of the split.
       batch_size: examples evaluated at a time.
       resident: whether the split stays on the devices; otherwise some batches are sent at a time.
+      via: "shard_map" or "pmap".
     """
-    order, weights = evaluation_order(task, split, batch_size)
+    order, weights = evaluation_order(task, split, filled_batch(mesh, batch_size))
     send = host_feed(mesh, task.data.splits[split]).batches
     at_a_time = len(weights) if resident else _BATCHES_AT_A_TIME
     pieces = [
@@ -123,19 +141,19 @@ def evaluator(
         carry, parts = jax.lax.scan(one, carry, (batches, weights, bucket))
         return carry, jax.tree.map(lambda part: part.sum(), parts)
 
-    split_carry = PartitionSpec(BATCH)
-    specs = {
-        "in_specs": (EVERYWHERE, split_carry, STEPS, STEPS, EVERYWHERE),
-        "out_specs": (split_carry, EVERYWHERE),
-    }
-    mapped = jax.jit(jax.shard_map(sums, mesh=mesh, **specs))
-    start = place(mesh, split_carry, task.carry)
+    in_specs = (EVERYWHERE, SPLIT, STEPS, STEPS, EVERYWHERE)
+    compile_sums = map_over_devices(splitting_layers(sums, mesh), mesh, in_specs, (SPLIT, EVERYWHERE), via=via)
+    compiled: dict[int, Callable] = {}  # the last piece may have fewer batches
+    start = place(mesh, SPLIT, task.carry)
     placed = [arguments(*pieces[0])] if resident else None
 
     def means(params: Any) -> dict[str, Array]:
         carry, totals = start, []
         for piece in placed or (arguments(*piece) for piece in pieces):
-            carry, total = settle(mapped(params, carry, *piece))
+            count = len(piece[1])
+            if count not in compiled:
+                compiled[count] = compile_sums(params, carry, *piece)
+            carry, total = settle(compiled[count](params, carry, *piece))
             totals.append(total)
         total = jax.tree.map(lambda *parts: sum(parts), *totals)
         return {name: mean(value) for name, value in total.items()}

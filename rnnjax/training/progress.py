@@ -12,13 +12,17 @@ from tqdm import tqdm
 
 
 class Progress:
-    """A bar with rate, metrics and remaining time; a plain line an epoch where stderr is no terminal."""
+    """A bar with rate, metrics and remaining time; a plain line an epoch where stderr is no terminal.
 
-    def __init__(self, step: int, steps: int):
+    Of several processes one has it `shown`.
+    """
+
+    def __init__(self, step: int, steps: int, *, shown: bool = True):
+        self._shown = shown
         self._first, self._step, self._steps = step, step, steps
         self._epoch: list[Mapping[str, np.ndarray]] = []
         self._started = time.perf_counter()
-        self._bar = tqdm(total=steps, initial=step, unit="step", disable=None, dynamic_ncols=True)
+        self._bar = tqdm(total=steps, initial=step, unit="step", disable=None if shown else True, dynamic_ncols=True)
 
     def advance(self, step: int, metrics: Mapping[str, float], steps: Mapping[str, np.ndarray]) -> None:
         """Says that the run is at `step`, with the training metrics there and those of all steps since the last."""
@@ -31,6 +35,8 @@ class Progress:
         """Says that an epoch is over, with its validation metrics."""
         train = {name: np.concatenate([part[name] for part in self._epoch]).mean() for name in self._epoch[0]}
         self._epoch = []
+        if not self._shown:
+            return
         metrics = {"train": train, "validation": validation}
         text = "  ".join(
             f"{split} " + " ".join(f"{name} {value:.4f}" for name, value in values.items())

@@ -16,10 +16,15 @@ class RunDirectory:
     """The directory of a run.
 
     Holds `config.json`, `devices.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `tensorboard/` and `plots/`.
+
+    Args:
+      path: where it is.
+      writes: whether this process writes there, as one of several does; what the others ask to be written is not.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, *, writes: bool = True):
         self.path = Path(path)
+        self.writes = writes
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
         self.plots = self.path / "plots"
@@ -49,6 +54,8 @@ class RunDirectory:
         Raises:
           ConfigError: as `check`, or if it cannot be written.
         """
+        if not self.writes:
+            return
         self.check(config)
         if self._config.exists():
             return
@@ -78,7 +85,8 @@ class RunDirectory:
 
     def write_devices(self, count: int) -> None:
         """Writes how many devices share a batch: with another number, a run that resumes would round otherwise."""
-        write_json(self._devices, {"batch": count})
+        if self.writes:
+            write_json(self._devices, {"batch": count})
 
     def devices(self) -> int | None:
         """Returns how many devices shared a batch when the run began; None where that is not known."""
@@ -89,6 +97,8 @@ class RunDirectory:
 
     def append_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
         """Adds lines to `metrics.jsonl`."""
+        if not self.writes:
+            return
         with self._metrics.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
@@ -101,6 +111,8 @@ class RunDirectory:
 
     def keep_metrics_until(self, step: int) -> None:
         """Drops the lines after a step, and those of the test split, which a resumed run will write again."""
+        if not self.writes:
+            return
         kept = [row for row in self.metrics() if row["step"] <= step and row["split"] != "test"]
         temporary = self._metrics.with_suffix(".part")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))

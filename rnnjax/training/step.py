@@ -17,18 +17,23 @@ Sums = dict[str, Weighted]  # for each metric the sum of its weighted values, an
 
 
 def train_step(
-    task: Task, optimizer: optax.GradientTransformation, axis: str, state: TrainState, batch: Batch
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    axis: str,
+    state: TrainState,
+    batch: Batch,
+    weight: Float[Array, " B"] | float = 1.0,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Takes one step; returns the new state and the metrics' means over the batch.
 
     Runs inside `jax.shard_map` or `jax.pmap`: `batch` is this device's part, `axis` the mapped axis over which
-    gradients and metrics are averaged. Every device draws its own dropout masks.
+    gradients and metrics are averaged; weight 0 marks padding. Every device draws its own dropout masks.
     """
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), jax.lax.axis_index(axis))
 
     def total_loss(params: Any) -> tuple[Array, tuple[Sums, Any]]:
         values, carry = task.values(params, state.carry, batch, key)
-        sums = metric_sums(values)
+        sums = metric_sums(values, weight)
         return sums["loss"].value, (sums, carry)
 
     # A gradient is summed over the devices on its own where the parameters are known to be equal on all of them;

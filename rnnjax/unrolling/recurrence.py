@@ -1,14 +1,14 @@
-"""One recurrence over time, as every unrolling method receives it."""
+"""Recurrences over time, as unrolling methods receive them."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from rnnjax.cells.cell import Cell, Params, State
+from rnnjax.cells.cell import Cell, Key, Params, State
 
 
 class Steps(NamedTuple):
@@ -45,10 +45,35 @@ class Recurrence(NamedTuple):
         return (after if step.valid is None else select(step.valid, after, state)), y
 
 
+class Pass(NamedTuple):
+    """A whole cell over a time-major sequence ``xs [T, *batch, I]``, before it is taken apart into recurrences.
+
+    `valid` and `resets` are as in `Steps`; `initial` is None where there are no resets; `key` is that of `unroll`.
+    """
+
+    cell: Cell
+    params: Params
+    xs: Array
+    state: State
+    initial: State
+    valid: Array | None
+    resets: Array | None
+    key: Key
+
+
 class Method(Protocol):
     """A way to unroll: a hashable object that runs a `Recurrence`."""
 
     def run(self, recurrence: Recurrence) -> tuple[Array, State]:
+        """Returns ``ys [T, *batch, O]`` and the state after the last step."""
+        ...
+
+
+@runtime_checkable
+class PassMethod(Method, Protocol):
+    """A method that takes a whole cell at once, where others take the recurrences it is made of one by one."""
+
+    def run_pass(self, given: Pass) -> tuple[Array, State]:
         """Returns ``ys [T, *batch, O]`` and the state after the last step."""
         ...
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -16,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rnnjax.cells.cell import Cell, Key, Params, State
 from rnnjax.cells.randomness import split
 from rnnjax.unrolling.fused import Fused, fuses
-from rnnjax.unrolling.recurrence import Method, Recurrence, Steps, select
+from rnnjax.unrolling.recurrence import Method, Pass, PassMethod, Recurrence, Steps, select
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.static import Static
 
@@ -47,8 +49,8 @@ def unroll(
       resets: where true, the state is set back to the cell's initial state before that step is taken.
       reverse: take the steps from the last valid one to the first; outputs stay in the order of the inputs, and the
         state returned is that after the first input.
-      method: how to unroll, such as `Static()` or `Scan()`; None takes what `choose_method` says. All methods give
-        the same values and gradients within rounding.
+      method: how to unroll, such as `Static()` or `Scan()`; None takes what `choose_method` says, or `choosing` before
+        it. All methods give the same values and gradients within rounding.
       key: PRNG key for dropout; None means evaluation. For a later part of a sequence, a `TimedKey` that names its
         steps, in the order in which they are taken.
       time_major: whether time is the first axis of `xs`, `resets` and the outputs.
@@ -68,7 +70,8 @@ def unroll(
     lengths = None if lengths is None else check_lengths(lengths, batch, length)
     resets = None if resets is None else check_resets(resets, batch, length, time_major)
     state = None if state is None else check_state(cell, state, batch, xs.dtype)
-    method = choose_method(cell, (length, *batch, xs.shape[-1])) if method is None else check_method(method)
+    method = _CHOOSING.get()(cell) if method is None else check_method(method)
+    method = choose_method(cell, (length, *batch, xs.shape[-1])) if method is None else method
     return _unroll(cell, method, reverse, time_axis, params, xs, state, lengths, resets, key)
 
 
@@ -90,17 +93,23 @@ def _unroll(cell, method, reverse, time_axis, params, xs, state, lengths, resets
 
 
 def _over_time(cell, method, params, xs, state, valid, resets, key):
-    """Returns ``(ys, state)`` of time-major inputs, by `method` for each recurrence that the cell is made of."""
-
-    def recur(cell, params, zs, state, initial, xs=None):
-        steps = Steps(zs, valid, resets)
-        state, initial = varying_like(steps, params, state, initial)
-        return method.run(Recurrence(cell, params, state, initial, steps, xs))
-
+    """Returns ``(ys, state)`` of time-major inputs, by a method of either kind."""
     batch = xs.shape[1:-1]
     initial = None if resets is None else cell.start(params, batch, xs.dtype)
     state = cell.start(params, batch, xs.dtype) if state is None else state
-    return cell.over_time(recur, params, xs, state, initial, key)
+    given = Pass(cell, params, xs, state, initial, valid, resets, key)
+    return method.run_pass(given) if isinstance(method, PassMethod) else by_recurrences(method, given)
+
+
+def by_recurrences(method: Method, given: Pass) -> tuple[Array, State]:
+    """Returns ``ys [T, *batch, O]`` and the final state, by `method` for each recurrence that the cell is made of."""
+
+    def recur(cell, params, zs, state, initial, xs=None):
+        steps = Steps(zs, given.valid, given.resets)
+        state, initial = varying_like(steps, params, state, initial)
+        return method.run(Recurrence(cell, params, state, initial, steps, xs))
+
+    return given.cell.over_time(recur, given.params, given.xs, given.state, given.initial, given.key)
 
 
 def varying_like(steps: Steps, params: Params, *states: State) -> list[State]:
@@ -108,17 +117,22 @@ def varying_like(steps: Steps, params: Params, *states: State) -> list[State]:
 
     Inside `jax.shard_map` a loop's state must have one type throughout; elsewhere this changes nothing.
     """
+    return vary(list(states), varying_axes((steps, params, states)))
 
-    def varying(leaf: Array) -> frozenset[str]:
-        return jax.typeof(leaf).manual_axis_type.varying
 
-    axes = {axis for leaf in jax.tree.leaves((steps, params, states)) for axis in varying(leaf)}
+def varying_axes(tree: Any) -> frozenset[str]:
+    """Returns the mesh axes over which any leaf varies, as `jax.shard_map` keeps account of them."""
+    return frozenset().union(*(jax.typeof(leaf).manual_axis_type.varying for leaf in jax.tree.leaves(tree)))
 
-    def vary(leaf: Array) -> Array:
-        missing = tuple(axes - varying(leaf))
-        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
-    return [jax.tree.map(vary, state) for state in states]
+def vary(tree: Any, axes: frozenset[str]) -> Any:
+    """Returns the tree with every leaf declared to vary over the axes."""
+
+    def leaf(x: Array) -> Array:
+        missing = tuple(sorted(axes - varying_axes(x)))
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(leaf, tree)
 
 
 def backward(xs: Any, lengths: Int[Array, " *B"] | None) -> Any:
@@ -130,6 +144,22 @@ def backward(xs: Any, lengths: Int[Array, " *B"] | None) -> Any:
     time = jnp.arange(xs.shape[0]).reshape(-1, *[1] * lengths.ndim)
     source = jnp.where(time < lengths, lengths - 1 - time, time)
     return jnp.take_along_axis(xs, source.reshape(source.shape + (1,) * (xs.ndim - source.ndim)), 0)
+
+
+@contextlib.contextmanager
+def choosing(method_for: Callable[[Cell], Method | None]) -> Iterator[None]:
+    """Within it, `unroll` without a method takes ``method_for(cell)``; where that is None, what `choose_method` says.
+
+    So a whole model is unrolled in some way without its own code knowing of it. What is traced within stays so.
+    """
+    token = _CHOOSING.set(method_for)
+    try:
+        yield
+    finally:
+        _CHOOSING.reset(token)
+
+
+_CHOOSING: ContextVar[Callable[[Cell], Method | None]] = ContextVar("choosing", default=lambda cell: None)
 
 
 def choose_method(cell: Cell, shape: tuple[int, ...], platform: str | None = None) -> Method:

@@ -123,6 +123,13 @@ REFUSED = [
     (["--config.parallel.batch=0"], "parallel.batch must be .*got '0'"),
     (["--config.parallel.batch=-1"], "parallel.batch must be .*got '-1'"),
     (["--config.parallel.batch=some"], "parallel.batch must be .*got 'some'"),
+    (["--config.parallel.via=vmap"], 'parallel.via must be "shard_map" or "pmap", got .vmap.'),
+    (["--config.parallel.layers=0"], "parallel.layers must be .*got '0'"),
+    (["--config.parallel.layers=auto"], "parallel.layers must be .*got 'auto'"),
+    (
+        ["--config.parallel.layers=2", "--config.parallel.via=pmap"],
+        "parallel.via=pmap maps over the batch alone, got parallel.layers=2",
+    ),
     (["--config.optimizer.name=adamm"], "unknown optimizer.name 'adamm'"),
     (["--config.optimizer.learning_rate=0"], "optimizer.learning_rate must be positive, got 0"),
     (["--config.optimizer.warmup_steps=-1"], "warmup_steps must (?!be from 0 to -1).*got -1"),

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from rnnjax.errors import ConfigError
-from rnnjax.parallel.mesh import BATCH, batch_mesh, provide_cpu_devices
+from rnnjax.parallel.mesh import BATCH, LAYERS, batch_mesh, filled_batch, provide_cpu_devices
 
 # Tests run with two devices.
 
@@ -16,6 +16,7 @@ from rnnjax.parallel.mesh import BATCH, batch_mesh, provide_cpu_devices
     [
         ("1", 7, 1),
         ("2", 8, 2),
+        ("2", 7, 2),  # filled up
         ("all", 8, 2),
         ("auto", 150, 2),  # 75 each
         ("auto", 64, 2),  # 32 each
@@ -30,17 +31,27 @@ def test_the_number_of_devices_that_share_a_batch(choice, batch_size, count):
     assert mesh.devices.ravel().tolist() == jax.devices()[:count]
 
 
-@pytest.mark.parametrize(
-    ("choice", "batch_size", "message"),
-    [
-        ("3", 6, "parallel.batch asks for 3 devices, but there are 2"),
-        ("2", 7, "batch_size 7 does not divide over 2 devices; choose a multiple of 2"),
-        ("all", 7, "batch_size 7 does not divide over 2 devices; choose a multiple of 2"),
-    ],
-)
-def test_what_these_devices_cannot_do_is_refused(choice, batch_size, message):
-    with pytest.raises(ConfigError, match=message):
-        batch_mesh(choice, batch_size)
+def test_more_devices_than_there_are_is_refused():
+    with pytest.raises(ConfigError, match=r"parallel.batch asks for 3 devices, but there are 2"):
+        batch_mesh("3", 6)
+
+
+@pytest.mark.parametrize(("choice", "batch_size", "filled"), [("2", 8, 8), ("2", 7, 8), ("2", 1, 2), ("1", 7, 7)])
+def test_a_batch_is_filled_up_until_it_divides(choice, batch_size, filled):
+    assert filled_batch(batch_mesh(choice, batch_size), batch_size) == filled
+
+
+@pytest.mark.parametrize(("choice", "layers"), [("auto", "2"), ("all", "2"), ("1", "2"), ("all", "all")])
+def test_layers_take_devices_from_the_batch(choice, layers):
+    mesh = batch_mesh(choice, 150, layers)
+    assert dict(mesh.shape) == {BATCH: 1, LAYERS: 2}
+    assert mesh.devices.ravel().tolist() == jax.devices()[:2]
+
+
+@pytest.mark.parametrize(("choice", "layers", "asked"), [("2", "2", "2 x 2"), ("all", "3", "1 x 3")])
+def test_batch_and_layers_together_need_as_many_devices_as_their_product(choice, layers, asked):
+    with pytest.raises(ConfigError, match=f"and parallel.layers ask for {asked} devices, but there are 2"):
+        batch_mesh(choice, 8, layers)
 
 
 COUNT = "import jax, rnnjax.parallel.mesh as mesh; mesh.provide_cpu_devices(); print(len(jax.devices()))"

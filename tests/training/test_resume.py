@@ -139,9 +139,10 @@ def test_a_line_that_was_cut_off_is_dropped(uninterrupted, tmp_path, monkeypatch
     [
         {"epochs": 2, "data": DataConfig(feed="host")},
         {"epochs": 2, "parallel": ParallelConfig(batch="2")},
+        {"epochs": 2, "parallel": ParallelConfig(batch="2", via="pmap"), "batch_size": 7},
         {"epochs": 3, "steps_per_call": 0},
     ],
-    ids=["host feed", "two devices", "whole epochs"],
+    ids=["host feed", "two devices", "two devices by pmap, a batch filled up", "whole epochs"],
 )
 def test_resuming_is_exact_for_every_way_of_running(fields, tmp_path, monkeypatch):
     config = config_of(**fields)

@@ -1,0 +1,39 @@
+"""The benchmark of layers over devices, on sizes that take no time."""
+
+import json
+
+import pytest
+
+from benchmarks import layers
+
+SMALL = ["--shapes", "BasicRNN,2,4,2,6", "--devices", "2", "--chunks", "3", "--repeats", "1", "--simulate", "2", "64"]
+
+
+def test_a_run_prints_tables_and_writes_rows(capsys, monkeypatch, tmp_path):
+    # One test for all of it: contenders are processes of their own, which here need not compile well.
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    path = tmp_path / "rows.json"
+    assert layers.main([*SMALL, "--json", str(path)]) == 0
+    written = json.loads(path.read_text())
+    rows = {row["contender"]: row for row in written["rows"]}
+    assert list(rows) == ["one core", "all cores", "batch", "layers 3"]
+    assert all(row["seconds"] > 0 and row["build_seconds"] > 0 for row in rows.values())
+    assert rows["one core"]["gain"] == 1
+    front = rows["layers 3"]
+    assert front["bound"] == pytest.approx(4 / 3)
+    assert front["part"] == pytest.approx(front["gain"] / front["bound"])
+    assert front["model_seconds"] > 0
+    assert written["chunks"][0]["measured"] == 3
+    assert [row["devices"] for row in written["simulated"]] == [2, 64]
+    assert all(0 < row["gain"] <= row["bound"] * 1.0001 for row in written["simulated"])
+    printed = capsys.readouterr().out
+    assert "of those tried 3, measured 3 (+0.0%)" in printed
+    assert printed.count("BasicRNN 2 x 4") == 5
+
+
+@pytest.mark.parametrize("shape", ["LSTM,4,256,32", "Elman,4,256,32,300", "LSTM,0,256,32,300"])
+def test_shapes_that_cannot_be_used_are_refused(shape, capsys):
+    with pytest.raises(SystemExit) as refused:
+        layers.main(["--shapes", shape])
+    assert refused.value.code == 2
+    assert "--shapes: expected " in capsys.readouterr().err

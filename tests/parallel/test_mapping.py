@@ -1,0 +1,174 @@
+"""One per-device program, mapped by `jax.shard_map` and by `jax.pmap`, on one device and on two."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+from toytasks import sign
+from toytasks.runs import data_set, leaves, line_config, sign_config
+
+from rnnjax.config import CellConfig, DataConfig, ParallelConfig
+from rnnjax.errors import ConfigError
+from rnnjax.parallel.mapping import map_over_devices
+from rnnjax.parallel.mesh import BATCH, batch_mesh
+from rnnjax.tasks.task import Buckets, Task
+from rnnjax.training.batches import STEPS, place
+from rnnjax.training.loop import compile_programs, make_plan, say_what_does_not_divide
+from rnnjax.training.optimizer import build_optimizer
+from rnnjax.training.program import place_state
+from rnnjax.training.state import initial_train_state
+
+VIAS = ["shard_map", "pmap"]
+
+
+def trained(config, task):
+    """What two epochs leave behind: the metrics of every step, those of the validation split, and the state."""
+    plan = make_plan(task, config)
+    optimizer = build_optimizer(config.optimizer, plan.steps)
+    programs = compile_programs(task, config, optimizer, int(config.parallel.batch))
+    state, metrics = place_state(programs.mesh, initial_train_state(task, optimizer, config.seed)), []
+    for epoch, first, count in plan.calls(0):
+        state, found = programs.steps(state, programs.order(epoch).part(first, count))
+        metrics.append(found)
+    return metrics, programs.evaluate["validation"](state.params), state
+
+
+def assert_agree(one, other, rtol=1e-6):
+    """Asserts that all numbers are equal within rounding."""
+    pairs = list(zip(leaves(one), leaves(other), strict=True))
+    assert len(pairs) > 8
+    for a, b in pairs:
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-6)
+
+
+def on(devices: str, via: str, config):
+    """A config on some devices."""
+    return dataclasses.replace(config, parallel=ParallelConfig(batch=devices, via=via))
+
+
+def dropout_case():
+    config = sign_config(cell=CellConfig(kind="GRU", hidden_size=4, input_dropout=0.3), epochs=2)
+    return config, sign.build(config)
+
+
+def bucket_case():
+    config = sign_config(data=DataConfig(feed="host"), cell=CellConfig(hidden_size=4, output_dropout=0.3), epochs=2)
+    task = sign.build(config)
+    of = {name: np.arange(len(split["x"])) % 2 for name, split in task.data.splits.items()}
+    return config, dataclasses.replace(task, buckets=Buckets(of, ({"x": 2}, {"x": 4})))
+
+
+def carry_case():
+    def values(params, carry, batch, key):
+        carry = jnp.tanh(params["w"] * carry + batch["x"])
+        return {"loss": (carry - batch["y"]) ** 2}, carry
+
+    x, y = np.random.default_rng(0).normal(size=(2, 16)).astype(np.float32)
+    data = data_set(train={"x": x, "y": y})
+    task = Task(
+        data, lambda key: {"w": jnp.ones(())}, values, "loss", False, carry=np.zeros(4, np.float32), ordered=True
+    )
+    return line_config(epochs=2, steps_per_call=2), task
+
+
+CASES = {
+    "dropout, device feed": dropout_case,
+    "buckets, dropout, host feed": bucket_case,
+    "carry": carry_case,
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_training_by_pmap_equals_training_by_shard_map(case):
+    config, task = case()
+    assert_agree(*(trained(on("2", via, config), task) for via in VIAS))
+
+
+@pytest.fixture(scope="module")
+def seven_on_one_device():
+    config = sign_config(batch_size=7, epochs=2)
+    return trained(config, sign.build(config))
+
+
+@pytest.mark.parametrize(("via", "feed"), [("shard_map", "device"), ("pmap", "host")])
+def test_a_batch_that_does_not_divide_counts_every_example_once(via, feed, seven_on_one_device):
+    config = on("2", via, sign_config(batch_size=7, epochs=2, data=DataConfig(feed=feed)))
+    assert_agree(trained(config, sign.build(config)), seven_on_one_device, rtol=1e-4)
+
+
+def test_a_batch_smaller_than_the_devices_are_many_trains_too():
+    config, task = carry_case()
+    task = dataclasses.replace(
+        task,
+        carry=None,
+        values=lambda params, carry, batch, key: ({"loss": (params["w"] * batch["x"] - batch["y"]) ** 2}, carry),
+    )
+    config = dataclasses.replace(config, batch_size=1)
+    metrics, _, state = trained(on("2", "shard_map", config), task)
+    expected, _, other = trained(config, task)
+    for one, two in zip(leaves((metrics, state.params)), leaves((expected, other.params)), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5)
+
+
+def test_carried_state_is_not_filled_up_but_refused():
+    config, task = carry_case()
+    config = dataclasses.replace(on("2", "shard_map", config), batch_size=5)
+    with pytest.raises(ConfigError, match=r"batch_size 5 does not divide over 2 devices, .* carries state"):
+        compile_programs(task, config, build_optimizer(config.optimizer, 1), 2)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "messages"),
+    [
+        (8, ["each epoch leaves out 3 of 67 training examples, others every time, that are too few for a batch of 8"]),
+        (67, ["batches of 67 are filled up to 68 with examples of weight zero, to divide over 2 devices"]),
+    ],
+)
+def test_what_does_not_divide_is_said(batch_size, messages, caplog):
+    with caplog.at_level("INFO"):
+        say_what_does_not_divide(sign.build(sign_config()), batch_size, batch_mesh("2", batch_size))
+    assert caplog.messages == messages
+
+
+@pytest.mark.parametrize("via", VIAS)
+def test_a_mapped_function_sees_parts_and_its_axis_and_gives_whole_arrays(via):
+    mesh = batch_mesh("2", 4)
+
+    def function(scale, xs):
+        assert xs.shape == (3, 2)  # [steps, this device's part]
+        return jax.lax.psum(xs.sum(1), BATCH), scale["of"] * xs + jax.lax.axis_index(BATCH)
+
+    compile_for = map_over_devices(function, mesh, (PartitionSpec(), STEPS), (PartitionSpec(), STEPS), via=via)
+    xs = np.arange(12, dtype=np.float32).reshape(3, 4)
+    arguments = place(mesh, PartitionSpec(), {"of": np.float32(10)}), place(mesh, STEPS, xs)
+    sums, scaled = compile_for(*arguments)(*arguments)
+    np.testing.assert_array_equal(sums, xs.sum(1))
+    np.testing.assert_array_equal(scaled, 10 * xs + [0, 0, 1, 1])
+    assert scaled.sharding.is_equivalent_to(arguments[1].sharding, 2)
+
+
+@pytest.mark.parametrize("via", VIAS)
+def test_the_memory_of_a_donated_argument_is_given_away(via):
+    mesh, split = batch_mesh("2", 4), PartitionSpec(BATCH)
+    everywhere = PartitionSpec()
+
+    def function(state, xs):
+        return state + jax.lax.psum(xs.sum(), BATCH)
+
+    compile_for = map_over_devices(function, mesh, (everywhere, split), everywhere, via=via, donate=[0])
+    state, xs = place(mesh, everywhere, np.ones(3, np.float32)), place(mesh, split, np.ones(4, np.float32))
+    np.testing.assert_array_equal(compile_for(state, xs)(state, xs), [5, 5, 5])
+    assert state.is_deleted()
+    assert not xs.is_deleted()
+
+
+def test_what_cannot_be_mapped_is_refused():
+    split = PartitionSpec(BATCH)
+    with pytest.raises(ValueError, match=r"via must be .* got 'vmap'"):
+        map_over_devices(jnp.sin, batch_mesh("2", 4), (split,), split, via="vmap")
+    plane = jax.make_mesh((1, 2), (BATCH, "layers"), axis_types=(AxisType.Auto,) * 2)
+    with pytest.raises(ValueError, match="pmap maps over one axis, but the mesh has batch, layers"):
+        map_over_devices(jnp.sin, plane, (split,), split, via="pmap")

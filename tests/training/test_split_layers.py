@@ -1,0 +1,28 @@
+"""Training with the layers of a stack on two devices."""
+
+import jax
+import numpy as np
+import pytest
+from toytasks.runs import run_training, sign_config
+
+from rnnjax.config import CellConfig, ParallelConfig
+from rnnjax.errors import ConfigError
+
+
+def test_layers_on_two_devices_train_as_on_one(tmp_path):
+    def run(layers):
+        cell = CellConfig(hidden_size=4, layers=2, output_dropout=0.3)
+        parallel = ParallelConfig(batch="1", layers=layers)
+        return run_training(tmp_path / layers, sign_config(epochs=1, cell=cell, parallel=parallel))
+
+    one, two = run("1"), run("2")
+    for split in ("train", "validation", "test"):
+        np.testing.assert_allclose(two.of(split, "loss"), one.of(split, "loss"), rtol=1e-4)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), two.state.params, one.state.params
+    )
+
+
+def test_a_model_without_so_many_layers_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="layers is 2, but the model unrolls no stack of so many layers"):
+        run_training(tmp_path, sign_config(parallel=ParallelConfig(batch="1", layers="2")))
