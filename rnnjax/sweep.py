@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from rnnjax.cache import keep_compilations
 from rnnjax.commands import STOPPED, exit_code, require_packages
 from rnnjax.errors import ConfigError
 from rnnjax.train import new_directory
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str]) -> None:
     grid, name, workdir = read_grid(rest, options.seeds, options.at_once)
     train_left = ray_trainer() if options.ray else train_in_turn
     provide_cpu_devices()
+    keep_compilations()
     directory = RunDirectory(workdir or new_directory(f"{name}-sweep"))
     directory.check(grid.as_dict())
     _log.info("work directory: %s", directory.path)

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from rnnjax.cache import keep_compilations
 from rnnjax.errors import ConfigError, TrainingError
 from rnnjax.tasks.task import Task
 from rnnjax.training.grid import Group
@@ -29,7 +30,7 @@ def ray_trainer() -> Callable[[Left, Task], None]:
       ConfigError: if Ray is not installed.
     """
     try:
-        import ray  # noqa: F401
+        import ray  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ConfigError('--ray needs the package ray; install it with: pip install "rnnjax[ray]"') from error
     return train_on_ray
@@ -44,7 +45,7 @@ def train_on_ray(left: Left, first: Task) -> None:
     Raises:
       TrainingError: if Ray lost a task; Interrupted: if a signal stopped it. Groups that are complete are kept.
     """
-    import ray
+    import ray  # pyright: ignore[reportMissingImports]
 
     if not ray.is_initialized():
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
@@ -71,6 +72,7 @@ def train_alone(group: Group) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Returns the summary and the metrics of a group, trained in a process of its own on one device."""
     if jax.config.values["jax_num_cpu_devices"] <= 0:
         jax.config.update("jax_num_cpu_devices", 1)
+    keep_compilations()
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory(Path(folder) / "group")
         train_group(group, build(group.config), directory, StopRequest())

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import jax
@@ -134,4 +135,12 @@ def test_bad_usage_ends_with_2_and_one_sentence_and_leaves_nothing(arguments, me
     code, out, sentences, _ = call(sweep.main, *SMALL, *arguments, "--workdir", tmp_path / "sweep")
     assert (code, out, len(sentences)) == (2, "", 1)
     assert re.search(message, sentences[0])
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_without_ray_a_sentence_says_what_to_install(call, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, out, sentences, _ = call(sweep.main, *SMALL, "--ray", "--workdir", tmp_path / "sweep")
+    assert (code, out) == (2, "")
+    assert sentences == ['rnnjax: --ray needs the package ray; install it with: pip install "rnnjax[ray]"']
     assert not (tmp_path / "sweep").exists()
