@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
 import optax
 
 from rnnjax.config import OptimizerConfig, require
@@ -19,26 +23,36 @@ _SCHEDULES = ("constant", "cosine", "linear", "exponential", "staircase")
 
 
 def build_optimizer(
-    config: OptimizerConfig, steps: int, epoch_steps: int | None = None
+    config: OptimizerConfig, steps: int, epoch_steps: int | None = None, traced: Mapping[str, Any] | None = None
 ) -> optax.GradientTransformation:
     """Returns the optimiser for a run of `steps` steps, `epoch_steps` of them an epoch (None: all).
+
+    Values in `traced`, by the names of their fields, stand in for the config's own, which alone are checked: so one
+    compiled program can serve many of them.
 
     Raises:
       ConfigError: for an unknown name, a field that the optimiser does not have, or a rate that is not positive.
     """
-    require(config.name in _OPTIMIZERS, f"unknown optimizer.name {config.name!r}; choose from {', '.join(_OPTIMIZERS)}")
+    _check_optimizer(config)
+    _check_schedule(config, steps)
+    config = dataclasses.replace(config, **traced) if traced else config
     make, accepted = _OPTIMIZERS[config.name]
-    options = {name: getattr(config, name) for name in ("momentum", "weight_decay")}
-    options = {name: value for name, value in options.items() if value is not None}
-    for name in options.keys() - set(accepted):
-        require(False, f"{config.name} has no {name}; leave optimizer.{name} out")
+    options = {name: getattr(config, name) for name in accepted if getattr(config, name) is not None}
+    optimizer = make(_schedule(config, steps, epoch_steps), **options)
+    return (
+        optimizer if config.clip_norm is None else optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    )
+
+
+def _check_optimizer(config: OptimizerConfig) -> None:
+    require(config.name in _OPTIMIZERS, f"unknown optimizer.name {config.name!r}; choose from {', '.join(_OPTIMIZERS)}")
+    accepted = _OPTIMIZERS[config.name][1]
+    for name in ("momentum", "weight_decay"):
+        known = name in accepted or getattr(config, name) is None
+        require(known, f"{config.name} has no {name}; leave optimizer.{name} out")
     require(
         config.clip_norm is None or config.clip_norm > 0,
         f"optimizer.clip_norm must be positive, got {config.clip_norm}",
-    )
-    optimizer = make(build_schedule(config, steps, epoch_steps), **options)
-    return (
-        optimizer if config.clip_norm is None else optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
     )
 
 
@@ -48,25 +62,37 @@ def build_schedule(config: OptimizerConfig, steps: int, epoch_steps: int | None 
     Raises:
       ConfigError: for an unknown schedule, or numbers that make none.
     """
+    _check_schedule(config, steps)
+    return _schedule(config, steps, epoch_steps)
+
+
+def _check_schedule(config: OptimizerConfig, steps: int) -> None:
     rate, warmup, end = config.learning_rate, config.warmup_steps, config.final_fraction
     require(rate > 0, f"optimizer.learning_rate must be positive, got {rate}")
     require(warmup >= 0, f"optimizer.warmup_steps must not be negative, got {warmup}")
     require(warmup < steps, f"optimizer.warmup_steps must be at most {steps - 1}, got {warmup}")
     require(0 <= end <= 1, f"optimizer.final_fraction must be from 0 to 1, got {end}")
-    rest = max(steps - warmup, 1)
-    if config.schedule == "constant":
-        schedule = optax.constant_schedule(rate)
-    elif config.schedule == "cosine":
-        schedule = optax.cosine_decay_schedule(rate, rest, alpha=end)
-    elif config.schedule == "linear":
-        schedule = optax.linear_schedule(rate, rate * end, rest)
-    elif config.schedule == "exponential":
+    known = config.schedule in _SCHEDULES
+    require(known, f"unknown optimizer.schedule {config.schedule!r}; choose from {', '.join(_SCHEDULES)}")
+    if config.schedule == "exponential":
         require(end > 0, "optimizer.final_fraction must be above 0 for an exponential schedule")
-        schedule = optax.exponential_decay(rate, rest, end)
-    elif config.schedule == "staircase":
-        schedule = _staircase(config, epoch_steps or steps)
-    else:
-        require(False, f"unknown optimizer.schedule {config.schedule!r}; choose from {', '.join(_SCHEDULES)}")
+    if config.schedule == "staircase":
+        after, factor = config.decay_after, config.decay_rate
+        require(not warmup, "a staircase schedule has no warm-up; leave optimizer.warmup_steps out")
+        require(after >= 1, f"optimizer.decay_after must be at least 1, got {after}")
+        require(0 < factor <= 1, f"optimizer.decay_rate must be above 0 and at most 1, got {factor}")
+
+
+def _schedule(config: OptimizerConfig, steps: int, epoch_steps: int | None) -> optax.Schedule:
+    rate, warmup, end = config.learning_rate, config.warmup_steps, config.final_fraction
+    rest = max(steps - warmup, 1)
+    schedule = {
+        "constant": lambda: optax.constant_schedule(rate),
+        "cosine": lambda: optax.cosine_decay_schedule(rate, rest, alpha=end),
+        "linear": lambda: optax.linear_schedule(rate, rate * end, rest),
+        "exponential": lambda: optax.exponential_decay(rate, rest, end),
+        "staircase": lambda: _staircase(config, epoch_steps or steps),
+    }[config.schedule]()
     if not warmup:
         return schedule
     return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), schedule], [warmup])
@@ -74,9 +100,5 @@ def build_schedule(config: OptimizerConfig, steps: int, epoch_steps: int | None 
 
 def _staircase(config: OptimizerConfig, epoch_steps: int) -> optax.Schedule:
     """Returns a rate that is constant for `decay_after` epochs and multiplied by `decay_rate` before each later one."""
-    after, factor = config.decay_after, config.decay_rate
-    require(not config.warmup_steps, "a staircase schedule has no warm-up; leave optimizer.warmup_steps out")
-    require(after >= 1, f"optimizer.decay_after must be at least 1, got {after}")
-    require(0 < factor <= 1, f"optimizer.decay_rate must be above 0 and at most 1, got {factor}")
-    begin = (after - 1) * epoch_steps
-    return optax.exponential_decay(config.learning_rate, epoch_steps, factor, begin, staircase=True)
+    begin = (config.decay_after - 1) * epoch_steps
+    return optax.exponential_decay(config.learning_rate, epoch_steps, config.decay_rate, begin, staircase=True)

@@ -1,0 +1,81 @@
+"""Trains many small runs at once, seeds times values: ``python -m rnnjax.sweep --config configs/mnist.py[:variant]
+--seeds N [--config.FIELD=VALUE[,VALUE ...] ...] [--at-once N] [--ray] [--workdir DIR]``.
+
+A field with several values is swept over, several such fields in every combination, each with the seeds from
+config.seed on. Runs that differ in the seed and in numbers of the optimiser are trained by one compiled program, at
+most N of them with --at-once; those that differ in more follow one after the other. Every run is what
+`python -m rnnjax.train` makes of its config on one device. With --ray each program is a task of a Ray cluster, or of
+this machine where there is none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from rnnjax.cache import keep_compilations
+from rnnjax.commands import STOPPED, exit_code, require_packages
+from rnnjax.errors import ConfigError
+from rnnjax.train import new_directory
+
+_log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command with the arguments after its name.
+
+    Raises:
+      ConfigError, DataError, CheckpointError: as `rnnjax.training.sweep.sweep`.
+      SystemExit: with code 75 if a signal stopped it, after a checkpoint.
+    """
+    require_packages()
+    from rnnjax.parallel.mesh import provide_cpu_devices
+    from rnnjax.training.grid import read_grid
+    from rnnjax.training.interruption import Interrupted
+    from rnnjax.training.ray_sweep import ray_trainer
+    from rnnjax.training.run_directory import RunDirectory
+    from rnnjax.training.sweep import sweep, train_in_turn
+    from rnnjax.training.sweep_report import table
+
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return
+    options, rest = parse(arguments)
+    grid, name, workdir = read_grid(rest, options.seeds, options.at_once)
+    train_left = ray_trainer() if options.ray else train_in_turn
+    provide_cpu_devices()
+    keep_compilations()
+    directory = RunDirectory(workdir or new_directory(f"{name}-sweep"))
+    directory.check(grid.as_dict())
+    _log.info("work directory: %s", directory.path)
+    try:
+        results = sweep(grid, directory, train_left)
+    except Interrupted as stopped:
+        _log.info("%s; run again with --workdir %s to go on", stopped, directory.path)
+        raise SystemExit(STOPPED) from None
+    print(table(results))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Returns the options of a sweep, and the arguments that are left: those of the config.
+
+    Raises:
+      ConfigError: for a value of the wrong type.
+    """
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--at-once", type=int)
+    parser.add_argument("--ray", action="store_true")
+    return parser.parse_known_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main, sys.argv[1:]))

@@ -1,0 +1,188 @@
+"""The runs of a sweep: seeds times the cross product of lists of values, and which of them one program can train."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import re
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from rnnjax.config import OptimizerConfig, ParallelConfig, TrainConfig, freeze, require, to_dict
+from rnnjax.config_flags import read_config
+from rnnjax.training.optimizer import build_optimizer
+
+_OPTIMIZER = "optimizer."
+T = TypeVar("T")
+
+
+class Run(NamedTuple):
+    """One run of a sweep: its number, its seed, its values of the fields that the sweep is over, and its config."""
+
+    number: int
+    seed: int
+    values: dict[str, Any]
+    config: TrainConfig
+
+
+class Grid(NamedTuple):
+    """A sweep: the config that its runs share, how many seeds, the values of each field that it is over, its runs, and
+    how many of them one program may train at most (None: as many as it can)."""
+
+    base: TrainConfig
+    seeds: int
+    values: dict[str, list[Any]]
+    runs: list[Run]
+    at_once: int | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns what tells one sweep from another, as JSON can hold it."""
+        about = {"seeds": self.seeds, "values": self.values, "at_once": self.at_once}
+        return to_dict(self.base) | {"sweep": about}
+
+
+class Group(NamedTuple):
+    """Runs that one compiled program trains: they differ in the seed and in the `traced` fields of the optimiser."""
+
+    runs: list[Run]
+    traced: tuple[str, ...]
+
+    @property
+    def config(self) -> TrainConfig:
+        """The config of the first run; that of the others differs as said above."""
+        return self.runs[0].config
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns what tells one group from another, as JSON can hold it."""
+        runs = [{"run": run.number, "seed": run.seed, "values": run.values} for run in self.runs]
+        return to_dict(self.config) | {"runs": runs}
+
+    def traced_values(self) -> dict[str, Float[np.ndarray, " R"]]:
+        """Returns the values of the traced fields, by their names in `OptimizerConfig`."""
+        return {
+            name: np.array([getattr(run.config.optimizer, name) for run in self.runs], np.float32)
+            for name in self.traced
+        }
+
+
+def read_grid(arguments: Sequence[str], seeds: int, at_once: int | None) -> tuple[Grid, str, Path | None]:
+    """Returns the sweep, a name for it, and the work directory.
+
+    Args:
+      arguments: as `rnnjax.config_flags.read_config` takes them, with lists of values where there are commas.
+      seeds: how many seeds every point of the grid has.
+      at_once: how many runs one program may train; None for as many as it can.
+
+    Raises:
+      ConfigError: as `rnnjax.config_flags.read_config`, and for numbers or lists that make no sweep.
+    """
+    require(seeds >= 1, f"--seeds must be at least 1, got {seeds}")
+    require(at_once is None or at_once >= 1, f"--at-once must be at least 1, got {at_once}")
+    fixed, lists = _lists(arguments)
+    require("seed" not in lists, "a sweep takes its seeds from --seeds, from config.seed on; give one config.seed")
+    require("task" not in lists, "a sweep is of one task; give one config.task")
+    points = []
+    for texts in itertools.product(*lists.values()):
+        chosen = [f"--config.{field}={text}" for field, text in zip(lists, texts)]
+        base, name, workdir = read_config([*fixed, *chosen])
+        _check_parallel(base.parallel)
+        points.append((base, {field: _value(base, field) for field in lists}))
+    values = {field: list(dict.fromkeys(point[field] for _, point in points)) for field in lists}
+    for field, texts in lists.items():
+        require(len(values[field]) == len(texts), f"--config.{field} has a value twice in {','.join(texts)!r}")
+    return Grid(points[0][0], seeds, values, _runs(points, seeds), at_once), name, workdir
+
+
+def _lists(arguments: Iterable[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Returns the arguments that are no list of values, and the lists by the names of their fields."""
+    fixed, lists = [], {}
+    for argument in arguments:
+        field = re.fullmatch(r"--?config\.([\w.]+)=(.*,.*)", argument, re.DOTALL)
+        if field is None:
+            fixed.append(argument)
+            continue
+        lists[field[1]] = field[2].split(",")
+        require(all(lists[field[1]]), f"--config.{field[1]} has an empty value in {field[2]!r}")
+    return fixed, lists
+
+
+def _value(config: TrainConfig, field: str) -> Any:
+    return functools.reduce(getattr, field.split("."), config)
+
+
+def _check_parallel(config: ParallelConfig) -> None:
+    """Raises `ConfigError` where a run is to be split over devices: in a sweep each is whole on one."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        whole = value == field.default or (field.name, value) == ("batch", "1")
+        require(
+            whole,
+            f"parallel.{field.name} is {value!r}, but a sweep trains every run whole on one device and splits "
+            f"the runs over the devices; leave parallel.{field.name} out",
+        )
+
+
+def _runs(points: Sequence[tuple[TrainConfig, dict[str, Any]]], seeds: int) -> list[Run]:
+    numbers = itertools.count()
+    return [
+        Run(next(numbers), seed, values, freeze(dataclasses.replace(base, seed=seed)))
+        for base, values in points
+        for seed in range(base.seed, base.seed + seeds)
+    ]
+
+
+def groups(grid: Grid, *, seeds_apart: bool = False) -> list[Group]:
+    """Returns the runs that one program trains each; `seeds_apart` keeps those of different seeds in different ones.
+
+    Numbers of the optimiser that it takes as arrays can differ within a program. Which they are is found by trying.
+    """
+    floats = [name for name in grid.values if name.startswith(_OPTIMIZER) and _all_float(grid.values[name])]
+    found = []
+    for runs in _alike(grid.runs, lambda run: (_identity(run, floats), run.seed if seeds_apart else None)):
+        names = [name.removeprefix(_OPTIMIZER) for name in floats]
+        traced = tuple(name for name in names if takes_array(runs[0].config.optimizer, name))
+        fixed = [name for name in floats if name.removeprefix(_OPTIMIZER) not in traced]
+        for same in _alike(runs, lambda run, fixed=fixed: tuple(run.values[name] for name in fixed)):
+            size = grid.at_once or len(same)
+            found += [Group(same[first : first + size], traced) for first in range(0, len(same), size)]
+    return found
+
+
+def _all_float(values: Sequence[Any]) -> bool:
+    return all(type(value) is float for value in values)
+
+
+def _identity(run: Run, but: Sequence[str]) -> str:
+    """Returns the values of a run without those of some fields, as text."""
+    return json.dumps({name: value for name, value in run.values.items() if name not in but})
+
+
+def _alike(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
+    """Returns the items with equal keys together, in the order of the first ones."""
+    found: dict[Hashable, list[T]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return list(found.values())
+
+
+def takes_array(config: OptimizerConfig, name: str) -> bool:
+    """Says whether the optimiser can be built and used with an array in a field, so that a program need not know it."""
+
+    def update(value: Any) -> Any:
+        optimizer = build_optimizer(config, config.warmup_steps + 1, traced={name: value})
+        params = jnp.zeros(2)
+        return optimizer.update(params, optimizer.init(params), params)
+
+    try:
+        jax.eval_shape(update, jax.ShapeDtypeStruct((), jnp.float32))
+    except jax.errors.JAXTypeError:  # it asked for the number itself
+        return False
+    return True

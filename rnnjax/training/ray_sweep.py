@@ -1,0 +1,89 @@
+"""Groups of a sweep as tasks of a Ray cluster (an optional package): Ray says where and when each is trained."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from rnnjax.cache import keep_compilations
+from rnnjax.errors import ConfigError, TrainingError
+from rnnjax.tasks.task import Task
+from rnnjax.training.grid import Group
+from rnnjax.training.interruption import Interrupted, StopRequest
+from rnnjax.training.run_directory import RunDirectory
+from rnnjax.training.sweep import Left, about, build
+from rnnjax.training.sweep_group import train_group
+
+_log = logging.getLogger(__name__)
+
+
+def ray_trainer() -> Callable[[Left, Task], None]:
+    """Returns what trains the groups of a sweep on a Ray cluster, for `rnnjax.training.sweep.sweep`.
+
+    Raises:
+      ConfigError: if Ray is not installed.
+    """
+    try:
+        import ray  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ConfigError('--ray needs the package ray; install it with: pip install "rnnjax[ray]"') from error
+    return train_on_ray
+
+
+def train_on_ray(left: Left, first: Task) -> None:
+    """Trains every group as a task of the Ray cluster at RAY_ADDRESS or on this machine, or of one started here.
+
+    A task has a GPU where the cluster has some, otherwise a CPU core. Its node needs rnnjax and the data, at the place
+    that the config or RNNJAX_DATA names; what it writes comes back to the work directory here.
+
+    Raises:
+      TrainingError: if Ray lost a task; Interrupted: if a signal stopped it. Groups that are complete are kept.
+    """
+    import ray  # pyright: ignore[reportMissingImports]
+
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    gpus = int(ray.cluster_resources().get("GPU", 0) > 0)
+    task = ray.remote(train_alone).options(num_cpus=1, num_gpus=gpus)
+    pending = {task.remote(group): (group, directory) for group, directory in left}
+    with StopRequest() as stop:  # after Ray has set its own handlers
+        while pending:
+            for finished in ray.wait(list(pending), timeout=1.0)[0]:
+                group, directory = pending.pop(finished)
+                try:
+                    keep(group, directory, *ray.get(finished))
+                except ray.exceptions.RayError as error:
+                    lost = str(error).strip().splitlines()[-1]
+                    raise TrainingError(f"a Ray task failed ({lost}); run again to go on") from error
+                _log.info("%s: done, tasks left: %d", about(group), len(pending))
+            if stop.signal and pending:
+                for each in pending:
+                    ray.cancel(each, force=True)
+                raise Interrupted(f"stopped by {stop.signal}, {len(pending)} of {len(left)} tasks not complete")
+
+
+def train_alone(group: Group) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Returns the summary and the metrics of a group, trained in a process of its own on one device."""
+    if jax.config.values["jax_num_cpu_devices"] <= 0:
+        jax.config.update("jax_num_cpu_devices", 1)
+    keep_compilations()
+    with tempfile.TemporaryDirectory() as folder:
+        directory = RunDirectory(Path(folder) / "group")
+        train_group(group, build(group.config), directory, StopRequest())
+        summary = directory.summary()
+        assert summary is not None
+        return summary, directory.metrics()
+
+
+def keep(group: Group, directory: RunDirectory, summary: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Writes what a task returned where the group belongs, in place of what another attempt left."""
+    shutil.rmtree(directory.path, ignore_errors=True)
+    directory.claim(group.as_dict())
+    directory.append_metrics(rows)
+    directory.write_summary(summary)

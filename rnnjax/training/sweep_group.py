@@ -1,0 +1,248 @@
+"""A group of a sweep: its runs trained by one program, and what is written down of them."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from rnnjax.tasks.task import Task
+from rnnjax.training.batches import Order
+from rnnjax.training.checkpoint import Checkpoints
+from rnnjax.training.grid import Group
+from rnnjax.training.interruption import Interrupted, StopRequest
+from rnnjax.training.loop import Plan, make_plan
+from rnnjax.training.optimizer import build_optimizer
+from rnnjax.training.program import scores
+from rnnjax.training.progress import Progress
+from rnnjax.training.record import Finished, means, training_rows
+from rnnjax.training.run_directory import RunDirectory
+from rnnjax.training.run_programs import (
+    RunsProgram,
+    filled,
+    first_states,
+    part,
+    place_states,
+    runs_evaluator,
+    runs_feed,
+    runs_mesh,
+    runs_orders,
+    stack,
+)
+from rnnjax.training.state import TrainState, initial_train_state
+from rnnjax.training.summary import best_metrics, last_metrics
+
+_log = logging.getLogger(__name__)
+
+
+class Programs(NamedTuple):
+    """What a group computes with: `order` and `evaluate` are of all its runs."""
+
+    mesh: Mesh
+    steps: RunsProgram
+    order: Callable[[int], Order]
+    evaluate: dict[str, Callable[[Any], dict[str, Array]]]
+    keep: Callable[[TrainState], TrainState]
+
+
+def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopRequest) -> None:
+    """Trains the runs of a group, or goes on from their last checkpoint, and writes metrics and summary.
+
+    Raises:
+      CheckpointError: if checkpoints cannot be written or read.
+      Interrupted: if a signal stopped it, after a checkpoint.
+    """
+    if stop.signal:
+        raise Interrupted(f"stopped by {stop.signal} between two groups")
+    started = time.perf_counter()
+    plan = make_plan(task, group.config)
+    programs = compile_programs(task, group, plan)
+    directory.claim(group.as_dict())
+    with Checkpoints(directory.checkpoints) as checkpoints:
+        states, diverged, begin = initial_or_restored(task, group, programs.mesh, plan, checkpoints)
+        directory.keep_metrics_until(begin)
+        with Progress(begin, plan.steps) as progress:
+            record = GroupRecord(task, group, directory, progress, checkpoints, diverged)
+            first_step = time.perf_counter()
+            states = train_steps(plan, programs, states, begin, record, stop)
+            step_seconds = time.perf_counter() - first_step - programs.steps.compile_seconds
+        record.test(plan, programs.evaluate["test"](states.params), states.params)
+    seconds = {
+        "seconds": round(time.perf_counter() - started, 3),
+        "compile_seconds": round(programs.steps.compile_seconds, 3),
+        "steps_per_second": round(len(group.runs) * (plan.steps - begin) / max(step_seconds, 1e-9), 3),
+    }
+    directory.write_summary({"runs": record.results(), "devices": programs.mesh.size, **seconds})
+    shutil.rmtree(directory.checkpoints, ignore_errors=True)
+
+
+def compile_programs(task: Task, group: Group, plan: Plan) -> Programs:
+    """Returns the programs of a group, which are compiled when they are first called."""
+    config, mesh, resident = group.config, runs_mesh(len(group.runs)), group.config.data.feed == "device"
+    rows = filled(mesh, len(group.runs))
+    seeds = [group.runs[row].seed for row in rows]
+    traced = {name: values[rows] for name, values in group.traced_values().items()}
+
+    def optimizer(traced: Mapping[str, Any]) -> Any:
+        return build_optimizer(config.optimizer, plan.steps, plan.epoch_steps, traced=traced)
+
+    return Programs(
+        mesh,
+        RunsProgram(task, optimizer, mesh, runs_feed(mesh, task, resident=resident), traced),
+        runs_orders(mesh, task, seeds, config.batch_size),
+        {
+            name: runs_evaluator(task, mesh, name, config.batch_size, len(rows), resident=resident)
+            for name in ("validation", "test")
+        },
+        first_states(mesh, len(group.runs)),
+    )
+
+
+def initial_or_restored(
+    task: Task, group: Group, mesh: Mesh, plan: Plan, checkpoints: Checkpoints
+) -> tuple[TrainState, np.ndarray, int]:
+    """Returns the states of the last checkpoint, or fresh ones where there is none; where each run diverged; the step.
+
+    A checkpoint holds the runs without those that fill up the devices, so it can be gone on from with other devices.
+    """
+    traced = {name: values[0] for name, values in group.traced_values().items()}  # the state is alike for all values
+    optimizer = build_optimizer(group.config.optimizer, plan.steps, plan.epoch_steps, traced)
+    states = stack([initial_train_state(task, optimizer, run.seed) for run in group.runs])
+    kept, begin = {"states": states, "diverged": np.zeros(len(group.runs), np.int32)}, 0
+    found = checkpoints.restore_last(kept)
+    if found is not None:
+        begin, kept = found
+        _log.info("going on from the checkpoint of step %d", begin)
+    return place_states(mesh, kept["states"], filled(mesh, len(group.runs))), np.array(kept["diverged"]), begin
+
+
+def train_steps(
+    plan: Plan, programs: Programs, states: TrainState, begin: int, record: GroupRecord, stop: StopRequest
+) -> TrainState:
+    """Takes the steps from `begin` to the end of the runs, and has what comes back written down one call late."""
+    step, before = begin, None
+    for epoch, first, count in plan.calls(begin):
+        states, metrics = programs.steps(states, part(programs.order(epoch), first, count))
+        step += count
+        validation = kept = None
+        if plan.evaluates_after(epoch, first + count):
+            validation = programs.evaluate["validation"](states.params)
+            kept = programs.keep(states)  # the next call takes the states' memory for its own
+        if before is not None:
+            record.write(before)
+        before = Finished(epoch + 1, step, metrics, validation, kept)
+        if stop.signal:
+            break
+    if before is not None:
+        record.write(before)
+    if step < plan.steps:
+        record.save(step, programs.keep(states))
+        record.checkpoints.wait()
+        raise Interrupted(f"stopped by {stop.signal} at step {step} of {plan.steps} of a group, after a checkpoint")
+    return states
+
+
+class GroupRecord(NamedTuple):
+    """The places where a group is written down; `diverged` has the step at which a run's loss was first no number.
+
+    From the call on in which that was, nothing is written of the run; the others go on.
+    """
+
+    task: Task
+    group: Group
+    directory: RunDirectory
+    progress: Progress
+    checkpoints: Checkpoints
+    diverged: np.ndarray
+
+    def write(self, finished: Finished) -> None:
+        """Writes the metrics of all runs, progress and, at the end of an epoch, a checkpoint."""
+        metrics = _on_host(finished.metrics)
+        rows = [row for place in range(len(self.diverged)) for row in self._rows(place, metrics, finished)]
+        self.directory.append_metrics(rows)
+        shown = self._shown()
+        mean = {name: values[shown].mean(0) for name, values in metrics.items()}
+        self.progress.advance(finished.step, means({name: value[-1] for name, value in mean.items()}), mean)
+        if finished.validation is not None:
+            validation = _on_host(finished.validation)
+            of_epoch = means({name: values[shown] for name, values in validation.items()})
+            self.progress.epoch(finished.epoch, self.task.complete(of_epoch))
+        if finished.state is not None:
+            self.save(finished.step, finished.state)
+
+    def _rows(self, place: int, metrics: Mapping[str, np.ndarray], finished: Finished) -> Iterator[dict[str, Any]]:
+        """Yields the lines of one run, until its loss is no number."""
+        own = {name: values[place] for name, values in metrics.items()}
+        validation = None if finished.validation is None else _of_run(finished.validation, place)
+        if self._still_finite(place, own["loss"], finished.step):
+            log_every = self.group.config.log_every
+            rows = [self.task.complete(row) for row in training_rows(own, finished, log_every)]
+            if validation is not None and self._still_finite(place, np.array([validation["loss"]]), finished.step):
+                about = {"step": finished.step, "epoch": finished.epoch, "split": "validation"}
+                rows.append(about | self.task.complete(validation))
+            if not self.diverged[place]:
+                number = self.group.runs[place].number
+                yield from ({"run": number, **row} for row in rows)
+
+    def _still_finite(self, place: int, losses: np.ndarray, step: int) -> bool:
+        wrong = np.flatnonzero(~np.isfinite(losses))
+        if wrong.size and not self.diverged[place]:
+            self.diverged[place] = step - len(losses) + int(wrong[0]) + 1
+            run = self.group.runs[place]
+            _log.warning("run %d (seed %d) diverged at step %d", run.number, run.seed, self.diverged[place])
+        return not self.diverged[place]
+
+    def _shown(self) -> np.ndarray:
+        """Returns the runs that a mean is taken over: those that have not diverged, or all where all have."""
+        fine = np.flatnonzero(self.diverged == 0)
+        return fine if fine.size else np.arange(len(self.diverged))
+
+    def save(self, step: int, states: TrainState) -> None:
+        """Writes a checkpoint."""
+        self.checkpoints.save(step, {"states": states, "diverged": self.diverged.copy()}, {})
+
+    def test(self, plan: Plan, found: Mapping[str, Array], params: Any) -> None:
+        """Writes the metrics of the test split, the task's own scores with them."""
+        for place, run in enumerate(self.group.runs):
+            if self.diverged[place]:
+                continue
+            own = {} if self.task.score is None else jax.tree.map(lambda leaf, place=place: leaf[place], params)
+            test = self.task.complete(_of_run(found, place)) | scores(self.task, own, "test")
+            row = {"run": run.number, "step": plan.steps, "epoch": plan.epochs, "split": "test", **test}
+            self.directory.append_metrics([row])
+
+    def results(self) -> list[dict[str, Any]]:
+        """Returns what came out of every run, as a run's own summary has it."""
+        rows: dict[int, list[dict[str, Any]]] = {run.number: [] for run in self.group.runs}
+        for row in self.directory.metrics():
+            rows[row.pop("run")].append(row)
+        return [
+            {
+                "run": run.number,
+                "seed": run.seed,
+                "values": run.values,
+                "diverged": int(step) or None,
+                "final": {split: last_metrics(rows[run.number], split) for split in _splits(rows[run.number])},
+                "best": best_metrics(rows[run.number], self.task),
+            }
+            for run, step in zip(self.group.runs, self.diverged)
+        ]
+
+
+def _splits(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(row["split"] for row in rows))
+
+
+def _on_host(metrics: Mapping[str, Array]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(values) for name, values in metrics.items()}
+
+
+def _of_run(metrics: Mapping[str, Array], place: int) -> dict[str, float]:
+    return {name: float(values[place]) for name, values in _on_host(metrics).items()}

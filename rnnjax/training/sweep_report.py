@@ -1,0 +1,141 @@
+"""What came out of a sweep: means over seeds, a table and pictures."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rnnjax.training.plots import new_figure, save_figure
+from rnnjax.training.record import numbers
+
+Spread = dict[str, dict[str, float]]  # for each metric its mean and its standard deviation over the seeds
+
+
+def points(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns for every point of the grid the metrics of its runs, as mean and standard deviation over the seeds.
+
+    Runs that diverged are counted and left out of the means.
+    """
+    found = []
+    for values in _distinct(run["values"] for run in runs):
+        own = [run for run in runs if run["values"] == values]
+        fine = [run for run in own if run["diverged"] is None]
+        splits = dict.fromkeys(split for run in fine for split in run["final"])
+        found.append(
+            {
+                "values": values,
+                "seeds": [run["seed"] for run in own],
+                "diverged": len(own) - len(fine),
+                "final": {split: spread([run["final"][split] for run in fine]) for split in splits},
+                "best": spread([run["best"] for run in fine if run["best"]]),
+            }
+        )
+    return found
+
+
+def _distinct(all_values: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in dict.fromkeys(map(json.dumps, all_values))]
+
+
+def spread(rows: Sequence[Mapping[str, Any]]) -> Spread:
+    """Returns the mean and the standard deviation, of a sample, of every metric; that of a single row is 0."""
+    columns = {name: [row[name] for row in rows] for name in (numbers(rows[0]) if rows else {})}
+    return {
+        name: {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0}
+        for name, values in columns.items()
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    """Returns a table with a line for every point of the grid, and below it the best one."""
+    found, metric = results["points"], results["metric"]
+    splits = [(split, name) for split in ("validation", "test") for name in _metrics(found, split)]
+    titles = [*found[0]["values"], "runs", *(f"{split} {name}" for split, name in splits), f"best validation {metric}"]
+    lines = [titles]
+    for point in found:
+        cells = [point["final"].get(split, {}).get(name) for split, name in splits]
+        lines.append(
+            [
+                *(str(value) for value in point["values"].values()),
+                _count(point),
+                *map(_plus_minus, [*cells, point["best"].get(metric)]),
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    text = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines]
+    return "\n".join([*text, *_best_line(results), _time_line(results)])
+
+
+def _metrics(found: Sequence[dict[str, Any]], split: str) -> list[str]:
+    return list(dict.fromkeys(name for point in found for name in point["final"].get(split, {})))
+
+
+def _count(point: dict[str, Any]) -> str:
+    runs, diverged = len(point["seeds"]), point["diverged"]
+    return f"{runs} ({diverged} diverged)" if diverged else str(runs)
+
+
+def _plus_minus(value: dict[str, float] | None) -> str:
+    return "" if value is None else f"{value['mean']:.4f} ± {value['std']:.4f}"
+
+
+def best_point(results: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns the point with the best mean of the metric at the end of training; one all of whose runs diverged is
+    none."""
+    sign, metric = 1 if results["higher_is_better"] else -1, results["metric"]
+    known = [point for point in results["points"] if metric in point["final"].get("validation", {})]
+    return max(known, key=lambda point: sign * point["final"]["validation"][metric]["mean"], default=None)
+
+
+def _best_line(results: dict[str, Any]) -> list[str]:
+    best = best_point(results)
+    if best is None or len(results["points"]) == 1:
+        return []
+    value = _plus_minus(best["final"]["validation"][results["metric"]])
+    return [f"best: {point_name(best['values'])} (validation {results['metric']} {value})"]
+
+
+def _time_line(results: dict[str, Any]) -> str:
+    groups, device = results["groups"], results["device"]
+    compiling = sum(group["compile_seconds"] for group in groups)
+    return (
+        f"{results['seconds']:.1f} s, runs: {len(results['runs'])}, programs: {len(groups)}, "
+        f"{compiling:.1f} s compiling, on {device['count']} x {device['kind']}"
+    )
+
+
+def point_name(values: Mapping[str, Any]) -> str:
+    """Returns a short name of a point, with the last parts of the fields' names."""
+    return ", ".join(f"{name.split('.')[-1]}={value}" for name, value in values.items())
+
+
+def plot_sweep(results: dict[str, Any], rows: Sequence[dict[str, Any]], directory: Path) -> None:
+    """Draws each validation metric against the epoch: for every point the mean over the seeds, one standard deviation
+    around it."""
+    fine = [run for run in results["runs"] if run["diverged"] is None]
+    validation = [row for row in rows if row["split"] == "validation"]
+    curves = {run["run"]: [row for row in validation if row["run"] == run["run"]] for run in fine}
+    for name in _metrics(results["points"], "validation"):
+        figure, axes = new_figure(6, 4)
+        for point in results["points"]:
+            own = [curves[run["run"]] for run in fine if run["values"] == point["values"]]
+            if own:
+                _plot_point(axes, point, own, name)
+        axes.set(xlabel="epoch", ylabel=f"validation {name}")
+        axes.legend(fontsize=8)
+        axes.grid(alpha=0.3)
+        save_figure(figure, directory / f"{name}.png")
+
+
+def _plot_point(axes: Any, point: dict[str, Any], curves: Sequence[Sequence[dict[str, Any]]], name: str) -> None:
+    epochs = [row["epoch"] for row in curves[0]]
+    values = np.array([[row[name] for row in curve] for curve in curves])
+    middle, around = values.mean(0), values.std(0, ddof=min(1, len(values) - 1))
+    label = point_name(point["values"]) or f"{len(values)} seeds"
+    (line,) = axes.plot(epochs, middle, label=label, marker="." if len(epochs) < 50 else None)
+    axes.fill_between(epochs, middle - around, middle + around, color=line.get_color(), alpha=0.2, linewidth=0)

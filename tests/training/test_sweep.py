@@ -1,0 +1,285 @@
+"""Sweeps on toy tasks: their runs are those that training makes, whatever program they share."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toytasks import sign
+from toytasks.runs import data_set, line_config
+
+from rnnjax.config import DataConfig, OptimizerConfig, freeze, to_dict
+from rnnjax.tasks.task import Buckets, Task
+from rnnjax.training import sweep as sweeping
+from rnnjax.training.grid import Group, Run, groups, read_grid, takes_array
+from rnnjax.training.interruption import Interrupted, StopRequest
+from rnnjax.training.loop import train
+from rnnjax.training.run_directory import RunDirectory
+from rnnjax.training.sweep import sweep, train_in_turn
+from rnnjax.training.sweep_group import GroupRecord, train_group
+
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+TOY = str(Path(__file__).parent / "toytasks" / "config.py")
+SMALL = ["--config", TOY, "--config.epochs=2", "--config.examples=24", "--config.log_every=2"]
+# All that could get lost on the way: dropout, a schedule, moments, calls that end within an epoch.
+ALL = [
+    "--config.cell.kind=GRU",
+    "--config.cell.input_dropout=0.3",
+    "--config.optimizer.warmup_steps=2",
+    "--config.steps_per_call=2",
+]
+
+
+def grid_of(*arguments, seeds=1, at_once=None):
+    return read_grid([*SMALL, *arguments], seeds, at_once)[0]
+
+
+def numbers_of(grid):
+    return [[run.number for run in group.runs] for group in groups(grid)]
+
+
+def rows_of(directory, number):
+    rows = [row for row in directory.metrics() if row["run"] == number]
+    return [{name: value for name, value in row.items() if name != "run"} for row in rows]
+
+
+def assert_rows_agree(rows, expected):
+    assert len(rows) == len(expected) > 0
+    for row, other in zip(rows, expected):
+        assert row.keys() == other.keys()
+        for name, value in row.items():
+            assert value == (pytest.approx(other[name], rel=1e-5, abs=1e-6) if type(value) is float else other[name])
+
+
+@pytest.fixture(autouse=True)
+def _without_sweep_pictures(request, monkeypatch):
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(sweeping, "plot_sweep", lambda results, rows, directory: None)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """Two rates times three seeds, in a program of five runs on two devices and one of one run."""
+    grid = grid_of(*ALL, "--config.optimizer.learning_rate=1e-2,1e-1", seeds=3, at_once=5)
+    directory = RunDirectory(tmp_path_factory.mktemp("swept") / "sweep")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweeping, "plot_sweep", lambda results, rows, directory: None)
+        results = sweep(grid, directory, train_in_turn)
+    return grid, directory, results
+
+
+@pytest.mark.parametrize("number", [0, 4, 5])
+def test_every_run_is_the_one_that_training_makes(number, swept, tmp_path):
+    grid, directory, results = swept
+    config = grid.runs[number].config
+    alone = RunDirectory(tmp_path)
+    alone.claim(to_dict(config))
+    summary = train(sign.build(config), config, alone)
+    assert_rows_agree(rows_of(directory, number), alone.metrics())
+    run = results["runs"][number]
+    assert (run["run"], run["seed"], run["diverged"]) == (number, config.seed, None)
+    assert run["values"] == {"optimizer.learning_rate": config.optimizer.learning_rate}
+    assert_rows_agree([run["best"]], [summary["best"]])
+    assert_rows_agree(list(run["final"].values()), list(summary["final"].values()))
+
+
+def test_runs_of_one_program_differ(swept):
+    _, directory, results = swept
+    losses = {tuple(row["loss"] for row in rows_of(directory, run["run"])) for run in results["runs"]}
+    assert len(losses) == 6
+
+
+def test_a_sweep_is_the_same_every_time(swept, tmp_path):
+    grid, directory, results = swept
+    again = RunDirectory(tmp_path / "again")
+    assert sweep(grid, again, train_in_turn)["runs"] == results["runs"]
+    assert again.metrics() == directory.metrics()
+
+
+def carried_task():
+    """Least squares of what is carried from batch to batch."""
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(24, 3)).astype(np.float32), rng.normal(size=24).astype(np.float32)
+
+    def values(params, carry, batch, key):
+        state = 0.5 * carry + batch["x"] @ params["w"]
+        return {"loss": (state - batch["y"]) ** 2}, state
+
+    def init(key):
+        return {"w": jax.random.normal(key, (3,))}
+
+    carry = np.zeros(4, np.float32)
+    data = data_set(train={"x": x, "y": y})
+    return Task(data, init, values, "loss", higher_is_better=False, carry=carry, ordered=True)
+
+
+def bucketed_task():
+    """Least squares of the mean of what a bucket leaves of a sequence, with derived metrics and scores."""
+    rng = np.random.default_rng(2)
+    data = data_set(train={"x": rng.normal(size=(30, 6)).astype(np.float32)})
+    of = dict.fromkeys(("train", "validation", "test"), np.arange(30) % 2)
+
+    def values(params, carry, batch, key):
+        return {"loss": (batch["x"].mean(1) * params["w"] - 1) ** 2}, carry
+
+    return Task(
+        data,
+        lambda key: {"w": jax.random.normal(key)},
+        values,
+        "loss",
+        higher_is_better=False,
+        buckets=Buckets(of, ({"x": 2}, {"x": 6})),
+        derived=lambda means: {"root": means["loss"] ** 0.5},
+        score=lambda params, split: {"weight": float(params["w"])},
+    )
+
+
+@pytest.mark.parametrize("make_task", [carried_task, bucketed_task])
+@pytest.mark.parametrize("feed", ["device", "host"])
+def test_carries_buckets_and_feeds_of_every_run_are_those_of_training(make_task, feed, tmp_path):
+    task, configs = make_task(), []
+    for seed in (4, 2**32 - 1, 6):
+        fields = {"epochs": 2, "seed": seed, "steps_per_call": 4, "data": DataConfig(feed=feed)}
+        configs.append(line_config(**fields, optimizer=OptimizerConfig(name="adam")))
+    group = Group([Run(number, config.seed, {}, config) for number, config in enumerate(configs)], ())
+    together = RunDirectory(tmp_path / "together")
+    train_group(group, task, together, StopRequest())
+    for number, config in enumerate(configs):
+        alone = RunDirectory(tmp_path / str(number))
+        alone.claim(to_dict(config))
+        train(task, config, alone)
+        assert_rows_agree(rows_of(together, number), alone.metrics())
+
+
+@pytest.mark.parametrize(
+    ("fields", "name", "expected"),
+    [
+        ({}, "learning_rate", True),
+        ({"schedule": "cosine", "warmup_steps": 3}, "learning_rate", True),
+        ({"schedule": "staircase"}, "learning_rate", True),
+        ({"schedule": "linear"}, "final_fraction", True),
+        ({"schedule": "cosine"}, "final_fraction", True),
+        ({"schedule": "exponential", "final_fraction": 0.1}, "final_fraction", False),
+        ({"schedule": "staircase"}, "decay_rate", False),
+        ({"name": "sgd"}, "momentum", True),
+        ({"name": "rmsprop"}, "momentum", True),
+        ({"name": "adamw"}, "weight_decay", True),
+        ({"name": "lamb"}, "weight_decay", True),
+        ({"name": "lion"}, "weight_decay", True),
+        ({}, "clip_norm", True),
+    ],
+)
+def test_a_number_is_traced_where_the_optimiser_takes_an_array(fields, name, expected):
+    assert takes_array(OptimizerConfig(**fields), name) is expected
+
+
+def test_the_grid_is_the_cross_product_of_seeds_and_values():
+    grid = grid_of("--config.seed=7", "--config.optimizer.learning_rate=1,2", "--config.cell.kind=GRU,LSTM", seeds=2)
+    assert grid.values == {"optimizer.learning_rate": [1.0, 2.0], "cell.kind": ["GRU", "LSTM"]}
+    found = [(run.seed, run.config.optimizer.learning_rate, run.config.cell.kind) for run in grid.runs]
+    assert found == [(seed, rate, kind) for rate in (1.0, 2.0) for kind in ("GRU", "LSTM") for seed in (7, 8)]
+    assert [run.config.seed for run in grid.runs] == [run.seed for run in grid.runs]
+    assert [run.number for run in grid.runs] == list(range(8))
+
+
+def test_runs_that_differ_in_more_than_traced_numbers_are_groups_of_their_own():
+    assert numbers_of(grid_of("--config.optimizer.learning_rate=1,2", seeds=2)) == [[0, 1, 2, 3]]
+    assert numbers_of(grid_of("--config.cell.hidden_size=4,8", seeds=2)) == [[0, 1], [2, 3]]
+    both = grid_of("--config.optimizer.learning_rate=1,2", "--config.cell.hidden_size=4,8")
+    assert numbers_of(both) == [[0, 2], [1, 3]]
+    assert numbers_of(grid_of("--config.optimizer.warmup_steps=1,2")) == [[0], [1]]
+    exponential = ["--config.optimizer.schedule=exponential", "--config.optimizer.final_fraction=0.1,0.2"]
+    assert numbers_of(grid_of(*exponential, seeds=2)) == [[0, 1], [2, 3]]
+    assert numbers_of(grid_of(seeds=5, at_once=2)) == [[0, 1], [2, 3], [4]]
+
+
+def test_values_are_traced_where_they_differ_within_a_group():
+    grid = grid_of("--config.optimizer.learning_rate=1,2", "--config.optimizer.clip_norm=3,4")
+    (group,) = groups(grid)
+    assert {name: list(values) for name, values in group.traced_values().items()} == {
+        "learning_rate": [1, 1, 2, 2],
+        "clip_norm": [3, 4, 3, 4],
+    }
+
+
+def test_seeds_whose_data_differ_share_no_program(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeping, "build", lambda config: sign.build(freeze(sign.Config(length=2 + config.seed))))
+    grid = grid_of("--config.optimizer.learning_rate=1e-2,1e-1", seeds=2)
+    task, seeds_apart = sweeping.first_task(grid)
+    assert task.data.splits["train"]["x"].shape[1] == 2
+    assert seeds_apart
+    found = groups(grid, seeds_apart=seeds_apart)
+    assert [[run.number for run in group.runs] for group in found] == [[0, 2], [1, 3]]
+
+
+def test_a_run_that_diverges_leaves_the_others_alone(tmp_path):
+    sgd = ["--config.optimizer.name=sgd", "--config.optimizer.schedule=constant"]
+    results, all_rows = {}, {}
+    for name, rates in {"both": "1e-2,1e38", "one": "1e-2"}.items():
+        directory = RunDirectory(tmp_path / name)
+        results[name] = sweep(grid_of(*sgd, f"--config.optimizer.learning_rate={rates}"), directory, train_in_turn)
+        all_rows[name] = directory.metrics()
+    fine, diverged = results["both"]["runs"]
+    assert_rows_agree([row for row in all_rows["both"] if row["run"] == 0], all_rows["one"])
+    assert fine["diverged"] is None
+    assert 2 <= diverged["diverged"] <= 6
+    assert diverged["final"] == diverged["best"] == {}
+    assert [row for row in all_rows["both"] if row["run"] == 1] == []
+    json.loads((tmp_path / "both" / "sweep.json").read_text(), parse_constant=pytest.fail)
+
+
+# A group takes four calls: the first stop is within it, the second in its last call.
+@pytest.mark.parametrize(("at", "complete", "trained"), [(2, 0, [5, 5, 1]), (3, 5, [5, 1, 1])])
+def test_a_sweep_that_is_stopped_goes_on_to_the_same_end(at, complete, trained, swept, tmp_path, monkeypatch):
+    grid, uninterrupted, results = swept
+    directory, writes, sizes = RunDirectory(tmp_path / "stopped"), [], []
+    real_write, real_train = GroupRecord.write, sweeping.train_group
+
+    def write(self, finished):
+        writes.append(finished.step)
+        if len(writes) == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        real_write(self, finished)
+
+    def train(group, *arguments):
+        sizes.append(len(group.runs))
+        real_train(group, *arguments)
+
+    monkeypatch.setattr(GroupRecord, "write", write)
+    monkeypatch.setattr(sweeping, "train_group", train)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        sweep(grid, directory, train_in_turn)
+    assert json.loads((directory.path / "sweep.json").read_text())["runs"] == results["runs"][:complete]
+    assert sweep(grid, directory, train_in_turn)["runs"] == results["runs"]
+    assert directory.metrics() == uninterrupted.metrics()
+    assert sizes == trained
+    assert not list(directory.path.rglob("checkpoints"))
+
+
+def test_a_group_that_is_complete_is_not_trained_again(swept, tmp_path, monkeypatch):
+    grid, directory, results = swept
+    (directory.path / "sweep.json").rename(directory.path / "kept.json")
+    monkeypatch.setattr(sweeping, "train_group", lambda *arguments: pytest.fail("trained again"))
+    try:
+        assert sweep(grid, directory, train_in_turn)["runs"] == results["runs"]
+    finally:
+        (directory.path / "kept.json").rename(directory.path / "sweep.json")
+
+
+def test_results_are_means_and_deviations_over_seeds(swept):
+    _, _, results = swept
+    first, second = results["points"]
+    assert (first["values"], first["seeds"]) == ({"optimizer.learning_rate": 0.01}, [0, 1, 2])
+    for point, runs in ((first, results["runs"][:3]), (second, results["runs"][3:])):
+        for split in ("train", "validation", "test"):
+            losses = [run["final"][split]["loss"] for run in runs]
+            assert point["final"][split]["loss"]["mean"] == pytest.approx(np.mean(losses))
+            assert point["final"][split]["loss"]["std"] == pytest.approx(np.std(losses, ddof=1))
+        assert point["best"]["accuracy"]["mean"] == pytest.approx(np.mean([run["best"]["accuracy"] for run in runs]))
+    assert results["groups"][0]["runs"] == [0, 1, 2, 3, 4]
+    assert jnp.isfinite(results["groups"][0]["steps_per_second"])
