@@ -6,9 +6,9 @@
 
 The data is read from `--config.data.path` or RNNJAX_DATA (files `ptb.train.txt`, `ptb.valid.txt`, `ptb.test.txt`).
 
-| variant | source's test perplexity | TensorFlow's rerun | ours | time on 2 CPU cores | on a GPU |
+| variant | source's test perplexity | TensorFlow's rerun | ours | time on a CPU (AMD EPYC) | on a GPU |
 |---|---|---|---|---|---|
-| small, 13 epochs | 114.5 | 115.91 | 113.05, one seed | 69 min on one core of an AMD EPYC, shared with other work | not measured |
+| small, 13 epochs | 114.5 | 115.91 | 113.05, one seed | 69 min, one shared core | not measured |
 | medium, 39 epochs | 82.7 | 82.07 | not measured | not measured | not measured |
 | large, 55 epochs | 78.4 | 78.29 | not measured | not measured | not measured |
 
