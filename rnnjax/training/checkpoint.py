@@ -197,7 +197,7 @@ def _reason(error: Exception) -> str:
 
 def _whole(leaf: Any) -> np.ndarray:
     """Returns an array's values, gathered from all processes where each has a part; then all must call this."""
-    if leaf.is_fully_addressable or leaf.is_fully_replicated:
+    if isinstance(leaf, np.ndarray) or leaf.is_fully_addressable or leaf.is_fully_replicated:
         return np.asarray(leaf)
     return multihost_utils.process_allgather(leaf, tiled=True)
 

@@ -21,7 +21,8 @@ def test_training_ends_with_0_and_a_report_and_leaves_a_run(trained):
     path, ended = trained
     assert ended.code == 0, ended.err
     names = {file.name for file in path.iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "summary.json", "checkpoints", "tensorboard", "plots"}
+    files = {"config.json", "devices.json", "metrics.jsonl", "summary.json"}
+    assert names == files | {"checkpoints", "tensorboard", "plots"}
     summary = json.loads((path / "summary.json").read_text())
     for split in ("train", "validation", "test"):
         accuracy, loss = summary["final"][split]["accuracy"], summary["final"][split]["loss"]
