@@ -10,7 +10,7 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 2)
 
 # Folders whose many small programs take longer to optimise than to run.
-_COMPILED_QUICKLY = {"cells", "commands", "docs", "models", "nn", "parallel", "tasks", "unrolling"}
+_COMPILED_QUICKLY = {"cells", "commands", "docs", "models", "nn", "parallel", "tasks", "training", "unrolling"}
 
 
 def pytest_configure(config):

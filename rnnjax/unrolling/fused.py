@@ -63,7 +63,8 @@ def _joins(cell: GatedCell, weight: Float[Array, "O G H"], given: Recurrence) ->
     if given.xs is None or given.xs.shape[-1] + weight.shape[0] > _SMALL_WEIGHT // (weight.shape[1] * weight.shape[2]):
         return False
     z = jax.tree.map(lambda leaf: leaf[0], given.steps.z)
-    start = (given.state, z, jnp.zeros((*given.state.h.shape[:-1], *weight.shape[1:]), given.state.h.dtype))
+    r = recurrent_product(given.state.h, weight, given.state.h.dtype)  # zeros would not vary over a mesh as r does
+    start = (given.state, z, r)
     return cell.pointwise and adds_a_bias(cell, given.params, z) and _read_as_a_sum(cell, given.params, start)
 
 

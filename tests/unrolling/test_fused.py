@@ -155,6 +155,14 @@ def test_small_weights_multiply_the_inputs_in_the_loop(cell):
     assert read_in_the_loop(cell) == "x"
 
 
+def test_inside_shard_map_small_weights_do_the_same():
+    mesh, split = jax.make_mesh((1,), ("batch",), devices=jax.devices()[:1]), PartitionSpec("batch")
+    local = lambda params, xs: unroll(LSTM(H), params, xs, method=Fused())[0]  # noqa: E731
+    mapped = jax.shard_map(local, mesh=mesh, in_specs=(PartitionSpec(), split), out_specs=split)
+    (scan,) = named("scan", jax.make_jaxpr(mapped)(parameters(LSTM(H)), XS).jaxpr)
+    assert (T, B, I + 1) in {v.aval.shape for v in scan.invars}
+
+
 @pytest.mark.parametrize("cell", [GRU(H), OwnInputs(H), OwnGateInputs(H)], ids=str)
 def test_inputs_that_are_not_a_term_of_one_sum_are_projected_before_the_loop(cell):
     assert read_in_the_loop(cell) == "z"
