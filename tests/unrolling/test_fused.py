@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cells_under_test import GATED, H, I, LeakySum, UpdateGateRNN, close, inputs, parameters, quick_jit, same
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from test_programs import bodies, named
 
 from rnnjax import GRU, LSTM, BasicRNN, Dropout, Fused, HiddenState, LearnedState, Scan, Stack, choose_method, unroll
@@ -155,8 +155,12 @@ def test_small_weights_multiply_the_inputs_in_the_loop(cell):
     assert read_in_the_loop(cell) == "x"
 
 
+def _one_device_mesh():
+    return jax.make_mesh((1,), ("batch",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+
+
 def test_inside_shard_map_small_weights_do_the_same():
-    mesh, split = jax.make_mesh((1,), ("batch",), devices=jax.devices()[:1]), PartitionSpec("batch")
+    mesh, split = _one_device_mesh(), PartitionSpec("batch")
     local = lambda params, xs: unroll(LSTM(H), params, xs, method=Fused())[0]  # noqa: E731
     mapped = jax.shard_map(local, mesh=mesh, in_specs=(PartitionSpec(), split), out_specs=split)
     (scan,) = named("scan", jax.make_jaxpr(mapped)(parameters(LSTM(H)), XS).jaxpr)
