@@ -139,9 +139,7 @@ def timed(module: str, options: argparse.Namespace, directory: Path, argument: s
     return seconds
 
 
-def row(
-    seeds: int, runs: Sequence[tuple[float, dict[str, Any]]], sweep_seconds: float, results: dict[str, Any]
-) -> Row:
+def row(seeds: int, runs: Sequence[tuple[float, dict[str, Any]]], sweep_seconds: float, results: dict[str, Any]) -> Row:
     """Returns the figures of the first runs and of the sweep with as many seeds."""
     summaries, metric = [summary for _, summary in runs[:seeds]], results["metric"]
     rate = math.fsum(summary["steps_per_second"] for summary in summaries) / seeds
