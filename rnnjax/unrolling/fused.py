@@ -62,9 +62,11 @@ def _joins(cell: GatedCell, weight: Float[Array, "O G H"], given: Recurrence) ->
     """Returns whether the inputs are to be multiplied in the loop, beside the hidden state."""
     if given.xs is None or given.xs.shape[-1] + weight.shape[0] > _SMALL_WEIGHT // (weight.shape[1] * weight.shape[2]):
         return False
+    zs = jax.tree.leaves(given.steps.z)
+    if len(zs) != 1 or zs[0].shape[1:] != (*given.state.h.shape[:-1], *weight.shape[1:]):
+        return False  # not the terms of a sum
     z = jax.tree.map(lambda leaf: leaf[0], given.steps.z)
-    r = recurrent_product(given.state.h, weight, given.state.h.dtype)  # zeros would not vary over a mesh as r does
-    start = (given.state, z, r)
+    start = (given.state, z, zs[0][0].astype(given.state.h.dtype))
     return cell.pointwise and adds_a_bias(cell, given.params, z) and _read_as_a_sum(cell, given.params, start)
 
 
