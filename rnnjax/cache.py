@@ -30,4 +30,4 @@ def keep_compilations() -> None:
     except OSError:
         return  # compiled again every time
     jax.config.update("jax_compilation_cache_dir", str(directory))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # the many small ones make up seconds
