@@ -121,25 +121,11 @@ def evaluator(
     """
     order, weights = evaluation_order(task, split, filled_batch(mesh, batch_size))
     send = host_feed(mesh, task.data.splits[split]).batches
-    at_a_time = len(weights) if resident else _BATCHES_AT_A_TIME
-    pieces = [
-        (order.part(first, at_a_time), weights[first : first + at_a_time])
-        for first in range(0, len(weights), at_a_time)
-    ]
+    pieces = evaluation_pieces(order, weights, len(weights) if resident else None)
+    sums = split_sums(task)
 
     def arguments(order: Order, weights: np.ndarray) -> Any:
         return send(order), place(mesh, STEPS, weights), place(mesh, EVERYWHERE, order.bucket)
-
-    def sums(params: Any, carry: Any, batches: Any, weights: Array, bucket: Any) -> tuple[Any, Sums]:
-        def one(carry: Any, item: Any) -> tuple[Any, Sums]:
-            batch, weight, bucket = item
-            run = by_bucket(
-                task.buckets, lambda carry, batch: evaluation_sums(task, BATCH, params, carry, batch, weight)
-            )
-            return run(carry, batch, bucket)
-
-        carry, parts = jax.lax.scan(one, carry, (batches, weights, bucket))
-        return carry, jax.tree.map(lambda part: part.sum(), parts)
 
     in_specs = (EVERYWHERE, SPLIT, STEPS, STEPS, EVERYWHERE)
     compile_sums = map_over_devices(splitting_layers(sums, mesh), mesh, in_specs, (SPLIT, EVERYWHERE), via=via)
@@ -159,6 +145,29 @@ def evaluator(
         return {name: mean(value) for name, value in total.items()}
 
     return means
+
+
+def evaluation_pieces(order: Order, weights: np.ndarray, at_a_time: int | None) -> list[tuple[Order, np.ndarray]]:
+    """Returns the batches of an evaluation and their weights, some batches at a time; None takes a usual number."""
+    count = at_a_time or _BATCHES_AT_A_TIME
+    return [(order.part(first, count), weights[first : first + count]) for first in range(0, len(weights), count)]
+
+
+def split_sums(task: Task) -> Callable[..., tuple[Any, Sums]]:
+    """Returns ``(params, carry, batches, weights, bucket) -> (carry, sums)``: those of all metrics over the batches."""
+
+    def sums(params: Any, carry: Any, batches: Any, weights: Array, bucket: Any) -> tuple[Any, Sums]:
+        def one(carry: Any, item: Any) -> tuple[Any, Sums]:
+            batch, weight, bucket = item
+            run = by_bucket(
+                task.buckets, lambda carry, batch: evaluation_sums(task, BATCH, params, carry, batch, weight)
+            )
+            return run(carry, batch, bucket)
+
+        carry, parts = jax.lax.scan(one, carry, (batches, weights, bucket))
+        return carry, jax.tree.map(lambda part: part.sum(), parts)
+
+    return sums
 
 
 def scores(task: Task, params: Any, split: str) -> dict[str, float]:

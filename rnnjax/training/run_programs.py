@@ -28,9 +28,9 @@ from rnnjax.training.batches import (
     host_feed,
     place,
 )
-from rnnjax.training.program import settle
+from rnnjax.training.program import evaluation_pieces, settle, split_sums
 from rnnjax.training.state import TrainState
-from rnnjax.training.step import Sums, evaluation_sums, mean, train_step
+from rnnjax.training.step import Sums, mean, train_step
 
 RUNS = "runs"
 _EACH = PartitionSpec(RUNS)  # [runs, ...]
@@ -38,7 +38,6 @@ _EACH_STEPS = PartitionSpec(RUNS, None, BATCH)  # [runs, steps, batch, ...]
 _EACH_CARRY = PartitionSpec(RUNS, BATCH)  # [runs, batch, ...]
 _SPECS: Any = (_EACH, _EACH, _EACH, _EACH_CARRY, _EACH)
 STATES = TrainState(*_SPECS)
-_BATCHES_AT_A_TIME = 64
 
 Traced = Mapping[str, Float[Array | np.ndarray, " R"]]  # values of the optimiser's fields that differ between runs
 
@@ -113,8 +112,8 @@ def part(order: Order, first: int, count: int) -> Order:
 def each_run(task: Task, one: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a function of one run for a stack of runs: all at once, or one after the other where that is faster.
 
-    It is on a CPU, which took 7 times as long for the small products of eight runs in one, and with buckets, of which
-    runs at once would have to go through all.
+    It is on a CPU, where XLA is slow at small products of many runs in one, and with buckets, of which runs at once
+    would have to go through all.
     """
     if jax.default_backend() == "cpu" or task.buckets is not None:
         return lambda *stacked: jax.lax.map(lambda run: one(*run), stacked)
@@ -187,28 +186,14 @@ def runs_evaluator(
     """Returns a function of the parameters of `runs` runs: for each, the means of all metrics over the split."""
     order, weights = evaluation_order(task, split, batch_size)
     send = host_feed(mesh, task.data.splits[split]).batches
-    at_a_time = len(weights) if resident else _BATCHES_AT_A_TIME
-    pieces = [
-        (order.part(first, at_a_time), weights[first : first + at_a_time])
-        for first in range(0, len(weights), at_a_time)
-    ]
+    pieces = evaluation_pieces(order, weights, len(weights) if resident else None)
+    sums_of_run = split_sums(task)
 
     def arguments(order: Order, weights: np.ndarray) -> Any:
         return send(order), place(mesh, STEPS, weights), place(mesh, EVERYWHERE, order.bucket)
 
     def sums(params: Any, carry: Any, batches: Any, weights: Array, bucket: Any) -> tuple[Any, Sums]:
-        def run(params: Any, carry: Any) -> tuple[Any, Sums]:
-            def one(carry: Any, item: Any) -> tuple[Any, Sums]:
-                batch, weight, bucket = item
-                values = by_bucket(
-                    task.buckets, lambda carry, batch: evaluation_sums(task, BATCH, params, carry, batch, weight)
-                )
-                return values(carry, batch, bucket)
-
-            carry, parts = jax.lax.scan(one, carry, (batches, weights, bucket))
-            return carry, jax.tree.map(lambda part: part.sum(), parts)
-
-        return each_run(task, run)(params, carry)
+        return each_run(task, lambda params, carry: sums_of_run(params, carry, batches, weights, bucket))(params, carry)
 
     specs = {"in_specs": (_EACH, _EACH_CARRY, STEPS, STEPS, EVERYWHERE), "out_specs": (_EACH_CARRY, _EACH)}
     mapped = jax.jit(jax.shard_map(sums, mesh=mesh, **specs))
