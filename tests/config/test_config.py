@@ -2,6 +2,7 @@ import dataclasses
 import json
 
 import pytest
+from config_reading import MNIST, read
 
 import rnnjax
 from rnnjax.config import (
@@ -22,18 +23,6 @@ from rnnjax.tasks import mnist
 
 # ml_collections reads config files by a method that Python has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
-MNIST = "configs/mnist.py"
-
-
-@pytest.fixture(autouse=True)
-def _in_the_repository(monkeypatch, request):
-    monkeypatch.chdir(request.config.rootpath)
-
-
-def read(*arguments, config=MNIST):
-    return read_config(["--config", config, *arguments])[0]
-
 
 # Reading
 

@@ -6,6 +6,7 @@ import textwrap
 import jax
 import jax.numpy as jnp
 import pytest
+from config_reading import read
 
 import rnnjax
 from rnnjax.config import (
@@ -15,24 +16,11 @@ from rnnjax.config import (
     from_dict,
     to_dict,
 )
-from rnnjax.config_flags import read_config
 from rnnjax.errors import ConfigError
 from rnnjax.tasks import mnist, task_module
 
 # ml_collections reads config files by a method that Python has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
-MNIST = "configs/mnist.py"
-
-
-@pytest.fixture(autouse=True)
-def _in_the_repository(monkeypatch, request):
-    monkeypatch.chdir(request.config.rootpath)
-
-
-def read(*arguments, config=MNIST):
-    return read_config(["--config", config, *arguments])[0]
-
 
 # Cells
 
