@@ -28,7 +28,7 @@ class Fused:
     `jax.shard_map` apply as they do to `Scan`. A cell that is not a `GatedCell`, or has a `step` of its own, is left to
     `Scan`.
 
-    Where the weights are small and the gates read z and r as a sum, that sum is one product a step, [x, 1, h] times
+    Where there are several gates, the weights are small and the gates read z and r as a sum, that sum is one product a step, [x, 1, h] times
     W_x, b and W, one above the other: z is then neither written nor read for the whole sequence.
 
     Attributes:
@@ -59,8 +59,15 @@ def fuses(cell: Cell) -> bool:
 
 
 def _joins(cell: GatedCell, weight: Float[Array, "O G H"], given: Recurrence) -> bool:
-    """Returns whether the inputs are to be multiplied in the loop, beside the hidden state."""
-    if given.xs is None or given.xs.shape[-1] + weight.shape[0] > _SMALL_WEIGHT // (weight.shape[1] * weight.shape[2]):
+    """Returns whether the inputs are to be multiplied in the loop, beside the hidden state.
+
+    A single gate is read as fast from z: measured, it loses by the longer product.
+    """
+    if (
+        given.xs is None
+        or weight.shape[1] == 1
+        or given.xs.shape[-1] + weight.shape[0] > _SMALL_WEIGHT // (weight.shape[1] * weight.shape[2])
+    ):
         return False
     zs = jax.tree.leaves(given.steps.z)
     if len(zs) != 1 or zs[0].shape[1:] != (*given.state.h.shape[:-1], *weight.shape[1:]):

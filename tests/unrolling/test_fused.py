@@ -150,7 +150,7 @@ def read_in_the_loop(cell, features=I):
     return {(T, B, features + 1): "x", (T, B, cell.gate_count, cell.hidden_size): "z"}[shapes.pop()]
 
 
-@pytest.mark.parametrize("cell", [BasicRNN(H), UpdateGateRNN(H), LSTM(H)], ids=str)
+@pytest.mark.parametrize("cell", [UpdateGateRNN(H), LSTM(H)], ids=str)
 def test_small_weights_multiply_the_inputs_in_the_loop(cell):
     assert read_in_the_loop(cell) == "x"
 
@@ -167,14 +167,14 @@ def test_inside_shard_map_small_weights_do_the_same():
     assert (T, B, I + 1) in {v.aval.shape for v in scan.invars}
 
 
-@pytest.mark.parametrize("cell", [GRU(H), OwnInputs(H), OwnGateInputs(H)], ids=str)
-def test_inputs_that_are_not_a_term_of_one_sum_are_projected_before_the_loop(cell):
+@pytest.mark.parametrize("cell", [GRU(H), BasicRNN(H), OwnInputs(H), OwnGateInputs(H)], ids=str)
+def test_inputs_of_one_gate_or_no_term_of_one_sum_are_projected_before_the_loop(cell):
     assert read_in_the_loop(cell) == "z"
 
 
 def test_large_weights_multiply_the_inputs_of_all_steps_at_once():
-    assert read_in_the_loop(BasicRNN(512), 511) == "x"
-    assert read_in_the_loop(BasicRNN(512), 513) == "z"
+    assert read_in_the_loop(UpdateGateRNN(128), 1919) == "x"
+    assert read_in_the_loop(UpdateGateRNN(128), 1921) == "z"
 
 
 @pytest.mark.parametrize("cell", [UpdateGateRNN(H), LSTM(H, peephole=True)], ids=str)
