@@ -216,8 +216,8 @@ class ParallelConfig(Config):
       batch: number of devices that share each batch; "all", or "auto" for as many as pay. A batch that does not divide
         is filled up with examples of weight zero.
       layers: number of devices that share the layers of a stack, for each part of the batch; "all" takes all devices.
-        It needs `via` to be "shard_map": pmap maps over one axis.
-      via: what maps a step over devices: "shard_map", or "pmap", which computes the same.
+      via: what maps a step over devices: "shard_map", or "pmap", which computes the same but splits batches or layers,
+        not both.
     """
 
     batch: str = "auto"
@@ -231,10 +231,6 @@ class ParallelConfig(Config):
         known = self.layers == "all" or (self.layers.isdigit() and int(self.layers) >= 1)
         require(known, f'parallel.layers must be "all" or a number of devices, got {self.layers!r}')
         require(self.via in ("shard_map", "pmap"), f'parallel.via must be "shard_map" or "pmap", got {self.via!r}')
-        require(
-            self.via == "shard_map" or self.layers == "1",
-            f"parallel.via=pmap maps over the batch alone, got parallel.layers={self.layers}; set via to shard_map",
-        )
 
 
 @dataclasses.dataclass

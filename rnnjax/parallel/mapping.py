@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
+
+from rnnjax.errors import ConfigError
 
 Compile = Callable[..., Callable[..., Any]]
 
@@ -33,11 +36,12 @@ def map_over_devices(
       mesh: the devices.
       in_specs: for every argument a pytree prefix of `PartitionSpec`, one split axis in each at most.
       out_specs: the same for what is returned.
-      via: "shard_map" or "pmap"; the latter maps over one axis, so the mesh must have no other.
+      via: "shard_map" or "pmap"; the latter maps over one axis, so the mesh must have one device along any other.
       donate: positions of the arguments whose memory is given away.
 
     Raises:
-      ValueError: if `via` is neither, or `jax.pmap` is to map over a mesh of several axes.
+      ValueError: if `via` is neither.
+      ConfigError: if `jax.pmap` is to split over two axes.
     """
     if via == "shard_map":
         mapped = jax.shard_map(function, mesh=mesh, in_specs=tuple(in_specs), out_specs=out_specs)
@@ -45,28 +49,31 @@ def map_over_devices(
         return lambda *arguments: program.lower(*arguments).compile()
     if via != "pmap":
         raise ValueError(f'via must be "shard_map" or "pmap", got {via!r}')
-    if len(mesh.axis_names) != 1:
-        raise ValueError(f"pmap maps over one axis, but the mesh has {', '.join(mesh.axis_names)}; use shard_map")
     return _pmapped(function, mesh, tuple(in_specs), out_specs, tuple(donate))
 
 
 def _pmapped(
     function: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any, donate: tuple[int, ...]
 ) -> Compile:
-    def of_boxed(*boxed: tuple[Any]) -> Any:
-        return function(*(argument for (argument,) in boxed))
+    name, others = _mapped_axis(mesh)
+    split_axis = functools.partial(_split_axis, name)
+    positions = _positions(mesh, name)
 
-    def boxed(arguments: tuple[Any, ...]) -> list[tuple[Any]]:
+    def of_boxed(_: Array, *boxed: tuple[Any]) -> Any:
+        return _along_one(function, others)(*(argument for (argument,) in boxed))
+
+    def boxed(arguments: tuple[Any, ...]) -> list[Any]:
         # `jax.pmap` takes axes given as plain numbers for those of single arrays, where the numbers of both agree.
-        return [(_each(_with_device_axis, mesh, spec, argument),) for spec, argument in zip(in_specs, arguments)]
+        parts = [(_each(_with_device_axis, mesh, spec, argument),) for spec, argument in zip(in_specs, arguments)]
+        return [positions, *parts]
 
     mapped: Any = jax.pmap(
         of_boxed,
-        axis_name=mesh.axis_names[0],
-        in_axes=tuple((jax.tree.map(_split_axis, spec),) for spec in in_specs),
-        out_axes=jax.tree.map(_split_axis, out_specs),
+        axis_name=name,
+        in_axes=(0, *((jax.tree.map(split_axis, spec),) for spec in in_specs)),
+        out_axes=jax.tree.map(split_axis, out_specs),
         devices=tuple(mesh.devices.flat),
-        donate_argnums=donate,
+        donate_argnums=tuple(1 + position for position in donate),
     )
 
     def compile_for(*arguments: Any) -> Callable[..., Any]:
@@ -77,16 +84,50 @@ def _pmapped(
     return compile_for
 
 
-def _split_axis(spec: PartitionSpec) -> int | None:
-    """Returns the axis of an array that a spec splits over devices; None where it splits none."""
-    return next((axis for axis, name in enumerate(spec) if name is not None), None)
+def _positions(mesh: Mesh, name: str) -> Array:
+    """Returns an array that is split over the devices, without which `jax.pmap` has none to map over."""
+    every = np.arange(mesh.size)
+    return jax.make_array_from_callback(every.shape, NamedSharding(mesh, PartitionSpec(name)), lambda part: every[part])
+
+
+def _mapped_axis(mesh: Mesh) -> tuple[str, list[str]]:
+    """Returns the axis of a mesh that has its devices, and the others."""
+    split = [name for name in mesh.axis_names if mesh.shape[name] > 1] or mesh.axis_names[:1]
+    if len(split) > 1:
+        sizes = " and ".join(f"{name} {mesh.shape[name]}" for name in split)
+        raise ConfigError(
+            f"pmap splits over one axis, but the devices are to split {sizes}: set one to 1, or via to shard_map"
+        )
+    return split[0], [name for name in mesh.axis_names if name != split[0]]
+
+
+def _along_one(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+    """Returns a function that can name some axes more, of one device each."""
+    for name in names:
+        function = _along(function, name)
+    return function
+
+
+def _along(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def along(*arguments: Any) -> Any:
+        results = jax.vmap(function, in_axes=None, axis_name=name, axis_size=1)(*arguments)
+        return jax.tree.map(lambda result: result[0], results)
+
+    return along
+
+
+def _split_axis(name: str, spec: PartitionSpec) -> int | None:
+    """Returns the axis of an array that a spec splits over an axis of devices; None where it splits none."""
+    return next((axis for axis, split in enumerate(spec) if split == name), None)
 
 
 def _each(change: Callable[[Mesh, int, Array], Array], mesh: Mesh, specs: Any, tree: Any) -> Any:
     """Returns a pytree with its split arrays changed by ``change(mesh, split axis, array)``."""
 
+    name, _ = _mapped_axis(mesh)
+
     def of_spec(spec: PartitionSpec, part: Any) -> Any:
-        axis = _split_axis(spec)
+        axis = _split_axis(name, spec)
         return part if axis is None else jax.tree.map(functools.partial(change, mesh, axis), part)
 
     return jax.tree.map(of_spec, specs, tree)
@@ -105,7 +146,7 @@ def _without_device_axis(mesh: Mesh, axis: int, array: Array) -> Array:
 
 
 def _split_at(mesh: Mesh, axis: int) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec(*[None] * axis, mesh.axis_names[0]))
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, _mapped_axis(mesh)[0]))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from rnnjax.parallel.batch import sum_over
 from rnnjax.tasks.task import Batch, Task, Values, Weighted
 from rnnjax.training.state import TrainState
+from rnnjax.unrolling.unroll import vary, varying_axes
 
 Sums = dict[str, Weighted]  # for each metric the sum of its weighted values, and that of its weights
 
@@ -38,7 +39,7 @@ def train_step(
 
     # A gradient is summed over the devices on its own where the parameters are known to be equal on all of them;
     # declaring them different keeps it this device's, to be summed once, with the metrics.
-    params = jax.lax.pcast(state.params, axis, to="varying")
+    params = vary(state.params, varying_axes(jax.lax.axis_index(axis)))
     gradients, (sums, carry) = jax.grad(total_loss, has_aux=True)(params)
     gradients, sums = sum_over(axis, (gradients, sums))
     gradients = jax.tree.map(lambda gradient: mean(Weighted(gradient, sums["loss"].weight)), gradients)

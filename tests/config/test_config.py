@@ -115,10 +115,6 @@ REFUSED = [
     (["--config.parallel.via=vmap"], 'parallel.via must be "shard_map" or "pmap", got .vmap.'),
     (["--config.parallel.layers=0"], "parallel.layers must be .*got '0'"),
     (["--config.parallel.layers=auto"], "parallel.layers must be .*got 'auto'"),
-    (
-        ["--config.parallel.layers=2", "--config.parallel.via=pmap"],
-        "parallel.via=pmap maps over the batch alone, got parallel.layers=2",
-    ),
     (["--config.optimizer.name=adamm"], "unknown optimizer.name 'adamm'"),
     (["--config.optimizer.learning_rate=0"], "optimizer.learning_rate must be positive, got 0"),
     (["--config.optimizer.warmup_steps=-1"], "warmup_steps must (?!be from 0 to -1).*got -1"),

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AbstractMesh, PartitionSpec
 from toytasks import sign
 from toytasks.runs import data_set, leaves, line_config, sign_config
 
 from rnnjax.config import CellConfig, DataConfig, ParallelConfig
 from rnnjax.errors import ConfigError
 from rnnjax.parallel.mapping import map_over_devices
-from rnnjax.parallel.mesh import BATCH, batch_mesh
+from rnnjax.parallel.mesh import BATCH, LAYERS, batch_mesh
 from rnnjax.tasks.task import Buckets, Task
 from rnnjax.training.batches import STEPS, place
 from rnnjax.training.loop import compile_programs, make_plan, say_what_does_not_divide
@@ -169,6 +169,6 @@ def test_what_cannot_be_mapped_is_refused():
     split = PartitionSpec(BATCH)
     with pytest.raises(ValueError, match=r"via must be .* got 'vmap'"):
         map_over_devices(jnp.sin, batch_mesh("2", 4), (split,), split, via="vmap")
-    plane = jax.make_mesh((1, 2), (BATCH, "layers"), axis_types=(AxisType.Auto,) * 2)
-    with pytest.raises(ValueError, match="pmap maps over one axis, but the mesh has batch, layers"):
+    plane = AbstractMesh((2, 2), (BATCH, LAYERS))
+    with pytest.raises(ConfigError, match=r"pmap splits over one axis, but .* batch 2 and layers 2: set one to 1"):
         map_over_devices(jnp.sin, plane, (split,), split, via="pmap")

@@ -9,17 +9,24 @@ from rnnjax.config import CellConfig, ParallelConfig
 from rnnjax.errors import ConfigError
 
 
-def test_layers_on_two_devices_train_as_on_one(tmp_path):
-    def run(layers):
-        cell = CellConfig(hidden_size=4, layers=2, output_dropout=0.3)
-        parallel = ParallelConfig(batch="1", layers=layers)
-        return run_training(tmp_path / layers, sign_config(epochs=1, cell=cell, parallel=parallel))
+def trained(directory, layers, via="shard_map"):
+    cell = CellConfig(hidden_size=4, layers=2, output_dropout=0.3)
+    parallel = ParallelConfig(batch="1", layers=layers, via=via)
+    return run_training(directory, sign_config(epochs=1, cell=cell, parallel=parallel))
 
-    one, two = run("1"), run("2")
+
+@pytest.fixture(scope="module")
+def on_one(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("one") / "run", "1")
+
+
+@pytest.mark.parametrize("via", ["shard_map", "pmap"])
+def test_layers_on_two_devices_train_as_on_one(via, on_one, tmp_path):
+    two = trained(tmp_path / "run", "2", via)
     for split in ("train", "validation", "test"):
-        np.testing.assert_allclose(two.of(split, "loss"), one.of(split, "loss"), rtol=1e-4)
+        np.testing.assert_allclose(two.of(split, "loss"), on_one.of(split, "loss"), rtol=1e-4)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), two.state.params, one.state.params
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), two.state.params, on_one.state.params
     )
 
 
