@@ -9,8 +9,8 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)
 
-# Folders whose many small programs take longer to optimise than to run.
-_COMPILED_QUICKLY = {"cells", "commands", "docs", "models", "nn", "parallel", "tasks", "training", "unrolling"}
+# The folder whose programs are timed and weighed; elsewhere they are small, and take longer to optimise than to run.
+_OPTIMISED = "benchmarks"
 
 
 def pytest_configure(config):
@@ -25,11 +25,12 @@ def pytest_unconfigure(config):
 
 
 @pytest.fixture(autouse=True)
-def _compiled_quickly(request):
-    """Compiles without LLVM's optimisations in those folders."""
-    if request.path.parent.name not in _COMPILED_QUICKLY:
+def _compiled_quickly(request, monkeypatch):
+    """Compiles without LLVM's optimisations, here and in the commands that a test starts."""
+    if request.path.parent.name == _OPTIMISED:
         yield
         return
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
