@@ -28,8 +28,8 @@ class Fused:
     `jax.shard_map` apply as they do to `Scan`. A cell that is not a `GatedCell`, or has a `step` of its own, is left to
     `Scan`.
 
-    Where there are several gates, the weights are small and the gates read z and r as a sum, that sum is one product a step, [x, 1, h] times
-    W_x, b and W, one above the other: z is then neither written nor read for the whole sequence.
+    Where there are several gates, the weights are small and the gates read z and r as a sum, that sum is one product a
+    step, [x, 1, h] times W_x, b and W, one above the other: z is then neither written nor read for the whole sequence.
 
     Attributes:
       unroll: copies of the step in the loops' bodies.
@@ -63,11 +63,8 @@ def _joins(cell: GatedCell, weight: Float[Array, "O G H"], given: Recurrence) ->
 
     A single gate is read as fast from z: measured, it loses by the longer product.
     """
-    if (
-        given.xs is None
-        or weight.shape[1] == 1
-        or given.xs.shape[-1] + weight.shape[0] > _SMALL_WEIGHT // (weight.shape[1] * weight.shape[2])
-    ):
+    rows_at_most = _SMALL_WEIGHT // (weight.shape[1] * weight.shape[2])
+    if given.xs is None or weight.shape[1] == 1 or given.xs.shape[-1] + weight.shape[0] > rows_at_most:
         return False
     zs = jax.tree.leaves(given.steps.z)
     if len(zs) != 1 or zs[0].shape[1:] != (*given.state.h.shape[:-1], *weight.shape[1:]):
