@@ -167,8 +167,9 @@ def _open(a: Float[Array, "*B G H"], candidate: int = -2) -> Float[Array, "*B G 
 
     sigmoid(x) = (1 + tanh(x / 2)) / 2: a compiler evaluates one function of one array faster than two of its parts.
     """
-    scale = np.full((a.shape[-2], 1), 0.5, a.dtype)
-    scale[candidate] = 1
+    scales = np.full((a.shape[-2], 1), 0.5)
+    scales[candidate] = 1
+    scale = jnp.asarray(scales, a.dtype)
     return scale * jnp.tanh(scale * a) + (1 - scale)
 
 

@@ -92,8 +92,8 @@ def _positions(mesh: Mesh, name: str) -> Array:
 
 def _mapped_axis(mesh: Mesh) -> tuple[str, list[str]]:
     """Returns the axis of a mesh that has its devices, and the others."""
-    split = [name for name in mesh.axis_names if mesh.shape[name] > 1] or mesh.axis_names[:1]
-    if len(split) > 1:
+    split: list[str] = [name for name in mesh.axis_names if mesh.shape[name] > 1] or list(mesh.axis_names)
+    if mesh.size > 1 and len(split) > 1:
         sizes = " and ".join(f"{name} {mesh.shape[name]}" for name in split)
         raise ConfigError(
             f"pmap splits over one axis, but the devices are to split {sizes}: set one to 1, or via to shard_map"
