@@ -31,11 +31,12 @@ from rnnjax.training.step import metric_sums, train_step
 VIAS = ("shard_map", "pmap")
 
 _EPILOG = """\
-A step is forward, backward and Adam, its state donated. "jit" is the step on one device without any mapping; on a CPU
-that device may use all cores, and does where an operation is large enough. The contenders of a table are built, then
-run in turns; a turn is as many calls as take 50 ms after one that is not timed. Times are medians over the turns with
-their quartiles. "gain" is examples per second over those of "jit", by the median of the turns' ratios; for one device,
-"cost" is the time over that of "jit", less one.
+A step is forward, backward and Adam; a call takes several, as one of the training command takes an epoch's, its state
+donated. "jit" is the step on one device without any mapping; on a CPU that device may use all cores, and does where an
+operation is large enough. The contenders of a table are built, then
+run in turns; a turn is as many calls as take 50 ms after one that is not timed. Times are those of a step, medians over
+the turns with their quartiles. "gain" is examples per second over those of "jit", by the median of the turns' ratios;
+for one device, "cost" is the time over that of "jit", less one.
 """
 
 _COLUMNS = (
@@ -96,11 +97,12 @@ def main(arguments: Sequence[str]) -> None:
     print(f"{report.header(machine)}\n{options.cell}, (T, B, I, H) = ({sizes}), float32\n")
     print(report.title_line(_COLUMNS), flush=True)
     for scaling in ("strong", "weak"):
-        for row in measure(Case(options.cell, 1, *options.shape), scaling, device_counts(most), options.seconds):
+        case = Case(options.cell, 1, *options.shape)
+        for row in measure(case, scaling, device_counts(most), options.steps, options.seconds):
             rows.append(row)
             print(row_line(row), flush=True)
             if options.json:
-                settings = {"cell": options.cell, "shape": options.shape}
+                settings = {"cell": options.cell, "shape": options.shape, "steps": options.steps}
                 report.write_json(options.json, machine=machine, settings=settings, rows=[r.as_json() for r in rows])
     if options.plot:
         plot(rows, options.plot)
@@ -118,6 +120,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--cell", choices=CELLS, default="LSTM")
     add("--shape", type=shape, default=(28, 150, 28, 150), metavar="T,B,I,H", help="default: 28,150,28,150")
     add("--devices", type=report.at_least_one, metavar="N", help="up to so many; all")
+    add("--steps", type=report.at_least_one, default=8, metavar="N", help="of a call; 8")
     add("--seconds", type=report.positive, default=20.0, help="of measuring a table, at least three turns; 20")
     add("--json", type=report.output_path, metavar="PATH", help="write all figures here")
     add("--plot", type=report.plot_path, metavar="PATH", help="draw the gains here: .png, .svg or .pdf")
@@ -129,19 +132,19 @@ def device_counts(most: int) -> list[int]:
     return [2**power for power in range(most.bit_length()) if 2**power < most] + [most]
 
 
-def measure(case: Case, scaling: str, counts: Sequence[int], seconds: float) -> list[Row]:
+def measure(case: Case, scaling: str, counts: Sequence[int], steps: int, seconds: float) -> list[Row]:
     """Returns the rows of one kind of scaling: `jit` on one device, then each way of mapping on each number."""
     contenders = [Contender(scaling, "jit", 1, case.B)] + [
         Contender(scaling, via, count, case.B * (count if scaling == "weak" else 1)) for count in counts for via in VIAS
     ]
-    turns = {contender: Turn(training_step(case._replace(B=contender.batch), contender)) for contender in contenders}
+    turns = {each: Turn(training_steps(case._replace(B=each.batch), each, steps)) for each in contenders}
     timing.interleave(
         {f"{contender.via} on {contender.devices}": turn for contender, turn in turns.items()},
         repeats=1000,
         seconds=seconds,
     )
-    base = turns[contenders[0]].times[1:]
-    return [row(contender, turn.times[1:], base, case.B) for contender, turn in turns.items()]
+    times = {contender: [time / steps for time in turn.times[1:]] for contender, turn in turns.items()}
+    return [row(contender, own, times[contenders[0]], case.B) for contender, own in times.items()]
 
 
 def row(contender: Contender, seconds: Sequence[float], base: Sequence[float], base_batch: int) -> Row:
@@ -150,15 +153,16 @@ def row(contender: Contender, seconds: Sequence[float], base: Sequence[float], b
     return Row(contender, timing.spread(seconds), timing.spread(gains).median, len(seconds))
 
 
-def training_step(case: Case, contender: Contender) -> Callable[[], Any]:
-    """Returns a call that takes a step from the state that the one before it left."""
+def training_steps(case: Case, contender: Contender, steps: int) -> Callable[[], Any]:
+    """Returns a call that takes so many steps from the state that the one before it left."""
     _, task = classifier(case)
     optimizer = optax.adam(LEARNING_RATE)
     xs, labels = case.inputs()
     batch, state = {"xs": xs, "labels": labels}, initial_train_state(task, optimizer, 0)
     if contender.via == "jit":
         device = jax.devices()[0]
-        return repeated(plain_step(task, optimizer), *jax.device_put((state, batch), device))
+        program = jax.jit(many(plain_step(task, optimizer), steps), donate_argnums=0)
+        return repeated(program, *jax.device_put((state, batch), device))
     mesh, split = batch_mesh(str(contender.devices), case.B), PartitionSpec(BATCH)
     weight = place(mesh, split, batch_weights(mesh, case.B))
     rows = np.minimum(np.arange(len(weight)), case.B - 1)
@@ -168,11 +172,19 @@ def training_step(case: Case, contender: Contender) -> Callable[[], Any]:
     def step(state: Any, batch: Any, weight: Any) -> Any:
         return train_step(task, optimizer, BATCH, state, batch, weight)
 
-    compile_for = map_over_devices(
-        step, mesh, (STATE, split, split), (STATE, EVERYWHERE), via=contender.via, donate=[0]
-    )
+    specs = (STATE, split, split)
+    compile_for = map_over_devices(many(step, steps), mesh, specs, (STATE, EVERYWHERE), via=contender.via, donate=[0])
     compiled = compile_for(state, batch, weight)
     return repeated(lambda state, batch: compiled(state, batch, weight), state, batch)
+
+
+def many(step: Callable[..., Any], steps: int) -> Callable[..., Any]:
+    """Returns a function that takes a step so many times, on the same batch."""
+
+    def taken(state: Any, *batch: Any) -> Any:
+        return jax.lax.scan(lambda state, _: step(state, *batch), state, length=steps)
+
+    return taken
 
 
 def plain_step(task: Any, optimizer: optax.GradientTransformation) -> Callable[[Any, Any], Any]:
@@ -191,7 +203,7 @@ def plain_step(task: Any, optimizer: optax.GradientTransformation) -> Callable[[
         params = optax.apply_updates(state.params, updates)
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    return step
 
 
 def row_line(row: Row) -> str:
