@@ -141,7 +141,6 @@ def measure(case: Case, peers: Sequence[str], seconds: float) -> Iterator[Row]:
     skipped = {name: why for name in peers if (why := missing_package(name, case))}
     calls = {name: CONTENDERS[name](case) for name in peers if name not in skipped}
     rate = product_rate(case)
-    devices = calls["rnnjax"].devices if "rnnjax" in calls else 1
     for what, flops in (("train", 3 * case.forward_flops), ("infer", case.forward_flops)):
         timed: dict[str, Callable[[], Any]] = {name: getattr(call, what) for name, call in calls.items()}
         first = {name: timing.duration(call) for name, call in timed.items()}
@@ -149,6 +148,7 @@ def measure(case: Case, peers: Sequence[str], seconds: float) -> Iterator[Row]:
         if what == "train":
             times = {name: seconds / calls[name].steps for name, seconds in times.items()}
         roofline = flops / times["rnnjax"] / rate if "rnnjax" in times else math.nan
+        devices = getattr(calls["rnnjax"], f"{what}_devices") if "rnnjax" in calls else 1
         yield Row(case, what, devices, times, first, skipped, roofline)
     del calls
 

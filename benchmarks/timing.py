@@ -120,6 +120,12 @@ def duration(call: Callable[[], Any], clock: Clock = time.perf_counter) -> float
     return clock() - start
 
 
+def quickest(call: Callable[[], Any], repeats: int = 5) -> float:
+    """Returns the seconds of the fastest of some calls, after one that is not timed."""
+    jax.block_until_ready(call())
+    return min(duration(call) for _ in range(repeats))
+
+
 def spread(times: Sequence[float]) -> Spread:
     """Returns the median and the quartiles; those of a single time are that time."""
     if len(times) == 1:

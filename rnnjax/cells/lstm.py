@@ -144,7 +144,8 @@ class LSTM(GatedCell):
         if params.peephole is None:
             opened = _open(a)
         else:
-            seen = jnp.pad(params.peephole[:-1], ((0, 1), (0, 0))) * state.c[..., None, :]
+            none = jnp.zeros_like(params.peephole[:1])  # the candidate does not see c
+            seen = jnp.concatenate([params.peephole[:-1], none]) * state.c[..., None, :]
             opened = _open(a[..., :-1, :] + seen, candidate=-1)
         *i, f, g = (opened[..., gate, :] for gate in range(a.shape[-2] - 1))
         c = f * state.c + (i[0] if i else 1 - f) * g
