@@ -1,0 +1,1 @@
+"""Recurrences as kernels of a GPU, behind `rnnjax.Fused`."""
