@@ -51,7 +51,7 @@ def _no_device() -> str | None:
         return f"cuDNN needs an NVIDIA GPU, but JAX runs on {jax.default_backend()}; choose another backend"
     if "rocm" in jax.devices()[0].client.platform_version.lower():
         return "cuDNN needs an NVIDIA GPU, but JAX runs on ROCm; choose another backend"
-    if not hasattr(rnn.gpu_rnn, "compute_rnn_workspace_reserve_space_sizes"):
+    if not hasattr(getattr(rnn, "gpu_rnn", None), "compute_rnn_workspace_reserve_space_sizes"):
         return 'this JAX was built without cuDNN; install it with: pip install "rnnjax[cuda]"'
     return None
 

@@ -3,6 +3,7 @@
 What reaches cuDNN and what comes back, and how both are taken apart and put together, is all real.
 """
 
+import functools
 import types
 
 import jax
@@ -13,6 +14,9 @@ from jax.experimental import rnn
 from jax.interpreters import mlir
 from jax.sharding import PartitionSpec
 
+from benchmarks import kernels
+from benchmarks.kernel_cases import Case
+from benchmarks.kernel_contenders import CONTENDERS, rnnjax_ready
 from rnnjax import GRU, LSTM, Dropout, LSTMParams, LSTMState, Scan, Stack, bidirectional, unroll
 from rnnjax.kernels import cudnn
 from rnnjax.unrolling.recurrence import Recurrence, Steps
@@ -191,3 +195,12 @@ def test_it_has_nothing_against_a_plain_lstm_on_an_nvidia_gpu(monkeypatch):
     device.client.platform_version = "cuda 13000"
     monkeypatch.setattr(rnn, "gpu_rnn", None)
     assert "built without cuDNN" in cudnn.why_not(recurrence())
+
+
+def test_the_benchmark_finds_this_and_jax_s_own_layer_right(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setitem(CONTENDERS, "cudnn", functools.partial(rnnjax_ready, Cudnn, None))
+    case = Case("LSTM", 1, H, B, 10, "float32", projected=True)
+    for row in kernels.measure("main", case, ["cudnn", "jax.rnn"], row_seconds=0.01):
+        assert row.reason is None
+        assert row.error < 1e-5
