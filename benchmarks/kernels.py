@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks import kernel_reference, report, timing
 from benchmarks.kernel_cases import KINDS, Case, Numbers, numbers
-from benchmarks.kernel_contenders import CONTENDERS, LOOPS, Ready, noise
+from benchmarks.kernel_contenders import CONTENDERS, LOOPS, Ready, Refused, noise
 
 BASE = Case("LSTM", heads=1, H=768, B=16, T=1024)
 TOLERANCE = {"float32": 5e-3, "bfloat16": 3e-2}  # float32's products may be in TF32
@@ -197,7 +197,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--contenders", nargs="+", choices=CONTENDERS, metavar="NAME", help=f"of {', '.join(CONTENDERS)}; all")
     add("--seconds", type=report.positive, default=420.0, help="of the whole run, about; 420")
     add("--row-seconds", type=report.positive, default=0.25, help="of timing a contender in one direction; 0.25")
-    help_ = "end with what is known where a case takes longer, as a kernel that hangs does; 120"
+    help_ = "end with what is known where a contender takes longer, as a kernel that hangs does; 120"
     add("--patience", type=report.positive, default=120.0, metavar="SECONDS", help=help_)
     add("--smoke", action="store_true", help="tiny sizes, for any machine; kernels for GPUs are interpreted on a CPU")
     add("--json", type=report.output_path, metavar="PATH", help="write all figures here")
@@ -220,33 +220,36 @@ def measure_all(
             contenders = [each for each in job.contenders if each in (options.contenders or CONTENDERS)]
             if not contenders:
                 continue
-            patience.begin(f"{name}, {job.case}")
-            yield from measure(name, job.case, contenders, options.row_seconds)
-            patience.end()
+            yield from measure(name, job.case, contenders, options.row_seconds, patience)
 
 
-def measure(sweep: str, case: Case, contenders: Sequence[str], row_seconds: float) -> list[Row]:
+def measure(sweep: str, case: Case, contenders: Sequence[str], row_seconds: float, patience: Patience) -> list[Row]:
     """Returns the rows of a case: those that are right timed in turns, the others with the reason why not."""
+    patience.begin(f"{sweep}, {case}: compiling")
     given = numbers(case)
     expected, ready = all_ready(case, given, contenders)
     rows, turns = {}, {}
     for name, made in ready.items():
+        patience.begin(f"{sweep}, {case}: {name}")
+        rows[name] = Row(sweep, case, name)
         try:
             able = made.result()
             error, part = worst(able, given, expected)
-            rows[name] = Row(sweep, case, name, error=error, build_seconds=able.build_seconds)
+            rows[name] = dataclasses.replace(rows[name], error=error, build_seconds=able.build_seconds)
             if not error <= TOLERANCE[case.dtype]:
                 rows[name] = dataclasses.replace(rows[name], reason=f"wrong: {part} is off by {error:.1%}")
                 continue
             samples = [able.sample(2 * seed, None) for seed in range(_SETS)]
             turns |= {(name, run): Turn(able, run, samples) for run in ("forward", "both")}
         except Exception as error:  # whatever a contender fails with, the others go on
-            rows[name] = Row(sweep, case, name, reason=in_short(error))
+            rows[name] = dataclasses.replace(rows[name], reason=in_short(error))
+    patience.begin(f"{sweep}, {case}: turns")
     try:
         times = timing.interleave(turns, repeats=1000, seconds=row_seconds * len(turns))
     except Exception as error:  # such as too little memory for all of them at once
         return [row if row.reason else dataclasses.replace(row, reason=in_short(error)) for row in rows.values()]
     finally:
+        patience.end()
         noise.cache_clear()
     spreads: dict[str, dict[str, timing.Spread]] = {name: {} for name in rows}
     for (name, run), taken in times.items():
@@ -288,7 +291,9 @@ def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
 
 def in_short(error: BaseException) -> str:
     """Returns what an error says, in one line of no more than 160 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split())
+    if not isinstance(error, Refused | ValueError):
+        text = f"{type(error).__name__}: {text}"
     return text if len(text) <= 160 else f"{text[:157]}..."
 
 
@@ -309,7 +314,7 @@ class Turn:
 
 
 class Patience:
-    """Ends the run where a case takes too long: what is waited for on a device cannot be interrupted otherwise."""
+    """Ends the run where a part of it takes too long: a wait for a device cannot be interrupted otherwise."""
 
     def __init__(self, seconds: float, leave: Callable[[], None]):
         self._seconds, self._leave, self._what = seconds, leave, ""
@@ -322,7 +327,8 @@ class Patience:
         self.end()
 
     def begin(self, what: str) -> None:
-        """Starts to wait for something."""
+        """Starts to wait for something, in the place of what was waited for before."""
+        self.end()
         self._what = what
         self._timer = threading.Timer(self._seconds, self._give_up)
         self._timer.daemon = True
@@ -360,7 +366,8 @@ def summary(rows: Sequence[Row]) -> list[str]:
     timed = [row for row in rows if row.both is not None]
     if not timed:
         return ["nothing was timed"]
-    return [*against_bars(timed), *own_cell(timed), *best_loops(timed), *left_out(rows)]
+    parts = (against_bars(timed), by_heads(timed), over_torch(timed), own_cell(timed), best_loops(timed))
+    return [*itertools.chain(*parts), *left_out(rows)]
 
 
 def against_bars(rows: Sequence[Row]) -> list[str]:
@@ -397,6 +404,29 @@ def _at_base(case: Case) -> bool:
 
 def _start(case: Case) -> tuple[str, str]:
     return case.dtype, "x" if case.projected else "z"
+
+
+def by_heads(rows: Sequence[Row]) -> list[str]:
+    """Returns the times of the head sweep, a line for each contender; one head's are in the table above."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row.sweep == "heads" and row.forward is not None and row.both is not None:
+            times = f"{report.si(row.forward.median, 's')}, {report.si(row.both.median, 's')}"
+            found.setdefault(row.contender, []).append(f"{row.case.heads} x {row.case.H}: {times}")
+    return [f"heads, forward, both, {name}: {'; '.join(times)}" for name, times in found.items()]
+
+
+def over_torch(rows: Sequence[Row]) -> list[str]:
+    """Returns our kernel's times over those of cuDNN in float16, the projection in both, a line for each case."""
+    times = {(row.contender, row.case): (row.forward, row.both) for row in rows}
+    lines = []
+    for (name, case), (forward, both) in times.items():
+        other = times.get(("torch fp16", case))
+        if name == "pallas" and other is not None:
+            ratios = [a.median / b.median for a, b in zip((forward, both), other) if a is not None and b is not None]
+            shape = f"{case.cell}, H {case.H}, B {case.B}, T {case.T}"
+            lines.append(f"pallas {case.dtype} over cuDNN float16, {shape}: {', '.join(f'{r:.2f}' for r in ratios)}")
+    return lines
 
 
 def own_cell(rows: Sequence[Row]) -> list[str]:

@@ -28,7 +28,8 @@ def _compiled_quickly():
 
 
 def measured(case, *contenders):
-    return kernels.measure("main", case, contenders, row_seconds=0.01)
+    with kernels.Patience(100, lambda: None) as patience:
+        return kernels.measure("main", case, contenders, 0.01, patience)
 
 
 @pytest.mark.parametrize("cell", KINDS)
@@ -161,6 +162,19 @@ def test_ratios_are_to_the_published_times():
     assert ours.split()[2:] == ["pallas", "4.87", "ms", "26.5", "ms", "1.00,", "1.95", "0.45,", "1.00"]
     assert torch.split()[2:] == ["torch", "fp16", "4.02", "ms", "2.00", "ms", "2.00,", "0.39"]
     assert kernels.against_bars(rows[2:]) == []
+
+
+def test_the_summary_has_our_kernel_beside_cudnn_s_and_the_heads():
+    x = BASE._replace(projected=True)
+    rows = [
+        Row("batch", x, "pallas", TIMES, TIMES),
+        Row("batch", x, "torch fp16", timing.Spread(1e-3, 0, 0), timing.Spread(4e-3, 0, 0)),
+        Row("heads", BASE._replace(heads=4, H=192), "pallas", TIMES, TIMES),
+    ]
+    assert kernels.summary(rows) == [
+        "heads, forward, both, pallas: 4 x 192: 2.00 ms, 2.00 ms",
+        "pallas bfloat16 over cuDNN float16, LSTM, H 768, B 16, T 1024: 2.00, 0.50",
+    ]
 
 
 def test_the_summary_names_the_fastest_loop_and_the_own_cell_s_time_over_the_lstm_s():
