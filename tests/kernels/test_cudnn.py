@@ -72,10 +72,6 @@ def lstm(seed=0, input_size=I):
 XS, STATE = drawn((B, T, I), 10), LSTMState(drawn((B, H), 11), drawn((B, H), 12))
 
 
-# LLVM takes longer over fused loops, and over modules cut in pieces, than these small programs run.
-QUICKLY = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
-
-
 def results(run, *arguments):
     """Returns outputs and state, and the gradients of something that all of them have a part in."""
 
@@ -84,8 +80,7 @@ def results(run, *arguments):
         leaves = jax.tree.leaves(outputs)
         return sum((jnp.cos(jnp.arange(leaf.size).reshape(leaf.shape)) * leaf).sum() for leaf in leaves), outputs
 
-    gradients = jax.grad(loss, tuple(range(len(arguments))), has_aux=True)
-    return jax.jit(gradients, compiler_options=QUICKLY)(*arguments)
+    return jax.jit(jax.grad(loss, tuple(range(len(arguments))), has_aux=True))(*arguments)
 
 
 def agree(run, *arguments):
