@@ -2,35 +2,30 @@
 
 How many words per second does `configs/ptb.py` train on, and how many does a straightforward PyTorch model of the same
 sizes (`nn.Embedding`, `nn.LSTM`, `nn.Linear`, cross-entropy, clipped SGD, the state carried and detached), on the same
-device, taking turns with it in one process?
+device, taking turns with it in one process? With `--methods`, so in each of several ways of unrolling.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from benchmarks import report, timing
+from benchmarks.training import METHODS, rnnjax_calls, torch_device, torch_module, working
 from configs.ptb import get_config
 from rnnjax.commands import exit_code
 from rnnjax.config import freeze
-from rnnjax.errors import ConfigError
-from rnnjax.parallel.mesh import device_counts, provide_cpu_devices
+from rnnjax.parallel.mesh import provide_cpu_devices
 from rnnjax.tasks.language_model import Config, build
 from rnnjax.tasks.task import Task
-from rnnjax.training.loop import compile_programs, make_plan
-from rnnjax.training.optimizer import build_optimizer
-from rnnjax.training.program import place_state
-from rnnjax.training.state import initial_train_state
 
 _COLUMNS = (
-    report.Column("model", 8, left=True),
+    report.Column("model", 16, left=True),
     report.Column("words/s", 9),
     report.Column("low", 9),
     report.Column("high", 9),
@@ -52,11 +47,9 @@ def main(arguments: Sequence[str]) -> None:
     config.data.path = options.data
     config = freeze(config)
     task = build(config)
-    contenders = {
-        "rnnjax": rnnjax_steps(task, config, options.steps),
-        "PyTorch": torch_steps(task, config, options.steps),
-    }
-    times = timing.interleave(contenders, repeats=options.repeats)
+    calls = rnnjax_calls(task, config, options.methods, options.steps)
+    able, reasons = working(calls | {"PyTorch": torch_steps(task, config, options.steps)})
+    times = timing.interleave(able, repeats=options.repeats)
     words = options.steps * config.batch_size * config.window
     rows = [row(name, seconds, words, options.steps) for name, seconds in times.items()]
     machine = report.machine()
@@ -65,13 +58,19 @@ def main(arguments: Sequence[str]) -> None:
     print(report.title_line(_COLUMNS))
     for each in rows:
         print(report.line(_COLUMNS, cells(each)))
-    ratios = [other / own for own, other in zip(times["rnnjax"], times["PyTorch"])]
-    print(
-        f"rnnjax trains on {timing.spread(ratios).median:.2f} times the words per second of PyTorch (median of turns)"
-    )
+    for name, reason in reasons.items():
+        print(report.line(_COLUMNS, [name, reason]))
+    ratios = {name: ratio(times, name) for name in times if name != "PyTorch" and "PyTorch" in times}
+    for name, value in ratios.items():
+        print(f"{name} trains on {value:.2f} times the words per second of PyTorch (median of turns)")
     if options.json:
         settings = {"variant": options.variant, "steps": options.steps, "torch": torch_module().__version__}
-        report.write_json(options.json, machine=machine, settings=settings, rows=rows, ratios=ratios)
+        report.write_json(options.json, machine=machine, settings=settings, rows=rows, ratios=ratios, reasons=reasons)
+
+
+def ratio(times: dict[str, list[float]], name: str) -> float:
+    """Returns PyTorch's time over that of a contender, the median of their turns."""
+    return timing.spread([other / own for own, other in zip(times[name], times["PyTorch"])]).median
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -83,6 +82,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--data", metavar="PATH", help="folder of the Penn Treebank; else RNNJAX_DATA")
     parser.add_argument("--steps", type=report.at_least_one, default=20, help="training steps of a call; 20")
     parser.add_argument("--repeats", type=report.at_least_one, default=15, help="calls of each; 15")
+    ways = f"ways of unrolling, of {', '.join(METHODS)}; auto, as in training"
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["auto"], metavar="METHOD", help=ways)
     parser.add_argument("--json", type=report.output_path, metavar="PATH")
     return parser.parse_args(arguments)
 
@@ -106,26 +107,10 @@ def cells(row: dict[str, Any]) -> list[object]:
     return [row["model"], *speeds, report.si(row["seconds_per_step"], "s"), row["runs"]]
 
 
-def rnnjax_steps(task: Task, config: Config, steps: int) -> Callable[[], Any]:
-    """Returns a call that takes the first steps of an epoch, as the training command does, going on from its state."""
-    plan = make_plan(task, config)
-    optimizer = build_optimizer(config.optimizer, plan.steps, plan.epoch_steps)
-    devices = device_counts(config.parallel.batch, config.batch_size)[0]
-    programs = compile_programs(task, config, optimizer, devices)
-    order = programs.order(0).part(0, steps)
-    state = [place_state(programs.mesh, initial_train_state(task, optimizer, config.seed))]
-
-    def call() -> Any:
-        state[0], metrics = programs.steps(state[0], order)
-        return jax.block_until_ready(metrics["loss"])
-
-    return call
-
-
 def torch_steps(task: Task, config: Config, steps: int) -> Callable[[], Any]:
     """Returns a call that does the same with PyTorch, on the processor or on the first CUDA device."""
     torch = torch_module()
-    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+    device = torch_device()
     torch.manual_seed(config.seed)
     layers, loss_of = torch_model(config, device), torch.nn.CrossEntropyLoss()
     parameters = [p for layer in layers for p in layer.parameters()]
@@ -170,19 +155,7 @@ def torch_model(config: Config, device: str) -> Any:
     return layers.to(device)
 
 
-@functools.cache
-def torch_module() -> Any:
-    """Returns PyTorch.
-
-    Raises:
-      ConfigError: if it is not installed.
-    """
-    try:
-        import torch  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise ConfigError('this benchmark needs PyTorch; install it with: pip install "rnnjax[bench]"') from None
-    return torch
-
-
 if __name__ == "__main__":
+    # JAX would take most of a GPU's memory at its start, and PyTorch needs some of it.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     sys.exit(exit_code(main, sys.argv[1:]))

@@ -66,7 +66,9 @@ def read(folder, part, header):
 
 def train_epoch(model, optimizer, images, labels, batch_size):
     """Takes the steps of an epoch; returns how many."""
-    order = torch.randperm(len(images))[: len(images) // batch_size * batch_size].reshape(-1, batch_size)
+    order = torch.randperm(len(images), device=images.device)[: len(images) // batch_size * batch_size].reshape(
+        -1, batch_size
+    )
     for rows in order:
         optimizer.zero_grad()
         loss = torch.nn.functional.cross_entropy(model(images[rows]), labels[rows])

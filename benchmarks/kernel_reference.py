@@ -1,0 +1,114 @@
+"""Gated cells in NumPy and float64, with their gradients: what every contender of `benchmarks.kernels` must agree with.
+
+Nothing of the library is used. Gates are analytic and pointwise, so their derivatives are those of a complex step: the
+imaginary part of ``f(x + i h) / h``, exact in float64 (Squire and Trapp, 1998).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.kernel_cases import Arrays, Case, Numbers
+
+_STEP = 1e-30
+
+Parts = Sequence[Any]  # arrays [B, H], or [H] for parameters, real or complex
+Gates = Callable[[Parts, Parts, Parts, Parts], tuple[Any, ...]]
+
+
+class Result(NamedTuple):
+    """Outputs, and the gradients of inputs and parameters, named as in `Numbers`."""
+
+    outputs: np.ndarray
+    d_inputs: np.ndarray
+    d_parameters: Arrays
+
+
+def compute(case: Case, numbers: Numbers) -> Result:
+    """Returns the outputs of the head of a case, and the gradients that ``d_outputs`` gives."""
+    heads = [_head(case, numbers, head) for head in range(case.heads)]
+    d_parameters = {name: np.stack([found.d_parameters[name] for found in heads]) for name in heads[0].d_parameters}
+    if case.projected:
+        return heads[0]._replace(d_parameters=d_parameters)
+    outputs, d_inputs = (np.stack([getattr(found, name) for found in heads]) for name in ("outputs", "d_inputs"))
+    return Result(outputs, d_inputs, d_parameters)
+
+
+def _head(case: Case, numbers: Numbers, head: int) -> Result:
+    parameters = {name: values[head] for name, values in numbers.parameters.items()}
+    if not case.projected:
+        return _recurrence(case, parameters, numbers.inputs[head], numbers.d_outputs[head])
+    xs, w_x = numbers.inputs, parameters["w_x"]
+    zs = np.tensordot(xs, w_x, 1) + parameters["b"]
+    outputs, d_zs, gradients = _recurrence(case, parameters, zs, numbers.d_outputs)
+    gradients |= {"w_x": np.tensordot(xs, d_zs, ((0, 1), (0, 1))), "b": d_zs.sum((0, 1))}
+    return Result(outputs, np.tensordot(d_zs, w_x, ((2, 3), (1, 2))), gradients)
+
+
+def _recurrence(case: Case, parameters: Arrays, zs: np.ndarray, d_outputs: np.ndarray) -> Result:
+    """Returns the result for one head from ``zs [T, B, G, H]``, `d_inputs` being the gradient of these."""
+    gates, w_h, own = GATES[case.cell], parameters["w_h"], parameters.get("own", np.zeros((0, zs.shape[-1])))
+    state = [np.zeros(zs[0, :, 0].shape)] * (2 if case.cell.startswith("LSTM") else 1)
+    starts = []
+    for z in zs:
+        r = np.tensordot(state[0], w_h, 1)
+        starts.append((state, _by_gate(z), _by_gate(r), own))
+        state = [part.real for part in gates(*starts[-1])]
+    outputs = np.stack([start[0][0] for start in starts[1:]] + [state[0]])
+    d_state, d_zs = [np.zeros_like(part) for part in state], np.zeros_like(zs)
+    d_w_h, d_own = np.zeros_like(w_h), np.zeros_like(own)
+    for t in reversed(range(len(zs))):
+        d_new = [d_state[0] + d_outputs[t], *d_state[1:]]
+        d_state, d_z, d_r, d_used = _pulled_back(gates, starts[t], d_new)
+        d_zs[t] = np.stack(d_z, 1)
+        d_r = np.stack(d_r, 1)
+        d_state[0] = d_state[0] + np.tensordot(d_r, w_h, ((1, 2), (1, 2)))
+        d_w_h += np.tensordot(starts[t][0][0], d_r, ((0,), (0,)))
+        d_own += np.array([used.sum(0) for used in d_used]).reshape(own.shape)
+    return Result(outputs, d_zs, {"w_h": d_w_h} | ({"own": d_own} if len(own) else {}))
+
+
+def _by_gate(values: np.ndarray) -> list[np.ndarray]:
+    return [values[:, gate] for gate in range(values.shape[1])]
+
+
+def _pulled_back(gates: Gates, start: Sequence[Parts], d_new: Parts) -> list[list[np.ndarray]]:
+    """Returns the gradients of all that gates read, from that of the new state, ``[B, H]`` each."""
+
+    def gradient(group: int, index: int) -> np.ndarray:
+        moved = [list(parts) for parts in start]
+        moved[group][index] = moved[group][index] + 1j * _STEP
+        return np.sum([new.imag / _STEP * d for new, d in zip(gates(*moved), d_new)], 0)
+
+    return [[gradient(group, index) for index in range(len(parts))] for group, parts in enumerate(start)]
+
+
+def _sigmoid(a: Any) -> Any:
+    return 0.5 * (1 + np.tanh(a / 2))
+
+
+def _basic(state: Parts, z: Parts, r: Parts, own: Parts) -> tuple[Any, ...]:
+    return (np.tanh(z[0] + r[0]),)
+
+
+def _lstm(state: Parts, z: Parts, r: Parts, own: Parts) -> tuple[Any, ...]:
+    i, f, g, o = (z_g + r_g for z_g, r_g in zip(z, r))
+    p_i, p_f, p_o = own if len(own) else (0, 0, 0)
+    c = _sigmoid(f + p_f * state[1]) * state[1] + _sigmoid(i + p_i * state[1]) * np.tanh(g)
+    return _sigmoid(o + p_o * c) * np.tanh(c), c
+
+
+def _gru(state: Parts, z: Parts, r: Parts, own: Parts) -> tuple[Any, ...]:
+    reset, update = _sigmoid(z[0] + r[0]), _sigmoid(z[1] + r[1])
+    return ((1 - update) * np.tanh(z[2] + reset * (r[2] + own[0])) + update * state[0],)
+
+
+def _own(state: Parts, z: Parts, r: Parts, own: Parts) -> tuple[Any, ...]:
+    update = _sigmoid(z[0] + r[0])
+    return (update * state[0] + (1 - update) * np.tanh(z[1] + r[1]),)
+
+
+GATES: dict[str, Gates] = {"BasicRNN": _basic, "LSTM": _lstm, "LSTM+peephole": _lstm, "GRU": _gru, "own": _own}

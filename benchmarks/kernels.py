@@ -1,0 +1,488 @@
+"""Recurrences as kernels on a GPU: ``python -m benchmarks.kernels``.
+
+How fast is each way to run a recurrence, ours and others', and is what it computes right? Every contender is checked
+against float64 before it is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import itertools
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from benchmarks import kernel_reference, report, timing
+from benchmarks.kernel_cases import KINDS, Case, Numbers, numbers
+from benchmarks.kernel_contenders import CONTENDERS, LOOPS, Ready, Refused, noise
+
+BASE = Case("LSTM", heads=1, H=768, B=16, T=1024)
+TOLERANCE = {"float32": 5e-3, "bfloat16": 3e-2}  # float32's products may be in TF32
+_SETS = 3  # of inputs, which turns take in turn: together they are larger than a GPU's cache
+_TURN_SECONDS, _MOST_CALLS = 0.02, 8
+_COMPILING = 8  # contenders that are made ready at a time
+
+_EPILOG = """\
+A case is a cell, heads x units, batch and steps, a type, and where it starts: "z", precomputed inputs (the heads'
+recurrences side by side, by jax.vmap), or "x", with the input projection from as many features as there are units.
+"forward" makes all outputs; "both" makes them and the gradients of inputs and parameters from a given gradient of the
+outputs. "error" is the largest ||got - reference|| / ||reference|| of the first 8 steps' outputs and of all gradients
+that come from them, the reference being NumPy in float64; a contender beyond 0.03 (bfloat16; PyTorch's float16 too) or
+0.005 (float32, TF32 being allowed) is not timed. Contenders of a case run in turns, a turn being calls for 20 ms (8 at
+most) that are waited for at its end, each with other inputs; times are medians over the turns, of one call, without
+compiling.
+
+"xla" is Fused without a kernel, "pallas" and "cudnn" its other backends; "jax.rnn" is jax.experimental.rnn. The plain
+loops are compiled with XLA's flags too: "while" has --xla_gpu_enable_command_buffer=+WHILE, "double" has
+--xla_gpu_enable_while_loop_double_buffering=true, "graph" is "while" with --xla_gpu_command_buffer_unroll_loops=true.
+XLA_FLAGS in the environment holds for all contenders, and is printed.
+
+Sweeps run in the order of --sweeps' names, each until its part of --seconds is over, most important cases first.
+"""
+
+_COLUMNS = (
+    report.Column("sweep", 6, left=True),
+    report.Column("cell", 13, left=True),
+    report.Column("heads x H", 9),
+    report.Column("B", 3),
+    report.Column("T", 4),
+    report.Column("type", 8, left=True),
+    report.Column("from", 4, left=True),
+    report.Column("contender", 15, left=True),
+    report.Column("forward", 8),
+    report.Column("both", 8),
+    report.Column("error", 7),
+    report.Column("build", 7),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What was measured of a contender in a case, in seconds a call; `reason` says why nothing was."""
+
+    sweep: str
+    case: Case
+    contender: str
+    forward: timing.Spread | None = None
+    both: timing.Spread | None = None
+    error: float | None = None
+    build_seconds: float | None = None
+    reason: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the row as JSON can hold it."""
+        times = {name: getattr(self, name) for name in ("forward", "both")}
+        figures = {f"{name}_seconds": None if each is None else each._asdict() for name, each in times.items()}
+        own = {"error": self.error, "build_seconds": self.build_seconds, "reason": self.reason}
+        return {"sweep": self.sweep, **self.case._asdict(), "contender": self.contender, **figures, **own}
+
+
+class Job(NamedTuple):
+    """A case and who takes part in it."""
+
+    case: Case
+    contenders: tuple[str, ...]
+
+
+class Sweep(NamedTuple):
+    """Jobs in the order of their importance, and the part of the time that they may take."""
+
+    share: float
+    jobs: tuple[Job, ...]
+
+
+class Bar(NamedTuple):
+    """A published time at `BASE`, in seconds, forward and with the gradients."""
+
+    name: str
+    projected: bool
+    forward: float
+    both: float
+
+
+# FlashRNN's published plots (Pöppel, Beck and Hochreiter, 2024): LSTM on an H100 SXM, bfloat16 but for cuDNN's float16.
+BARS = (
+    Bar("FlashRNN fused", False, 4.87e-3, 13.61e-3),
+    Bar("FlashRNN alternating", False, 10.79e-3, 26.49e-3),
+    Bar("cuDNN fp16 in PyTorch", True, 2.01e-3, 5.19e-3),
+)
+
+
+def sweeps() -> dict[str, Sweep]:
+    """Returns all that is measured, by name."""
+    x = BASE._replace(projected=True)
+    x32 = x._replace(dtype="float32")
+    ours, beside = ("pallas", "xla", "scan"), ("pallas", "torch fp16", "xla")
+    main = (
+        Job(BASE, ("pallas", "xla", "scan", "scan(4)", "scan(16)")),
+        Job(x, ("torch fp16", "pallas", "torch", "xla", "scan", "flax")),
+        Job(x32, ("cudnn", "jax.rnn", "torch", "pallas", "xla", "scan", "flax")),
+        Job(BASE._replace(dtype="float32"), ours),
+    )
+    heads = tuple(Job(BASE._replace(heads=n, H=768 // n), ours) for n in (16, 8, 4, 2))
+    loops = (*LOOPS, *(f"{loop} {flag}" for flag in ("while", "double") for loop in LOOPS))
+    graphs = tuple(f"{loop} graph" for loop in LOOPS)
+    short = Case("LSTM", 1, 150, 150, 28, "float32", projected=True)
+    own = [
+        Job(BASE._replace(cell=cell, H=H), ("pallas", "xla")) for H in (256, 768, 64, 512, 128, 1024) for cell in KINDS
+    ]
+    cells = [job for job in own if job.case != BASE]
+    dnn = [Job(x._replace(cell=cell, H=H), beside) for H in (256, 128, 512, 64, 1024) for cell in ("LSTM", "GRU")]
+    return {
+        "main": Sweep(0.28, main),
+        "loops": Sweep(0.22, (Job(BASE, loops), Job(short, loops), Job(short, graphs), Job(BASE, graphs))),
+        "heads": Sweep(0.12, heads),
+        "cells": Sweep(0.22, tuple(_alternately(cells, dnn))),
+        "batch": Sweep(0.1, tuple(Job(x._replace(B=B), beside) for B in (64, 256, 8, 2, 128, 32, 4))),
+        "time": Sweep(0.06, tuple(Job(x._replace(T=T), beside) for T in (256, 2048, 512))),
+    }
+
+
+def _alternately(first: Sequence[Job], second: Sequence[Job]) -> list[Job]:
+    """Returns the jobs of both, three of the first to one of the second."""
+    threes = [first[at : at + 3] for at in range(0, len(first), 3)]
+    ones = [[job] for job in second]
+    return [job for pair in itertools.zip_longest(threes, ones, fillvalue=()) for group in pair for job in group]
+
+
+def small(job: Job) -> Job:
+    """Returns a job of sizes that take no time, and its plain loops without flags."""
+    case = job.case._replace(heads=min(job.case.heads, 2), H=8, B=2, T=10)
+    return Job(case, tuple(name for name in job.contenders if " " not in name or not name.startswith(tuple(LOOPS))))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command with the arguments after its name; returns its exit code."""
+    options = parse(arguments)
+    if jax.default_backend() != "gpu" and not options.smoke:
+        print(
+            f"benchmarks.kernels: JAX runs on {jax.default_backend()}; add --smoke for sizes that fit", file=sys.stderr
+        )
+        return 2
+    machine, rows = {**report.machine(), **other_versions()}, []
+    print(f"{report.header(machine)}\n{others_line(machine)}\n\n{report.title_line(_COLUMNS)}", flush=True)
+    with Patience(options.patience, lambda: leave(rows)) as patience:
+        for made in measure_all(options, patience):
+            if isinstance(made, str):
+                print(made, flush=True)
+                continue
+            rows.append(made)
+            print(row_line(made), flush=True)
+            if options.json:
+                report.write_json(options.json, machine=machine, rows=[row.as_json() for row in rows])
+    print("\n".join(["", *summary(rows)]), flush=True)
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Returns the command's options."""
+    parser = report.Parser(
+        "python -m benchmarks.kernels",
+        description="Recurrences as kernels on a GPU, checked and timed.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add, names = parser.add_argument, list(sweeps())
+    add("--sweeps", nargs="+", choices=names, default=names, metavar="SWEEP", help=f"of {', '.join(names)}; all")
+    add("--contenders", nargs="+", choices=CONTENDERS, metavar="NAME", help=f"of {', '.join(CONTENDERS)}; all")
+    add("--seconds", type=report.positive, default=420.0, help="of the whole run, about; 420")
+    add("--row-seconds", type=report.positive, default=0.25, help="of timing a contender in one direction; 0.25")
+    help_ = "end with what is known where a contender takes longer, as a kernel that hangs does; 120"
+    add("--patience", type=report.positive, default=120.0, metavar="SECONDS", help=help_)
+    add("--smoke", action="store_true", help="tiny sizes, for any machine; kernels for GPUs are interpreted on a CPU")
+    add("--json", type=report.output_path, metavar="PATH", help="write all figures here")
+    return parser.parse_args(arguments)
+
+
+def measure_all(
+    options: argparse.Namespace, patience: Patience, clock: timing.Clock = time.perf_counter
+) -> Iterator[Row | str]:
+    """Yields the rows of every sweep asked for, and a sentence where one ends before its jobs are done."""
+    chosen = {name: sweep for name, sweep in sweeps().items() if name in options.sweeps}
+    whole, begin, part = sum(sweep.share for sweep in chosen.values()), clock(), 0.0
+    for name, sweep in chosen.items():
+        part += sweep.share / whole
+        jobs = tuple(dict.fromkeys(map(small, sweep.jobs))) if options.smoke else sweep.jobs
+        for done, job in enumerate(jobs):
+            if clock() - begin >= part * options.seconds:
+                yield f"{name}: stopped after {done} of {len(jobs)} cases, its part of {options.seconds:g} s is over"
+                break
+            contenders = [each for each in job.contenders if each in (options.contenders or CONTENDERS)]
+            if not contenders:
+                continue
+            yield from measure(name, job.case, contenders, options.row_seconds, patience)
+
+
+def measure(sweep: str, case: Case, contenders: Sequence[str], row_seconds: float, patience: Patience) -> list[Row]:
+    """Returns the rows of a case: those that are right timed in turns, the others with the reason why not."""
+    patience.begin(f"{sweep}, {case}: compiling")
+    given = numbers(case)
+    expected, ready = all_ready(case, given, contenders)
+    rows, turns = {}, {}
+    for name, made in ready.items():
+        patience.begin(f"{sweep}, {case}: {name}")
+        rows[name] = Row(sweep, case, name)
+        try:
+            able = made.result()
+            error, part = worst(able, given, expected)
+            rows[name] = dataclasses.replace(rows[name], error=error, build_seconds=able.build_seconds)
+            if not error <= TOLERANCE[case.dtype]:
+                rows[name] = dataclasses.replace(rows[name], reason=f"wrong: {part} is off by {error:.1%}")
+                continue
+            samples = [able.sample(2 * seed, None) for seed in range(_SETS)]
+            turns |= {(name, run): Turn(able, run, samples) for run in ("forward", "both")}
+        except Exception as error:  # whatever a contender fails with, the others go on
+            rows[name] = dataclasses.replace(rows[name], reason=in_short(error))
+    patience.begin(f"{sweep}, {case}: turns")
+    try:
+        times = timing.interleave(turns, repeats=1000, seconds=row_seconds * len(turns))
+    except Exception as error:  # such as too little memory for all of them at once
+        return [row if row.reason else dataclasses.replace(row, reason=in_short(error)) for row in rows.values()]
+    finally:
+        patience.end()
+        noise.cache_clear()
+    spreads: dict[str, dict[str, timing.Spread]] = {name: {} for name in rows}
+    for (name, run), taken in times.items():
+        spreads[name][run] = timing.spread([seconds / turns[name, run].count for seconds in taken])
+    return [dataclasses.replace(row, **spreads[name]) for name, row in rows.items()]
+
+
+def all_ready(
+    case: Case, given: Numbers, contenders: Sequence[str]
+) -> tuple[kernel_reference.Result, dict[str, Future[Ready]]]:
+    """Returns what is right, and the contenders made ready, several at a time, each with its error if it had one."""
+    with ThreadPoolExecutor(min(_COMPILING, report.available_cores())) as pool:
+        ready = {name: pool.submit(CONTENDERS[name], case, given) for name in contenders}
+        return kernel_reference.compute(case, given), ready
+
+
+def worst(able: Ready, given: Numbers, expected: kernel_reference.Result) -> tuple[float, str]:
+    """Returns the largest relative error of what a contender computes, and in what it is."""
+    sample = able.sample(0, given)
+    got = able.read(able.both(sample))
+    pairs = {
+        "the outputs": (got.outputs, expected.outputs),
+        "the outputs without gradients": (able.read_outputs(able.forward(sample)), expected.outputs),
+        "the gradient of the inputs": (got.d_inputs, expected.d_inputs),
+    }
+    for name, d in expected.d_parameters.items():
+        pairs[f"the gradient of {name}"] = (got.d_parameters[name], d)
+    errors = {name: relative_error(*pair) for name, pair in pairs.items()}
+    part = max(errors, key=lambda name: math.inf if math.isnan(errors[name]) else errors[name])
+    return errors[part], part
+
+
+def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
+    """Returns ``||got - expected|| / ||expected||``."""
+    if got.shape != expected.shape:
+        raise ValueError(f"it has shape {list(got.shape)} where the reference has {list(expected.shape)}")
+    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+
+
+def in_short(error: BaseException) -> str:
+    """Returns what an error says, in one line of no more than 160 characters."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, Refused | ValueError):
+        text = f"{type(error).__name__}: {text}"
+    return text if len(text) <= 160 else f"{text[:157]}..."
+
+
+class Turn:
+    """A turn of a contender: calls with one sample after another, waited for at the end."""
+
+    def __init__(self, ready: Ready, run: str, samples: Sequence[Any]):
+        self._call, self._wait = getattr(ready, run), ready.wait
+        self._samples = itertools.cycle(samples)
+        self.count = 1
+        self()  # what comes with the first call is not counted
+        seconds = timing.duration(self)
+        self.count = min(max(1, math.ceil(_TURN_SECONDS / max(seconds, 1e-6))), _MOST_CALLS)
+
+    def __call__(self) -> None:
+        made = [self._call(next(self._samples)) for _ in range(self.count)]
+        self._wait(made)
+
+
+class Patience:
+    """Ends the run where a part of it takes too long: a wait for a device cannot be interrupted otherwise."""
+
+    def __init__(self, seconds: float, leave: Callable[[], None]):
+        self._seconds, self._leave, self._what = seconds, leave, ""
+        self._timer: threading.Timer | None = None
+
+    def __enter__(self) -> Patience:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def begin(self, what: str) -> None:
+        """Starts to wait for something, in the place of what was waited for before."""
+        self.end()
+        self._what = what
+        self._timer = threading.Timer(self._seconds, self._give_up)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def end(self) -> None:
+        """Says that it is done."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _give_up(self) -> None:
+        print(f"{self._what}: not done after {self._seconds:g} s; leave a contender out by --contenders", flush=True)
+        self._leave()
+
+
+def leave(rows: Sequence[Row]) -> None:
+    """Prints what is known and ends the process at once."""
+    print("\n".join(["", *summary(rows)]), flush=True)
+    os._exit(1)
+
+
+def row_line(row: Row) -> str:
+    """Returns a row as a line of the table."""
+    case = row.case
+    start = (row.sweep, case.cell, f"{case.heads} x {case.H}", case.B, case.T)
+    names = (*start, case.dtype, "x" if case.projected else "z", row.contender)
+    if row.forward is None or row.both is None:
+        return report.line(_COLUMNS, [*names, row.reason])
+    figures = [report.si(spread.median, "s") for spread in (row.forward, row.both)]
+    return report.line(_COLUMNS, [*names, *figures, f"{row.error:.1e}", report.si(row.build_seconds, "s")])
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """Returns the short table that comes last."""
+    timed = [row for row in rows if row.both is not None]
+    if not timed:
+        return ["nothing was timed"]
+    parts = (against_bars(timed), by_heads(timed), over_torch(timed), own_cell(timed), best_loops(timed))
+    return [*itertools.chain(*parts), *left_out(rows)]
+
+
+def against_bars(rows: Sequence[Row]) -> list[str]:
+    """Returns the contenders at the published shape, and their times over the published ones: below 1 is faster."""
+    columns = (
+        report.Column("type", 8, left=True),
+        report.Column("from", 4, left=True),
+        report.Column("contender", 15, left=True),
+        report.Column("forward", 8),
+        report.Column("both", 8),
+        *(report.Column(f"/ {bar.name}", 12) for bar in BARS),
+    )
+    lines = []
+    for row in rows:
+        if row.sweep == "main" and _at_base(row.case):
+            assert row.forward is not None
+            assert row.both is not None
+            forward, both = row.forward.median, row.both.median
+            ratios = [
+                f"{forward / bar.forward:.2f}, {both / bar.both:.2f}" if bar.projected == row.case.projected else ""
+                for bar in BARS
+            ]
+            figures = (report.si(forward, "s"), report.si(both, "s"), *ratios)
+            lines.append(report.line(columns, [*_start(row.case), row.contender, *figures]))
+    if not lines:
+        return []
+    what = f"LSTM, 1 x {BASE.H}, B {BASE.B}, T {BASE.T}; over FlashRNN's published plots on an H100: forward, both"
+    return [what, report.title_line(columns), *lines, ""]
+
+
+def _at_base(case: Case) -> bool:
+    return case._replace(dtype=BASE.dtype, projected=False) == BASE
+
+
+def _start(case: Case) -> tuple[str, str]:
+    return case.dtype, "x" if case.projected else "z"
+
+
+def by_heads(rows: Sequence[Row]) -> list[str]:
+    """Returns the times of the head sweep, a line for each contender; one head's are in the table above."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row.sweep == "heads" and row.forward is not None and row.both is not None:
+            times = f"{report.si(row.forward.median, 's')}, {report.si(row.both.median, 's')}"
+            found.setdefault(row.contender, []).append(f"{row.case.heads} x {row.case.H}: {times}")
+    return [f"heads, forward, both, {name}: {'; '.join(times)}" for name, times in found.items()]
+
+
+def over_torch(rows: Sequence[Row]) -> list[str]:
+    """Returns our kernel's times over those of cuDNN in float16, the projection in both, a line for each case."""
+    times = {(row.contender, row.case): (row.forward, row.both) for row in rows}
+    lines = []
+    for (name, case), (forward, both) in times.items():
+        other = times.get(("torch fp16", case))
+        if name == "pallas" and other is not None:
+            ratios = [a.median / b.median for a, b in zip((forward, both), other) if a is not None and b is not None]
+            shape = f"{case.cell}, H {case.H}, B {case.B}, T {case.T}"
+            lines.append(f"pallas {case.dtype} over cuDNN float16, {shape}: {', '.join(f'{r:.2f}' for r in ratios)}")
+    return lines
+
+
+def own_cell(rows: Sequence[Row]) -> list[str]:
+    """Returns the user's own cell over the LSTM, a line for each contender, and one for each size."""
+    both = {(row.contender, row.case): row.both.median for row in rows if row.both is not None}
+    parts = {}
+    for (name, case), seconds in both.items():
+        lstm = both.get((name, case._replace(cell="LSTM")))
+        if case.cell == "own" and lstm is not None:
+            parts.setdefault(name, {})[case.H] = f"{seconds / lstm:.2f} at H {case.H}"
+    return [
+        f"own cell over LSTM, both, {name}: {', '.join(dict(sorted(of.items())).values())}"
+        for name, of in parts.items()
+    ]
+
+
+def best_loops(rows: Sequence[Row]) -> list[str]:
+    """Returns the fastest of the plain loops in each case of their sweep, and the plainest beside it."""
+    lines = []
+    for case in dict.fromkeys(row.case for row in rows if row.sweep == "loops"):
+        times = {
+            row.contender: row.both.median for row in rows if row.case == case and row.sweep == "loops" and row.both
+        }
+        best = min(times, key=times.__getitem__)
+        beside = f", scan {report.si(times['scan'], 's')}" if "scan" in times else ""
+        shape = f"H {case.H}, B {case.B}, T {case.T}, {case.dtype}"
+        lines.append(f"plain loops, {shape}, both: fastest is {best}, {report.si(times[best], 's')}{beside}")
+    return lines
+
+
+def left_out(rows: Sequence[Row]) -> list[str]:
+    """Returns a line for each reason why a contender was not timed, with the number of its cases."""
+    reasons: dict[tuple[str, str], int] = {}
+    for row in rows:
+        if row.reason is not None:
+            reasons[row.contender, row.reason] = reasons.get((row.contender, row.reason), 0) + 1
+    return [f"{name}, not timed in {count}: {reason}" for (name, reason), count in reasons.items()]
+
+
+def other_versions() -> dict[str, Any]:
+    """Returns what else the figures depend on: XLA's flags, and PyTorch and cuDNN."""
+    found: dict[str, Any] = {"xla_flags": os.environ.get("XLA_FLAGS", "")}
+    if importlib.util.find_spec("torch") is not None:
+        import torch  # pyright: ignore[reportMissingImports]
+
+        found |= {"torch": torch.__version__, "cudnn_of_torch": torch.backends.cudnn.version()}
+    return found
+
+
+def others_line(machine: Mapping[str, Any]) -> str:
+    """Returns `other_versions` in one line."""
+    torch = f"torch {machine['torch']} (cuDNN {machine['cudnn_of_torch']})" if "torch" in machine else "no torch"
+    return f"{torch}, XLA_FLAGS={machine['xla_flags']!r}"
+
+
+if __name__ == "__main__":
+    # JAX would take most of the memory at its start, and PyTorch needs some of it.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    sys.exit(main(sys.argv[1:]))

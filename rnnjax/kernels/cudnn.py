@@ -1,0 +1,130 @@
+"""The plain LSTM by NVIDIA's cuDNN, as `jax.experimental.rnn` binds it: one call for a whole sequence.
+
+The binding takes float32 (products in TF32, unless JAX's precision is set to "highest"), and waits for the device at
+every call. It has one layer here: a `Stack` and `bidirectional` come here layer by layer and direction by direction, as
+they come to every unrolling method. `jax.grad` applies, once; `jax.vmap` and `jax.jvp` do not, for want of rules.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import rnn
+from jaxtyping import Array, Float, Int
+
+from rnnjax.cells.lstm import LSTM, LSTMParams, LSTMState
+from rnnjax.unrolling.recurrence import Recurrence, select
+from rnnjax.unrolling.unroll import vary, varying_axes
+
+_EXTRAS = ("peephole", "projection_size", "cell_clip", "coupled_gates", "layer_norm")
+_WITHOUT_TF32 = ("highest", "float32", "F32_F32_F32")
+
+
+def why_not(recurrence: Recurrence) -> str | None:
+    """Returns in one sentence why cuDNN cannot run a recurrence, with what to do; None where it can."""
+    cell, steps = recurrence.cell, recurrence.steps
+    if not isinstance(cell, LSTM) or type(cell) is not LSTM:
+        return f"cuDNN runs the plain LSTM only, got {type(cell).__name__}; choose another backend"
+    extras = [name for name in _EXTRAS if getattr(cell, name) not in (None, False)]
+    if extras:
+        return f"cuDNN runs the plain LSTM only, got one with {', '.join(extras)}; choose another backend"
+    if steps.resets is not None:
+        return "cuDNN cannot reset the state within a sequence; choose another backend, or leave out resets"
+    if recurrence.xs is None:
+        return "cuDNN projects the inputs itself, but they are already projected here; choose another backend"
+    wrong = _other_types(recurrence)
+    if wrong:
+        return f"cuDNN is bound to JAX for float32 only, got {', '.join(wrong)}; convert it, or choose another backend"
+    return _no_device()
+
+
+def _other_types(recurrence: Recurrence) -> list[str]:
+    """Returns what types other than float32 there are among the arrays and in the cell's own."""
+    arrays = jax.tree.leaves((recurrence.xs, recurrence.params, recurrence.state, recurrence.steps.z))
+    return sorted({str(array.dtype) for array in arrays} - {"float32"})
+
+
+def _no_device() -> str | None:
+    if jax.default_backend() != "gpu":
+        return f"cuDNN needs an NVIDIA GPU, but JAX runs on {jax.default_backend()}; choose another backend"
+    if "rocm" in jax.devices()[0].client.platform_version.lower():
+        return "cuDNN needs an NVIDIA GPU, but JAX runs on ROCm; choose another backend"
+    if not hasattr(getattr(rnn, "gpu_rnn", None), "compute_rnn_workspace_reserve_space_sizes"):
+        return 'this JAX was built without cuDNN; install it with: pip install "rnnjax[cuda]"'
+    return None
+
+
+def run(recurrence: Recurrence) -> tuple[Float[Array, "T *B H"], LSTMState]:
+    """Returns the outputs and the final state of a recurrence that `why_not` has nothing against.
+
+    Valid steps must come before all others, as `rnnjax.unroll` puts them; outputs at the others are of no meaning.
+    cuDNN fails for sequences without a step (https://github.com/jax-ml/jax/issues/17966), so they take one, and what it
+    did is not used: they end as they begin.
+    """
+    xs, valid, given = recurrence.xs, recurrence.steps.valid, recurrence.state
+    assert xs is not None
+    length, *batch, size = xs.shape
+    lengths = jnp.full(batch, length) if valid is None else valid.sum(0)
+    arguments = (
+        jnp.moveaxis(xs.reshape(length, -1, size), 0, 1),
+        given.h.reshape(1, -1, given.h.shape[-1]),
+        given.c.reshape(1, -1, given.c.shape[-1]),
+        flat_weights(recurrence.params),
+        jnp.maximum(lengths.reshape(-1), 1).astype(jnp.int32),
+    )
+    ys, h, c = _layer(*vary(arguments, varying_axes(arguments)))
+    state = LSTMState(h.reshape(given.h.shape), c.reshape(given.c.shape))
+    state = state if valid is None else select(valid[0], state, given)
+    return jnp.moveaxis(ys, 1, 0).reshape(length, *batch, -1), state
+
+
+def flat_weights(params: LSTMParams) -> Float[Array, " N"]:
+    """Returns an LSTM's parameters as cuDNN keeps them: W_x, W_h, the bias, and a second bias, which stays zero.
+
+    Both have the gates in the order i, f, g, o; cuDNN's matrices have a row for every unit of every gate.
+    """
+    parts = (jnp.moveaxis(params.w_x, 0, -1), jnp.moveaxis(params.w_h, 0, -1), params.b, jnp.zeros_like(params.b))
+    return jnp.concatenate([part.ravel() for part in parts])
+
+
+@jax.custom_vjp
+def _layer(
+    xs: Float[Array, "B T I"],
+    h: Float[Array, "1 B H"],
+    c: Float[Array, "1 B H"],
+    weights: Float[Array, " N"],
+    lengths: Int[Array, " B"],
+) -> tuple[Float[Array, "B T H"], Float[Array, "1 B H"], Float[Array, "1 B H"]]:
+    """cuDNN's outputs and final states.
+
+    The binding's own derivative would do but for `jax.shard_map`: it does not know that its outputs vary over the mesh.
+    """
+    return _forward(xs, h, c, weights, lengths)[0]
+
+
+def _forward(xs: Array, h: Array, c: Array, weights: Array, lengths: Array) -> tuple[Any, Any]:
+    outputs, kept = rnn.lstm_fwd(xs, h, c, weights, lengths, **_settings(xs, h))
+    return vary(outputs, varying_axes(xs)), kept
+
+
+def _backward(kept: Any, d_outputs: Any) -> tuple[Any, ...]:
+    xs, h, *_ = kept
+    *gradients, _ = rnn.lstm_bwd(**_settings(xs, h), residuals=kept, gradients=d_outputs)
+    return *gradients, None
+
+
+_layer.defvjp(_forward, _backward)
+
+
+def _settings(xs: Array, h: Array) -> dict[str, Any]:
+    exact = jax.config.jax_default_matmul_precision in _WITHOUT_TF32  # pyright: ignore[reportAttributeAccessIssue]
+    return {
+        "input_size": xs.shape[-1],
+        "hidden_size": h.shape[-1],
+        "num_layers": 1,
+        "dropout": 0.0,
+        "bidirectional": False,
+        "precision": jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.HIGH,
+    }

@@ -1,0 +1,53 @@
+"""Training that is timed is training: losses fall, by every way of unrolling alike."""
+
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import mnist
+from benchmarks.contenders import Case, classifier
+from benchmarks.training import METHODS, rnnjax_calls, torch_module, training_call, working
+from rnnjax.commands import exit_code
+from rnnjax.config import OptimizerConfig, TrainConfig
+
+CASE = Case("LSTM", 1, 4, 4, 2, 5)
+CONFIG = TrainConfig(batch_size=4, optimizer=OptimizerConfig(learning_rate=0.03))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_quickly():
+    """Compiles without LLVM's optimisations: no time is looked at."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def losses(method, calls):
+    call = training_call(classifier(CASE)[1], CONFIG, METHODS[method](), steps=1)
+    return [float(call()[0]) for _ in range(calls)]
+
+
+def test_every_call_goes_on_from_the_one_before_by_every_method():
+    taken = losses("scan", 30)
+    assert taken[-1] < 0.5 * taken[0]
+    np.testing.assert_allclose(losses("xla", 3), taken[:3], rtol=1e-5)
+
+
+def test_what_fails_is_said_and_the_others_go_on(monkeypatch):
+    def failing():
+        raise ValueError("H is too large\nfor one block")
+
+    monkeypatch.setitem(METHODS, "pallas", failing)
+    able, reasons = working(rnnjax_calls(classifier(CASE)[1], CONFIG, ["auto", "pallas"], 1))
+    assert list(able) == ["rnnjax"]
+    assert reasons == {"rnnjax pallas": "H is too large for one block"}
+
+
+def test_without_pytorch_it_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    torch_module.cache_clear()
+    assert exit_code(mnist.main, []) == 2
+    assert 'this benchmark needs PyTorch; install it with: pip install "rnnjax[bench]"' in capsys.readouterr().err
