@@ -110,8 +110,8 @@ def _apply(equation: Any, operands: list[Value]) -> list[Value]:
         moved = _MOVES[name](*_indices(operands), **params)
         entries = [entry for operand in operands for entry in operand.entries]
         return [Value(entries, index) for index in (moved if isinstance(moved, list) else [moved])]
-    if name == "reduce_sum":
-        return [_sum(operands[0], tuple(params["axes"]))]
+    if name in _REDUCTIONS:
+        return [_reduced(_REDUCTIONS[name], operands[0], tuple(params["axes"]), equation.outvars[0].aval.dtype)]
     return [_each(equation, operands)]
 
 
@@ -121,25 +121,21 @@ def _indices(operands: list[Value]) -> list[np.ndarray]:
     return [operand.index + start for operand, start in zip(operands, starts)]
 
 
-def _sum(x: Value, axes: tuple[int, ...]) -> Value:
+def _reduced(combine: Callable[..., Any], x: Value, axes: tuple[int, ...], dtype: Any) -> Value:
     kept = [axis for axis in range(x.index.ndim) if axis not in axes]
-    terms = x.index.transpose(*kept, *axes).reshape(*(x.index.shape[axis] for axis in kept), -1)
-    shape = terms.shape[:-1]
-    sums = [functools.reduce(_add, (x.entries[i] for i in row)) for row in terms.reshape(-1, terms.shape[-1])]
-    return value(sums, shape)
-
-
-def _add(a: Any, b: Any) -> Any:
-    tile = b if isinstance(a, np.generic) else a
-    return jax.lax.add(_tile(a, tile.shape, tile.dtype), _tile(b, tile.shape, tile.dtype)) if tile.ndim else a + b
+    shape = [x.index.shape[axis] for axis in kept]
+    terms = x.index.transpose(*kept, *axes).reshape(math.prod(shape), -1)
+    like = next(entry for entry in x.tiles() if not isinstance(entry, np.generic)).shape
+    rows = [[_tile(x.entries[i], like, dtype) for i in row] for row in terms]
+    return value([functools.reduce(combine, row) for row in rows], tuple(shape))
 
 
 def _each(equation: Any, operands: list[Value]) -> Value:
     """Applies a primitive to every entry by itself."""
     shape = equation.outvars[0].aval.shape
-    if equation.primitive.multiple_results or any(x.index.shape not in ((), shape) for x in operands):
+    if equation.primitive.multiple_results or any(not _broadcasts(x.index.shape, shape) for x in operands):
         raise NotImplementedError(f"gates use {equation.primitive.name}, which is not known to be pointwise")
-    columns = [x.tiles() * (1 if x.index.shape == shape else int(np.prod(shape))) for x in operands]
+    columns = [Value(x.entries, np.broadcast_to(x.index, shape)).tiles() for x in operands]
     dtypes = [atom.aval.dtype for atom in equation.invars]
     bind = _REWRITTEN.get(equation.primitive.name, functools.partial(equation.primitive.bind, **equation.params))
     results = []
@@ -151,6 +147,11 @@ def _each(equation: Any, operands: list[Value]) -> Value:
         else:
             results.append(bind(*(_tile(entry, tile.shape, dtype) for entry, dtype in zip(entries, dtypes))))
     return value(results, shape)
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Returns whether a primitive takes an operand of a shape as if it had another."""
+    return shape == () or len(shape) == len(to) and all(a in (1, b) for a, b in zip(shape, to))
 
 
 def _log1p(x: Array) -> Array:
@@ -186,8 +187,8 @@ def _slice(x: np.ndarray, *, start_indices: Any, limit_indices: Any, strides: An
     return x[tuple(map(slice, start_indices, limit_indices, strides or (1,) * x.ndim))]
 
 
-# Mosaic GPU has no instruction for these.
-_REWRITTEN = {"log1p": lambda x, **_: _log1p(x), "expm1": lambda x, **_: _expm1(x)}
+_REWRITTEN = {"add_any": jax.lax.add, "expm1": _expm1, "log1p": _log1p}  # Mosaic GPU does not know these
+_REDUCTIONS = {"reduce_sum": jax.lax.add, "reduce_max": jax.lax.max, "reduce_min": jax.lax.min, "reduce_prod": jax.lax.mul}
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint"}
 _MOVES = {
     "broadcast_in_dim": _broadcast,

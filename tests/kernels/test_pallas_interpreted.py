@@ -75,7 +75,7 @@ def found_by(method, cell, arguments, options):
 def check(cell, batch=(B,), dtype=np.float32, tolerance=1e-4, **options):
     arguments = parameters(cell), inputs(*batch, T, I, dtype=dtype), some_state(cell, batch)
     kernels, scan = (found_by(method, cell, arguments, options) for method in (PALLAS, Scan()))
-    assert jax.tree.map(jnp.dtype, kernels) == jax.tree.map(jnp.dtype, scan)
+    assert jax.tree.map(lambda leaf: leaf.dtype, kernels) == jax.tree.map(lambda leaf: leaf.dtype, scan)
     close(*jax.tree.map(np.float64, (kernels, scan)), rtol=tolerance, atol=tolerance / 10)
 
 
