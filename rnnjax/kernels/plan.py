@@ -11,8 +11,7 @@ _ROWS_OF_A_PRODUCT = 64  # what one instruction of a warpgroup takes
 _MOST_COLUMNS = 256
 _ACCUMULATORS = 64 * 128  # at 64 registers a thread
 _TILE = 8 * 128  # entries of a tile, at 8 registers a thread
-_PADDING = 4  # keeps the rows of the staged product in different banks
-_RESERVED = 2048  # barriers, and what the compiler takes for reductions
+_RESERVED = 1024  # barriers, and what the compiler takes for reductions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +63,8 @@ class Plan:
     def shared_bytes(self) -> int:
         """Shared memory of a block: its part of the weight, the operand, and the product on its way to other threads."""
         operand = self.slots * self.columns * self.width * self.itemsize
-        staged = self.groups * self.columns * (self.matrix_rows + _PADDING) * 4
-        return self.matrix_bytes + operand + staged + _RESERVED
-
-    @property
-    def staged_shape(self) -> tuple[int, int, int]:
-        return (self.groups, self.columns, self.matrix_rows + _PADDING)
+        product = self.groups * self.columns * self.matrix_rows * 4
+        return self.matrix_bytes + operand + product + _RESERVED
 
     @property
     def fits(self) -> bool:

@@ -76,6 +76,18 @@ class Pointwise:
         return [_filled(result, v.aval.dtype, like) for result, v in zip(results, self._jaxpr.outvars)]
 
 
+    def alike(self, a: int, b: int) -> bool:
+        """Returns whether two results are one value, up to a conversion of its type."""
+        made = {id(v): equation for equation in self._jaxpr.eqns for v in equation.outvars}
+
+        def source(atom: Any) -> Any:
+            equation = made.get(id(atom))
+            converted = equation is not None and equation.primitive.name == "convert_element_type"
+            return source(equation.invars[0]) if converted else atom
+
+        return source(self._jaxpr.outvars[a]) is source(self._jaxpr.outvars[b])
+
+
 def _filled(result: Value, dtype: Any, like: Array) -> Tiles:
     return [_tile(entry, like.shape, dtype) for entry in result.tiles()]
 
@@ -210,12 +222,13 @@ class Gates:
 
     `forward` takes the leaves of the parameters that gates read (`own` says which), of the state and of z, and r; it
     returns the leaves of the new state. `backward` takes the same and the new state's gradients, and returns the
-    gradients of the first.
+    gradients of the first. `summed` says whether z is one array whose gradient is r's.
     """
 
     forward: Pointwise
     backward: Pointwise
     own: tuple[bool, ...]
+    summed: bool
 
 
 def traced(cell: GatedCell, params: Params, state: State, zs: Any, r: Any) -> Gates:
@@ -224,13 +237,13 @@ def traced(cell: GatedCell, params: Params, state: State, zs: Any, r: Any) -> Ga
     cell = dataclasses.replace(cell, hidden_size=1)
     leaves, tree = jax.tree.flatten(params)
     leaves, state, zs, r = jax.tree.map(lambda leaf: one_unit(leaf, size), (leaves, state, zs, r))
-    names, structure = jax.tree.flatten(state)
+    state, structure = jax.tree.flatten(state)
 
     def new_state(params, state, zs, r):
         new = cell.gates(tree.unflatten(params), structure.unflatten(state), zs, r)
         return [new.astype(old.dtype) for new, old in zip(jax.tree.leaves(new), state)]
 
-    read = Pointwise(new_state, leaves, names, zs, r).reads[: len(leaves)]
+    read = Pointwise(new_state, leaves, state, zs, r).reads[: len(leaves)]
     mine = [leaf for leaf, own in zip(leaves, read) if own]
 
     def gates(mine, *others):
@@ -241,7 +254,9 @@ def traced(cell: GatedCell, params: Params, state: State, zs: Any, r: Any) -> Ga
     def gradients(mine, state, zs, r, d_new):
         return jax.vjp(gates, mine, state, zs, r)[1](d_new)
 
-    return Gates(Pointwise(gates, mine, names, zs, r), Pointwise(gradients, mine, names, zs, r, names), read)
+    backward = Pointwise(gradients, mine, state, zs, r, state)
+    summed = len(jax.tree.leaves(zs)) == 1 and backward.alike(-2, -1)
+    return Gates(Pointwise(gates, mine, state, zs, r), backward, read, summed)
 
 
 def one_unit(leaf: Any, size: int) -> jax.ShapeDtypeStruct:
