@@ -28,6 +28,8 @@ def why_not(recurrence: Recurrence, *, interpret: bool = False, platform: str | 
     cell, name = recurrence.cell, type(recurrence.cell).__name__
     if not interpret and (platform or jax.default_backend()) != "gpu":
         return "the pallas backend runs on a GPU; elsewhere ask for backend='xla', or for interpret=True to test it"
+    if not interpret and (unlike := _unlike_an_h100()) is not None:
+        return unlike
     if not isinstance(cell, GatedCell) or type(cell).step is not GatedCell.step:
         return f"the pallas backend takes gated cells whose step is GatedCell's, and {name} is not one"
     if not cell.pointwise:
@@ -37,6 +39,20 @@ def why_not(recurrence: Recurrence, *, interpret: bool = False, platform: str | 
     if wrong is not None:
         return f"the pallas backend computes in {', '.join(_TYPES)}, got {wrong}"
     return _too_large(recurrence, split=not interpret)
+
+
+def _unlike_an_h100() -> str | None:
+    """Returns a sentence about a GPU that the kernels are not for: blocks that wait for each other must all fit it."""
+    device: Any = jax.devices()[0]
+    if device.platform != "gpu":  # programs made here for a GPU elsewhere
+        return None
+    capability, multiprocessors = device.compute_capability, device.core_count
+    if capability == "9.0" and multiprocessors >= MULTIPROCESSORS:
+        return None
+    return (
+        f"the pallas backend needs a GPU of compute capability 9.0 with {MULTIPROCESSORS} multiprocessors, such as an "
+        f"H100, got {device.device_kind} with {capability} and {multiprocessors}; ask for backend='xla'"
+    )
 
 
 def _too_large(recurrence: Recurrence, *, split: bool) -> str | None:
