@@ -150,8 +150,8 @@ def _layout(dtype: Any) -> Any:
 
     It then reads and writes the GPU's memory by whole sectors, and writes the operand without a conflict of banks.
     """
-    warp = (2, 16) if jnp.dtype(dtype).itemsize == 2 else (4, 8)
-    return gpu.Layout.TILED(gpu.Tiling(((8, 16), warp, (1,))), warp_dims=(-5, -4), lane_dims=(-3, -2), vector_dim=-1)
+    warp, warps = ((2, 16), (-5,)) if jnp.dtype(dtype).itemsize == 2 else ((4, 8), (-5, -4))
+    return gpu.Layout.TILED(gpu.Tiling(((8, 16), warp, (1,))), warp_dims=warps, lane_dims=(-3, -2), vector_dim=-1)
 
 
 def _loaded(source: Any, layout: Any) -> Array:
