@@ -93,7 +93,7 @@ class Block:
         else:
             total = gpu.WGMMAAccumulatorRef((plan.matrix_rows, plan.columns), jnp.float32)
             found = pl.run_scoped(lambda total: _multiplied(total, matrix, operand), total)
-            product.transpose((1, 0))[...] = gpu.layout_cast(found, gpu.Layout.WGMMA_TRANSPOSED)
+            self._store(product.transpose((1, 0)), gpu.layout_cast(found, gpu.Layout.WGMMA_TRANSPOSED))
         gpu.commit_smem()  # all threads have written
 
         def tile(part: int, gate: int) -> Array:
@@ -136,13 +136,14 @@ class Block:
     def _keep(self, count: Any, group: int, tiles: list[Array]) -> None:
         slot, rows, units = jax.lax.rem(count, self.plan.slots), self.plan.rows, self.plan.units
         for part, entry in enumerate(tiles):
-            self.operand[slot, part * rows : (part + 1) * rows, group * units : (group + 1) * units] = entry
+            at = (slot, slice(part * rows, (part + 1) * rows), slice(group * units, (group + 1) * units))
+            self._store(self.operand.at[at], entry)
 
     def _fetch(self, group: int, source: Any) -> None:
         share = self.plan.width // self.plan.groups
         columns = slice(group * share, (group + 1) * share)
         layout = gpu.Layout.SMEM_GMEM_COPY((self.plan.columns, share), self.operand.dtype, _SWIZZLE)
-        self.operand[0, :, columns] = _loaded(source.at[:, columns], layout)
+        self._store(self.operand.at[0, :, columns], _loaded(source.at[:, columns], layout))
 
 
 def _layout(dtype: Any) -> Any:

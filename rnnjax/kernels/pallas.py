@@ -117,7 +117,8 @@ def _kernels(recurrence: Recurrence, interpret: bool) -> Kernels:
     gates = traced(recurrence.cell, recurrence.params, one(state, axes), one(z, axes + 1), r)
     hidden = next(i for i, leaf in enumerate(jax.tree.leaves(state)) if leaf is state.h)
     ahead, back = _plans(recurrence, split=not interpret)
-    assert ahead is not None and back is not None
+    assert ahead is not None
+    assert back is not None
     return Kernels(gates, hidden, dtype, ahead, back, interpret)
 
 

@@ -61,7 +61,7 @@ class Plan:
 
     @property
     def shared_bytes(self) -> int:
-        """Shared memory of a block: its part of the weight, the operand, and the product on its way to other threads."""
+        """Shared memory of a block: its part of the weight, the operand, and the product on its way between threads."""
         operand = self.slots * self.columns * self.width * self.itemsize
         product = self.groups * self.columns * self.matrix_rows * 4
         return self.matrix_bytes + operand + product + _RESERVED

@@ -50,6 +50,7 @@ def value(entries: Sequence[Any], shape: tuple[int, ...]) -> Value:
 
 
 def constant(x: Any) -> Value:
+    """Returns a value of NumPy scalars."""
     x = np.asarray(x)
     return value([x.dtype.type(entry) for entry in x.ravel()], x.shape)
 
@@ -74,7 +75,6 @@ class Pointwise:
         given = [None if tiles is None else value(tiles, v.aval.shape) for v, tiles in zip(variables, arguments)]
         results = _evaluate(self._jaxpr, self._constants, given)
         return [_filled(result, v.aval.dtype, like) for result, v in zip(results, self._jaxpr.outvars)]
-
 
     def alike(self, a: int, b: int) -> bool:
         """Returns whether two results are one value, up to a conversion of its type."""
@@ -163,7 +163,7 @@ def _each(equation: Any, operands: list[Value]) -> Value:
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     """Returns whether a primitive takes an operand of a shape as if it had another."""
-    return shape == () or len(shape) == len(to) and all(a in (1, b) for a, b in zip(shape, to))
+    return shape == () or (len(shape) == len(to) and all(a in (1, b) for a, b in zip(shape, to)))
 
 
 def _log1p(x: Array) -> Array:
@@ -181,11 +181,15 @@ def _expm1(x: Array) -> Array:
 
 
 def _pad(x: np.ndarray, filler: np.ndarray, *, padding_config: Sequence[tuple[int, int, int]]) -> np.ndarray:
-    sizes = [low + n + max(n - 1, 0) * step + high for n, (low, high, step) in zip(x.shape, padding_config)]
-    padded = np.full(sizes, filler[()])
-    where = [slice(low, low + n + max(n - 1, 0) * step, step + 1) for n, (low, _, step) in zip(x.shape, padding_config)]
-    padded[tuple(where)] = x
-    return padded
+    for axis, (low, high, step) in enumerate(padding_config):
+        size = x.shape[axis] + max(x.shape[axis] - 1, 0) * step
+        spaced = np.full((*x.shape[:axis], size, *x.shape[axis + 1 :]), filler[()])
+        spaced[(slice(None),) * axis + (slice(None, None, step + 1),)] = x
+        margins = [(0, 0)] * axis + [(max(low, 0), max(high, 0))] + [(0, 0)] * (x.ndim - axis - 1)
+        x = np.pad(spaced, margins, constant_values=filler[()])
+        kept = slice(max(-low, 0), x.shape[axis] - max(-high, 0))  # a negative margin takes entries away
+        x = x[(slice(None),) * axis + (kept,)]
+    return x
 
 
 def _broadcast(x: np.ndarray, *, shape: Sequence[int], broadcast_dimensions: Sequence[int], **_: Any) -> np.ndarray:
@@ -200,8 +204,13 @@ def _slice(x: np.ndarray, *, start_indices: Any, limit_indices: Any, strides: An
 
 
 _REWRITTEN = {"add_any": jax.lax.add, "expm1": _expm1, "log1p": _log1p}  # Mosaic GPU does not know these
-_REDUCTIONS = {"reduce_sum": jax.lax.add, "reduce_max": jax.lax.max, "reduce_min": jax.lax.min, "reduce_prod": jax.lax.mul}
-_CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint"}
+_REDUCTIONS = {
+    "reduce_sum": jax.lax.add,
+    "reduce_max": jax.lax.max,
+    "reduce_min": jax.lax.min,
+    "reduce_prod": jax.lax.mul,
+}
+_CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint"}
 _MOVES = {
     "broadcast_in_dim": _broadcast,
     "concatenate": lambda *xs, dimension: np.concatenate(xs, dimension),

@@ -40,7 +40,9 @@ def check_backend(backend: Any, interpret: Any) -> None:
         raise ValueError(f"interpret=True runs the pallas kernels on a CPU; it needs backend='pallas', got {backend!r}")
 
 
-def kernel_for(backend: str, recurrence: Recurrence, interpret: bool) -> Callable[[Recurrence], tuple[Any, State]] | None:
+def kernel_for(
+    backend: str, recurrence: Recurrence, interpret: bool
+) -> Callable[[Recurrence], tuple[Any, State]] | None:
     """Returns what runs a recurrence, None for XLA's loop.
 
     Raises:

@@ -77,7 +77,9 @@ def test_on_a_gpu_the_choice_is_what_was_measured(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     kind = jax.devices()[0].device_kind
     monkeypatch.setattr(selection, "MEASURED", (selection.Row(kind, "bfloat16", 256, 32, "pallas"),))
-    chosen = [selection.kernel_for("auto", shapes(LSTM(n), batch), False) for n, batch in [(256, 32), (272, 32), (256, 33)]]
+    chosen = [
+        selection.kernel_for("auto", shapes(LSTM(n), batch), False) for n, batch in [(256, 32), (272, 32), (256, 33)]
+    ]
     assert [run is not None for run in chosen] == [True, False, False]
     assert selection.kernel_for("auto", shapes(LSTM(64), dtype=jnp.float32), False) is None
     assert selection.kernel_for("auto", shapes(LSTM(64, layer_norm=True)), False) is None

@@ -13,7 +13,7 @@ TILE = (2, 3)  # [rows, units]
 
 def on_tiles(function, *arrays):
     """Evaluates a function of arrays ``[..., 1]`` on tiles in the place of their entries."""
-    shapes = [jax.ShapeDtypeStruct(array.shape[: array.ndim - 2] + (1,), array.dtype) for array in arrays]
+    shapes = [jax.ShapeDtypeStruct((*array.shape[:-2], 1), array.dtype) for array in arrays]
     tiles = [list(array.reshape(-1, *TILE)) for array in arrays]
     results = Pointwise(function, *shapes)(*tiles, like=jnp.zeros(TILE))
     return [jnp.stack(result) for result in results]
