@@ -220,6 +220,8 @@ _MOVES = {
     "rev": lambda x, *, dimensions: np.flip(x, dimensions),
     "slice": _slice,
     "split": lambda x, *, sizes, axis: np.split(x, np.cumsum(sizes)[:-1], axis),
+    "stack": lambda *xs, axis: np.stack(xs, axis),
+    "unstack": lambda x, *, axis: list(np.moveaxis(x, axis, 0)),
     "squeeze": lambda x, *, dimensions: np.squeeze(x, tuple(dimensions)),
     "transpose": lambda x, *, permutation: x.transpose(permutation),
 }
