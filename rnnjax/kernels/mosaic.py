@@ -16,10 +16,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import mosaic_gpu as gpu
+from jax.experimental.pallas import mosaic_gpu
 from jaxtyping import Array
 
 from rnnjax.kernels.plan import Plan
+
+gpu: Any = mosaic_gpu  # some of its names are not in every version of JAX
 
 _SWIZZLE = 32  # bytes: the finest, so that 16 units of one warpgroup are whole columns of the operand's tiles
 
@@ -180,9 +182,9 @@ def launch(body: Callable[..., None], plan: Plan, dtype: Any, inputs: Any, outpu
     def kernel(*refs, **held):
         arrived = None if plan.blocks == 1 else pl.get_global(gpu.SemaphoreType.REGULAR((plan.tiles,)))
         sizes = {"tile": plan.tiles, "block": plan.blocks, "group": plan.groups}
-        place = tuple(jax.lax.axis_index(name) if size > 1 else 0 for name, size in sizes.items())
-        block = Block(plan, interpret, place, arrived=arrived, **held)
-        body(block, given_tree.unflatten(refs[: len(given)]), made_tree.unflatten(refs[len(given) :]))
+        tile, block, group = (jax.lax.axis_index(name) if size > 1 else 0 for name, size in sizes.items())
+        here = Block(plan, interpret, (tile, block, group), arrived=arrived, **held)
+        body(here, given_tree.unflatten(refs[: len(given)]), made_tree.unflatten(refs[len(given) :]))
 
     run = gpu.kernel(
         kernel,

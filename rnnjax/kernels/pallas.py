@@ -75,7 +75,8 @@ def _too_large(recurrence: Recurrence, *, split: bool) -> str | None:
 
 def _shape(recurrence: Recurrence) -> tuple[tuple[int, int], int, jnp.dtype]:
     """Returns the numbers of gates and hidden units, that of sequences, and the type of the products."""
-    weight, h = jax.eval_shape(recurrence.cell.recurrent_weight, recurrence.params), recurrence.state.h
+    cell: Any = recurrence.cell
+    weight, h = jax.eval_shape(cell.recurrent_weight, recurrence.params), recurrence.state.h
     return weight.shape[1:], h.size // h.shape[-1], jnp.dtype(compute_dtype(recurrence.steps.z))
 
 
@@ -100,13 +101,14 @@ def run(recurrence: Recurrence, *, interpret: bool = False) -> tuple[Array, Stat
 
     Gradients are those of reverse mode, by a kernel; derivatives of the gradients are those of `Scan`.
     """
-    steps, kernels = recurrence.steps, _kernels(recurrence, interpret)
+    cell: Any = recurrence.cell
+    steps, kernels = recurrence.steps, _kernels(cell, recurrence, interpret)
     initial = None if steps.resets is None else recurrence.initial
     live = Live(recurrence.params, recurrence.state, initial, steps.z)
-    return _with_derivatives(recurrence.cell, kernels)(live, (steps.valid, steps.resets))
+    return _with_derivatives(cell, kernels)(live, (steps.valid, steps.resets))
 
 
-def _kernels(recurrence: Recurrence, interpret: bool) -> Kernels:
+def _kernels(cell: GatedCell, recurrence: Recurrence, interpret: bool) -> Kernels:
     state, z, (shape, _, dtype) = recurrence.state, recurrence.steps.z, _shape(recurrence)
 
     def one(tree: Any, axes: int) -> Any:
@@ -114,7 +116,7 @@ def _kernels(recurrence: Recurrence, interpret: bool) -> Kernels:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[axes:], leaf.dtype), tree)
 
     r, axes = jax.ShapeDtypeStruct(shape, state.h.dtype), state.h.ndim - 1
-    gates = traced(recurrence.cell, recurrence.params, one(state, axes), one(z, axes + 1), r)
+    gates = traced(cell, recurrence.params, one(state, axes), one(z, axes + 1), r)
     hidden = next(i for i, leaf in enumerate(jax.tree.leaves(state)) if leaf is state.h)
     ahead, back = _plans(recurrence, split=not interpret)
     assert ahead is not None
@@ -151,7 +153,7 @@ def _with_derivatives(cell: GatedCell, kernels: Kernels) -> Any:
         (d_ys, d_state), size = d_outputs, kernels.forward.hidden
         d_state = [leaf.reshape(-1, size) for leaf in jax.tree.leaves(d_state)]
         d_given = persistent.backward(kernels, given, saved, _flat(d_ys, 1, live), d_state)
-        return pull(Given(*d_given, None, None))[0]
+        return pull(Given(*d_given, valid=None, resets=None))[0]
 
     @backward.defjvp
     def _(primals, tangents):

@@ -235,7 +235,7 @@ def _entries(block: Block, source: Any, *time: Any) -> Tiles:
 
 def _fetched(block: Block, given: dict[str, Any], t: Any) -> dict[str, Any]:
     """Returns what step t reads: asked for one step before it is needed, it arrives while that step computes."""
-    found = {"zs": [_entries(block, x, t) for x in given["zs"]]}
+    found: dict[str, Any] = {"zs": [_entries(block, x, t) for x in given["zs"]]}
     found["befores"] = [None if x is None else block.read(x, 0, t) for x in given.get("befores", ())]
     found["r"] = _entries(block, given["r"], t) if "r" in given else None
     for name in ("valid", "resets", "d_ys"):

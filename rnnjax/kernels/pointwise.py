@@ -64,8 +64,8 @@ class Pointwise:
 
     def __init__(self, function: Callable[..., Any], *examples: Any):
         closed = jax.make_jaxpr(function)(*examples)
-        self._jaxpr, self._constants = closed.jaxpr, closed.consts
-        self._jaxpr, _ = partial_eval.dce_jaxpr(self._jaxpr, [True] * len(self._jaxpr.outvars), instantiate=True)
+        self._constants, everything = closed.consts, [True] * len(closed.jaxpr.outvars)
+        self._jaxpr: Any = partial_eval.dce_jaxpr(closed.jaxpr, everything, instantiate=True)[0]
         read = {id(v) for e in self._jaxpr.eqns for v in e.invars} | {id(v) for v in self._jaxpr.outvars}
         self.reads = tuple(id(v) in read for v in self._jaxpr.invars)
 
@@ -82,8 +82,9 @@ class Pointwise:
 
         def source(atom: Any) -> Any:
             equation = made.get(id(atom))
-            converted = equation is not None and equation.primitive.name == "convert_element_type"
-            return source(equation.invars[0]) if converted else atom
+            if equation is None or equation.primitive.name != "convert_element_type":
+                return atom
+            return source(equation.invars[0])
 
         return source(self._jaxpr.outvars[a]) is source(self._jaxpr.outvars[b])
 
@@ -93,15 +94,18 @@ def _filled(result: Value, dtype: Any, like: Array) -> Tiles:
 
 
 def _tile(entry: Any, shape: tuple[int, ...], dtype: Any) -> Array:
-    return jax.lax.full(shape, entry, dtype) if isinstance(entry, np.generic) else entry
+    return jax.lax.full(shape, entry.item(), dtype) if isinstance(entry, np.generic) else entry
 
 
 def _evaluate(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Value | None]) -> list[Value]:
     known: dict[Any, Any] = dict(zip(jaxpr.constvars, map(constant, constants)))
     known.update(zip(jaxpr.invars, arguments))
 
-    def read(atom):
-        return constant(np.asarray(atom.val, atom.aval.dtype)) if isinstance(atom, Literal) else known[atom]
+    def read(atom: Any) -> Any:
+        if not isinstance(atom, Literal):
+            return known[atom]
+        aval: Any = atom.aval
+        return constant(np.asarray(atom.val, aval.dtype))
 
     for equation in jaxpr.eqns:
         known.update(zip(equation.outvars, _apply(equation, [read(atom) for atom in equation.invars])))

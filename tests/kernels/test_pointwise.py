@@ -49,7 +49,9 @@ def test_what_moves_entries_moves_tiles(function):
     close(on_tiles(derivative, x), on_arrays(derivative, x))
 
 
-@pytest.mark.parametrize("function", [jnp.log1p, jnp.expm1, jax.nn.softplus, jax.nn.elu, jax.nn.gelu], ids=str)
+@pytest.mark.parametrize(
+    "function", [jnp.log1p, jnp.expm1, jax.nn.softplus, jax.nn.elu, jax.nn.gelu], ids=lambda f: f.__name__
+)
 def test_what_a_gpu_has_no_instruction_for_is_as_accurate(function):
     x = jnp.asarray(np.geomspace(1e-9, 20, 6).reshape(TILE) * [[1], [-0.04]], jnp.float32)[None]
     close(on_tiles(function, x), on_arrays(function, x), rtol=3e-6, atol=0)
