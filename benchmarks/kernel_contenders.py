@@ -188,15 +188,7 @@ def rnnjax_ready(method: Callable[[], Method], options: dict[str, Any] | None, c
 
 def fused(backend: str) -> Fused:
     """Returns `Fused` with a backend; on a CPU, kernels for GPUs are interpreted."""
-    options: dict[str, Any] = {"backend": backend}
-    if backend == "pallas" and jax.default_backend() == "cpu":
-        options["interpret"] = True
-    try:
-        return Fused(**options)
-    except TypeError as error:
-        if backend == "xla":
-            return Fused()
-        raise Refused(f"this Fused has no such backend: {error}") from error
+    return Fused(backend=backend, interpret=backend == "pallas" and jax.default_backend() == "cpu")
 
 
 def jax_rnn_ready(case: Case, numbers: Numbers) -> Ready:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rnnjax.cells.cell import Cell, GatedCell, Params, State, check_size, compute_dtype, recurrent_product, rows
+from rnnjax.kernels.selection import check_backend, kernel_for
 from rnnjax.unrolling.recurrence import Recurrence, select
 from rnnjax.unrolling.scan import Scan
 
@@ -33,18 +34,27 @@ class Fused:
 
     Attributes:
       unroll: copies of the step in the loops' bodies.
+      backend: "xla" for that loop; "pallas" for kernels that hold the weight on a GPU's chip for all steps; "cudnn";
+        "auto" for what was measured to be the fastest where it applies.
+      interpret: whether to run the pallas kernels on a CPU, slowly, as their tests do.
 
     Raises:
-      ValueError: for a number below 1.
+      ValueError: for a number below 1 or an unknown backend; when it runs, for one that cannot serve the recurrence.
     """
 
     unroll: int = 1
+    backend: str = "auto"
+    interpret: bool = False
 
     def __post_init__(self):
         check_size("unroll", self.unroll)
+        check_backend(self.backend, self.interpret)
 
     def run(self, recurrence: Recurrence) -> tuple[Array, State]:
         cell = recurrence.cell
+        kernel = kernel_for(self.backend, recurrence, self.interpret)
+        if kernel is not None:
+            return kernel(recurrence)
         if not isinstance(cell, GatedCell) or not fuses(cell):
             return Scan(self.unroll).run(recurrence)
         weight = cell.recurrent_weight(recurrence.params)

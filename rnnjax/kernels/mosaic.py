@@ -1,0 +1,230 @@
+"""The few things a recurrence does on a GPU, in terms of Pallas Mosaic GPU; what changes with JAX is only here.
+
+Everything a kernel computes between its products it computes on tiles ``[rows, units]``: `rows` sequences of a batch
+tile and the hidden units of one warpgroup, in registers. In interpret mode (on a CPU, in threads that stand for
+warpgroups) tiles are plain arrays and a product is XLA's; memory, copies, barriers and who waits for whom are those of
+the GPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu
+from jaxtyping import Array
+
+from rnnjax.kernels.plan import Plan
+
+gpu: Any = mosaic_gpu  # some of its names are not in every version of JAX
+
+_SWIZZLE = 32  # bytes: the finest, so that 16 units of one warpgroup are whole columns of the operand's tiles
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """One block of a running kernel: its place in the grid, and what it holds on the chip.
+
+    Arrays in the GPU's memory are ``[..., batch tiles, rows, n, blocks, groups, units]``, so that integers index what
+    belongs to one warpgroup. What is published is ``[T, batch tiles, parts, rows, blocks, groups, units]``.
+    """
+
+    plan: Plan
+    interpret: bool
+    place: tuple[Any, Any, Any]  # which batch tile, which block of units, which warpgroup
+    matrix: Any  # [groups, matrix rows, width]: the weight
+    operand: Any  # [slots, columns, width]: what it is multiplied with
+    product: Any  # [groups, columns, matrix rows]: the result, on its way to other threads
+    loaded: Any
+    turn: Any
+    arrived: Any  # a count for each batch tile, where blocks wait for each other
+
+    def load_matrix(self, source: Any) -> None:
+        """Copies this warpgroup's part of the weight to shared memory, where it stays."""
+        _, block, group = self.place
+        gpu.copy_gmem_to_smem(source.at[block, group], self.matrix.at[group], self.loaded.at[group])
+        gpu.barrier_wait(self.loaded.at[group])
+
+    def read(self, source: Any, n: int, *time: Any) -> Array:
+        """Returns this warpgroup's tile of entry n of an array; axes of size 1 are the same for all."""
+        return self._tile(source.at[self._index(source, n, *time)])
+
+    def write(self, target: Any, n: int, tile: Array, *time: Any) -> None:
+        self._store(target.at[self._index(target, n, *time)], tile)
+
+    def _index(self, ref: Any, n: int, *time: Any) -> tuple[Any, ...]:
+        sizes = ref.shape[-6], ref.shape[-3], ref.shape[-2]
+        tile, block, group = (i if size > 1 else 0 for i, size in zip(self.place, sizes))
+        return (*time, tile, slice(None), n, block, group, slice(None))
+
+    def _tile(self, source: Any) -> Array:
+        return source[...] if self.interpret else _loaded(source, _layout(self.operand.dtype))
+
+    def _store(self, target: Any, tile: Array) -> None:
+        if hasattr(gpu, "store") and not self.interpret:  # since JAX 0.12
+            gpu.store(target, tile, optimized=False)
+        else:
+            target[...] = tile
+
+    def full(self, value: float, dtype: Any) -> Array:
+        """Returns a tile of one number."""
+        return self.settled(jax.lax.full((self.plan.rows, self.plan.units), value, dtype))
+
+    def settled(self, tile: Array) -> Array:
+        """Returns a tile in the layout of all tiles, which what a loop carries must have."""
+        return tile if self.interpret else gpu.layout_cast(tile, _layout(self.operand.dtype))
+
+    def multiply(self, count: Any) -> Callable[[int, int], Array]:
+        """Multiplies the weight by publication number `count`; returns ``tile(part, gate)`` of the product.
+
+        Units are the rows of the product and sequences its columns, which come in eights: a batch of 8 or 16 fills an
+        instruction that would be empty for the most part the other way round. The product goes through shared memory,
+        transposed, to the threads that have the other gates of the same unit.
+        """
+        plan, (_, _, group) = self.plan, self.place
+        matrix, operand = self.matrix.at[group], self.operand.at[jax.lax.rem(count, plan.slots)]
+        product = self.product.at[group]
+        if self.interpret:
+            sums = (((1,), (1,)), ((), ()))
+            product[...] = jax.lax.dot_general(operand[...], matrix[...], sums, preferred_element_type=jnp.float32)
+        else:
+            total = gpu.WGMMAAccumulatorRef((plan.matrix_rows, plan.columns), jnp.float32)
+            found = pl.run_scoped(lambda total: _multiplied(total, matrix, operand), total)
+            self._store(product.transpose((1, 0)), gpu.layout_cast(found, gpu.Layout.WGMMA_TRANSPOSED))
+        gpu.commit_smem()  # all threads have written
+
+        def tile(part: int, gate: int) -> Array:
+            rows = slice(part * plan.rows, (part + 1) * plan.rows)
+            return self._tile(product.at[rows, gate * plan.units : (gate + 1) * plan.units])
+
+        return tile
+
+    def publish(self, count: Any, tiles: list[Array], target: Any, time: Any) -> None:
+        """Writes tiles to ``target[time]`` and makes those of all units the operand of product number `count`.
+
+        Within one block they go to shared memory, and every warpgroup waits for the others. Else they go by way of the
+        GPU's memory: every warpgroup counts up once its tiles are there, and waits until all have.
+        """
+        plan, (tile, block, group) = self.plan, self.place
+        for part, entry in enumerate(tiles):
+            self._store(target.at[time, tile, part, :, block, group, :], entry)
+        if plan.blocks == 1:
+            self._each_group(lambda group: self._keep(count, group, tiles))
+        else:
+            gpu.commit_smem()  # all threads have written, and none multiplies any more
+            gpu.semaphore_signal(self.arrived.at[tile], 1, memory_scope="gpu")
+            all_of_them = (count + 1) * (plan.blocks * plan.groups)
+            gpu.semaphore_wait(self.arrived.at[tile], all_of_them, decrement=False, memory_scope="gpu")
+            source = target.at[time, tile].reshape(plan.columns, plan.width)
+            self._each_group(lambda group: self._fetch(group, source))
+        gpu.commit_smem()
+        if plan.groups > 1:
+            gpu.barrier_arrive(self.turn)
+            gpu.barrier_wait(self.turn)
+
+    def _each_group(self, act: Callable[[int], None]) -> None:
+        """Lets every warpgroup act with its number known to the compiler, as parts of swizzled arrays need it."""
+        if self.plan.groups == 1:
+            act(0)
+            return
+        for group in range(self.plan.groups):
+            pl.when(self.place[2] == group)(lambda group=group: act(group))
+
+    def _keep(self, count: Any, group: int, tiles: list[Array]) -> None:
+        slot, rows, units = jax.lax.rem(count, self.plan.slots), self.plan.rows, self.plan.units
+        for part, entry in enumerate(tiles):
+            at = (slot, slice(part * rows, (part + 1) * rows), slice(group * units, (group + 1) * units))
+            self._store(self.operand.at[at], entry)
+
+    def _fetch(self, group: int, source: Any) -> None:
+        share = self.plan.width // self.plan.groups
+        columns = slice(group * share, (group + 1) * share)
+        layout = gpu.Layout.SMEM_GMEM_COPY((self.plan.columns, share), self.operand.dtype, _SWIZZLE)
+        self._store(self.operand.at[0, :, columns], _loaded(source.at[:, columns], layout))
+
+
+def _layout(dtype: Any) -> Any:
+    """Returns who holds what of a tile: a warp has 32 bytes of the operand of each of 2 or 4 sequences.
+
+    It then reads and writes the GPU's memory by whole sectors, and writes the operand without a conflict of banks.
+    """
+    warp, warps = ((2, 16), (-5,)) if jnp.dtype(dtype).itemsize == 2 else ((4, 8), (-5, -4))
+    return gpu.Layout.TILED(gpu.Tiling(((8, 16), warp, (1,))), warp_dims=warps, lane_dims=(-3, -2), vector_dim=-1)
+
+
+def _loaded(source: Any, layout: Any) -> Array:
+    index = (...,) if "idx" in inspect.signature(gpu.load).parameters else ()  # until JAX 0.11
+    return gpu.load(source, *index, layout=layout, optimized=False)
+
+
+def _multiplied(total: Any, matrix: Any, operand: Any) -> Array:
+    gpu.wgmma(total, matrix, operand.transpose((1, 0)))
+    return total[...]
+
+
+def launch(body: Callable[..., None], plan: Plan, dtype: Any, inputs: Any, outputs: Any, interpret: bool) -> Any:
+    """Runs ``body(block, inputs, outputs)``, with references for arrays, in every warpgroup; returns the outputs.
+
+    Args:
+      body: the kernel.
+      plan: the layout.
+      dtype: type of the operands of products.
+      inputs, outputs: trees of arrays, and of their shapes and types.
+      interpret: whether to run on a CPU, as JAX's interpreter of GPU kernels does.
+    """
+    (given, given_tree), (made, made_tree) = jax.tree.flatten(inputs), jax.tree.flatten(outputs)
+
+    def kernel(*refs, **held):
+        arrived = None if plan.blocks == 1 else pl.get_global(gpu.SemaphoreType.REGULAR((plan.tiles,)))
+        sizes = {"tile": plan.tiles, "block": plan.blocks, "group": plan.groups}
+        tile, block, group = (jax.lax.axis_index(name) if size > 1 else 0 for name, size in sizes.items())
+        here = Block(plan, interpret, (tile, block, group), arrived=arrived, **held)
+        body(here, given_tree.unflatten(refs[: len(given)]), made_tree.unflatten(refs[len(given) :]))
+
+    run = gpu.kernel(
+        kernel,
+        out_type=made,
+        grid=(plan.tiles, plan.blocks),
+        grid_names=("tile", "block"),
+        num_threads=plan.groups,
+        thread_name="group",
+        scratch_types=_held(plan, dtype),
+        compiler_params=_compiler_params(jnp.dtype(dtype).itemsize == 2),
+        **({"interpret": _interpreter()} if interpret else {}),
+    )
+    if plan.blocks > 1:  # blocks that wait for each other must all run at once: one batch after the other
+        run = jax.custom_batching.sequential_vmap(run)
+    return made_tree.unflatten(run(*given))
+
+
+def _held(plan: Plan, dtype: Any) -> dict[str, Any]:
+    """Returns what a block holds on the chip."""
+    tiling = (gpu.TilingTransform((8, _SWIZZLE // jnp.dtype(dtype).itemsize)), gpu.SwizzleTransform(_SWIZZLE))
+    return {
+        "matrix": gpu.SMEM((plan.groups, plan.matrix_rows, plan.width), dtype, transforms=tiling),
+        "operand": gpu.SMEM((plan.slots, plan.columns, plan.width), dtype, transforms=tiling),
+        "product": gpu.SMEM((plan.groups, plan.columns, plan.matrix_rows), jnp.float32),
+        "loaded": gpu.Barrier(num_barriers=plan.groups),
+        "turn": gpu.Barrier(num_arrivals=plan.groups),
+    }
+
+
+def _compiler_params(approximate: bool) -> Any:
+    """Returns how to compile: where threads must wait for each other, `Block` says so, and JAX need not guess."""
+    options: dict[str, Any] = {"approx_math": approximate, "unsafe_no_auto_barriers": True}
+    if "lowering_semantics" in inspect.signature(gpu.CompilerParams).parameters:  # until JAX 0.11: layouts as said
+        options["lowering_semantics"] = gpu.LoweringSemantics.Lane
+    return gpu.CompilerParams(**options)
+
+
+def _interpreter() -> Any:
+    if hasattr(gpu, "InterpretGPUParams"):  # since JAX 0.11
+        return gpu.InterpretGPUParams()
+    from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
+
+    return InterpretGPUParams()

@@ -1,0 +1,288 @@
+"""The gates of one hidden unit, traced once, and evaluated on tiles of many.
+
+A kernel holds each gate of its units as an array of its own, ``[rows, units]``, while a cell's `gates` are written for
+``[..., G, H]``. As they treat every unit by itself, tracing them for H = 1 tells all: what is left of every array are
+the axes before the last, which are few and known, so that its entries are a list of tiles. What only moves entries
+(slices, reshapes, ...) permutes the list; everything else is applied to the tiles one by one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Literal
+from jax.interpreters import partial_eval
+from jaxtyping import Array
+
+from rnnjax.cells.cell import GatedCell, Params, State
+
+Tiles = list[Array]  # the entries of one small array, the last axis first to change
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """A small array whose entries are tiles, or NumPy scalars: ``entries[index]``."""
+
+    entries: list[Any]
+    index: np.ndarray
+
+    def tiles(self) -> list[Any]:
+        return [self.entries[i] for i in self.index.ravel()]
+
+    @property
+    def constant(self) -> bool:
+        return all(isinstance(entry, np.generic) for entry in self.tiles())
+
+    def numpy(self) -> np.ndarray:
+        return np.array(self.tiles()).reshape(self.index.shape)
+
+
+def value(entries: Sequence[Any], shape: tuple[int, ...]) -> Value:
+    """Returns a value from its entries in order."""
+    return Value(list(entries), np.arange(len(entries)).reshape(shape))
+
+
+def constant(x: Any) -> Value:
+    """Returns a value of NumPy scalars."""
+    x = np.asarray(x)
+    return value([x.dtype.type(entry) for entry in x.ravel()], x.shape)
+
+
+class Pointwise:
+    """A function of small arrays, evaluated on lists of tiles.
+
+    Attributes:
+      reads: which of its flat arguments it reads.
+    """
+
+    def __init__(self, function: Callable[..., Any], *examples: Any):
+        closed = jax.make_jaxpr(function)(*examples)
+        self._constants, everything = closed.consts, [True] * len(closed.jaxpr.outvars)
+        self._jaxpr: Any = partial_eval.dce_jaxpr(closed.jaxpr, everything, instantiate=True)[0]
+        read = {id(v) for e in self._jaxpr.eqns for v in e.invars} | {id(v) for v in self._jaxpr.outvars}
+        self.reads = tuple(id(v) in read for v in self._jaxpr.invars)
+
+    def __call__(self, *arguments: Tiles | None, like: Array) -> list[Tiles]:
+        """Returns each flat result; an argument that is not read may be None, `like` is any tile."""
+        variables = self._jaxpr.invars
+        given = [None if tiles is None else value(tiles, v.aval.shape) for v, tiles in zip(variables, arguments)]
+        results = _evaluate(self._jaxpr, self._constants, given)
+        return [_filled(result, v.aval.dtype, like) for result, v in zip(results, self._jaxpr.outvars)]
+
+    def alike(self, a: int, b: int) -> bool:
+        """Returns whether two results are one value, up to a conversion of its type."""
+        made = {id(v): equation for equation in self._jaxpr.eqns for v in equation.outvars}
+
+        def source(atom: Any) -> Any:
+            equation = made.get(id(atom))
+            if equation is None or equation.primitive.name != "convert_element_type":
+                return atom
+            return source(equation.invars[0])
+
+        return source(self._jaxpr.outvars[a]) is source(self._jaxpr.outvars[b])
+
+
+def _filled(result: Value, dtype: Any, like: Array) -> Tiles:
+    return [_tile(entry, like.shape, dtype) for entry in result.tiles()]
+
+
+def _tile(entry: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+    return jax.lax.full(shape, entry.item(), dtype) if isinstance(entry, np.generic) else entry
+
+
+def _evaluate(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Value | None]) -> list[Value]:
+    known: dict[Any, Any] = dict(zip(jaxpr.constvars, map(constant, constants)))
+    known.update(zip(jaxpr.invars, arguments))
+
+    def read(atom: Any) -> Any:
+        if not isinstance(atom, Literal):
+            return known[atom]
+        aval: Any = atom.aval
+        return constant(np.asarray(atom.val, aval.dtype))
+
+    for equation in jaxpr.eqns:
+        known.update(zip(equation.outvars, _apply(equation, [read(atom) for atom in equation.invars])))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _apply(equation: Any, operands: list[Value]) -> list[Value]:
+    name, params = equation.primitive.name, equation.params
+    if name in _CALLS:
+        inner = params.get("call_jaxpr", params.get("jaxpr"))
+        closed = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
+        return _evaluate(closed.jaxpr, closed.consts, operands)
+    if all(operand.constant for operand in operands):
+        with jax.ensure_compile_time_eval():
+            results = equation.primitive.bind(*(jnp.asarray(x.numpy()) for x in operands), **params)
+        return [constant(result) for result in (results if equation.primitive.multiple_results else [results])]
+    if name in _MOVES:
+        moved = _MOVES[name](*_indices(operands), **params)
+        entries = [entry for operand in operands for entry in operand.entries]
+        return [Value(entries, index) for index in (moved if isinstance(moved, list) else [moved])]
+    if name in _REDUCTIONS:
+        return [_reduced(_REDUCTIONS[name], operands[0], tuple(params["axes"]), equation.outvars[0].aval.dtype)]
+    return [_each(equation, operands)]
+
+
+def _indices(operands: list[Value]) -> list[np.ndarray]:
+    """Returns where the entries of each operand are in all of them together."""
+    starts = np.cumsum([0, *(len(operand.entries) for operand in operands)])
+    return [operand.index + start for operand, start in zip(operands, starts)]
+
+
+def _reduced(combine: Callable[..., Any], x: Value, axes: tuple[int, ...], dtype: Any) -> Value:
+    kept = [axis for axis in range(x.index.ndim) if axis not in axes]
+    shape = [x.index.shape[axis] for axis in kept]
+    terms = x.index.transpose(*kept, *axes).reshape(math.prod(shape), -1)
+    like = next(entry for entry in x.tiles() if not isinstance(entry, np.generic)).shape
+    rows = [[_tile(x.entries[i], like, dtype) for i in row] for row in terms]
+    return value([functools.reduce(combine, row) for row in rows], tuple(shape))
+
+
+def _each(equation: Any, operands: list[Value]) -> Value:
+    """Applies a primitive to every entry by itself."""
+    shape = equation.outvars[0].aval.shape
+    if equation.primitive.multiple_results or any(not _broadcasts(x.index.shape, shape) for x in operands):
+        raise NotImplementedError(f"gates use {equation.primitive.name}, which is not known to be pointwise")
+    columns = [Value(x.entries, np.broadcast_to(x.index, shape)).tiles() for x in operands]
+    dtypes = [atom.aval.dtype for atom in equation.invars]
+    bind = _REWRITTEN.get(equation.primitive.name, functools.partial(equation.primitive.bind, **equation.params))
+    results = []
+    for entries in zip(*columns):
+        tile = next((entry for entry in entries if not isinstance(entry, np.generic)), None)
+        if tile is None:
+            with jax.ensure_compile_time_eval():
+                results.append(np.asarray(bind(*map(jnp.asarray, entries)))[()])
+        else:
+            results.append(bind(*(_tile(entry, tile.shape, dtype) for entry, dtype in zip(entries, dtypes))))
+    return value(results, shape)
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Returns whether a primitive takes an operand of a shape as if it had another."""
+    return shape == () or (len(shape) == len(to) and all(a in (1, b) for a, b in zip(shape, to)))
+
+
+def _log1p(x: Array) -> Array:
+    """Kahan's: the rounding of 1 + x is undone."""
+    wide = 1 + x
+    return jax.lax.select(wide == 1, x, jnp.log(wide) * (x / jax.lax.select(wide == 1, wide, wide - 1)))
+
+
+def _expm1(x: Array) -> Array:
+    """Kahan's: the rounding of exp(x) is undone, where it is neither 1 nor too small for it to matter."""
+    grown, one = jnp.exp(x), jnp.ones_like(x)
+    plain = (jnp.abs(x) > 1) | (grown == 1)
+    exact = (grown - 1) * (x / jax.lax.select(plain, one, jnp.log(grown)))
+    return jax.lax.select(grown == 1, x, jax.lax.select(plain, grown - 1, exact))
+
+
+def _pad(x: np.ndarray, filler: np.ndarray, *, padding_config: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    for axis, (low, high, step) in enumerate(padding_config):
+        size = x.shape[axis] + max(x.shape[axis] - 1, 0) * step
+        spaced = np.full((*x.shape[:axis], size, *x.shape[axis + 1 :]), filler[()])
+        spaced[(slice(None),) * axis + (slice(None, None, step + 1),)] = x
+        margins = [(0, 0)] * axis + [(max(low, 0), max(high, 0))] + [(0, 0)] * (x.ndim - axis - 1)
+        x = np.pad(spaced, margins, constant_values=filler[()])
+        kept = slice(max(-low, 0), x.shape[axis] - max(-high, 0))  # a negative margin takes entries away
+        x = x[(slice(None),) * axis + (kept,)]
+    return x
+
+
+def _broadcast(x: np.ndarray, *, shape: Sequence[int], broadcast_dimensions: Sequence[int], **_: Any) -> np.ndarray:
+    placed = [1] * len(shape)
+    for size, axis in zip(x.shape, broadcast_dimensions):
+        placed[axis] = size
+    return np.broadcast_to(x.reshape(placed), shape)
+
+
+def _slice(x: np.ndarray, *, start_indices: Any, limit_indices: Any, strides: Any) -> np.ndarray:
+    return x[tuple(map(slice, start_indices, limit_indices, strides or (1,) * x.ndim))]
+
+
+_REWRITTEN = {"add_any": jax.lax.add, "expm1": _expm1, "log1p": _log1p}  # Mosaic GPU does not know these
+_REDUCTIONS = {
+    "reduce_sum": jax.lax.add,
+    "reduce_max": jax.lax.max,
+    "reduce_min": jax.lax.min,
+    "reduce_prod": jax.lax.mul,
+}
+_CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint"}
+_MOVES = {
+    "broadcast_in_dim": _broadcast,
+    "concatenate": lambda *xs, dimension: np.concatenate(xs, dimension),
+    "copy": lambda x: x,
+    "pad": _pad,
+    "reshape": lambda x, *, new_sizes, **_: x.reshape(new_sizes),
+    "rev": lambda x, *, dimensions: np.flip(x, dimensions),
+    "slice": _slice,
+    "split": lambda x, *, sizes, axis: np.split(x, np.cumsum(sizes)[:-1], axis),
+    "stack": lambda *xs, axis: np.stack(xs, axis),
+    "unstack": lambda x, *, axis: list(np.moveaxis(x, axis, 0)),
+    "squeeze": lambda x, *, dimensions: np.squeeze(x, tuple(dimensions)),
+    "transpose": lambda x, *, permutation: x.transpose(permutation),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Gates:
+    """A cell's gates and their derivative for one hidden unit.
+
+    `forward` takes the leaves of the parameters that gates read (`own` says which), of the state and of z, and r; it
+    returns the leaves of the new state. `backward` takes the same and the new state's gradients, and returns the
+    gradients of the first. `summed` says whether z is one array whose gradient is r's.
+    """
+
+    forward: Pointwise
+    backward: Pointwise
+    own: tuple[bool, ...]
+    summed: bool
+
+
+def traced(cell: GatedCell, params: Params, state: State, zs: Any, r: Any) -> Gates:
+    """Traces the gates of a cell, given arrays of one time step without batch axes (or their shapes)."""
+    size = r.shape[-1]
+    cell = dataclasses.replace(cell, hidden_size=1)
+    leaves, tree = jax.tree.flatten(params)
+    leaves, state, zs, r = jax.tree.map(lambda leaf: one_unit(leaf, size), (leaves, state, zs, r))
+    state, structure = jax.tree.flatten(state)
+
+    def new_state(params, state, zs, r):
+        new = cell.gates(tree.unflatten(params), structure.unflatten(state), zs, r)
+        return [new.astype(old.dtype) for new, old in zip(jax.tree.leaves(new), state)]
+
+    read = Pointwise(new_state, leaves, state, zs, r).reads[: len(leaves)]
+    mine = [leaf for leaf, own in zip(leaves, read) if own]
+
+    def gates(mine, *others):
+        rest = iter(mine)
+        filled = [next(rest) if own else jnp.zeros(leaf.shape, leaf.dtype) for leaf, own in zip(leaves, read)]
+        return new_state(filled, *others)
+
+    def gradients(mine, state, zs, r, d_new):
+        return jax.vjp(gates, mine, state, zs, r)[1](d_new)
+
+    backward = Pointwise(gradients, mine, state, zs, r, state)
+    summed = len(jax.tree.leaves(zs)) == 1 and backward.alike(-2, -1)
+    return Gates(Pointwise(gates, mine, state, zs, r), backward, read, summed)
+
+
+def one_unit(leaf: Any, size: int) -> jax.ShapeDtypeStruct:
+    """Returns the shape of what one of `size` hidden units has of an array; what has no such axis it has whole."""
+    shape = (*leaf.shape[:-1], 1) if leaf.shape[-1:] == (size,) else leaf.shape
+    return jax.ShapeDtypeStruct(shape, leaf.dtype)
+
+
+def by_unit(leaf: Array, size: int, batch_axes: int = 0) -> Array:
+    """Returns an array as ``[*batch, n, H]``, a row for each entry that one hidden unit has of it."""
+    batch = leaf.shape[:batch_axes]
+    if leaf.shape[batch_axes:][-1:] == (size,):
+        return leaf.reshape(*batch, -1, size)
+    return jnp.broadcast_to(leaf.reshape(*batch, -1, 1), (*batch, math.prod(leaf.shape[batch_axes:]), size))

@@ -1,0 +1,109 @@
+"""The pallas kernels, interpreted on a CPU, give the values and gradients of `Scan`."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cells_under_test import GATED, H, I, UpdateGateRNN, close, inputs, parameters, quick_jit, some_state
+
+from rnnjax import GRU, LSTM, BasicRNN, Fused, GatedCell, Scan, unroll
+
+B, T = 3, 3
+LENGTHS = np.array([3, 0, 2])
+RESETS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 1]], bool)
+PALLAS = Fused(backend="pallas", interpret=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resonator(GatedCell):
+    """A user's own cell, of which `gates` reads a parameter for all units and one for each, and `z` has two arrays."""
+
+    gate_count = 2
+
+    def init(self, key, input_size):
+        drawn = super().init(key, input_size)
+        return {"w_x": drawn.w_x, "w_h": drawn.w_h, "b": drawn.b, "tempo": jnp.ones(()), "damp": jnp.ones((3, H))}
+
+    def recurrent_weight(self, params):
+        return params["w_h"]
+
+    def initial_state(self, batch_size, dtype=jnp.float32):
+        zeros = self.zeros(batch_size, self.hidden_size, dtype)
+        return Oscillation(zeros, zeros)
+
+    def inputs(self, params, xs, *, key=None):
+        return {"drive": self.project(params["w_x"], xs) + params["b"], "wind": xs[..., :1]}
+
+    def gates(self, params, state, z, r):
+        push, pull = jnp.moveaxis(jnp.tanh(z["drive"] * r + z["wind"][..., None]), -2, 0)
+        weights = jax.nn.softmax(params["damp"], axis=0)
+        v = weights[0] * state.v + params["tempo"] * push - weights[1:].sum(0) * jnp.log1p(jnp.square(state.h))
+        return Oscillation(state.h + 0.5 * v * pull, v)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+    h: jax.Array
+    v: jax.Array
+
+
+Oscillation = jax.tree_util.register_dataclass(_Pair, ["h", "v"], [])
+CELLS = {
+    "rnn": GATED["rnn"],
+    "lstm": LSTM(H),
+    "lstm_with_everything_pointwise": LSTM(H, peephole=True, cell_clip=0.6, coupled_gates=True),
+    "gru": GRU(H),
+    "own_gated": UpdateGateRNN(H),
+    "own_resonator": Resonator(H),
+}
+
+
+def loss(cell, method, options, params, xs, state):
+    ys, last = unroll(cell, params, xs, state, method=method, **options)
+    weighed = jnp.cos(jnp.arange(ys.size)).reshape(ys.shape) * ys
+    return weighed.sum() + sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(last)), (ys, last)
+
+
+def found_by(method, cell, arguments, options):
+    of = functools.partial(loss, cell, method, options)
+    return quick_jit(jax.grad(of, argnums=(0, 1, 2), has_aux=True))(*arguments)
+
+
+def check(cell, batch=(B,), dtype=np.float32, tolerance=1e-4, **options):
+    arguments = parameters(cell), inputs(*batch, T, I, dtype=dtype), some_state(cell, batch)
+    kernels, scan = (found_by(method, cell, arguments, options) for method in (PALLAS, Scan()))
+    assert jax.tree.map(lambda leaf: leaf.dtype, kernels) == jax.tree.map(lambda leaf: leaf.dtype, scan)
+    close(*jax.tree.map(np.float64, (kernels, scan)), rtol=tolerance, atol=tolerance / 10)
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_values_and_gradients_are_those_of_scan(cell):
+    check(cell, lengths=LENGTHS, resets=RESETS, reverse=True)
+
+
+@pytest.mark.parametrize("options", [{"lengths": LENGTHS}, {"resets": RESETS}], ids=str)
+def test_each_option_by_itself_means_the_same(options):
+    check(BasicRNN(H), **options)
+
+
+def test_units_are_split_over_warpgroups_and_sequences_over_blocks():
+    check(GRU(20), batch=(3, 3))
+
+
+def test_in_bfloat16_they_differ_by_its_rounding():
+    check(UpdateGateRNN(H), dtype=jnp.bfloat16, tolerance=0.1)
+
+
+def test_gradients_of_gradients_are_those_of_scan():
+    cell = BasicRNN(H)
+    arguments = parameters(cell), inputs(B, T, I), some_state(cell, B)
+
+    def steepness(method, *arguments):
+        slopes = jax.grad(lambda *a: loss(cell, method, {}, *a)[0], argnums=(0, 1, 2))(*arguments)
+        return sum(jnp.square(slope).sum() for slope in jax.tree.leaves(slopes))
+
+    kernels, scan = (quick_jit(jax.grad(functools.partial(steepness, m)))(*arguments) for m in (PALLAS, Scan()))
+    close(kernels, scan)

@@ -1,0 +1,52 @@
+"""On a GPU: the kernels give the values and gradients of `Scan` at the sizes they are for."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cells_under_test import UpdateGateRNN, inputs, parameters
+
+from rnnjax import GRU, LSTM, BasicRNN, Fused, Scan, unroll
+
+pytestmark = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
+T, I = 50, 32
+CASES = {
+    "rnn_64": (BasicRNN(64), 16, {}),
+    "lstm_48": (LSTM(48), 5, {}),
+    "lstm_64": (LSTM(64), 16, {"lengths": np.arange(16) * 3}),
+    "lstm_128": (LSTM(128, peephole=True), 40, {"resets": np.arange(40 * T).reshape(40, T) % 7 == 0}),
+    "gru_100": (GRU(100), 300, {"reverse": True}),
+    "lstm_256": (LSTM(256), 16, {"lengths": np.arange(16) * 3, "resets": np.arange(16 * T).reshape(16, T) % 5 == 0}),
+    "own_512": (UpdateGateRNN(512), 16, {}),
+    "gru_768": (GRU(768), 16, {}),
+    "lstm_768": (LSTM(768), 16, {}),
+}
+
+
+def found_by(method, cell, params, xs, options):
+    def loss(params, xs):
+        ys, last = unroll(cell, params, xs, method=method, **options)
+        weighed = jnp.cos(jnp.arange(ys.size)).reshape(ys.shape) * ys
+        return weighed.sum() + sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(last)), (ys, last)
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, xs)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("cell", "batch", "options"), CASES.values(), ids=CASES)
+def test_values_and_gradients_are_those_of_scan_within_rounding(cell, batch, options, dtype):
+    size = cell.hidden_size
+    params = jax.tree.map(lambda leaf: leaf / np.sqrt(size), parameters(cell, I))
+    xs = inputs(batch, T, I, dtype=dtype)
+    found = functools.partial(found_by, cell=cell, options=options)
+    with jax.default_matmul_precision("highest"):
+        exact = found(Scan(), params=params, xs=xs.astype(jnp.float32))
+    scan, kernels = (found(method, params=params, xs=xs) for method in (Scan(), Fused(backend="pallas")))
+
+    def error(got):
+        pairs = zip(*(map(np.float64, jax.tree.leaves(tree)) for tree in (got, exact)))
+        return np.array([np.abs(a - b).max() / np.abs(b).max() for a, b in pairs])
+
+    np.testing.assert_array_less(error(kernels), 3 * error(scan) + (1e-3 if dtype == jnp.float32 else 2e-2))

@@ -1,0 +1,76 @@
+"""Gates traced for one unit compute on tiles what they compute on whole arrays."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cells_under_test import close, drawn
+
+from rnnjax.kernels.pointwise import Pointwise, by_unit, one_unit
+
+TILE = (2, 3)  # [rows, units]
+
+
+def on_tiles(function, *arrays):
+    """Evaluates a function of arrays ``[..., 1]`` on tiles in the place of their entries."""
+    shapes = [jax.ShapeDtypeStruct((*array.shape[:-2], 1), array.dtype) for array in arrays]
+    tiles = [list(array.reshape(-1, *TILE)) for array in arrays]
+    results = Pointwise(function, *shapes)(*tiles, like=jnp.zeros(TILE))
+    return [jnp.stack(result) for result in results]
+
+
+def on_arrays(function, *arrays):
+    """Evaluates it on each entry of the tiles by itself."""
+    each = jax.vmap(jax.vmap(function, -2, -2), -2, -2)
+    return [result.reshape(-1, *TILE) for result in jax.tree.leaves(each(*(array[..., None] for array in arrays)))]
+
+
+MOVING = {
+    "slices": lambda x: x[1:] - x[:-1],
+    "negative": lambda x: x[..., -1, :] * x[..., ::-1, :],
+    "broadcast": lambda x: x[:, None] * x[None],
+    "concatenated": lambda x: jnp.concatenate([x[2:], x[:1], jnp.ones((1, 1))]),
+    "stacked": lambda x: jnp.stack([x, x + 1], 1).reshape(-1, 1),
+    "transposed": lambda x: jnp.outer(x, x).T[..., None],
+    "padded": lambda x: jnp.pad(x, ((1, 2), (0, 0)), constant_values=3.0),
+    "split": lambda x: jnp.split(x, 2)[1],
+    "softmax": lambda x: jax.nn.softmax(x, 0),
+    "least": lambda x: x.min(0) + x.prod(0),
+    "called": jax.jit(lambda x: jax.nn.relu(x) + jax.checkpoint(jnp.sin)(x)),
+    "constant": lambda x: x * jnp.arange(4.0)[:, None] + np.float32(2),
+}
+
+
+@pytest.mark.parametrize("function", MOVING.values(), ids=MOVING)
+def test_what_moves_entries_moves_tiles(function):
+    (x,) = drawn([jax.ShapeDtypeStruct((4, *TILE), jnp.float32)])
+    derivative = lambda x: jax.vjp(function, x)[1](jnp.cos(function(x)))[0]  # noqa: E731
+    close(on_tiles(function, x), on_arrays(function, x))
+    close(on_tiles(derivative, x), on_arrays(derivative, x))
+
+
+@pytest.mark.parametrize(
+    "function", [jnp.log1p, jnp.expm1, jax.nn.softplus, jax.nn.elu, jax.nn.gelu], ids=lambda f: f.__name__
+)
+def test_what_a_gpu_has_no_instruction_for_is_as_accurate(function):
+    x = jnp.asarray(np.geomspace(1e-9, 20, 6).reshape(TILE) * [[1], [-0.04]], jnp.float32)[None]
+    close(on_tiles(function, x), on_arrays(function, x), rtol=3e-6, atol=0)
+
+
+def test_what_is_not_read_is_known():
+    shape = jax.ShapeDtypeStruct((1,), jnp.float32)
+    assert Pointwise(lambda a, b, c: (a + c, jnp.sin(b))[0], shape, shape, shape).reads == (True, False, True)
+
+
+def test_what_is_not_pointwise_is_refused():
+    x = jnp.zeros((4, *TILE))
+    with pytest.raises(NotImplementedError, match="gates use sort, which is not known to be pointwise"):
+        on_tiles(lambda x: jnp.sort(x, 0), x)
+
+
+def test_an_array_without_an_axis_of_units_is_the_same_for_all():
+    x = jnp.arange(6.0).reshape(2, 3)
+    assert one_unit(x, 3).shape == (2, 1)
+    close(by_unit(x, 3), x)
+    assert one_unit(x, 5).shape == (2, 3)
+    close(by_unit(x, 5), jnp.broadcast_to(x.reshape(6, 1), (6, 5)))
