@@ -150,7 +150,7 @@ def timed(command: Sequence[str], environment: dict[str, str]) -> tuple[float, s
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **environment},  # else Python may compile jax every time
     )
     seconds = time.perf_counter() - started
     if ended.returncode:
