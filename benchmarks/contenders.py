@@ -99,6 +99,7 @@ def rnnjax_calls(case: Case) -> Calls:
     from rnnjax.parallel.mesh import BATCH, batch_mesh, device_counts
     from rnnjax.training.batches import place
     from rnnjax.training.devices import step_seconds, steps_call
+    from rnnjax.training.state import initial_train_state
 
     model, task = classifier(case)
     config, optimizer = TrainConfig(batch_size=case.B), optax.adam(LEARNING_RATE)
@@ -115,7 +116,9 @@ def rnnjax_calls(case: Case) -> Calls:
 
     predictors = {count: predictor(count) for count in device_counts("auto", case.B)}
     quickest = min(predictors, key=lambda count: timing.quickest(predictors[count]))
-    return Calls(steps_call(task, config, optimizer, devices, STEPS), predictors[quickest], STEPS, devices, quickest)
+    state = initial_train_state(task, optimizer)(config.seed)
+    train = steps_call(task, config, optimizer, state, devices, STEPS)
+    return Calls(train, predictors[quickest], STEPS, devices, quickest)
 
 
 def repeated(step: Callable[[Any, Any], tuple[Any, Any]], state: Any, batch: Any) -> Callable[[], Any]:

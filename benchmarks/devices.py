@@ -158,7 +158,7 @@ def training_steps(case: Case, contender: Contender, steps: int) -> Callable[[],
     _, task = classifier(case)
     optimizer = optax.adam(LEARNING_RATE)
     xs, labels = case.inputs()
-    batch, state = {"xs": xs, "labels": labels}, initial_train_state(task, optimizer, 0)
+    batch, state = {"xs": xs, "labels": labels}, initial_train_state(task, optimizer)(0)
     if contender.via == "jit":
         device = jax.devices()[0]
         program = jax.jit(many(plain_step(task, optimizer), steps), donate_argnums=0)

@@ -57,7 +57,7 @@ def training_call(task: Task, config: TrainConfig, method: Method | None, steps:
     feed = device_feed(mesh, task.data.splits["train"])
     program = TrainProgram(task, optimizer, mesh, feed, config.batch_size, config.parallel.via)
     order = epoch_orders(mesh, task, config.seed, config.batch_size)(0).part(0, steps)
-    state = place_state(mesh, initial_train_state(task, optimizer, config.seed))
+    state = place_state(mesh, initial_train_state(task, optimizer)(config.seed))
 
     def call() -> Any:
         nonlocal state

@@ -22,7 +22,7 @@ from rnnjax.tasks.task import Task
 from rnnjax.training.batches import Order, device_feed
 from rnnjax.training.program import TrainProgram, place_state
 from rnnjax.training.run_directory import RunDirectory, write_json
-from rnnjax.training.state import initial_train_state
+from rnnjax.training.state import TrainState, initial_train_state
 from rnnjax.training.summary import device_name, versions
 
 _log = logging.getLogger(__name__)
@@ -79,7 +79,8 @@ def step_seconds(
     task: Task, config: TrainConfig, optimizer: optax.GradientTransformation, counts: Sequence[int]
 ) -> dict[int, float]:
     """Returns the seconds of a training step on each number of devices, taken in turns."""
-    calls = {count: steps_call(task, config, optimizer, count, _STEPS) for count in counts}
+    initial = initial_train_state(task, optimizer)
+    calls = {count: steps_call(task, config, optimizer, initial(config.seed), count, _STEPS) for count in counts}
     times: dict[int, list[float]] = {count: [] for count in counts}
     for call in calls.values():
         call()  # compiles
@@ -92,7 +93,12 @@ def step_seconds(
 
 
 def steps_call(
-    task: Task, config: TrainConfig, optimizer: optax.GradientTransformation, devices: int, steps: int
+    task: Task,
+    config: TrainConfig,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    devices: int,
+    steps: int,
 ) -> Callable[[], Any]:
     """Returns a call that takes some steps on so many devices, each on the first examples, and gives their metrics."""
     mesh = batch_mesh(str(devices), config.batch_size)
@@ -100,7 +106,7 @@ def steps_call(
     program = TrainProgram(task, optimizer, mesh, device_feed(mesh, batch), config.batch_size, config.parallel.via)
     buckets = None if task.buckets is None else np.full(steps, len(task.buckets.widths) // 2)
     order = Order(np.tile(np.arange(config.batch_size), (steps, 1)), buckets)
-    state = place_state(mesh, initial_train_state(task, optimizer, config.seed))
+    state = place_state(mesh, state)
 
     def call() -> Any:
         nonlocal state

@@ -82,7 +82,7 @@ def restore(run: RunDirectory, task: Task, config: TrainConfig, mesh: Mesh, chec
         raise CheckpointError(f"{run.path} has no checkpoints yet; train first")
     plan = make_plan(task, config)
     optimizer = build_optimizer(config.optimizer, plan.steps, plan.epoch_steps)
-    like = place_state(mesh, initial_train_state(task, optimizer, config.seed))
+    like = place_state(mesh, initial_train_state(task, optimizer)(config.seed))
     with open_checkpoints(run, task, read_only=True) as checkpoints:
         found = checkpoints.restore_best(like) if checkpoint == "best" else checkpoints.restore_last(like)
     if found is None:

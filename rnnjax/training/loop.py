@@ -187,7 +187,7 @@ def initial_or_restored(
     task: Task, optimizer: Any, config: TrainConfig, mesh: Mesh, checkpoints: Checkpoints
 ) -> tuple[TrainState, int]:
     """Returns the state of the last checkpoint, or a fresh one where there is none, and its step."""
-    state = place_state(mesh, initial_train_state(task, optimizer, config.seed))
+    state = place_state(mesh, initial_train_state(task, optimizer)(config.seed))
     found = checkpoints.restore_last(state)
     if found is None:
         return state, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,9 +33,14 @@ class TrainState:
     key: PRNGKeyArray
 
 
-def initial_train_state(task: Task, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """Returns the state before the first step."""
-    k_params, k_run = jax.random.split(jax.random.key(seed))
-    params = task.init(k_params)
-    carry = jax.tree.map(jnp.array, task.carry)  # a copy, because the state's memory is given away
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), carry, k_run)
+def initial_train_state(task: Task, optimizer: optax.GradientTransformation) -> Callable[[int], TrainState]:
+    """Returns a function of the seed: the state before the first step, made by one compiled program."""
+
+    @jax.jit
+    def initial(key: PRNGKeyArray) -> TrainState:
+        k_params, k_run = jax.random.split(key)
+        params = task.init(k_params)
+        carry = jax.tree.map(jnp.array, task.carry)  # a copy, because the state's memory is given away
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), carry, k_run)
+
+    return lambda seed: initial(jax.random.key(seed))

@@ -114,7 +114,8 @@ def initial_or_restored(
     """
     traced = {name: values[0] for name, values in group.traced_values().items()}  # the state is alike for all values
     optimizer = build_optimizer(group.config.optimizer, plan.steps, plan.epoch_steps, traced)
-    states = stack([initial_train_state(task, optimizer, run.seed) for run in group.runs])
+    initial = initial_train_state(task, optimizer)
+    states = stack([initial(run.seed) for run in group.runs])
     kept, begin = {"states": states, "diverged": np.zeros(len(group.runs), np.int32)}, 0
     found = checkpoints.restore_last(kept)
     if found is not None:

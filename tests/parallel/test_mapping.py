@@ -29,7 +29,7 @@ def trained(config, task):
     plan = make_plan(task, config)
     optimizer = build_optimizer(config.optimizer, plan.steps)
     programs = compile_programs(task, config, optimizer, int(config.parallel.batch))
-    state, metrics = place_state(programs.mesh, initial_train_state(task, optimizer, config.seed)), []
+    state, metrics = place_state(programs.mesh, initial_train_state(task, optimizer)(config.seed)), []
     for epoch, first, count in plan.calls(0):
         state, found = programs.steps(state, programs.order(epoch).part(first, count))
         metrics.append(found)

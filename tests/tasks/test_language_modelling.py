@@ -56,7 +56,7 @@ def task(own_text):
 
 @pytest.fixture(scope="module")
 def state(task):
-    return initial_train_state(task, optax.sgd(RATE), 0)
+    return initial_train_state(task, optax.sgd(RATE))(0)
 
 
 def window(task, number, split="train"):

@@ -43,7 +43,7 @@ def mapped_step(optimizer, devices: int):
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_step_follows_the_gradient_of_the_mean_loss_of_the_whole_batch(devices):
     optimizer = optax.sgd(0.01)
-    state, metrics = jax.jit(mapped_step(optimizer, devices))(initial_train_state(task(), optimizer, 0), BATCH_OF_4)
+    state, metrics = jax.jit(mapped_step(optimizer, devices))(initial_train_state(task(), optimizer)(0), BATCH_OF_4)
     # wrong = w x - y = [1, 4, 7, 6]; loss = mean(wrong^2) = 25.5; d loss / d w = mean(2 wrong x) = 27
     assert float(metrics["loss"]) == 25.5
     assert float(metrics["double"]) == 51
@@ -53,7 +53,7 @@ def test_a_step_follows_the_gradient_of_the_mean_loss_of_the_whole_batch(devices
 
 def test_a_step_is_pure():
     optimizer = optax.adam(0.1)
-    step, before = jax.jit(mapped_step(optimizer, 1)), initial_train_state(task(), optimizer, 0)
+    step, before = jax.jit(mapped_step(optimizer, 1)), initial_train_state(task(), optimizer)(0)
     one, other = step(before, BATCH_OF_4), step(before, BATCH_OF_4)
     assert float(before.params["w"]) == 2
     assert float(one[0].params["w"]) == float(other[0].params["w"]) != 2
@@ -64,7 +64,7 @@ def test_a_step_runs_under_pmap_as_well():
     optimizer = optax.sgd(0.01)
     step = jax.pmap(functools.partial(train_step, task(), optimizer, "devices"), axis_name="devices", in_axes=(None, 0))
     halves = jax.tree.map(lambda values: values.reshape(2, 2), BATCH_OF_4)
-    state, metrics = step(initial_train_state(task(), optimizer, 0), halves)
+    state, metrics = step(initial_train_state(task(), optimizer)(0), halves)
     np.testing.assert_allclose(state.params["w"], [2 - 0.01 * 27] * 2, rtol=1e-6)
     np.testing.assert_allclose(metrics["loss"], [25.5, 25.5])
 
@@ -73,7 +73,7 @@ def test_the_initial_state_is_a_function_of_the_seed():
     def state(seed):
         values = task().values
         random = Task(task().data, lambda key: jax.random.normal(key, (3,)), values)
-        return initial_train_state(random, optax.adam(0.1), seed)
+        return initial_train_state(random, optax.adam(0.1))(seed)
 
     assert int(state(3).step) == 0
     assert state(3).params.tolist() == state(3).params.tolist() != state(4).params.tolist()

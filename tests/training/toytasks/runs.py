@@ -108,7 +108,7 @@ def run_training(path: Path, config: TrainConfig, task: Task | None = None) -> R
 def last_checkpoint(path: Path, config: TrainConfig, task: Task | None = None) -> tuple[int, Any]:
     """The step of the last checkpoint of a run that is whole, and its state."""
     task = task or sign.build(config)
-    like = initial_train_state(task, build_optimizer(config.optimizer, 10**6), config.seed)
+    like = initial_train_state(task, build_optimizer(config.optimizer, 10**6))(config.seed)
     return with_checkpoints(path, task, lambda checkpoints: checkpoints.restore_last(like))
 
 
