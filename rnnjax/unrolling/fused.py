@@ -31,6 +31,7 @@ class Fused:
 
     Where there are several gates, the weights are small and the gates read z and r as a sum, that sum is one product a
     step, [x, 1, h] times W_x, b and W, one above the other: z is then neither written nor read for the whole sequence.
+    Where they read z and r apart, as the GRU's do, or W is large and W_x is not, z is made step by step.
 
     Attributes:
       unroll: copies of the step in the loops' bodies.
@@ -60,7 +61,8 @@ class Fused:
         weight = cell.recurrent_weight(recurrence.params)
         if _joins(cell, weight, recurrence):
             return _run(self.unroll, cell, *_joined(cell, weight, recurrence))
-        return _run(self.unroll, cell, weight, recurrence._replace(cell=None, xs=None))
+        xs = recurrence.xs if _makes_z_by_step(cell, weight, recurrence) else None
+        return _run(self.unroll, cell, weight, recurrence._replace(cell=None, xs=xs))
 
 
 def fuses(cell: Cell) -> bool:
@@ -82,6 +84,16 @@ def _joins(cell: GatedCell, weight: Float[Array, "O G H"], given: Recurrence) ->
     z = jax.tree.map(lambda leaf: leaf[0], given.steps.z)
     start = (given.state, z, zs[0][0].astype(given.state.h.dtype))
     return cell.pointwise and adds_a_bias(cell, given.params, z) and _read_as_a_sum(cell, given.params, start)
+
+
+def _makes_z_by_step(cell: GatedCell, weight: Float[Array, "O G H"], given: Recurrence) -> bool:
+    """Returns whether the inputs are to be projected in the loop, by a product of their own.
+
+    On a CPU, z of the whole sequence is memory that every call has to map; but one input is no matrix product.
+    """
+    if given.xs is None or weight.shape[1] == 1 or not 1 < given.xs.shape[-1] <= _SMALL_WEIGHT // weight[0].size:
+        return False
+    return adds_a_bias(cell, given.params, jax.tree.map(lambda leaf: leaf[0], given.steps.z))
 
 
 def adds_a_bias(cell: GatedCell, params: Params, zs: Any) -> bool:
@@ -111,22 +123,28 @@ def _run(unroll: int, cell: GatedCell, weight: Float[Array, "O G H"], given: Rec
 def _forward(unroll: int, cell: GatedCell, weight: Array, given: Recurrence) -> tuple[tuple[Array, State], Any]:
     """Returns the outputs and the final state, and what each step started from: the state and its product.
 
-    With several gates, each step fetches the inputs of the next: XLA's CPU compiler, which would look up every gate of
+    The inputs are multiplied beside the hidden state (there is no z), or made to z (there are both), or are z already.
+    With several gates, each step then fetches z of the next: XLA's CPU compiler, which would look up every gate of
     every unit in the whole sequence, then reads them from one place.
     """
-    dtype, ahead = _dtype(given), weight.shape[1] > 1 and given.xs is None
+    dtype, joined, steps = _dtype(given), given.steps.z is None, given.steps
+    made = given.xs is not None and not joined
+    ahead = weight.shape[1] > 1 and given.xs is None
 
     def step(carry, item):
         (state, z), ((fetched, valid, resets), x) = carry, item
         z, z_after = (z, fetched) if ahead else (fetched, None)
+        z = cell.inputs(given.params, x[None])[0] if made else z
         before = state if resets is None else select(resets, given.initial, state)
-        r = recurrent_product(_multiplied(x, before.h), weight, dtype)
+        r = recurrent_product(_multiplied(x if joined else None, before.h), weight, dtype)
         new = _gates(cell, given.params, before, z, r)
         after = new if valid is None else select(valid, new, state)
-        return (after, z_after), (new.h.astype(dtype), before, r)
+        return (after, z_after), (new.h.astype(dtype), before, r, z if made else None)
 
-    first, steps = None, given.steps
-    if ahead:
+    first = None
+    if made:
+        steps = steps._replace(z=None)
+    elif ahead:
         first = jax.tree.map(lambda z: z[0], steps.z)
         steps = steps._replace(z=jax.tree.map(lambda z: jnp.roll(z, -1, 0), steps.z))
     (state, _), (ys, *saved) = jax.lax.scan(step, (given.state, first), (steps, given.xs), unroll=unroll)
@@ -136,7 +154,10 @@ def _forward(unroll: int, cell: GatedCell, weight: Array, given: Recurrence) -> 
 @functools.partial(_run.defjvp, symbolic_zeros=True)
 def _derivative(unroll: int, cell: GatedCell, primals: Any, tangents: Any) -> tuple[Any, Any]:
     (weight, given), (d_weight, d_given) = primals, jax.tree.map(_instantiated, primals, tangents)
-    outputs, (befores, rs) = _forward(unroll, cell, weight, given)
+    outputs, (befores, rs, made) = _forward(unroll, cell, weight, given)
+    if made is not None:  # z is what the derivative is taken at and along, whatever it was made from
+        given, d_given = (each._replace(xs=None) for each in (given, d_given))
+        given = given._replace(steps=given.steps._replace(z=made))
     params, zs, dtype, w_h = given.params, given.steps.z, _dtype(given), weight[-befores.h.shape[-1] :]
     own, d_own = (params, d_given.params) if cell.pointwise else (None, None)
 
@@ -194,7 +215,7 @@ def _gates(cell: GatedCell, params: Params, before: State, z: Any, r: Array) -> 
 
 def _dtype(given: Recurrence) -> jnp.dtype:
     """Returns the type of the products."""
-    return compute_dtype(given.steps.z if given.xs is None else given.xs)
+    return compute_dtype(given.xs if given.steps.z is None else given.steps.z)
 
 
 def _multiplied(x: Array | None, h: Array) -> Array:

@@ -27,15 +27,16 @@ def backward_program(cell, method):
 
 
 @pytest.mark.parametrize("cell", [BasicRNN(H), LSTM(H), LSTM(H, peephole=True), GRU(H), UpdateGateRNN(H)], ids=str)
-def test_each_loop_takes_one_product_a_step_and_the_weights_gradient_waits_until_they_are_over(cell):
+def test_the_weights_gradient_waits_until_the_loops_are_over(cell):
     ahead, back = bodies(backward_program(cell, Fused()))
-    assert [len(named("dot_general", body)) for body in (ahead, back)] == [1, 1]
+    inputs_apart = isinstance(cell, GRU)
+    assert [len(named("dot_general", body)) for body in (ahead, back)] == [1 + inputs_apart, 1]
     assert [len(named("dot_general", body)) for body in bodies(backward_program(cell, Scan()))] == [1, 2]
 
 
 def test_the_gradient_of_a_projection_waits_as_well():
     ahead, back = bodies(backward_program(LSTM(H, projection_size=2), Fused()))
-    assert len(named("dot_general", ahead)) == 2
+    assert len(named("dot_general", ahead)) == 3
     assert len(named("dot_general", back)) == 2  # the gradients of what the projection and the recurrent product read
 
 
@@ -123,12 +124,12 @@ def test_parameters_that_do_not_vary_over_the_mesh_get_the_sum_of_what_each_devi
     close(quick_jit(sharded)(params, halves), jax.tree.map(lambda leaf: 2 * leaf, once), rtol=1e-3, atol=1e-4)
 
 
-def test_the_inputs_of_the_next_step_travel_in_the_loop_where_there_are_several_gates():
+def test_z_of_the_next_step_travels_in_the_loop_where_it_was_made_before_and_there_are_several_gates():
     def carried(cell):
         (scan,) = named("scan", jax.make_jaxpr(lambda p: unroll(cell, p, XS, method=Fused()))(parameters(cell)).jaxpr)
         return scan.params["num_carry"]
 
-    assert [carried(cell) for cell in (BasicRNN(H), GRU(H), LSTM(H, projection_size=2))] == [1, 2, 3]
+    assert [carried(cell) for cell in (BasicRNN(H), GRU(H), OwnInputs(H))] == [1, 1, 2]
 
 
 class OwnInputs(UpdateGateRNN):
@@ -142,17 +143,18 @@ class OwnGateInputs(UpdateGateRNN):
 
 
 def read_in_the_loop(cell, features=I):
-    """What the forward loop reads at every step: the inputs with a one, or z."""
+    """What the forward loop reads at every step: the inputs with a one, to be multiplied beside h; the inputs; or z."""
     xs = inputs(B, T, features)
     program = jax.make_jaxpr(lambda p: unroll(cell, p, xs, method=Fused()))(cell.init(jax.random.key(0), features))
     (scan,) = named("scan", program.jaxpr)
     shapes = {v.aval.shape for v in scan.invars if v.aval.shape[:2] == (T, B)}
-    return {(T, B, features + 1): "x", (T, B, cell.gate_count, cell.hidden_size): "z"}[shapes.pop()]
+    z = (T, B, cell.gate_count, cell.hidden_size)
+    return {(T, B, features + 1): "x, 1", (T, B, features): "x", z: "z"}[shapes.pop()]
 
 
 @pytest.mark.parametrize("cell", [UpdateGateRNN(H), LSTM(H)], ids=str)
 def test_small_weights_multiply_the_inputs_in_the_loop(cell):
-    assert read_in_the_loop(cell) == "x"
+    assert read_in_the_loop(cell) == "x, 1"
 
 
 def _one_device_mesh():
@@ -167,14 +169,21 @@ def test_inside_shard_map_small_weights_do_the_same():
     assert (T, B, I + 1) in {v.aval.shape for v in scan.invars}
 
 
-@pytest.mark.parametrize("cell", [GRU(H), BasicRNN(H), OwnInputs(H), OwnGateInputs(H)], ids=str)
-def test_inputs_of_one_gate_or_no_term_of_one_sum_are_projected_before_the_loop(cell):
+@pytest.mark.parametrize("cell", [BasicRNN(H), OwnInputs(H), OwnGateInputs(H)], ids=str)
+def test_inputs_of_one_gate_or_of_no_plain_projection_are_projected_before_the_loop(cell):
     assert read_in_the_loop(cell) == "z"
 
 
-def test_large_weights_multiply_the_inputs_of_all_steps_at_once():
-    assert read_in_the_loop(UpdateGateRNN(128), 1919) == "x"
-    assert read_in_the_loop(UpdateGateRNN(128), 1921) == "z"
+@pytest.mark.parametrize("cell", [GRU(H), GRU(H, reset="before")], ids=str)
+def test_inputs_that_are_no_term_of_one_sum_are_projected_step_by_step(cell):
+    assert read_in_the_loop(cell) == "x"
+    assert read_in_the_loop(cell, features=1) == "z"
+
+
+def test_the_size_of_the_weights_says_which_are_multiplied_together_or_before_the_loop():
+    assert read_in_the_loop(UpdateGateRNN(128), 1919) == "x, 1"
+    assert read_in_the_loop(UpdateGateRNN(128), 1921) == "x"
+    assert read_in_the_loop(UpdateGateRNN(128), 2049) == "z"
 
 
 @pytest.mark.parametrize("cell", [UpdateGateRNN(H), LSTM(H, peephole=True)], ids=str)

@@ -57,7 +57,7 @@ def bodies(jaxpr):
     ids=range(10),
 )
 def test_the_loop_holds_the_recurrent_product_alone_and_the_inputs_are_projected_before_it(cell, products):
-    jaxpr = program(cell, key=jax.random.key(0))
+    jaxpr = program(cell, Scan(), key=jax.random.key(0))
     (body,) = bodies(jaxpr)
     assert len(named("dot_general", body)) == products
     outside = named("dot_general", jaxpr, stop_at=("scan",))
