@@ -5,6 +5,7 @@ Products are accumulated in float32; operands in float32 are multiplied as XLA d
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -42,10 +43,17 @@ def why_not(recurrence: Recurrence, *, interpret: bool = False, platform: str | 
 
 
 def _unlike_an_h100() -> str | None:
-    """Returns a sentence about a GPU that the kernels are not for: blocks that wait for each other must all fit it."""
+    """Returns a sentence about a GPU that the kernels are not for: blocks that wait for each other must all fit it.
+
+    The assembler of CUDA 12 (seen in ptxas 12.8 and 12.9, not in 13.0) takes the results of a product for the zeros it
+    starts from where threads exchange them: the outputs would be wrong without a word.
+    """
     device: Any = jax.devices()[0]
     if device.platform != "gpu":  # programs made here for a GPU elsewhere
         return None
+    cuda = re.search(r"cuda (\d+)\d{3}", device.client.platform_version.lower())
+    if cuda is not None and int(cuda[1]) < 13:
+        return f"the pallas backend needs CUDA 13, as CUDA {cuda[1]} compiles it to wrong code; ask for backend='xla'"
     capability, multiprocessors = device.compute_capability, device.core_count
     if capability == "9.0" and multiprocessors >= MULTIPROCESSORS:
         return None

@@ -1,5 +1,8 @@
 """Which backend serves, and what is said when one cannot."""
 
+import re
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -51,6 +54,32 @@ def test_a_weight_that_does_not_fit_names_the_limit_and_the_nearest_size_that_do
     assert pallas.why_not(shapes(LSTM(nearest + 16)), platform="gpu") is not None
     assert "132 blocks of 227 KiB" in reason
     assert "a batch of 16 in bfloat16" in reason
+
+
+def gpu(name, capability, multiprocessors, cuda):
+    return SimpleNamespace(
+        platform="gpu",
+        device_kind=name,
+        compute_capability=capability,
+        core_count=multiprocessors,
+        client=SimpleNamespace(platform_version=f"PJRT C API\ncuda {cuda}"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "sentence"),
+    [
+        (("NVIDIA H100 80GB HBM3", "9.0", 132, 13000), None),
+        (("NVIDIA H100 PCIe", "9.0", 114, 13000), "with 132 multiprocessors, .* got NVIDIA H100 PCIe with 9.0 and 114"),
+        (("NVIDIA A100", "8.0", 108, 13000), "compute capability 9.0 .* got NVIDIA A100 with 8.0 and 108"),
+        (("NVIDIA H100 80GB HBM3", "9.0", 132, 12090), "needs CUDA 13, as CUDA 12 compiles it to wrong code"),
+    ],
+)
+def test_gpus_that_the_kernels_are_not_for_are_named(monkeypatch, device, sentence):
+    recurrence = shapes(LSTM(64))
+    monkeypatch.setattr(jax, "devices", lambda: [gpu(*device)])
+    reason = pallas.why_not(recurrence, platform="gpu")
+    assert reason is None if sentence is None else re.search(sentence, reason)
 
 
 @pytest.mark.parametrize(
