@@ -125,7 +125,8 @@ def _kernels(cell: GatedCell, recurrence: Recurrence, interpret: bool) -> Kernel
 
     r, axes = jax.ShapeDtypeStruct(shape, state.h.dtype), state.h.ndim - 1
     gates = traced(cell, recurrence.params, one(state, axes), one(z, axes + 1), r)
-    hidden = next(i for i, leaf in enumerate(jax.tree.leaves(state)) if leaf is state.h)
+    places = jax.tree.structure(state)
+    hidden = places.unflatten(range(places.num_leaves)).h
     ahead, back = _plans(recurrence, split=not interpret)
     assert ahead is not None
     assert back is not None

@@ -50,7 +50,7 @@ class _Pair:
     v: jax.Array
 
 
-Oscillation = jax.tree_util.register_dataclass(_Pair, ["h", "v"], [])
+Oscillation = jax.tree_util.register_dataclass(_Pair, ["v", "h"], [])
 CELLS = {
     "rnn": GATED["rnn"],
     "lstm": LSTM(H),
@@ -72,8 +72,9 @@ def found_by(method, cell, arguments, options):
     return quick_jit(jax.grad(of, argnums=(0, 1, 2), has_aux=True))(*arguments)
 
 
-def check(cell, batch=(B,), dtype=np.float32, tolerance=1e-4, **options):
-    arguments = parameters(cell), inputs(*batch, T, I, dtype=dtype), some_state(cell, batch)
+def check(cell, batch=(B,), steps=T, dtype=np.float32, tolerance=1e-4, given=True, **options):
+    state = some_state(cell, batch) if given else None
+    arguments = parameters(cell), inputs(*batch, steps, I, dtype=dtype), state
     kernels, scan = (found_by(method, cell, arguments, options) for method in (PALLAS, Scan()))
     assert jax.tree.map(lambda leaf: leaf.dtype, kernels) == jax.tree.map(lambda leaf: leaf.dtype, scan)
     close(*jax.tree.map(np.float64, (kernels, scan)), rtol=tolerance, atol=tolerance / 10)
@@ -93,8 +94,19 @@ def test_units_are_split_over_warpgroups_and_sequences_over_blocks():
     check(GRU(20), batch=(3, 3))
 
 
-def test_in_bfloat16_they_differ_by_its_rounding():
-    check(UpdateGateRNN(H), dtype=jnp.bfloat16, tolerance=0.1)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(jnp.bfloat16, 0.1), (jnp.float16, 0.02)], ids=["bfloat16", "float16"]
+)
+def test_in_two_bytes_they_differ_by_the_rounding(dtype, tolerance):
+    check(UpdateGateRNN(H), dtype=dtype, tolerance=tolerance)
+
+
+def test_one_sequence_of_one_step_is_served():
+    check(BasicRNN(1), batch=(), steps=1)
+
+
+def test_the_parts_of_a_first_state_may_be_one_array():
+    check(Resonator(H), given=False)
 
 
 def test_gradients_of_gradients_are_those_of_scan():
