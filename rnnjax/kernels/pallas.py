@@ -19,6 +19,7 @@ from rnnjax.kernels.plan import MULTIPROCESSORS, SHARED_MEMORY, Plan, most_units
 from rnnjax.kernels.pointwise import by_unit, traced
 from rnnjax.unrolling.recurrence import Recurrence, Steps
 from rnnjax.unrolling.scan import Scan
+from rnnjax.unrolling.unroll import vary, varying_axes
 
 _TYPES = ("float32", "bfloat16", "float16")
 _MOST_ENTRIES = 2**31  # of an array, as kernels index it
@@ -107,13 +108,14 @@ class Live(NamedTuple):
 def run(recurrence: Recurrence, *, interpret: bool = False) -> tuple[Array, State]:
     """Returns ``ys [T, *batch, H]`` and the state after the last step, where `why_not` has nothing against it.
 
-    Gradients are those of reverse mode, by a kernel; derivatives of the gradients are those of `Scan`.
+    Gradients are those of reverse mode, by a kernel; derivatives of the gradients are those of `Scan`. `jax.jvp` and
+    `jax.linearize` of the recurrence itself are not to be had.
     """
     cell: Any = recurrence.cell
     steps, kernels = recurrence.steps, _kernels(cell, recurrence, interpret)
     initial = None if steps.resets is None else recurrence.initial
-    live = Live(recurrence.params, recurrence.state, initial, steps.z)
-    return _with_derivatives(cell, kernels)(live, (steps.valid, steps.resets))
+    parts = Live(recurrence.params, recurrence.state, initial, steps.z), (steps.valid, steps.resets)
+    return _with_derivatives(cell, kernels)(*vary(parts, varying_axes(parts)))
 
 
 def _kernels(cell: GatedCell, recurrence: Recurrence, interpret: bool) -> Kernels:

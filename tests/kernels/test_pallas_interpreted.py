@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cells_under_test import GATED, H, I, UpdateGateRNN, close, inputs, parameters, quick_jit, some_state
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from rnnjax import GRU, LSTM, BasicRNN, Fused, GatedCell, Scan, unroll
 
@@ -67,6 +69,11 @@ def loss(cell, method, options, params, xs, state):
     return weighed.sum() + sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(last)), (ys, last)
 
 
+def total(cell, method, params, xs):
+    ys, last = unroll(cell, params, xs, method=method)
+    return jnp.square(ys).sum() + sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(last))
+
+
 def found_by(method, cell, arguments, options):
     of = functools.partial(loss, cell, method, options)
     return quick_jit(jax.grad(of, argnums=(0, 1, 2), has_aux=True))(*arguments)
@@ -107,6 +114,28 @@ def test_one_sequence_of_one_step_is_served():
 
 def test_the_parts_of_a_first_state_may_be_one_array():
     check(Resonator(H), given=False)
+
+
+@pytest.mark.parametrize("axes", [(None, 0), (0, 0)], ids=["shared_params", "own_params"])
+def test_they_are_batched_as_scan_is(axes):
+    cell = BasicRNN(H)
+    params, xs = parameters(cell), inputs(2, B, T, I)
+    params = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params) if axes[0] == 0 else params
+    gradients = (jax.grad(functools.partial(total, cell, method)) for method in (PALLAS, Scan()))
+    close(*(quick_jit(jax.vmap(gradient, axes))(params, xs) for gradient in gradients))
+
+
+def test_inside_shard_map_they_are_differentiated_as_scan_is():
+    cell = BasicRNN(H)
+    params, xs = parameters(cell), inputs(B, T, I)
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))  # JAX's interpreter knows one device
+
+    def gradients(method):
+        shard = lambda params, xs: jax.lax.psum(total(cell, method, params, xs), "data")  # noqa: E731
+        split = jax.shard_map(shard, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
+        return quick_jit(jax.grad(split))(params, xs)
+
+    close(*(gradients(method) for method in (PALLAS, Scan())))
 
 
 def test_gradients_of_gradients_are_those_of_scan():
