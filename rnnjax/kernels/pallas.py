@@ -17,6 +17,7 @@ from rnnjax.kernels import persistent
 from rnnjax.kernels.persistent import Given, Kernels
 from rnnjax.kernels.plan import MULTIPROCESSORS, SHARED_MEMORY, Plan, most_units, plan
 from rnnjax.kernels.pointwise import by_unit, traced
+from rnnjax.kernels.selection import exact_products
 from rnnjax.unrolling.recurrence import Recurrence, Steps
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.unroll import vary, varying_axes
@@ -36,10 +37,12 @@ def why_not(recurrence: Recurrence, *, interpret: bool = False, platform: str | 
         return f"the pallas backend takes gated cells whose step is GatedCell's, and {name} is not one"
     if not cell.pointwise:
         return f"{name} mixes hidden units in its gates, and the pallas backend splits them; ask for backend='xla'"
-    leaves = jax.tree.leaves((recurrence.state, recurrence.steps.z))
+    leaves = jax.tree.leaves((recurrence.params, recurrence.state, recurrence.steps.z))
     wrong = next((leaf.dtype for leaf in leaves if leaf.dtype.name not in _TYPES), None)
     if wrong is not None:
         return f"the pallas backend computes in {', '.join(_TYPES)}, got {wrong}"
+    if not interpret and compute_dtype(recurrence.steps.z) == jnp.float32 and exact_products():
+        return "the pallas backend multiplies float32 in TensorFloat-32, less than was asked for; ask for backend='xla'"
     return _too_large(recurrence, split=not interpret)
 
 

@@ -82,6 +82,20 @@ def test_gpus_that_the_kernels_are_not_for_are_named(monkeypatch, device, senten
     assert reason is None if sentence is None else re.search(sentence, reason)
 
 
+def test_exact_products_of_float32_are_left_to_others():
+    with jax.default_matmul_precision("highest"):
+        assert "multiplies float32 in TensorFloat-32" in pallas.why_not(
+            shapes(LSTM(64), dtype=jnp.float32), platform="gpu"
+        )
+        assert pallas.why_not(shapes(LSTM(64)), platform="gpu") is None
+
+
+def test_parameters_of_other_types_are_named():
+    given = shapes(LSTM(64))
+    whole = given._replace(params=given.params._replace(b=jax.ShapeDtypeStruct((4, 64), jnp.int32)))
+    assert "got int32" in pallas.why_not(whole, platform="gpu")
+
+
 @pytest.mark.parametrize(
     ("options", "error", "sentence"),
     [
