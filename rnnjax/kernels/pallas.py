@@ -16,14 +16,14 @@ from rnnjax.cells.cell import GatedCell, Params, State, compute_dtype
 from rnnjax.kernels import persistent
 from rnnjax.kernels.persistent import Given, Kernels
 from rnnjax.kernels.plan import MULTIPROCESSORS, SHARED_MEMORY, Plan, most_units, plan
-from rnnjax.kernels.pointwise import by_unit, traced
+from rnnjax.kernels.pointwise import by_unit, one_unit, traced
 from rnnjax.kernels.selection import exact_products
 from rnnjax.unrolling.recurrence import Recurrence, Steps
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.unroll import vary, varying_axes
 
 _TYPES = ("float32", "bfloat16", "float16")
-_MOST_ENTRIES = 2**31  # of an array, as kernels index it
+_MOST_ENTRIES = 2**31  # of an array with its padding, as kernels index it
 
 
 def why_not(recurrence: Recurrence, *, interpret: bool = False, platform: str | None = None) -> str | None:
@@ -70,12 +70,13 @@ def _unlike_an_h100() -> str | None:
 def _too_large(recurrence: Recurrence, *, split: bool) -> str | None:
     """Returns a sentence with the limit and the nearest shape within it, None if the recurrence is within."""
     (gates, hidden), batch, dtype = _shape(recurrence)
-    entries, length = max(leaf.size for leaf in jax.tree.leaves(recurrence.steps.z)), recurrence.length
-    if 2 * entries >= _MOST_ENTRIES:  # with room for the padding
-        most = _MOST_ENTRIES // 2 // (entries // length)
-        return f"the pallas backend indexes with 32 bits, here at most {most} steps at once, got {length}"
-    if None not in _plans(recurrence, split=split):
-        return None
+    plans, length = _plans(recurrence, split=split), recurrence.length
+    if None not in plans:
+        leaves = [one_unit(leaf, hidden) for leaf in jax.tree.leaves(recurrence.steps.z)]
+        padded = max(p.tiles * p.rows * p.width for p in plans if p)
+        most = _MOST_ENTRIES // (padded * max(gates, *(leaf.size // (length * batch) for leaf in leaves))) - 1
+        too_long = f"the pallas backend indexes with 32 bits, here at most {most} steps at once, got {length}"
+        return too_long if length > most else None
     most = min(most_units(gates, parts, dtype.itemsize, batch, split=split) for parts in (1, gates))
     place = f"{MULTIPROCESSORS} blocks of {SHARED_MEMORY // 1024} KiB" if split else f"{SHARED_MEMORY // 1024} KiB"
     return (

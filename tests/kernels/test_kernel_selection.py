@@ -15,11 +15,11 @@ from rnnjax.unrolling.recurrence import Recurrence, Steps
 INTERPRETED = Fused(backend="pallas", interpret=True)
 
 
-def shapes(cell, batch=16, dtype=jnp.bfloat16):
+def shapes(cell, batch=16, dtype=jnp.bfloat16, steps=5):
     """Returns a recurrence of shapes alone."""
 
     def made():
-        params, xs = cell.init(jax.random.key(0), 8), jnp.zeros((5, batch, 8), dtype)
+        params, xs = cell.init(jax.random.key(0), 8), jnp.zeros((steps, batch, 8), dtype)
         state = cell.initial_state(batch, dtype)
         return Recurrence(None, params, state, state, Steps(cell.inputs(params, xs), None, None))
 
@@ -94,6 +94,13 @@ def test_parameters_of_other_types_are_named():
     given = shapes(LSTM(64))
     whole = given._replace(params=given.params._replace(b=jax.ShapeDtypeStruct((4, 64), jnp.int32)))
     assert "got int32" in pallas.why_not(whole, platform="gpu")
+
+
+def test_a_sequence_too_long_to_index_names_the_limit_with_the_padding_of_the_batch():
+    most = 2**31 // (8 * 4 * 768) - 1
+    reason = pallas.why_not(shapes(LSTM(768), batch=1, steps=most + 1), platform="gpu")
+    assert f"at most {most} steps at once, got {most + 1}" in reason
+    assert pallas.why_not(shapes(LSTM(768), batch=1, steps=most), platform="gpu") is None
 
 
 @pytest.mark.parametrize(
