@@ -15,11 +15,11 @@ from jax.experimental import rnn
 from jaxtyping import Array, Float, Int
 
 from rnnjax.cells.lstm import LSTM, LSTMParams, LSTMState
+from rnnjax.kernels.selection import exact_products
 from rnnjax.unrolling.recurrence import Recurrence, select
 from rnnjax.unrolling.unroll import vary, varying_axes
 
 _EXTRAS = ("peephole", "projection_size", "cell_clip", "coupled_gates", "layer_norm")
-_WITHOUT_TF32 = ("highest", "float32", "F32_F32_F32")
 
 
 def why_not(recurrence: Recurrence) -> str | None:
@@ -119,12 +119,11 @@ _layer.defvjp(_forward, _backward)
 
 
 def _settings(xs: Array, h: Array) -> dict[str, Any]:
-    exact = jax.config.jax_default_matmul_precision in _WITHOUT_TF32  # pyright: ignore[reportAttributeAccessIssue]
     return {
         "input_size": xs.shape[-1],
         "hidden_size": h.shape[-1],
         "num_layers": 1,
         "dropout": 0.0,
         "bidirectional": False,
-        "precision": jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.HIGH,
+        "precision": jax.lax.Precision.HIGHEST if exact_products() else jax.lax.Precision.HIGH,
     }

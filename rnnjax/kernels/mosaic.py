@@ -20,6 +20,7 @@ from jax.experimental.pallas import mosaic_gpu
 from jaxtyping import Array
 
 from rnnjax.kernels.plan import Plan
+from rnnjax.unrolling.unroll import vary, varying_axes
 
 gpu: Any = mosaic_gpu  # some of its names are not in every version of JAX
 
@@ -76,7 +77,11 @@ class Block:
         return self.settled(jax.lax.full((self.plan.rows, self.plan.units), value, dtype))
 
     def settled(self, tile: Array) -> Array:
-        """Returns a tile in the layout of all tiles, which what a loop carries must have."""
+        """Returns a tile of the type and in the layout of all tiles, which what a loop carries must have.
+
+        Inside `jax.shard_map` what is read varies over a mesh; in kernels, results of operations do not say so.
+        """
+        tile = jax.lax.select(tile == tile, tile, tile) if varying_axes(tile) else tile
         return tile if self.interpret else gpu.layout_cast(tile, _layout(self.operand.dtype))
 
     def multiply(self, count: Any) -> Callable[[int, int], Array]:
@@ -109,6 +114,10 @@ class Block:
 
         Within one block they go to shared memory, and every warpgroup waits for the others. Else they go by way of the
         GPU's memory: every warpgroup counts up once its tiles are there, and waits until all have.
+
+        What is written is seen: each thread's tiles come before the barrier of its warpgroup (in `commit_smem`), that
+        before one thread's count, which is a release; who waits acquires, and lets its warpgroup read after another
+        barrier. And what is still read is not written: a warpgroup counts, or arrives, only after its last product.
         """
         plan, (tile, block, group) = self.plan, self.place
         for part, entry in enumerate(tiles):
@@ -199,7 +208,7 @@ def launch(body: Callable[..., None], plan: Plan, dtype: Any, inputs: Any, outpu
     )
     if plan.blocks > 1:  # blocks that wait for each other must all run at once: one batch after the other
         run = jax.custom_batching.sequential_vmap(run)
-    return made_tree.unflatten(run(*given))
+    return made_tree.unflatten(vary(run(*given), varying_axes(given)))
 
 
 def _held(plan: Plan, dtype: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Products are accumulated in float32; operands in float32 are multiplied as XLA d
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -15,12 +16,14 @@ from rnnjax.cells.cell import GatedCell, Params, State, compute_dtype
 from rnnjax.kernels import persistent
 from rnnjax.kernels.persistent import Given, Kernels
 from rnnjax.kernels.plan import MULTIPROCESSORS, SHARED_MEMORY, Plan, most_units, plan
-from rnnjax.kernels.pointwise import by_unit, traced
+from rnnjax.kernels.pointwise import by_unit, one_unit, traced
+from rnnjax.kernels.selection import exact_products
 from rnnjax.unrolling.recurrence import Recurrence, Steps
 from rnnjax.unrolling.scan import Scan
+from rnnjax.unrolling.unroll import vary, varying_axes
 
 _TYPES = ("float32", "bfloat16", "float16")
-_MOST_ENTRIES = 2**31  # of an array, as kernels index it
+_MOST_ENTRIES = 2**31  # of an array with its padding, as kernels index it
 
 
 def why_not(recurrence: Recurrence, *, interpret: bool = False, platform: str | None = None) -> str | None:
@@ -34,18 +37,27 @@ def why_not(recurrence: Recurrence, *, interpret: bool = False, platform: str | 
         return f"the pallas backend takes gated cells whose step is GatedCell's, and {name} is not one"
     if not cell.pointwise:
         return f"{name} mixes hidden units in its gates, and the pallas backend splits them; ask for backend='xla'"
-    leaves = jax.tree.leaves((recurrence.state, recurrence.steps.z))
+    leaves = jax.tree.leaves((recurrence.params, recurrence.state, recurrence.steps.z))
     wrong = next((leaf.dtype for leaf in leaves if leaf.dtype.name not in _TYPES), None)
     if wrong is not None:
         return f"the pallas backend computes in {', '.join(_TYPES)}, got {wrong}"
+    if not interpret and compute_dtype(recurrence.steps.z) == jnp.float32 and exact_products():
+        return "the pallas backend multiplies float32 in TensorFloat-32, less than was asked for; ask for backend='xla'"
     return _too_large(recurrence, split=not interpret)
 
 
 def _unlike_an_h100() -> str | None:
-    """Returns a sentence about a GPU that the kernels are not for: blocks that wait for each other must all fit it."""
+    """Returns a sentence about a GPU that the kernels are not for: blocks that wait for each other must all fit it.
+
+    The assembler of CUDA 12 (seen in ptxas 12.8 and 12.9, not in 13.0) takes the results of a product for the zeros it
+    starts from where threads exchange them: the outputs would be wrong without a word.
+    """
     device: Any = jax.devices()[0]
     if device.platform != "gpu":  # programs made here for a GPU elsewhere
         return None
+    cuda = re.search(r"cuda (\d+)\d{3}", device.client.platform_version.lower())
+    if cuda is not None and int(cuda[1]) < 13:
+        return f"the pallas backend needs CUDA 13, as CUDA {cuda[1]} compiles it to wrong code; ask for backend='xla'"
     capability, multiprocessors = device.compute_capability, device.core_count
     if capability == "9.0" and multiprocessors >= MULTIPROCESSORS:
         return None
@@ -58,12 +70,13 @@ def _unlike_an_h100() -> str | None:
 def _too_large(recurrence: Recurrence, *, split: bool) -> str | None:
     """Returns a sentence with the limit and the nearest shape within it, None if the recurrence is within."""
     (gates, hidden), batch, dtype = _shape(recurrence)
-    entries, length = max(leaf.size for leaf in jax.tree.leaves(recurrence.steps.z)), recurrence.length
-    if 2 * entries >= _MOST_ENTRIES:  # with room for the padding
-        most = _MOST_ENTRIES // 2 // (entries // length)
-        return f"the pallas backend indexes with 32 bits, here at most {most} steps at once, got {length}"
-    if None not in _plans(recurrence, split=split):
-        return None
+    plans, length = _plans(recurrence, split=split), recurrence.length
+    if None not in plans:
+        leaves = [one_unit(leaf, hidden) for leaf in jax.tree.leaves(recurrence.steps.z)]
+        padded = max(p.tiles * p.rows * p.width for p in plans if p)
+        most = _MOST_ENTRIES // (padded * max(gates, *(leaf.size // (length * batch) for leaf in leaves))) - 1
+        too_long = f"the pallas backend indexes with 32 bits, here at most {most} steps at once, got {length}"
+        return too_long if length > most else None
     most = min(most_units(gates, parts, dtype.itemsize, batch, split=split) for parts in (1, gates))
     place = f"{MULTIPROCESSORS} blocks of {SHARED_MEMORY // 1024} KiB" if split else f"{SHARED_MEMORY // 1024} KiB"
     return (
@@ -99,13 +112,14 @@ class Live(NamedTuple):
 def run(recurrence: Recurrence, *, interpret: bool = False) -> tuple[Array, State]:
     """Returns ``ys [T, *batch, H]`` and the state after the last step, where `why_not` has nothing against it.
 
-    Gradients are those of reverse mode, by a kernel; derivatives of the gradients are those of `Scan`.
+    Gradients are those of reverse mode, by a kernel; derivatives of the gradients are those of `Scan`. `jax.jvp` and
+    `jax.linearize` of the recurrence itself are not to be had.
     """
     cell: Any = recurrence.cell
     steps, kernels = recurrence.steps, _kernels(cell, recurrence, interpret)
     initial = None if steps.resets is None else recurrence.initial
-    live = Live(recurrence.params, recurrence.state, initial, steps.z)
-    return _with_derivatives(cell, kernels)(live, (steps.valid, steps.resets))
+    parts = Live(recurrence.params, recurrence.state, initial, steps.z), (steps.valid, steps.resets)
+    return _with_derivatives(cell, kernels)(*vary(parts, varying_axes(parts)))
 
 
 def _kernels(cell: GatedCell, recurrence: Recurrence, interpret: bool) -> Kernels:
@@ -117,7 +131,8 @@ def _kernels(cell: GatedCell, recurrence: Recurrence, interpret: bool) -> Kernel
 
     r, axes = jax.ShapeDtypeStruct(shape, state.h.dtype), state.h.ndim - 1
     gates = traced(cell, recurrence.params, one(state, axes), one(z, axes + 1), r)
-    hidden = next(i for i, leaf in enumerate(jax.tree.leaves(state)) if leaf is state.h)
+    places = jax.tree.structure(state)
+    hidden = places.unflatten(range(places.num_leaves)).h
     ahead, back = _plans(recurrence, split=not interpret)
     assert ahead is not None
     assert back is not None

@@ -9,6 +9,7 @@ of all steps before the loop. The weight's gradient, sum_t h_t^T d r_t, is one p
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -115,10 +116,11 @@ def _forward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
                 block.write(made["ys"], 0, new[hidden].astype(kernels.dtype), t)
             after = new if now["valid"] is None else _select(now["valid"], new, state)
             publish(t + 1, after, ahead)
-            return [block.settled(x) for x in after], ahead
+            return settled((after, ahead))
 
+        settled = functools.partial(jax.tree.map, block.settled)
         publish(0, state, now)
-        state, _ = jax.lax.fori_loop(0, length, step, (state, now))
+        state, _ = jax.lax.fori_loop(0, length, step, settled((state, now)))
         for target, tile in zip(made["state"], state):
             block.write(target, 0, tile)
 
@@ -191,12 +193,13 @@ def _backward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
                 for n, tile in enumerate(tiles):
                     block.write(target, n, tile, t)
             block.publish(i + 1, [tile.astype(kernels.dtype) for tile in found[-1]], made["d_rs"], t)
-            return jax.tree.map(block.settled, (direct, kept, d_own, d_initial, now["resets"], ahead))
+            return settled((direct, kept, d_own, d_initial, now["resets"], ahead))
 
         masked, sums = given["resets"] is not None, [[block.full(0, jnp.float32) for _ in tiles] for tiles in own]
         block.publish(0, [like] * plan.gates, made["d_rs"], length)
         resets, d_initial = (block.full(0, jnp.float32), nothing) if masked else (None, None)
-        carry = nothing, last, sums, d_initial, resets, _fetched(block, given, length - 1)
+        settled = functools.partial(jax.tree.map, block.settled)
+        carry = settled((nothing, last, sums, d_initial, resets, _fetched(block, given, length - 1)))
         direct, kept, d_own, d_initial, _, _ = jax.lax.fori_loop(0, length, step, carry)
         for name, tiles in {"direct": direct, "kept": kept, "d_initial": d_initial}.items():
             for target, tile in zip(made[name] or (), tiles or ()):

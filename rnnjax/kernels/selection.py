@@ -30,6 +30,12 @@ class Row(NamedTuple):
 MEASURED: tuple[Row, ...] = ()
 
 
+def exact_products() -> bool:
+    """Returns whether JAX is told to multiply float32 as float32, not in TensorFloat-32."""
+    precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    return precision in ("highest", "float32", "F32_F32_F32")
+
+
 def check_backend(backend: Any, interpret: Any) -> None:
     """Raises unless a backend has that name, and `interpret` is asked of the one that has it."""
     if backend not in BACKENDS:

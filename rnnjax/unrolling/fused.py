@@ -35,8 +35,8 @@ class Fused:
 
     Attributes:
       unroll: copies of the step in the loops' bodies.
-      backend: "xla" for that loop; "pallas" for kernels that hold the weight on a GPU's chip for all steps; "cudnn";
-        "auto" for what was measured to be the fastest where it applies.
+      backend: "xla" for that loop; "pallas", kernels that hold the weight on a GPU's chip for all steps, and "cudnn",
+        both without `jax.jvp`; "auto" for what was measured to be the fastest where it applies.
       interpret: whether to run the pallas kernels on a CPU, slowly, as their tests do.
 
     Raises:

@@ -1,5 +1,8 @@
 """Which backend serves, and what is said when one cannot."""
 
+import re
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -12,11 +15,11 @@ from rnnjax.unrolling.recurrence import Recurrence, Steps
 INTERPRETED = Fused(backend="pallas", interpret=True)
 
 
-def shapes(cell, batch=16, dtype=jnp.bfloat16):
+def shapes(cell, batch=16, dtype=jnp.bfloat16, steps=5):
     """Returns a recurrence of shapes alone."""
 
     def made():
-        params, xs = cell.init(jax.random.key(0), 8), jnp.zeros((5, batch, 8), dtype)
+        params, xs = cell.init(jax.random.key(0), 8), jnp.zeros((steps, batch, 8), dtype)
         state = cell.initial_state(batch, dtype)
         return Recurrence(None, params, state, state, Steps(cell.inputs(params, xs), None, None))
 
@@ -51,6 +54,53 @@ def test_a_weight_that_does_not_fit_names_the_limit_and_the_nearest_size_that_do
     assert pallas.why_not(shapes(LSTM(nearest + 16)), platform="gpu") is not None
     assert "132 blocks of 227 KiB" in reason
     assert "a batch of 16 in bfloat16" in reason
+
+
+def gpu(name, capability, multiprocessors, cuda):
+    return SimpleNamespace(
+        platform="gpu",
+        device_kind=name,
+        compute_capability=capability,
+        core_count=multiprocessors,
+        client=SimpleNamespace(platform_version=f"PJRT C API\ncuda {cuda}"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "sentence"),
+    [
+        (("NVIDIA H100 80GB HBM3", "9.0", 132, 13000), None),
+        (("NVIDIA H100 PCIe", "9.0", 114, 13000), "with 132 multiprocessors, .* got NVIDIA H100 PCIe with 9.0 and 114"),
+        (("NVIDIA A100", "8.0", 108, 13000), "compute capability 9.0 .* got NVIDIA A100 with 8.0 and 108"),
+        (("NVIDIA H100 80GB HBM3", "9.0", 132, 12090), "needs CUDA 13, as CUDA 12 compiles it to wrong code"),
+    ],
+)
+def test_gpus_that_the_kernels_are_not_for_are_named(monkeypatch, device, sentence):
+    recurrence = shapes(LSTM(64))
+    monkeypatch.setattr(jax, "devices", lambda: [gpu(*device)])
+    reason = pallas.why_not(recurrence, platform="gpu")
+    assert reason is None if sentence is None else re.search(sentence, reason)
+
+
+def test_exact_products_of_float32_are_left_to_others():
+    with jax.default_matmul_precision("highest"):
+        assert "multiplies float32 in TensorFloat-32" in pallas.why_not(
+            shapes(LSTM(64), dtype=jnp.float32), platform="gpu"
+        )
+        assert pallas.why_not(shapes(LSTM(64)), platform="gpu") is None
+
+
+def test_parameters_of_other_types_are_named():
+    given = shapes(LSTM(64))
+    whole = given._replace(params=given.params._replace(b=jax.ShapeDtypeStruct((4, 64), jnp.int32)))
+    assert "got int32" in pallas.why_not(whole, platform="gpu")
+
+
+def test_a_sequence_too_long_to_index_names_the_limit_with_the_padding_of_the_batch():
+    most = 2**31 // (8 * 4 * 768) - 1
+    reason = pallas.why_not(shapes(LSTM(768), batch=1, steps=most + 1), platform="gpu")
+    assert f"at most {most} steps at once, got {most + 1}" in reason
+    assert pallas.why_not(shapes(LSTM(768), batch=1, steps=most), platform="gpu") is None
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cells_under_test import GATED, H, I, UpdateGateRNN, close, inputs, parameters, quick_jit, some_state
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from rnnjax import GRU, LSTM, BasicRNN, Fused, GatedCell, Scan, unroll
 
@@ -50,7 +52,7 @@ class _Pair:
     v: jax.Array
 
 
-Oscillation = jax.tree_util.register_dataclass(_Pair, ["h", "v"], [])
+Oscillation = jax.tree_util.register_dataclass(_Pair, ["v", "h"], [])
 CELLS = {
     "rnn": GATED["rnn"],
     "lstm": LSTM(H),
@@ -67,13 +69,19 @@ def loss(cell, method, options, params, xs, state):
     return weighed.sum() + sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(last)), (ys, last)
 
 
+def total(cell, method, params, xs):
+    ys, last = unroll(cell, params, xs, method=method)
+    return jnp.square(ys).sum() + sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(last))
+
+
 def found_by(method, cell, arguments, options):
     of = functools.partial(loss, cell, method, options)
     return quick_jit(jax.grad(of, argnums=(0, 1, 2), has_aux=True))(*arguments)
 
 
-def check(cell, batch=(B,), dtype=np.float32, tolerance=1e-4, **options):
-    arguments = parameters(cell), inputs(*batch, T, I, dtype=dtype), some_state(cell, batch)
+def check(cell, batch=(B,), steps=T, dtype=np.float32, tolerance=1e-4, given=True, **options):
+    state = some_state(cell, batch) if given else None
+    arguments = parameters(cell), inputs(*batch, steps, I, dtype=dtype), state
     kernels, scan = (found_by(method, cell, arguments, options) for method in (PALLAS, Scan()))
     assert jax.tree.map(lambda leaf: leaf.dtype, kernels) == jax.tree.map(lambda leaf: leaf.dtype, scan)
     close(*jax.tree.map(np.float64, (kernels, scan)), rtol=tolerance, atol=tolerance / 10)
@@ -93,8 +101,41 @@ def test_units_are_split_over_warpgroups_and_sequences_over_blocks():
     check(GRU(20), batch=(3, 3))
 
 
-def test_in_bfloat16_they_differ_by_its_rounding():
-    check(UpdateGateRNN(H), dtype=jnp.bfloat16, tolerance=0.1)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(jnp.bfloat16, 0.1), (jnp.float16, 0.02)], ids=["bfloat16", "float16"]
+)
+def test_in_two_bytes_they_differ_by_the_rounding(dtype, tolerance):
+    check(UpdateGateRNN(H), dtype=dtype, tolerance=tolerance)
+
+
+def test_one_sequence_of_one_step_is_served():
+    check(BasicRNN(1), batch=(), steps=1)
+
+
+def test_the_parts_of_a_first_state_may_be_one_array():
+    check(Resonator(H), given=False)
+
+
+@pytest.mark.parametrize("axes", [(None, 0), (0, 0)], ids=["shared_params", "own_params"])
+def test_they_are_batched_as_scan_is(axes):
+    cell = BasicRNN(H)
+    params, xs = parameters(cell), inputs(2, B, T, I)
+    params = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params) if axes[0] == 0 else params
+    gradients = (jax.grad(functools.partial(total, cell, method)) for method in (PALLAS, Scan()))
+    close(*(quick_jit(jax.vmap(gradient, axes))(params, xs) for gradient in gradients))
+
+
+def test_inside_shard_map_they_are_differentiated_as_scan_is():
+    cell = BasicRNN(H)
+    params, xs = parameters(cell), inputs(B, T, I)
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))  # JAX's interpreter knows one device
+
+    def gradients(method):
+        shard = lambda params, xs: jax.lax.psum(total(cell, method, params, xs), "data")  # noqa: E731
+        split = jax.shard_map(shard, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
+        return quick_jit(jax.grad(split))(params, xs)
+
+    close(*(gradients(method) for method in (PALLAS, Scan())))
 
 
 def test_gradients_of_gradients_are_those_of_scan():

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 from cells_under_test import UpdateGateRNN
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from rnnjax import GRU, LSTM, BasicRNN, Fused, Scan, unroll
 from rnnjax.kernels import pallas
@@ -66,3 +68,15 @@ def test_a_batch_of_programs_runs_one_by_one_where_blocks_wait_for_each_other():
     run = functools.partial(unroll, cell, method=OnGPU())
     jaxpr = str(jax.make_jaxpr(jax.vmap(lambda params, xs: run(params, xs)[0], in_axes=(None, 0)))(params, xs))
     assert "scan[" in jaxpr
+
+
+def test_kernels_split_over_devices_lower_for_a_gpu():
+    cell = LSTM(256)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    shard = lambda params, xs: unroll(cell, params, xs, method=OnGPU())[0]  # noqa: E731
+    split = jax.shard_map(shard, mesh=mesh, in_specs=(P(), P("data")), out_specs=P("data"))
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), I))
+    traced = jax.jit(jax.grad(lambda *given: split(*given).sum())).trace(
+        params, jax.ShapeDtypeStruct((32, T, I), float)
+    )
+    assert traced.lower(lowering_platforms=("cuda",)).as_text().count("@mosaic_gpu") == 2
