@@ -120,10 +120,13 @@ def duration(call: Callable[[], Any], clock: Clock = time.perf_counter) -> float
     return clock() - start
 
 
-def quickest(call: Callable[[], Any], repeats: int = 5) -> float:
-    """Returns the seconds of the fastest of some calls, after one that is not timed."""
+def usual(call: Callable[[], Any], seconds: float = 0.3) -> float:
+    """Returns the median seconds of the calls that such a time has room for, five at least, after one not timed."""
     jax.block_until_ready(call())
-    return min(duration(call) for _ in range(repeats))
+    times = [duration(call) for _ in range(5)]
+    while sum(times) < seconds:
+        times.append(duration(call))
+    return statistics.median(times)
 
 
 def spread(times: Sequence[float]) -> Spread:
