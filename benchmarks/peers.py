@@ -35,10 +35,12 @@ STACKED = ((28, 128, 28, 31), (35, 20, 200, 200))
 CELLS = ("BasicRNN", "LSTM", "GRU")
 JAX_PEERS = ("linen", "nnx", "haiku", "equinox", "keras")
 _TURN_SECONDS = 0.05
+_SPINNING = 0.3  # seconds; OpenMP's threads wait for work so long at most
 
 _EPILOG = """\
 A case is a cell, layers and (T, B, I, H). All contenders of a case are built, then run in turns; a turn is as many
-calls as take 50 ms after one that is not timed, so that no contender pays for the threads of the one before it. A
+calls as take 50 ms after one that is not timed, and after PyTorch's, whose threads spin on for a while, there is a
+pause, so that no contender pays for the threads of the one before it. A
 training call of rnnjax takes 8 steps, as its training command has an epoch in a call; those of the others, written as
 their users write them, take one. Times are of one step, medians over the turns. "/ jax" is the fastest other JAX
 library's time over ours, "/ torch" PyTorch's over ours: above 1 ours is faster. "roof" is the rate of our recurrent
@@ -155,16 +157,19 @@ def measure(case: Case, peers: Sequence[str], seconds: float) -> Iterator[Row]:
 
 def medians(calls: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
     """Returns the median time of one call of each contender, run in turns of some calls."""
-    turns = {name: Turn(call) for name, call in calls.items()}
+    turns = {name: Turn(call, pause=_SPINNING if name == "torch" else 0.0) for name, call in calls.items()}
     timing.interleave(turns, repeats=1000, seconds=seconds)
     return {name: timing.spread(turn.times[1:]).median for name, turn in turns.items()}
 
 
 class Turn:
-    """A turn of a contender: one call that is not timed, then as many as take some time; keeps the time of one."""
+    """A turn of a contender: one call that is not timed, then as many as take some time; keeps the time of one.
 
-    def __init__(self, call: Callable[[], Any]):
-        self._call = call
+    Where its threads go on spinning, waiting for work, a pause follows.
+    """
+
+    def __init__(self, call: Callable[[], Any], pause: float = 0.0):
+        self._call, self._pause = call, pause
         self._count = max(1, math.ceil(_TURN_SECONDS / max(timing.duration(call), 1e-6)))
         self.times: list[float] = []
 
@@ -174,6 +179,7 @@ class Turn:
         for _ in range(self._count):
             jax.block_until_ready(self._call())
         self.times.append((time.perf_counter() - begin) / self._count)
+        time.sleep(self._pause)
 
 
 def product_rate(case: Case) -> float:
