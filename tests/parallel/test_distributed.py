@@ -259,6 +259,15 @@ def test_when_one_of_two_is_killed_the_other_ends_and_both_go_on_to_what_one_pro
     assert json.loads((path / "summary.json").read_text())["device"]["count"] == 2
 
 
+def test_layers_in_two_processes_train_as_in_one(start, tmp_path):
+    path = tmp_path / "run"
+    processes = start(2, path, "--config.epochs=20", "--config.cell.layers=2", "--config.parallel.layers=2")
+    assert processes.codes() == [0, 0], [said.read_text() for said in processes.said]
+    cell = CellConfig(hidden_size=4, layers=2)
+    expected = in_one_process(tmp_path / "one", parallel=ParallelConfig(batch="1"), cell=cell)
+    assert_same_metrics(rows(path), expected, 1e-5)
+
+
 def test_a_coordinator_that_cannot_be_reached_ends_with_1_and_one_sentence(start, tmp_path):
     place = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2", "--process_id", "1"]
     processes = start(1, tmp_path / "run", *place, "--start_timeout", "2", flags=False)
