@@ -19,7 +19,7 @@ class Scan:
     Attributes:
       unroll: copies of the step in the loop's body.
       remat_every: if given, only every so many states are kept for the gradient and the steps between are taken
-        again on the way back; about sqrt(T) makes memory grow like sqrt(T) (Chen et al., 2016).
+        again on the way back; with about sqrt(T), so does what is kept of them grow (Chen et al., 2016).
 
     Raises:
       ValueError: for numbers below 1.

@@ -9,7 +9,7 @@ from benchmarks import memory
 SIZES = ["--cells", "BasicRNN", "--lengths", "1024", "64", "--batch", "2", "--input", "3", "--hidden", "8"]
 
 
-def test_remat_grows_like_the_root_of_the_length_and_scan_like_the_length(capsys, tmp_path):
+def test_remat_holds_less_than_scan_which_grows_like_the_length(capsys, tmp_path):
     path = tmp_path / "rows.json"
     assert memory.main([*SIZES, "--json", str(path)]) == 0
     rows = json.loads(path.read_text())["rows"]
