@@ -31,7 +31,7 @@ class Fused:
 
     Where there are several gates, the weights are small and the gates read z and r as a sum, that sum is one product a
     step, [x, 1, h] times W_x, b and W, one above the other: z is then neither written nor read for the whole sequence.
-    Where they read z and r apart, as the GRU's do, or W is large and W_x is not, z is made step by step.
+    Where they read z and r apart, as the GRU's do, or W is large and W_x is not, a CPU makes z step by step.
 
     Attributes:
       unroll: copies of the step in the loops' bodies.
@@ -89,9 +89,11 @@ def _joins(cell: GatedCell, weight: Float[Array, "O G H"], given: Recurrence) ->
 def _makes_z_by_step(cell: GatedCell, weight: Float[Array, "O G H"], given: Recurrence) -> bool:
     """Returns whether the inputs are to be projected in the loop, by a product of their own.
 
-    On a CPU, z of the whole sequence is memory that every call has to map; but one input is no matrix product.
+    So on a CPU, where z of the whole sequence is memory that every call has to map; but one input is no matrix product.
     """
-    if given.xs is None or weight.shape[1] == 1 or not 1 < given.xs.shape[-1] <= _SMALL_WEIGHT // weight[0].size:
+    if given.xs is None or jax.default_backend() != "cpu":
+        return False
+    if weight.shape[1] == 1 or not 1 < given.xs.shape[-1] <= _SMALL_WEIGHT // weight[0].size:
         return False
     return adds_a_bias(cell, given.params, jax.tree.map(lambda leaf: leaf[0], given.steps.z))
 
