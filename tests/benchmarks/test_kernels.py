@@ -5,26 +5,18 @@ import json
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 
-from benchmarks import kernel_reference, kernels, timing
+from benchmarks import kernel_reference, kernel_rows, kernels, timing
 from benchmarks.kernel_cases import KINDS, Case, numbers
 from benchmarks.kernel_contenders import CONTENDERS, Layer, Refused, jax_ready
-from benchmarks.kernels import BASE, Row
+from benchmarks.kernel_rows import BASE, Row
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 SMALL = Case("LSTM", 1, 6, 3, 10, "float32")
 TIMES = timing.Spread(2e-3, 1e-3, 3e-3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_quickly():
-    """Compiles without LLVM's optimisations: no time is looked at but for its sign."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def measured(case, *contenders):
@@ -81,7 +73,7 @@ def test_what_is_wrong_is_not_timed_and_what_fails_is_named(monkeypatch):
     assert (off.reason, off.forward) == ("wrong: the gradient of w_h is off by 1.0%", None)
     assert (refused.reason, refused.error) == ("it has no such cell", None)
     assert right.reason is None
-    said = kernels.summary([off, refused, refused, right])
+    said = kernel_rows.summary([off, refused, refused, right])
     assert "pallas, not timed in 1: wrong: the gradient of w_h is off by 1.0%" in said
     assert "cudnn, not timed in 2: it has no such cell" in said
 
@@ -158,10 +150,10 @@ def test_ratios_are_to_the_published_times():
         Row("main", BASE._replace(projected=True), "torch fp16", timing.Spread(4.02e-3, 0, 0), TIMES),
         Row("main", SMALL, "scan", TIMES, TIMES),
     ]
-    ours, torch = kernels.against_bars(rows)[2:4]
+    ours, torch = kernel_rows.against_bars(rows)[2:4]
     assert ours.split()[2:] == ["pallas", "4.87", "ms", "26.5", "ms", "1.00,", "1.95", "0.45,", "1.00"]
     assert torch.split()[2:] == ["torch", "fp16", "4.02", "ms", "2.00", "ms", "2.00,", "0.39"]
-    assert kernels.against_bars(rows[2:]) == []
+    assert kernel_rows.against_bars(rows[2:]) == []
 
 
 def test_the_summary_has_our_kernel_beside_cudnn_s_and_the_heads():
@@ -171,7 +163,7 @@ def test_the_summary_has_our_kernel_beside_cudnn_s_and_the_heads():
         Row("batch", x, "torch fp16", timing.Spread(1e-3, 0, 0), timing.Spread(4e-3, 0, 0)),
         Row("heads", BASE._replace(heads=4, H=192), "pallas", TIMES, TIMES),
     ]
-    assert kernels.summary(rows) == [
+    assert kernel_rows.summary(rows) == [
         "heads, forward, both, pallas: 4 x 192: 2.00 ms, 2.00 ms",
         "pallas bfloat16 over cuDNN float16, LSTM, H 768, B 16, T 1024: 2.00, 0.50",
     ]
@@ -180,7 +172,7 @@ def test_the_summary_has_our_kernel_beside_cudnn_s_and_the_heads():
 def test_the_summary_names_the_fastest_loop_and_the_own_cell_s_time_over_the_lstm_s():
     slow = dataclasses.replace(Row("loops", BASE, "scan", TIMES, TIMES), both=timing.Spread(4e-3, 0, 0))
     own = Row("cells", BASE._replace(cell="own"), "scan", TIMES, TIMES)
-    said = kernels.summary([slow, Row("loops", BASE, "scan(4) while", TIMES, TIMES), own])
+    said = kernel_rows.summary([slow, Row("loops", BASE, "scan(4) while", TIMES, TIMES), own])
     assert said[0] == "own cell over LSTM, both, scan: 0.50 at H 768"
     assert said[1].endswith("both: fastest is scan(4) while, 2.00 ms, scan 4.00 ms")
 
