@@ -1,5 +1,6 @@
 """Every test runs with two CPU devices, so that a split over devices is a split."""
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -24,6 +25,14 @@ def pytest_unconfigure(config):
         shutil.rmtree(config.own_cache, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def _without_optimisations():
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(autouse=True)
 def _compiled_quickly(request, monkeypatch):
     """Compiles without LLVM's optimisations, here and in the commands that a test starts."""
@@ -31,7 +40,12 @@ def _compiled_quickly(request, monkeypatch):
         yield
         return
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    with _without_optimisations():
+        yield
+
+
+@pytest.fixture(scope="module")
+def compiled_quickly():
+    """Does the same for a file of benchmarks' tests in which no time is looked at but for its sign."""
+    with _without_optimisations():
+        yield

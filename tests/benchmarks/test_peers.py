@@ -9,17 +9,10 @@ import pytest
 from benchmarks import peers
 from benchmarks.contenders import CONTENDERS, Case, missing_package
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 SMALL = Case("LSTM", 2, 4, 3, 2, 5)
 INSTALLED = [name for name in CONTENDERS if missing_package(name, SMALL) is None]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_quickly():
-    """Compiles without LLVM's optimisations: no time is looked at but for its sign."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.mark.parametrize("name", INSTALLED)

@@ -2,7 +2,6 @@
 
 import sys
 
-import jax
 import numpy as np
 import pytest
 
@@ -12,17 +11,10 @@ from benchmarks.training import METHODS, rnnjax_calls, torch_module, training_ca
 from rnnjax.commands import exit_code
 from rnnjax.config import OptimizerConfig, TrainConfig
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 CASE = Case("LSTM", 1, 4, 4, 2, 5)
 CONFIG = TrainConfig(batch_size=4, optimizer=OptimizerConfig(learning_rate=0.03))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_quickly():
-    """Compiles without LLVM's optimisations: no time is looked at."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def losses(method, calls):

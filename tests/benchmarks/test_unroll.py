@@ -4,26 +4,18 @@ import dataclasses
 import itertools
 import json
 
-import jax
 import pytest
 
 from benchmarks import unroll
 from benchmarks.unroll import Row
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 SIZES = ["--lengths", "5", "2", "--batch", "2", "--input", "3", "--hidden", "4"]
 SMALL = [*SIZES, "--cells", "BasicRNN", "--repeats", "1"]
 TIMES = ("trace_seconds", "lower_seconds", "compile_seconds")
 TIMES += ("run_seconds", "run_seconds_low", "run_seconds_high", "run_seconds_per_step")
 FIGURES = (*TIMES, "runs", "ratio_to_scan", "argument_bytes", "output_bytes", "temp_bytes", "peak_bytes")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_quickly():
-    """Compiles without LLVM's optimisations: no figure is looked at but for its sign."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def test_a_run_prints_a_table_and_writes_rows_and_a_plot(capsys, tmp_path):
