@@ -44,7 +44,10 @@ def map_over_devices(
       ConfigError: if `jax.pmap` is to split over two axes.
     """
     if via == "shard_map":
-        mapped = jax.shard_map(function, mesh=mesh, in_specs=tuple(in_specs), out_specs=out_specs)
+        # One device has nothing to keep account of, and `sum_over` then nothing to do.
+        mapped = jax.shard_map(
+            function, mesh=mesh, in_specs=tuple(in_specs), out_specs=out_specs, check_vma=mesh.size > 1
+        )
         program = jax.jit(mapped, donate_argnums=tuple(donate))
         return lambda *arguments: program.lower(*arguments).compile()
     if via != "pmap":
