@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from rnnjax.cells.cell import Cell, GatedCell, Params, State, check_size, compute_dtype, recurrent_product, rows
 from rnnjax.kernels.selection import check_backend, kernel_for
-from rnnjax.unrolling.recurrence import Recurrence, select
+from rnnjax.unrolling.recurrence import Recurrence, adds_a_bias, select
 from rnnjax.unrolling.scan import Scan
 
 _SMALL_WEIGHT = 2**19  # entries, 2 MiB in float32: it stays in a core's cache, and half of it is not read for nothing
@@ -61,7 +61,7 @@ class Fused:
         weight = cell.recurrent_weight(recurrence.params)
         if _joins(cell, weight, recurrence):
             return _run(self.unroll, cell, *_joined(cell, weight, recurrence))
-        xs = recurrence.xs if _makes_z_by_step(cell, weight, recurrence) else None
+        xs = recurrence.xs if _makes_z_by_step(weight, recurrence) else None
         return _run(self.unroll, cell, weight, recurrence._replace(cell=None, xs=xs))
 
 
@@ -83,10 +83,10 @@ def _joins(cell: GatedCell, weight: Float[Array, "O G H"], given: Recurrence) ->
         return False  # not the terms of a sum
     z = jax.tree.map(lambda leaf: leaf[0], given.steps.z)
     start = (given.state, z, zs[0][0].astype(given.state.h.dtype))
-    return cell.pointwise and adds_a_bias(cell, given.params, z) and _read_as_a_sum(cell, given.params, start)
+    return cell.pointwise and adds_a_bias(given) and _read_as_a_sum(cell, given.params, start)
 
 
-def _makes_z_by_step(cell: GatedCell, weight: Float[Array, "O G H"], given: Recurrence) -> bool:
+def _makes_z_by_step(weight: Float[Array, "O G H"], given: Recurrence) -> bool:
     """Returns whether the inputs are to be projected in the loop, by a product of their own.
 
     So on a CPU, where z of the whole sequence is memory that every call has to map; but one input is no matrix product.
@@ -95,16 +95,7 @@ def _makes_z_by_step(cell: GatedCell, weight: Float[Array, "O G H"], given: Recu
         return False
     if weight.shape[1] == 1 or not 1 < given.xs.shape[-1] <= _SMALL_WEIGHT // weight[0].size:
         return False
-    return adds_a_bias(cell, given.params, jax.tree.map(lambda leaf: leaf[0], given.steps.z))
-
-
-def adds_a_bias(cell: GatedCell, params: Params, zs: Any) -> bool:
-    """Returns whether a cell's inputs are ``xs @ w_x`` plus something that does not depend on them."""
-    if type(cell).inputs is not GatedCell.inputs:
-        return False
-    jaxpr = jax.make_jaxpr(cell.gate_inputs)(params, zs).jaxpr
-    readers = [equation for equation in jaxpr.eqns if jaxpr.invars[-1] in equation.invars]
-    return len(readers) == 1 and readers[0].primitive.name == "add" and readers[0].outvars == jaxpr.outvars
+    return adds_a_bias(given)
 
 
 def _joined(cell: GatedCell, weight: Float[Array, "O G H"], given: Recurrence) -> tuple[Array, Recurrence]:

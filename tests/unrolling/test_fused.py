@@ -142,6 +142,28 @@ class OwnGateInputs(UpdateGateRNN):
         return jnp.tanh(super().gate_inputs(params, zs))
 
 
+class SplitGateInputs(UpdateGateRNN):
+    """z is a pair: the terms of each gate."""
+
+    def gate_inputs(self, params, zs):
+        zs = super().gate_inputs(params, zs)
+        return zs[..., 0, :], zs[..., 1, :]
+
+    def gates(self, params, state, z, r):
+        return super().gates(params, state, jnp.stack(z, -2), r)
+
+
+class OwnProduct(UpdateGateRNN):
+    def project(self, w_x, xs):
+        return jnp.tanh(super().project(w_x, xs))
+
+
+@pytest.mark.parametrize("cell", [SplitGateInputs(H), OwnProduct(H)], ids=str)
+def test_a_z_of_another_structure_and_a_product_of_its_own_are_respected(cell):
+    params = parameters(cell)
+    close(unroll(cell, params, XS, method=Fused()), unroll(cell, params, XS, method=Scan()))
+
+
 def read_in_the_loop(cell, features=I):
     """What the forward loop reads at every step: the inputs with a one, to be multiplied beside h; the inputs; or z."""
     xs = inputs(B, T, features)
