@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from rnnjax.cells.cell import State, check_size
-from rnnjax.unrolling.recurrence import Recurrence, Steps
+from rnnjax.unrolling.recurrence import Recurrence, Steps, adds_a_bias
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,8 +18,10 @@ class Scan:
 
     Attributes:
       unroll: copies of the step in the loop's body.
-      remat_every: if given, only every so many states are kept for the gradient and the steps between are taken
-        again on the way back; with about sqrt(T), so does what is kept of them grow (Chen et al., 2016).
+      remat_every: if given, the gradient keeps a state every so many steps, and on the way back makes what lies
+        between again, a chunk at a time: with about sqrt(T), what is kept grows like sqrt(T) (Chen et al., 2016).
+        What grows like T all the same: inputs, and outputs where they are read, a layer above included (the last
+        one is in the final state as well); and z where a cell makes it by more than a product and a bias.
 
     Raises:
       ValueError: for numbers below 1.
@@ -36,27 +38,32 @@ class Scan:
     def run(self, recurrence: Recurrence) -> tuple[Array, State]:
         every, length = self.remat_every, recurrence.length
         if every is None or every >= length:
-            return self._steps(recurrence, recurrence.state, recurrence.steps)
+            return self._steps(recurrence, recurrence.state, recurrence.steps, None)
+        steps, xs = recurrence.steps, None
+        if adds_a_bias(recurrence):  # z of all steps, and its gradient, are then never there at once
+            steps, xs = steps._replace(z=None), recurrence.xs
         whole = length - length % every
-        ys, state = self._chunks(recurrence, jax.tree.map(lambda leaf: leaf[:whole], recurrence.steps))
+        ys, state = self._chunks(recurrence, *jax.tree.map(lambda leaf: leaf[:whole], (steps, xs)))
         if whole == length:
             return ys, state
-        rest = jax.tree.map(lambda leaf: leaf[whole:], recurrence.steps)
-        last, state = self._steps(recurrence, state, rest)
+        last, state = self._steps(recurrence, state, *jax.tree.map(lambda leaf: leaf[whole:], (steps, xs)))
         return jnp.concatenate([ys, last]), state
 
-    def _steps(self, recurrence: Recurrence, state: State, steps: Steps) -> tuple[Array, State]:
+    def _steps(self, recurrence: Recurrence, state: State, steps: Steps, xs: Array | None) -> tuple[Array, State]:
+        """Returns the outputs and the last state of some steps, whose z is made from `xs` where those are given."""
+        if xs is not None:
+            steps = steps._replace(z=recurrence.cell.inputs(recurrence.params, xs))
         state, ys = jax.lax.scan(recurrence.step, state, steps, unroll=self.unroll)
         return ys, state
 
-    def _chunks(self, recurrence: Recurrence, steps: Steps) -> tuple[Array, State]:
+    def _chunks(self, recurrence: Recurrence, steps: Steps, xs: Array | None) -> tuple[Array, State]:
         """Returns the same for a length that `remat_every` divides, with only the states between chunks kept."""
 
         @jax.checkpoint
-        def chunk(state: State, steps: Steps) -> tuple[State, Array]:
-            ys, state = self._steps(recurrence, state, steps)
+        def chunk(state: State, piece: tuple[Steps, Array | None]) -> tuple[State, Array]:
+            ys, state = self._steps(recurrence, state, *piece)
             return state, ys
 
-        chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, self.remat_every, *leaf.shape[1:]), steps)
-        state, ys = jax.lax.scan(chunk, recurrence.state, chunks)
+        pieces = jax.tree.map(lambda leaf: leaf.reshape(-1, self.remat_every, *leaf.shape[1:]), (steps, xs))
+        state, ys = jax.lax.scan(chunk, recurrence.state, pieces)
         return ys.reshape(-1, *ys.shape[2:]), state
