@@ -7,6 +7,7 @@ the fused recurrence?
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +15,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 import rnnjax
 from benchmarks import report, timing
 
 CELLS = ("BasicRNN", "LSTM", "GRU")
+READS = ("last", "every")
 
 
 def methods(length: int) -> dict[str, rnnjax.Method]:
@@ -32,13 +35,15 @@ def methods(length: int) -> dict[str, rnnjax.Method]:
 
 
 _EPILOG = """\
-A step is the gradient, with respect to the parameters, of the mean of a scalar read off every output; inputs are made
-inside the program, so that what grows with T is what the unrolling keeps, and those inputs. Bytes are temporaries as
-the compiler plans them; "growth" is the power of T with which they grew since the T before. "run" is one step's time.
+A step is the gradient, with respect to the parameters, of the mean of what the loss reads: the last output, by way of
+the final state, or every output, which then grow like T whatever the method. Inputs are the program's arguments. Bytes
+are its temporaries as the compiler plans them; "growth" is the power of T with which they grew since the T before.
+"run" is one step's time.
 """
 
 _COLUMNS = (
     report.Column("cell", 8, left=True),
+    report.Column("reads", 5, left=True),
     report.Column("T", 6),
     report.Column("method", 11, left=True),
     report.Column("memory", 8),
@@ -48,9 +53,10 @@ _COLUMNS = (
 
 
 class Row(NamedTuple):
-    """What was measured of a cell, T and method; `run_seconds` is None where it was not run."""
+    """What was measured of a cell, what the loss reads, T and method; `run_seconds` is None where it was not run."""
 
     cell: str
+    reads: str
     T: int
     method: str
     temp_bytes: int
@@ -82,6 +88,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add, count = parser.add_argument, report.at_least_one
     add("--cells", nargs="+", choices=CELLS, default=["LSTM"])
+    add("--reads", nargs="+", choices=READS, default=list(READS), help="outputs that the loss reads; both")
     add("--lengths", nargs="+", type=count, default=[1024, 4096, 16384, 65536], metavar="T")
     add("--batch", type=count, default=8)
     add("--input", type=count, default=16)
@@ -92,42 +99,42 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def measure_all(options: argparse.Namespace) -> Iterator[Row]:
-    """Yields a row for every cell, length and method."""
-    for cell in options.cells:
-        before: dict[str, Row] = {}
+    """Yields a row for every cell, outputs read, length and method."""
+    for name, reads in itertools.product(options.cells, options.reads):
+        cell = getattr(rnnjax, name)(options.hidden)
+        params, before = cell.init(jax.random.key(0), options.input), {}
         for length in sorted(options.lengths):
-            for name, method in methods(length).items():
-                row = measure(options, cell, length, name, method, before.get(name))
-                before[name] = row
+            xs = np.random.default_rng(0).standard_normal((length, options.batch, options.input), np.float32)
+            for label, method in methods(length).items():
+                used, seconds = measure(training_step(cell, method, reads), params, xs, options.run_limit)
+                row = Row(name, reads, length, label, used, growth(before.get(label), length, used), seconds)
+                before[label] = row
                 yield row
 
 
-def measure(
-    options: argparse.Namespace, name: str, length: int, label: str, method: rnnjax.Method, before: Row | None
-) -> Row:
-    """Returns the row of one cell, length and method; `before` is that of a smaller T."""
-    cell = getattr(rnnjax, name)(options.hidden)
-    params = cell.init(jax.random.key(0), options.input)
-    step = training_step(cell, method, (options.batch, length, options.input))
-    built = timing.build(step, params)
+def measure(step: Callable[..., Any], params: Any, xs: np.ndarray, run_limit: float) -> tuple[int, float | None]:
+    """Returns the bytes of a step's temporaries and, unless they are more than the limit, its time in seconds."""
+    built = timing.build(step, params, xs)
     if built.memory is None:
         raise SystemExit("this backend does not say how much memory a program takes")
     used = built.memory.temp_bytes
-    seconds = None
-    if used <= options.run_limit:
-        built.run(params)
-        seconds = timing.duration(lambda: built.run(params))
-    growth = None if before is None else math.log(used / before.temp_bytes) / math.log(length / before.T)
-    return Row(name, length, label, used, growth, seconds)
+    if used > run_limit:
+        return used, None
+    jax.block_until_ready(built.run(params, xs))
+    return used, timing.duration(lambda: built.run(params, xs))
 
 
-def training_step(cell: rnnjax.Cell, method: rnnjax.Method, shape: tuple[int, ...]) -> Callable[[Any], Any]:
-    """Returns the gradient of a loss on sequences ``[B, T, I]`` as a function of the parameters."""
+def growth(before: Row | None, length: int, used: int) -> float | None:
+    """Returns the power of T with which memory grew since the row of a smaller T."""
+    return None if before is None else math.log(used / before.temp_bytes) / math.log(length / before.T)
 
-    def loss(params: Any) -> Float[Array, ""]:
-        xs = jnp.broadcast_to(jnp.sin(jnp.arange(shape[1], dtype=jnp.float32))[:, None], shape)
-        ys, _ = rnnjax.unroll(cell, params, xs, method=method)
-        return jnp.mean(ys @ jnp.ones(cell.output_size))
+
+def training_step(cell: rnnjax.Cell, method: rnnjax.Method, reads: str) -> Callable[[Any, Array], Any]:
+    """Returns the gradient of a loss as a function of the parameters and of inputs ``[T, B, I]``."""
+
+    def loss(params: Any, xs: Float[Array, "T B I"]) -> Float[Array, ""]:
+        ys, state = rnnjax.unroll(cell, params, xs, method=method, time_major=True)
+        return jnp.mean(state.h if reads == "last" else ys @ jnp.ones(cell.output_size))
 
     return jax.grad(loss)
 
@@ -136,7 +143,7 @@ def row_line(row: Row) -> str:
     """Returns a row as a line of the table."""
     growth = "" if row.growth is None else f"{row.growth:.2f}"
     figures = [report.si(row.temp_bytes, "B"), growth, report.si(row.run_seconds, "s") or "not run"]
-    return report.line(_COLUMNS, [row.cell, row.T, row.method, *figures])
+    return report.line(_COLUMNS, [row.cell, row.reads, row.T, row.method, *figures])
 
 
 if __name__ == "__main__":
