@@ -7,8 +7,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from rnnjax.cells.cell import Cell
+from rnnjax.cells.cell import Cell, GatedCell, State
+from rnnjax.cells.wrappers import Stack
 from rnnjax.nn.rnn import RNN
+from rnnjax.unrolling.fused import fuses
 
 
 class SequenceClassifier(nn.Module):
@@ -27,12 +29,29 @@ class SequenceClassifier(nn.Module):
     @nn.compact
     def __call__(self, xs: Float[Array, "B T I"], *, lengths: Int[Array, " B"] | None = None) -> Float[Array, "B C"]:
         """Returns the logits of the classes."""
-        ys, _ = RNN(self.cell)(xs.astype(self.dtype), lengths=lengths)
-        return nn.Dense(self.classes, dtype=self.dtype)(last_outputs(ys, lengths)).astype(jnp.float32)
+        ys, state = RNN(self.cell)(xs.astype(self.dtype), lengths=lengths)
+        last = last_outputs(self.cell, ys, state, lengths)
+        return nn.Dense(self.classes, dtype=self.dtype)(last).astype(jnp.float32)
 
 
-def last_outputs(ys: Float[Array, "B T O"], lengths: Int[Array, " B"] | None) -> Float[Array, "B O"]:
-    """Returns the output of each sequence's last valid step; zeros where it has none."""
+def last_outputs(
+    cell: Cell, ys: Float[Array, "B T O"], state: State, lengths: Int[Array, " B"] | None
+) -> Float[Array, "B O"]:
+    """Returns the output of each sequence's last valid step; zeros where it has none.
+
+    It is read off the final state where that has it, so that no step's output need be kept for it.
+    """
+    last = _hidden(cell, state)
     if lengths is None:
-        return ys[:, -1]
+        return ys[:, -1] if last is None else last.astype(ys.dtype)
+    if last is not None:
+        return jnp.where(lengths[:, None] > 0, last, 0).astype(ys.dtype)
     return jnp.take_along_axis(ys, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]
+
+
+def _hidden(cell: Cell, state: State) -> Float[Array, "B O"] | None:
+    """Returns the hidden state of a cell whose outputs it is, else None."""
+    if type(cell) is Stack:
+        return _hidden(cell.cells[-1], state[-1])
+    plain = fuses(cell) and (type(cell).outputs, type(cell).over_time) == (Cell.outputs, GatedCell.over_time)
+    return state.h if plain else None

@@ -7,7 +7,12 @@ import rnnjax
 from rnnjax.models import SequenceClassifier
 
 XS = jax.random.normal(jax.random.key(0), (4, 6, 3))
-CELLS = {"lstm": rnnjax.LSTM(5), "stack": rnnjax.Stack((rnnjax.GRU(5), rnnjax.BasicRNN(4)))}
+CELLS = {
+    "lstm": rnnjax.LSTM(5),
+    "stack": rnnjax.Stack((rnnjax.GRU(5), rnnjax.BasicRNN(4))),
+    "project": rnnjax.Stack((rnnjax.GRU(5), rnnjax.Project(rnnjax.LSTM(4), 3))),
+    "residual": rnnjax.Residual(rnnjax.GRU(3)),
+}
 
 
 def classifier(cell=CELLS["lstm"], **options):
@@ -26,13 +31,27 @@ def test_logits_are_a_dense_layer_on_the_last_output(cell):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_last_valid_step_is_classified():
-    model, variables = classifier()
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_the_last_valid_step_is_classified(cell):
+    model, variables = classifier(cell)
     lengths = np.array([6, 3, 1, 2])
     found = model.apply(variables, XS, lengths=lengths)
     for b, length in enumerate(lengths):
         alone = model.apply(variables, XS[b : b + 1, :length])
         np.testing.assert_allclose(found[b], alone[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_nothing_valid_is_classified_by_zeros(cell):
+    model, variables = classifier(cell)
+    found = model.apply(variables, XS, lengths=jnp.zeros(4, int))
+    np.testing.assert_array_equal(found, jnp.broadcast_to(variables["params"]["Dense_0"]["bias"], (4, 7)))
+
+
+def test_no_output_is_kept_for_the_last_one():
+    model, variables = classifier(rnnjax.LSTM(16))
+    text = jax.jit(model.apply).lower(variables, jnp.zeros((4, 50, 3))).compile().as_text()
+    assert "f32[50,4,16]" not in text
 
 
 def test_padding_changes_neither_logits_nor_gradients():
