@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cells_under_test import GATED, H, I, UpdateGateRNN, close, inputs, parameters, quick_jit, some_state
+from cells_under_test import GATED, H, I, UpdateGateRNN, close, inputs, parameters, some_state
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -76,7 +76,7 @@ def total(cell, method, params, xs):
 
 def found_by(method, cell, arguments, options):
     of = functools.partial(loss, cell, method, options)
-    return quick_jit(jax.grad(of, argnums=(0, 1, 2), has_aux=True))(*arguments)
+    return jax.jit(jax.grad(of, argnums=(0, 1, 2), has_aux=True))(*arguments)
 
 
 def check(cell, batch=(B,), steps=T, dtype=np.float32, tolerance=1e-4, given=True, **options):
@@ -122,7 +122,7 @@ def test_they_are_batched_as_scan_is(axes):
     params, xs = parameters(cell), inputs(2, B, T, I)
     params = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params) if axes[0] == 0 else params
     gradients = (jax.grad(functools.partial(total, cell, method)) for method in (PALLAS, Scan()))
-    close(*(quick_jit(jax.vmap(gradient, axes))(params, xs) for gradient in gradients))
+    close(*(jax.jit(jax.vmap(gradient, axes))(params, xs) for gradient in gradients))
 
 
 def test_inside_shard_map_they_are_differentiated_as_scan_is():
@@ -133,7 +133,7 @@ def test_inside_shard_map_they_are_differentiated_as_scan_is():
     def gradients(method):
         shard = lambda params, xs: jax.lax.psum(total(cell, method, params, xs), "data")  # noqa: E731
         split = jax.shard_map(shard, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
-        return quick_jit(jax.grad(split))(params, xs)
+        return jax.jit(jax.grad(split))(params, xs)
 
     close(*(gradients(method) for method in (PALLAS, Scan())))
 
@@ -146,5 +146,5 @@ def test_gradients_of_gradients_are_those_of_scan():
         slopes = jax.grad(lambda *a: loss(cell, method, {}, *a)[0], argnums=(0, 1, 2))(*arguments)
         return sum(jnp.square(slope).sum() for slope in jax.tree.leaves(slopes))
 
-    kernels, scan = (quick_jit(jax.grad(functools.partial(steepness, m)))(*arguments) for m in (PALLAS, Scan()))
+    kernels, scan = (jax.jit(jax.grad(functools.partial(steepness, m)))(*arguments) for m in (PALLAS, Scan()))
     close(kernels, scan)

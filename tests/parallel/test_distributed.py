@@ -106,7 +106,7 @@ class Processes:
         common = {
             name: value
             for name, value in os.environ.items()
-            if name not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES") and not name.startswith(("SLURM_", "OMPI_"))
+            if name != "JAX_NUM_CPU_DEVICES" and not name.startswith(("SLURM_", "OMPI_"))
         } | {
             "PYTHONPATH": os.pathsep.join([str(TRAINING), os.environ.get("PYTHONPATH", "")]),
             "JAX_PLATFORMS": "cpu",

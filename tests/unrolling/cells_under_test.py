@@ -95,14 +95,9 @@ WRAPPED = {
 CELLS = GATED | WRAPPED
 
 
-# LLVM takes longer over fused loops, and over modules cut in pieces, than these small programs run.
-_QUICKLY = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
-quick_jit = functools.partial(jax.jit, compiler_options=_QUICKLY)
-
-
 @functools.lru_cache
 def _compiled(cell, **static):
-    return quick_jit(lambda params, xs, state, dynamic: unroll(cell, params, xs, state, **static, **dynamic))
+    return jax.jit(lambda params, xs, state, dynamic: unroll(cell, params, xs, state, **static, **dynamic))
 
 
 def run(cell, params, xs, state=None, *, reverse=False, method=None, time_major=False, **dynamic):

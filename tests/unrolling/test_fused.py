@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cells_under_test import GATED, H, I, LeakySum, UpdateGateRNN, close, inputs, parameters, quick_jit, same
+from cells_under_test import GATED, H, I, LeakySum, UpdateGateRNN, close, inputs, parameters, same
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from test_programs import bodies, named
 
@@ -83,7 +83,7 @@ def test_numbers_below_one_are_refused():
 
 def both(of, *arguments):
     """Returns what a function of the method gives with `Fused`, and with `Scan`."""
-    return tuple(quick_jit(functools.partial(of, method))(*arguments) for method in (Fused(), Scan()))
+    return tuple(jax.jit(functools.partial(of, method))(*arguments) for method in (Fused(), Scan()))
 
 
 @pytest.mark.parametrize("cell", [GATED["lstm_with_everything"], GRU(H)], ids=["lstm", "gru"])
@@ -120,8 +120,8 @@ def test_parameters_that_do_not_vary_over_the_mesh_get_the_sum_of_what_each_devi
     local = lambda params, xs: jax.grad(functools.partial(loss, cell, Fused()))(params, xs)  # noqa: E731
     sharded = jax.shard_map(local, mesh=mesh, in_specs=(PartitionSpec(), spec), out_specs=PartitionSpec())
     params, halves = parameters(cell), jax.device_put(jnp.concatenate([XS, XS]), NamedSharding(mesh, spec))
-    once = quick_jit(jax.grad(functools.partial(loss, cell, Scan())))(params, XS)
-    close(quick_jit(sharded)(params, halves), jax.tree.map(lambda leaf: 2 * leaf, once), rtol=1e-3, atol=1e-4)
+    once = jax.jit(jax.grad(functools.partial(loss, cell, Scan())))(params, XS)
+    close(jax.jit(sharded)(params, halves), jax.tree.map(lambda leaf: 2 * leaf, once), rtol=1e-3, atol=1e-4)
 
 
 def test_z_of_the_next_step_travels_in_the_loop_where_it_was_made_before_and_there_are_several_gates():
@@ -213,6 +213,6 @@ def test_inputs_multiplied_in_the_loop_have_their_gradient(cell):
     params = parameters(cell)
 
     def gradients(method):
-        return quick_jit(jax.grad(functools.partial(loss, cell, method), argnums=(0, 1)))(params, XS)
+        return jax.jit(jax.grad(functools.partial(loss, cell, method), argnums=(0, 1)))(params, XS)
 
     close(gradients(Fused()), gradients(Scan()))

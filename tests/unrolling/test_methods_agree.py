@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cells_under_test import CELLS, I, close, inputs, parameters, quick_jit, some_state
+from cells_under_test import CELLS, I, close, inputs, parameters, some_state
 
 from rnnjax import Fused, Scan, Static, TimedKey, unroll
 
@@ -95,8 +95,8 @@ def values_and_gradients(cell, options, params, xs, state):
 def check(cell, **options):
     with jax.enable_x64(True):
         arguments = parameters(cell, dtype=float), inputs(B, T, I, dtype=float), some_state(cell, B, dtype=float)
-        found = quick_jit(functools.partial(values_and_gradients, cell, options))(*arguments)
-        called = quick_jit(functools.partial(by_calls, cell, **options))(*arguments)
+        found = jax.jit(functools.partial(values_and_gradients, cell, options))(*arguments)
+        called = jax.jit(functools.partial(by_calls, cell, **options))(*arguments)
     for name in WAYS:
         for part, expected in found["static"].items():
             close(found[name][part], expected, rtol=1e-9, atol=1e-10)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cells_under_test import H, I, LeakySum, UpdateGateRNN, close, inputs, parameters, quick_jit, some_state
+from cells_under_test import H, I, LeakySum, UpdateGateRNN, close, inputs, parameters, some_state
 from test_programs import named
 
 from rnnjax import GRU, LSTM, BasicRNN, Cell, Dropout, Scan, Stack, bidirectional, unroll
@@ -43,7 +43,7 @@ def check(of, *arguments):
     """Asserts that a function of the method gives in chunks what it gives in one piece, in float64."""
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), arguments)
-        whole, in_chunks = (quick_jit(functools.partial(of, method))(*wide) for method in METHODS)
+        whole, in_chunks = (jax.jit(functools.partial(of, method))(*wide) for method in METHODS)
     close(in_chunks, whole, rtol=1e-9, atol=1e-10)
 
 

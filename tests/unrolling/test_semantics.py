@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cells_under_test import H, I, close, inputs, parameters, quick_jit, run, same, some_state
+from cells_under_test import H, I, close, inputs, parameters, run, same, some_state
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -136,7 +136,7 @@ def gradients(cell, reverse):
         ys, last = unroll(cell, params, xs, state, lengths=lengths, reverse=reverse)
         return jnp.square(ys).sum() + sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(last))
 
-    return quick_jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
 
 
 @any_cell
@@ -168,7 +168,7 @@ def test_padding_gets_no_gradient_and_does_no_harm_where_cells_add_their_inputs_
         ys, last = unroll(cell, params, xs, lengths=lengths, key=KEY)
         return ys.sum() + last[0].h.sum()
 
-    value, (for_params, for_xs) = quick_jit(jax.value_and_grad(loss, argnums=(0, 1)))(parameters(cell), xs)
+    value, (for_params, for_xs) = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(parameters(cell), xs)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, for_params)))
     assert (for_xs[padding] == 0).all()
 
@@ -237,7 +237,7 @@ def test_a_learned_state_gets_its_gradient_from_starts_and_from_resets():
 
     def gradient(state, resets):
         loss = lambda params: unroll(cell, params, xs, state, resets=resets)[0].sum()  # noqa: E731
-        return quick_jit(jax.grad(loss))(params).state
+        return jax.jit(jax.grad(loss))(params).state
 
     never, at_two = np.zeros((B, T), bool), np.arange(T) == np.full((B, 1), 2)
     nothing = jax.tree.map(np.zeros_like, params.state)
@@ -312,7 +312,7 @@ def test_permuting_the_batch_permutes_the_results(cell, reverse, order, lengths,
 def test_a_sequence_gets_no_gradient_from_the_outputs_of_another(cell):
     params, xs, state = given_of(cell)
     loss = lambda xs, state: unroll(cell, params, xs, state, lengths=np.array([5, 3, 4]))[0][1].sum()  # noqa: E731
-    for_xs, for_state = quick_jit(jax.grad(loss, argnums=(0, 1)))(xs, state)
+    for_xs, for_state = jax.jit(jax.grad(loss, argnums=(0, 1)))(xs, state)
     for leaf in jax.tree.leaves((for_xs, for_state)):
         assert (leaf[0] == 0).all()
         assert (leaf[2] == 0).all()
@@ -324,6 +324,6 @@ def test_an_output_depends_on_its_own_past_and_on_nothing_later(cell):
     params, xs, _ = given_of(cell)
     for reverse in (False, True):
         outputs = lambda x, reverse=reverse: unroll(cell, params, x, reverse=reverse)[0]  # noqa: E731
-        depends = np.abs(quick_jit(jax.jacrev(outputs))(xs[0])).sum((1, 3)) > 0
+        depends = np.abs(jax.jit(jax.jacrev(outputs))(xs[0])).sum((1, 3)) > 0
         expected = np.tril(np.ones((T, T), bool))
         same(depends, expected.T if reverse else expected)

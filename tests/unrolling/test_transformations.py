@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cells_under_test import H, I, UpdateGateRNN, close, inputs, parameters, quick_jit, same, some_state
+from cells_under_test import H, I, UpdateGateRNN, close, inputs, parameters, same, some_state
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rnnjax import GRU, LSTM, Dropout, Fused, LearnedState, Scan, Stack, Static, unroll
@@ -48,7 +48,7 @@ def test_vmap_over_sequences_is_the_batch(method):
     alone = lambda xs, state, lengths, resets: unroll(  # noqa: E731
         cell, given["params"], xs, state, lengths=lengths, resets=resets, reverse=True, method=method
     )
-    mapped = quick_jit(jax.vmap(alone))(given["xs"], given["state"], given["lengths"], given["resets"])
+    mapped = jax.jit(jax.vmap(alone))(given["xs"], given["state"], given["lengths"], given["resets"])
     close(mapped, unroll(cell, **{**given, "key": None}, reverse=True))
 
 
@@ -77,13 +77,13 @@ def test_vmap_of_grad_gives_the_gradient_of_every_sequence():
     cell = LSTM(H)
     params, xs = parameters(cell), inputs(B, T, I)
     gradient = jax.grad(lambda params, x, length: loss(cell, params, x, lengths=length))
-    each = quick_jit(jax.vmap(gradient, (None, 0, 0)))(params, xs, LENGTHS)
-    alone = quick_jit(gradient)
+    each = jax.jit(jax.vmap(gradient, (None, 0, 0)))(params, xs, LENGTHS)
+    alone = jax.jit(gradient)
     for b in range(B):
         close(jax.tree.map(lambda leaf, b=b: leaf[b], each), alone(params, xs[b], LENGTHS[b]))
     close(
         jax.tree.map(lambda leaf: leaf.sum(0), each),
-        quick_jit(jax.grad(lambda params: loss(cell, params, xs, lengths=LENGTHS)))(params),
+        jax.jit(jax.grad(lambda params: loss(cell, params, xs, lengths=LENGTHS)))(params),
     )
 
 
@@ -121,8 +121,8 @@ def test_shard_map_over_the_batch_changes_no_value_and_no_gradient(mesh, method)
     sharded = jax.shard_map(local, mesh=mesh, in_specs=(PartitionSpec(), split), out_specs=(PartitionSpec(), split))
     rest = {name: value for name, value in given.items() if name not in ("params", "key")}
     rest = jax.device_put(rest, NamedSharding(mesh, split))
-    (_, ys), gradient = quick_jit(jax.value_and_grad(sharded, has_aux=True))(given["params"], rest)
-    (_, expected_ys), expected = quick_jit(
+    (_, ys), gradient = jax.jit(jax.value_and_grad(sharded, has_aux=True))(given["params"], rest)
+    (_, expected_ys), expected = jax.jit(
         jax.value_and_grad(lambda params: total({**given, "params": params}, Scan()), has_aux=True)
     )(given["params"])
     assert len(ys.sharding.device_set) == 2
