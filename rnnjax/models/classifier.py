@@ -35,7 +35,7 @@ class SequenceClassifier(nn.Module):
 
 
 def last_outputs(
-    cell: Cell, ys: Float[Array, "B T O"], state: State, lengths: Int[Array, " B"] | None
+    cell: Cell, ys: Float[Array, "B T O"], state: State, lengths: Int[Array, " B"] | None = None
 ) -> Float[Array, "B O"]:
     """Returns the output of each sequence's last valid step; zeros where it has none.
 

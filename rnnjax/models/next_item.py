@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from rnnjax.cells.cell import Cell
+from rnnjax.models.classifier import last_outputs
 from rnnjax.nn.one_hot import OneHotRNN
 from rnnjax.nn.rnn import RNN
 
@@ -30,8 +31,9 @@ class NextItem(nn.Module):
     @nn.compact
     def __call__(self, items: Int[Array, "B T"]) -> Float[Array, "B V"]:
         """Returns the logits of the next item; an item outside ``[0, V)`` is one that is not known."""
-        ys, _ = OneHotRNN(self.cell, self.items, self.dtype)(items)
-        return nn.Dense(self.items, dtype=self.dtype)(ys[:, -1]).astype(jnp.float32)
+        ys, state = OneHotRNN(self.cell, self.items, self.dtype)(items)
+        last = last_outputs(self.cell, ys, state)
+        return nn.Dense(self.items, dtype=self.dtype)(last).astype(jnp.float32)
 
 
 class SharedNextItem(nn.Module):
@@ -62,8 +64,9 @@ class SharedNextItem(nn.Module):
         drop = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))
         known = (items >= 0) & (items < self.items)
         place = jnp.where(known, items, 0)
-        ys, _ = RNN(self.cell)(drop(jnp.where(known[..., None], embed(place), 0)))
-        logits = embed.attend(nn.Dense(self.size, dtype=self.dtype)(drop(ys[:, -1]))).astype(jnp.float32)
+        ys, state = RNN(self.cell)(drop(jnp.where(known[..., None], embed(place), 0)))
+        last = drop(last_outputs(self.cell, ys, state))
+        logits = embed.attend(nn.Dense(self.size, dtype=self.dtype)(last)).astype(jnp.float32)
         logits += self.param("bias", nn.initializers.zeros, (self.items,))
         again = self.param("again", nn.initializers.zeros, (items.shape[1],)) * known
         return logits.at[jnp.arange(len(items))[:, None], place].add(again)
