@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from benchmarks import unroll
-from benchmarks.unroll import Row
+from benchmarks import unroll, unroll_rows
+from benchmarks.unroll_rows import Row
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -32,7 +32,7 @@ def test_a_run_prints_a_table_and_writes_rows_and_a_plot(capsys, tmp_path):
 
 def every_length_direction_and_method_has_a_row(rows):
     found = [(row["cell"], row["T"], row["direction"], row["method"]) for row in rows]
-    assert found == list(itertools.product(["BasicRNN"], [2, 5], unroll.DIRECTIONS, unroll.METHODS))
+    assert found == list(itertools.product(["BasicRNN"], [2, 5], unroll_rows.DIRECTIONS, unroll_rows.METHODS))
 
 
 def every_figure_is_there_and_positive(row):
@@ -50,7 +50,7 @@ def the_file_says_what_it_was_taken_on_and_with(written):
     assert {"device", "cores", "versions"} <= set(written["machine"])
     assert written["settings"]["lengths"] == [2, 5]
     assert written["settings"]["hidden"] == 4
-    assert [summary["direction"] for summary in written["summary"]] == list(unroll.DIRECTIONS)
+    assert [summary["direction"] for summary in written["summary"]] == list(unroll_rows.DIRECTIONS)
 
 
 def the_table_has_a_header_a_line_a_row_and_a_summary(table):
@@ -59,8 +59,8 @@ def the_table_has_a_header_a_line_a_row_and_a_summary(table):
     assert "batch 2, input 3, hidden 4" in table[2]
     assert "temporaries" in table[3]
     assert table[5].split()[:4] == ["cell", "T", "direction", "method"]
-    end = 6 + 4 * len(unroll.METHODS)
-    assert [line.split()[3] for line in table[6:end]] == list(unroll.METHODS) * 4
+    end = 6 + 4 * len(unroll_rows.METHODS)
+    assert [line.split()[3] for line in table[6:end]] == list(unroll_rows.METHODS) * 4
     assert len({len(line) for line in table[5:end]}) == 1, "columns are aligned"
     assert table[-1].startswith("BasicRNN: forward ")
 
@@ -118,14 +118,14 @@ def rows(**costs):
 
 
 def test_the_crossover_is_where_static_stops_being_faster():
-    found = unroll.crossover([*rows(T2=(1, 2, 2), T28=(1.9995, 3, 2), T100=(4, 3, 5), T300=(None, 3, 3))])
+    found = unroll_rows.crossover([*rows(T2=(1, 2, 2), T28=(1.9995, 3, 2), T100=(4, 3, 5), T300=(None, 3, 3))])
     assert (found.measured, found.run, found.amortised) == ((2, 28, 100), (2, 28), (2,))
-    assert unroll.crossover_text(found) == "forward up to T = 28 (up to T = 2)"
+    assert unroll_rows.crossover_text(found) == "forward up to T = 28 (up to T = 2)"
 
 
 def test_a_scan_without_a_loop_is_not_counted_as_a_scan():
-    assert unroll.crossover([*rows(T2=(1, 2, 0.5))]).run == (2,)
-    assert unroll.crossover([*rows(T5=(1, 2, 0.5))]).run == ()
+    assert unroll_rows.crossover([*rows(T2=(1, 2, 0.5))]).run == (2,)
+    assert unroll_rows.crossover([*rows(T5=(1, 2, 0.5))]).run == ()
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_scan_without_a_loop_is_not_counted_as_a_scan():
     ],
 )
 def test_the_summary_says_where_static_is_faster(faster, words):
-    assert unroll.lengths_text(faster, (2, 28, 100)) == words
+    assert unroll_rows.lengths_text(faster, (2, 28, 100)) == words
 
 
 def test_an_interrupted_run_keeps_the_rows_it_has(monkeypatch, tmp_path, capsys):
