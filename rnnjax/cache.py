@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
+import zlib
 from pathlib import Path
 from typing import Any
+
+_log = logging.getLogger(__name__)
 
 
 def cache_directory() -> Path:
@@ -27,7 +32,45 @@ def keep_compilations() -> None:
     directory = cache_directory() / "compiled"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return  # compiled again every time
+        mend_compilations(directory)
+    except OSError as error:
+        _log.warning("%s cannot be written (%s): programs are compiled again every time", directory, error.strerror)
+        return
+    # JAX says so for each program; it compiles them as without a cache.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # the many small ones make up seconds
+
+
+def mend_compilations(directory: Path) -> None:
+    """Deletes damaged programs among those written since this was last done, and says so; they are compiled again.
+
+    JAX writes a program to its place byte by byte, and never again: one that was cut off by a kill would be there, and
+    be compiled in vain, for good.
+
+    Raises:
+      OSError: if nothing can be written there.
+    """
+    stamp = directory / "mended"
+    since = stamp.stat().st_mtime_ns if stamp.exists() else 0
+    stamp.touch()
+    new = (path for path in directory.glob("*-cache") if path.stat().st_mtime_ns >= since)
+    damaged = [path for path in new if not _is_whole(path.read_bytes())]
+    for path in damaged:
+        path.unlink(missing_ok=True)
+    if damaged:
+        _log.warning("%s: damaged programs, %d, are deleted and compiled again", directory, len(damaged))
+
+
+def _is_whole(content: bytes) -> bool:
+    """Says whether a compiled program is whole, as JAX writes it: by zlib, or by zstandard where that is installed."""
+    if content.startswith(_ZSTANDARD):
+        return True  # what is damaged there is found by JAX
+    try:
+        zlib.decompress(content)
+    except zlib.error:
+        return False
+    return True
+
+
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"

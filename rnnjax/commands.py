@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from rnnjax.errors import CheckpointError, ClusterError, ConfigError, DataError, TrainingError
+from rnnjax.errors import CheckpointError, ClusterError, ConfigError, DataError, TrainingError, first_line
 
 FAILED, USAGE, STOPPED = 1, 2, 75
 
@@ -15,22 +15,44 @@ FAILED, USAGE, STOPPED = 1, 2, 75
 def exit_code(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
     """Runs a command; returns its exit code, having printed what went wrong in one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("absl", "jax", "orbax"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    _keep_libraries_quiet()
     try:
         main(arguments)
     except ConfigError as error:
         return _say(error, USAGE)
     except (DataError, CheckpointError, ClusterError, TrainingError) as error:
         return _say(error, FAILED)
+    except MemoryError as error:
+        return _say(_MEMORY.format(first_line(error)), FAILED)
     except OSError as error:
         if error.errno is None:
             raise
         where = error.filename or "writing to the work directory"
         return _say(f"{where}: {os.strerror(error.errno)}; mend that, then run again to go on", FAILED)
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):  # what XLA says where a device's memory is full
+            raise
+        return _say(_MEMORY.format(first_line(error)), FAILED)
     except KeyboardInterrupt:
         return _say("stopped at once, without a checkpoint of the last steps; run again to go on", 130)
     return 0
+
+
+_MEMORY = "the memory is exhausted ({}); choose a smaller batch_size, a smaller model or shorter sequences"
+
+
+def _keep_libraries_quiet() -> None:
+    """Has libraries leave to us what goes wrong: what they raise is told in one sentence, what they log is the same."""
+    for name in ("absl", "asyncio", "orbax"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("jax").setLevel(logging.ERROR)
+    sys.unraisablehook = _leave_out_closed_loops
+
+
+def _leave_out_closed_loops(unraisable: sys.UnraisableHookArgs) -> None:
+    # Where a checkpoint is damaged, TensorStore's own threads report to a loop that orbax has closed.
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _say(message: object, code: int) -> int:

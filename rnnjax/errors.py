@@ -19,3 +19,8 @@ class ClusterError(RuntimeError):
 
 class TrainingError(RuntimeError):
     """Training that cannot go on, such as a loss that is no longer finite (exit code 1)."""
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error, not too much of it."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -29,7 +29,6 @@ def main(arguments: Sequence[str]) -> None:
     task, params, run = restored_params(options.directory, options.checkpoint, options.data)
     if task.generate is None:
         raise ConfigError(f"the task of {options.directory} generates nothing; evaluate it with rnnjax.evaluate")
-    run.plots.mkdir(exist_ok=True)
     lines = (line.rstrip("\r\n") for line in sys.stdin)
     given = {name: value for name, value in vars(options).items() if name in Request._fields}
     for line in task.generate(params, Request(**given, lines=lines, plots=run.plots)):

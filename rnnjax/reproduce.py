@@ -8,7 +8,6 @@ found.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import statistics
@@ -35,9 +34,12 @@ def main(arguments: Sequence[str]) -> None:
     if options.list:
         print("\n".join(f"{name:<28}{experiment.config}" for name, experiment in EXPERIMENTS.items()))
         return
-    from rnnjax.training.run_directory import write_json
+    from rnnjax.training.files import is_object, read_json, write_json
 
-    results = json.loads(options.results.read_text()) if options.results.exists() else {}
+    results = read_json(options.results, is_object, "nothing is written there")
+    if results is None and options.results.exists():
+        raise ConfigError(f"{options.results} is damaged; mend it, or choose another --results")
+    results = results or {}
     names = options.names or list(EXPERIMENTS)
     for name in names:
         if name not in EXPERIMENTS:

@@ -55,11 +55,12 @@ def train_or_go_on(config: TrainConfig, directory: Path) -> None:
     from rnnjax.training.interruption import Interrupted
     from rnnjax.training.loop import train
     from rnnjax.training.run_directory import RunDirectory
+    from rnnjax.training.summary import is_summary
 
     run = RunDirectory(directory, writes=is_writer())
     run.check(to_dict(config))
     _log.info("run directory: %s", run.path)
-    summary = run.summary()
+    summary = run.summary(is_summary)
     wait_for_all("looked at the directory")  # before the first of them writes there
     if summary is not None:
         _log.info("this run is complete; nothing is left to do")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,8 +18,9 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from rnnjax.errors import CheckpointError
-from rnnjax.parallel.distributed import lost
+from rnnjax.errors import CheckpointError, DataError, first_line
+from rnnjax.parallel.distributed import agreed, is_writer, lost, wait_for_all
+from rnnjax.training.files import is_number, set_aside
 
 _log = logging.getLogger(__name__)
 
@@ -45,68 +47,104 @@ class BestAndLast(checkpoint_managers.PreservationPolicy):
         return [step in kept for step in steps]
 
 
+class Origin(NamedTuple):
+    """What a checkpoint is of.
+
+    Attributes:
+      run: digest of the run's config.
+      data: checksum of the data that it is trained on.
+    """
+
+    run: str
+    data: str
+
+
 class Checkpoints:
     """The checkpoints of a run, one a step, in a directory.
 
+    Each says which run, step and data it is of, within the digest that is checked when it is read. Where a checkpoint
+    is damaged or of something else, an earlier one is used, and the others are renamed: a run that goes on writes their
+    steps again. Of several processes all must call the same methods.
+
     Args:
       directory: where they are.
+      origin: what they are of.
       metric: name of the metric that says which is the best.
       higher_is_better: whether that is the highest.
       read_only: leave everything as it is, what another process is writing included.
+
+    Raises:
+      CheckpointError: if they cannot be read or written there.
     """
 
     def __init__(
-        self, directory: Path, *, metric: str = "loss", higher_is_better: bool = False, read_only: bool = False
+        self,
+        directory: Path,
+        origin: Origin,
+        *,
+        metric: str = "loss",
+        higher_is_better: bool = False,
+        read_only: bool = False,
     ):
-        self._directory = directory
+        self._directory, self._origin, self._read_only = directory, origin, read_only
         self._metric, self._sign = metric, 1.0 if higher_is_better else -1.0
         self._policy = BestAndLast({})
         self._damaged: set[int] = set()
-        self._manager = ocp.CheckpointManager(
-            directory.absolute(),
-            item_names=("state", "about"),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=self._policy,
-                create=not read_only,
-                read_only=read_only,
-                cleanup_tmp_directories=not read_only,
-            ),
-        )
+        self._written: int | None = None
+        self._manager = _open(directory, self._policy, read_only=read_only)
         for step in self.steps():
-            about = self._about(step)
-            self._policy.scores[step] = self._score(about.get("metrics", {}))
-            if not about:
-                self._set_aside(step, "what it is about cannot be read")
+            self._policy.scores[step] = self._score(self._about(step).get("metrics"))
+            problem = self._problem(step)
+            if problem:
+                self._note_damage(step, problem)
+        self._set_aside([step for step in self._damaged if _is_empty(self._path(step))])
 
-    def _score(self, metrics: dict[str, float]) -> float:
-        value = metrics.get(self._metric, math.nan)
-        return -math.inf if math.isnan(value) else self._sign * value
+    def _path(self, step: int) -> Path:
+        return self._directory / str(step)
+
+    def _score(self, metrics: Any) -> float:
+        value = metrics.get(self._metric, math.nan) if isinstance(metrics, dict) else math.nan
+        return self._sign * value if is_number(value) and not math.isnan(value) else -math.inf
 
     def _about(self, step: int) -> dict[str, Any]:
-        """Returns the digest and the metrics of a checkpoint; nothing where they cannot be read."""
+        """Returns what a checkpoint says of itself; nothing where that cannot be read."""
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+            about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
         except Exception:  # whatever a damaged file makes orbax raise; restoring the state will say so
             return {}
+        return about if isinstance(about, dict) else {}
+
+    def _problem(self, step: int) -> str | None:
+        """Returns why a checkpoint cannot be one of this run, by what it says of itself."""
+        about = self._about(step)
+        if not about:
+            return "what it is about cannot be read"
+        if "run" not in about:
+            return "it does not say of which run it is"
+        if about["run"] != self._origin.run:
+            return "it is of a run of another config"
+        if about.get("step") != step:
+            return f"it is of step {about.get('step')}"
+        return None
 
     def save(self, step: int, state: Any, metrics: dict[str, float]) -> None:
-        """Writes a checkpoint in the background; a whole one of this step is left as it is.
+        """Writes a checkpoint in the background; one of this step that is there is left as it is.
 
         Raises:
           CheckpointError: if it, or the one before it, cannot be written.
         """
-        if step in self._manager.all_steps() and step not in self._damaged:
+        if step in self._manager.all_steps():
             return
         self._policy.scores[step] = self._score(metrics)
-        about = {"sha256": state_digest(state), "metrics": metrics}
+        about = {"run": self._origin.run, "data": self._origin.data, "step": step, "metrics": metrics}
+        about["sha256"] = _digest(about, state)
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
-        self._write(lambda: self._replace(step, items))
+        self._write(lambda: self._save(step, items))
 
-    def _replace(self, step: int, items: ocp.args.Composite) -> None:
-        if step in self._damaged:
-            self._manager.delete(step)
-            self._damaged.discard(step)
-        self._manager.save(step, args=items)
+    def _save(self, step: int, items: ocp.args.Composite) -> None:
+        if not self._manager.save(step, args=items):
+            raise CheckpointError(f"there is one of a later step, {self._manager.latest_step()}")
+        self._written = step
 
     def wait(self) -> None:
         """Returns when everything is written.
@@ -114,7 +152,12 @@ class Checkpoints:
         Raises:
           CheckpointError: if something could not be.
         """
-        self._write(self._manager.wait_until_finished)
+        self._write(self._wait)
+
+    def _wait(self) -> None:
+        self._manager.wait_until_finished()
+        if self._written is not None and is_writer() and _is_empty(self._path(self._written)):
+            raise CheckpointError(f"that of step {self._written} is not there")
 
     def _write(self, action: Callable[[], Any]) -> None:
         try:
@@ -123,7 +166,7 @@ class Checkpoints:
             if lost(error):
                 raise
             raise CheckpointError(
-                f"a checkpoint could not be written to {self._directory} ({_reason(error)}); "
+                f"a checkpoint could not be written to {self._directory} ({first_line(error)}); "
                 "make room or choose another --workdir; the checkpoints before it are whole"
             ) from error
 
@@ -139,38 +182,64 @@ class Checkpoints:
 
         Raises:
           CheckpointError: if there are checkpoints and none is whole.
+          DataError: if the checkpoint is of other data, and what is read does not fit it or is to be gone on from.
         """
         return self._first_whole(self.steps(), like)
 
     def restore_best(self, like: Any) -> tuple[int, Any] | None:
         """Returns the best checkpoint, or where it is not whole the last, as `restore_last` does."""
-        best = self._policy.best(self.steps())
+        best = self._policy.best(step for step in self.steps() if step not in self._damaged)
         return self._first_whole(self.steps() if best is None else [best, *self.steps()], like)
 
     def _first_whole(self, steps: Sequence[int], like: Any) -> tuple[int, Any] | None:
         for step in steps:
             if step in self._damaged:
                 continue
-            try:
-                return step, self._restore(step, like)
-            except Exception as error:  # whatever a damaged file makes orbax or tensorstore raise
-                self._set_aside(step, _reason(error))
+            state, problem = self._restore(step, like)
+            if not agreed(int(problem is not None)):
+                self._set_aside(self._damaged)
+                return step, state
+            self._note_damage(step, problem or "another process cannot read it")
         if not steps:
             return None
         raise CheckpointError(
             f"no checkpoint in {self._directory} can be read; choose another --workdir to start afresh"
         )
 
-    def _set_aside(self, step: int, reason: str) -> None:
+    def _note_damage(self, step: int, reason: str) -> None:
         _log.warning("the checkpoint of step %d is damaged (%s); another is used", step, reason)
         self._damaged.add(step)
 
-    def _restore(self, step: int, like: Any) -> Any:
+    def _set_aside(self, steps: Iterable[int]) -> None:
+        """Renames checkpoints that cannot be used: orbax would take no step before them for a new one."""
+        steps = sorted(steps)
+        if self._read_only or not steps:
+            return
+        for step in steps:
+            if is_writer():
+                set_aside(self._path(step), "it cannot be used")
+        wait_for_all(f"steps {steps} set aside")
+        self._manager.reload()
+        self._damaged.difference_update(steps)
+
+    def _restore(self, step: int, like: Any) -> tuple[Any, str | None]:
+        """Returns the state of a checkpoint, or why it cannot be used."""
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
-        if state_digest(state) != self._about(step).get("sha256"):
-            raise CheckpointError("its content is not what was written")
-        return state
+        about, items = self._about(step), ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        other_data = about.get("data") != self._origin.data
+        try:
+            state = self._manager.restore(step, args=items)["state"]
+        except Exception as error:  # whatever a damaged file makes orbax or tensorstore raise
+            if other_data:
+                raise DataError(_OTHER_DATA.format(self._directory, "the model does not fit it")) from error
+            return None, first_line(error)
+        if _digest(about, state) != about.get("sha256"):
+            return None, "its content is not what was written"
+        if other_data and not self._read_only:
+            raise DataError(_OTHER_DATA.format(self._directory, f"the run cannot go on from step {step} with it"))
+        if other_data:
+            _log.warning("the data is not that which this run was trained on")
+        return state, None
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -190,9 +259,39 @@ class Checkpoints:
             self._manager.close()
 
 
-def _reason(error: Exception) -> str:
-    """Returns the first line of an error, not too much of it."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+_OTHER_DATA = (
+    "the data is not that which the run of {} was trained on, and {}; give it the data of the run, by --data in "
+    "evaluation and generation and by config.data.path in training"
+)
+
+
+def _open(directory: Path, policy: BestAndLast, *, read_only: bool) -> ocp.CheckpointManager:
+    """Returns orbax's manager of a directory.
+
+    Raises:
+      CheckpointError: if it cannot be opened.
+    """
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policy,
+        create=not read_only,
+        read_only=read_only,
+        cleanup_tmp_directories=not read_only,
+    )
+    if directory.exists() and not directory.is_dir():
+        raise CheckpointError(f"{directory} is no directory; move it away, or choose another --workdir")
+    try:
+        return ocp.CheckpointManager(directory.absolute(), item_names=("state", "about"), options=options)
+    except Exception as error:  # whatever an unwritable disk or a damaged file makes orbax raise
+        if lost(error):
+            raise
+        raise CheckpointError(
+            f"{directory} cannot be opened ({first_line(error)}); mend that, or choose another --workdir"
+        ) from error
+
+
+def _is_empty(path: Path) -> bool:
+    """Says whether nothing was written of a checkpoint: there is no file in its directory."""
+    return not any(each.is_file() for each in path.rglob("*"))
 
 
 def _whole(leaf: Any) -> np.ndarray:
@@ -202,9 +301,10 @@ def _whole(leaf: Any) -> np.ndarray:
     return multihost_utils.process_allgather(leaf, tiled=True)
 
 
-def state_digest(state: Any) -> str:
-    """Returns the SHA-256 of all arrays of a pytree."""
-    digest = hashlib.sha256()
+def _digest(about: dict[str, Any], state: Any) -> str:
+    """Returns the SHA-256 of what a checkpoint says of itself and of all arrays of its state."""
+    said = {name: value for name, value in about.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
     for leaf in jax.tree.leaves(state):
         if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)

@@ -20,8 +20,9 @@ from rnnjax.config import TrainConfig, to_dict
 from rnnjax.parallel.mesh import batch_mesh, device_counts
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import Order, device_feed
+from rnnjax.training.files import is_number, is_object, read_json, write_json
 from rnnjax.training.program import TrainProgram, place_state
-from rnnjax.training.run_directory import RunDirectory, write_json
+from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.state import TrainState, initial_train_state
 from rnnjax.training.summary import device_name, versions
 
@@ -57,7 +58,7 @@ def choose_devices(
     if steps < _WORTH_MEASURING:
         return counts[0]
     key, table = step_key(task, config), read_table()
-    if key not in table:
+    if not _has_seconds(table.get(key), counts):
         table[key] = {str(count): seconds for count, seconds in step_seconds(task, config, optimizer, counts).items()}
         keep_table(table)
     seconds = {count: table[key][str(count)] for count in counts}
@@ -118,10 +119,12 @@ def steps_call(
 
 def read_table() -> dict[str, dict[str, float]]:
     """Returns the seconds measured before, by `step_key` and number of devices; nothing where they cannot be read."""
-    try:
-        return json.loads(_table().read_text())
-    except (OSError, ValueError):
-        return {}
+    return read_json(_table(), is_object, "it is measured anew") or {}
+
+
+def _has_seconds(measured: Any, counts: Sequence[int]) -> bool:
+    """Says whether an entry of the table has the seconds for each number of devices."""
+    return isinstance(measured, dict) and all(is_number(measured.get(str(count))) for count in counts)
 
 
 def keep_table(table: dict[str, dict[str, float]]) -> None:

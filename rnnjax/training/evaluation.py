@@ -12,7 +12,7 @@ from rnnjax.errors import CheckpointError, ConfigError
 from rnnjax.parallel.mesh import batch_mesh
 from rnnjax.tasks import task_module
 from rnnjax.tasks.task import Task
-from rnnjax.training.loop import make_plan, open_checkpoints
+from rnnjax.training.loop import open_checkpoints
 from rnnjax.training.optimizer import build_optimizer
 from rnnjax.training.program import evaluator, place_state, scores
 from rnnjax.training.record import means
@@ -76,14 +76,13 @@ def restore(run: RunDirectory, task: Task, config: TrainConfig, mesh: Mesh, chec
     """Returns the best or the last checkpoint of a run, and its step.
 
     Raises:
-      CheckpointError: if there is none that is whole.
+      CheckpointError: if there is none that is whole; DataError: if the task's data is other data, which does not fit.
     """
     if not run.checkpoints.is_dir():
         raise CheckpointError(f"{run.path} has no checkpoints yet; train first")
-    plan = make_plan(task, config)
-    optimizer = build_optimizer(config.optimizer, plan.steps, plan.epoch_steps)
+    optimizer = build_optimizer(config.optimizer, config.optimizer.warmup_steps + 1)  # its state is alike for all steps
     like = place_state(mesh, initial_train_state(task, optimizer)(config.seed))
-    with open_checkpoints(run, task, read_only=True) as checkpoints:
+    with open_checkpoints(run, task, run.config(), read_only=True) as checkpoints:
         found = checkpoints.restore_best(like) if checkpoint == "best" else checkpoints.restore_last(like)
     if found is None:
         raise CheckpointError(f"{run.checkpoints} holds no checkpoint; train first")

@@ -1,30 +1,49 @@
-"""Metrics as TensorBoard event files."""
+"""Metrics as a TensorBoard event file."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.summary import scalar
 
 
 class EventLog:
-    """Writes metrics for TensorBoard; points after `resumed_at`, of a run that went on before, are dropped there.
+    """Writes metrics for TensorBoard: those so far anew, in place of what is there, then what comes.
 
-    Of several processes one `writes`; the others keep nothing.
+    So the events are those in `metrics.jsonl` wherever the run was stopped before. They are written by this thread,
+    which `tensorboardX.SummaryWriter` does not do: a disk that is full is an error of it.
+
+    Args:
+      directory: where the event file is.
+      rows: lines of `metrics.jsonl` so far.
+      writes: whether this process writes, as one of several does; the others keep nothing.
     """
 
-    def __init__(self, directory: Path, resumed_at: int | None, *, writes: bool = True):
-        purge = None if resumed_at is None else resumed_at + 1
-        self._writer = SummaryWriter(str(directory), purge_step=purge, write_to_disk=writes)
+    def __init__(self, directory: Path, rows: Sequence[dict[str, Any]], *, writes: bool = True):
+        self._writer = None
+        if not writes:
+            return
+        directory.mkdir(parents=True, exist_ok=True)
+        for path in directory.glob("events.out.tfevents.*"):
+            path.unlink()
+        self._writer = EventsWriter(str(directory / "events"))
+        self.write(rows)
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
         """Adds lines of `metrics.jsonl`, each metric as ``split/name``."""
+        if self._writer is None:
+            return
         for row in rows:
             for name in row.keys() - {"step", "epoch", "split"}:
-                self._writer.add_scalar(f"{row['split']}/{name}", row[name], row["step"])
+                summary = scalar(f"{row['split']}/{name}", row[name])
+                self._writer.write_event(Event(wall_time=time.time(), step=row["step"], summary=summary))
+        self._writer.flush()
 
     def __enter__(self) -> EventLog:
         return self
@@ -32,4 +51,5 @@ class EventLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()

@@ -18,7 +18,7 @@ from rnnjax.parallel.mesh import BATCH, batch_mesh, filled_batch
 from rnnjax.tasks.task import Task
 from rnnjax.training import plots
 from rnnjax.training.batches import Order, device_feed, epoch_orders, epoch_steps, host_feed, left_out
-from rnnjax.training.checkpoint import Checkpoints
+from rnnjax.training.checkpoint import Checkpoints, Origin
 from rnnjax.training.devices import choose_devices
 from rnnjax.training.event_log import EventLog
 from rnnjax.training.interruption import Interrupted, StopRequest
@@ -26,7 +26,7 @@ from rnnjax.training.optimizer import build_optimizer
 from rnnjax.training.program import TrainProgram, evaluator, place_state, scores
 from rnnjax.training.progress import Progress
 from rnnjax.training.record import Finished, Record, means
-from rnnjax.training.run_directory import RunDirectory
+from rnnjax.training.run_directory import RunDirectory, config_digest
 from rnnjax.training.state import TrainState, initial_train_state
 from rnnjax.training.summary import summarise
 
@@ -88,11 +88,11 @@ def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     run.claim(to_dict(config))
     run.write_devices(devices)
     say_what_does_not_divide(task, config.batch_size, programs.mesh)
-    with open_checkpoints(run, task) as checkpoints:
+    with open_checkpoints(run, task, to_dict(config)) as checkpoints:
         state, begin = initial_or_restored(task, optimizer, config, programs.mesh, checkpoints)
         run.keep_metrics_until(begin)
         with (
-            EventLog(run.tensorboard, begin or None, writes=run.writes) as events,
+            EventLog(run.tensorboard, run.metrics() if begin else [], writes=run.writes) as events,
             Progress(begin, plan.steps, shown=run.writes) as progress,
         ):
             first_step = time.perf_counter()
@@ -127,10 +127,11 @@ def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     return summary
 
 
-def open_checkpoints(run: RunDirectory, task: Task, *, read_only: bool = False) -> Checkpoints:
-    """Returns the checkpoints of a run, to be entered; the best is by the task's metric."""
+def open_checkpoints(run: RunDirectory, task: Task, config: dict[str, Any], *, read_only: bool = False) -> Checkpoints:
+    """Returns the checkpoints of a run of a config, to be entered; the best is by the task's metric."""
+    origin = Origin(config_digest(config), task.data.checksum)
     better = task.higher_is_better
-    return Checkpoints(run.checkpoints, metric=task.best_metric, higher_is_better=better, read_only=read_only)
+    return Checkpoints(run.checkpoints, origin, metric=task.best_metric, higher_is_better=better, read_only=read_only)
 
 
 def make_plan(task: Task, config: TrainConfig) -> Plan:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rnnjax.config import differences
-from rnnjax.errors import ConfigError
+from rnnjax.errors import ConfigError, first_line
+from rnnjax.training.files import is_object, parse_json, part_of, read_json, write_json
+from rnnjax.training.metrics_file import append_rows, mend, read_rows, write_rows
+
+_log = logging.getLogger(__name__)
 
 
 class RunDirectory:
@@ -38,14 +43,14 @@ class RunDirectory:
 
         Where the data is may differ.
         """
-        if self._config.exists():
+        if self._holds_config():
             different = [name for name in differences(self.config(), _as_json(config)) if name not in _PLACES]
             if different:
                 raise ConfigError(
                     f"{self.path} holds a run of another config (different: {', '.join(different)}); "
                     "choose another --workdir, or give the same config to go on"
                 )
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and (not self.path.is_dir() or self._holds_more()):
             raise ConfigError(f"{self.path} is not empty and holds no run; choose another --workdir")
 
     def claim(self, config: dict[str, Any]) -> None:
@@ -57,13 +62,23 @@ class RunDirectory:
         if not self.writes:
             return
         self.check(config)
-        if self._config.exists():
+        if self._holds_config():
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self._config, _as_json(config))
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be used ({error.strerror}); choose another --workdir") from error
+
+    def _holds_config(self) -> bool:
+        """Says whether there is a `config.json`; one without a byte in it and nothing beside it was not finished."""
+        if not self._config.is_file() or self._config.stat().st_size:
+            return self._config.exists()
+        return self._holds_more()
+
+    def _holds_more(self) -> bool:
+        """Says whether there is more than a process leaves that is killed before it has claimed the directory."""
+        return any(path not in (self._config, part_of(self._config)) for path in self.path.iterdir())
 
     def config(self) -> dict[str, Any]:
         """Returns the config of the run.
@@ -72,13 +87,13 @@ class RunDirectory:
           ConfigError: if there is none, or it cannot be read.
         """
         try:
-            values = json.loads(self._config.read_text())
+            values = parse_json(self._config.read_bytes())
         except OSError as error:
             raise ConfigError(
                 f"{self.path} holds no run: there is no readable config.json ({error.strerror})"
             ) from error
         except ValueError as error:
-            raise ConfigError(f"{self._config} is damaged ({error}); choose another --workdir") from error
+            raise ConfigError(f"{self._config} is damaged ({first_line(error)}); choose another --workdir") from error
         if not isinstance(values, dict):
             raise ConfigError(f"{self._config} is damaged (it holds no object); choose another --workdir")
         return values
@@ -90,56 +105,65 @@ class RunDirectory:
 
     def devices(self) -> int | None:
         """Returns how many devices shared a batch when the run began; None where that is not known."""
-        try:
-            return json.loads(self._devices.read_text())["batch"]
-        except (OSError, ValueError, KeyError):
-            return None
+        value = read_json(self._devices, _is_device_count, "how many devices share a batch is chosen anew")
+        return None if value is None else value["batch"]
 
     def append_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
         """Adds lines to `metrics.jsonl`."""
-        if not self.writes:
-            return
-        with self._metrics.open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+        if self.writes:
+            append_rows(self._metrics, rows)
+
+    def write_metrics(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Writes all lines of `metrics.jsonl` anew."""
+        write_rows(self._metrics, rows)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Returns the lines of `metrics.jsonl`; a last line that was cut off is left out."""
-        if not self._metrics.exists():
-            return []
-        lines = self._metrics.read_text().split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+        """Returns the lines of `metrics.jsonl`; those that are cut off or damaged are left out."""
+        return read_rows(self._metrics)
 
     def keep_metrics_until(self, step: int) -> None:
-        """Drops the lines after a step, and those of the test split, which a resumed run will write again."""
+        """Drops the lines after a step, and those of the test split, which a resumed run will write again.
+
+        A file with damaged lines is set aside, and what is missing before the step is logged.
+        """
         if not self.writes:
             return
+        mend(self._metrics)
         kept = [row for row in self.metrics() if row["step"] <= step and row["split"] != "test"]
-        temporary = self._metrics.with_suffix(".part")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(temporary, self._metrics)
+        if step and all(row["step"] < step for row in kept):
+            _log.warning("%s has no line of step %d, where the run goes on; it stays so", self._metrics, step)
+        write_rows(self._metrics, kept)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes `summary.json`."""
         write_json(self._summary, summary)
 
-    def summary(self) -> dict[str, Any] | None:
-        """Returns the summary of a run that is complete; None where there is none, or none that can be read."""
-        try:
-            return json.loads(self._summary.read_text())
-        except (OSError, ValueError):
-            return None
+    def summary(self, fits: Callable[[Any], bool] = is_object) -> dict[str, Any] | None:
+        """Returns the summary of a run that is complete; None where there is none, or none that can be read and `fits`.
+
+        Without one, a run is finished again from its last checkpoint.
+        """
+        return read_json(self._summary, fits, "it is made again")
 
 
 _PLACES = ("data.path", "data.tfds_dir")
 
 
+def config_digest(config: dict[str, Any]) -> str:
+    """Returns what tells a run's checkpoints from those of other configs: the SHA-256 of the config.
+
+    Where the data is, and how the work is split over devices, is left out: neither changes what is computed.
+    """
+    groups = {"data": dict(config.get("data", {})), "parallel": None}
+    for name in _PLACES:
+        groups["data"].pop(name.removeprefix("data."), None)
+    return hashlib.sha256(json.dumps(config | groups, sort_keys=True).encode()).hexdigest()
+
+
+def _is_device_count(value: Any) -> bool:
+    return isinstance(value, dict) and type(value.get("batch")) is int and value["batch"] >= 1
+
+
 def _as_json(config: dict[str, Any]) -> dict[str, Any]:
     """Returns the config as it will be read back."""
     return json.loads(json.dumps(config))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file, whole or not at all."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 import rnnjax
 from rnnjax.tasks.task import Task
+from rnnjax.training.files import is_number
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
@@ -54,6 +55,18 @@ def summarise(
     }
 
 
+def is_summary(value: Any) -> bool:
+    """Says whether a value out of a JSON file is the summary of a run, of which a report can be made."""
+    if not isinstance(value, dict) or not isinstance(value.get("device"), dict) or "kind" not in value["device"]:
+        return False
+    numbers = [value.get(name) for name in ("seconds", "steps_per_second", "compile_seconds")]
+    final = value.get("final")
+    if not isinstance(final, dict) or not all(isinstance(row, dict) for row in final.values()):
+        return False
+    metrics = [number for row in final.values() for name, number in row.items() if name != "split"]
+    return all(map(is_number, [*numbers, value["device"].get("count"), *metrics]))
+
+
 def last_metrics(rows: Sequence[dict[str, Any]], split: str) -> dict[str, Any]:
     """Returns the last metrics of a split."""
     return next((dict(row) for row in reversed(rows) if row["split"] == split), {})
@@ -62,8 +75,9 @@ def last_metrics(rows: Sequence[dict[str, Any]], split: str) -> dict[str, Any]:
 def best_metrics(rows: Sequence[dict[str, Any]], task: Task) -> dict[str, Any]:
     """Returns the validation metrics of the step that is best by the task's metric, the first of equals."""
     sign = 1 if task.higher_is_better else -1
-    validation = [row for row in rows if row["split"] == "validation" and not math.isnan(row[task.best_metric])]
-    return dict(max(validation, key=lambda row: sign * row[task.best_metric], default={}))
+    name = task.best_metric
+    validation = [row for row in rows if row["split"] == "validation" and not math.isnan(row.get(name, math.nan))]
+    return dict(max(validation, key=lambda row: sign * row[name], default={}))
 
 
 def versions() -> dict[str, str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,14 +12,15 @@ import jax
 from rnnjax.config import TrainConfig
 from rnnjax.tasks import task_module
 from rnnjax.tasks.task import Task
+from rnnjax.training.files import read_json, write_json
 from rnnjax.training.grid import Grid, Group, groups
 from rnnjax.training.interruption import StopRequest
 from rnnjax.training.loop import make_plan
-from rnnjax.training.run_directory import RunDirectory, write_json
+from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.run_programs import runs_mesh
 from rnnjax.training.summary import device_name, git_commit, versions
-from rnnjax.training.sweep_group import train_group
-from rnnjax.training.sweep_report import plot_sweep, points
+from rnnjax.training.sweep_group import is_group_summary, train_group
+from rnnjax.training.sweep_report import plot_sweep, points, table
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ def sweep(grid: Grid, directory: RunDirectory, train_left: Callable[[Left, Task]
     all_groups = groups(grid, seeds_apart=seeds_apart)
     directory.claim(grid.as_dict())
     parts = [RunDirectory(directory.path / "groups" / str(number)) for number in range(len(all_groups))]
-    left = [(group, own) for group, own in zip(all_groups, parts) if own.summary() is None]
+    left = [(group, own) for group, own in zip(all_groups, parts) if own.summary(is_group_summary) is None]
     _log.info("%d runs; programs: %d, of which %d are left", len(grid.runs), len(parts), len(left))
     try:
         train_left(left, task)
@@ -101,7 +100,7 @@ def first_task(grid: Grid) -> tuple[Task, bool]:
 
 def gather(grid: Grid, task: Task, parts: Sequence[RunDirectory]) -> dict[str, Any]:
     """Returns the results of the groups that are complete."""
-    summaries = [summary for summary in (own.summary() for own in parts) if summary is not None]
+    summaries = [summary for summary in (own.summary(is_group_summary) for own in parts) if summary is not None]
     runs = sorted((run for summary in summaries for run in summary["runs"]), key=lambda run: run["run"])
     return {
         "metric": task.best_metric,
@@ -118,18 +117,18 @@ def gather(grid: Grid, task: Task, parts: Sequence[RunDirectory]) -> dict[str, A
 
 def write_results(directory: RunDirectory, parts: Sequence[RunDirectory], results: dict[str, Any]) -> None:
     """Writes `metrics.jsonl`, the lines of the groups that are complete, and `sweep.json`."""
-    whole, temporary = directory.path / "metrics.jsonl", directory.path / "metrics.part"
-    with temporary.open("w") as file:
-        for own in parts:
-            if own.summary() is not None:
-                file.writelines(json.dumps(row) + "\n" for row in own.metrics())
-    os.replace(temporary, whole)
+    complete = (own for own in parts if own.summary(is_group_summary) is not None)
+    directory.write_metrics(row for own in complete for row in own.metrics())
     write_json(directory.path / "sweep.json", results)
 
 
 def read_results(directory: RunDirectory) -> dict[str, Any] | None:
-    """Returns the results of a sweep; None where there are none that can be read."""
+    """Returns the results of a sweep; None where there are none of which a table can be made."""
+    return read_json(directory.path / "sweep.json", _makes_a_table, "it is made again")
+
+
+def _makes_a_table(results: Any) -> bool:
     try:
-        return json.loads((directory.path / "sweep.json").read_text())
-    except (OSError, ValueError):
-        return None
+        return isinstance(results["runs"], list) and bool(table(results))
+    except (TypeError, LookupError, ValueError, AttributeError):
+        return False

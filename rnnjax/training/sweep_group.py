@@ -15,7 +15,8 @@ from jaxtyping import Array
 
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import Order
-from rnnjax.training.checkpoint import Checkpoints
+from rnnjax.training.checkpoint import Checkpoints, Origin
+from rnnjax.training.files import is_number
 from rnnjax.training.grid import Group
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.loop import Plan, make_plan
@@ -23,7 +24,7 @@ from rnnjax.training.optimizer import build_optimizer
 from rnnjax.training.program import scores
 from rnnjax.training.progress import Progress
 from rnnjax.training.record import Finished, means, training_rows
-from rnnjax.training.run_directory import RunDirectory
+from rnnjax.training.run_directory import RunDirectory, config_digest
 from rnnjax.training.run_programs import (
     RunsProgram,
     filled,
@@ -65,7 +66,8 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
     plan = make_plan(task, group.config)
     programs = compile_programs(task, group, plan)
     directory.claim(group.as_dict())
-    with Checkpoints(directory.checkpoints) as checkpoints:
+    origin = Origin(config_digest(group.as_dict()), task.data.checksum)
+    with Checkpoints(directory.checkpoints, origin) as checkpoints:
         states, diverged, begin = initial_or_restored(task, group, programs.mesh, plan, checkpoints)
         directory.keep_metrics_until(begin)
         with Progress(begin, plan.steps) as progress:
@@ -81,6 +83,18 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
     }
     directory.write_summary({"runs": record.results(), "devices": programs.mesh.size, **seconds})
     shutil.rmtree(directory.checkpoints, ignore_errors=True)
+
+
+def is_group_summary(value: Any) -> bool:
+    """Says whether a value out of a JSON file is a summary as `train_group` writes it."""
+    if not isinstance(value, dict) or not all(is_number(value.get(name)) for name in ("devices", *_TIMES)):
+        return False
+    runs = value.get("runs")
+    return isinstance(runs, list) and all(isinstance(run, dict) and run.keys() == _IN_A_RUN for run in runs)
+
+
+_TIMES = ("seconds", "compile_seconds", "steps_per_second")
+_IN_A_RUN = {"run", "seed", "values", "diverged", "final", "best"}
 
 
 def compile_programs(task: Task, group: Group, plan: Plan) -> Programs:

@@ -1,3 +1,4 @@
+import functools
 import json
 import resource
 import shutil
@@ -6,11 +7,18 @@ import subprocess
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from toytasks.runs import assert_identical
 
-from rnnjax.errors import CheckpointError
-from rnnjax.training.checkpoint import Checkpoints
+from rnnjax.errors import CheckpointError, DataError
+from rnnjax.training import checkpoint
+from rnnjax.training.checkpoint import Origin
+
+RUN = Origin("this run", "its data")
+
+
+Checkpoints = functools.partial(checkpoint.Checkpoints, origin=RUN)
 
 
 def state_of(step: int):
@@ -140,8 +148,9 @@ def delete_files(step_directory):
 
 def change_the_digest(step_directory):
     path = step_directory / "about" / "metadata"
-    assert len(json.loads(path.read_text())["sha256"]) == 64
-    path.write_text(json.dumps({"sha256": 64 * "0", "metrics": {}}))
+    about = json.loads(path.read_text())
+    assert len(about["sha256"]) == 64
+    path.write_text(json.dumps({**about, "sha256": 64 * "0"}))
 
 
 DAMAGES = [
@@ -186,6 +195,122 @@ def test_a_damaged_checkpoint_is_replaced_when_its_step_is_saved_again(copy):
     step, state = restore(copy)
     assert step == 40
     assert_identical(state, state_of(40))
+
+
+def names(directory) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def cut_the_manifest(step_directory):
+    for path in step_directory.rglob("manifest.ocdbt"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def no_file(step_directory):
+    shutil.rmtree(step_directory)
+    (step_directory / "state").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("later", [cut_the_manifest, no_file])
+def test_damaged_later_steps_are_set_aside_and_saving_goes_on(later, copy, caplog):
+    shutil.copytree(copy / "40", copy / "999999")
+    later(copy / "999999")
+    with Checkpoints(copy) as checkpoints:
+        assert checkpoints.restore_last(state_of(0))[0] == 40
+        for step in (50, 60):
+            checkpoints.save(step, state_of(step), {"loss": 2.0})
+            checkpoints.wait()
+            assert (copy / str(step) / "about" / "metadata").is_file()
+    assert names(copy) == {"20", "50", "60", "999999.set-aside"}
+    assert f"{copy / '999999'} is set aside as 999999.set-aside" in caplog.text
+    assert_identical(restore(copy)[1], state_of(60))
+
+
+def test_an_empty_step_alone_does_not_block(tmp_path):
+    (tmp_path / "8").mkdir()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore_last(state_of(0)) is None
+        checkpoints.save(4, state_of(4), {"loss": 2.0})
+    assert restore(tmp_path)[0] == 4
+
+
+def test_what_is_set_aside_again_gets_a_name_of_its_own(copy):
+    for _ in range(2):
+        truncate_all(copy / "40")
+        with Checkpoints(copy) as checkpoints:
+            assert checkpoints.restore_last(state_of(0))[0] == 30
+            checkpoints.save(40, state_of(40), {"loss": 2.5})
+    assert names(copy) == {"20", "30", "40", "40.set-aside", "40.set-aside-2"}
+
+
+def test_reading_alone_sets_nothing_aside(copy):
+    truncate_all(copy / "40")
+    (copy / "50").mkdir()
+    assert restore(copy, read_only=True)[0] == 30
+    assert names(copy) == {"20", "30", "40", "50"}
+
+
+def test_a_save_that_does_not_happen_is_an_error(copy):
+    with Checkpoints(copy) as checkpoints, pytest.raises(CheckpointError, match="there is one of a later step, 40"):
+        checkpoints.save(35, state_of(35), {})
+
+
+def test_a_save_that_is_not_on_disk_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(ocp.CheckpointManager, "save", lambda self, step, args: True)
+    with pytest.raises(CheckpointError, match="that of step 1 is not there"):
+        save(tmp_path, {1: {"loss": 1.0}})
+
+
+def test_a_copy_under_another_number_is_refused(copy, caplog):
+    shutil.copytree(copy / "20", copy / "50")
+    assert restore(copy)[0] == 40
+    assert "the checkpoint of step 50 is damaged (it is of step 20)" in caplog.text
+    assert "50.set-aside" in names(copy)
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_never_the_best(copy, tmp_path, caplog):
+    save(tmp_path / "other", {50: {"loss": 0.0}}, origin=Origin("another run", RUN.data))
+    shutil.copytree(tmp_path / "other" / "50", copy / "50")
+    assert restore(copy, "best", read_only=True)[0] == 20
+    assert restore(copy)[0] == 40
+    assert "the checkpoint of step 50 is damaged (it is of a run of another config)" in caplog.text
+
+
+@pytest.mark.parametrize("change", [{"run": RUN.run}, {"step": 50}, {"metrics": {"loss": 0.0}}, {"data": "other"}])
+def test_what_a_checkpoint_says_of_itself_is_within_its_digest(change, copy, caplog):
+    other = Origin("another run", RUN.data) if "run" in change else RUN
+    if change != {"step": 50}:
+        shutil.rmtree(copy)
+        save(copy, {20: {"loss": 1.0}}, origin=RUN)
+        save(copy, {50: {"loss": 3.0}}, origin=other)
+    else:
+        shutil.copytree(copy / "40", copy / "50")
+    path = copy / "50" / "about" / "metadata"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert restore(copy)[0] < 50
+    assert "the checkpoint of step 50 is damaged (its content is not what was written)" in caplog.text
+
+
+def test_going_on_with_other_data_is_refused_and_reading_with_it_is_said(four, caplog):
+    other = Origin(RUN.run, "other data")
+    with pytest.raises(DataError, match=r"the data is not that .* cannot go on from step 40"):
+        restore(four, origin=other)
+    assert restore(four, origin=other, read_only=True)[0] == 40
+    assert "the data is not that which this run was trained on" in caplog.text
+
+
+def test_where_the_model_does_not_fit_other_data_it_is_the_data_that_differs(four):
+    with (
+        Checkpoints(four, origin=Origin(RUN.run, "other data"), read_only=True) as checkpoints,
+        pytest.raises(DataError, match=r"the data is not that .* the model does not fit it"),
+    ):
+        checkpoints.restore_last({**state_of(0), "w": jnp.zeros(3)})
+
+
+def test_a_file_in_place_of_the_directory_is_an_error(tmp_path):
+    (tmp_path / "checkpoints").write_text("mine")
+    with pytest.raises(CheckpointError, match="is no directory"):
+        restore(tmp_path / "checkpoints")
 
 
 def test_where_all_are_damaged_that_is_an_error_and_nothing_is_touched(copy):

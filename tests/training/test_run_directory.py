@@ -12,7 +12,7 @@ from rnnjax.tasks.task import Task
 from rnnjax.training import plots
 from rnnjax.training.event_log import EventLog
 from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.summary import best_metrics, last_metrics
+from rnnjax.training.summary import best_metrics, is_summary, last_metrics
 
 
 @pytest.fixture(scope="module")
@@ -130,18 +130,22 @@ def test_the_event_files_hold_the_metrics(run):
     assert sorted(found, key=lambda point: point[:2]) == sorted(expected, key=lambda point: point[:2])
 
 
-def test_a_resumed_run_tells_tensorboard_to_drop_what_came_after_its_checkpoint(tmp_path):
-    from tensorboardX.proto.event_pb2 import SessionLog
+def test_events_are_those_in_metrics_whatever_was_there_before(tmp_path):
+    rows = [row(4, loss=1.0), row(8, loss=0.5)]
+    with EventLog(tmp_path, []) as log:
+        log.write([row(4, loss=1.0), row(8, loss=9.0)])
+        log.write([row(12, loss=9.0)])
+    (tmp_path / "notes.txt").write_text("mine")
+    with EventLog(tmp_path, rows) as log:
+        log.write([row(12, loss=0.25)])
+        (tmp_path / "notes.txt").rename(tmp_path.parent / "notes.txt")
+        assert scalars(tmp_path) == [("train/loss", 4, 1.0), ("train/loss", 8, 0.5), ("train/loss", 12, 0.25)]
 
-    with EventLog(tmp_path, None) as log:
-        log.write([{"step": 8, "epoch": 1, "split": "train", "loss": 1.0}])
-    first = set(tmp_path.iterdir())
-    with EventLog(tmp_path, 4) as log:
-        log.write([{"step": 8, "epoch": 1, "split": "train", "loss": 1.0}])
-    files = set(tmp_path.iterdir())
-    # Both may have been made in the same second, and then are one file.
-    content = b"".join(path.read_bytes() for path in (files - first or files))
-    assert struct.pack("<BB", 0x08, SessionLog.START) in content
+
+def test_of_several_processes_those_that_do_not_write_leave_the_events_alone(tmp_path):
+    with EventLog(tmp_path / "tensorboard", [row(4, loss=1.0)], writes=False) as log:
+        log.write([row(8, loss=1.0)])
+    assert not list(tmp_path.iterdir())
 
 
 # Claiming a directory
@@ -199,7 +203,25 @@ def test_a_place_where_nothing_can_be_written_is_refused():
         claim("/proc/run")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '"run"', "null", "\x00\x00"])
+@pytest.mark.parametrize(
+    "left", [{"config.json.part": '{"ta'}, {"config.json": ""}, {"config.json": "", "config.json.part": ""}]
+)
+def test_what_a_process_leaves_that_was_killed_before_it_claimed_the_directory_does_not_block(left, tmp_path):
+    for name, content in left.items():
+        (tmp_path / name).write_text(content)
+    claim(tmp_path)
+    assert RunDirectory(tmp_path).config() == to_dict(sign_config())
+    assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_directories_where_files_belong_are_set_aside(tmp_path, caplog):
+    (tmp_path / "config.json.part").mkdir()
+    claim(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"config.json", "config.json.part.set-aside"}
+    assert "config.json.part.set-aside" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '"run"', "null", "\x00\x00", 9999 * "["])
 def test_a_damaged_config_is_refused_and_left_as_it_is(content, tmp_path):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ConfigError, match=r"config\.json"):
@@ -220,9 +242,38 @@ def test_a_run_is_complete_when_it_has_a_summary(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
 
 
-def test_a_damaged_summary_is_none_so_that_the_run_is_finished_again(tmp_path):
-    (tmp_path / "summary.json").write_text('{"final": ')
-    assert RunDirectory(tmp_path).summary() is None
+GARBAGE = [b"", b'{"final": ', b"\xff\xfe\x00", b"[]", b"5", b"null", b'"text"', 9999 * b"["]
+SUMMARIES = [*GARBAGE, b"{}", b'{"final": []}', b'{"final": {"test": 3}, "device": {"kind": 1, "count": "2"}}']
+
+
+def test_a_summary_that_was_written_is_one(run):
+    assert is_summary(run.summary)
+    assert run.directory.summary(is_summary) == run.summary
+
+
+@pytest.mark.parametrize("content", SUMMARIES, ids=range(len(SUMMARIES)))
+def test_a_damaged_summary_is_named_and_none_so_that_the_run_is_finished_again(content, tmp_path, caplog):
+    (tmp_path / "summary.json").write_bytes(content)
+    assert RunDirectory(tmp_path).summary(is_summary) is None
+    assert len(caplog.messages) == 1
+    assert str(tmp_path / "summary.json") in caplog.text
+    assert "it is made again" in caplog.text
+
+
+DEVICES = [*GARBAGE, b"{}", b'{"batch": "2"}', b'{"batch": 0}', b'{"batch": true}']
+
+
+@pytest.mark.parametrize("content", DEVICES, ids=range(len(DEVICES)))
+def test_a_damaged_number_of_devices_is_named_and_not_known(content, tmp_path, caplog):
+    (tmp_path / "devices.json").write_bytes(content)
+    assert RunDirectory(tmp_path).devices() is None
+    assert str(tmp_path / "devices.json") in caplog.text
+
+
+def test_files_that_are_not_there_are_nothing_to_name(tmp_path, caplog):
+    directory = RunDirectory(tmp_path)
+    assert (directory.summary(), directory.devices(), directory.metrics()) == (None, None, [])
+    assert caplog.messages == []
 
 
 def row(step, split="train", **metrics):
@@ -236,6 +287,51 @@ def test_lines_after_a_step_and_those_of_the_test_split_are_dropped(tmp_path):
     assert directory.metrics() == rows
     directory.keep_metrics_until(4)
     assert directory.metrics() == rows[:3]
+
+
+LINES = [
+    b"",
+    b"\x00\x00\x00",
+    b"\xff\xfe",
+    b"[]",
+    b"{}",
+    9999 * b"[",
+    b'{"step": "4", "epoch": 1, "split": "train", "loss": 1.0}',
+    b'{"step": 4, "epoch": 1, "split": 3, "loss": 1.0}',
+    b'{"step": 4, "epoch": 1, "split": "train", "loss": "low"}',
+    b'{"step": 4, "epoch": 1, "split": "train", "loss": null}',
+    b'{"step": 4, "epoch": true, "split": "train"}',
+]
+
+
+@pytest.mark.parametrize("line", LINES, ids=range(len(LINES)))
+def test_a_damaged_line_of_metrics_is_named_and_left_out_and_the_file_kept_aside(line, tmp_path, caplog):
+    directory = RunDirectory(tmp_path)
+    rows = [row(2, loss=1.0), row(4, loss=float("inf"))]
+    content = b"%s\n%s\n%s\n" % (json.dumps(rows[0]).encode(), line, json.dumps(rows[1]).encode())
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    assert directory.metrics() == rows
+    directory.keep_metrics_until(4)
+    assert f"{tmp_path / 'metrics.jsonl'}: damaged lines, 1 (2), are left out" in caplog.text
+    assert (tmp_path / "metrics.jsonl.set-aside").read_bytes() == content
+    caplog.clear()
+    assert directory.metrics() == rows
+    assert caplog.messages == []
+
+
+def test_metrics_that_are_missing_where_a_run_goes_on_are_named(tmp_path, caplog):
+    directory = RunDirectory(tmp_path)
+    directory.keep_metrics_until(0)
+    assert caplog.messages == []
+    directory.append_metrics([row(2, loss=1.0)])
+    directory.keep_metrics_until(4)
+    assert "metrics.jsonl has no line of step 4" in caplog.text
+
+
+def test_a_validation_without_the_metric_of_the_task_is_never_the_best():
+    task = Task(None, None, None, best_metric="loss", higher_is_better=False)
+    rows = [row(1, "validation"), row(2, "validation", loss=2.0)]
+    assert best_metrics(rows, task)["step"] == 2
 
 
 def test_the_best_is_by_the_metric_of_the_task_and_the_first_of_equals():

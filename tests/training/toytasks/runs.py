@@ -14,7 +14,7 @@ from rnnjax.config import CellConfig, OptimizerConfig, ParallelConfig, TrainConf
 from rnnjax.data.dataset import DataSet, content_checksum
 from rnnjax.tasks.task import Task
 from rnnjax.training.checkpoint import Checkpoints
-from rnnjax.training.loop import train
+from rnnjax.training.loop import open_checkpoints, train
 from rnnjax.training.optimizer import build_optimizer
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.state import initial_train_state
@@ -114,8 +114,8 @@ def last_checkpoint(path: Path, config: TrainConfig, task: Task | None = None) -
 
 def with_checkpoints(path: Path, task: Task, use: Callable[[Checkpoints], Any]) -> Any:
     """What `use` returns of the checkpoints of a run."""
-    directory = RunDirectory(path).checkpoints
-    with Checkpoints(directory, metric=task.best_metric, higher_is_better=task.higher_is_better) as checkpoints:
+    run = RunDirectory(path)
+    with open_checkpoints(run, task, run.config()) as checkpoints:
         return use(checkpoints)
 
 
