@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import sys
@@ -46,12 +47,12 @@ def _keep_libraries_quiet() -> None:
     for name in ("absl", "asyncio", "orbax"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("jax").setLevel(logging.ERROR)
-    sys.unraisablehook = _leave_out_closed_loops
+    sys.unraisablehook = _leave_out_reads_given_up
 
 
-def _leave_out_closed_loops(unraisable: sys.UnraisableHookArgs) -> None:
-    # Where a checkpoint is damaged, TensorStore's own threads report to a loop that orbax has closed.
-    if str(unraisable.exc_value) != "Event loop is closed":
+def _leave_out_reads_given_up(unraisable: sys.UnraisableHookArgs) -> None:
+    # Where a checkpoint is damaged, orbax leaves other reads of it unfinished: they report to a loop that is closed.
+    if str(unraisable.exc_value) != "Event loop is closed" and not inspect.iscoroutine(unraisable.object):
         sys.__unraisablehook__(unraisable)
 
 
