@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rnnjax.cells.initializers import Initializer, gate_kernels, initializer
+from rnnjax.cells.initializers import Initializer, gate_kernels, gate_vectors, initializer, vector_initializer
 from rnnjax.cells.randomness import TimedKey
 
 Params = Any
@@ -104,7 +104,8 @@ class GatedCell(Cell):
       dtype: type of the products and of the outputs; None takes that of the inputs.
       param_dtype: type in which parameters are made and kept.
       state_dtype: type of the state and of the pointwise work; None takes `dtype`, but never below float32.
-      kernel_init, recurrent_init, bias_init: names from `jax.nn.initializers`, or functions ``(key, shape, dtype)``.
+      kernel_init, recurrent_init, bias_init: names from `jax.nn.initializers`, or functions ``(key, shape, dtype)``,
+        which are asked for each gate's matrix, and each gate's vector ``[H]``, by itself.
     """
 
     hidden_size: int
@@ -120,8 +121,9 @@ class GatedCell(Cell):
 
     def __post_init__(self):
         check_size("hidden_size", self.hidden_size)
-        for choice in (self.kernel_init, self.recurrent_init, self.bias_init):
+        for choice in (self.kernel_init, self.recurrent_init):
             initializer(choice)
+        vector_initializer(self.bias_init)
         for name in ("dtype", "param_dtype", "state_dtype"):
             # One form for every way to name a type; and NumPy has `dtype("float64") == None`.
             given = getattr(self, name)
@@ -151,7 +153,7 @@ class GatedCell(Cell):
         return (
             gate_kernels(self.kernel_init, k_x, input_size, *shape, self.param_dtype),
             gate_kernels(self.recurrent_init, k_h, self.output_size, *shape, self.param_dtype),
-            initializer(self.bias_init)(k_b, shape, self.param_dtype),
+            gate_vectors(self.bias_init, k_b, *shape, self.param_dtype),
         )
 
     def recurrent_weight(self, params: Params) -> Float[Array, "O G H"]:

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.cell import GatedCell, check_size, compute_dtype, recurrent_product
-from rnnjax.cells.initializers import initializer
+from rnnjax.cells.initializers import gate_vectors, initializer, vector_initializer
 
 
 class LSTMState(NamedTuple):
@@ -62,7 +62,8 @@ class LSTM(GatedCell):
 
     Attributes:
       forget_bias: initial bias of the forget gate.
-      peephole: whether the gates see the cell state.
+      peephole: whether the gates see the cell state; each gate's weights are a vector of their own, drawn by
+        `kernel_init`.
       projection_size: if given, h' = (o * tanh(c')) W_p has this size (Sak et al., 2014).
       cell_clip: if given, c' is kept within plus or minus this value.
       projection_clip: if given, the projected h' is kept within plus or minus this value.
@@ -71,7 +72,8 @@ class LSTM(GatedCell):
         (Ba et al., 2016).
 
     Raises:
-      ValueError: for a projection_clip without a projection, or clips that are not positive.
+      ValueError: for a projection_clip without a projection, clips that are not positive, or peepholes with
+        ``kernel_init="orthogonal"``.
     """
 
     forget_bias: float = 1.0
@@ -84,6 +86,8 @@ class LSTM(GatedCell):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.peephole:
+            vector_initializer(self.kernel_init)
         if self.projection_size is not None:
             check_size("projection_size", self.projection_size)
         elif self.projection_clip is not None:
@@ -114,7 +118,7 @@ class LSTM(GatedCell):
         if not self.peephole:
             return None
         gates = 2 if self.coupled_gates else 3
-        return initializer(self.kernel_init)(key, (gates, self.hidden_size), self.param_dtype)
+        return gate_vectors(self.kernel_init, key, gates, self.hidden_size, self.param_dtype)
 
     def _init_projection(self, key: PRNGKeyArray) -> Array | None:
         if self.projection_size is None:
