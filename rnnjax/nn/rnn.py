@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from rnnjax.cells.cell import Cell, Key, State
+from rnnjax.unrolling.bidirectional import Cells, bidirectional, input_sizes, layers
 from rnnjax.unrolling.recurrence import Method
-from rnnjax.unrolling.unroll import bidirectional, unroll
+from rnnjax.unrolling.unroll import unroll
 
 
 class RNN(nn.Module):
@@ -53,46 +55,59 @@ class RNN(nn.Module):
 
 
 class Bidirectional(nn.Module):
-    """Two cells unrolled over sequences in the two directions; parameters are under `forward` and `backward`.
+    """Cells unrolled over sequences in the two directions, in one layer or several on top of each other.
+
+    Parameters are under `forward` and `backward`; with lists of cells under `forward_0`, `backward_0`, `forward_1`, and
+    so on, from the lowest layer to the highest.
 
     Attributes:
-      forward_cell, backward_cell: the cells.
+      forward_cell, backward_cell: the cells, or two lists of cells, one a layer.
       method, time_major: as in `rnnjax.unroll`.
+      dropout: rate of dropping what a layer reads of the layer below, as in `rnnjax.bidirectional`.
     """
 
-    forward_cell: Cell
-    backward_cell: Cell
+    forward_cell: Cells
+    backward_cell: Cells
     method: Method | None = None
     time_major: bool = False
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(
         self,
         xs: Float[Array, "*B T I"],
-        state: tuple[State, State] | None = None,
+        state: Sequence[State] | None = None,
         *,
         lengths: Int[Array, " *B"] | None = None,
         resets: Bool[Array, "*B T"] | None = None,
         deterministic: bool = False,
     ) -> tuple[Float[Array, "*B T O"], tuple[Any, Any]]:
-        """Returns the outputs of both side by side and the pair of final states, as `rnnjax.bidirectional` does."""
-        size = xs.shape[-1]
-        params = (
-            self.param("forward", self.forward_cell.init, size),
-            self.param("backward", self.backward_cell.init, size),
-        )
+        """Returns the outputs of both side by side and the final states, as `rnnjax.bidirectional` does."""
         return bidirectional(
             self.forward_cell,
             self.backward_cell,
-            params,
+            self._parameters(xs.shape[-1]),
             xs,
             state,
             lengths=lengths,
             resets=resets,
             method=self.method,
+            dropout=self.dropout,
             key=dropout_key(self, deterministic),
             time_major=self.time_major,
         )
+
+    def _parameters(self, input_size: int) -> tuple:
+        """Returns the pair of parameters of one layer, or a pair a layer."""
+        pairs, one = layers(self.forward_cell, self.backward_cell), isinstance(self.forward_cell, Cell)
+        made = [
+            tuple(
+                self.param(way if one else f"{way}_{layer}", cell.init, size)
+                for way, cell in zip(("forward", "backward"), pair)
+            )
+            for layer, (pair, size) in enumerate(zip(pairs, input_sizes(pairs, input_size)))
+        ]
+        return made[0] if one else tuple(made)
 
 
 def dropout_key(module: nn.Module, deterministic: bool) -> Key:

@@ -16,7 +16,6 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from rnnjax.cells.cell import Cell, Key, Params, State
-from rnnjax.cells.randomness import split
 from rnnjax.unrolling.fused import Fused, fuses
 from rnnjax.unrolling.recurrence import Method, Pass, PassMethod, Recurrence, Steps, select
 from rnnjax.unrolling.scan import Scan
@@ -198,35 +197,6 @@ def static_unroll(
         raise ValueError("static_unroll needs at least one input, got an empty list")
     ys, state = unroll(cell, params, jnp.stack(list(xs)), state, method=Static(), time_major=True, **options)
     return list(ys), state
-
-
-def bidirectional(
-    forward: Cell,
-    backward: Cell,
-    params: tuple[Params, Params],
-    xs: Float[Array, "*B T I"],
-    state: tuple[State, State] | None = None,
-    *,
-    key: Key = None,
-    **options: Any,
-) -> tuple[Float[Array, "*B T O"], tuple[State, State]]:
-    """Runs one cell from the first step to the last and another from the last to the first (Schuster, 1997).
-
-    Args:
-      forward, backward: the two cells.
-      params: their parameters, as a pair.
-      xs: inputs, as in `unroll`.
-      state: a pair of states, or None.
-      key: PRNG key for dropout.
-      **options: as in `unroll`, except `reverse`.
-
-    Returns:
-      The outputs, those of `backward` behind those of `forward` in the last axis, and the pair of final states.
-    """
-    states, keys = state or (None, None), split(key, 2)
-    ahead, first = unroll(forward, params[0], xs, states[0], key=keys[0], **options)
-    back, second = unroll(backward, params[1], xs, states[1], key=keys[1], reverse=True, **options)
-    return jnp.concatenate([ahead, back], axis=-1), (first, second)
 
 
 def check_cell(cell: Any) -> None:

@@ -79,6 +79,20 @@ def test_bidirectional_is_bidirectional():
     assert found[0].shape == (2, 5, 8)
 
 
+def test_bidirectional_of_lists_is_layers_on_top_of_each_other():
+    cells = [rnnjax.LSTM(4), rnnjax.GRU(3)]
+    module = nn.Bidirectional(cells, cells, dropout=0.5)
+    variables = randomised(module.init({"params": jax.random.key(1), "dropout": jax.random.key(2)}, XS))
+    own = variables["params"]
+    assert set(own) == {"forward_0", "backward_0", "forward_1", "backward_1"}
+    params = [(own[f"forward_{n}"], own[f"backward_{n}"]) for n in range(2)]
+    found = module.apply(variables, XS, lengths=LENGTHS, resets=RESETS, deterministic=True)
+    assert_close(found, rnnjax.bidirectional(cells, cells, params, XS, lengths=LENGTHS, resets=RESETS))
+    assert found[0].shape == (2, 5, 6)
+    dropped = module.apply(variables, XS, rngs={"dropout": jax.random.key(0)})
+    assert not np.allclose(dropped[0], found[0])
+
+
 def test_the_directions_start_from_different_parameters():
     params = nn.Bidirectional(CELLS["gru"], CELLS["gru"]).init(jax.random.key(1), XS)["params"]
     assert not np.allclose(params["forward"].w_x, params["backward"].w_x)
