@@ -34,6 +34,11 @@ class Cell(ABC):
     def output_size(self) -> int:
         """Size O of the last axis of the outputs."""
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether `inputs` draws from its key; a cell that does says so, and its modules then ask for a key."""
+        return False
+
     @abstractmethod
     def init(self, key: PRNGKeyArray, input_size: int) -> Params:
         """Returns fresh parameters for inputs with `input_size` features."""

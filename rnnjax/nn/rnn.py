@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+from flax.errors import InvalidRngError
 from jaxtyping import Array, Bool, Float, Int
 
 from rnnjax.cells.cell import Cell, Key, State
@@ -17,7 +18,8 @@ from rnnjax.unrolling.unroll import unroll
 class RNN(nn.Module):
     """A cell unrolled over sequences, with its parameters under the name `rnn`.
 
-    Dropout is drawn from the rng `dropout`; where none is given, or `deterministic` is true, nothing is dropped.
+    Dropout is drawn from the rng `dropout`. As with Flax's own, where cells have dropout that rng must be given or
+    `deterministic` be true, which drops nothing; initialising needs neither.
 
     Attributes:
       cell: the cell, a `Stack` for several layers.
@@ -49,7 +51,7 @@ class RNN(nn.Module):
             resets=resets,
             reverse=self.reverse,
             method=self.method,
-            key=dropout_key(self, deterministic),
+            key=dropout_key(self, deterministic, self.cell.stochastic),
             time_major=self.time_major,
         )
 
@@ -93,9 +95,14 @@ class Bidirectional(nn.Module):
             resets=resets,
             method=self.method,
             dropout=self.dropout,
-            key=dropout_key(self, deterministic),
+            key=dropout_key(self, deterministic, self._stochastic()),
             time_major=self.time_major,
         )
+
+    def _stochastic(self) -> bool:
+        """Returns whether anything is dropped, in the cells or between the layers."""
+        pairs = layers(self.forward_cell, self.backward_cell)
+        return self.dropout > 0 or any(cell.stochastic for pair in pairs for cell in pair)
 
     def _parameters(self, input_size: int) -> tuple:
         """Returns the pair of parameters of one layer, or a pair a layer."""
@@ -110,6 +117,19 @@ class Bidirectional(nn.Module):
         return made[0] if one else tuple(made)
 
 
-def dropout_key(module: nn.Module, deterministic: bool) -> Key:
-    """Returns a module's key for dropout, None where nothing is dropped."""
-    return None if deterministic or not module.has_rng("dropout") else module.make_rng("dropout")
+def dropout_key(module: nn.Module, deterministic: bool, stochastic: bool) -> Key:
+    """Returns a module's key for dropout, None where nothing is dropped.
+
+    Raises:
+      InvalidRngError: if the module's cells are `stochastic` and there is no key for them.
+    """
+    if deterministic:
+        return None
+    if module.has_rng("dropout"):
+        return module.make_rng("dropout")
+    if stochastic and not module.is_initializing():
+        raise InvalidRngError(
+            f"{type(module).__name__} has dropout but no key for it; give rngs={{'dropout': key}} in training, or "
+            "deterministic=True in evaluation"
+        )
+    return None

@@ -123,7 +123,7 @@ def build(config: Config) -> Task:
         tokens = batch["tokens"]
         state = select(batch["start"], cell.initial_state(len(tokens), dtype), carry)
         rngs = None if key is None else {"dropout": key}
-        logits, carry = model.apply(params, tokens[:, :-1], state, rngs=rngs)
+        logits, carry = model.apply(params, tokens[:, :-1], state, rngs=rngs, deterministic=key is None)
         losses = token_losses(logits, tokens[:, 1:])
         return {"loss": Weighted(*mean_over_steps(losses, batch["counted"]))}, carry
 

@@ -58,7 +58,7 @@ def build(config: Config) -> Task:
         return model.init(key, jnp.zeros((1, config.window, 1)))
 
     def predict(params: Any, xs: Float[Array, "B T 1"], rngs: Any = None) -> Float[Array, "B T 1"]:
-        predicted: Any = model.apply(params, xs, rngs=rngs)
+        predicted: Any = model.apply(params, xs, rngs=rngs, deterministic=rngs is None)
         return predicted
 
     def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:
