@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from rnnjax.errors import CheckpointError, ClusterError, ConfigError, DataError, TrainingError
 
 FAILED, USAGE, STOPPED = 1, 2, 75
+TRUST = "RNNJAX_TRUST"  # the environment variable that says the same as --trust
 
 
 def exit_code(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
@@ -39,6 +41,21 @@ def _say(message: object, code: int) -> int:
     if distributed is not None:
         distributed.leave_at_once(code)
     return code
+
+
+def run_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """Returns a parser of what all commands that use a trained run take."""
+    parser = argparse.ArgumentParser(prog=f"python -m rnnjax.{command}", description=description)
+    parser.add_argument("directory", help="run directory")
+    parser.add_argument("--checkpoint", default="best", choices=["best", "last"])
+    parser.add_argument("--data", metavar="PATH", help="folder of the data, in place of the run's own")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        default=os.environ.get(TRUST) == "1",
+        help=f"run code outside rnnjax that the run's config names, as {TRUST}=1 does for all commands",
+    )
+    return parser
 
 
 def require_packages() -> None:

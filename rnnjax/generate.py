@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rnnjax.cache import keep_compilations
-from rnnjax.commands import exit_code, require_packages
+from rnnjax.commands import exit_code, require_packages, run_parser
 from rnnjax.errors import ConfigError
 
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> None:
     from rnnjax.training.evaluation import restored_params
 
     keep_compilations()
-    task, params, run = restored_params(options.directory, options.checkpoint, options.data)
+    task, params, run = restored_params(options.directory, options.checkpoint, options.data, trusted=options.trust)
     if task.generate is None:
         raise ConfigError(f"the task of {options.directory} generates nothing; evaluate it with rnnjax.evaluate")
     run.plots.mkdir(exist_ok=True)
@@ -38,11 +38,9 @@ def main(arguments: Sequence[str]) -> None:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Returns the command's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rnnjax.generate",
-        description="Continues text or a series, or translates the lines of the standard input, with a trained run.",
+    parser = run_parser(
+        "generate", "Continues text or a series, or translates the lines of the standard input, with a trained run."
     )
-    parser.add_argument("directory", help="run directory")
     parser.add_argument("--prompt", help="what to go on from")
     parser.add_argument("--length", type=int, default=300, help="steps to generate (default: 300)")
     parser.add_argument("--temperature", type=float, default=1.0, help="of sampling; 0 is greedy (default: 1)")
@@ -51,8 +49,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of sampling (default: 0)")
     parser.add_argument("--beam-size", type=int, default=4, help="width of the beam where one is used (default: 4)")
     parser.add_argument("--n-best", type=int, default=1, help="results a line where a beam is used (default: 1)")
-    parser.add_argument("--checkpoint", default="best", choices=["best", "last"])
-    parser.add_argument("--data", metavar="PATH", help="folder of the data, in place of the run's own")
     return parser.parse_args(arguments)
 
 
