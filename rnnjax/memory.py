@@ -1,0 +1,52 @@
+"""How much memory there is, and what cannot fit into it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from rnnjax.errors import ConfigError
+
+_CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def machine_memory() -> int:
+    """Returns the bytes of memory that this process can have at most: the machine's, or its container's limit."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for file in _CGROUPS:
+        try:
+            limits.append(int(Path(file).read_text()))
+        except (OSError, ValueError):  # no such limit
+            continue
+    return min(limits)
+
+
+def device_memory() -> int:
+    """Returns the bytes of memory of the device that computes; CPU devices share the machine's."""
+    stats = jax.local_devices()[0].memory_stats()
+    return (stats or {}).get("bytes_limit") or machine_memory()
+
+
+def size_in_bytes(shapes: Any) -> int:
+    """Returns the bytes that the arrays in a tree take, of which only shapes and types are looked at."""
+    return sum(_bytes(leaf) for leaf in jax.tree.leaves(shapes))
+
+
+def _bytes(leaf: Any) -> int:
+    count = 1
+    for size in leaf.shape:  # not NumPy's product, which may overflow
+        count *= int(size)
+    return count * leaf.dtype.itemsize
+
+
+def require_memory(needed: int, what: str, remedy: str) -> None:
+    """Raises `ConfigError` if something takes more memory than the device has, before any of it is taken."""
+    available = device_memory()
+    if needed > available:
+        raise ConfigError(
+            f"{what} take at least {needed / 2**30:,.1f} GiB of memory, but there are {available / 2**30:,.1f} GiB; "
+            f"{remedy}"
+        )
