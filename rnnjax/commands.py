@@ -25,11 +25,19 @@ def exit_code(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -
         return _say(error, USAGE)
     except (DataError, CheckpointError, ClusterError, TrainingError) as error:
         return _say(error, FAILED)
+    except BrokenPipeError:  # such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails again when it ends
+        return _say("nobody reads the output any more", FAILED)
+    except UnicodeEncodeError as error:
+        return _say(f"the output cannot be written as {error.encoding}; set PYTHONIOENCODING=utf-8", FAILED)
     except OSError as error:
         if error.errno is None:
             raise
         where = error.filename or "writing to the work directory"
         return _say(f"{where}: {os.strerror(error.errno)}; mend that, then run again to go on", FAILED)
+    except MemoryError as error:
+        reason = f" ({error})" if str(error) else ""
+        return _say(f"there is not enough memory{reason}; choose smaller sizes or less data", FAILED)
     except KeyboardInterrupt:
         return _say("stopped at once, without a checkpoint of the last steps; run again to go on", 130)
     return 0

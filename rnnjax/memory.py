@@ -42,6 +42,16 @@ def _bytes(leaf: Any) -> int:
     return count * leaf.dtype.itemsize
 
 
+def program_size(compiled: Any, devices: int) -> int:
+    """Returns the bytes that a compiled program takes where it is run on so many devices; 0 where that is not known."""
+    analysis = compiled.memory_analysis() if hasattr(compiled, "memory_analysis") else None
+    if analysis is None:
+        return 0
+    sizes = (analysis.argument_size_in_bytes, analysis.output_size_in_bytes, analysis.temp_size_in_bytes)
+    shared = devices if jax.default_backend() == "cpu" else 1
+    return shared * (sum(sizes) - analysis.alias_size_in_bytes)
+
+
 def require_memory(needed: int, what: str, remedy: str) -> None:
     """Raises `ConfigError` if something takes more memory than the device has, before any of it is taken."""
     available = device_memory()

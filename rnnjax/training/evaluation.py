@@ -17,7 +17,7 @@ from rnnjax.training.optimizer import build_optimizer
 from rnnjax.training.program import evaluator, place_state, scores
 from rnnjax.training.record import means
 from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.state import TrainState, initial_train_state
+from rnnjax.training.state import TrainState, initial_train_state, require_room
 from rnnjax.training.trust import require_trust
 
 
@@ -91,6 +91,7 @@ def restore(run: RunDirectory, task: Task, config: TrainConfig, mesh: Mesh, chec
         raise CheckpointError(f"{run.path} has no checkpoints yet; train first")
     plan = make_plan(task, config)
     optimizer = build_optimizer(config.optimizer, plan.steps, plan.epoch_steps)
+    require_room(task, optimizer)
     like = place_state(mesh, initial_train_state(task, optimizer)(config.seed))
     with open_checkpoints(run, task, read_only=True) as checkpoints:
         found = checkpoints.restore_best(like) if checkpoint == "best" else checkpoints.restore_last(like)

@@ -1,0 +1,277 @@
+"""Random arguments, configs and files: every command ends with 0, 1 or 2 and one sentence, never with a traceback.
+
+``RNNJAX_FUZZ=50 pytest tests/fuzz`` tries fifty times as many cases as the usual run, others each time.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import io
+import json
+import logging
+import tempfile
+import warnings
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rnnjax import evaluate, generate, reproduce, sweep, train
+from rnnjax.commands import exit_code
+from rnnjax.config import Config, freeze, from_dict, to_dict
+from rnnjax.config_flags import read_config
+from rnnjax.data.clicks import read_clicks
+from rnnjax.data.text import load_own_text
+from rnnjax.data.translation import load_pairs
+from rnnjax.data.word_vectors import read_word_vectors
+from rnnjax.errors import ConfigError, DataError
+from rnnjax.parallel.distributed import read_cluster
+from rnnjax.tasks import hihello, language_model, mnist, navigation, task_module, time_series, translate, word2vec
+from rnnjax.training.evaluation import run_config
+from rnnjax.training.grid import read_grid
+from rnnjax.training.run_directory import RunDirectory
+
+# ml_collections reads config files by a method that Python has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+fuzz = settings(settings.get_profile("fuzz"))
+
+TASKS = (hihello, language_model, mnist, navigation, time_series, translate, word2vec)
+CONFIGS = ("hihello", "char_lm", "mnist", "navigation", "ptb", "time_series", "translate", "word2vec")
+
+# Values
+
+NASTY_NUMBERS = ["0", "-1", "²", "٣", "1e999", "-inf", "nan", "1_0", "0x10", str(2**31), str(2**64), "9" * 5000]
+NASTY_TEXTS = ["", " ", "\n", ",", "a,b", "..", "~nobody", "/dev/null/x", "é" * 300, "\ud800", "{}", "None", "a:b:c"]
+NASTY_NAMES = [".cells:LSTM", "json:loads", "rnnjax:unroll", "rnnjax.train", "tasks", "mnist.", "os:path", "Stack"]
+numbers = st.sampled_from(NASTY_NUMBERS) | st.integers().map(str) | st.floats().map(str)
+texts = st.sampled_from(NASTY_TEXTS + NASTY_NAMES) | st.text(st.characters(exclude_characters="\0"), max_size=12)
+words = numbers | texts
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | words,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | st.just("kind"), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+def fields_of(config, prefix=""):
+    """The dotted names of a config's fields."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        yield prefix + field.name
+        if isinstance(value, Config):
+            yield from fields_of(value, f"{prefix}{field.name}.")
+
+
+FIELDS = sorted({name for task in TASKS for name in fields_of(task.Config())})
+config_flags = st.builds("--config.{}={}".format, st.sampled_from(FIELDS) | texts, words)
+config_files = st.builds("configs/{}.py{}".format, st.sampled_from(CONFIGS), st.sampled_from(["", ":embedded", ":²"]))
+config_arguments = st.tuples(config_files | texts, st.lists(config_flags | words, max_size=4)).map(
+    lambda drawn: ["--config", drawn[0], *drawn[1]]
+)
+
+
+def options(*names):
+    """Some of a command's options, with good values and bad."""
+    pair = st.tuples(st.sampled_from(names), st.sampled_from(["1", "2", "best", "test"]) | words)
+    return st.lists(pair.map("=".join), max_size=4)
+
+
+# What counts as a clean end
+
+
+def ends_cleanly(main, arguments, directory):
+    """Runs a command in this process; fails where it ends otherwise than with a sentence and its exit code."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            code = exit_code(main, arguments)
+        except SystemExit as ended:  # argparse's
+            code = ended.code
+    said = err.getvalue()
+    assert code in (0, 1, 2), arguments
+    assert code == 0 or said.strip(), arguments
+    assert "Traceback" not in said, arguments
+    sentences = [line for line in said.splitlines() if line.startswith("rnnjax: ")]
+    assert len(sentences) <= 1, arguments
+    assert all(len(sentence) < 2000 for sentence in sentences), arguments
+    return code
+
+
+def refuses_cleanly(call):
+    """Calls a parser or a loader; fails where it raises anything but an error that is one sentence."""
+    try:
+        return call()
+    except (ConfigError, DataError) as error:
+        assert str(error).strip()
+        assert "\n" not in str(error).strip()
+
+
+@pytest.fixture(autouse=True)
+def _quiet_and_nothing_is_trained(monkeypatch):
+    """What comes after the arguments and the data is others' to test."""
+    monkeypatch.delenv("RNNJAX_DATA", raising=False)
+    monkeypatch.setattr("rnnjax.train.train_or_go_on", lambda config, directory: None)
+    monkeypatch.setattr("rnnjax.training.sweep.sweep", lambda *arguments: {})
+    monkeypatch.setattr("rnnjax.training.sweep_report.table", lambda results: "")
+    monkeypatch.setattr("rnnjax.parallel.distributed._connect", lambda cluster: None)
+    monkeypatch.setattr("rnnjax.parallel.distributed._disconnect", lambda: None)
+    monkeypatch.setattr("rnnjax.reproduce.run", lambda *arguments: {})
+    monkeypatch.setattr("rnnjax.cache.keep_compilations", lambda: None)
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture(scope="module")
+def folder():
+    with tempfile.TemporaryDirectory() as path:
+        yield Path(path)
+
+
+# Arguments
+
+
+@fuzz
+@given(config_arguments, options("--processes", "--process_id", "--coordinator", "--start_timeout", "--workdir"))
+def test_training_takes_or_refuses_any_arguments(arguments, more):
+    ends_cleanly(train.main, arguments + more, None)
+
+
+@fuzz
+@given(config_arguments, options("--seeds", "--at-once", "--config.seed", "--config.optimizer.learning_rate"))
+def test_a_sweep_takes_or_refuses_any_arguments(arguments, more):
+    refuses_cleanly(lambda: read_grid(arguments, 1, None))
+    ends_cleanly(sweep.main, [*arguments, *more, "--seeds=100000000000"], None)
+
+
+@fuzz
+@given(texts, options("--split", "--checkpoint", "--data", "--trust", "--length"))
+def test_evaluation_takes_or_refuses_any_arguments(directory, more):
+    assert ends_cleanly(evaluate.main, [directory, *more], None) == 2
+
+
+GENERATE = (
+    "--prompt",
+    "--length",
+    "--temperature",
+    "--top-k",
+    "--top-p",
+    "--seed",
+    "--beam-size",
+    "--n-best",
+    "--data",
+)
+
+
+@fuzz
+@given(texts, options(*GENERATE))
+def test_generation_takes_or_refuses_any_arguments(directory, more):
+    assert ends_cleanly(generate.main, [directory, *more], None) == 2
+
+
+@fuzz
+@given(st.lists(words, max_size=2), options("--seeds", "--device", "--workdir"))
+def test_reproduction_takes_or_refuses_any_arguments(names, more):
+    ends_cleanly(reproduce.main, [*names, *more, "--seeds=100000000000"], None)
+
+
+VARIABLES = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+OTHERS = ("OMPI_COMM_WORLD_SIZE", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX")
+
+
+@fuzz
+@given(st.fixed_dictionaries(dict.fromkeys(VARIABLES, words)) | st.dictionaries(st.sampled_from(OTHERS), words))
+def test_any_environment_of_a_cluster_is_taken_or_refused(environment):
+    refuses_cleanly(lambda: read_cluster([], environment))
+
+
+# The config.json of a run
+
+
+@fuzz
+@given(st.sampled_from(TASKS), st.lists(st.tuples(st.sampled_from(FIELDS), json_values), max_size=3))
+def test_a_config_of_a_run_with_any_values_is_taken_or_refused(folder, task, changes):
+    values = to_dict(task.Config())
+    for name, value in changes:
+        *groups, last = name.split(".")
+        place = values
+        for group in groups:
+            place = place[group] if isinstance(place.get(group), dict) else {}
+        place[last] = copy.deepcopy(value)
+    refuses_cleanly(lambda: freeze(from_dict(task.Config, values)))
+    (folder / "config.json").write_text(json.dumps(values), errors="replace")
+    refuses_cleanly(lambda: run_config(RunDirectory(folder), None))
+
+
+@fuzz
+@given(st.binary(max_size=40) | json_values.map(lambda value: json.dumps(value).encode()) | st.integers(1, 10**5))
+def test_a_config_of_a_run_with_any_content_is_refused(folder, content):
+    nested = isinstance(content, int)
+    (folder / "config.json").write_bytes(b"[" * content + b"]" * content if nested else content)
+    assert ends_cleanly(evaluate.main, [str(folder)], None) == 2
+    assert ends_cleanly(generate.main, [str(folder)], None) == 2
+
+
+@fuzz
+@given(words | st.just("rnnjax.tasks.mnist"))
+def test_any_name_of_a_task_is_taken_or_refused(name):
+    refuses_cleanly(lambda: task_module(name))
+
+
+# Data files
+
+lines = st.lists(st.lists(words, max_size=4).map("\t".join) | st.lists(words, max_size=4).map(",".join), max_size=15)
+contents = st.binary(max_size=60) | lines.map(lambda found: "\n".join(found).encode("utf-8", "replace"))
+headers = st.builds("{} {}\n".format, words, words).map(lambda text: text.encode("utf-8", "replace"))
+
+
+@fuzz
+@given(contents, headers)
+def test_any_content_of_a_data_file_is_taken_or_refused(folder, content, header):
+    file = folder / "data.txt"
+    file.write_bytes(content)
+    refuses_cleanly(lambda: load_own_text(str(file)))
+    refuses_cleanly(lambda: load_pairs("tsv", str(file)))
+    refuses_cleanly(lambda: read_clicks([file]))
+    refuses_cleanly(lambda: read_word_vectors(file))
+    file.write_bytes(header + content)
+    refuses_cleanly(lambda: read_word_vectors(file))
+
+
+@fuzz
+@given(
+    st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]),
+    st.lists(st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size=4)), max_size=4),
+)
+def test_a_damaged_archive_is_taken_or_refused(folder, compression, changes):
+    file = folder / "pairs.zip"
+    with zipfile.ZipFile(file, "w", compression=compression) as archive:
+        archive.writestr("pairs.txt", "".join(f"word {i}\tmot {i}\n" for i in range(30)))
+    content = bytearray(file.read_bytes())
+    for place, value in changes:
+        at = place % len(content)
+        content[at : at + len(value)] = value
+    file.write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that an archive has twice
+        refuses_cleanly(lambda: load_pairs("tsv", str(file)))
+
+
+@fuzz
+@given(st.binary(max_size=80) | st.text(max_size=80).map(lambda text: text.encode("utf-8", "replace")))
+def test_any_config_file_is_taken_or_refused(folder, content):
+    file = folder / "own.py"
+    file.write_bytes(content)
+    refuses_cleanly(lambda: read_config(["--config", str(file)]))
+
+
+@fuzz
+@given(st.binary(max_size=60))
+def test_any_standard_input_is_read_or_refused(content):
+    stream = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8")
+    refuses_cleanly(lambda: list(generate.input_lines(stream)))
