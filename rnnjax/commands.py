@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from rnnjax.errors import CheckpointError, ClusterError, ConfigError, DataError, TrainingError
 
 FAILED, USAGE, STOPPED = 1, 2, 75
+_LONGEST = 1500  # characters of a sentence
 TRUST = "RNNJAX_TRUST"  # the environment variable that says the same as --trust
 
 
@@ -44,7 +45,9 @@ def exit_code(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -
 
 
 def _say(message: object, code: int) -> int:
-    print(f"rnnjax: {message}", file=sys.stderr, flush=True)
+    said = " ".join(str(message).splitlines())  # what it quotes of the user's may have several lines, or be long
+    said = said if len(said) <= _LONGEST else f"{said[: _LONGEST - 200]} ... {said[-200:]}"
+    print(f"rnnjax: {said}", file=sys.stderr, flush=True)
     distributed = sys.modules.get("rnnjax.parallel.distributed")
     if distributed is not None:
         distributed.leave_at_once(code)

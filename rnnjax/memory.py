@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +32,6 @@ def device_memory() -> int:
     return (stats or {}).get("bytes_limit") or machine_memory()
 
 
-def size_in_bytes(shapes: Any) -> int:
-    """Returns the bytes that the arrays in a tree take, of which only shapes and types are looked at."""
-    return sum(_bytes(leaf) for leaf in jax.tree.leaves(shapes))
-
-
-def _bytes(leaf: Any) -> int:
-    count = 1
-    for size in leaf.shape:  # not NumPy's product, which may overflow
-        count *= int(size)
-    return count * leaf.dtype.itemsize
-
-
 def program_size(compiled: Any, devices: int) -> int:
     """Returns the bytes that a compiled program takes where it is run on so many devices; 0 where that is not known."""
     analysis = compiled.memory_analysis() if hasattr(compiled, "memory_analysis") else None
@@ -50,6 +40,27 @@ def program_size(compiled: Any, devices: int) -> int:
     sizes = (analysis.argument_size_in_bytes, analysis.output_size_in_bytes, analysis.temp_size_in_bytes)
     shared = devices if jax.default_backend() == "cpu" else 1
     return shared * (sum(sizes) - analysis.alias_size_in_bytes)
+
+
+def program_that_fits(compiled: Any, devices: int) -> Any:
+    """Returns a compiled program of training steps; raises `ConfigError` if it needs more memory than there is."""
+    remedy = "lower batch_size, steps_per_call or the model's sizes"
+    require_memory(program_size(compiled, devices), "training steps", remedy)
+    return compiled
+
+
+def require_room_for(make: Callable[[], Any], what: str, *, times: int = 1) -> None:
+    """Raises `ConfigError` if what a function makes, so many times, needs more memory than there is; makes nothing."""
+    remedy = "lower the sizes, such as cell.hidden_size"
+    try:
+        shapes = jax.eval_shape(make)
+    except OverflowError as error:
+        raise ConfigError(f"{what} have sizes that are too large to be counted in 32 bits; {remedy}") from error
+    require_memory(times * sum(map(_bytes, jax.tree.leaves(shapes))), what, remedy)
+
+
+def _bytes(leaf: Any) -> int:
+    return math.prod(leaf.shape) * leaf.dtype.itemsize  # not NumPy's product, which may overflow
 
 
 def require_memory(needed: int, what: str, remedy: str) -> None:

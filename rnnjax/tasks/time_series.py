@@ -53,7 +53,7 @@ def build(config: Config) -> Task:
     cell = build_cell(config.cell)
     cell = Project(cell, 1) if config.project else cell
     model = Forecaster(cell, 1, not config.project, jnp.dtype(config.dtype))
-    require_memory(16 * config.windows * (config.window + 1), "the training windows", "lower windows")
+    require_memory(48 * config.windows * (config.window + 1), "the training windows", "lower windows")
     data = load_series(config.windows, config.window, config.seed)
 
     def init(key: PRNGKeyArray) -> Any:

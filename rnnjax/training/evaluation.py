@@ -72,7 +72,7 @@ def run_config(run: RunDirectory, data_path: str | None, *, trusted: bool = Fals
         code outside rnnjax and is not trusted.
     """
     values = run.config()
-    if not isinstance(values, dict) or "task" not in values:
+    if not isinstance(values.get("task"), str):
         raise ConfigError(f"{run.path / 'config.json'} is not a run's config; choose a directory that training made")
     require_trust(values, run.path / "config.json", trusted=trusted)
     config = from_dict(task_module(values["task"]).Config, values)

@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
-from rnnjax.memory import program_size, require_memory
+from rnnjax.memory import program_that_fits
 from rnnjax.parallel.layers import splitting_layers
 from rnnjax.parallel.mapping import map_over_devices
 from rnnjax.parallel.mesh import BATCH, filled_batch
@@ -101,9 +101,7 @@ class TrainProgram:
         count = len(order.rows)
         if count not in self._compiled:
             started = time.perf_counter()
-            self._compiled[count] = compiled = self._compile(*arguments)
-            size = program_size(compiled, self._mesh.size)
-            require_memory(size, "training steps", "lower batch_size, steps_per_call or the model's sizes")
+            self._compiled[count] = program_that_fits(self._compile(*arguments), self._mesh.size)
             self.compile_seconds += time.perf_counter() - started
         self.ready = self.ready or time.perf_counter()
         return settle(self._compiled[count](*arguments))

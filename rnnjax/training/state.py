@@ -11,8 +11,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from rnnjax.errors import ConfigError
-from rnnjax.memory import require_memory, size_in_bytes
+from rnnjax.memory import require_room_for
 from rnnjax.tasks.task import Task
 
 
@@ -50,14 +49,9 @@ def initial_train_state(task: Task, optimizer: optax.GradientTransformation) -> 
 
 def require_room(task: Task, optimizer: optax.GradientTransformation, runs: int = 1) -> None:
     """Raises `ConfigError` if the states of so many runs need more memory than there is, before any of it is taken."""
-    what, remedy = "the parameters and the optimiser's state", "lower the sizes, such as cell.hidden_size"
 
-    def shapes() -> Any:
+    def state() -> Any:
         params = task.init(jax.random.key(0))
         return params, optimizer.init(params)
 
-    try:
-        needed = size_in_bytes(jax.eval_shape(shapes))
-    except OverflowError as error:
-        raise ConfigError(f"{what} have sizes that are too large to be counted in 32 bits; {remedy}") from error
-    require_memory(runs * needed, what, remedy)
+    require_room_for(state, "the parameters and the optimiser's state", times=runs)
