@@ -14,6 +14,7 @@ from rnnjax.errors import ConfigError, DataError
 
 _MOST_STEPS = 1_000_000  # they are one program's result, which is held in memory
 _MOST_BEAMS = 1000
+_COLDEST = 1e-4  # below it logits divided by the temperature may be infinite
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -78,7 +79,8 @@ def check(options: Any) -> None:
             raise ConfigError(f"--{name} must be {what}, got {getattr(options, name.replace('-', '_'))}")
 
     require("length", 1 <= options.length <= _MOST_STEPS, f"from 1 to {_MOST_STEPS}")
-    require("temperature", 0 <= options.temperature < math.inf, "0 or above")
+    fits = options.temperature == 0 or _COLDEST <= options.temperature < math.inf
+    require("temperature", fits, f"0, or {_COLDEST} or above")
     require("top-k", options.top_k is None or options.top_k >= 1, "at least 1")
     require("top-p", options.top_p is None or 0 < options.top_p <= 1, "above 0 and at most 1")
     require("seed", 0 <= options.seed < 2**32, f"from 0 to {2**32 - 1}")

@@ -15,6 +15,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import jax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,6 +41,7 @@ from rnnjax.tasks import (
     translate,
     word2vec,
 )
+from rnnjax.tasks.task import Request
 from rnnjax.training.evaluation import run_config
 from rnnjax.training.grid import read_grid
 from rnnjax.training.loop import make_plan
@@ -257,6 +259,12 @@ SIZES = {
 }
 
 
+def write_small_data(folder):
+    """Writes a text and pairs of sentences."""
+    (folder / "own.txt").write_text("".join(f"the word {i % 7} and {i % 5}\n" for i in range(300)))
+    (folder / "own.tsv").write_text("".join(f"{i % 37} a\tb {i % 37}\n" for i in range(300)))
+
+
 def with_sizes(task, chosen, folder):
     """A task's config with some sizes, on data that is small."""
     values = to_dict(task.Config())
@@ -281,12 +289,38 @@ def build_and_plan(task, chosen, folder):
 @fuzz
 @given(st.data())
 def test_any_sizes_are_taken_or_refused_before_their_memory_is(folder, data):
-    text = "".join(f"the word {i % 7} and {i % 5}\n" for i in range(300))
-    (folder / "own.txt").write_text(text)
-    (folder / "own.tsv").write_text("".join(f"{i % 37} a\tb {i % 37}\n" for i in range(300)))
+    write_small_data(folder)
     task = data.draw(st.sampled_from(sorted(SIZES, key=lambda task: task.__name__)))
     chosen = data.draw(st.lists(st.tuples(st.sampled_from(SIZES[task]), sizes), max_size=3))
     refuses_cleanly(lambda: build_and_plan(task, chosen, folder))
+
+
+# What is generated
+
+few = settings(fuzz, max_examples=max(fuzz.max_examples // 5, 1))  # most are compiled anew
+
+
+@pytest.fixture(scope="module")
+def untrained(folder):
+    """Tasks that generate, with fresh parameters."""
+    write_small_data(folder)
+    small = {translate: [("cell.hidden_size", 4)], word2vec: [("min_count", 1), ("size", 4)]}
+    tasks = [build_task(with_sizes(task, small.get(task, [("cell.hidden_size", 4)]), folder)) for task in SIZES]
+    return [(task, task.init(jax.random.key(0))) for task in tasks]
+
+
+@few
+@given(st.integers(0, len(SIZES) - 1), options(*GENERATE[:-1]), st.lists(texts, max_size=2))
+def test_any_request_is_answered_or_refused(untrained, folder, number, arguments, lines):
+    task, params = untrained[number]
+
+    def answer(arguments):
+        asked = generate.parse(["DIR", *arguments, "--length=3"])
+        generate.check(asked)
+        given = {name: value for name, value in vars(asked).items() if name in Request._fields}
+        list(task.generate(params, Request(**given, lines=lines, plots=folder)))
+
+    ends_cleanly(answer, arguments)
 
 
 # Data files
