@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, settings
 
 # How many cases each test tries: RNNJAX_FUZZ=50 tries fifty times as many, drawn anew each time.
 _TIMES = int(os.environ.get("RNNJAX_FUZZ", "0"))
-_CASES = 60
+_CASES = 80
 
 settings.register_profile(
     "fuzz",

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from rnnjax import evaluate, generate, reproduce, sweep, train
 from rnnjax.commands import exit_code
-from rnnjax.config import Config, freeze, from_dict, to_dict
+from rnnjax.config import Config, TrainConfig, freeze, from_dict, to_dict
 from rnnjax.config_flags import read_config
 from rnnjax.data.clicks import read_clicks
 from rnnjax.data.text import load_own_text
@@ -52,6 +52,7 @@ from rnnjax.training.state import require_room
 # ml_collections reads config files by a method that Python has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 fuzz = settings(settings.get_profile("fuzz"))
+few = settings(fuzz, max_examples=fuzz.max_examples // 4)  # for what is traced or compiled
 
 TASKS = (hihello, language_model, mnist, navigation, time_series, translate, word2vec)
 CONFIGS = ("hihello", "char_lm", "mnist", "navigation", "ptb", "time_series", "translate", "word2vec")
@@ -84,11 +85,31 @@ def fields_of(config, prefix=""):
 
 
 FIELDS = sorted({name for task in TASKS for name in fields_of(task.Config())})
-config_flags = st.builds("--config.{}={}".format, st.sampled_from(FIELDS) | texts, good | words)
-config_files = st.builds("configs/{}.py{}".format, st.sampled_from(CONFIGS), st.sampled_from(["", ":embedded", ":²"]))
-config_arguments = st.tuples(config_files | texts, st.lists(config_flags | words, max_size=4)).map(
-    lambda drawn: ["--config", drawn[0], *drawn[1]]
+SHARED = {
+    name: functools.reduce(getattr, name.split("."), TrainConfig())
+    for name in sorted(fields_of(TrainConfig()))
+    if not isinstance(functools.reduce(getattr, name.split("."), TrainConfig()), Config)
+}
+
+
+@st.composite
+def fitting_flags(draw):
+    """A field that every config has, with a value of its type."""
+    name, default = draw(st.sampled_from(sorted(SHARED.items(), key=lambda item: item[0])))
+    whole, real = st.integers(1, 2**34), st.floats(0, 2, exclude_min=True)
+    kinds = {int: st.integers(1, 64) | whole, float: real, bool: st.booleans(), str: st.just(default), type(None): good}
+    return f"--config.{name}={draw(kinds[type(default)])}"
+
+
+config_flags = st.one_of(
+    *[fitting_flags()] * 4,  # the more often a value fits, the further the others lead
+    st.builds("--config.{}={}".format, st.sampled_from(FIELDS), good | words),
+    st.builds("--config.{}={}".format, texts, words),
 )
+config_files = st.builds("configs/{}.py{}".format, st.sampled_from(CONFIGS), st.sampled_from(["", "", "", ":²"]))
+config_arguments = st.tuples(
+    st.one_of(*[config_files] * 4, texts), st.lists(config_flags, max_size=3), st.lists(words, max_size=1) | st.just([])
+).map(lambda drawn: ["--config", drawn[0], *drawn[1], *drawn[2]])
 
 
 def options(*names):
@@ -163,7 +184,7 @@ def test_training_takes_or_refuses_any_arguments(arguments, more):
 @given(config_arguments, options("--seeds", "--at-once", "--config.seed", "--config.optimizer.learning_rate"))
 def test_a_sweep_takes_or_refuses_any_arguments(arguments, more):
     refuses_cleanly(lambda: read_grid(arguments, 1, None))
-    ends_cleanly(sweep.main, [*arguments, *more, "--seeds=100000000000"])
+    ends_cleanly(sweep.main, [*arguments, *more])
 
 
 @fuzz
@@ -286,7 +307,7 @@ def build_and_plan(task, chosen, folder):
     require_room(built, build_optimizer(config.optimizer, plan.steps, plan.epoch_steps))
 
 
-@fuzz
+@few
 @given(st.data())
 def test_any_sizes_are_taken_or_refused_before_their_memory_is(folder, data):
     write_small_data(folder)
@@ -296,8 +317,6 @@ def test_any_sizes_are_taken_or_refused_before_their_memory_is(folder, data):
 
 
 # What is generated
-
-few = settings(fuzz, max_examples=max(fuzz.max_examples // 5, 1))  # most are compiled anew
 
 
 @pytest.fixture(scope="module")
@@ -341,6 +360,24 @@ def test_any_content_of_a_data_file_is_taken_or_refused(folder, content, header)
     refuses_cleanly(lambda: read_word_vectors(file))
     file.write_bytes(header + content)
     refuses_cleanly(lambda: read_word_vectors(file))
+
+
+OWN_DATA = {language_model: "text", word2vec: "text", translate: "tsv", navigation: "yoochoose"}
+
+
+@fuzz
+@given(st.sampled_from(sorted(OWN_DATA, key=str)), contents, st.integers(1, 200))
+def test_a_task_is_built_of_any_data_or_refuses_it(folder, task, content, times):
+    (folder / "data.txt").write_bytes(content * times)
+    values = to_dict(task.Config(batch_size=2))
+    values["data"] |= {"name": OWN_DATA[task], "path": str(folder / "data.txt")}
+    values |= {"min_count": 1} if task is word2vec else {}
+
+    def plan():
+        config = freeze(from_dict(task.Config, values))
+        make_plan(build_task(config), config)
+
+    refuses_cleanly(plan)
 
 
 @fuzz
