@@ -77,7 +77,7 @@ class RunDirectory:
             raise ConfigError(
                 f"{self.path} holds no run: there is no readable config.json ({error.strerror})"
             ) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{self._config} is damaged ({error}); choose another --workdir") from error
         if not isinstance(values, dict):
             raise ConfigError(f"{self._config} is damaged (it holds no object); choose another --workdir")
