@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cells_under_test import GATED, H, I, LeakySum, UpdateGateRNN, close, inputs, parameters, same
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from test_programs import bodies, named
+from test_programs import bodies, carried_and_stacked, named
 
 from rnnjax import GRU, LSTM, BasicRNN, Dropout, Fused, HiddenState, LearnedState, Scan, Stack, choose_method, unroll
 
@@ -127,7 +127,7 @@ def test_parameters_that_do_not_vary_over_the_mesh_get_the_sum_of_what_each_devi
 def test_z_of_the_next_step_travels_in_the_loop_where_it_was_made_before_and_there_are_several_gates():
     def carried(cell):
         (scan,) = named("scan", jax.make_jaxpr(lambda p: unroll(cell, p, XS, method=Fused()))(parameters(cell)).jaxpr)
-        return scan.params["num_carry"]
+        return len(carried_and_stacked(scan)[0])
 
     assert [carried(cell) for cell in (BasicRNN(H), GRU(H), OwnInputs(H))] == [1, 1, 2]
 
