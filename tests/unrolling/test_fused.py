@@ -103,6 +103,7 @@ def test_forward_mode_second_derivatives_and_checkpoints_are_those_of_scan(cell)
         close(*both(derivatives, *wide), rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.promotes_types
 @pytest.mark.parametrize("state_dtype", [None, jnp.bfloat16], ids=["wide", "narrow"])
 def test_in_bfloat16_gradients_are_those_of_scan_in_the_same_types(state_dtype):
     cell = LSTM(H, peephole=True, dtype=jnp.bfloat16, state_dtype=state_dtype)
