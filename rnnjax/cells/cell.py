@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.initializers import Initializer, gate_kernels, gate_vectors, initializer, vector_initializer
 from rnnjax.cells.randomness import TimedKey
+from rnnjax.dtypes import at_least_float32
 
 Params = Any
 State = Any
@@ -173,7 +174,7 @@ class GatedCell(Cell):
         return jnp.zeros((*batch_shape(batch_size), size), self._state_dtype(dtype))
 
     def _state_dtype(self, dtype: DTypeLike) -> DTypeLike:
-        return self.state_dtype or jnp.promote_types(self.dtype or dtype, jnp.float32)
+        return self.state_dtype or at_least_float32(self.dtype or dtype)
 
     def inputs(self, params: Params, xs: Float[Array, "T *B I"], *, key: Key = None) -> Any:
         return self.gate_inputs(params, self.project(params.w_x, xs))

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from rnnjax.dtypes import at_least_float32
+
 Initializer = Callable[..., Array]
 
 _PLAIN = ("zeros", "ones")
@@ -84,7 +86,7 @@ def _named(choice: str, **axes: Any) -> Initializer:
         raise ValueError(f"unknown initialiser {choice!r}; choose from {known}, or give a function")
 
     def draw(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        return chosen(key, shape, jnp.promote_types(dtype, jnp.float32)).astype(dtype)
+        return chosen(key, shape, at_least_float32(dtype)).astype(dtype)
 
     return draw
 

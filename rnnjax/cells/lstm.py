@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.cell import GatedCell, check_size, compute_dtype, recurrent_product
 from rnnjax.cells.initializers import gate_vectors, initializer, vector_initializer
+from rnnjax.dtypes import at_least_float32
 
 
 class LSTMState(NamedTuple):
@@ -180,6 +181,6 @@ def _open(a: Float[Array, "*B G H"], candidate: int = -2) -> Float[Array, "*B G 
 
 def _normalise(x: Array, axes: int | tuple[int, ...]) -> Array:
     """Returns `x` with zero mean and unit variance over `axes`, computed in float32 or above."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(at_least_float32(x.dtype))
     wide = wide - wide.mean(axes, keepdims=True)
     return (wide * jax.lax.rsqrt(jnp.square(wide).mean(axes, keepdims=True) + 1e-6)).astype(x.dtype)

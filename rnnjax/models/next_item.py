@@ -68,5 +68,5 @@ class SharedNextItem(nn.Module):
         last = drop(last_outputs(self.cell, ys, state))
         logits = embed.attend(nn.Dense(self.size, dtype=self.dtype)(last)).astype(jnp.float32)
         logits += self.param("bias", nn.initializers.zeros, (self.items,))
-        again = self.param("again", nn.initializers.zeros, (items.shape[1],)) * known
+        again = jnp.where(known, self.param("again", nn.initializers.zeros, (items.shape[1],)), 0)
         return logits.at[jnp.arange(len(items))[:, None], place].add(again)

@@ -81,7 +81,7 @@ def _unroll(cell, method, reverse, time_axis, params, xs, state, lengths, resets
         resets = jnp.moveaxis(resets, min(time_axis + 1, 0), 0)
     valid = None
     if lengths is not None:
-        valid = jnp.arange(xs.shape[0]).reshape(-1, *[1] * lengths.ndim) < lengths
+        valid = jnp.arange(xs.shape[0], dtype=jnp.int32).reshape(-1, *[1] * lengths.ndim) < lengths
         xs = select(valid, xs, jnp.zeros_like(xs))
     if reverse:
         xs, resets = (backward(x, lengths) for x in (xs, resets))
@@ -140,7 +140,7 @@ def backward(xs: Any, lengths: Int[Array, " *B"] | None) -> Any:
         return None
     if lengths is None:
         return jnp.flip(xs, 0)
-    time = jnp.arange(xs.shape[0]).reshape(-1, *[1] * lengths.ndim)
+    time = jnp.arange(xs.shape[0], dtype=jnp.int32).reshape(-1, *[1] * lengths.ndim)
     source = jnp.where(time < lengths, lengths - 1 - time, time)
     return jnp.take_along_axis(xs, source.reshape(source.shape + (1,) * (xs.ndim - source.ndim)), 0)
 
@@ -230,7 +230,7 @@ def check_lengths(lengths: Any, batch: tuple[int, ...], length: int) -> Array:
         wrong = np.asarray(lengths)[(np.asarray(lengths) < 0) | (np.asarray(lengths) > length)]
         if wrong.size:
             raise ValueError(f"lengths must be between 0 and T = {length}, got {wrong.flat[0]}")
-    return lengths
+    return lengths.astype(jnp.int32)
 
 
 def check_resets(resets: Any, batch: tuple[int, ...], length: int, time_major: bool) -> Array:

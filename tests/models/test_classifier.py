@@ -86,6 +86,7 @@ def test_an_empty_sequence_is_classified_by_the_bias_alone():
     np.testing.assert_array_equal(found[0], jnp.arange(7.0))
 
 
+@pytest.mark.promotes_types
 def test_in_bfloat16_logits_and_parameters_are_float32():
     model, variables = classifier(dtype=jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}

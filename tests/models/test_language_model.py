@@ -82,6 +82,7 @@ def test_dropout_needs_the_rng():
     assert not np.allclose(drawn[0], plain)
 
 
+@pytest.mark.promotes_types
 def test_in_bfloat16_logits_and_state_are_float32():
     model, _ = language_model(dtype=jnp.bfloat16)
     logits, state = model.apply(VARIABLES, TOKENS)

@@ -212,6 +212,7 @@ def test_from_nnx_gradients_are_those_of_unroll():
     assert_close(found["rnn"].get_value(), expected)
 
 
+@pytest.mark.promotes_types  # in optax
 def test_from_nnx_a_module_is_split_merged_and_trained():
     model, optimizer = bridged(nn.RNN(rnnjax.GRU(4))), optax.adam(0.05)
 
