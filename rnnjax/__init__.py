@@ -31,6 +31,7 @@ from rnnjax.unrolling import (
     Steps,
     bidirectional,
     choose_method,
+    init_bidirectional,
     static_unroll,
     unroll,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "Wrapper",
     "bidirectional",
     "choose_method",
+    "init_bidirectional",
     "static_unroll",
     "unroll",
 ]

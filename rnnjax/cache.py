@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 def cache_directory() -> Path:
     """Returns the directory of what is kept: RNNJAX_CACHE, or `rnnjax` in the user's caches."""
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("RNNJAX_CACHE") or Path(caches, "rnnjax")).expanduser()
+    return Path(os.path.expanduser(os.environ.get("RNNJAX_CACHE") or Path(caches, "rnnjax")))
 
 
 def keep_compilations() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import logging
 import os
@@ -11,6 +12,8 @@ from collections.abc import Callable, Sequence
 from rnnjax.errors import CheckpointError, ClusterError, ConfigError, DataError, TrainingError, first_line
 
 FAILED, USAGE, STOPPED = 1, 2, 75
+_LONGEST = 1500  # characters of a sentence
+TRUST = "RNNJAX_TRUST"  # the environment variable that says the same as --trust
 
 
 def exit_code(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
@@ -25,6 +28,11 @@ def exit_code(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -
         return _say(error, FAILED)
     except MemoryError as error:
         return _say(_MEMORY.format(first_line(error)), FAILED)
+    except BrokenPipeError:  # such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails again when it ends
+        return _say("nobody reads the output any more", FAILED)
+    except UnicodeEncodeError as error:
+        return _say(f"the output cannot be written as {error.encoding}; set PYTHONIOENCODING=utf-8", FAILED)
     except OSError as error:
         if error.errno is None:
             raise
@@ -57,11 +65,28 @@ def _leave_out_reads_given_up(unraisable: sys.UnraisableHookArgs) -> None:
 
 
 def _say(message: object, code: int) -> int:
-    print(f"rnnjax: {message}", file=sys.stderr, flush=True)
+    said = " ".join(str(message).splitlines())  # what it quotes of the user's may have several lines, or be long
+    said = said if len(said) <= _LONGEST else f"{said[: _LONGEST - 200]} ... {said[-200:]}"
+    print(f"rnnjax: {said}", file=sys.stderr, flush=True)
     distributed = sys.modules.get("rnnjax.parallel.distributed")
     if distributed is not None:
         distributed.leave_at_once(code)
     return code
+
+
+def run_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """Returns a parser of what all commands that use a trained run take."""
+    parser = argparse.ArgumentParser(prog=f"python -m rnnjax.{command}", description=description)
+    parser.add_argument("directory", help="run directory")
+    parser.add_argument("--checkpoint", default="best", choices=["best", "last"])
+    parser.add_argument("--data", metavar="PATH", help="folder of the data, in place of the run's own")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        default=os.environ.get(TRUST) == "1",
+        help=f"run code outside rnnjax that the run's config names, as {TRUST}=1 does for all commands",
+    )
+    return parser
 
 
 def require_packages() -> None:

@@ -6,12 +6,16 @@ While flags are read a config can be changed; `freeze` ends that. A task derives
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import math
+import os
+import reprlib
 import typing
 from typing import Any, TypeVar
 
 import rnnjax
 from rnnjax.errors import ConfigError
+from rnnjax.named_code import named_module
+from rnnjax.whole_numbers import whole_number
 
 C = TypeVar("C", bound="Config")
 
@@ -34,10 +38,17 @@ class Config:
         super().__setattr__(name, value)
 
     def check(self) -> None:
-        """Raises `ConfigError` for values that cannot be meant; a subclass checks its own, then calls this."""
-        for value in vars(self).values():
+        """Raises `ConfigError` for values that cannot be meant; a subclass checks its own after this."""
+        for name, value in vars(self).items():
             if isinstance(value, Config):
                 value.check()
+            elif type(value) is float:
+                require(math.isfinite(value), f"{name} must be a finite number, got {value}")
+            elif type(value) is int:
+                require(abs(value) < _TOO_LARGE, f"{name} must be below {_TOO_LARGE}, got {reprlib.repr(value)}")
+
+
+_TOO_LARGE = 2**32  # for any number of things, and for a seed
 
 
 def freeze(config: C) -> C:
@@ -97,6 +108,7 @@ class CellConfig(Config):
         build_cell(self)
 
 
+_MOST_LAYERS = 1000
 _MADE_OF_CELLS = (rnnjax.Stack, rnnjax.Wrapper)
 _NOT_CELL_FIELDS = ("kind", "layers", "input_dropout", "state_dropout", "output_dropout", "variational")
 
@@ -108,6 +120,7 @@ def build_cell(config: CellConfig) -> rnnjax.Cell:
       ConfigError: for an unknown cell, a field that it does not have, or a value that it refuses.
     """
     require(config.layers >= 1, f"cell.layers must be at least 1, got {config.layers}")
+    require(config.layers <= _MOST_LAYERS, f"cell.layers must be at most {_MOST_LAYERS}, got {config.layers}")
     kind = _cell_class(config.kind)
     options = {
         name: value for name, value in vars(config).items() if name not in _NOT_CELL_FIELDS and value is not None
@@ -123,23 +136,24 @@ def build_cell(config: CellConfig) -> rnnjax.Cell:
     )
     try:
         cell = _with_dropout(kind(**options), config)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"cell: {error}") from error
+        hash(cell)  # as every function that is compiled for it will
+    except Exception as error:  # a cell of one's own can raise anything
+        raise ConfigError(f"cell: {str(error) or type(error).__name__}") from error
     return cell if config.layers == 1 else rnnjax.Stack((cell,) * config.layers)
 
 
 def _cell_class(kind: str) -> type:
-    module, _, name = kind.rpartition(":")
+    module, colon, name = kind.rpartition(":")
+    unknown = f"unknown cell {kind!r}; choose BasicRNN, LSTM or GRU, or name your own as package.module:Class"
     try:
-        found = getattr(importlib.import_module(module or "rnnjax"), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"unknown cell {kind!r} ({error}); choose BasicRNN, LSTM or GRU, or name your own as package.module:Class"
-        ) from error
+        found = getattr(named_module(module if colon else "rnnjax", unknown), name)
+    except AttributeError as error:
+        raise ConfigError(f"{unknown}: {error}") from error
     require(
         isinstance(found, type) and issubclass(found, rnnjax.Cell) and not issubclass(found, _MADE_OF_CELLS),
         f"cell.kind must name a single cell, such as BasicRNN, LSTM or GRU, got {kind!r}",
     )
+    require(dataclasses.is_dataclass(found), f"the cell {kind!r} must be a frozen dataclass: decorate its class")
     return found
 
 
@@ -205,7 +219,16 @@ class DataConfig(Config):
 
     def check(self) -> None:
         super().check()
+        for name in ("path", "tfds_dir"):
+            require(_can_name_a_file(getattr(self, name)), f"data.{name} names no file, got {getattr(self, name)!r}")
         require(self.feed in ("device", "host"), f'data.feed must be "device" or "host", got {self.feed!r}')
+
+
+def _can_name_a_file(path: str | None) -> bool:
+    try:
+        return path is None or b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 @dataclasses.dataclass
@@ -226,9 +249,9 @@ class ParallelConfig(Config):
 
     def check(self) -> None:
         super().check()
-        known = self.batch in ("auto", "all") or (self.batch.isdigit() and int(self.batch) >= 1)
+        known = self.batch in ("auto", "all") or (whole_number(self.batch) or 0) >= 1
         require(known, f'parallel.batch must be "auto", "all" or a number of devices, got {self.batch!r}')
-        known = self.layers == "all" or (self.layers.isdigit() and int(self.layers) >= 1)
+        known = self.layers == "all" or (whole_number(self.layers) or 0) >= 1
         require(known, f'parallel.layers must be "all" or a number of devices, got {self.layers!r}')
         require(self.via in ("shard_map", "pmap"), f'parallel.via must be "shard_map" or "pmap", got {self.via!r}')
 
@@ -288,8 +311,9 @@ def from_dict(kind: type[C], values: dict[str, Any]) -> C:
         if isinstance(hint, type) and issubclass(hint, Config) and isinstance(value, dict):
             value = from_dict(hint, value)
         kinds = typing.get_args(hint) or (hint,)
-        fits = isinstance(value, kinds) or (float in kinds and type(value) is int)
-        require(fits, f"{name} of {kind.__name__} must be {getattr(hint, '__name__', hint)}, got {value!r}")
+        fits = type(value) in kinds or (float in kinds and type(value) is int)
+        shown = getattr(hint, "__name__", hint)
+        require(fits, f"{name} of {kind.__name__} must be {shown}, got {reprlib.repr(value)}")
         setattr(config, name, value)
     return config
 

@@ -31,7 +31,7 @@ def read_config(arguments: Sequence[str]) -> tuple[TrainConfig, str, Path | None
         config = values.config
         if config is not None and not isinstance(config, TrainConfig):
             getattr(config, "epochs", None)  # raises what kept the file from being read
-    except Exception as error:  # a config file is a program, and can raise anything
+    except (Exception, SystemExit) as error:  # a config file is a program, and can raise anything
         raise ConfigError(_reason(error)) from error
     if config is None:
         raise ConfigError(f"no config is given; usage: {_USAGE}")
@@ -45,9 +45,10 @@ def read_config(arguments: Sequence[str]) -> tuple[TrainConfig, str, Path | None
     return freeze(config), name, Path(values.workdir) if values.workdir else None
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """Returns the last line of an error, without its type; what `ml_collections` puts before it is a traceback."""
-    text = str(error.args[0] if isinstance(error, KeyError) else error).strip().splitlines()[-1].strip()
+    said = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
+    text = (said or f"the config file raised {type(error).__name__}").splitlines()[-1].strip()
     unknown = re.match(r"Field (\w+) not found on dataclass", text)
     if unknown:
         return f"the config has no field {unknown[1]!r}"

@@ -1,4 +1,4 @@
-"""Evaluates a run: ``python -m rnnjax.evaluate DIR [--split test] [--checkpoint best|last] [--data PATH]``."""
+"""Evaluates a run: ``python -m rnnjax.evaluate DIR [--split SPLIT] [--checkpoint best] [--data PATH] [--trust]``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from rnnjax.cache import keep_compilations
-from rnnjax.commands import exit_code, require_packages
+from rnnjax.commands import exit_code, require_packages, run_parser
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -24,16 +24,14 @@ def main(arguments: Sequence[str]) -> None:
 
     provide_cpu_devices()
     keep_compilations()
-    print(json.dumps(evaluate_run(options.directory, options.split, options.checkpoint, options.data)))
+    found = evaluate_run(options.directory, options.split, options.checkpoint, options.data, trusted=options.trust)
+    print(json.dumps(found))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Returns the command's options."""
-    parser = argparse.ArgumentParser(prog="python -m rnnjax.evaluate", description="Evaluates a trained run.")
-    parser.add_argument("directory", help="run directory")
+    parser = run_parser("evaluate", "Evaluates a trained run.")
     parser.add_argument("--split", default="test", choices=["train", "validation", "test"])
-    parser.add_argument("--checkpoint", default="best", choices=["best", "last"])
-    parser.add_argument("--data", metavar="PATH", help="folder of the data, in place of the run's own")
     return parser.parse_args(arguments)
 
 

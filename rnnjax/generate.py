@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rnnjax.cache import keep_compilations
-from rnnjax.commands import exit_code, require_packages
-from rnnjax.errors import ConfigError
+from rnnjax.commands import exit_code, require_packages, run_parser
+from rnnjax.errors import ConfigError, DataError
+
+_MOST_STEPS = 1_000_000  # they are one program's result, which is held in memory
+_MOST_BEAMS = 1000
+_COLDEST = 1e-4  # below it logits divided by the temperature may be infinite
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -26,22 +31,19 @@ def main(arguments: Sequence[str]) -> None:
     from rnnjax.training.evaluation import restored_params
 
     keep_compilations()
-    task, params, run = restored_params(options.directory, options.checkpoint, options.data)
+    task, params, run = restored_params(options.directory, options.checkpoint, options.data, trusted=options.trust)
     if task.generate is None:
         raise ConfigError(f"the task of {options.directory} generates nothing; evaluate it with rnnjax.evaluate")
-    lines = (line.rstrip("\r\n") for line in sys.stdin)
     given = {name: value for name, value in vars(options).items() if name in Request._fields}
-    for line in task.generate(params, Request(**given, lines=lines, plots=run.plots)):
+    for line in task.generate(params, Request(**given, lines=input_lines(sys.stdin), plots=run.plots)):
         print(line, flush=True)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Returns the command's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rnnjax.generate",
-        description="Continues text or a series, or translates the lines of the standard input, with a trained run.",
+    parser = run_parser(
+        "generate", "Continues text or a series, or translates the lines of the standard input, with a trained run."
     )
-    parser.add_argument("directory", help="run directory")
     parser.add_argument("--prompt", help="what to go on from")
     parser.add_argument("--length", type=int, default=300, help="steps to generate (default: 300)")
     parser.add_argument("--temperature", type=float, default=1.0, help="of sampling; 0 is greedy (default: 1)")
@@ -50,9 +52,22 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of sampling (default: 0)")
     parser.add_argument("--beam-size", type=int, default=4, help="width of the beam where one is used (default: 4)")
     parser.add_argument("--n-best", type=int, default=1, help="results a line where a beam is used (default: 1)")
-    parser.add_argument("--checkpoint", default="best", choices=["best", "last"])
-    parser.add_argument("--data", metavar="PATH", help="folder of the data, in place of the run's own")
     return parser.parse_args(arguments)
+
+
+def input_lines(stream: Any) -> Iterator[str]:
+    """Yields the lines of the standard input without their ends; none where it is closed.
+
+    Raises:
+      DataError: for a line that is no text.
+    """
+    for number, line in enumerate(getattr(stream, "buffer", stream) or (), 1):
+        try:
+            text = line.decode(stream.encoding) if isinstance(line, bytes) else line
+        except UnicodeDecodeError as error:
+            where = f"line {number} of the standard input (at byte {error.start})"
+            raise DataError(f"{where} is not text in {stream.encoding}: convert it") from None
+        yield text.rstrip("\r\n")
 
 
 def check(options: Any) -> None:
@@ -62,12 +77,13 @@ def check(options: Any) -> None:
         if not fits:
             raise ConfigError(f"--{name} must be {what}, got {getattr(options, name.replace('-', '_'))}")
 
-    require("length", options.length >= 1, "at least 1")
-    require("temperature", options.temperature >= 0, "0 or above")
+    require("length", 1 <= options.length <= _MOST_STEPS, f"from 1 to {_MOST_STEPS}")
+    fits = options.temperature == 0 or _COLDEST <= options.temperature < math.inf
+    require("temperature", fits, f"0, or {_COLDEST} or above")
     require("top-k", options.top_k is None or options.top_k >= 1, "at least 1")
     require("top-p", options.top_p is None or 0 < options.top_p <= 1, "above 0 and at most 1")
     require("seed", 0 <= options.seed < 2**32, f"from 0 to {2**32 - 1}")
-    require("beam-size", options.beam_size >= 1, "at least 1")
+    require("beam-size", 1 <= options.beam_size <= _MOST_BEAMS, f"from 1 to {_MOST_BEAMS}")
     require("n-best", 1 <= options.n_best <= options.beam_size, f"from 1 to the beam size, {options.beam_size}")
 
 

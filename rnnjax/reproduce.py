@@ -21,6 +21,8 @@ from rnnjax.commands import exit_code
 from rnnjax.errors import ConfigError, TrainingError
 from rnnjax.experiments import EXPERIMENTS, Experiment, Figure
 
+_MOST_SEEDS = 1000
+
 _log = logging.getLogger(__name__)
 
 
@@ -63,8 +65,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=Path("docs/results.json"))
     parser.add_argument("--table", type=Path, default=Path("docs/results.md"))
     options = parser.parse_args(arguments)
-    if options.seeds < 1:
-        raise ConfigError(f"--seeds must be at least 1, got {options.seeds}")
+    if not 1 <= options.seeds <= _MOST_SEEDS:
+        raise ConfigError(f"--seeds must be from 1 to {_MOST_SEEDS}, got {options.seeds}")
     return options
 
 

@@ -51,7 +51,7 @@ def train_or_go_on(config: TrainConfig, directory: Path) -> None:
     """Trains in a run directory, from its last checkpoint if it has one, and prints the report."""
     from rnnjax.config import to_dict
     from rnnjax.parallel.distributed import is_writer, wait_for_all, writer_first
-    from rnnjax.tasks import task_module
+    from rnnjax.tasks import build_task
     from rnnjax.training.interruption import Interrupted
     from rnnjax.training.loop import train
     from rnnjax.training.run_directory import RunDirectory
@@ -66,7 +66,7 @@ def train_or_go_on(config: TrainConfig, directory: Path) -> None:
         _log.info("this run is complete; nothing is left to do")
     else:
         with writer_first("data"):
-            task = task_module(config.task).build(config)
+            task = build_task(config)
         _log.info("data: %s", task.data.source)
         try:
             summary = train(task, config, run)

@@ -19,8 +19,14 @@ if jax.__version_info__ < (0, 11):  # later ones know no such flags
 _OPTIMISED = "benchmarks"
 
 
+# Folders whose tests train, which Optax's Adam does with a decay to the power of a whole number, or run kernels, where
+# states are kept in a wider type than the products.
+_PROMOTING = ("benchmarks", "commands", "docs", "kernels", "parallel", "tasks", "training")
+
+
 def pytest_configure(config):
     """What commands keep between runs is kept for this session of tests only, by all of its processes."""
+    config.addinivalue_line("markers", "promotes_types: the types that meet in this test are different on purpose")
     if "RNNJAX_CACHE" not in os.environ:
         config.own_cache = os.environ["RNNJAX_CACHE"] = tempfile.mkdtemp(prefix="rnnjax-cache-")
 
@@ -36,6 +42,19 @@ def _without_optimisations():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(autouse=True)
+def _promoting_no_types(request):
+    """Refuses implicit promotion of types, but where a test is of the one that is meant.
+
+    Gates read z in the type of the products and a state that is wider: both become the wider type, in a user's own
+    cell as well, without a word of it in the equations. Ranks are promoted everywhere, for the same reason: parameters
+    ``[G, H]`` meet states with any number of batch axes.
+    """
+    meant = request.node.get_closest_marker("promotes_types") or request.path.parent.name in _PROMOTING
+    with jax.numpy_dtype_promotion("standard" if meant else "strict"):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rnnjax import GRU, LSTM, BasicRNN, Scan, Stack, Static, bidirectional, unroll
-from rnnjax.interop import from_tf1, from_torch
+from rnnjax.interop import bidirectional_from_torch, from_tf1, from_torch
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 METHODS = {"static": Static(), "scan": Scan()}
@@ -105,17 +105,14 @@ def test_a_change_of_any_tf1_variable_by_a_ten_thousandth_would_be_seen(name):
 
 
 def torch_layers(name, state_dict):
-    """Returns the cells of a file and their parameters: one pair, or for each layer both directions'."""
+    """Returns the cell, or a list of cells, of a file, and the parameters; those of two directions are pairs."""
     kind = next(kind for kind in sorted(TORCH, key=len, reverse=True) if name.startswith(kind))
     cell, count = TORCH[kind], 2 if "2_layers" in name else 1
     if "bidirectional" not in name:
         cell = cell if count == 1 else Stack([cell] * count)
         return cell, from_torch(cell, state_dict)
-    directions = (False, True)
-    return cell, [
-        tuple(from_torch(cell, state_dict, layer=layer, reverse=reverse) for reverse in directions)
-        for layer in range(count)
-    ]
+    cells = cell if count == 1 else [cell] * count
+    return cells, bidirectional_from_torch(cells, cells, state_dict)
 
 
 def torch_state(cell, rows):
@@ -132,11 +129,12 @@ def torch_unroll(name, state_dict, x, initial, **options):
         states = torch_state(cell.cells[0] if several else cell, initial)
         ys, final = unroll(cell, params, x, tuple(states) if several else states[0], **options)
         return ys, list(final) if several else [final]
-    states, final = torch_state(cell, initial), []
-    for layer, pair in enumerate(params):
-        x, after = bidirectional(cell, cell, pair, x, tuple(states[2 * layer : 2 * layer + 2]), **options)
-        final += after
-    return x, final
+    if not isinstance(cell, list):
+        ys, final = bidirectional(cell, cell, params, x, tuple(torch_state(cell, initial)), **options)
+        return ys, list(final)
+    rows = torch_state(cell[0], initial)
+    ys, final = bidirectional(cell, cell, params, x, list(zip(rows[::2], rows[1::2])), **options)
+    return ys, [state for pair in final for state in pair]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rnnjax.cells.initializers import Initializer, gate_kernels, initializer
+from rnnjax.cells.initializers import Initializer, gate_kernels, gate_vectors, initializer, vector_initializer
 from rnnjax.cells.randomness import TimedKey
+from rnnjax.dtypes import at_least_float32
 
 Params = Any
 State = Any
@@ -33,6 +34,11 @@ class Cell(ABC):
     @abstractmethod
     def output_size(self) -> int:
         """Size O of the last axis of the outputs."""
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether `inputs` draws from its key; a cell that does says so, and its modules then ask for a key."""
+        return False
 
     @abstractmethod
     def init(self, key: PRNGKeyArray, input_size: int) -> Params:
@@ -104,7 +110,8 @@ class GatedCell(Cell):
       dtype: type of the products and of the outputs; None takes that of the inputs.
       param_dtype: type in which parameters are made and kept.
       state_dtype: type of the state and of the pointwise work; None takes `dtype`, but never below float32.
-      kernel_init, recurrent_init, bias_init: names from `jax.nn.initializers`, or functions ``(key, shape, dtype)``.
+      kernel_init, recurrent_init, bias_init: names from `jax.nn.initializers`, or functions ``(key, shape, dtype)``,
+        which are asked for each gate's matrix, and each gate's vector ``[H]``, by itself.
     """
 
     hidden_size: int
@@ -120,8 +127,9 @@ class GatedCell(Cell):
 
     def __post_init__(self):
         check_size("hidden_size", self.hidden_size)
-        for choice in (self.kernel_init, self.recurrent_init, self.bias_init):
+        for choice in (self.kernel_init, self.recurrent_init):
             initializer(choice)
+        vector_initializer(self.bias_init)
         for name in ("dtype", "param_dtype", "state_dtype"):
             # One form for every way to name a type; and NumPy has `dtype("float64") == None`.
             given = getattr(self, name)
@@ -151,7 +159,7 @@ class GatedCell(Cell):
         return (
             gate_kernels(self.kernel_init, k_x, input_size, *shape, self.param_dtype),
             gate_kernels(self.recurrent_init, k_h, self.output_size, *shape, self.param_dtype),
-            initializer(self.bias_init)(k_b, shape, self.param_dtype),
+            gate_vectors(self.bias_init, k_b, *shape, self.param_dtype),
         )
 
     def recurrent_weight(self, params: Params) -> Float[Array, "O G H"]:
@@ -166,7 +174,7 @@ class GatedCell(Cell):
         return jnp.zeros((*batch_shape(batch_size), size), self._state_dtype(dtype))
 
     def _state_dtype(self, dtype: DTypeLike) -> DTypeLike:
-        return self.state_dtype or jnp.promote_types(self.dtype or dtype, jnp.float32)
+        return self.state_dtype or at_least_float32(self.dtype or dtype)
 
     def inputs(self, params: Params, xs: Float[Array, "T *B I"], *, key: Key = None) -> Any:
         return self.gate_inputs(params, self.project(params.w_x, xs))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.cell import GatedCell, HiddenState, check_size, compute_dtype, recurrent_product
-from rnnjax.cells.initializers import initializer
+from rnnjax.cells.initializers import vector_initializer
 
 
 class GRUParams(NamedTuple):
@@ -58,7 +58,7 @@ class GRU(GatedCell):
     def init(self, key: PRNGKeyArray, input_size: int) -> GRUParams:
         check_size("input_size", input_size)
         k_gates, k_bias = jax.random.split(key)
-        b_hn = initializer(self.bias_init)(k_bias, (self.hidden_size,), self.param_dtype)
+        b_hn = vector_initializer(self.bias_init)(k_bias, (self.hidden_size,), self.param_dtype)
         return GRUParams(*self.init_gates(k_gates, input_size, 3), b_hn if self.reset == "after" else None)
 
     def recurrent_weight(self, params: GRUParams) -> Float[Array, "H G H"]:

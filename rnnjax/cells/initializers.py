@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from typing import Any, Callable
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
+
+from rnnjax.dtypes import at_least_float32
 
 Initializer = Callable[..., Array]
 
@@ -23,6 +25,10 @@ _FACTORIES = (
     "uniform",
     "normal",
 )
+# What draws a vector, whose two fans are the same: then Glorot's bound is LeCun's.
+_BY_FAN_IN = {
+    name: name.replace("glorot", "lecun") for name in _FACTORIES if name.startswith(("glorot", "he", "lecun"))
+}
 
 
 def initializer(choice: str | Initializer) -> Initializer:
@@ -33,18 +39,54 @@ def initializer(choice: str | Initializer) -> Initializer:
     Raises:
       ValueError: for an unknown name.
     """
+    return choice if callable(choice) else _named(choice)
+
+
+def vector_initializer(choice: str | Initializer) -> Initializer:
+    """Returns the same for vectors ``[H]``, whose fans in and out are both H, as TensorFlow and Keras count them.
+
+    Raises:
+      ValueError: for an unknown name, and for "orthogonal", which vectors cannot be.
+    """
     if callable(choice):
-        return choice
+        return _drawing_vectors(choice)
+    if choice == "orthogonal":
+        raise ValueError(
+            'initialiser "orthogonal" is for matrices and cannot draw a vector; '
+            "choose another for the cell's vectors, such as glorot_uniform, or give a function"
+        )
+    if choice in _BY_FAN_IN:
+        return _named(_BY_FAN_IN[choice], in_axis=0, out_axis=())
+    return _named(choice)
+
+
+def _drawing_vectors(function: Initializer) -> Initializer:
+    """Returns the function, which says what was asked of it where it knows matrices only, as most of JAX's do."""
+
+    def draw(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        try:
+            return function(key, shape, dtype)
+        except ValueError as error:
+            raise ValueError(
+                f"the initialiser cannot draw one of the cell's vectors, of shape {list(shape)} ({error}); "
+                "give a function that can, or a name such as glorot_uniform"
+            ) from error
+
+    return draw
+
+
+def _named(choice: str, **axes: Any) -> Initializer:
+    """Returns the initialiser of a name, its matrices having their inputs and outputs on the axes given."""
     if choice in _PLAIN:
         chosen = getattr(jax.nn.initializers, choice)
     elif choice in _FACTORIES:
-        chosen = getattr(jax.nn.initializers, choice)()
+        chosen = getattr(jax.nn.initializers, choice)(**axes)
     else:
         known = ", ".join(_PLAIN + _FACTORIES)
         raise ValueError(f"unknown initialiser {choice!r}; choose from {known}, or give a function")
 
     def draw(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        return chosen(key, shape, jnp.promote_types(dtype, jnp.float32)).astype(dtype)
+        return chosen(key, shape, at_least_float32(dtype)).astype(dtype)
 
     return draw
 
@@ -56,3 +98,11 @@ def gate_kernels(
     draw = initializer(choice)
     kernels = [draw(k, (rows, columns), dtype) for k in jax.random.split(key, gates)]
     return jnp.stack(kernels, axis=1)
+
+
+def gate_vectors(
+    choice: str | Initializer, key: PRNGKeyArray, gates: int, size: int, dtype: DTypeLike
+) -> Float[Array, "gates size"]:
+    """Returns one vector ``[size]`` a gate, drawn one by one."""
+    draw = vector_initializer(choice)
+    return jnp.stack([draw(k, (size,), dtype) for k in jax.random.split(key, gates)])

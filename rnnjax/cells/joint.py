@@ -9,7 +9,7 @@ from jaxtyping import PRNGKeyArray
 
 from rnnjax.cells.basic import BasicRNN
 from rnnjax.cells.cell import GatedParams, check_size
-from rnnjax.cells.initializers import initializer
+from rnnjax.cells.initializers import gate_vectors, initializer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,5 +25,5 @@ class JointBasicRNN(BasicRNN):
         k_kernel, k_bias = jax.random.split(key)
         shape = (input_size + self.hidden_size, self.hidden_size)
         kernel = initializer(self.kernel_init)(k_kernel, shape, self.param_dtype)[:, None]
-        bias = initializer(self.bias_init)(k_bias, (1, self.hidden_size), self.param_dtype)
+        bias = gate_vectors(self.bias_init, k_bias, 1, self.hidden_size, self.param_dtype)
         return GatedParams(kernel[:input_size], kernel[input_size:], bias)

@@ -12,7 +12,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.cell import GatedCell, check_size, compute_dtype, recurrent_product
-from rnnjax.cells.initializers import initializer
+from rnnjax.cells.initializers import gate_vectors, initializer, vector_initializer
+from rnnjax.dtypes import at_least_float32
 
 
 class LSTMState(NamedTuple):
@@ -62,7 +63,8 @@ class LSTM(GatedCell):
 
     Attributes:
       forget_bias: initial bias of the forget gate.
-      peephole: whether the gates see the cell state.
+      peephole: whether the gates see the cell state; each gate's weights are a vector of their own, drawn by
+        `kernel_init`.
       projection_size: if given, h' = (o * tanh(c')) W_p has this size (Sak et al., 2014).
       cell_clip: if given, c' is kept within plus or minus this value.
       projection_clip: if given, the projected h' is kept within plus or minus this value.
@@ -71,7 +73,8 @@ class LSTM(GatedCell):
         (Ba et al., 2016).
 
     Raises:
-      ValueError: for a projection_clip without a projection, or clips that are not positive.
+      ValueError: for a projection_clip without a projection, clips that are not positive, or peepholes with
+        ``kernel_init="orthogonal"``.
     """
 
     forget_bias: float = 1.0
@@ -84,6 +87,8 @@ class LSTM(GatedCell):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.peephole:
+            vector_initializer(self.kernel_init)
         if self.projection_size is not None:
             check_size("projection_size", self.projection_size)
         elif self.projection_clip is not None:
@@ -114,7 +119,7 @@ class LSTM(GatedCell):
         if not self.peephole:
             return None
         gates = 2 if self.coupled_gates else 3
-        return initializer(self.kernel_init)(key, (gates, self.hidden_size), self.param_dtype)
+        return gate_vectors(self.kernel_init, key, gates, self.hidden_size, self.param_dtype)
 
     def _init_projection(self, key: PRNGKeyArray) -> Array | None:
         if self.projection_size is None:
@@ -176,6 +181,6 @@ def _open(a: Float[Array, "*B G H"], candidate: int = -2) -> Float[Array, "*B G 
 
 def _normalise(x: Array, axes: int | tuple[int, ...]) -> Array:
     """Returns `x` with zero mean and unit variance over `axes`, computed in float32 or above."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(at_least_float32(x.dtype))
     wide = wide - wide.mean(axes, keepdims=True)
     return (wide * jax.lax.rsqrt(jnp.square(wide).mean(axes, keepdims=True) + 1e-6)).astype(x.dtype)

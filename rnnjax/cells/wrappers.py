@@ -29,6 +29,10 @@ class Wrapper(Cell):
     def output_size(self) -> int:
         return self.cell.output_size
 
+    @property
+    def stochastic(self) -> bool:
+        return self.cell.stochastic
+
     def inner(self, params: Params) -> Params:
         """Returns the wrapped cell's part of the parameters."""
         return params
@@ -84,6 +88,10 @@ class Stack(Cell):
     @property
     def output_size(self) -> int:
         return self.cells[-1].output_size
+
+    @property
+    def stochastic(self) -> bool:
+        return any(cell.stochastic for cell in self.cells)
 
     def init(self, key: PRNGKeyArray, input_size: int) -> tuple[Params, ...]:
         sizes = [input_size, *(cell.output_size for cell in self.cells)]
@@ -162,6 +170,10 @@ class Dropout(Wrapper):
         for name in ("input_rate", "state_rate", "output_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+
+    @property
+    def stochastic(self) -> bool:
+        return bool(self.input_rate or self.state_rate or self.output_rate) or self.cell.stochastic
 
     def inputs(self, params: Params, xs: Array, *, key: Key = None) -> DropoutZs:
         inner, k_input, k_state, k_output = split(key, 4)

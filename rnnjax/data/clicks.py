@@ -48,7 +48,7 @@ def find_click_files(path: str | None = None) -> list[Path]:
     root = path or os.environ.get("RNNJAX_DATA")
     if not root:
         raise DataError(f"there is no folder to look for clicks in: {_HINT}")
-    folder = Path(root).expanduser()
+    folder = Path(os.path.expanduser(root))
     if folder.is_file():
         return [folder]
     for place in (folder, folder / "yoochoose"):

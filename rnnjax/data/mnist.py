@@ -41,13 +41,13 @@ def load_mnist(path: str | None = None, *, data_dir: str | None = None, download
 def _local_folder(path: str | None) -> tuple[Path | None, str]:
     """Returns the folder with the original files, if one is named, and what named it."""
     if path is not None:
-        root = Path(path).expanduser()
+        root = Path(os.path.expanduser(path))
         # With no original file in either place, `path` itself is what the error should name.
         return mnist_files.originals_folder(root) or root, "--config.data.path"
     root = os.environ.get("RNNJAX_DATA")
     if not root:
         return None, ""
-    folder = mnist_files.originals_folder(Path(root).expanduser())
+    folder = mnist_files.originals_folder(Path(os.path.expanduser(root)))
     if folder is None:
         _log.warning("RNNJAX_DATA=%s holds no MNIST files, so MNIST is looked for in the TFDS directory", root)
     return folder, "RNNJAX_DATA"

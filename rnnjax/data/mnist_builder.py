@@ -6,6 +6,7 @@ are an ordinary TFDS directory of ArrayRecord files, which `tfds.builder_from_di
 """
 
 import errno
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -34,6 +35,9 @@ OTHER_SOURCES = (
 )
 
 _PROBE_SECONDS = 10
+_WRONG_CHECKSUM = "NonMatchingChecksumError"  # TFDS does not export it
+_log = logging.getLogger(__name__)
+
 _CITATION = """\
 @article{lecun1998gradient,
   title={Gradient-based learning applied to document recognition},
@@ -141,13 +145,12 @@ def prepare_mnist(data_dir: str | None = None, *, source_dir: str | None = None)
         return builder
     manual_dir = _checked_source(source_dir) if source_dir is not None else None
     mirror = MIRRORS[0] if manual_dir else reachable_mirror()
-    builder.mirror = mirror
     try:
-        _prepare(builder, manual_dir)
+        _prepare_or_try_again(data_dir, mirror, manual_dir)
     except Exception as error:
         # Another process may have finished the same work first, and a finished directory is not replaced.
         if not builder.data_path.exists():
-            raise _preparation_error(error, builder) from error
+            raise _preparation_error(error, builder, mirror) from error
     builder = mnist_builder(data_dir)
     builder.mirror = mirror
     return builder
@@ -183,10 +186,29 @@ def read_prepared(builder: RnnjaxMnist) -> dict[str, Arrays]:
 
 
 def _checked_source(source_dir: str) -> Path:
-    root = Path(source_dir).expanduser()
+    root = Path(os.path.expanduser(source_dir))
     folder = mnist_files.originals_folder(root) or root
     mnist_files.verify_originals(folder)
     return folder
+
+
+def _prepare_or_try_again(data_dir: str | None, mirror: str, manual_dir: Path | None) -> None:
+    """Prepares with a fresh builder, and once more where what was downloaded broke off or is damaged."""
+    for tries_left in (1, 0):
+        builder = mnist_builder(data_dir)
+        builder.mirror = mirror
+        try:
+            _prepare(builder, manual_dir)
+            return
+        except Exception as error:
+            if not (tries_left and _is_bad_download(error)) or builder.data_path.exists():
+                raise
+            _log.warning("the download of MNIST from %s failed (%s) and is tried again", mirror, _first_line(error))
+
+
+def _is_bad_download(error: Exception) -> bool:
+    known = isinstance(error, tfds.download.DownloadError | requests.RequestException)
+    return known or type(error).__name__ == _WRONG_CHECKSUM
 
 
 def _prepare(builder: RnnjaxMnist, manual_dir: Path | None) -> None:
@@ -203,7 +225,7 @@ def _prepare(builder: RnnjaxMnist, manual_dir: Path | None) -> None:
         )
 
 
-def _preparation_error(error: Exception, builder: RnnjaxMnist) -> DataError:
+def _preparation_error(error: Exception, builder: RnnjaxMnist, mirror: str) -> DataError:
     place = builder.data_dir_root
     if _is_out_of_space(error):
         return DataError(
@@ -211,9 +233,9 @@ def _preparation_error(error: Exception, builder: RnnjaxMnist) -> DataError:
             "or name another directory with TFDS_DATA_DIR"
         )
     if isinstance(error, tfds.download.DownloadError | requests.RequestException):
-        return DataError(f"downloading MNIST from {builder.mirror} failed ({_first_line(error)}): {OTHER_SOURCES}")
-    if type(error).__name__ == "NonMatchingChecksumError":
-        return DataError(f"what {builder.mirror} sent is not the original MNIST (wrong checksum): {OTHER_SOURCES}")
+        return DataError(f"downloading MNIST from {mirror} failed ({_first_line(error)}): {OTHER_SOURCES}")
+    if type(error).__name__ == _WRONG_CHECKSUM:
+        return DataError(f"what {mirror} sent is not the original MNIST (wrong checksum): {OTHER_SOURCES}")
     if isinstance(error, PermissionError):
         return DataError(
             f"MNIST cannot be prepared in {place} ({error.strerror}): name a directory "

@@ -68,7 +68,7 @@ def learn_vocabulary(lines: Sequence[str], kind: str, size: int) -> SentenceVoca
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines), model_writer=model, model_type=kind, vocab_size=size, **_options(kind)
         )
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         reason = str(error).split("] ")[-1].strip()
         raise DataError(
             f"no {kind} vocabulary of {size} tokens can be learned from {len(lines)} lines ({reason}); "

@@ -12,6 +12,7 @@ import numpy as np
 
 from rnnjax.data.dataset import content_checksum
 from rnnjax.data.download import downloaded
+from rnnjax.data.files import regular
 from rnnjax.data.vocabulary import split_words
 from rnnjax.errors import DataError
 
@@ -135,7 +136,7 @@ def load_own_text(path: str, cuts: Cuts = Cuts()) -> Texts:  # noqa: B008
     Raises:
       DataError: a file is missing, empty, or no text.
     """
-    root = Path(path).expanduser()
+    root = Path(os.path.expanduser(path))
     if root.is_dir():
         splits = {split: read_text(_split_file(root, name)) for split, name in _FILE_NAMES.items()}
         return Texts(root.resolve().name, splits, f"the text files in {root}")
@@ -157,7 +158,7 @@ def read_text(file: Path) -> str:
       DataError: the file is missing, cannot be read, is not UTF-8, or is empty.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = regular(file).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"the text file {file} is missing: put it there, or {_NAME_A_FOLDER}") from None
     except OSError as error:
@@ -198,7 +199,7 @@ def _folder(path: str | None, name: str, file: str) -> tuple[Path | None, str]:
     given, named_by = path or os.environ.get("RNNJAX_DATA"), "--config.data.path" if path else "RNNJAX_DATA"
     if not given:
         return None, ""
-    root = Path(given).expanduser()
+    root = Path(os.path.expanduser(given))
     for folder in (root / name, root, root.parent):
         if (folder / file).is_file() and (folder != root.parent or root.name == file):
             return folder, named_by

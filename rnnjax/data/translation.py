@@ -14,8 +14,10 @@ import numpy as np
 
 from rnnjax.data.dataset import Arrays, DataSet, content_checksum
 from rnnjax.data.dates import generate_dates
+from rnnjax.data.files import regular
 from rnnjax.data.sentence_vocabulary import END, PADDING, SentenceVocabulary, learn_vocabulary
 from rnnjax.errors import DataError
+from rnnjax.memory import machine_memory
 
 Pair = tuple[str, str]
 Pairs = Mapping[str, Sequence[Pair]]
@@ -93,7 +95,7 @@ def load_pairs(name: str, path: str | None) -> tuple[Pairs, str]:
     if name == "tsv":
         if path is None:
             raise DataError("pairs of one's own need their file: give it as --config.data.path")
-        return split_by_source(_read_pairs(Path(path).expanduser())), f"the pairs in {path}"
+        return split_by_source(_read_pairs(Path(os.path.expanduser(path)))), f"the pairs in {path}"
     raise ValueError(f"name must be one of {', '.join(NAMES)}, got {name!r}")
 
 
@@ -102,7 +104,7 @@ def _folder(path: str | None, name: str, url: str) -> Path:
     root = path or os.environ.get("RNNJAX_DATA")
     if not root:
         raise DataError(f"no folder holds {name}: get it from {url} and give --config.data.path or RNNJAX_DATA")
-    folder = Path(root).expanduser()
+    folder = Path(os.path.expanduser(root))
     return folder / name if (folder / name).is_dir() else folder
 
 
@@ -129,19 +131,32 @@ def _lines(file: Path) -> list[str]:
     try:
         # Not `splitlines`, which also splits at characters that are in some sentences.
         return _content(file).decode("utf-8").removesuffix("\n").split("\n")
-    except (OSError, UnicodeDecodeError, zipfile.BadZipFile, StopIteration) as error:
-        raise DataError(
-            f"{file} cannot be read as text ({error or 'no text in it'}); give another data.path"
-        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read as text ({error}); give another data.path") from error
 
 
 def _content(file: Path) -> bytes:
     """Returns a text file's content, or that of the one in an archive whose name begins with no underscore."""
-    if file.suffix != ".zip":
+    if regular(file).suffix != ".zip":
         return file.read_bytes()
-    with zipfile.ZipFile(file) as archive:
-        member = next(name for name in archive.namelist() if name.endswith(".txt") and not name.startswith("_"))
-        return archive.read(member)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return _member(archive, [one for one in archive.infolist() if one.filename.endswith(".txt")])
+    except Exception as error:  # one that is damaged, encrypted or compressed otherwise raises errors of many kinds
+        reason = str(error) or type(error).__name__
+        raise DataError(
+            f"{file} cannot be unpacked ({reason}); unpack it yourself, or give another data.path"
+        ) from error
+
+
+def _member(archive: zipfile.ZipFile, texts: Sequence[zipfile.ZipInfo]) -> bytes:
+    """Returns the first text in an archive, which may say that it is larger than anything that can be read."""
+    member = next((one for one in texts if not one.filename.startswith("_")), None)
+    if member is None:
+        raise ValueError("there is no text in it")
+    if member.file_size > machine_memory() // 4:
+        raise ValueError(f"{member.filename} in it is {member.file_size} bytes large, too many for this machine")
+    return archive.read(member)
 
 
 def _read_pairs(file: Path) -> list[Pair]:

@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from rnnjax.data.files import regular
 from rnnjax.errors import DataError
+
+_TOO_LONG = 2**31  # for a vector
 
 
 def write_word_vectors(path: str | Path, words: Sequence[str], vectors: Float[np.ndarray, "V D"]) -> None:
@@ -41,12 +44,17 @@ def read_word_vectors(path: str | Path) -> tuple[list[str], Float[np.ndarray, "V
     """
     file = Path(path)
     try:
-        lines = file.read_text("utf-8").rstrip("\n").split("\n")
+        text = regular(file).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read as word vectors ({error}): give a text file of word2vec") from error
+    lines = text.rstrip("\n").split("\n")
     count, size = _header(file, lines[0])
     if len(lines) - 1 != count:
         raise DataError(f"{file} says that it has {count} words, and has {len(lines) - 1}: it was cut off or changed")
+    if size >= _TOO_LONG or 2 * count * size > len(text):  # before any memory is taken: a number is two characters
+        raise DataError(
+            f"{file} says that its vectors have {size} numbers, which its {len(text)} characters cannot hold"
+        )
     words, vectors = [], np.empty((count, size), np.float32)
     for i, line in enumerate(lines[1:]):
         word, *numbers = line.rstrip().split(" ")

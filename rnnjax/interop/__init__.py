@@ -11,6 +11,6 @@ framework's variables come out in its own layout.
 
 from rnnjax.interop.flax import from_flax
 from rnnjax.interop.tf1 import from_tf1
-from rnnjax.interop.torch import from_torch
+from rnnjax.interop.torch import bidirectional_from_torch, from_torch
 
-__all__ = ["from_flax", "from_tf1", "from_torch"]
+__all__ = ["bidirectional_from_torch", "from_flax", "from_tf1", "from_torch"]

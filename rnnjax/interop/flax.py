@@ -25,6 +25,10 @@ def from_flax(cell: Cell, variables: Mapping[str, Any], *, scope: str = "") -> P
     | several, in scopes that differ by a number | Stack |
     | a Dense (NNX: Linear) beside the cell | Project |
 
+    Variables do not tell a cell's options: a SimpleCell with ``residual=True`` has no counterpart, an LSTMCell or
+    GRUCell must have Flax's default `gate_fn` and `activation_fn`, and a SimpleCell's `activation_fn` must be given to
+    BasicRNN.
+
     Args:
       cell: the rnnjax cell.
       variables: what Linen's `init` returns, or its collection ``params`` (others are not read), or NNX's

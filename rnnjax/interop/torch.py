@@ -13,6 +13,7 @@ from rnnjax.cells import GRU, LSTM, BasicRNN, Cell, GatedCell, GatedParams, GRUP
 from rnnjax.cells.cell import Params
 from rnnjax.interop.conversion import DenseNames, Framework, convert
 from rnnjax.interop.variables import Found, Shapes, Variables, below, names_of, paths, read, refuse, size_of
+from rnnjax.unrolling.bidirectional import Cells, input_sizes, layers
 
 
 def from_torch(
@@ -34,8 +35,8 @@ def from_torch(
     | several layers, or modules in a list | Stack |
     | a Linear beside the module | Project |
 
-    A layer of a bidirectional module reads both directions of the one below, so it is no cell: convert each direction
-    of each layer by itself, with `layer` and `reverse`, and run them with `rnnjax.bidirectional`.
+    A layer of a bidirectional module reads both directions of the one below, so it is no cell:
+    `bidirectional_from_torch` converts all of its layers for `rnnjax.bidirectional`.
 
     Args:
       cell: the rnnjax cell.
@@ -49,6 +50,36 @@ def from_torch(
     """
     found = below(paths(state_dict, "."), scope, ".")
     return convert(_FRAMEWORK, cell, _torch_selection(found, layer, reverse), None)
+
+
+def bidirectional_from_torch(
+    forward: Cells, backward: Cells, state_dict: Mapping[str, Any], *, scope: str = ""
+) -> tuple:
+    """Returns the parameters for `rnnjax.bidirectional` from a `state_dict` of a bidirectional PyTorch module.
+
+    Args:
+      forward, backward: the two cells of a module of one layer, or two lists of cells, one a layer.
+      state_dict, scope: as in `from_torch`.
+
+    Returns:
+      A pair of parameters, or, for lists, a pair a layer.
+
+    Raises:
+      ValueError: if the module has another number of layers, or one direction only; otherwise as `from_torch`.
+    """
+    pairs, found = layers(forward, backward), below(paths(state_dict, "."), scope, ".")
+    matches = [_TORCH_NAME.fullmatch(path[-1]) for path in found]
+    saved = {int(match[2]) for match in matches if match and match[2]}
+    if saved != set(range(len(pairs))):
+        raise ValueError(f"there are cells for {len(pairs)} layers, but layers {sorted(saved)} in {names_of(found)}")
+    made = tuple(
+        tuple(
+            convert(_FRAMEWORK, cell, _torch_selection(found, layer, reverse), size)
+            for cell, reverse in zip(pair, (False, True))
+        )
+        for layer, (pair, size) in enumerate(zip(pairs, input_sizes(pairs, None)))
+    )
+    return made[0] if isinstance(forward, Cell) else made
 
 
 def _torch_basic(cell: BasicRNN, found: Found, input_size: int | None) -> GatedParams:
@@ -95,7 +126,10 @@ def _torch_selection(found: Variables, layer: int | None, reverse: bool | None) 
     matches = {path: _TORCH_NAME.fullmatch(path[-1]) for path in found}
     backward = [found[path].name for path, match in matches.items() if match and match[3]]
     if backward and reverse is None:
-        raise ValueError(f"{backward[0]} is of a second direction; choose reverse=False or reverse=True")
+        raise ValueError(
+            f"{backward[0]} is of a second direction; choose reverse=False or reverse=True, "
+            "or read both with bidirectional_from_torch"
+        )
     selection: Variables = {}
     for path, match in matches.items():
         if match is None:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from rnnjax.cells import GatedCell, Project
+from rnnjax.dtypes import at_least_float32
 
 
 class Variable(NamedTuple):
@@ -90,7 +91,7 @@ def array_of(variable: Variable) -> Array:
     array = jnp.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{variable.name} must be floating point, got {array.dtype}")
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    return array.astype(at_least_float32(array.dtype))
 
 
 def size_of(found: Found, name: str, axis: int) -> int:

@@ -27,9 +27,11 @@ class SequenceClassifier(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, xs: Float[Array, "B T I"], *, lengths: Int[Array, " B"] | None = None) -> Float[Array, "B C"]:
-        """Returns the logits of the classes."""
-        ys, state = RNN(self.cell)(xs.astype(self.dtype), lengths=lengths)
+    def __call__(
+        self, xs: Float[Array, "B T I"], *, lengths: Int[Array, " B"] | None = None, deterministic: bool = False
+    ) -> Float[Array, "B C"]:
+        """Returns the logits of the classes; dropout is as in `rnnjax.nn.RNN`."""
+        ys, state = RNN(self.cell)(xs.astype(self.dtype), lengths=lengths, deterministic=deterministic)
         last = last_outputs(self.cell, ys, state, lengths)
         return nn.Dense(self.classes, dtype=self.dtype)(last).astype(jnp.float32)
 

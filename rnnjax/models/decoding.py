@@ -59,7 +59,9 @@ def greedy(step: Step, state: State, *, length: int, first: int, end: int, paddi
         token = jnp.where(search.ended, padding, best)
         gained = jnp.where(search.ended, 0, log_probabilities.max(-1))
         tokens, lengths, scores = search.found
-        found = Hypotheses(tokens.at[:, search.time].set(token), lengths + ~search.ended, scores + gained)
+        found = Hypotheses(
+            tokens.at[:, search.time].set(token), lengths + 1 - search.ended.astype(jnp.int32), scores + gained
+        )
         return _Search(search.time + 1, state, token, found, search.ended | (token == end))
 
     return _until_ended(advance, _begin(state, _batch_size(state), length, first, padding)).found
@@ -101,7 +103,7 @@ def beam_search(
         # An ended sequence goes on in one way only: with padding, for nothing.
         nothing = jnp.where(jnp.arange(gained.shape[-1]) == padding, 0.0, -jnp.inf)
         totals = total[..., None] + jnp.where(search.ended[..., None], nothing, gained)
-        lengths = search.found.lengths + ~search.ended
+        lengths = search.found.lengths + 1 - search.ended.astype(jnp.int32)
         scores, chosen = jax.lax.top_k(
             (totals / penalty(lengths, length_penalty)[..., None]).reshape(batch, -1), beam_size
         )
@@ -119,7 +121,7 @@ def beam_search(
 
 def penalty(lengths: Int[Array, "*B"], exponent: float) -> Float[Array, "*B"]:
     """Returns the length penalty ((5 + length) / 6)^exponent (Wu et al., 2016)."""
-    return ((5.0 + lengths) / 6.0) ** exponent
+    return ((5.0 + lengths.astype(jnp.float32)) / 6.0) ** exponent
 
 
 def _begin(state: State, batch: Any, length: int, first: int, padding: int) -> _Search:

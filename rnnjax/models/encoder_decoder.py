@@ -16,7 +16,8 @@ from rnnjax.models.decoding import Step
 from rnnjax.nn.attention import attending, showing_alignment
 from rnnjax.nn.dense import Dense, init_dense, init_embedding
 from rnnjax.nn.scheduled_sampling import SamplingParams, ScheduledSampling, true_tokens_shifted
-from rnnjax.unrolling.unroll import bidirectional, unroll
+from rnnjax.unrolling.bidirectional import bidirectional
+from rnnjax.unrolling.unroll import unroll
 
 
 class EncoderDecoderParams(NamedTuple):

@@ -36,14 +36,14 @@ class Forecaster(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, xs: Float[Array, "B T I"]) -> Float[Array, "B T O"]:
-        """Returns the predictions of every step."""
+    def __call__(self, xs: Float[Array, "B T I"], *, deterministic: bool = False) -> Float[Array, "B T O"]:
+        """Returns the predictions of every step; dropout is as in `rnnjax.nn.RNN`."""
         if not self.dense and self.cell.output_size != self.size:
             raise ValueError(
                 f"without a dense layer the cell must have {self.size} outputs, got {self.cell.output_size}: "
                 f"wrap it as Project(cell, {self.size})"
             )
-        ys, _ = RNN(self.cell)(xs.astype(self.dtype))
+        ys, _ = RNN(self.cell)(xs.astype(self.dtype), deterministic=deterministic)
         if self.dense:
             ys = nn.Dense(self.size, dtype=self.dtype, kernel_init=nn.initializers.glorot_uniform())(ys)
         return ys.astype(jnp.float32)

@@ -52,17 +52,21 @@ class LanguageModel(nn.Module):
         else:
             self.softmax = nn.Dense(self.vocabulary_size, dtype=self.dtype)
 
-    def __call__(self, tokens: Int[Array, "B T"], state: State | None = None) -> tuple[Float[Array, "B T V"], State]:
+    def __call__(
+        self, tokens: Int[Array, "B T"], state: State | None = None, *, deterministic: bool = False
+    ) -> tuple[Float[Array, "B T V"], State]:
         """Returns the logits of the token after each, and the state to read on from.
 
-        Dropout is drawn from the rng `dropout`; where none is given, nothing is dropped.
+        Dropout is drawn from the rng `dropout`, as in `rnnjax.nn.RNN`.
         """
-        return self.predict(self.embedding(tokens), state)
+        return self.predict(self.embedding(tokens), state, deterministic=deterministic)
 
-    def predict(self, xs: Float[Array, "B T E"], state: State | None = None) -> tuple[Float[Array, "B T V"], State]:
+    def predict(
+        self, xs: Float[Array, "B T E"], state: State | None = None, *, deterministic: bool = False
+    ) -> tuple[Float[Array, "B T V"], State]:
         """Returns the same for embedded tokens."""
-        ys, state = self.recurrent(xs, state)
-        ys = self.dropout(ys, deterministic=not self.has_rng("dropout"))
+        ys, state = self.recurrent(xs, state, deterministic=deterministic)
+        ys = self.dropout(ys, deterministic=deterministic or self.is_initializing())
         # As rows of one matrix: on a CPU the gradient of the product is a tenth faster than with an axis for time.
         rows = ys.reshape(-1, ys.shape[-1])
         logits = self.embedding.attend(rows) + self.bias if self.tied else self.softmax(rows)
@@ -94,9 +98,9 @@ def continue_tokens(
     def draw(carry: tuple[Array, State], key: PRNGKeyArray) -> tuple[tuple[Array, State], Array]:
         logits, state = carry
         token = sample(key, logits, temperature=temperature, top_k=top_k, top_p=top_p)
-        logits, state = model.apply(variables, token[:, None], state)
+        logits, state = model.apply(variables, token[:, None], state, deterministic=True)
         return (logits[:, -1], state), token
 
-    logits, state = model.apply(variables, prompt)
+    logits, state = model.apply(variables, prompt, deterministic=True)
     _, tokens = jax.lax.scan(draw, (logits[:, -1], state), jax.random.split(key, length))
     return tokens.T

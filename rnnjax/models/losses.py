@@ -30,7 +30,7 @@ def sequence_loss(
     if weights is None:
         return mean_over_steps(token_losses(logits, targets))
     _check_shape("weights", weights, logits)
-    counts = jnp.asarray(weights) != 0
+    counts = jnp.asarray(weights).astype(bool)
     losses = token_losses(jnp.where(counts[..., None], logits, 0), jnp.where(counts, targets, 0))
     return mean_over_steps(losses, weights)
 

@@ -29,9 +29,9 @@ class NextItem(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, items: Int[Array, "B T"]) -> Float[Array, "B V"]:
+    def __call__(self, items: Int[Array, "B T"], *, deterministic: bool = False) -> Float[Array, "B V"]:
         """Returns the logits of the next item; an item outside ``[0, V)`` is one that is not known."""
-        ys, state = OneHotRNN(self.cell, self.items, self.dtype)(items)
+        ys, state = OneHotRNN(self.cell, self.items, self.dtype)(items, deterministic=deterministic)
         last = last_outputs(self.cell, ys, state)
         return nn.Dense(self.items, dtype=self.dtype)(last).astype(jnp.float32)
 
@@ -47,7 +47,7 @@ class SharedNextItem(nn.Module):
       cell: the recurrent cell, a `Stack` for several layers.
       items: number V of items.
       size: numbers in a vector.
-      dropout: rate, active where the rng `dropout` is given.
+      dropout: rate, drawn from the rng `dropout` as in `rnnjax.nn.RNN`.
       dtype: compute type; logits are float32.
     """
 
@@ -58,15 +58,15 @@ class SharedNextItem(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, items: Int[Array, "B T"]) -> Float[Array, "B V"]:
+    def __call__(self, items: Int[Array, "B T"], *, deterministic: bool = False) -> Float[Array, "B V"]:
         """Returns the logits of the next item; an item outside ``[0, V)`` is one that is not known."""
         embed = nn.Embed(self.items, self.size, dtype=self.dtype, embedding_init=nn.initializers.normal(0.1))
-        drop = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))
+        drop = nn.Dropout(self.dropout, deterministic=deterministic or self.is_initializing())
         known = (items >= 0) & (items < self.items)
         place = jnp.where(known, items, 0)
-        ys, state = RNN(self.cell)(drop(jnp.where(known[..., None], embed(place), 0)))
+        ys, state = RNN(self.cell)(drop(jnp.where(known[..., None], embed(place), 0)), deterministic=deterministic)
         last = drop(last_outputs(self.cell, ys, state))
         logits = embed.attend(nn.Dense(self.size, dtype=self.dtype)(last)).astype(jnp.float32)
         logits += self.param("bias", nn.initializers.zeros, (self.items,))
-        again = self.param("again", nn.initializers.zeros, (items.shape[1],)) * known
+        again = jnp.where(known, self.param("again", nn.initializers.zeros, (items.shape[1],)), 0)
         return logits.at[jnp.arange(len(items))[:, None], place].add(again)

@@ -46,7 +46,7 @@ def keep_top_k(logits: Float[Array, "*B V"], k: int) -> Float[Array, "*B V"]:
     """
     if k < 1:
         raise ValueError(f"top_k must be at least 1, got {k}")
-    return jnp.where(_ranks(logits) < k, logits, -jnp.inf)
+    return jnp.where(_ranks(logits) < min(k, logits.shape[-1]), logits, -jnp.inf)
 
 
 def keep_top_p(logits: Float[Array, "*B V"], p: float) -> Float[Array, "*B V"]:
@@ -60,7 +60,7 @@ def keep_top_p(logits: Float[Array, "*B V"], p: float) -> Float[Array, "*B V"]:
     if not 0 < p <= 1:
         raise ValueError(f"top_p must be above 0 and at most 1, got {p}")
     falling = -jnp.sort(-jax.nn.softmax(logits), axis=-1)
-    kept = (falling.cumsum(-1) - falling < p).sum(-1, keepdims=True)
+    kept = jnp.maximum((falling.cumsum(-1) - falling < p).sum(-1, keepdims=True), 1)  # a small p may round to 0
     return jnp.where(_ranks(logits) < kept, logits, -jnp.inf)
 
 

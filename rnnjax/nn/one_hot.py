@@ -86,7 +86,7 @@ class OneHotRNN(nn.Module):
         deterministic: bool = False,
     ) -> tuple[Float[Array, "*B T O"], State]:
         """Returns the outputs and the final state, as `unroll_one_hot` does."""
-        key: Key = dropout_key(self, deterministic)
+        key: Key = dropout_key(self, deterministic, self.cell.stochastic)
         options = {"lengths": lengths, "resets": resets, "reverse": self.reverse, "method": self.method}
         params = self.param("rnn", self.cell.init, self.size)
         return unroll_one_hot(

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+from flax.errors import InvalidRngError
 from jaxtyping import Array, Bool, Float, Int
 
 from rnnjax.cells.cell import Cell, Key, State
+from rnnjax.unrolling.bidirectional import Cells, bidirectional, input_sizes, layers
 from rnnjax.unrolling.recurrence import Method
-from rnnjax.unrolling.unroll import bidirectional, unroll
+from rnnjax.unrolling.unroll import unroll
 
 
 class RNN(nn.Module):
     """A cell unrolled over sequences, with its parameters under the name `rnn`.
 
-    Dropout is drawn from the rng `dropout`; where none is given, or `deterministic` is true, nothing is dropped.
+    Dropout is drawn from the rng `dropout`. As with Flax's own, where cells have dropout that rng must be given or
+    `deterministic` be true, which drops nothing; initialising needs neither.
 
     Attributes:
       cell: the cell, a `Stack` for several layers.
@@ -47,54 +51,85 @@ class RNN(nn.Module):
             resets=resets,
             reverse=self.reverse,
             method=self.method,
-            key=dropout_key(self, deterministic),
+            key=dropout_key(self, deterministic, self.cell.stochastic),
             time_major=self.time_major,
         )
 
 
 class Bidirectional(nn.Module):
-    """Two cells unrolled over sequences in the two directions; parameters are under `forward` and `backward`.
+    """Cells unrolled over sequences in the two directions, in one layer or several on top of each other.
+
+    Parameters are under `forward` and `backward`; with lists of cells under `forward_0`, `backward_0`, `forward_1`, and
+    so on, from the lowest layer to the highest.
 
     Attributes:
-      forward_cell, backward_cell: the cells.
+      forward_cell, backward_cell: the cells, or two lists of cells, one a layer.
       method, time_major: as in `rnnjax.unroll`.
+      dropout: rate of dropping what a layer reads of the layer below, as in `rnnjax.bidirectional`.
     """
 
-    forward_cell: Cell
-    backward_cell: Cell
+    forward_cell: Cells
+    backward_cell: Cells
     method: Method | None = None
     time_major: bool = False
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(
         self,
         xs: Float[Array, "*B T I"],
-        state: tuple[State, State] | None = None,
+        state: Sequence[State] | None = None,
         *,
         lengths: Int[Array, " *B"] | None = None,
         resets: Bool[Array, "*B T"] | None = None,
         deterministic: bool = False,
     ) -> tuple[Float[Array, "*B T O"], tuple[Any, Any]]:
-        """Returns the outputs of both side by side and the pair of final states, as `rnnjax.bidirectional` does."""
-        size = xs.shape[-1]
-        params = (
-            self.param("forward", self.forward_cell.init, size),
-            self.param("backward", self.backward_cell.init, size),
-        )
+        """Returns the outputs of both side by side and the final states, as `rnnjax.bidirectional` does."""
         return bidirectional(
             self.forward_cell,
             self.backward_cell,
-            params,
+            self._parameters(xs.shape[-1]),
             xs,
             state,
             lengths=lengths,
             resets=resets,
             method=self.method,
-            key=dropout_key(self, deterministic),
+            dropout=self.dropout,
+            key=dropout_key(self, deterministic, self._stochastic()),
             time_major=self.time_major,
         )
 
+    def _stochastic(self) -> bool:
+        """Returns whether anything is dropped, in the cells or between the layers."""
+        pairs = layers(self.forward_cell, self.backward_cell)
+        return self.dropout > 0 or any(cell.stochastic for pair in pairs for cell in pair)
 
-def dropout_key(module: nn.Module, deterministic: bool) -> Key:
-    """Returns a module's key for dropout, None where nothing is dropped."""
-    return None if deterministic or not module.has_rng("dropout") else module.make_rng("dropout")
+    def _parameters(self, input_size: int) -> tuple:
+        """Returns the pair of parameters of one layer, or a pair a layer."""
+        pairs, one = layers(self.forward_cell, self.backward_cell), isinstance(self.forward_cell, Cell)
+        made = [
+            tuple(
+                self.param(way if one else f"{way}_{layer}", cell.init, size)
+                for way, cell in zip(("forward", "backward"), pair)
+            )
+            for layer, (pair, size) in enumerate(zip(pairs, input_sizes(pairs, input_size)))
+        ]
+        return made[0] if one else tuple(made)
+
+
+def dropout_key(module: nn.Module, deterministic: bool, stochastic: bool) -> Key:
+    """Returns a module's key for dropout, None where nothing is dropped.
+
+    Raises:
+      InvalidRngError: if the module's cells are `stochastic` and there is no key for them.
+    """
+    if deterministic:
+        return None
+    if module.has_rng("dropout"):
+        return module.make_rng("dropout")
+    if stochastic and not module.is_initializing():
+        raise InvalidRngError(
+            f"{type(module).__name__} has dropout but no key for it; give rngs={{'dropout': key}} in training, or "
+            "deterministic=True in evaluation"
+        )
+    return None

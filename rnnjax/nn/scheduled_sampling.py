@@ -65,6 +65,10 @@ class ScheduledSampling(Cell):
     def output_size(self) -> int:
         return self.vocabulary_size
 
+    @property
+    def stochastic(self) -> bool:
+        return True
+
     def init(self, key: PRNGKeyArray, input_size: int) -> SamplingParams:
         k_cell, k_embedding, k_readout = jax.random.split(key, 3)
         return SamplingParams(

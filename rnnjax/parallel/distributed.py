@@ -19,6 +19,7 @@ import numpy as np
 from rnnjax.commands import FAILED
 from rnnjax.config import require
 from rnnjax.errors import CheckpointError, ClusterError, ConfigError, DataError, TrainingError
+from rnnjax.whole_numbers import whole_number
 
 _A_DAY = 24 * 3600
 
@@ -50,7 +51,7 @@ def read_cluster(
     Flags go before what a cluster's environment says, and ``--processes 1`` before both: a process alone.
 
     Raises:
-      ConfigError: if flags are wrong or some are missing, or the environment names no coordinator.
+      ConfigError: if flags are wrong or some are missing, or the environment names no coordinator or wrong numbers.
     """
     options, rest = _parser().parse_known_args(list(arguments))
     given = {name: value for name, value in vars(options).items() if name in _PLACE and value is not None}
@@ -62,7 +63,10 @@ def read_cluster(
     if given:
         _check(cluster, given)
         return cluster, rest
-    return (cluster if _in_a_cluster(environment) else None), rest
+    if not _in_a_cluster(environment):
+        return None, rest
+    _check_numbers(environment)
+    return cluster, rest
 
 
 _PLACE = ("coordinator", "process_id", "processes")
@@ -88,7 +92,7 @@ def _check(cluster: Cluster, given: Mapping[str, Any]) -> None:
     missing = [f"--{name}" for name in _PLACE if name not in given]
     require(not missing, f"--coordinator, --process_id and --processes belong together; add {', '.join(missing)}")
     host, _, port = str(cluster.coordinator).rpartition(":")
-    fits = bool(host) and port.isdigit() and 0 < int(port) < 2**16
+    fits = bool(host) and 0 < (whole_number(port) or 0) < 2**16
     require(fits, f"--coordinator must be HOST:PORT, got {cluster.coordinator!r}")
     count, process_id = given["processes"], given["process_id"]
     require(count >= 1, f"--processes must be at least 1, got {count}")
@@ -96,6 +100,11 @@ def _check(cluster: Cluster, given: Mapping[str, Any]) -> None:
 
 
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+_NUMBERS = (
+    *("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"),
+    *("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    "JOB_COMPLETION_INDEX",
+)
 _BY_HAND = "give --coordinator HOST:PORT, --process_id and --processes, or --processes 1 to run alone"
 
 
@@ -106,8 +115,8 @@ def _in_a_cluster(environment: Mapping[str, str]) -> bool:
       ConfigError: if it is one of several, but JAX cannot find the others.
     """
     if all(name in environment for name in _SLURM):
-        return int(environment["SLURM_NTASKS"]) > 1
-    if int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
+        return environment["SLURM_NTASKS"] != "1"
+    if environment.get("OMPI_COMM_WORLD_SIZE", "1") != "1":
         known = "OMPI_MCA_orte_hnp_uri" in environment
         require(known, f"this version of Open MPI does not say where its first process is; {_BY_HAND}")
         return True
@@ -116,6 +125,14 @@ def _in_a_cluster(environment: Mapping[str, str]) -> bool:
         require(installed, f'in an indexed Kubernetes job, install with: pip install "jax[k8s]"; or {_BY_HAND}')
         return True
     return False
+
+
+def _check_numbers(environment: Mapping[str, str]) -> None:
+    """Raises `ConfigError` if a variable that JAX reads a number from holds none."""
+    for name in _NUMBERS:
+        value = environment.get(name)
+        fits = value is None or whole_number(value) is not None
+        require(fits, f"the environment's {name} must be a whole number, got {value!r}; {_BY_HAND}")
 
 
 @contextlib.contextmanager

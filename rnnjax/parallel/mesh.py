@@ -10,6 +10,7 @@ import jax
 from jax.sharding import AxisType, Mesh
 
 from rnnjax.errors import ConfigError
+from rnnjax.whole_numbers import whole_number
 
 BATCH, LAYERS = "batch", "layers"
 _SMALLEST_PART = 32  # below it, a CPU core spends more time on waiting for the others than on its part of the batch
@@ -35,7 +36,7 @@ def device_counts(choice: str, batch_size: int, layers: str = "1") -> tuple[int,
     """
     available = max(jax.device_count() // _depth(layers), 1)
     if choice != "auto" or jax.process_count() > 1:
-        return (int(choice) if choice.isdigit() else available,)
+        return (whole_number(choice) or available,)
     most = _auto_count(available, batch_size)
     return (most, 1) if most > 1 and layers == "1" and jax.default_backend() == "cpu" else (most,)
 

@@ -43,7 +43,7 @@ def build(config: Config) -> Task:
         return model.init(key, jnp.zeros((1, 1, len(vocabulary))))
 
     def logits(params: Any, inputs: Int[Array, "B T"], rngs: Any = None) -> Float[Array, "B T V"]:
-        found: Any = model.apply(params, jax.nn.one_hot(inputs, len(vocabulary)), rngs=rngs)
+        found: Any = model.apply(params, jax.nn.one_hot(inputs, len(vocabulary)), rngs=rngs, deterministic=rngs is None)
         return found
 
     def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:

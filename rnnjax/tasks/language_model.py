@@ -18,6 +18,7 @@ from rnnjax.data.lanes import evaluation_windows, training_windows
 from rnnjax.data.text import Cuts, Texts, load_embedded_text, load_own_text, load_ptb, load_tiny_shakespeare
 from rnnjax.data.vocabulary import CharacterVocabulary, Vocabulary, WordVocabulary
 from rnnjax.errors import ConfigError
+from rnnjax.memory import require_room_for
 from rnnjax.models.language_model import LanguageModel, continue_tokens
 from rnnjax.models.losses import mean_over_steps, token_losses
 from rnnjax.tasks.task import Batch, Request, Task, Values, Weighted
@@ -113,6 +114,10 @@ def build(config: Config) -> Task:
     vocabulary = build_vocabulary(config.data, texts)
     dtype = jnp.dtype(config.dtype)
     cell = build_cell(config.cell)
+    require_room_for(
+        lambda: (cell.initial_state(config.batch_size, dtype), cell.init(jax.random.key(0), config.embedding_size)),
+        "the states of a batch and the cell's parameters",
+    )
     model = LanguageModel(cell, vocabulary.size, config.embedding_size, config.output_dropout, config.tied, dtype)
 
     def init(key: PRNGKeyArray) -> Any:
@@ -123,7 +128,7 @@ def build(config: Config) -> Task:
         tokens = batch["tokens"]
         state = select(batch["start"], cell.initial_state(len(tokens), dtype), carry)
         rngs = None if key is None else {"dropout": key}
-        logits, carry = model.apply(params, tokens[:, :-1], state, rngs=rngs)
+        logits, carry = model.apply(params, tokens[:, :-1], state, rngs=rngs, deterministic=key is None)
         losses = token_losses(logits, tokens[:, 1:])
         return {"loss": Weighted(*mean_over_steps(losses, batch["counted"]))}, carry
 

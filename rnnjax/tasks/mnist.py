@@ -52,7 +52,7 @@ def build(config: Config) -> Task:
         return model.init(key, jnp.zeros((1, 28, 28)))
 
     def classify(params: Any, image: Array, rngs: Any = None) -> Array:
-        logits: Any = model.apply(params, rows(image), rngs=rngs)
+        logits: Any = model.apply(params, rows(image), rngs=rngs, deterministic=rngs is None)
         return logits
 
     def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:

@@ -72,7 +72,8 @@ def build(config: Config) -> Task:
         return model.init(key, jnp.zeros((1, 4), jnp.int32))
 
     def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:
-        logits: Any = model.apply(params, batch["items"], rngs=None if key is None else {"dropout": key})
+        rngs = None if key is None else {"dropout": key}
+        logits: Any = model.apply(params, batch["items"], rngs=rngs, deterministic=key is None)
         known = batch["next"] >= 0
         label = jnp.where(known, batch["next"], 0)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
@@ -83,7 +84,7 @@ def build(config: Config) -> Task:
 
     def generate(params: Any, request: Request) -> Iterator[str]:
         apply: Any = model.apply
-        recommend = jax.jit(lambda ids: jax.nn.softmax(apply(params, ids)[0]))
+        recommend = jax.jit(lambda ids: jax.nn.softmax(apply(params, ids, deterministic=True)[0]))
         for line in request.lines if request.prompt is None else [request.prompt]:
             probabilities = np.asarray(recommend(jnp.asarray(line_ids(line, clicks.items))))
             best = np.argsort(-probabilities, kind="stable")[: max(request.n_best, 1)]

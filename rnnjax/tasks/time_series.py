@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from rnnjax.cells.wrappers import Project
 from rnnjax.config import DataConfig, TrainConfig, build_cell, require
 from rnnjax.data.series import load_series, longest_window, window_at
+from rnnjax.memory import require_memory
 from rnnjax.models.forecaster import Forecaster, continue_series
 from rnnjax.tasks.task import Batch, Request, Task, Values
 from rnnjax.tasks.time_series_plots import plot_generated, plot_prediction, plot_series
@@ -52,13 +53,14 @@ def build(config: Config) -> Task:
     cell = build_cell(config.cell)
     cell = Project(cell, 1) if config.project else cell
     model = Forecaster(cell, 1, not config.project, jnp.dtype(config.dtype))
+    require_memory(48 * config.windows * (config.window + 1), "the training windows", "lower windows")
     data = load_series(config.windows, config.window, config.seed)
 
     def init(key: PRNGKeyArray) -> Any:
         return model.init(key, jnp.zeros((1, config.window, 1)))
 
     def predict(params: Any, xs: Float[Array, "B T 1"], rngs: Any = None) -> Float[Array, "B T 1"]:
-        predicted: Any = model.apply(params, xs, rngs=rngs)
+        predicted: Any = model.apply(params, xs, rngs=rngs, deterministic=rngs is None)
         return predicted
 
     def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:

@@ -29,6 +29,7 @@ from rnnjax.tasks.translator import Output, Translator
 
 _ATTENTION = ("none", "bahdanau", "luong")
 _PICTURES = 4
+_LONGEST, _MOST_BEAMS = 100_000, 1000
 _FIELDS = ("source", "target")
 
 # How sacrebleu finds words: Multi30k is in tokens already, which must not be split again, and is compared in lower
@@ -122,7 +123,9 @@ class Config(TrainConfig):
         require(not both, "a bidirectional encoder reads the source in reverse already; leave reverse_source out")
         for name in ("embedding_size", "max_buckets", "beam_size"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        require(self.max_length >= 2, f"max_length must be at least 2, got {self.max_length}")
+        longest = 2 <= self.max_length <= _LONGEST
+        require(longest, f"max_length must be from 2 to {_LONGEST}, got {self.max_length}")
+        require(self.beam_size <= _MOST_BEAMS, f"beam_size must be at most {_MOST_BEAMS}, got {self.beam_size}")
         smooth = 0 <= self.label_smoothing < 1
         require(smooth, f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
         build_decoder(self)

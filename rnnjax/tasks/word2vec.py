@@ -48,6 +48,7 @@ _CLASSES = (
     "year month week day quarter decade",
 )
 _PLOTTED = 150
+_LONGEST = 10_000  # every word of a row is weighed against every other
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +85,9 @@ class Config(TrainConfig):
         require(known, f"data.name must be one of {', '.join(_CORPORA)}, got {self.data.name!r}")
         for name in ("size", "window", "negatives", "noise", "min_count"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        require(self.row_length >= 2, f"row_length must be at least 2, got {self.row_length}")
+        require(2 <= self.row_length <= _LONGEST, f"row_length must be from 2 to {_LONGEST}, got {self.row_length}")
+        for name in ("window", "noise"):
+            require(getattr(self, name) <= _LONGEST, f"{name} must be at most {_LONGEST}, got {getattr(self, name)}")
         require(self.subsample >= 0, f"subsample must not be negative, got {self.subsample}")
         embedded_path = self.data.name == "embedded" and self.data.path is not None
         require(not embedded_path, "the embedded text comes with Python; leave data.path out, or use another variant")

@@ -10,17 +10,20 @@ from jax.sharding import Mesh
 from rnnjax.config import TrainConfig, freeze, from_dict
 from rnnjax.errors import CheckpointError, ConfigError
 from rnnjax.parallel.mesh import batch_mesh
-from rnnjax.tasks import task_module
+from rnnjax.tasks import build_task, task_module
 from rnnjax.tasks.task import Task
 from rnnjax.training.loop import open_checkpoints
 from rnnjax.training.optimizer import build_optimizer
 from rnnjax.training.program import evaluator, place_state, scores
 from rnnjax.training.record import means
 from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.state import TrainState, initial_train_state
+from rnnjax.training.state import TrainState, initial_train_state, require_room
+from rnnjax.training.trust import require_trust
 
 
-def evaluate_run(directory: str, split: str, checkpoint: str, data_path: str | None) -> dict[str, Any]:
+def evaluate_run(
+    directory: str, split: str, checkpoint: str, data_path: str | None, *, trusted: bool = False
+) -> dict[str, Any]:
     """Returns the metrics of a run's best or last checkpoint on a split, with its step.
 
     Args:
@@ -28,13 +31,15 @@ def evaluate_run(directory: str, split: str, checkpoint: str, data_path: str | N
       split: "train", "validation" or "test".
       checkpoint: "best" or "last".
       data_path: if given, a folder to read the data from in place of the run's own.
+      trusted: whether code outside rnnjax that the run's config names may be run.
 
     Raises:
-      ConfigError: if there is no run there; DataError, CheckpointError: if its data or checkpoints cannot be read.
+      ConfigError: if there is no run there, or it names such code.
+      DataError, CheckpointError: if its data or checkpoints cannot be read.
     """
     run = RunDirectory(directory)
-    config = run_config(run, data_path)
-    task = task_module(config.task).build(config)
+    config = run_config(run, data_path, trusted=trusted)
+    task = build_task(config)
     mesh = batch_mesh("auto", config.batch_size)  # the devices here need not be those of the training
     step, state = restore(run, task, config, mesh, checkpoint)
     resident = config.data.feed == "device"
@@ -44,28 +49,32 @@ def evaluate_run(directory: str, split: str, checkpoint: str, data_path: str | N
     return {"step": step, "checkpoint": checkpoint, "split": split, **metrics, "data": task.data.source}
 
 
-def restored_params(directory: str, checkpoint: str, data_path: str | None) -> tuple[Task, Any, RunDirectory]:
+def restored_params(
+    directory: str, checkpoint: str, data_path: str | None, *, trusted: bool = False
+) -> tuple[Task, Any, RunDirectory]:
     """Returns the task of a run, the parameters of its best or last checkpoint on one device, and its directory.
 
     Raises:
       ConfigError, DataError, CheckpointError: as `evaluate_run`.
     """
     run = RunDirectory(directory)
-    config = run_config(run, data_path)
-    task = task_module(config.task).build(config)
+    config = run_config(run, data_path, trusted=trusted)
+    task = build_task(config)
     _, state = restore(run, task, config, batch_mesh("1", config.batch_size), checkpoint)
     return task, jax.device_get(state.params), run
 
 
-def run_config(run: RunDirectory, data_path: str | None) -> TrainConfig:
+def run_config(run: RunDirectory, data_path: str | None, *, trusted: bool = False) -> TrainConfig:
     """Returns the config of a run, with another data folder where one is given.
 
     Raises:
-      ConfigError: if the directory holds no run, or one of a task or fields that are not known here.
+      ConfigError: if the directory holds no run, one of a task or fields that are not known here, or one that names
+        code outside rnnjax and is not trusted.
     """
     values = run.config()
-    if not isinstance(values, dict) or "task" not in values:
+    if not isinstance(values.get("task"), str):
         raise ConfigError(f"{run.path / 'config.json'} is not a run's config; choose a directory that training made")
+    require_trust(values, run.path / "config.json", trusted=trusted)
     config = from_dict(task_module(values["task"]).Config, values)
     if data_path is not None:
         config.data.path = data_path
@@ -81,6 +90,7 @@ def restore(run: RunDirectory, task: Task, config: TrainConfig, mesh: Mesh, chec
     if not run.checkpoints.is_dir():
         raise CheckpointError(f"{run.path} has no checkpoints yet; train first")
     optimizer = build_optimizer(config.optimizer, config.optimizer.warmup_steps + 1)  # its state is alike for all steps
+    require_room(task, optimizer)
     like = place_state(mesh, initial_train_state(task, optimizer)(config.seed))
     with open_checkpoints(run, task, run.config(), read_only=True) as checkpoints:
         found = checkpoints.restore_best(like) if checkpoint == "best" else checkpoints.restore_last(like)

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from rnnjax.config_flags import read_config
 from rnnjax.training.optimizer import build_optimizer
 
 _OPTIMIZER = "optimizer."
+_MOST_RUNS = 100_000
 T = TypeVar("T")
 
 
@@ -89,6 +91,8 @@ def read_grid(arguments: Sequence[str], seeds: int, at_once: int | None) -> tupl
     fixed, lists = _lists(arguments)
     require("seed" not in lists, "a sweep takes its seeds from --seeds, from config.seed on; give one config.seed")
     require("task" not in lists, "a sweep is of one task; give one config.task")
+    count = seeds * math.prod(map(len, lists.values()))
+    require(count <= _MOST_RUNS, f"a sweep has at most {_MOST_RUNS} runs, and --seeds and the lists make {count}")
     points = []
     for texts in itertools.product(*lists.values()):
         chosen = [f"--config.{field}={text}" for field, text in zip(lists, texts)]

@@ -27,10 +27,13 @@ from rnnjax.training.program import TrainProgram, evaluator, place_state, scores
 from rnnjax.training.progress import Progress
 from rnnjax.training.record import Finished, Record, means
 from rnnjax.training.run_directory import RunDirectory, config_digest
-from rnnjax.training.state import TrainState, initial_train_state
+from rnnjax.training.state import TrainState, initial_train_state, require_room
 from rnnjax.training.summary import summarise
 
 _log = logging.getLogger(__name__)
+
+
+_MOST_STEPS = 2**31  # they are counted in 32 bits
 
 
 class Plan(NamedTuple):
@@ -83,6 +86,7 @@ def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     started = time.perf_counter()
     plan = make_plan(task, config)
     optimizer = build_optimizer(config.optimizer, plan.steps, plan.epoch_steps)
+    require_room(task, optimizer)
     devices = choose_devices(task, config, optimizer, plan.steps, run)
     programs = compile_programs(task, config, optimizer, devices)
     run.claim(to_dict(config))
@@ -138,9 +142,13 @@ def make_plan(task: Task, config: TrainConfig) -> Plan:
     """Returns the shape of the run.
 
     Raises:
-      ConfigError: if there are fewer examples than one batch takes.
+      ConfigError: if there are fewer examples than one batch takes, or more steps than can be counted.
     """
     steps = epoch_steps(task, config.batch_size)
+    require(
+        steps * config.epochs < _MOST_STEPS,
+        f"a run has at most {_MOST_STEPS - 1} steps, and {config.epochs} epochs of {steps} are more; lower epochs",
+    )
     return Plan(steps, config.epochs, min(config.steps_per_call or steps, steps), config.evaluate_every)
 
 

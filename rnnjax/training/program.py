@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
+from rnnjax.memory import program_that_fits
 from rnnjax.parallel.layers import splitting_layers
 from rnnjax.parallel.mapping import map_over_devices
 from rnnjax.parallel.mesh import BATCH, filled_batch
@@ -100,7 +101,7 @@ class TrainProgram:
         count = len(order.rows)
         if count not in self._compiled:
             started = time.perf_counter()
-            self._compiled[count] = self._compile(*arguments)
+            self._compiled[count] = program_that_fits(self._compile(*arguments), self._mesh.size)
             self.compile_seconds += time.perf_counter() - started
         self.ready = self.ready or time.perf_counter()
         return settle(self._compiled[count](*arguments))

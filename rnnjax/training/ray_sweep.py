@@ -13,11 +13,12 @@ import jax
 
 from rnnjax.cache import keep_compilations
 from rnnjax.errors import ConfigError, TrainingError
+from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Task
 from rnnjax.training.grid import Group
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.sweep import Left, about, build
+from rnnjax.training.sweep import Left, about
 from rnnjax.training.sweep_group import train_group
 
 _log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def train_alone(group: Group) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     keep_compilations()
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory(Path(folder) / "group")
-        train_group(group, build(group.config), directory, StopRequest())
+        train_group(group, build_task(group.config), directory, StopRequest())
         summary = directory.summary()
         assert summary is not None
         return summary, directory.metrics()

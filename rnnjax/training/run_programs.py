@@ -14,6 +14,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from rnnjax.memory import program_that_fits
 from rnnjax.parallel.mesh import BATCH
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import (
@@ -175,7 +176,7 @@ class RunsProgram:
         count = order.rows.shape[1]
         if count not in self._compiled:
             started = time.perf_counter()
-            self._compiled[count] = self._steps.lower(*arguments).compile()
+            self._compiled[count] = program_that_fits(self._steps.lower(*arguments).compile(), self._mesh.size)
             self.compile_seconds += time.perf_counter() - started
         return settle(self._compiled[count](*arguments))
 

@@ -11,6 +11,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from rnnjax.memory import require_room_for
 from rnnjax.tasks.task import Task
 
 
@@ -44,3 +45,13 @@ def initial_train_state(task: Task, optimizer: optax.GradientTransformation) -> 
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), carry, k_run)
 
     return lambda seed: initial(jax.random.key(seed))
+
+
+def require_room(task: Task, optimizer: optax.GradientTransformation, runs: int = 1) -> None:
+    """Raises `ConfigError` if the states of so many runs need more memory than there is, before any of it is taken."""
+
+    def state() -> Any:
+        params = task.init(jax.random.key(0))
+        return params, optimizer.init(params)
+
+    require_room_for(state, "the parameters and the optimiser's state", times=runs)

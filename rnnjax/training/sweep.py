@@ -9,8 +9,7 @@ from typing import Any
 
 import jax
 
-from rnnjax.config import TrainConfig
-from rnnjax.tasks import task_module
+from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Task
 from rnnjax.training.files import read_json, write_json
 from rnnjax.training.grid import Grid, Group, groups
@@ -73,7 +72,7 @@ def train_in_turn(left: Left, first: Task) -> None:
         for group, directory in left:
             devices = runs_mesh(len(group.runs)).size
             _log.info("%s, over devices: %d", about(group), devices)
-            train_group(group, first if group.runs[0].number == 0 else build(group.config), directory, stop)
+            train_group(group, first if group.runs[0].number == 0 else build_task(group.config), directory, stop)
 
 
 def about(group: Group) -> str:
@@ -83,19 +82,14 @@ def about(group: Group) -> str:
     return ", ".join([f"runs: {len(group.runs)}", *(f"{name}={values[name]}" for name in common)])
 
 
-def build(config: TrainConfig) -> Task:
-    """Returns the task of a config."""
-    return task_module(config.task).build(config)
-
-
 def first_task(grid: Grid) -> tuple[Task, bool]:
     """Returns the task of the first run, and whether its data are others with another seed.
 
     Where they are, a task may also compute otherwise with them: then no program serves two seeds.
     """
-    task = build(grid.base)
+    task = build_task(grid.base)
     other = next((run.config for run in grid.runs if run.seed != grid.base.seed), None)
-    return task, other is not None and build(other).data.checksum != task.data.checksum
+    return task, other is not None and build_task(other).data.checksum != task.data.checksum
 
 
 def gather(grid: Grid, task: Task, parts: Sequence[RunDirectory]) -> dict[str, Any]:

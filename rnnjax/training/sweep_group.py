@@ -37,7 +37,7 @@ from rnnjax.training.run_programs import (
     runs_orders,
     stack,
 )
-from rnnjax.training.state import TrainState, initial_train_state
+from rnnjax.training.state import TrainState, initial_train_state, require_room
 from rnnjax.training.summary import best_metrics, last_metrics
 
 _log = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
         raise Interrupted(f"stopped by {stop.signal} between two groups")
     started = time.perf_counter()
     plan = make_plan(task, group.config)
+    require_room(task, build_optimizer(group.config.optimizer, plan.steps, plan.epoch_steps), len(group.runs))
     programs = compile_programs(task, group, plan)
     directory.claim(group.as_dict())
     origin = Origin(config_digest(group.as_dict()), task.data.checksum)

@@ -16,7 +16,6 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from rnnjax.cells.cell import Cell, Key, Params, State
-from rnnjax.cells.randomness import split
 from rnnjax.unrolling.fused import Fused, fuses
 from rnnjax.unrolling.recurrence import Method, Pass, PassMethod, Recurrence, Steps, select
 from rnnjax.unrolling.scan import Scan
@@ -82,7 +81,7 @@ def _unroll(cell, method, reverse, time_axis, params, xs, state, lengths, resets
         resets = jnp.moveaxis(resets, min(time_axis + 1, 0), 0)
     valid = None
     if lengths is not None:
-        valid = jnp.arange(xs.shape[0]).reshape(-1, *[1] * lengths.ndim) < lengths
+        valid = jnp.arange(xs.shape[0], dtype=jnp.int32).reshape(-1, *[1] * lengths.ndim) < lengths
         xs = select(valid, xs, jnp.zeros_like(xs))
     if reverse:
         xs, resets = (backward(x, lengths) for x in (xs, resets))
@@ -141,7 +140,7 @@ def backward(xs: Any, lengths: Int[Array, " *B"] | None) -> Any:
         return None
     if lengths is None:
         return jnp.flip(xs, 0)
-    time = jnp.arange(xs.shape[0]).reshape(-1, *[1] * lengths.ndim)
+    time = jnp.arange(xs.shape[0], dtype=jnp.int32).reshape(-1, *[1] * lengths.ndim)
     source = jnp.where(time < lengths, lengths - 1 - time, time)
     return jnp.take_along_axis(xs, source.reshape(source.shape + (1,) * (xs.ndim - source.ndim)), 0)
 
@@ -200,35 +199,6 @@ def static_unroll(
     return list(ys), state
 
 
-def bidirectional(
-    forward: Cell,
-    backward: Cell,
-    params: tuple[Params, Params],
-    xs: Float[Array, "*B T I"],
-    state: tuple[State, State] | None = None,
-    *,
-    key: Key = None,
-    **options: Any,
-) -> tuple[Float[Array, "*B T O"], tuple[State, State]]:
-    """Runs one cell from the first step to the last and another from the last to the first (Schuster, 1997).
-
-    Args:
-      forward, backward: the two cells.
-      params: their parameters, as a pair.
-      xs: inputs, as in `unroll`.
-      state: a pair of states, or None.
-      key: PRNG key for dropout.
-      **options: as in `unroll`, except `reverse`.
-
-    Returns:
-      The outputs, those of `backward` behind those of `forward` in the last axis, and the pair of final states.
-    """
-    states, keys = state or (None, None), split(key, 2)
-    ahead, first = unroll(forward, params[0], xs, states[0], key=keys[0], **options)
-    back, second = unroll(backward, params[1], xs, states[1], key=keys[1], reverse=True, **options)
-    return jnp.concatenate([ahead, back], axis=-1), (first, second)
-
-
 def check_cell(cell: Any) -> None:
     """Raises unless `cell` is one."""
     if not isinstance(cell, Cell):
@@ -260,7 +230,7 @@ def check_lengths(lengths: Any, batch: tuple[int, ...], length: int) -> Array:
         wrong = np.asarray(lengths)[(np.asarray(lengths) < 0) | (np.asarray(lengths) > length)]
         if wrong.size:
             raise ValueError(f"lengths must be between 0 and T = {length}, got {wrong.flat[0]}")
-    return lengths
+    return lengths.astype(jnp.int32)
 
 
 def check_resets(resets: Any, batch: tuple[int, ...], length: int, time_major: bool) -> Array:

@@ -7,6 +7,8 @@ from numpy_cells import randomised
 from rnnjax import GRU, LSTM, BasicRNN, Dropout, Project, Residual, Stack, unroll
 from rnnjax.cells import GatedParams, HiddenState
 
+pytestmark = pytest.mark.promotes_types
+
 B, T, I, H = 2, 4, 3, 4
 BF16, F16, F32, F64 = jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64
 GATED = {

@@ -88,6 +88,50 @@ def test_an_initialiser_may_be_a_function_and_is_asked_gate_by_gate_in_the_type_
     np.testing.assert_array_equal(params.w_x[0, :, 0], [1, 2, 3])
 
 
+VECTORS = {"peephole": lambda name: LSTM(256, peephole=True, kernel_init=name).init(KEY, I).peephole}
+VECTORS["bias"] = lambda name: LSTM(256, forget_bias=0.0, bias_init=name).init(KEY, I).b
+VECTORS["coupled peephole"] = lambda name: (
+    LSTM(256, peephole=True, coupled_gates=True, kernel_init=name).init(KEY, I).peephole
+)
+VECTORS["candidate's bias"] = lambda name: GRU(256, bias_init=name).init(KEY, I).b_hn[None]
+
+
+@pytest.mark.parametrize("made", VECTORS.values(), ids=VECTORS)
+@pytest.mark.parametrize(("name", "bound"), [("glorot_uniform", 0.10825), ("he_uniform", 0.15309)])
+def test_every_vector_is_drawn_by_itself_with_both_fans_its_size_as_tensorflow_1_does(made, name, bound):
+    largest = np.abs(made(name)).max(-1)  # bound: sqrt(3 * scale / 256)
+    assert (largest <= bound).all()
+    assert (largest > 0.97 * bound).all()
+
+
+@pytest.mark.parametrize("name", ["glorot", "lecun", "he"])
+def test_normal_vectors_have_the_deviation_of_their_size(name):
+    drawn = LSTM(4096, peephole=True, kernel_init=f"{name}_normal", recurrent_init="zeros").init(KEY, 1).peephole
+    expected = np.sqrt((2 if name == "he" else 1) / 4096)
+    np.testing.assert_allclose(np.std(drawn, -1), expected, rtol=0.04)
+
+
+def test_an_initialiser_that_is_a_function_is_asked_for_every_vector():
+    def numbered(key, shape, dtype):
+        return jnp.arange(np.prod(shape), dtype=dtype).reshape(shape)
+
+    params = LSTM(H, 0.0, peephole=True, kernel_init=numbered, bias_init=numbered).init(KEY, I)
+    np.testing.assert_array_equal(params.peephole, [np.arange(H)] * 3)
+    np.testing.assert_array_equal(params.b, [np.arange(H)] * 4)
+
+
+@pytest.mark.parametrize("options", [{"peephole": True, "kernel_init": "orthogonal"}, {"bias_init": "orthogonal"}])
+def test_orthogonal_vectors_are_refused_where_the_cell_is_made(options):
+    with pytest.raises(ValueError, match='"orthogonal" is for matrices and cannot draw a vector; choose another'):
+        LSTM(H, **options)
+
+
+def test_a_function_that_draws_matrices_alone_is_refused_with_the_vector_it_was_asked_for():
+    cell = LSTM(H, peephole=True, kernel_init=jax.nn.initializers.glorot_uniform())
+    with pytest.raises(ValueError, match=r"cannot draw one of the cell's vectors, of shape \[8\] .*; give a function"):
+        cell.init(KEY, I)
+
+
 def test_an_initialiser_that_is_not_known_is_refused_with_those_that_are():
     with pytest.raises(ValueError, match=r"unknown initialiser 'golrot'; choose from zeros, .*orthogonal"):
         LSTM(H, kernel_init="golrot").init(KEY, I)

@@ -68,6 +68,7 @@ def test_a_type_may_be_named_in_any_of_its_ways_without_making_another_cell():
     assert len({LSTM(3, dtype="bfloat16"), LSTM(3, dtype=jnp.bfloat16), LSTM(3, dtype=jnp.dtype("bfloat16"))}) == 1
 
 
+@pytest.mark.promotes_types
 @pytest.mark.parametrize("field", ["dtype", "state_dtype"])
 def test_a_cell_in_float64_is_not_the_cell_in_the_type_of_its_inputs(field):
     # NumPy holds that np.dtype("float64") == None.

@@ -166,6 +166,7 @@ def test_dropped_units_get_no_gradient():
     np.testing.assert_array_equal(gradient, factors("input_rate"))
 
 
+@pytest.mark.promotes_types
 def test_state_dropout_of_a_cell_within_keeps_its_type():
     cell = Dropout(GRU(4), state_rate=0.5, output_rate=0.5)
     state, y = cell(

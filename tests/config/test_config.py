@@ -105,6 +105,18 @@ REFUSED = [
     (["--config.log_every=0"], "log_every must be at least 1, got 0"),
     (["--config.seed=-1"], "seed must not be negative, got -1"),
     (["--config.seed=99999999999999999999"], "seed .*99999999999999999999"),
+    (["--config.epochs=99999999999999999999"], "epochs must be below 4294967296, got 99999999999999999999"),
+    (["--config.batch_size=4294967296"], "batch_size must be below 4294967296, got 4294967296"),
+    (["--config.cell.hidden_size=-9999999999"], "hidden_size must be"),
+    (["--config.optimizer.learning_rate=inf"], "learning_rate must be a finite number, got inf"),
+    (["--config.optimizer.learning_rate=nan"], "learning_rate must be a finite number, got nan"),
+    (["--config.cell.cell_clip=inf"], "cell_clip must be a finite number, got inf"),
+    (["--config.cell.layers=1001"], "cell.layers must be at most 1000, got 1001"),
+    (["--config.parallel.batch=²"], "parallel.batch must be .*got '²'"),
+    (["--config.parallel.batch=٣"], "parallel.batch must be .*got '٣'"),
+    (["--config.parallel.batch=9999999999999999999"], "parallel.batch must be .*got '9999999999999999999'"),
+    (["--config.parallel.layers=²"], "parallel.layers must be .*got '²'"),
+    (["--config.data.path=\ud800"], r"data.path names no file, got '\\ud800'"),
     (["--config.steps_per_call=-2"], "steps_per_call must not be negative, got -2"),
     (["--config.dtype=int8"], "dtype must be one of float32, .*got 'int8'"),
     (["--config.data.feed=disk"], "data.feed must be .*got 'disk'"),
@@ -154,6 +166,9 @@ FILES = {
     "syntax": ("def get_config(:", "syntax"),
     "raises": ("def get_config():\n    raise RuntimeError('no such corpus')", "no such corpus"),
     "imports": ("import no_such_package", "no_such_package"),
+    "says nothing": ("raise RuntimeError", "config file raised RuntimeError"),
+    "says nothing of a key": ("def get_config():\n    raise KeyError", "KeyError|config file"),
+    "ends the process": ("import sys\nsys.exit(3)", "3"),
     "no config": ("def get_config():\n    return {}", "get_config|TrainConfig"),
     "another config": (
         "import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict({'epochs': 1})",
@@ -217,6 +232,33 @@ def test_a_config_survives_json(config):
     assert found == config
     assert to_dict(freeze(found)) == to_dict(config)
     assert from_dict(mnist.Config, to_dict(found)) == found
+
+
+DEEP = [[]]
+for _ in range(10_000):
+    DEEP = [DEEP]
+
+WRONG_TYPES = [
+    {"epochs": True},
+    {"epochs": "3"},
+    {"epochs": None},
+    {"epochs": 1.0},
+    {"epochs": DEEP},
+    {"epochs": [0] * 10_000},
+    {"cell": "LSTM"},
+    {"cell": {"peephole": 1}},
+    {"cell": {"cell_clip": True}},
+    {"data": []},
+    {"optimizer": {"learning_rate": "fast"}},
+    {"task": 3},
+]
+
+
+@pytest.mark.parametrize("values", WRONG_TYPES, ids=[f"{i}" for i in range(len(WRONG_TYPES))])
+def test_a_value_of_another_type_in_a_dict_is_refused_in_a_short_sentence(values):
+    with pytest.raises(ConfigError, match=r"^\w+ of \w+ must be .*, got ") as error:
+        from_dict(mnist.Config, values)
+    assert len(str(error.value)) < 200
 
 
 def test_an_unknown_name_in_a_dict_is_refused():

@@ -11,13 +11,14 @@ from config_reading import read
 import rnnjax
 from rnnjax.config import (
     CellConfig,
+    TrainConfig,
     build_cell,
     freeze,
     from_dict,
     to_dict,
 )
 from rnnjax.errors import ConfigError
-from rnnjax.tasks import mnist, task_module
+from rnnjax.tasks import build_task, mnist, task_module
 
 # ml_collections reads config files by a method that Python has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -136,7 +137,7 @@ def own_package(tmp_path, monkeypatch):
         """)
     )
     (package / "nothing.py").write_text("x = 1")
-    (package / "broken.py").write_text("import no_such_package")
+    (package / "loop.py").write_text("class Config: pass\ndef build(config): pass")
     (tmp_path / "own_config.py").write_text("from mine.task import Config\ndef get_config():\n    return Config()")
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
@@ -181,6 +182,7 @@ def test_a_task_of_ones_own_is_found_by_its_dotted_path(own_package):
         ("no.such.package", r"unknown task 'no\.such\.package'"),
         ("", "unknown task ''"),
         (".mnist", r"unknown task '\.mnist'"),
+        ("mine.loop", r"mine\.loop is not a task: it needs a class Config, a kind of TrainConfig"),
         ("mine.nothing", r"mine\.nothing is not a task"),
         ("task", "task is not a task"),
     ],
@@ -190,6 +192,60 @@ def test_what_is_no_task_is_refused_by_name(name, message, own_package):
         task_module(name)
 
 
-def test_a_task_whose_imports_are_missing_says_which(own_package):
-    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
-        task_module("mine.broken")
+# Code of one's own that is broken
+
+RAISING = {
+    "missing import": ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package' at line 1 of"),
+    "syntax": ("def (", "SyntaxError"),
+    "raises": ("x = 1\nraise KeyError('colour')", "KeyError: 'colour' at line 2 of .*broken.py"),
+    "says nothing": ("raise RuntimeError", r"\(RuntimeError at line 1 of"),
+    "several lines": ("raise RuntimeError('one\\ntwo')", "RuntimeError: one at line"),
+    "ends the process": ("import sys\nsys.exit(0)", "SystemExit: 0 at line 2"),
+    "not text": ("\0", "broken"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), RAISING.values(), ids=RAISING)
+@pytest.mark.parametrize("named", ["task", "cell"])
+def test_a_module_that_raises_is_refused_with_the_reason_and_the_place(named, text, message, own_package):
+    (own_package / "mine" / "broken.py").write_text(text)
+    with pytest.raises(ConfigError, match=message) as error:
+        task_module("mine.broken") if named == "task" else build_cell(CellConfig(kind="mine.broken:Cell"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [".cells:Leaky", "..mine.cells:Leaky", ":Leaky", "mine..cells:Leaky", "mine/cells:A"])
+def test_a_cell_is_named_from_the_top(kind, own_package):
+    with pytest.raises(ConfigError, match=r"unknown cell .* is not the path of a module"):
+        build_cell(CellConfig(kind=kind))
+
+
+OWN_CELLS = {
+    "no dataclass": ("class Mine(Base): pass", "'mine.broken:Mine' must be a frozen dataclass"),
+    "not frozen": ("@dataclasses.dataclass\nclass Mine(Base):\n    hidden_size: int = 3", "cell: unhashable"),
+    "field without a value": ("@frozen\nclass Mine(Base):\n    colour: str", "cell: .*missing 1 .*'colour'"),
+    "raises": ("@frozen\nclass Mine(Base):\n    def __post_init__(self): raise KeyError", "cell: KeyError"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), OWN_CELLS.values(), ids=OWN_CELLS)
+def test_a_cell_of_ones_own_that_is_no_cell_is_refused(text, message, own_package):
+    base = """
+import dataclasses, rnnjax
+frozen = dataclasses.dataclass(frozen=True)
+class Base(rnnjax.Cell):
+    output_size = 3
+    init = initial_state = inputs = step = None
+"""
+    (own_package / "mine" / "broken.py").write_text(base + text)
+    with pytest.raises(ConfigError, match=message):
+        build_cell(CellConfig(kind="mine.broken:Mine"))
+
+
+def test_a_config_of_another_task_is_refused_with_both_names(own_package):
+    with pytest.raises(
+        ConfigError, match=r"task 'hihello' takes a rnnjax.tasks.hihello.Config, .*rnnjax.tasks.mnist.Con"
+    ):
+        build_task(mnist.Config(task="hihello"))
+    with pytest.raises(ConfigError, match=r"mine.task.Config, but this config is a rnnjax.config.TrainConfig"):
+        build_task(TrainConfig(task="mine.task"))

@@ -1,4 +1,5 @@
 import errno
+import functools
 import os
 import pickle
 import shutil
@@ -7,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import requests
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from hypothesis import given
@@ -297,3 +299,24 @@ def load_mnist_from(data_dir):
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.delenv("RNNJAX_DATA", raising=False)
         return load_mnist(data_dir=str(data_dir), download=False)
+
+
+@pytest.mark.parametrize("error", [requests.exceptions.ChunkedEncodingError("cut"), tfds.download.DownloadError("cut")])
+def test_a_download_that_breaks_off_is_said_and_tried_once_more(error, synthetic, tmp_path, monkeypatch, caplog):
+    tried, prepare = [], mnist_builder._prepare
+
+    def broken(builder, manual_dir, *, times):
+        tried.append(builder.mirror)
+        if len(tried) <= times:
+            raise error
+        prepare(builder, synthetic.root / "mnist")
+
+    monkeypatch.setattr(mnist_builder, "reachable_mirror", lambda: "http://127.0.0.1/")
+    monkeypatch.setattr(mnist_builder, "_prepare", functools.partial(broken, times=1))
+    assert mnist_builder.prepare_mnist(str(tmp_path / "one")).data_path.exists()
+    assert caplog.messages == ["the download of MNIST from http://127.0.0.1/ failed (cut) and is tried again"]
+    tried.clear()
+    monkeypatch.setattr(mnist_builder, "_prepare", functools.partial(broken, times=2))
+    with pytest.raises(DataError, match=r"downloading MNIST from http://127.0.0.1/ failed \(cut\)"):
+        mnist_builder.prepare_mnist(str(tmp_path / "other"))
+    assert tried == ["http://127.0.0.1/"] * 2

@@ -128,3 +128,53 @@ def test_the_real_multi30k_has_its_sizes():
 def test_the_real_tatoeba_has_its_sizes(name, count):
     pairs, _ = load_pairs(name, real_root("tatoeba"))
     assert sum(map(len, pairs.values())) == count
+
+
+def archive(path, **options):
+    with zipfile.ZipFile(path, "w", **options) as file:
+        file.writestr("fra.txt", "".join(f"word {i}\tmot {i}\n" for i in range(40)))
+    return bytearray(path.read_bytes())
+
+
+def patched(content, *places):
+    """An archive with other bytes at places behind the signatures of its member and of its entry in the directory."""
+    for signature, offset, value in places:
+        at = content.index(signature) + offset
+        content[at : at + len(value)] = value
+    return content
+
+
+MEMBER, ENTRY = b"PK\x03\x04", b"PK\x01\x02"
+ARCHIVES = {
+    "encrypted": lambda content: patched(content, (MEMBER, 6, b"\1"), (ENTRY, 8, b"\1")),
+    "unknown compression": lambda content: patched(content, (MEMBER, 8, b"\x55"), (ENTRY, 10, b"\x55")),
+    "damaged": lambda content: patched(content, (MEMBER, 50, b"\xff" * 20)),
+    "wrong checksum": lambda content: patched(content, (ENTRY, 16, b"\0\0\0\0")),
+    "too large": lambda content: patched(content, (ENTRY, 24, b"\xff\xff\xff\xfe"), (ENTRY, 20, b"\xff\xff\xff\xfe")),
+    "cut off": lambda content: content[: len(content) // 2],
+    "no archive": lambda content: b"word\tmot\n",
+    "empty": lambda content: b"",
+}
+
+
+@pytest.mark.parametrize("change", ARCHIVES.values(), ids=ARCHIVES)
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_that_cannot_be_unpacked_is_refused_in_one_sentence(change, compression, tmp_path, monkeypatch):
+    monkeypatch.setattr("rnnjax.data.translation.machine_memory", lambda: 2**30)
+    path = tmp_path / "fra-eng.zip"
+    path.write_bytes(change(archive(path, compression=compression)))
+    with pytest.raises(DataError, match=r"fra-eng.zip cannot be unpacked \(.+\); unpack it yourself") as error:
+        load_pairs("tatoeba_en_fr", str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_an_archive_without_a_text_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "fra-eng.zip", "w") as file:
+        file.writestr("fra.pdf", "word\tmot")
+    with pytest.raises(DataError, match=r"fra-eng.zip cannot be unpacked \(there is no text in it\)"):
+        load_pairs("tatoeba_en_fr", str(tmp_path))
+
+
+def test_a_device_is_no_file():
+    with pytest.raises(DataError, match="/dev/zero is a device, not a file"):
+        load_pairs("tsv", "/dev/zero")

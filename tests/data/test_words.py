@@ -113,9 +113,25 @@ def test_words_that_the_format_cannot_hold_are_refused(tmp_path, words, shape, m
         ("1 2\na 1\n", "line 2: a word and 2 numbers are expected, got 'a 1'"),
         ("1 2\na 1 2 3\n", "line 2"),
         ("1 2\na 1 x\n", "line 2"),
+        ("1 999999999999\na 1\n", "says that its vectors have 999999999999 numbers, which its 19 characters cannot"),
+        ("0 999999999999\n", "says that its vectors have 999999999999 numbers"),
+        ("1 ²\na 1\n", "line 1"),
+        (f"1 {'9' * 5000}\na 1\n", "line 1"),
         ("1 2\n\n", "says that it has 1 words, and has 0"),
     ],
-    ids=["empty", "header", "cut off", "too few", "too many", "no number", "no word"],
+    ids=[
+        "empty",
+        "header",
+        "cut off",
+        "too few",
+        "too many",
+        "no number",
+        "absurd size",
+        "absurd size of none",
+        "no digit",
+        "long number",
+        "no word",
+    ],
 )
 def test_a_damaged_file_is_refused_with_its_line(tmp_path, text, message):
     (tmp_path / "bad.txt").write_text(text)

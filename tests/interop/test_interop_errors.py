@@ -21,7 +21,7 @@ from foreign_variables import (
 )
 
 from rnnjax import GRU, LSTM, BasicRNN, LearnedState, Project, Residual, Stack
-from rnnjax.interop import from_flax, from_tf1, from_torch
+from rnnjax.interop import bidirectional_from_torch, from_flax, from_tf1, from_torch
 
 # What is refused: each case is a call and what its one sentence must say.
 
@@ -109,6 +109,20 @@ REFUSED = {
     "torch, two directions": (
         lambda: from_torch(LSTM(H), randoms(BOTH_WAYS, "rnn.")),
         "rnn.weight_ih_l0_reverse is of a second direction; choose reverse=False or reverse=True",
+    ),
+    "torch, another number of bidirectional layers": (
+        lambda: bidirectional_from_torch([LSTM(H)] * 2, [LSTM(H)] * 2, randoms(BOTH_WAYS)),
+        "there are cells for 2 layers, but layers [0] in weight_ih_l0",
+    ),
+    "torch, layers of one direction for two": (
+        lambda: bidirectional_from_torch(LSTM(H), LSTM(H), randoms(TORCH_LSTM)),
+        "there is nothing of layer=0, reverse=True among weight_ih_l0",
+    ),
+    "torch, an upper layer that reads one direction": (
+        lambda: bidirectional_from_torch(
+            [LSTM(H)] * 2, [LSTM(H)] * 2, randoms(TWO_LAYERS | {f"{n}_reverse": s for n, s in TWO_LAYERS.items()})
+        ),
+        "weight_ih_l1 must have shape [16, 8] for LSTM(hidden_size=4), got [16, 4]",
     ),
     "torch, one direction": (
         lambda: from_torch(LSTM(H), randoms(TORCH_LSTM), reverse=True),

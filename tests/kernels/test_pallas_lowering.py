@@ -76,7 +76,6 @@ def test_kernels_split_over_devices_lower_for_a_gpu():
     shard = lambda params, xs: unroll(cell, params, xs, method=OnGPU())[0]  # noqa: E731
     split = jax.shard_map(shard, mesh=mesh, in_specs=(P(), P("data")), out_specs=P("data"))
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), I))
-    traced = jax.jit(jax.grad(lambda *given: split(*given).sum())).trace(
-        params, jax.ShapeDtypeStruct((32, T, I), float)
-    )
+    xs = jax.ShapeDtypeStruct((32, T, I), jnp.float32)
+    traced = jax.jit(jax.grad(lambda *given: split(*given).sum())).trace(params, xs)
     assert traced.lower(lowering_platforms=("cuda",)).as_text().count("@mosaic_gpu") == 2

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.errors import InvalidRngError
 
 import rnnjax
 from rnnjax.models import SequenceClassifier
@@ -85,6 +86,7 @@ def test_an_empty_sequence_is_classified_by_the_bias_alone():
     np.testing.assert_array_equal(found[0], jnp.arange(7.0))
 
 
+@pytest.mark.promotes_types
 def test_in_bfloat16_logits_and_parameters_are_float32():
     model, variables = classifier(dtype=jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
@@ -97,8 +99,9 @@ def test_in_bfloat16_logits_and_parameters_are_float32():
 
 def test_dropout_needs_the_rng():
     model, variables = classifier(rnnjax.Dropout(rnnjax.LSTM(5), input_rate=0.5))
-    plain = model.apply(variables, XS)
-    assert np.array_equal(plain, model.apply(variables, XS))
+    with pytest.raises(InvalidRngError, match="dropout"):
+        model.apply(variables, XS)
+    plain = model.apply(variables, XS, deterministic=True)
     dropped = [model.apply(variables, XS, rngs={"dropout": jax.random.key(seed)}) for seed in (0, 0, 1)]
     assert np.array_equal(dropped[0], dropped[1])
     assert not np.allclose(dropped[0], dropped[2])

@@ -131,6 +131,7 @@ def test_alignment_is_over_the_valid_source_only():
         MODELS["plain"].alignment(parameters(MODELS["plain"]), SOURCE, LENGTHS, TARGET)
 
 
+@pytest.mark.promotes_types
 def test_in_bfloat16_logits_are_float32_and_close():
     model = MODELS["attention"]
     half = EncoderDecoder(V, W, E, model.encoder, model.decoder, backward=model.backward, dtype=jnp.bfloat16)

@@ -52,6 +52,7 @@ def test_without_a_dense_layer_the_cell_must_have_as_many_outputs_as_predictions
         forecaster(dense=False)
 
 
+@pytest.mark.promotes_types
 def test_in_bfloat16_predictions_are_float32():
     model, variables = forecaster(dtype=jnp.bfloat16)
     found = model.apply(variables, XS)

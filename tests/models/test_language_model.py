@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.errors import InvalidRngError
 
 import rnnjax
 from rnnjax.models.language_model import LanguageModel, continue_tokens
@@ -71,7 +72,9 @@ def test_reading_on_from_the_state_is_reading_in_one_piece():
 
 def test_dropout_needs_the_rng():
     model, variables = language_model(output_dropout=0.5)
-    plain, _ = model.apply(variables, TOKENS)
+    with pytest.raises(InvalidRngError, match="dropout"):
+        model.apply(variables, TOKENS)
+    plain, _ = model.apply(variables, TOKENS, deterministic=True)
     np.testing.assert_allclose(plain, MODEL.apply(VARIABLES, TOKENS)[0], rtol=1e-5, atol=1e-6)
     drawn = [model.apply(variables, TOKENS, rngs={"dropout": jax.random.key(seed)})[0] for seed in (0, 0, 1)]
     np.testing.assert_array_equal(drawn[0], drawn[1])
@@ -79,6 +82,7 @@ def test_dropout_needs_the_rng():
     assert not np.allclose(drawn[0], plain)
 
 
+@pytest.mark.promotes_types
 def test_in_bfloat16_logits_and_state_are_float32():
     model, _ = language_model(dtype=jnp.bfloat16)
     logits, state = model.apply(VARIABLES, TOKENS)

@@ -79,7 +79,9 @@ def test_in_bfloat16_the_loss_is_float32():
 
 def test_weights_may_be_truth_values():
     valid = WEIGHTS != 0
-    for found, expected in zip(sequence_loss(LOGITS, TARGETS, valid), sequence_loss(LOGITS, TARGETS, valid * 1.0)):
+    for found, expected in zip(
+        sequence_loss(LOGITS, TARGETS, valid), sequence_loss(LOGITS, TARGETS, valid.astype(float))
+    ):
         np.testing.assert_array_equal(found, expected)
 
 

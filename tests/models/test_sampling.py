@@ -90,3 +90,9 @@ def test_temperature_zero_takes_the_likeliest():
 def test_what_cannot_be_meant_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         sample(KEYS[0], LOGITS, **options)
+
+
+def test_limits_beyond_what_the_types_hold_leave_all_or_the_likeliest():
+    logits = jnp.array([1.0, 3.0, 2.0])
+    assert keep_top_k(logits, 10**20).tolist() == logits.tolist()
+    assert keep_top_p(logits, 1e-300).tolist() == [-jnp.inf, 3.0, -jnp.inf]

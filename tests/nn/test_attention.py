@@ -183,6 +183,7 @@ def test_methods_agree_on_attention():
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.promotes_types
 def test_in_bfloat16_outputs_are_bfloat16_and_close():
     cell = CELLS["luong"]
     found, _ = run(cell, XS.astype(jnp.bfloat16), MEMORY.astype(jnp.bfloat16))

@@ -90,6 +90,7 @@ def test_time_may_be_the_first_axis():
     assert_close((turned.swapaxes(0, 1), same), (ys, state))
 
 
+@pytest.mark.promotes_types
 @pytest.mark.parametrize("cell", [rnnjax.LSTM(4), rnnjax.LSTM(4, dtype=jnp.bfloat16)], ids=["inputs", "cell"])
 def test_in_bfloat16_the_lookup_rounds_as_the_product_does(cell):
     params = cell.init(jax.random.key(0), SIZE)

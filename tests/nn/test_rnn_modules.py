@@ -79,6 +79,20 @@ def test_bidirectional_is_bidirectional():
     assert found[0].shape == (2, 5, 8)
 
 
+def test_bidirectional_of_lists_is_layers_on_top_of_each_other():
+    cells = [rnnjax.LSTM(4), rnnjax.GRU(3)]
+    module = nn.Bidirectional(cells, cells, dropout=0.5)
+    variables = randomised(module.init({"params": jax.random.key(1), "dropout": jax.random.key(2)}, XS))
+    own = variables["params"]
+    assert set(own) == {"forward_0", "backward_0", "forward_1", "backward_1"}
+    params = [(own[f"forward_{n}"], own[f"backward_{n}"]) for n in range(2)]
+    found = module.apply(variables, XS, lengths=LENGTHS, resets=RESETS, deterministic=True)
+    assert_close(found, rnnjax.bidirectional(cells, cells, params, XS, lengths=LENGTHS, resets=RESETS))
+    assert found[0].shape == (2, 5, 6)
+    dropped = module.apply(variables, XS, rngs={"dropout": jax.random.key(0)})
+    assert not np.allclose(dropped[0], found[0])
+
+
 def test_the_directions_start_from_different_parameters():
     params = nn.Bidirectional(CELLS["gru"], CELLS["gru"]).init(jax.random.key(1), XS)["params"]
     assert not np.allclose(params["forward"].w_x, params["backward"].w_x)
@@ -86,6 +100,31 @@ def test_the_directions_start_from_different_parameters():
 
 DROPPING = rnnjax.Dropout(rnnjax.GRU(4), input_rate=0.5, state_rate=0.5, output_rate=0.5)
 MODULES = {"rnn": nn.RNN(DROPPING), "bidirectional": nn.Bidirectional(DROPPING, DROPPING)}
+LAYERS = nn.Bidirectional([rnnjax.GRU(4)] * 2, [rnnjax.GRU(4)] * 2, dropout=0.5)
+
+
+@pytest.mark.parametrize("module", [*MODULES.values(), LAYERS], ids=[*MODULES, "layers"])
+def test_dropout_without_a_key_is_refused_rather_than_left_out(module):
+    variables = module.init(jax.random.key(1), XS)
+    with pytest.raises(flax.errors.InvalidRngError, match=r"has dropout but no key for it; give rngs=.* deterministic"):
+        module.apply(variables, XS)
+    module.apply(variables, XS, deterministic=True)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [rnnjax.Dropout(rnnjax.GRU(4)), rnnjax.Stack([rnnjax.GRU(4), rnnjax.LearnedState(rnnjax.Dropout(rnnjax.GRU(4)))])],
+)
+def test_cells_that_drop_nothing_need_no_key(cell):
+    module = nn.RNN(cell)
+    module.apply(module.init(jax.random.key(1), XS), XS)
+
+
+def test_dropout_deep_in_a_cell_is_found():
+    cell = rnnjax.Stack([rnnjax.GRU(4), rnnjax.LearnedState(DROPPING)])
+    module = nn.RNN(cell)
+    with pytest.raises(flax.errors.InvalidRngError):
+        module.apply(module.init(jax.random.key(1), XS), XS)
 
 
 @pytest.mark.parametrize("module", MODULES.values(), ids=MODULES)
@@ -99,9 +138,8 @@ def test_the_dropout_rng_makes_a_module_stochastic(module):
     assert np.array_equal(outputs(0), outputs(0))
     assert not np.allclose(outputs(0), outputs(1))
     assert (np.asarray(outputs(0)) == 0).mean() > 0.2
-    plain = outputs()
+    plain = outputs(deterministic=True)
     assert np.array_equal(outputs(0, deterministic=True), plain)
-    assert np.array_equal(outputs(deterministic=False), plain)
     assert not np.isclose(plain, 0).any()
 
 
@@ -115,15 +153,15 @@ def test_evaluation_is_unroll_without_a_key():
 def test_layers_in_one_model_draw_their_own_parameters_and_masks():
     class Model(linen.Module):
         @linen.compact
-        def __call__(self, xs):
+        def __call__(self, xs, deterministic=False):
             cell = rnnjax.Dropout(rnnjax.GRU(3), input_rate=0.5)
-            return nn.RNN(cell)(xs)[0], nn.RNN(cell)(xs)[0]
+            return [nn.RNN(cell)(xs, deterministic=deterministic)[0] for _ in range(2)]
 
     variables = Model().init(jax.random.key(1), XS)
     one, other = (variables["params"][f"RNN_{i}"]["rnn"] for i in range(2))
     assert not np.allclose(one.w_x, other.w_x)
     same = {"params": {"RNN_0": {"rnn": one}, "RNN_1": {"rnn": one}}}
-    assert np.array_equal(*Model().apply(same, XS))
+    assert np.array_equal(*Model().apply(same, XS, deterministic=True))
     assert not np.allclose(*Model().apply(same, XS, rngs={"dropout": jax.random.key(2)}))
 
 
@@ -174,6 +212,7 @@ def test_from_nnx_gradients_are_those_of_unroll():
     assert_close(found["rnn"].get_value(), expected)
 
 
+@pytest.mark.promotes_types  # in optax
 def test_from_nnx_a_module_is_split_merged_and_trained():
     model, optimizer = bridged(nn.RNN(rnnjax.GRU(4))), optax.adam(0.05)
 

@@ -26,8 +26,6 @@ MIXED = Stack(
 )
 ALIKE = Stack((BasicRNN(4),) * 4)
 
-# LLVM takes longer over fused loops, and over modules cut in pieces, than these small programs run.
-_QUICKLY = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
 EVERYWHERE = PartitionSpec()
 
 
@@ -57,21 +55,17 @@ def outcome(cell, options, method, params, xs, state):
     return values, gradients
 
 
-def compiled(function, *given):
-    return jax.jit(function).lower(*given).compile(_QUICKLY)(*given)
-
-
 def by_shard_map(function, devices, *given):
     """Returns what every device computes, by a map that keeps account of what varies."""
     mesh = jax.make_mesh((devices,), ("layers",), devices=jax.devices()[:devices])
     mapped = jax.shard_map(function, mesh=mesh, in_specs=EVERYWHERE, out_specs=EVERYWHERE)
-    return [compiled(mapped, *given)]
+    return [jax.jit(mapped)(*given)]
 
 
 def by_pmap(function, devices, *given):
     """Returns what every device computes, by a map that does not."""
     mapped = jax.pmap(lambda _, *given: function(*given), "layers", in_axes=(0, *[None] * len(given)))
-    results = mapped.lower(jnp.arange(devices), *given).compile(_QUICKLY)(jnp.arange(devices), *given)
+    results = mapped(jnp.arange(devices), *given)
     return [jax.tree.map(lambda leaf, d=d: leaf[d], results) for d in range(devices)]
 
 
@@ -82,7 +76,7 @@ def check(cell, devices, mapped, chunk=2, **options):
     """Asserts that every device has the values and gradients of one device by itself."""
     with jax.enable_x64(True):
         given = arguments(cell)
-        expected = compiled(functools.partial(outcome, cell, options, None), *given)
+        expected = jax.jit(functools.partial(outcome, cell, options, None))(*given)
         method = Wavefront(chunk=chunk)
         for got in MAPS[mapped](functools.partial(outcome, cell, options, method), devices, *given):
             close(got, expected)
@@ -104,8 +98,8 @@ def check_with_batch(cell, **options):
     with jax.enable_x64(True):
         given = arguments(cell)
         mapped = jax.shard_map(local, mesh=mesh, in_specs=specs[0], out_specs=specs[1])
-        expected = compiled(functools.partial(outcome, cell, {"lengths": LENGTHS, **options}, None), *given)
-        close(compiled(mapped, *given, jnp.asarray(LENGTHS)), expected)
+        expected = jax.jit(functools.partial(outcome, cell, {"lengths": LENGTHS, **options}, None))(*given)
+        close(jax.jit(mapped)(*given, jnp.asarray(LENGTHS)), expected)
 
 
 def close(got, expected):

@@ -73,6 +73,29 @@ def test_one_process_alone_may_be_asked_for_inside_a_cluster():
     assert read_cluster(["--processes", "1"], SLURM) == (None, [])
 
 
+OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_MCA_orte_hnp_uri": "1.0;tcp://127.0.0.1:1"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "name"),
+    [
+        ({**SLURM, "SLURM_NTASKS": "x"}, "SLURM_NTASKS"),
+        ({**SLURM, "SLURM_NTASKS": ""}, "SLURM_NTASKS"),
+        ({**SLURM, "SLURM_NTASKS": "²"}, "SLURM_NTASKS"),
+        ({**SLURM, "SLURM_NTASKS": "9" * 5000}, "SLURM_NTASKS"),
+        ({**SLURM, "SLURM_PROCID": "-1"}, "SLURM_PROCID"),
+        ({**SLURM, "SLURM_LOCALID": "first"}, "SLURM_LOCALID"),
+        ({**SLURM, "SLURM_JOB_ID": "7_1"}, "SLURM_JOB_ID"),
+        ({**OPEN_MPI, "OMPI_COMM_WORLD_SIZE": "two"}, "OMPI_COMM_WORLD_SIZE"),
+        ({**OPEN_MPI, "OMPI_COMM_WORLD_RANK": "1.0"}, "OMPI_COMM_WORLD_RANK"),
+    ],
+)
+def test_numbers_of_a_clusters_environment_that_are_none_are_refused_by_name(environment, name):
+    with pytest.raises(ConfigError, match=f"the environment's {name} must be a whole number, got .*--processes 1 to"):
+        read_cluster([], environment)
+    assert read_cluster(["--processes", "1"], environment) == (None, [])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -82,6 +105,7 @@ def test_one_process_alone_may_be_asked_for_inside_a_cluster():
         ([*FLAGS, "--process_id", "one"], "--process_id: invalid int value: 'one'"),
         ([*FLAGS, "--processes", "0"], "--processes must be at least 1, got 0"),
         ([*FLAGS, "--coordinator", "here"], "--coordinator must be HOST:PORT, got 'here'"),
+        ([*FLAGS, "--coordinator", "here:²"], "--coordinator must be HOST:PORT, got 'here:²'"),
         ([*FLAGS, "--coordinator", "here:99999"], "--coordinator must be HOST:PORT, got 'here:99999'"),
         ([*FLAGS, "--heartbeat_timeout", "0"], "--heartbeat_timeout must be at least 1 second, got 0"),
         (FLAGS, "several processes need --workdir"),

@@ -16,7 +16,7 @@ import numpy as np
 import pipelines
 import pytest
 from jax.sharding import PartitionSpec
-from pipelines import ALIKE, EVERYTHING, MIXED, B, T, check, close, compiled
+from pipelines import ALIKE, EVERYTHING, MIXED, B, T, check, close
 
 from rnnjax import GRU, LSTM, BasicRNN, Cell, Stack, unroll
 from rnnjax.parallel.layers import Wavefront
@@ -56,8 +56,8 @@ def test_the_gradient_may_be_taken_outside_of_the_map():
         def gradient(method, around):
             return jax.grad(around(lambda params: pipelines.total(cell, {}, method, params, xs, state)[0]))
 
-        got = compiled(gradient(Wavefront(), on_two_devices), params)
-        close(got, compiled(gradient(None, lambda function: function), params))
+        got = jax.jit(gradient(Wavefront(), on_two_devices))(params)
+        close(got, jax.jit(gradient(None, lambda function: function))(params))
 
 
 def test_types_are_those_of_one_device():
@@ -103,9 +103,9 @@ def test_a_state_may_have_parts_without_gradients():
         ys, state = unroll(cell, params, xs, method=method)
         return ys.sum(), state[0].count
 
-    got, count = compiled(on_two_devices(jax.grad(functools.partial(run, Wavefront()), has_aux=True)), params)
+    got, count = jax.jit(on_two_devices(jax.grad(functools.partial(run, Wavefront()), has_aux=True)))(params)
     assert count.tolist() == [T] * B
-    expected = compiled(jax.grad(functools.partial(run, None), has_aux=True), params)[0]
+    expected = jax.jit(jax.grad(functools.partial(run, None), has_aux=True))(params)[0]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, expected)
 
 

@@ -124,7 +124,7 @@ def test_without_probes_frequent_words_are_shown(text):
         ({"data": DataConfig(name="embedded", path="here")}, "leave data.path out"),
         ({"data": DataConfig(name="text")}, "needs the path of a .txt file in data.path"),
         ({"window": 0}, "window must be at least 1, got 0"),
-        ({"row_length": 1}, "row_length must be at least 2"),
+        ({"row_length": 1}, "row_length must be from 2 to 10000"),
         ({"subsample": -1.0}, "subsample must not be negative"),
     ],
 )

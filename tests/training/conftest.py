@@ -59,3 +59,9 @@ def _without_pictures(request, monkeypatch):
 @pytest.fixture
 def pictures():
     """Asks for a run's pictures."""
+
+
+@pytest.fixture(autouse=True)
+def _the_toy_task_is_trusted(monkeypatch):
+    """The toy task's module is no part of rnnjax."""
+    monkeypatch.setenv("RNNJAX_TRUST", "1")

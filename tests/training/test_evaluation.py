@@ -21,7 +21,7 @@ def copy(run, tmp_path):
 
 
 def evaluate(path, split="test", checkpoint="best", data=None):
-    return evaluate_run(str(path), split, checkpoint, data)
+    return evaluate_run(str(path), split, checkpoint, data, trusted=True)
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])

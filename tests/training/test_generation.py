@@ -5,7 +5,8 @@ import pytest
 from toytasks.runs import run_training, sign_config
 
 from rnnjax import generate
-from rnnjax.errors import ConfigError
+from rnnjax.commands import exit_code
+from rnnjax.errors import ConfigError, DataError
 from rnnjax.tasks import task_module
 
 
@@ -32,19 +33,51 @@ def test_what_is_not_asked_for_is_left_to_the_task(directory, monkeypatch, capsy
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--length", "0"], "--length must be at least 1, got 0"),
-        (["--temperature", "-1"], "--temperature must be 0 or above, got -1.0"),
+        (["--length", "0"], "--length must be from 1 to 1000000, got 0"),
+        (["--length", "1000000000"], "--length must be from 1 to 1000000, got 1000000000"),
+        (["--temperature", "1e-40"], "--temperature must be 0, or 0.0001 or above, got 1e-40"),
+        (["--temperature", "inf"], "--temperature must be 0, or 0.0001 or above, got inf"),
+        (["--temperature", "nan"], "--temperature must be 0, or 0.0001 or above, got nan"),
+        (["--top-p", "nan"], "--top-p must be above 0 and at most 1, got nan"),
+        (["--beam-size", "1000000000"], "--beam-size must be from 1 to 1000, got 1000000000"),
+        (["--temperature", "-1"], "--temperature must be 0, or 0.0001 or above, got -1.0"),
         (["--top-k", "0"], "--top-k must be at least 1, got 0"),
         (["--top-p", "0"], "--top-p must be above 0 and at most 1, got 0.0"),
         (["--top-p", "1.5"], "--top-p must be above 0 and at most 1, got 1.5"),
         (["--seed", "-1"], "--seed must be from 0 to 4294967295, got -1"),
-        (["--beam-size", "0"], "--beam-size must be at least 1, got 0"),
+        (["--beam-size", "0"], "--beam-size must be from 1 to 1000, got 0"),
         (["--n-best", "5"], "--n-best must be from 1 to the beam size, 4, got 5"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(options, message, directory):
     with pytest.raises(ConfigError, match=message):
         generate.main([str(directory), *options])
+
+
+def piped(content, encoding="utf-8"):
+    return io.TextIOWrapper(io.BytesIO(content), encoding=encoding)
+
+
+def test_lines_before_one_that_is_no_text_are_still_answered(directory, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", piped(b"one\r\ntwo\ncaf\xe9\nfour\n"))
+    with pytest.raises(
+        DataError, match=r"^line 3 of the standard input \(at byte 3\) is not text in utf-8: convert it$"
+    ):
+        generate.main([str(directory)])
+    assert capsys.readouterr().out.splitlines()[2:] == ["ONE", "TWO"]
+
+
+def test_a_standard_input_that_is_closed_has_no_lines(directory, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", None)
+    generate.main([str(directory)])
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_output_that_cannot_be_written_ends_with_1_and_one_sentence(directory, monkeypatch, capfd):
+    monkeypatch.setattr("sys.stdin", piped("café\n".encode()))
+    monkeypatch.setattr("sys.stdout", piped(b"", "ascii"))
+    assert exit_code(generate.main, [str(directory)]) == 1
+    assert "rnnjax: the output cannot be written as ascii; set PYTHONIOENCODING=utf-8" in capfd.readouterr().err
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path):

@@ -96,7 +96,9 @@ def test_an_experiment_is_run_once_a_seed_and_written_beside_the_source(toy):
 def test_unknown_experiments_are_refused_before_anything_is_run(toy):
     with pytest.raises(ConfigError, match="unknown experiment 'nothing'; choose from toy, never"):
         reproduce.main(arguments(toy, "toy", "nothing"))
-    with pytest.raises(ConfigError, match="--seeds must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="--seeds must be from 1 to 1000, got 100000000000"):
+        reproduce.main(["--seeds", "100000000000"])
+    with pytest.raises(ConfigError, match="--seeds must be from 1 to 1000, got 0"):
         reproduce.main(arguments(toy, "toy", seeds=0))
     assert list(toy.iterdir()) == []
 

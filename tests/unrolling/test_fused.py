@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cells_under_test import GATED, H, I, LeakySum, UpdateGateRNN, close, inputs, parameters, same
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from test_programs import bodies, named
+from test_programs import bodies, carried_and_stacked, named
 
 from rnnjax import GRU, LSTM, BasicRNN, Dropout, Fused, HiddenState, LearnedState, Scan, Stack, choose_method, unroll
 
@@ -103,6 +103,7 @@ def test_forward_mode_second_derivatives_and_checkpoints_are_those_of_scan(cell)
         close(*both(derivatives, *wide), rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.promotes_types
 @pytest.mark.parametrize("state_dtype", [None, jnp.bfloat16], ids=["wide", "narrow"])
 def test_in_bfloat16_gradients_are_those_of_scan_in_the_same_types(state_dtype):
     cell = LSTM(H, peephole=True, dtype=jnp.bfloat16, state_dtype=state_dtype)
@@ -127,7 +128,7 @@ def test_parameters_that_do_not_vary_over_the_mesh_get_the_sum_of_what_each_devi
 def test_z_of_the_next_step_travels_in_the_loop_where_it_was_made_before_and_there_are_several_gates():
     def carried(cell):
         (scan,) = named("scan", jax.make_jaxpr(lambda p: unroll(cell, p, XS, method=Fused()))(parameters(cell)).jaxpr)
-        return scan.params["num_carry"]
+        return len(carried_and_stacked(scan)[0])
 
     assert [carried(cell) for cell in (BasicRNN(H), GRU(H), OwnInputs(H))] == [1, 1, 2]
 

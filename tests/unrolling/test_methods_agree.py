@@ -43,7 +43,7 @@ def by_hand(cell, params, xs, state, take, lengths=FULL, resets=NONE, reverse=Fa
         state = where(t < lengths, after, state)
         ys.append(y)
     ys = finish(jnp.stack(ys, 1))
-    return (ys * (np.arange(T) < lengths[:, None])[..., None])[in_order], state
+    return jnp.where((np.arange(T) < lengths[:, None])[..., None], ys, 0)[in_order], state
 
 
 def by_parts(cell, params, xs, state, **options):

@@ -36,6 +36,13 @@ def named(name, jaxpr, stop_at=()):
     return [equation for equation in inside(jaxpr, stop_at) if equation.primitive.name == name]
 
 
+def carried_and_stacked(scan):
+    """Returns the shapes of the final carry of a scan, and those of what it stacks over its steps."""
+    made = [(of_step.aval.shape, v.aval.shape) for of_step, v in zip(scan.params["jaxpr"].jaxpr.outvars, scan.outvars)]
+    carried = [shape for of_step, shape in made if shape == of_step]
+    return carried, [shape for of_step, shape in made if shape == (scan.params["length"], *of_step)]
+
+
 def bodies(jaxpr):
     return [scan.params["jaxpr"].jaxpr for scan in named("scan", jaxpr)]
 

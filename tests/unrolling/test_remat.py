@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cells_under_test import H, I, LeakySum, UpdateGateRNN, close, inputs, parameters, some_state
-from test_programs import named
+from test_programs import carried_and_stacked, named
 
 from rnnjax import GRU, LSTM, BasicRNN, Cell, Dropout, Scan, Stack, bidirectional, unroll
 
@@ -108,8 +108,6 @@ def test_a_chunk_makes_its_own_z_where_that_is_known_to_be_the_same(cell, made):
 
 @pytest.mark.parametrize("cell", PLAIN, ids=str)
 def test_the_gradients_of_weights_are_summed_in_the_loop_and_not_stacked_by_chunk(cell):
-    back = outer_scan(cell, jax.grad)
-    stacked = [v.aval.shape for v in back.outvars[back.params["num_carry"] :]]
+    carried, stacked = carried_and_stacked(outer_scan(cell, jax.grad))
     assert all(B in shape for shape in stacked)
-    carried = [v.aval.shape for v in back.outvars[: back.params["num_carry"]]]
     assert (I, cell.gate_count * H) in carried or (I, len(parameters(cell).b), H) in carried

@@ -1,0 +1,81 @@
+"""What cannot fit into memory is refused before any of it is taken."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from rnnjax import memory, sweep, train
+from rnnjax.commands import exit_code
+from rnnjax.errors import ConfigError
+
+GIB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def _small_machine(monkeypatch, request):
+    monkeypatch.setattr(memory, "machine_memory", lambda: GIB)
+    monkeypatch.chdir(request.config.rootpath)
+
+
+def test_the_machines_memory_is_that_of_its_container_where_that_is_less(monkeypatch, tmp_path):
+    monkeypatch.undo()
+    whole = memory.machine_memory()
+    assert whole > GIB // 4
+    (tmp_path / "limit").write_text("12345\n")
+    (tmp_path / "none").write_text("max\n")
+    monkeypatch.setattr(memory, "_CGROUPS", (str(tmp_path / "none"), str(tmp_path / "nowhere")))
+    assert memory.machine_memory() >= whole
+    monkeypatch.setattr(memory, "_CGROUPS", (str(tmp_path / "limit"),))
+    assert memory.machine_memory() == 12345
+
+
+def test_shapes_are_counted_and_nothing_is_made():
+    def make():
+        return {"w": jnp.zeros((2**14, 2**14)), "key": jax.random.key(0)}
+
+    with pytest.raises(ConfigError, match=r"^they take at least 3.0 GiB of memory, but there are 1.0 GiB; lower"):
+        memory.require_room_for(make, "they", times=3)
+    memory.require_room_for(lambda: jnp.zeros(2**20), "they")
+
+
+def test_sizes_beyond_32_bits_are_refused():
+    with pytest.raises(ConfigError, match="too large to be counted in 32 bits"):
+        memory.require_room_for(lambda: jnp.zeros(3) + jax.random.randint(jax.random.key(0), (3,), 0, 2**40), "they")
+
+
+TOO_LARGE = {
+    "hihello": "cell.hidden_size=20000",
+    "char_lm:embedded": "cell.hidden_size=20000",
+    "time_series": "windows=100000000",
+    "mnist:embedded": "cell.hidden_size=4000000000",
+    "word2vec:embedded": "size=10000000",
+}
+
+
+@pytest.mark.parametrize(("config", "field"), TOO_LARGE.items())
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.parametrize("main", [train.main, sweep.main])
+def test_a_model_or_data_that_cannot_fit_ends_with_2_and_one_sentence(config, field, main, tmp_path, capsys):
+    name, _, variant = config.partition(":")
+    arguments = ["--config", f"configs/{name}.py{':' if variant else ''}{variant}", f"--config.{field}"]
+    assert exit_code(main, [*arguments, "--config.parallel.batch=1", "--workdir", str(tmp_path / "run")]) == 2
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rnnjax: ")]
+    assert "GiB of memory, but there are 1.0 GiB; lower" in said or "too large to be counted" in said
+    if main is train.main:
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("main", [train.main, sweep.main])
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_a_program_that_cannot_fit_ends_with_2_before_it_is_run(main, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(memory, "program_size", lambda compiled, devices: 3 * GIB)
+    arguments = ["--config", "configs/hihello.py", "--config.parallel.batch=1", "--workdir", str(tmp_path / "run")]
+    assert exit_code(main, arguments) == 2
+    assert "training steps take at least 3.0 GiB of memory" in capsys.readouterr().err
+
+
+def test_a_compiled_program_tells_its_size():
+    compiled = jax.jit(lambda x: (x @ x).sum()).lower(jnp.zeros((256, 256))).compile()
+    assert memory.program_size(compiled, 1) >= 4 * 256 * 256
+    assert memory.program_size(compiled, 2) == 2 * memory.program_size(compiled, 1)
+    assert memory.program_size(lambda: None, 1) == 0
