@@ -1,11 +1,16 @@
 import json
+import time
+import warnings
 
 import jax
 import jax.monitoring
+import jax.numpy as jnp
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from toytasks.runs import run_training, sign_config
 
-from rnnjax.cache import cache_directory, keep_compilations
+from rnnjax import cache
+from rnnjax.cache import cache_directory, keep_compilations, mend_compilations
 from rnnjax.config import ParallelConfig
 from rnnjax.training import devices
 from rnnjax.training.run_directory import RunDirectory
@@ -128,3 +133,71 @@ def test_compiled_programs_are_kept_where_rnnjax_cache_says(tmp_path):
         assert jax.config.jax_compilation_cache_dir == "the user's own"
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+TABLES = [b"", b'{"cut off', b"\xff\xfe", b"[]", b"5", b"null", 9999 * b"["]
+
+
+@pytest.mark.parametrize("content", TABLES, ids=range(len(TABLES)))
+def test_a_damaged_table_is_named(content, caplog):
+    cache_directory().mkdir()
+    (cache_directory() / "devices.json").write_bytes(content)
+    assert devices.read_table() == {}
+    assert f"{cache_directory() / 'devices.json'}" in caplog.text
+    assert "it is measured anew" in caplog.text
+
+
+@pytest.mark.parametrize("entry", [None, [], 3, {}, {"1": 0.1}, {"1": "0.1", "2": 0.2}, {"1": None, "2": 0.2}])
+def test_a_damaged_entry_of_the_table_is_measured_anew(entry, measured, tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "step_key", lambda task, config: "key")
+    devices.keep_table({"key": entry})
+    assert devices.choose_devices(None, large(), None, 10_000, RunDirectory(tmp_path)) == 1  # type: ignore[arg-type]
+    assert measured == [(2, 1)]
+    assert devices.read_table() == {"key": {"1": 0.001, "2": 0.002}}
+
+
+@pytest.fixture
+def compiled_here(tmp_path, monkeypatch):
+    """Has programs kept in a directory of the test's own."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    with warnings.catch_warnings():
+        keep_compilations()
+        compilation_cache.reset_cache()
+        yield cache_directory() / "compiled"
+    jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()
+
+
+def doubled(value):
+    """Compiles a program and runs it."""
+    return int(jax.jit(lambda x: 2 * x + 40).lower(jnp.int32(0)).compile()(value))
+
+
+@pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: whole[: len(whole) // 2], lambda whole: 99 * b"x"])
+def test_damaged_programs_are_deleted_and_compiled_again(damage, compiled_here, caplog):
+    assert doubled(jnp.int32(1)) == 42
+    whole = {path: path.read_bytes() for path in compiled_here.glob("*-cache")}
+    assert whole
+    mend_compilations(compiled_here)
+    assert {path: path.read_bytes() for path in compiled_here.glob("*-cache")} == whole
+    for path, content in whole.items():
+        path.write_bytes(damage(content))
+    jax.clear_caches()
+    assert doubled(jnp.int32(1)) == 42  # without a word of JAX's, which would be an error here
+    mend_compilations(compiled_here)
+    assert f"{compiled_here}: damaged programs, {len(whole)}, are deleted and compiled again" in caplog.text
+    assert not list(compiled_here.glob("*-cache"))
+    jax.clear_caches()
+    assert doubled(jnp.int32(1)) == 42
+    assert {path.name for path in compiled_here.glob("*-cache")} == {path.name for path in whole}
+
+
+def test_only_programs_written_since_are_looked_at(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(cache, "_is_whole", lambda content: not read.append(content))
+    for content in (b"first", b"second"):
+        (tmp_path / f"{content.decode()}-cache").write_bytes(content)
+        time.sleep(0.05)
+        mend_compilations(tmp_path)
+    assert read == [b"first", b"second"]

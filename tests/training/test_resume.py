@@ -1,17 +1,19 @@
+import dataclasses
 import json
 import shutil
 import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from toytasks import sign
 from toytasks.config import get_config
-from toytasks.runs import assert_identical, assert_same_run, last_checkpoint, run_training, sign_config
+from toytasks.runs import assert_identical, assert_same_run, last_checkpoint, run_training, scalars, sign_config
 from toytasks.sign import Config
 
 from rnnjax.config import CellConfig, DataConfig, OptimizerConfig, ParallelConfig, freeze, from_dict, to_dict
-from rnnjax.errors import CheckpointError
+from rnnjax.errors import CheckpointError, DataError
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.loop import train
 from rnnjax.training.record import Record
@@ -286,3 +288,57 @@ def test_the_task_may_be_built_anew_for_every_part_of_a_run(uninterrupted, tmp_p
     directory = RunDirectory(tmp_path)
     directory.claim(to_dict(config))
     assert train(sign.build(config), config, directory)["final"] == uninterrupted.summary["final"]
+
+
+@pytest.mark.parametrize("at", [1, 5, 9])
+def test_tensorboard_of_a_run_cut_off_and_resumed_equals_its_metrics(at, tmp_path, monkeypatch):
+    def cut(record):
+        record.checkpoints.wait()
+        raise PowerCut
+
+    with monkeypatch.context() as patch:
+        interrupt(patch, at, cut)
+        with pytest.raises(PowerCut):
+            run_training(tmp_path, config_of())
+    assert_events_are_metrics(RunDirectory(tmp_path))
+    assert_events_are_metrics(run_training(tmp_path, config_of()).directory)
+
+
+def assert_events_are_metrics(directory):
+    rows = directory.metrics()
+    expected = [
+        (f"{row['split']}/{name}", row["step"], np.float32(value))
+        for row in rows
+        for name, value in row.items()
+        if name not in ("step", "epoch", "split")
+    ]
+    assert sorted(scalars(directory.tensorboard)) == sorted(expected)
+
+
+def test_a_run_is_not_gone_on_with_on_other_data(uninterrupted, tmp_path):
+    path = damaged_copy(uninterrupted, tmp_path / "run", [])
+    task = sign.build(config_of())
+    other = dataclasses.replace(task, data=dataclasses.replace(task.data, checksum="other"))
+    with pytest.raises(DataError, match="the data is not that which the run of .* cannot go on from step 24"):
+        run_training(path, config_of(), other)
+
+
+def test_a_checkpoint_of_another_seed_is_set_aside_and_the_run_ends_as_it_would(uninterrupted, tmp_path, caplog):
+    other = run_training(tmp_path / "other", config_of(seed=1, epochs=1))
+    path = damaged_copy(uninterrupted, tmp_path / "run", [])
+    shutil.rmtree(path / "checkpoints" / "24")
+    shutil.copytree(other.directory.checkpoints / "8", path / "checkpoints" / "24")
+    assert_same_run(run_training(path, config_of()), uninterrupted)
+    assert "the checkpoint of step 24 is damaged (it is of a run of another config)" in caplog.text
+    assert (path / "checkpoints" / "24.set-aside").is_dir()
+
+
+@pytest.mark.parametrize("name", ["summary.json", "devices.json", "metrics.jsonl"])
+def test_a_directory_in_place_of_a_file_does_not_block(name, uninterrupted, tmp_path):
+    path = damaged_copy(uninterrupted, tmp_path / "run", [])
+    (path / name).unlink(missing_ok=True)
+    (path / name).mkdir()
+    (path / f"{name}.part").mkdir()
+    run = run_training(path, config_of())
+    assert (path / name).is_file()
+    assert run.summary["final"]["test"] == uninterrupted.summary["final"]["test"]

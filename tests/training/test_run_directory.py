@@ -4,7 +4,7 @@ import zlib
 
 import pytest
 from toytasks import sign
-from toytasks.runs import run_training, sign_config
+from toytasks.runs import run_training, scalars, sign_config
 
 from rnnjax.config import to_dict
 from rnnjax.errors import ConfigError
@@ -101,22 +101,6 @@ def png_size(content: bytes) -> tuple[int, int]:
     assert names[0] == b"IHDR"
     assert names[-1] == b"IEND"
     return struct.unpack(">II", content[16:24])
-
-
-def scalars(directory) -> list[tuple[str, int, float]]:
-    """Tag, step and value of every scalar in TensorBoard's event files, oldest file first."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    found = []
-    for path in sorted(directory.iterdir(), key=lambda path: path.stat().st_mtime_ns):
-        content, at = path.read_bytes(), 0
-        while at < len(content):
-            (length,) = struct.unpack("<Q", content[at : at + 8])
-            event = Event.FromString(content[at + 12 : at + 12 + length])
-            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
-            at += 16 + length
-        assert at == len(content)
-    return found
 
 
 def test_the_event_files_hold_the_metrics(run):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tensorboardX.proto.event_pb2 import Event
 
 from rnnjax.config import CellConfig, OptimizerConfig, ParallelConfig, TrainConfig, freeze, to_dict
 from rnnjax.data.dataset import DataSet, content_checksum
@@ -117,6 +119,20 @@ def with_checkpoints(path: Path, task: Task, use: Callable[[Checkpoints], Any]) 
     run = RunDirectory(path)
     with open_checkpoints(run, task, run.config()) as checkpoints:
         return use(checkpoints)
+
+
+def scalars(directory: Path) -> list[tuple[str, int, float]]:
+    """Tag, step and value of every scalar in TensorBoard's event files, oldest file first."""
+    found = []
+    for path in sorted(directory.iterdir(), key=lambda path: path.stat().st_mtime_ns):
+        content, at = path.read_bytes(), 0
+        while at < len(content):
+            (length,) = struct.unpack("<Q", content[at : at + 8])
+            event = Event.FromString(content[at + 12 : at + 12 + length])
+            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+            at += 16 + length
+        assert at == len(content)
+    return found
 
 
 def leaves(state: Any) -> list[np.ndarray]:
