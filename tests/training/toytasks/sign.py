@@ -31,7 +31,8 @@ def build(config: Config) -> Task:
     model = SequenceClassifier(build_cell(config.cell), 2, jnp.dtype(config.dtype))
 
     def values(params, carry, batch, key):
-        logits = model.apply(params, batch["x"], rngs=None if key is None else {"dropout": key})
+        rngs = None if key is None else {"dropout": key}
+        logits = model.apply(params, batch["x"], rngs=rngs, deterministic=key is None)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return {"loss": loss, "accuracy": (logits.argmax(-1) == batch["label"]).astype(jnp.float32)}, carry
 
