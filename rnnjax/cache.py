@@ -26,6 +26,7 @@ def keep_compilations() -> None:
     """
     import jax
 
+    warnings.filterwarnings("ignore", f"Error writing {_ENTRY}")  # a full disk, said of each program; it is compiled
     settings: Any = jax.config
     if settings.jax_compilation_cache_dir is not None:
         return
@@ -36,8 +37,7 @@ def keep_compilations() -> None:
     except OSError as error:
         _log.warning("%s cannot be written (%s): programs are compiled again every time", directory, error.strerror)
         return
-    # JAX says so for each program; it compiles them as without a cache.
-    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
+    warnings.filterwarnings("ignore", f"Error reading {_ENTRY}")  # one damaged since: it is mended at the next start
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # the many small ones make up seconds
 
@@ -73,4 +73,5 @@ def _is_whole(content: bytes) -> bool:
     return True
 
 
+_ENTRY = "persistent compilation cache entry"
 _ZSTANDARD = b"\x28\xb5\x2f\xfd"

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from rnnjax.errors import CheckpointError, ClusterError, ConfigError, DataError, TrainingError, first_line
 
@@ -55,13 +56,20 @@ def _keep_libraries_quiet() -> None:
     for name in ("absl", "asyncio", "orbax"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("jax").setLevel(logging.ERROR)
-    sys.unraisablehook = _leave_out_reads_given_up
+    leave_out_reads_given_up(sys.__unraisablehook__)
 
 
-def _leave_out_reads_given_up(unraisable: sys.UnraisableHookArgs) -> None:
-    # Where a checkpoint is damaged, orbax leaves other reads of it unfinished: they report to a loop that is closed.
-    if str(unraisable.exc_value) != "Event loop is closed" and not inspect.iscoroutine(unraisable.object):
-        sys.__unraisablehook__(unraisable)
+def leave_out_reads_given_up(hook: Callable[[sys.UnraisableHookArgs], Any]) -> None:
+    """Has errors that nothing can take go to a hook, but for those of reads of a damaged checkpoint.
+
+    Of the many that orbax has under way it waits for the first that fails; the others report to a loop that is closed.
+    """
+
+    def tell(unraisable: sys.UnraisableHookArgs) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed" and not inspect.iscoroutine(unraisable.object):
+            hook(unraisable)
+
+    sys.unraisablehook = tell
 
 
 def _say(message: object, code: int) -> int:

@@ -1,3 +1,5 @@
+import contextlib
+import ctypes
 import dataclasses
 import json
 import os
@@ -65,6 +67,7 @@ def call(monkeypatch, capfd):
 
     def run(main, *arguments: object):
         monkeypatch.chdir(REPOSITORY)
+        monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # the command sets its own
         capfd.readouterr()
         code = exit_code(main, [str(argument) for argument in arguments])
         out, err = capfd.readouterr()
@@ -72,3 +75,39 @@ def call(monkeypatch, capfd):
         return code, out, sentences, err
 
     return run
+
+
+@pytest.fixture
+def read_only():
+    """Returns a context within which nothing can be written below a directory, not even by root."""
+
+    @contextlib.contextmanager
+    def below(path):
+        directories = [path, *(each for each in path.rglob("*") if each.is_dir())]
+        for each in directories:
+            each.chmod(0o555)
+        try:
+            with _bound_by_permissions():
+                with pytest.raises(PermissionError):
+                    (path / "new").touch()
+                yield
+        finally:
+            for each in directories:
+                each.chmod(0o755)
+
+    return below
+
+
+@contextlib.contextmanager
+def _bound_by_permissions():
+    """Takes from this thread, for a while, root's right to write where permissions forbid it (CAP_DAC_OVERRIDE)."""
+    libc, header = ctypes.CDLL(None, use_errno=True), (ctypes.c_uint32 * 2)(0x20080522, 0)
+    before, bound = (ctypes.c_uint32 * 6)(), (ctypes.c_uint32 * 6)()
+    for sets in (before, bound):
+        assert libc.capget(header, sets) == 0
+    bound[0] &= ~0b10
+    assert libc.capset(header, bound) == 0
+    try:
+        yield
+    finally:
+        assert libc.capset(header, before) == 0

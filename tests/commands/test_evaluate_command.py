@@ -59,3 +59,12 @@ def test_bad_usage_ends_with_2(arguments, call, capfd):
         call(evaluate.main, *arguments)
     assert ended.value.code == 2
     assert "usage: python -m rnnjax.evaluate" in capfd.readouterr().err
+
+
+def test_a_directory_that_is_read_only_is_evaluated(trained, summary, call, read_only, tmp_path):
+    path = shutil.copytree(trained[0], tmp_path / "run")
+    with read_only(tmp_path):
+        code, out, sentences, err = call(evaluate.main, path)
+    assert (code, sentences) == (0, []), err
+    assert json.loads(out)["accuracy"] == pytest.approx(summary["final"]["test"]["accuracy"], rel=1e-5)
+    assert "Traceback" not in err

@@ -26,7 +26,7 @@ def test_hihello_is_learnt_and_said(call, tmp_path):
     assert sentences == ["rnnjax: only the characters 'hielo' are known, not 'drw'; use those"]
 
 
-def test_a_series_is_learnt_and_continued(call, tmp_path):
+def test_a_series_is_learnt_and_continued(call, read_only, tmp_path):
     path = tmp_path / "run"
     final = trained_run(call, path, "--config", "configs/time_series.py:projected", *SMALL)
     assert final["test"]["mse"] == final["test"]["loss"] > 0
@@ -36,3 +36,7 @@ def test_a_series_is_learnt_and_continued(call, tmp_path):
     assert len([float(line) for line in out.splitlines()]) == 30
     assert (path / "plots" / "generated.png").exists()
     assert call(generate.main, path, "--prompt", "instance", "--length", 30)[1] == out
+    with read_only(path):
+        code, again, sentences, err = call(generate.main, path, "--prompt", "instance", "--length", 30)
+    assert (code, again, sentences) == (0, out, [])
+    assert "Traceback" not in err

@@ -1,8 +1,12 @@
 import json
 import os
 import re
+import resource
 import shutil
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from rnnjax import train
@@ -186,3 +190,51 @@ def test_a_disk_that_is_full_ends_with_1_and_one_sentence(call, tmp_path, monkey
     assert code == 1
     assert len(sentences) == 1
     assert f"{tmp_path / 'run' / 'metrics.jsonl'}: No space left on device" in sentences[0]
+
+
+def quiet(err: str) -> bool:
+    """Whether a command said nothing on stderr but its sentence, and lines of its own."""
+    return not re.search("Traceback|Exception|Error:|Warning", err) and len(err.splitlines()) < 12
+
+
+def test_damaged_checkpoints_are_told_in_a_line_each(trained, call, tmp_path):
+    path = shutil.copytree(trained[0], tmp_path / "run")
+    (path / "summary.json").unlink()
+    for step in (36, 37):
+        shutil.copytree(path / "checkpoints" / "35", path / "checkpoints" / str(step))
+    for file in (path / "checkpoints").rglob("manifest.ocdbt"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    code, out, sentences, err = call(train.main, *SMALL, "--workdir", path)
+    assert (code, out, len(sentences)) == (1, "", 1)
+    assert quiet(err), err
+
+
+def test_a_disk_on_which_no_checkpoint_fits_ends_with_1_and_one_sentence(call, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, limits[1]))  # files above it cannot be written
+        code, _, sentences, err = call(
+            train.main, *SMALL, "--config.cell.hidden_size=64", "--workdir", tmp_path / "run"
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (code, len(sentences)) == (1, 1), err
+    assert "a checkpoint could not be written" in sentences[0]
+    assert quiet(err), err
+
+
+def test_memory_that_is_exhausted_ends_with_1_and_one_sentence(call):
+    def main(arguments):
+        jax.block_until_ready(jax.jit(lambda: jnp.ones((2**20, 2**25), jnp.uint8))())
+
+    code, out, sentences, err = call(main)
+    assert (code, out, len(sentences)) == (1, "", 1)
+    assert "the memory is exhausted (RESOURCE_EXHAUSTED" in sentences[0]
+    assert quiet(err), err
+
+
+def test_memory_of_the_host_that_is_exhausted_ends_with_1_and_one_sentence(call):
+    code, _, sentences, err = call(lambda arguments: np.ones(2**50))
+    assert (code, len(sentences)) == (1, 1)
+    assert "the memory is exhausted (Unable to allocate" in sentences[0]
+    assert quiet(err), err

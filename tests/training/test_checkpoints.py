@@ -15,9 +15,6 @@ from rnnjax.errors import CheckpointError, DataError
 from rnnjax.training import checkpoint
 from rnnjax.training.checkpoint import Origin
 
-# Where a checkpoint is damaged, orbax leaves other reads of it unfinished.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 RUN = Origin("this run", "its data")
 
 

@@ -319,7 +319,7 @@ def test_a_run_is_not_gone_on_with_on_other_data(uninterrupted, tmp_path):
     path = damaged_copy(uninterrupted, tmp_path / "run", [])
     task = sign.build(config_of())
     other = dataclasses.replace(task, data=dataclasses.replace(task.data, checksum="other"))
-    with pytest.raises(DataError, match="the data is not that which the run of .* cannot go on from step 24"):
+    with pytest.raises(DataError, match=r"the data is not that which the run of .* cannot go on from step 24"):
         run_training(path, config_of(), other)
 
 
