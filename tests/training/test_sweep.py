@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -283,3 +284,36 @@ def test_results_are_means_and_deviations_over_seeds(swept):
         assert point["best"]["accuracy"]["mean"] == pytest.approx(np.mean([run["best"]["accuracy"] for run in runs]))
     assert results["groups"][0]["runs"] == [0, 1, 2, 3, 4]
     assert jnp.isfinite(results["groups"][0]["steps_per_second"])
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe", b"[]", b'{"runs": [3]}', b'{"runs": 6, "points": []}'], ids=range(5)
+)
+def test_damaged_results_are_named_and_made_again(content, swept, tmp_path, caplog):
+    grid, directory, results = swept
+    copy = RunDirectory(shutil.copytree(directory.path, tmp_path / "copy"))
+    damaged = [copy.path / "sweep.json", copy.path / "groups" / "1" / "summary.json"]
+    for path in damaged:
+        path.write_bytes(content)
+    assert sweep(grid, copy, train_in_turn)["runs"] == results["runs"]
+    assert copy.metrics() == directory.metrics()
+    for path in damaged:
+        assert str(path) in caplog.text
+
+
+def test_a_checkpoint_of_another_group_is_set_aside(swept, tmp_path, monkeypatch, caplog):
+    grid, _, results = swept
+    group = groups(grid)[1]
+    monkeypatch.setattr("rnnjax.training.sweep_group.shutil.rmtree", lambda *arguments, **options: None)
+    other = Group([run._replace(seed=7) for run in group.runs], group.traced)
+    task = sign.build(group.config)
+    train_group(other, task, RunDirectory(tmp_path / "other"), StopRequest())
+    own = RunDirectory(tmp_path / "own")
+    train_group(group, task, own, StopRequest())
+    (own.path / "summary.json").unlink()
+    last = max(own.checkpoints.iterdir(), key=lambda path: int(path.name))
+    last.rename(tmp_path / "away")
+    shutil.copytree(tmp_path / "other" / "checkpoints" / last.name, last)
+    train_group(group, task, own, StopRequest())
+    assert f"the checkpoint of step {last.name} is damaged (it is of a run of another config)" in caplog.text
+    assert own.summary()["runs"] == results["runs"][5:]
