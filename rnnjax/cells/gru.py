@@ -65,11 +65,12 @@ class GRU(GatedCell):
         return params.w_h if self.reset == "after" else params.w_h[:, :2]
 
     def gates(self, params: GRUParams, state: HiddenState, z: Array, r: Array) -> HiddenState:
-        opened = jax.nn.sigmoid(z[..., : r.shape[-2], :] + r)
-        reset, update = opened[..., 0, :], opened[..., 1, :]
+        reset = jax.nn.sigmoid(z[..., 0, :] + r[..., 0, :])
+        update = z[..., 1, :] + r[..., 1, :]
         if params.b_hn is not None:
             recurrent = reset * (r[..., 2, :] + params.b_hn)
         else:
             recurrent = recurrent_product(reset * state.h, params.w_h[:, 2], compute_dtype(z))
         candidate = jnp.tanh(z[..., 2, :] + recurrent)
-        return HiddenState((1 - update) * candidate + update * state.h)
+        # 1 - sigmoid(x) would lose all digits where the gate is nearly closed, sigmoid(-x) loses none.
+        return HiddenState(jax.nn.sigmoid(-update) * candidate + jax.nn.sigmoid(update) * state.h)

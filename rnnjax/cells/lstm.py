@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -146,17 +145,18 @@ class LSTM(GatedCell):
         if params.norm is not None:
             r = _normalise(r, (-2, -1)) * params.norm.h
         a = z + r
-        if params.peephole is None:
-            opened = _open(a)
-        else:
-            none = jnp.zeros_like(params.peephole[:1])  # the candidate does not see c
-            seen = jnp.concatenate([params.peephole[:-1], none]) * state.c[..., None, :]
-            opened = _open(a[..., :-1, :] + seen, candidate=-1)
-        *i, f, g = (opened[..., gate, :] for gate in range(a.shape[-2] - 1))
-        c = f * state.c + (i[0] if i else 1 - f) * g
+        entering, leaving = a[..., :-2, :], a[..., -1, :]
+        if params.peephole is not None:
+            entering = entering + params.peephole[:-1] * state.c[..., None, :]
+        # 1 - sigmoid(x) would lose all digits where the gate is nearly closed, sigmoid(-x) loses none.
+        i = jax.nn.sigmoid(-entering[..., 0, :] if self.coupled_gates else entering[..., 0, :])
+        f, g = jax.nn.sigmoid(entering[..., -1, :]), jnp.tanh(a[..., -2, :])
+        c = f * state.c + i * g
         if self.cell_clip is not None:
             c = jnp.clip(c, -self.cell_clip, self.cell_clip)
-        o = opened[..., -1, :] if params.peephole is None else jax.nn.sigmoid(a[..., -1, :] + params.peephole[-1] * c)
+        if params.peephole is not None:
+            leaving = leaving + params.peephole[-1] * c
+        o = jax.nn.sigmoid(leaving)
         read = c if params.norm is None else _normalise(c, -1) * params.norm.c + params.norm.c_bias
         return LSTMState(self._project(params, o * jnp.tanh(read), compute_dtype(z)), c)
 
@@ -166,17 +166,6 @@ class LSTM(GatedCell):
             return h
         h = recurrent_product(h, params.w_p, dtype)
         return h if self.projection_clip is None else jnp.clip(h, -self.projection_clip, self.projection_clip)
-
-
-def _open(a: Float[Array, "*B G H"], candidate: int = -2) -> Float[Array, "*B G H"]:
-    """Returns tanh of the candidate gate and the logistic function of the others, by one tanh of them all.
-
-    sigmoid(x) = (1 + tanh(x / 2)) / 2: a compiler evaluates one function of one array faster than two of its parts.
-    """
-    scales = np.full((a.shape[-2], 1), 0.5)
-    scales[candidate] = 1
-    scale = jnp.asarray(scales, a.dtype)
-    return scale * jnp.tanh(scale * a) + (1 - scale)
 
 
 def _normalise(x: Array, axes: int | tuple[int, ...]) -> Array:
