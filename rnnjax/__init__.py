@@ -34,6 +34,7 @@ from rnnjax.unrolling import (
     init_bidirectional,
     static_unroll,
     unroll,
+    unroll_states,
 )
 
 __version__ = "0.1.0"
@@ -70,4 +71,5 @@ __all__ = [
     "init_bidirectional",
     "static_unroll",
     "unroll",
+    "unroll_states",
 ]

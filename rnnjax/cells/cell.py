@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, Callable, ClassVar, NamedTuple
 
 import jax
@@ -11,8 +12,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from rnnjax.cells.checks import check_floating, check_params, check_state
 from rnnjax.cells.initializers import Initializer, gate_kernels, gate_vectors, initializer, vector_initializer
 from rnnjax.cells.randomness import TimedKey
+from rnnjax.cells.sizes import batch_shape, check_size, keep_sizes
 from rnnjax.dtypes import at_least_float32
 
 Params = Any
@@ -29,6 +32,8 @@ class Cell(ABC):
     Sequences are time-major here, ``[T, *batch, ...]``; `rnnjax.unroll` takes either order.
     Derive from it as a frozen dataclass; derive from `GatedCell` where the cell is gated.
     """
+
+    params_are_of_init: ClassVar[bool] = True  # whether `init` makes all of the parameters, so that they can be checked
 
     @property
     @abstractmethod
@@ -77,8 +82,30 @@ class Cell(ABC):
         ys, state = recur(self, params, self.inputs(params, xs, key=key), state, initial)
         return self.outputs(params, ys), state
 
+    def parts(self) -> Iterator[Cell]:
+        """Yields the cell and the cells that it is made of."""
+        yield self
+        for field in dataclasses.fields(self) if dataclasses.is_dataclass(self) else ():
+            value = getattr(self, field.name)
+            for inner in value if isinstance(value, tuple) else (value,):
+                if isinstance(inner, Cell):
+                    yield from inner.parts()
+
     def __call__(self, params: Params, state: State, x: Float[Array, "*B I"], *, key: Key = None):
-        """Takes one whole step from an input ``x [*batch, I]``; returns ``(state, y)``."""
+        """Takes one whole step from an input ``x [*batch, I]``; returns ``(state, y)``.
+
+        Raises:
+          TypeError: for numbers that are not floating point; ValueError: for shapes that do not fit the cell.
+        """
+        x = jnp.asarray(x)
+        if x.ndim == 0:
+            raise ValueError("x must have shape [*batch, I], one axis at least, got []")
+        check_floating("x", x)
+        check_params(self, params, x.shape[-1])
+        return self.whole_step(params, check_state(self, state, x.shape[:-1], x.dtype), x, key=key)
+
+    def whole_step(self, params: Params, state: State, x: Float[Array, "*B I"], *, key: Key = None):
+        """Returns what calling the cell does, of arguments that are known to fit."""
         zs = self.inputs(params, x[None], key=key)
         state, y = self.step(params, state, jax.tree.map(lambda z: z[0], zs))
         return state, self.outputs(params, y)
@@ -126,13 +153,15 @@ class GatedCell(Cell):
     gate_count: ClassVar[int] = 1
 
     def __post_init__(self):
-        check_size("hidden_size", self.hidden_size)
+        keep_sizes(self, "hidden_size")
         for choice in (self.kernel_init, self.recurrent_init):
             initializer(choice)
         vector_initializer(self.bias_init)
         for name in ("dtype", "param_dtype", "state_dtype"):
             # One form for every way to name a type; and NumPy has `dtype("float64") == None`.
             given = getattr(self, name)
+            if given is not None and not jnp.issubdtype(given, jnp.floating):
+                raise TypeError(f"{name} must be a floating-point type, got {jnp.dtype(given)}")
             object.__setattr__(self, name, None if given is None else jnp.dtype(given).type)
 
     @property
@@ -241,16 +270,3 @@ def rows(xs: Float[Array, "... K"]) -> Array:
 def compute_dtype(z: Any) -> jnp.dtype:
     """Returns the type in which a cell computes its products: that of what its `inputs` returned."""
     return jnp.result_type(*jax.tree.leaves(z))
-
-
-def batch_shape(batch_size: int | tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the leading axes that a batch size stands for."""
-    return tuple(batch_size) if isinstance(batch_size, (tuple, list)) else (batch_size,)
-
-
-def check_size(name: str, value: int) -> None:
-    """Raises unless `value` is a positive whole number."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.cell import GatedCell, check_size, compute_dtype, recurrent_product
 from rnnjax.cells.initializers import gate_vectors, initializer, vector_initializer
+from rnnjax.cells.sizes import keep_sizes
 from rnnjax.dtypes import at_least_float32
 
 
@@ -88,9 +89,8 @@ class LSTM(GatedCell):
         super().__post_init__()
         if self.peephole:
             vector_initializer(self.kernel_init)
-        if self.projection_size is not None:
-            check_size("projection_size", self.projection_size)
-        elif self.projection_clip is not None:
+        keep_sizes(self, optional=("projection_size",))
+        if self.projection_size is None and self.projection_clip is not None:
             raise ValueError(f"projection_clip={self.projection_clip} needs a projection_size")
         for name in ("cell_clip", "projection_clip"):
             limit = getattr(self, name)

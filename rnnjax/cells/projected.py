@@ -21,6 +21,8 @@ class Projected(Wrapper):
       TypeError: for a cell that is not gated, or one that does not project its inputs as `GatedCell` does.
     """
 
+    params_are_of_init = False  # those of the cell itself, for inputs of another size
+
     def __post_init__(self):
         super().__post_init__()
         if not isinstance(self.cell, GatedCell):

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rnnjax.cells.cell import Cell, Key, Params, Recur, State, batch_shape, check_size
+from rnnjax.cells.cell import Cell, Key, Params, Recur, State
 from rnnjax.cells.initializers import Initializer, initializer
 from rnnjax.cells.randomness import TimedKey, dropout_mask, split, timed
+from rnnjax.cells.sizes import as_batch_size, keep_sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Stack(Cell):
         states = [after]
         for layer in range(1, len(self.cells)):
             key = None if z.keys is None else TimedKey(z.keys.key[layer - 1], z.keys.time[None])
-            after, y = self.cells[layer](params[layer], state[layer], y, key=key)
+            after, y = self.cells[layer].whole_step(params[layer], state[layer], y, key=key)
             states.append(after)
         return tuple(states), y
 
@@ -213,7 +214,7 @@ class Dropout(Wrapper):
         """Returns a mask ``[T, *batch, N]`` for each hidden state, in the order of `_map_hidden`."""
         if key is None or not self.state_rate:
             return None
-        state = jax.eval_shape(lambda: self.cell.initial_state(xs.shape[1:-1], xs.dtype))
+        state = jax.eval_shape(lambda: self.cell.initial_state(as_batch_size(xs.shape[1:-1]), xs.dtype))
         hidden = []
         _map_hidden(hidden.append, state)
         if not hidden:
@@ -262,7 +263,7 @@ class Project(Wrapper):
 
     def __post_init__(self):
         super().__post_init__()
-        check_size("size", self.size)
+        keep_sizes(self, "size")
         initializer(self.kernel_init)
         object.__setattr__(self, "param_dtype", jnp.dtype(self.param_dtype).type)
 
@@ -341,10 +342,11 @@ class LearnedState(Wrapper):
 
     def init(self, key: PRNGKeyArray, input_size: int) -> LearnedParams:
         params = self.cell.init(key, input_size)
-        return LearnedParams(params, self.cell.start(params, (), jnp.float32))
+        one = self.cell.start(params, 1, jnp.float32)
+        return LearnedParams(params, jax.tree.map(lambda leaf: leaf[0], one))
 
     def start(self, params: LearnedParams, batch_size: int | tuple[int, ...], dtype: DTypeLike) -> State:
-        like = jax.eval_shape(lambda: self.cell.initial_state(batch_shape(batch_size), dtype))
+        like = jax.eval_shape(lambda: self.cell.initial_state(batch_size, dtype))
         return jax.tree.map(lambda leaf, to: jnp.broadcast_to(leaf, to.shape).astype(to.dtype), params.state, like)
 
     def inner(self, params: LearnedParams) -> Params:

@@ -32,6 +32,8 @@ def why_not(recurrence: Recurrence) -> str | None:
         return f"cuDNN runs the plain LSTM only, got one with {', '.join(extras)}; choose another backend"
     if steps.resets is not None:
         return "cuDNN cannot reset the state within a sequence; choose another backend, or leave out resets"
+    if recurrence.gaps:
+        return "cuDNN cannot skip steps within a sequence; choose another backend, or give lengths in place of a mask"
     if recurrence.xs is None:
         return "cuDNN projects the inputs itself, but they are already projected here; choose another backend"
     wrong = _other_types(recurrence)

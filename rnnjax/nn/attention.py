@@ -7,15 +7,16 @@ of it (the keys of the scores) is computed there, once, before the steps.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from rnnjax.cells.cell import Cell, GatedCell, Key, Params, Recur, State, check_size, compute_dtype
+from rnnjax.cells.cell import Cell, GatedCell, Key, Params, Recur, State, compute_dtype
 from rnnjax.cells.initializers import gate_kernels, initializer
+from rnnjax.cells.sizes import keep_sizes
 from rnnjax.cells.wrappers import Stack, Wrapper
 
 SCORES = ("additive", "dot", "general", "concat")
@@ -165,14 +166,15 @@ class AttentionCell(Wrapper):
     score: str = "additive"
     size: int | None = None
 
+    params_are_of_init: ClassVar[bool] = False  # a memory is with them
+
     def __post_init__(self):
         if not isinstance(self.cell, GatedCell):
             raise TypeError(
                 f"{type(self).__name__} needs a gated cell, whose gates the context can enter, got {self.cell!r}; "
                 "put other cells around it"
             )
-        check_size("memory_size", self.memory_size)
-        check_size("size", self.output_size)
+        keep_sizes(self, "memory_size", optional=("size",))
         check_score(self.score, self.cell.output_size, self.memory_size)
 
     @property

@@ -82,12 +82,13 @@ class OneHotRNN(nn.Module):
         state: State | None = None,
         *,
         lengths: Int[Array, " *B"] | None = None,
+        mask: Bool[Array, "*B T"] | None = None,
         resets: Bool[Array, "*B T"] | None = None,
         deterministic: bool = False,
     ) -> tuple[Float[Array, "*B T O"], State]:
         """Returns the outputs and the final state, as `unroll_one_hot` does."""
         key: Key = dropout_key(self, deterministic, self.cell.stochastic)
-        options = {"lengths": lengths, "resets": resets, "reverse": self.reverse, "method": self.method}
+        options = {"lengths": lengths, "mask": mask, "resets": resets, "reverse": self.reverse, "method": self.method}
         params = self.param("rnn", self.cell.init, self.size)
         return unroll_one_hot(
             self.cell, params, ids, state, dtype=self.dtype, key=key, time_major=self.time_major, **options

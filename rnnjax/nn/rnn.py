@@ -38,6 +38,7 @@ class RNN(nn.Module):
         state: State | None = None,
         *,
         lengths: Int[Array, " *B"] | None = None,
+        mask: Bool[Array, "*B T"] | None = None,
         resets: Bool[Array, "*B T"] | None = None,
         deterministic: bool = False,
     ) -> tuple[Float[Array, "*B T O"], State]:
@@ -48,6 +49,7 @@ class RNN(nn.Module):
             xs,
             state,
             lengths=lengths,
+            mask=mask,
             resets=resets,
             reverse=self.reverse,
             method=self.method,
@@ -81,6 +83,7 @@ class Bidirectional(nn.Module):
         state: Sequence[State] | None = None,
         *,
         lengths: Int[Array, " *B"] | None = None,
+        mask: Bool[Array, "*B T"] | None = None,
         resets: Bool[Array, "*B T"] | None = None,
         deterministic: bool = False,
     ) -> tuple[Float[Array, "*B T O"], tuple[Any, Any]]:
@@ -92,6 +95,7 @@ class Bidirectional(nn.Module):
             xs,
             state,
             lengths=lengths,
+            mask=mask,
             resets=resets,
             method=self.method,
             dropout=self.dropout,

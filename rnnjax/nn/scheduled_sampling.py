@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from rnnjax.cells.cell import Cell, Key, Params, State, batch_shape, check_size
+from rnnjax.cells.cell import Cell, Key, Params, State
 from rnnjax.cells.randomness import TimedKey, split, timed
+from rnnjax.cells.sizes import batch_shape, keep_sizes
 from rnnjax.nn.dense import Dense, init_dense, init_embedding
 
 
@@ -59,7 +60,7 @@ class ScheduledSampling(Cell):
     def __post_init__(self):
         if not isinstance(self.cell, Cell):
             raise TypeError(f"ScheduledSampling wraps a cell, got {self.cell!r}")
-        check_size("vocabulary_size", self.vocabulary_size)
+        keep_sizes(self, "vocabulary_size")
 
     @property
     def output_size(self) -> int:
@@ -102,7 +103,7 @@ class ScheduledSampling(Cell):
         if z.cell is not None:
             x = jnp.where(z.own[..., None], params.embedding[state.token].astype(x.dtype), x)
             key = TimedKey(z.cell.key, z.cell.time[None])
-        inner, y = self.cell(params.cell, state.cell, x, key=key)
+        inner, y = self.cell.whole_step(params.cell, state.cell, x, key=key)
         logits = params.readout(y).astype(jnp.float32)
         token = state.token if z.draw is None else jax.random.categorical(z.draw, logits).astype(jnp.int32)
         return SamplingState(inner, token), logits

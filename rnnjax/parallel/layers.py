@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from rnnjax.cells.cell import Cell, State, check_size
+from rnnjax.cells.cell import Cell, State
 from rnnjax.cells.randomness import TimedKey, split, timed
+from rnnjax.cells.sizes import keep_sizes
 from rnnjax.cells.wrappers import Stack
 from rnnjax.errors import ConfigError
 from rnnjax.parallel.branches import switch
@@ -23,8 +24,9 @@ from rnnjax.parallel.pool import Pool
 from rnnjax.parallel.replicated import enter, leave
 from rnnjax.parallel.schedule import balanced, best_chunk
 from rnnjax.parallel.work import multiplications
+from rnnjax.unrolling.checks import check_method
 from rnnjax.unrolling.recurrence import Method, Pass, Recurrence
-from rnnjax.unrolling.unroll import by_recurrences, check_method, choose_method, choosing, vary, varying_axes
+from rnnjax.unrolling.unroll import by_recurrences, choose_method, choosing, vary, varying_axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +57,7 @@ class Wavefront:
     inner: Method | None = None
 
     def __post_init__(self):
-        if self.chunk is not None:
-            check_size("chunk", self.chunk)
+        keep_sizes(self, optional=("chunk",))
         if self.inner is not None:
             check_method(self.inner)
 
@@ -71,7 +72,8 @@ class Wavefront:
         length = len(given.xs)
         chunk = min(self.chunk or best_chunk(length, devices), length)
         sequence, layers, state, impl = _entered(self.axis, given, whole=length % chunk == 0)
-        pipeline = _Pipeline.of(self, cells, impl, devices, chunk, sequence, layers, state)
+        inner = _Inner(self.inner, impl, given.gaps)
+        pipeline = _Pipeline.of(self.axis, cells, inner, devices, chunk, sequence, layers, state)
         held, own = pipeline.parts(layers, state)
         ys, own = pipeline.run(sequence, held, own)
         return pipeline.gathered(ys[:length], own)
@@ -171,18 +173,27 @@ def _entered(axis: str, given: Pass, whole: bool) -> tuple[_Sequence, _Layers, t
     return enter(axis, sequence), *enter(axis, tuple(held)), impl
 
 
-def _run_layers(cells, method, impl, layers: _Layers, state, sequence: _Sequence) -> tuple[Array, tuple[State, ...]]:
+class _Inner(NamedTuple):
+    """How each layer is unrolled over a chunk: the method (None: what `choose_method` says), the kind of its keys, and
+    whether steps may be missing anywhere."""
+
+    method: Method | None
+    impl: Any
+    gaps: bool
+
+
+def _run_layers(cells, inner: _Inner, layers: _Layers, state, sequence: _Sequence) -> tuple[Array, tuple[State, ...]]:
     """Returns what `unroll` makes of some layers, and their states."""
     ys, after = sequence.xs, []
     for layer, cell in enumerate(cells):
         key = initial = None
         if layers.keys is not None and sequence.time is not None:
-            key = TimedKey(jax.random.wrap_key_data(layers.keys[layer], impl=impl), sequence.time)
+            key = TimedKey(jax.random.wrap_key_data(layers.keys[layer], impl=inner.impl), sequence.time)
         if layers.initial is not None:
             initial = layers.initial[layer]
         own = layers.params[layer], ys, state[layer], initial
-        given = Pass(cell, *own, sequence.valid, sequence.resets, key)
-        ys, last = by_recurrences(method or choose_method(cell, ys.shape), given)
+        given = Pass(cell, *own, sequence.valid, sequence.resets, key, inner.gaps)
+        ys, last = by_recurrences(inner.method or choose_method(cell, ys.shape), given)
         after.append(last)
     return ys, tuple(after)
 
@@ -205,8 +216,7 @@ class _Work:
 
     which: int
     cells: tuple[Cell, ...]
-    method: Method | None
-    impl: Any
+    inner: _Inner
     pools: tuple[Pool, Pool]
     reads: jax.ShapeDtypeStruct | None
     message: jax.ShapeDtypeStruct
@@ -216,7 +226,7 @@ class _Work:
         sequence = moving.sequence
         if self.reads is not None:
             sequence = sequence._replace(xs=moving.message[..., : self.reads.shape[-1]].astype(self.reads.dtype))
-        ys, state = _run_layers(self.cells, self.method, self.impl, layers, state, sequence)
+        ys, state = _run_layers(self.cells, self.inner, layers, state, sequence)
         room = [(0, 0)] * (ys.ndim - 1) + [(0, self.message.shape[-1] - ys.shape[-1])]
         return jnp.pad(ys.astype(self.message.dtype), room), self.pools[1].put(self.which, state)
 
@@ -250,12 +260,12 @@ class _Pipeline:
     gives: jax.ShapeDtypeStruct
 
     @classmethod
-    def of(cls, front: Wavefront, cells, impl, devices: int, chunk: int, sequence, layers, state) -> _Pipeline:
+    def of(cls, axis: str, cells, inner: _Inner, devices: int, chunk: int, sequence, layers, state) -> _Pipeline:
         """Returns the pipeline for arguments like these."""
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((chunk, *leaf.shape[1:]), leaf.dtype), sequence)
         between, costs = [one.xs], []
         for layer, cell in enumerate(cells):
-            run, own = functools.partial(_run_layers, (cell,), front.inner, impl), slice(layer, layer + 1)
+            run, own = functools.partial(_run_layers, (cell,), inner), slice(layer, layer + 1)
             given = layers.part(own), state[own], one._replace(xs=between[-1])
             program, (ys, _) = jax.make_jaxpr(run, return_shape=True)(*given)
             between.append(jax.ShapeDtypeStruct(ys.shape, ys.dtype))
@@ -266,10 +276,10 @@ class _Pipeline:
         width, dtype = max(like.shape[-1] for like in given), jnp.result_type(*(like.dtype for like in given))
         message = jax.ShapeDtypeStruct((*one.xs.shape[:-1], width), dtype)
         works = tuple(
-            _Work(which, cells[part], front.inner, impl, pools, between[part.start] if which else None, message)
+            _Work(which, cells[part], inner, pools, between[part.start] if which else None, message)
             for which, part in enumerate(parts)
         )
-        return cls(front.axis, chunk, parts, works, between[-1])
+        return cls(axis, chunk, parts, works, between[-1])
 
     def parts(self, layers: _Layers, state: tuple[State, ...]) -> tuple[list[Array], list[Array]]:
         """Returns what this device holds, and the states of its layers, in their pools."""

@@ -5,7 +5,7 @@ from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.recurrence import Method, Recurrence, Steps
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.static import Static
-from rnnjax.unrolling.unroll import choose_method, static_unroll, unroll
+from rnnjax.unrolling.unroll import choose_method, static_unroll, unroll, unroll_states
 
 __all__ = [
     "Fused",
@@ -19,4 +19,5 @@ __all__ = [
     "init_bidirectional",
     "static_unroll",
     "unroll",
+    "unroll_states",
 ]

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.cell import Cell, Key, Params, State
 from rnnjax.cells.randomness import dropout_mask, split
-from rnnjax.unrolling.unroll import check_cell, unroll
+from rnnjax.unrolling.checks import check_cell
+from rnnjax.unrolling.unroll import unroll
 
 Cells = Cell | Sequence[Cell]
 

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rnnjax.cells.cell import Cell, GatedCell, Params, State, check_size, compute_dtype, recurrent_product, rows
+from rnnjax.cells.cell import Cell, GatedCell, Params, State, compute_dtype, recurrent_product, rows
+from rnnjax.cells.sizes import keep_sizes
 from rnnjax.kernels.selection import check_backend, kernel_for
 from rnnjax.unrolling.recurrence import Recurrence, adds_a_bias, select
 from rnnjax.unrolling.scan import Scan
@@ -48,7 +49,7 @@ class Fused:
     interpret: bool = False
 
     def __post_init__(self):
-        check_size("unroll", self.unroll)
+        keep_sizes(self, "unroll")
         check_backend(self.backend, self.interpret)
 
     def run(self, recurrence: Recurrence) -> tuple[Array, State]:
@@ -62,7 +63,7 @@ class Fused:
         if _joins(cell, weight, recurrence):
             return _run(self.unroll, cell, *_joined(cell, weight, recurrence))
         xs = recurrence.xs if _makes_z_by_step(weight, recurrence) else None
-        return _run(self.unroll, cell, weight, recurrence._replace(cell=None, xs=xs))
+        return _run(self.unroll, cell, weight, recurrence._replace(cell=None, xs=xs, gaps=None, keeps_states=None))
 
 
 def fuses(cell: Cell) -> bool:
@@ -105,7 +106,7 @@ def _joined(cell: GatedCell, weight: Float[Array, "O G H"], given: Recurrence) -
     xs = jnp.asarray(given.xs, dtype)
     xs = jnp.concatenate([xs, jnp.ones_like(xs[..., :1])], -1)
     weight = jnp.concatenate([params.w_x.astype(weight.dtype), bias.astype(weight.dtype), weight])
-    return weight, given._replace(cell=None, xs=xs, steps=given.steps._replace(z=None))
+    return weight, given._replace(cell=None, xs=xs, steps=given.steps._replace(z=None), gaps=None, keeps_states=None)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))

@@ -23,7 +23,9 @@ class Steps(NamedTuple):
 class Recurrence(NamedTuple):
     """The step of a cell, to be repeated over `steps` from `state`; resets go back to `initial`.
 
-    `xs`, where given, are the inputs ``[T, *batch, I]`` that the cell's `inputs` made the steps' z from.
+    `xs`, where given, are the inputs ``[T, *batch, I]`` that the cell's `inputs` made the steps' z from. With `gaps`,
+    steps that are not valid may lie anywhere, else behind all that are. With `keeps_states`, every ``y`` comes as a
+    pair with the state after its step.
     """
 
     cell: Cell
@@ -32,23 +34,27 @@ class Recurrence(NamedTuple):
     initial: State
     steps: Steps
     xs: Array | None = None
+    gaps: bool | None = False
+    keeps_states: bool | None = False
 
     @property
     def length(self) -> int:
         """Number T of steps."""
         return jax.tree.leaves(self.steps)[0].shape[0]
 
-    def step(self, state: State, step: Steps) -> tuple[State, Array]:
+    def step(self, state: State, step: Steps) -> tuple[State, Any]:
         """Takes one step: resets where asked, then leaves the state as it was where the step is not valid."""
         before = state if step.resets is None else select(step.resets, self.initial, state)
         after, y = self.cell.step(self.params, before, step.z)
-        return (after if step.valid is None else select(step.valid, after, state)), y
+        after = after if step.valid is None else select(step.valid, after, state)
+        return after, (y, after) if self.keeps_states else y
 
 
 class Pass(NamedTuple):
     """A whole cell over a time-major sequence ``xs [T, *batch, I]``, before it is taken apart into recurrences.
 
-    `valid` and `resets` are as in `Steps`; `initial` is None where there are no resets; `key` is that of `unroll`.
+    `valid` and `resets` are as in `Steps`; `initial` is None where there are no resets; `key` is that of `unroll`;
+    `gaps` and `keeps_states` are as in `Recurrence`.
     """
 
     cell: Cell
@@ -59,6 +65,8 @@ class Pass(NamedTuple):
     valid: Array | None
     resets: Array | None
     key: Key
+    gaps: bool = False
+    keeps_states: bool = False
 
 
 class Method(Protocol):

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from rnnjax.cells.cell import State, check_size
+from rnnjax.cells.cell import State
+from rnnjax.cells.sizes import keep_sizes
 from rnnjax.unrolling.recurrence import Recurrence, Steps, adds_a_bias
 
 
@@ -31,9 +32,7 @@ class Scan:
     remat_every: int | None = None
 
     def __post_init__(self):
-        check_size("unroll", self.unroll)
-        if self.remat_every is not None:
-            check_size("remat_every", self.remat_every)
+        keep_sizes(self, "unroll", optional=("remat_every",))
 
     def run(self, recurrence: Recurrence) -> tuple[Array, State]:
         every, length = self.remat_every, recurrence.length
@@ -47,7 +46,7 @@ class Scan:
         if whole == length:
             return ys, state
         last, state = self._steps(recurrence, state, *jax.tree.map(lambda leaf: leaf[whole:], (steps, xs)))
-        return jnp.concatenate([ys, last]), state
+        return jax.tree.map(lambda *both: jnp.concatenate(both), ys, last), state
 
     def _steps(self, recurrence: Recurrence, state: State, steps: Steps, xs: Array | None) -> tuple[Array, State]:
         """Returns the outputs and the last state of some steps, whose z is made from `xs` where those are given."""
@@ -66,4 +65,4 @@ class Scan:
 
         pieces = jax.tree.map(lambda leaf: leaf.reshape(-1, self.remat_every, *leaf.shape[1:]), (steps, xs))
         state, ys = jax.lax.scan(chunk, recurrence.state, pieces)
-        return ys.reshape(-1, *ys.shape[2:]), state
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), ys), state

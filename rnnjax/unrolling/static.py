@@ -24,4 +24,4 @@ class Static:
         for t in range(recurrence.length):
             state, y = recurrence.step(state, jax.tree.map(lambda leaf, t=t: leaf[t], recurrence.steps))
             ys.append(y)
-        return jnp.stack(ys), state
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *ys), state

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from rnnjax.cells.cell import Cell, Key, Params, State
+from rnnjax.cells.checks import check_params, check_state
+from rnnjax.cells.sizes import as_batch_size
+from rnnjax.unrolling.checks import check_cell, check_flags, check_inputs, check_lengths, check_method
+from rnnjax.unrolling.cutting import cut_off
 from rnnjax.unrolling.fused import Fused, fuses
 from rnnjax.unrolling.recurrence import Method, Pass, PassMethod, Recurrence, Steps, select
 from rnnjax.unrolling.scan import Scan
@@ -29,6 +30,7 @@ def unroll(
     state: State | None = None,
     *,
     lengths: Int[Array, " *B"] | None = None,
+    mask: Bool[Array, "*B T"] | None = None,
     resets: Bool[Array, "*B T"] | None = None,
     reverse: bool = False,
     method: Method | None = None,
@@ -45,68 +47,158 @@ def unroll(
       lengths: valid steps of each sequence, 0 to T. Past them outputs are zero, the state stays what it was at the
         last valid step, and nothing in the padding (NaN included) changes a value or a gradient. Traced lengths, as
         inside `jax.jit`, cannot be checked to be at most T.
-      resets: where true, the state is set back to the cell's initial state before that step is taken.
+      mask: false where a step is missing, anywhere in a sequence: it is skipped, its output is zero, the state stays
+        what it was, and nothing in its input (NaN included) changes a value or a gradient. With `lengths` too, a step
+        must be within both.
+      resets: where true, the state is set back to the cell's initial state before that step is taken; a step that is
+        missing is not taken, and resets nothing. What lies before a reset changes no value and no gradient after it:
+        where an input or the given state there is not finite, outputs are NaN from it on up to the reset.
       reverse: take the steps from the last valid one to the first; outputs stay in the order of the inputs, and the
         state returned is that after the first input.
       method: how to unroll, such as `Static()` or `Scan()`; None takes what `choose_method` says, or `choosing` before
         it. All methods give the same values and gradients within rounding.
       key: PRNG key for dropout; None means evaluation. For a later part of a sequence, a `TimedKey` that names its
         steps, in the order in which they are taken.
-      time_major: whether time is the first axis of `xs`, `resets` and the outputs.
+      time_major: whether time is the first axis of `xs`, `mask`, `resets` and the outputs.
 
     Returns:
-      The outputs, ``[*batch, T, O]`` (``[T, *batch, O]`` with `time_major`), and the final state.
+      The outputs, ``[*batch, T, O]`` (``[T, *batch, O]`` with `time_major`), and the final state. Without a step
+      (T = 0) that is the state given, and without a sequence everything is empty.
 
     Raises:
       ValueError: if a shape or a length does not fit; TypeError: if a type does not.
     """
+    return _checked(False, cell, params, xs, state, lengths, mask, resets, reverse, method, key, time_major)
+
+
+def unroll_states(
+    cell: Cell, params: Params, xs: Float[Array, "*B T I"], state: State | None = None, **options: Any
+) -> tuple[Float[Array, "*B T O"], State]:
+    """Runs a cell over a batch of sequences, as `unroll`, and returns the state after every step as well.
+
+    Args:
+      cell, params, xs, state, **options: as in `unroll`; the method must be `Scan` or `Static` (None takes `Scan`).
+
+    Returns:
+      The outputs and the states, every leaf ``[*batch, T, ...]`` (``[T, *batch, ...]`` with `time_major`). Past
+      `lengths` and at missing steps the state is what it was; with `reverse`, that of a step is the one after it in
+      the order taken.
+
+    Raises:
+      ValueError: for a method that keeps no states; otherwise as `unroll`.
+    """
+    method = options.pop("method", None) or Scan()
+    if not isinstance(method, (Scan, Static)):
+        raise ValueError(f"unroll_states needs a method that keeps all states, Scan() or Static(), got {method!r}")
+    chosen = {"lengths": None, "mask": None, "resets": None, "reverse": False, "key": None, "time_major": False}
+    unknown = options.keys() - chosen.keys()
+    if unknown:
+        raise TypeError(f"unroll_states has no option {min(unknown)!r}; it takes {', '.join(chosen)} and method")
+    chosen |= options
+    return _checked(True, cell, params, xs, state, method=method, **chosen)
+
+
+def _checked(keeps_states, cell, params, xs, state, lengths, mask, resets, reverse, method, key, time_major):
+    """Returns what `unroll` or `unroll_states` does, once every argument is seen to fit."""
     time_axis = 0 if time_major else -2
     check_cell(cell)
     xs = jnp.asarray(xs)
     check_inputs(xs)
+    check_params(cell, params, xs.shape[-1])
     batch = xs.shape[1:-1] if time_major else xs.shape[:-2]
     length = xs.shape[time_axis]
     lengths = None if lengths is None else check_lengths(lengths, batch, length)
-    resets = None if resets is None else check_resets(resets, batch, length, time_major)
+    mask = None if mask is None else check_flags("mask", mask, batch, length, time_major)
+    resets = None if resets is None else check_flags("resets", resets, batch, length, time_major)
     state = None if state is None else check_state(cell, state, batch, xs.dtype)
     method = _CHOOSING.get()(cell) if method is None else check_method(method)
     method = choose_method(cell, (length, *batch, xs.shape[-1])) if method is None else method
-    return _unroll(cell, method, reverse, time_axis, params, xs, state, lengths, resets, key)
+    how = _How(cell, method, reverse, time_axis, keeps_states)
+    return _unroll(how, params, xs, state, lengths, mask, resets, key)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)
-def _unroll(cell, method, reverse, time_axis, params, xs, state, lengths, resets, key):
-    xs = jnp.moveaxis(xs, time_axis, 0)
-    if resets is not None:
-        resets = jnp.moveaxis(resets, min(time_axis + 1, 0), 0)
-    valid = None
-    if lengths is not None:
-        valid = jnp.arange(xs.shape[0], dtype=jnp.int32).reshape(-1, *[1] * lengths.ndim) < lengths
-        xs = select(valid, xs, jnp.zeros_like(xs))
-    if reverse:
-        xs, resets = (backward(x, lengths) for x in (xs, resets))
-    ys, state = _over_time(cell, method, params, xs, state, valid, resets, key)
+class _How(NamedTuple):
+    """What of an unrolling is no array, and so static under `jit`."""
+
+    cell: Cell
+    method: Method
+    reverse: bool
+    time_axis: int
+    keeps_states: bool
+
+
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+def _unroll(how: _How, params, xs, state, lengths, mask, resets, key):
+    xs = jnp.moveaxis(xs, how.time_axis, 0)
+    mask, resets = (
+        None if flags is None else jnp.moveaxis(flags, min(how.time_axis + 1, 0), 0) for flags in (mask, resets)
+    )
+    if how.reverse:
+        xs, mask, resets = (backward(x, lengths) for x in (xs, mask, resets))
+    valid = _valid(xs.shape[0], lengths, mask)
+    xs = xs if valid is None else select(valid, xs, jnp.zeros_like(xs))
+    ys, state = _over_time(how, params, xs, state, valid, mask is not None, resets, key)
     ys = ys if valid is None else select(valid, ys, jnp.zeros_like(ys))
-    ys = backward(ys, lengths) if reverse else ys
-    return jnp.moveaxis(ys, 0, time_axis), state
+    if how.reverse:
+        ys = backward(ys, lengths)
+    ys = jnp.moveaxis(ys, 0, how.time_axis)
+    return ys, _states_in_order(how, state, xs.ndim - 2, lengths) if how.keeps_states else state
 
 
-def _over_time(cell, method, params, xs, state, valid, resets, key):
+def _valid(length: int, lengths: Array | None, mask: Array | None) -> Array | None:
+    """Returns ``[T, *batch]``, true for the steps that are taken; None where all are."""
+    if lengths is None:
+        return mask
+    within = jnp.arange(length, dtype=jnp.int32).reshape(-1, *[1] * lengths.ndim) < lengths
+    return within if mask is None else within & mask
+
+
+def _states_in_order(how: _How, states: State, batch_axes: int, lengths: Array | None) -> State:
+    """Returns states ``[T, *batch, ...]`` in the order of the inputs, with the axis of time where theirs is."""
+
+    def leaf(states: Array) -> Array:
+        states = backward(states, lengths) if how.reverse else states
+        return states if how.time_axis == 0 else jnp.moveaxis(states, 0, batch_axes)
+
+    return jax.tree.map(leaf, states)
+
+
+def _over_time(how: _How, params, xs, state, valid, gaps: bool, resets, key):
     """Returns ``(ys, state)`` of time-major inputs, by a method of either kind."""
-    batch = xs.shape[1:-1]
+    cell, method, batch = how.cell, how.method, as_batch_size(xs.shape[1:-1])
     initial = None if resets is None else cell.start(params, batch, xs.dtype)
     state = cell.start(params, batch, xs.dtype) if state is None else state
-    given = Pass(cell, params, xs, state, initial, valid, resets, key)
-    return method.run_pass(given) if isinstance(method, PassMethod) else by_recurrences(method, given)
+    if 0 in xs.shape[:-1]:
+        return _of_nothing(how, params, xs, state)
+    lost = None
+    if resets is not None:
+        xs, state, lost = cut_off(xs, state, initial, resets if valid is None else resets & valid)
+    given = Pass(cell, params, xs, state, initial, valid, resets, key, gaps, how.keeps_states)
+    ys, state = method.run_pass(given) if isinstance(method, PassMethod) else by_recurrences(method, given)
+    return ys if lost is None else select(lost, jnp.full_like(ys, jnp.nan), ys), state
+
+
+def _of_nothing(how: _How, params, xs, state):
+    """Returns ``(ys, state)`` where there is no step or no sequence."""
+    one = jax.ShapeDtypeStruct((*[1] * (xs.ndim - 1), xs.shape[-1]), xs.dtype)
+    once = how._replace(method=Scan(), keeps_states=False)
+    ys, _ = jax.eval_shape(lambda params, xs: _over_time(once, params, xs, None, None, False, None, None), params, one)
+    ys = jnp.zeros((*xs.shape[:-1], *ys.shape[xs.ndim - 1 :]), ys.dtype)
+    if how.keeps_states:
+        state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (xs.shape[0], *leaf.shape)), state)
+    return vary((ys, state), varying_axes((params, xs, state)))
 
 
 def by_recurrences(method: Method, given: Pass) -> tuple[Array, State]:
     """Returns ``ys [T, *batch, O]`` and the final state, by `method` for each recurrence that the cell is made of."""
 
-    def recur(cell, params, zs, state, initial, xs=None):
+    def recur(cell, params, zs, state, initial, xs=None) -> tuple[Any, State]:
         steps = Steps(zs, given.valid, given.resets)
         state, initial = varying_like(steps, params, state, initial)
-        return method.run(Recurrence(cell, params, state, initial, steps, xs))
+        recurrence = Recurrence(cell, params, state, initial, steps, xs, given.gaps, given.keeps_states)
+        ran: Any = method.run(recurrence)
+        # A cell hands on the state of its recurrences as it is, so all states of them are all states of it.
+        return ran[0] if given.keeps_states else ran
 
     return given.cell.over_time(recur, given.params, given.xs, given.state, given.initial, given.key)
 
@@ -170,17 +262,7 @@ def choose_method(cell: Cell, shape: tuple[int, ...], platform: str | None = Non
       platform: "cpu", "gpu" or "tpu"; None takes JAX's default.
     """
     on_cpu = (platform or jax.default_backend()) == "cpu"  # elsewhere nothing has been measured
-    return Fused() if on_cpu and any(map(fuses, parts(cell))) else Scan()
-
-
-def parts(cell: Cell) -> Iterator[Cell]:
-    """Yields a cell and the cells that it is made of."""
-    yield cell
-    for field in dataclasses.fields(cell) if dataclasses.is_dataclass(cell) else ():
-        value = getattr(cell, field.name)
-        for inner in value if isinstance(value, tuple) else (value,):
-            if isinstance(inner, Cell):
-                yield from parts(inner)
+    return Fused() if on_cpu and any(map(fuses, cell.parts())) else Scan()
 
 
 def static_unroll(
@@ -197,78 +279,3 @@ def static_unroll(
         raise ValueError("static_unroll needs at least one input, got an empty list")
     ys, state = unroll(cell, params, jnp.stack(list(xs)), state, method=Static(), time_major=True, **options)
     return list(ys), state
-
-
-def check_cell(cell: Any) -> None:
-    """Raises unless `cell` is one."""
-    if not isinstance(cell, Cell):
-        got = cell.__name__ if isinstance(cell, type) else repr(cell) if isinstance(cell, str) else type(cell).__name__
-        raise TypeError(f"cell must be a cell, such as LSTM(128), got {got}")
-
-
-def check_inputs(xs: Any) -> None:
-    """Raises unless `xs` can be a batch of sequences of features."""
-    shape = np.shape(xs)
-    if len(shape) < 2:
-        raise ValueError(f"xs must have shape [*batch, T, I], two axes at least, got {list(shape)}")
-    if 0 in shape:
-        raise ValueError(f"xs has an empty axis: {list(shape)}; give at least one step, one feature and one sequence")
-    dtype = jnp.result_type(xs)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"xs must be floating point, got {dtype}; convert it, for example with xs.astype('float32')")
-
-
-def check_lengths(lengths: Any, batch: tuple[int, ...], length: int) -> Array:
-    """Returns `lengths` as an array, raising unless it has one whole number from 0 to T a sequence."""
-    lengths = jnp.asarray(lengths)
-    dtype = lengths.dtype
-    if not jnp.issubdtype(dtype, jnp.integer):
-        raise TypeError(f"lengths must be whole numbers, got {dtype}")
-    if np.shape(lengths) != batch:
-        raise ValueError(f"lengths must have shape [*batch] = {list(batch)}, got {list(np.shape(lengths))}")
-    if not isinstance(lengths, Tracer):
-        wrong = np.asarray(lengths)[(np.asarray(lengths) < 0) | (np.asarray(lengths) > length)]
-        if wrong.size:
-            raise ValueError(f"lengths must be between 0 and T = {length}, got {wrong.flat[0]}")
-    return lengths.astype(jnp.int32)
-
-
-def check_resets(resets: Any, batch: tuple[int, ...], length: int, time_major: bool) -> Array:
-    """Returns `resets` as an array, raising unless it has one truth value a step."""
-    resets = jnp.asarray(resets)
-    if resets.dtype != bool:
-        raise TypeError(f"resets must be bool, got {resets.dtype}")
-    shape, name = ((length, *batch), "[T, *batch]") if time_major else ((*batch, length), "[*batch, T]")
-    if np.shape(resets) != shape:
-        raise ValueError(f"resets must have shape {name} = {list(shape)}, got {list(np.shape(resets))}")
-    return resets
-
-
-def check_state(cell: Cell, state: State, batch: tuple[int, ...], dtype: Any) -> State:
-    """Returns `state` in the types of the cell's, raising unless it has its structure and shapes."""
-    expected = jax.eval_shape(lambda: cell.initial_state(batch, dtype))
-    if jax.tree.structure(state) != jax.tree.structure(expected):
-        raise TypeError(f"state must be a {describe(expected)}, got {describe(state)}")
-    if [np.shape(leaf) for leaf in jax.tree.leaves(state)] != [like.shape for like in jax.tree.leaves(expected)]:
-        raise ValueError(f"state must have the shapes {describe(expected)}, got {describe(state)}")
-    return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), state, expected)
-
-
-def check_method(method: Any) -> Method:
-    """Returns `method`, raising unless it is one."""
-    if isinstance(method, type) or not hasattr(method, "run"):
-        raise TypeError(f"method must be an unrolling method such as Scan() or Static(), got {method!r}")
-    return method
-
-
-def describe(state: State) -> str:
-    """Returns a state's structure with the shapes of its arrays, such as ``LSTMState(h=[4, 8], c=[4, 8])``."""
-    return str(jax.tree.map(lambda leaf: _Shape(np.shape(leaf)), state))
-
-
-class _Shape:
-    def __init__(self, shape: tuple[int, ...]):
-        self.shape = shape
-
-    def __repr__(self) -> str:
-        return str(list(self.shape))

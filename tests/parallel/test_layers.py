@@ -85,7 +85,7 @@ class Counting(Cell):
         return jnp.full(4, 0.5)
 
     def initial_state(self, batch_size, dtype=jnp.float32):
-        return CountState(jnp.zeros((batch_size[0], 4), dtype), jnp.zeros(batch_size, jnp.int32))
+        return CountState(jnp.zeros((batch_size, 4), dtype), jnp.zeros(batch_size, jnp.int32))
 
     def inputs(self, params, xs, *, key=None):
         return xs.sum(-1, keepdims=True)

@@ -1,0 +1,95 @@
+"""What a cell asks of its parameters, its state and its inputs, said in one sentence where it does not hold."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnjax.cells.sizes import as_batch_size
+
+_UNTRACEABLE = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
+
+
+def check_floating(name: str, xs: Any) -> None:
+    """Raises unless `xs` holds floating-point numbers."""
+    dtype = jnp.result_type(xs)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"{name} must be floating point, got {dtype}; convert it, for example with {name}.astype('float32')"
+        )
+
+
+def check_params(cell: Any, params: Any, input_size: int) -> None:
+    """Raises unless `params` have the structure, the shapes and the kinds of numbers that the cell's `init` gives."""
+    expected = _expected_params(cell, input_size)
+    if expected is None or _alike(params, expected):
+        return
+    if jax.tree.structure(params) != jax.tree.structure(expected):
+        raise TypeError(f"params must be those of {cell!r}, a {describe(expected)}, got {describe(params)}")
+    leaves = jax.tree.leaves(params)
+    wrong = next((leaf for leaf in leaves if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)), None)
+    if wrong is not None:
+        raise TypeError(f"params must be floating point, got {jnp.result_type(wrong)} in {describe(params)}")
+    first = np.shape(leaves[0])
+    if first and first[0] and _alike(params, _expected_params(cell, first[0])):
+        raise ValueError(f"xs has {input_size} features, but the cell was initialised for {first[0]}")
+    raise ValueError(
+        f"params must have the shapes that {cell!r} has for {input_size} features, {describe(expected)}, "
+        f"got {describe(params)}"
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _expected_params(cell: Any, input_size: int) -> Any:
+    """Returns the shapes and types of a cell's parameters, None where they are not all of its `init`."""
+    if not all(part.params_are_of_init for part in cell.parts()):
+        return None
+    try:
+        return jax.eval_shape(lambda key: cell.init(key, input_size), jax.random.key(0))
+    except (*_UNTRACEABLE, ValueError):  # drawn by NumPy, or not for inputs of this size, which the cell says itself
+        return None
+
+
+def _alike(params: Any, expected: Any) -> bool:
+    if expected is None or jax.tree.structure(params) != jax.tree.structure(expected):
+        return False
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(expected))
+    return all(np.shape(leaf) == like.shape and _same_kind(leaf, like) for leaf, like in pairs)
+
+
+def _same_kind(leaf: Any, like: jax.ShapeDtypeStruct) -> bool:
+    """Returns whether a parameter is floating point wherever `init` makes it so."""
+    if not jnp.issubdtype(like.dtype, jnp.floating):
+        return True
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+
+
+def check_state(cell: Any, state: Any, batch: tuple[int, ...], dtype: Any) -> Any:
+    """Returns `state` in the types of the cell's, raising unless it has its structure, shapes and kinds of numbers."""
+    expected = jax.eval_shape(lambda: cell.initial_state(as_batch_size(batch), dtype))
+    if jax.tree.structure(state) != jax.tree.structure(expected):
+        raise TypeError(f"state must be a {describe(expected)}, got {describe(state)}")
+    if [np.shape(leaf) for leaf in jax.tree.leaves(state)] != [like.shape for like in jax.tree.leaves(expected)]:
+        raise ValueError(f"state must have the shapes {describe(expected)}, got {describe(state)}")
+    for leaf, like in zip(jax.tree.leaves(state), jax.tree.leaves(expected)):
+        got = jnp.result_type(leaf)
+        if jnp.issubdtype(got, jnp.complexfloating) and not jnp.issubdtype(like.dtype, jnp.complexfloating):
+            raise TypeError(f"state must be of real numbers like {like.dtype}, got {got}")
+    return jax.tree.map(lambda leaf, like: jnp.asarray(leaf).astype(like.dtype), state, expected)
+
+
+def describe(state: Any) -> str:
+    """Returns a tree's structure with the shapes of its arrays, such as ``LSTMState(h=[4, 8], c=[4, 8])``."""
+    return str(jax.tree.map(lambda leaf: _Shape(np.shape(leaf)), state))
+
+
+class _Shape:
+    def __init__(self, shape: tuple[int, ...]):
+        self.shape = shape
+
+    def __repr__(self) -> str:
+        return str(list(self.shape))

@@ -1,0 +1,37 @@
+"""Sizes, as whole numbers of any kind."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+
+def batch_shape(batch_size: int | tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the leading axes that a batch size stands for."""
+    return tuple(batch_size) if isinstance(batch_size, (tuple, list)) else (batch_size,)
+
+
+def as_batch_size(batch: tuple[int, ...]) -> int | tuple[int, ...]:
+    """Returns what `initial_state` is given for leading axes: a whole number where there is one, else all of them."""
+    return batch[0] if len(batch) == 1 else tuple(batch)
+
+
+def check_size(name: str, value: Any) -> int:
+    """Returns `value`, a whole number of Python's or NumPy's, as Python's; raises unless it is positive."""
+    try:
+        size = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        size = None
+    if size is None:
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if size < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return size
+
+
+def keep_sizes(fields: Any, *names: str, optional: tuple[str, ...] = ()) -> None:
+    """Keeps a frozen dataclass's sizes as Python's numbers, raising for what is none; optional ones may be None."""
+    for name in (*names, *optional):
+        value = getattr(fields, name)
+        if value is not None or name in names:
+            object.__setattr__(fields, name, check_size(name, value))

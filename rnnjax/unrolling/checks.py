@@ -1,0 +1,65 @@
+"""What `unroll` asks of its arguments, said in one sentence where it does not hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array
+
+from rnnjax.cells.cell import Cell
+from rnnjax.cells.checks import check_floating
+from rnnjax.unrolling.recurrence import Method
+
+
+def check_cell(cell: Any) -> None:
+    """Raises unless `cell` is one."""
+    if not isinstance(cell, Cell):
+        got = cell.__name__ if isinstance(cell, type) else repr(cell) if isinstance(cell, str) else type(cell).__name__
+        raise TypeError(f"cell must be a cell, such as LSTM(128), got {got}")
+
+
+def check_inputs(xs: Any) -> None:
+    """Raises unless `xs` can be a batch of sequences of features; there may be no step, or no sequence."""
+    shape = np.shape(xs)
+    if len(shape) < 2:
+        raise ValueError(f"xs must have shape [*batch, T, I], two axes at least, got {list(shape)}")
+    if shape[-1] == 0:
+        raise ValueError(f"xs must have at least one feature, got the shape {list(shape)}")
+    check_floating("xs", xs)
+
+
+def check_lengths(lengths: Any, batch: tuple[int, ...], length: int) -> Array:
+    """Returns `lengths` as int32, raising unless it has one whole number from 0 to T a sequence."""
+    lengths = lengths if isinstance(lengths, jax.Array) else np.asarray(lengths)
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise TypeError(f"lengths must be whole numbers, got {lengths.dtype}")
+    if np.shape(lengths) != batch:
+        raise ValueError(f"lengths must have shape [*batch] = {list(batch)}, got {list(np.shape(lengths))}")
+    if not isinstance(lengths, Tracer):
+        known = np.asarray(lengths)
+        wrong = known[(known < 0) | (known > length)]
+        if wrong.size:
+            raise ValueError(f"lengths must be between 0 and T = {length}, got {wrong.flat[0]}")
+    return jnp.asarray(lengths).astype(jnp.int32)
+
+
+def check_flags(name: str, flags: Any, batch: tuple[int, ...], length: int, time_major: bool) -> Array:
+    """Returns `resets` or a `mask` as an array, raising unless it has one truth value a step."""
+    flags = jnp.asarray(flags)
+    if flags.dtype != bool:
+        raise TypeError(f"{name} must be bool, got {flags.dtype}")
+    shape, axes = ((length, *batch), "[T, *batch]") if time_major else ((*batch, length), "[*batch, T]")
+    if np.shape(flags) != shape:
+        raise ValueError(f"{name} must have shape {axes} = {list(shape)}, got {list(np.shape(flags))}")
+    return flags
+
+
+def check_method(method: Any) -> Method:
+    """Returns `method`, raising unless it is one."""
+    if isinstance(method, type) or not hasattr(method, "run"):
+        raise TypeError(f"method must be an unrolling method such as Scan() or Static(), got {method!r}")
+    return method

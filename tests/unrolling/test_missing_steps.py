@@ -1,0 +1,223 @@
+"""A mask skips any steps of a sequence, as if they had never been there; and what is empty stays empty."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cells_under_test import CELLS, H, I, close, inputs, parameters, same, some_state
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rnnjax import GRU, LSTM, BasicRNN, Fused, Scan, Stack, Static, bidirectional, nn, unroll, unroll_states
+
+B, T = 3, 5
+METHODS = {
+    "static": Static(),
+    "scan": Scan(),
+    "remat": Scan(remat_every=2),
+    "fused": Fused(),
+    "pallas": Fused(backend="pallas", interpret=True),
+}
+CELL = Stack((GRU(H), LSTM(H, peephole=True)))
+few = settings(max_examples=16, deadline=None, derandomize=True, database=None)
+either_way = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+some_mask = st.lists(st.booleans(), min_size=B * T, max_size=B * T).map(lambda flat: np.reshape(flat, (B, T)))
+MASK = np.array([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [0, 1, 1, 0, 1]], bool)
+RESETS = np.array([[0, 1, 1, 0, 0], [1, 0, 0, 0, 0], [0, 0, 1, 1, 0]], bool)
+
+
+@functools.cache
+def compiled(method, reverse):
+    def run(params, xs, state, mask, resets):
+        return unroll(CELL, params, xs, state, mask=mask, resets=resets, reverse=reverse, method=method)
+
+    return jax.jit(run)
+
+
+@functools.cache
+def arguments():
+    return parameters(CELL), inputs(B, T, I), some_state(CELL, B)
+
+
+def test_a_basic_cell_skips_the_step_between():
+    cell = BasicRNN(1)
+    params = cell.init(jax.random.key(0), 1)
+    params = type(params)(*(jnp.full_like(w, value) for w, value in zip(params, (0.5, 0.8, 0.1))))
+    xs, mask = jnp.array([[[1.0], [2.0], [3.0]]]), np.array([[True, False, True]])
+    for method in METHODS.values():
+        ys, state = unroll(cell, params, xs, mask=mask, method=method)
+        np.testing.assert_allclose(ys[0, :, 0], [0.5370495670, 0, 0.9660628941], rtol=1e-6)
+        np.testing.assert_allclose(state.h, [[0.9660628941]], rtol=1e-6)
+
+
+@either_way
+@given(mask=some_mask, resets=some_mask)
+@few
+def test_a_sequence_with_missing_steps_is_the_sequence_without_them(reverse, mask, resets):
+    params, xs, state = arguments()
+    ys, last = compiled(Scan(), reverse)(params, xs, state, mask, resets)
+    same(ys[~mask], np.zeros_like(ys[~mask]))
+    for b in range(B):
+        there = mask[b]
+        one = jax.tree.map(lambda leaf, b=b: leaf[b : b + 1], state)
+        expected, at_end = unroll(
+            CELL, params, xs[b : b + 1, there], one, resets=resets[b : b + 1, there], reverse=reverse
+        )
+        close((ys[b : b + 1, there], jax.tree.map(lambda leaf, b=b: leaf[b : b + 1], last)), (expected, at_end))
+
+
+@either_way
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_every_method_skips_alike_in_value_and_gradient_whatever_is_missing_says(method, reverse):
+    params, xs, state = arguments()
+    poisoned = jnp.where(MASK[..., None], xs, jnp.nan)
+
+    def loss(method, params, xs, state):
+        ys, last = compiled(method, reverse)(params, xs, state, MASK, RESETS)
+        return jnp.square(ys).sum() + sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(last))
+
+    expected = jax.value_and_grad(functools.partial(loss, Scan()), argnums=(0, 1, 2))(params, xs, state)
+    got = jax.value_and_grad(functools.partial(loss, method), argnums=(0, 1, 2))(params, poisoned, state)
+    close(got, expected, rtol=2e-3 if method == METHODS["pallas"] else 1e-4, atol=1e-4)
+    assert (np.asarray(got[1][1])[~MASK] == 0).all()
+
+
+def test_a_mask_of_a_prefix_is_lengths_and_both_together_are_what_both_allow():
+    params, xs, state = arguments()
+    lengths = np.array([2, 0, 4])
+    prefix = np.arange(T) < lengths[:, None]
+    close(unroll(CELL, params, xs, state, mask=prefix), unroll(CELL, params, xs, state, lengths=lengths))
+    both = unroll(CELL, params, xs, state, mask=MASK, lengths=lengths, reverse=True)
+    close(both, unroll(CELL, params, xs, state, mask=MASK & prefix, reverse=True))
+
+
+def test_both_directions_and_modules_skip_missing_steps():
+    params, xs, _ = arguments()
+    ys, (ahead, back) = bidirectional(CELL, CELL, (params, params), xs, mask=MASK)
+    close((ys[..., :H], ahead), unroll(CELL, params, xs, mask=MASK))
+    close((ys[..., H:], back), unroll(CELL, params, xs, mask=MASK, reverse=True))
+    module = nn.RNN(CELL)
+    close(module.apply({"params": {"rnn": params}}, xs, mask=MASK), unroll(CELL, params, xs, mask=MASK))
+
+
+def test_a_mask_that_is_no_mask_is_refused():
+    params, xs, _ = arguments()
+    with pytest.raises(TypeError, match="mask must be bool, got int32"):
+        unroll(CELL, params, xs, mask=np.ones((B, T), np.int32))
+    with pytest.raises(ValueError, match=r"mask must have shape \[\*batch, T\] = \[3, 5\], got \[5, 3\]"):
+        unroll(CELL, params, xs, mask=np.ones((T, B), bool))
+
+
+# The state after every step
+
+
+@either_way
+@pytest.mark.parametrize("method", [Scan(), Scan(2), Scan(remat_every=2), Static()], ids=str)
+def test_the_states_are_those_of_sequences_cut_there(method, reverse):
+    params, xs, state = arguments()
+    options = {"mask": MASK, "resets": RESETS}
+    ys, states = unroll_states(CELL, params, xs, state, reverse=reverse, method=method, **options)
+    close(ys, unroll(CELL, params, xs, state, reverse=reverse, **options)[0])
+    for t in range(T):
+        part = slice(t, T) if reverse else slice(0, t + 1)
+        cut = {name: flags[:, part] for name, flags in options.items()}
+        expected = unroll(CELL, params, xs[:, part], state, reverse=reverse, **cut)[1]
+        close(jax.tree.map(lambda leaf, t=t: leaf[:, t], states), expected)
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_the_last_of_the_states_is_the_final_state_for_every_cell(cell):
+    params, xs = parameters(cell), inputs(2, B, T, I).swapaxes(0, 2)
+    key = jax.random.key(3)
+    _, states = unroll_states(cell, params, xs, key=key, time_major=True)
+    close(jax.tree.map(lambda leaf: leaf[-1], states), unroll(cell, params, xs, key=key, time_major=True)[1])
+
+
+def test_a_method_that_keeps_no_states_is_refused():
+    params, xs, _ = arguments()
+    with pytest.raises(ValueError, match=r"unroll_states needs a method that keeps all states, Scan\(\) or Static\(\)"):
+        unroll_states(CELL, params, xs, method=Fused())
+    with pytest.raises(TypeError, match="unroll_states has no option 'length'"):
+        unroll_states(CELL, params, xs, length=3)
+
+
+# Nothing
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_no_steps_return_the_state_that_was_given_and_no_outputs(cell, method):
+    params, state = parameters(cell), some_state(cell, B)
+    ys, last = unroll(cell, params, jnp.zeros((B, 0, I)), state, method=method)
+    assert ys.shape == (B, 0, cell.output_size)
+    same(last, state)
+    same(unroll(cell, params, jnp.zeros((B, 0, I)), method=method)[1], cell.start(params, B, jnp.float32))
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_no_sequences_give_empty_arrays_and_gradients_of_zero(cell):
+    def loss(params, xs):
+        ys, last = unroll(cell, params, xs, lengths=jnp.zeros(0, jnp.int32), resets=jnp.zeros((0, T), bool))
+        return ys.sum() + sum(leaf.sum() for leaf in jax.tree.leaves(last)), (ys, last)
+
+    params = parameters(cell)
+    gradient, (ys, last) = jax.grad(loss, has_aux=True)(params, jnp.zeros((0, T, I)))
+    assert ys.shape == (0, T, cell.output_size)
+    assert all(leaf.shape[0] == 0 for leaf in jax.tree.leaves(last))
+    same(gradient, jax.tree.map(jnp.zeros_like, params))
+
+
+def test_nothing_passes_through_modules_both_directions_and_all_states():
+    params, _, state = arguments()
+    module = nn.RNN(CELL)
+    variables = module.init(jax.random.key(0), jnp.zeros((B, 0, I)))
+    assert module.apply(variables, jnp.zeros((0, T, I)))[0].shape == (0, T, H)
+    ys, (ahead, back) = bidirectional(CELL, CELL, (params, params), jnp.zeros((B, 0, I)), (state, state))
+    assert ys.shape == (B, 0, 2 * H)
+    same((ahead, back), (state, state))
+    ys, states = unroll_states(CELL, params, jnp.zeros((B, 0, I)))
+    assert ys.shape == (B, 0, H)
+    assert all(leaf.shape == (B, 0, H) for leaf in jax.tree.leaves(states))
+
+
+# What lies before a reset
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_what_lies_before_a_reset_reaches_no_gradient_after_it(method, poison):
+    cell = GRU(4)
+    params, xs = parameters(cell), inputs(B, 4, I)
+    resets = np.arange(4) == np.full((B, 1), 2)
+
+    def loss(params, xs, state):
+        ys, last = unroll(cell, params, xs, state, resets=resets, method=method)
+        return jnp.square(ys[:, 2:]).sum() + jnp.sin(last.h).sum()
+
+    def after(params, xs):
+        ys, last = unroll(cell, params, xs[:, 2:])
+        return jnp.square(ys).sum() + jnp.sin(last.h).sum()
+
+    tolerance = {"rtol": 2e-3, "atol": 1e-4} if method == METHODS["pallas"] else {}
+    value, expected = jax.value_and_grad(after, argnums=(0, 1))(params, xs)
+    for poisoned, state in (
+        (xs.at[:, 0].set(poison), some_state(cell, B)),
+        (xs, jax.tree.map(lambda leaf: leaf.at[1:].set(poison), some_state(cell, B))),
+    ):
+        got, (for_params, for_xs, for_state) = jax.value_and_grad(loss, argnums=(0, 1, 2))(params, poisoned, state)
+        close((got, (for_params, for_xs)), (value, expected), **tolerance)
+        same(for_state, jax.tree.map(jnp.zeros_like, state))
+
+
+def test_outputs_are_lost_from_what_is_not_finite_up_to_the_reset():
+    cell = GRU(4)
+    params, xs = parameters(cell), inputs(2, T, I)
+    resets = np.array([[0, 0, 0, 1, 0], [0, 0, 0, 0, 0]], bool)
+    ys, _ = unroll(cell, params, xs.at[0, 1, 0].set(jnp.nan), resets=resets)
+    lost = np.isnan(ys).all(-1)
+    same(lost, np.array([[0, 1, 1, 0, 0], [0, 0, 0, 0, 0]], bool))
+    close(ys[~lost], unroll(cell, params, xs, resets=resets)[0][~lost])
+    state = jax.tree.map(lambda leaf: leaf.at[0].set(jnp.nan), cell.initial_state(2))
+    same(np.isnan(unroll(cell, params, xs, state, resets=resets)[0]).all(-1)[0], np.array([1, 1, 1, 0, 0], bool))
