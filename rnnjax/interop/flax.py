@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from rnnjax.cells import GRU, LSTM, BasicRNN, Cell, GatedCell, GatedParams, GRUParams, LSTMParams
+from rnnjax.cells.basic import activation_function
 from rnnjax.cells.cell import Params
 from rnnjax.interop.conversion import DenseNames, Framework, convert
 from rnnjax.interop.variables import Found, Shapes, below, paths, read, refuse, size_of
 
 
-def from_flax(cell: Cell, variables: Mapping[str, Any], *, scope: str = "") -> Params:
+def from_flax(cell: Cell, variables: Mapping[str, Any], *, scope: str = "", module: Any = None) -> Params:
     """Returns the parameters of `cell` from variables of Flax's cells, Linen's or NNX's.
 
     | Flax, Linen and NNX | rnnjax |
@@ -27,7 +30,7 @@ def from_flax(cell: Cell, variables: Mapping[str, Any], *, scope: str = "") -> P
 
     Variables do not tell a cell's options: a SimpleCell with ``residual=True`` has no counterpart, an LSTMCell or
     GRUCell must have Flax's default `gate_fn` and `activation_fn`, and a SimpleCell's `activation_fn` must be given to
-    BasicRNN.
+    BasicRNN. With `module` this is checked.
 
     Args:
       cell: the rnnjax cell.
@@ -35,15 +38,47 @@ def from_flax(cell: Cell, variables: Mapping[str, Any], *, scope: str = "") -> P
         `nnx.state(module)`, or its pure dict; below any modules (`RNN`, `Sequential`, ...). NNX's random state, below
         the name ``rngs``, is not read.
       scope: read only the variables below these modules, such as ``"encoder/forward_rnn"``.
+      module: the Flax cell that the variables are of, or an `RNN` of it; for a `Stack`, one a layer.
 
     Raises:
-      ValueError: if a variable is missing, left over or misshapen, or Flax has no such cell.
+      ValueError: if a variable is missing, left over or misshapen, Flax has no such cell, or the module computes
+        something else than the cell.
     """
+    if module is not None:
+        _check_modules(cell, module)
     inner = variables.get("params", variables) if isinstance(variables, Mapping) else variables
     found = below(paths(inner, "/"), scope, "/")
     # NNX cannot call a module `if`, as Linen does.
     found = {tuple("if" if part == "if_" else part for part in path): found[path] for path in found}
     return convert(_FRAMEWORK, cell, {path: found[path] for path in found if "rngs" not in path}, None)
+
+
+def _check_modules(cell: Cell, module: Any) -> None:
+    """Raises unless Flax's modules have the options that the gated cells, from the lowest up, have counterparts of."""
+    cells = [part for part in cell.parts() if isinstance(part, GatedCell)]
+    modules = list(module) if isinstance(module, Sequence) else [module]
+    if len(cells) != len(modules):
+        raise ValueError(f"module must be one a layer, {len(cells)} of them for {cell!r}, got {len(modules)}")
+    for own, theirs in zip(cells, modules):
+        _check_options(own, getattr(theirs, "cell", theirs))  # an RNN has its cell in it
+
+
+def _check_options(cell: GatedCell, module: Any) -> None:
+    name = type(module).__name__
+    if getattr(module, "residual", False):
+        raise ValueError(f"{name} has residual=True, which adds the state to its outputs; no cell here does")
+    activation = activation_function(cell.activation) if isinstance(cell, BasicRNN) else jnp.tanh
+    for option, expected in (("activation_fn", activation), ("gate_fn", jax.nn.sigmoid)):
+        theirs = getattr(module, option, expected)
+        if not np.allclose(theirs(_POINTS), expected(_POINTS), atol=1e-5):
+            raise ValueError(f"{name} has {option}={_name(theirs)}, but {cell!r} computes {_name(expected)} there")
+
+
+_POINTS = np.linspace(-3, 3, 7, dtype=np.float32)
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__name__", repr(function))
 
 
 def _flax_basic(cell: BasicRNN, found: Found, input_size: int | None) -> GatedParams:
