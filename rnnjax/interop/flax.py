@@ -66,7 +66,7 @@ def _check_modules(cell: Cell, module: Any) -> None:
 def _check_options(cell: GatedCell, module: Any) -> None:
     name = type(module).__name__
     if getattr(module, "residual", False):
-        raise ValueError(f"{name} has residual=True, which adds the state to its outputs; no cell here does")
+        raise ValueError(f"{name} has residual=True, which adds the state before the activation; no cell here does")
     activation = activation_function(cell.activation) if isinstance(cell, BasicRNN) else jnp.tanh
     for option, expected in (("activation_fn", activation), ("gate_fn", jax.nn.sigmoid)):
         theirs = getattr(module, option, expected)
@@ -74,7 +74,7 @@ def _check_options(cell: GatedCell, module: Any) -> None:
             raise ValueError(f"{name} has {option}={_name(theirs)}, but {cell!r} computes {_name(expected)} there")
 
 
-_POINTS = np.linspace(-3, 3, 7, dtype=np.float32)
+_POINTS: Any = np.linspace(-3, 3, 7, dtype=np.float32)
 
 
 def _name(function: Any) -> str:
