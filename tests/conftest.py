@@ -9,6 +9,8 @@ import tempfile
 import jax
 import pytest
 
+sys.path.insert(0, os.path.dirname(__file__))
+
 jax.config.update("jax_num_cpu_devices", 2)
 
 # XLA reads these once. It takes longer over fused loops, and over modules cut in pieces, than these small programs run.
@@ -34,8 +36,14 @@ def pytest_configure(config):
 
 def pytest_sessionstart(session):
     """What reads of damaged checkpoints leave behind, in threads of their own, fails no test."""
+    from fixtures.annotations import hold_annotations
+
+    import rnnjax.interop
+    import rnnjax.models
+    import rnnjax.nn
     from rnnjax.commands import leave_out_reads_given_up
 
+    hold_annotations([rnnjax, rnnjax.interop, rnnjax.models, rnnjax.nn])
     leave_out_reads_given_up(sys.unraisablehook)
 
 

@@ -9,13 +9,13 @@ from typing import Any, Callable, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.checks import check_floating, check_params, check_state
 from rnnjax.cells.initializers import Initializer, gate_kernels, gate_vectors, initializer, vector_initializer
 from rnnjax.cells.randomness import TimedKey
-from rnnjax.cells.sizes import batch_shape, check_size, keep_sizes
+from rnnjax.cells.sizes import Size, batch_shape, check_size, keep_sizes
 from rnnjax.dtypes import at_least_float32
 
 Params = Any
@@ -46,7 +46,7 @@ class Cell(ABC):
         return False
 
     @abstractmethod
-    def init(self, key: PRNGKeyArray, input_size: int) -> Params:
+    def init(self, key: PRNGKeyArray, input_size: Size) -> Params:
         """Returns fresh parameters for inputs with `input_size` features."""
 
     @abstractmethod
@@ -54,7 +54,7 @@ class Cell(ABC):
         """Returns the state before the first step, each leaf ``[*batch, ...]``; `dtype` is that of the inputs."""
 
     @abstractmethod
-    def inputs(self, params: Params, xs: Float[Array, "T *B I"], *, key: Key = None) -> Any:
+    def inputs(self, params: Params, xs: Float[Array, "*N I"], *, key: Key = None) -> Any:
         """Returns what every step needs of the inputs: a pytree, each leaf ``[T, *batch, ...]``.
 
         All randomness is drawn here, from `key`; None means evaluation.
@@ -64,7 +64,7 @@ class Cell(ABC):
     def step(self, params: Params, state: State, z: Any) -> tuple[State, Array]:
         """Takes one step, ``z`` being one time of what `inputs` returned; returns the new state and ``y``."""
 
-    def outputs(self, params: Params, ys: Float[Array, "T *B H"]) -> Float[Array, "T *B O"]:
+    def outputs(self, params: Params, ys: Float[Array, "*N H"]) -> Float[Array, "*N O"]:
         """Returns the outputs from the ``y`` of every step (identity unless a cell says otherwise)."""
         return ys
 
@@ -91,7 +91,7 @@ class Cell(ABC):
                 if isinstance(inner, Cell):
                     yield from inner.parts()
 
-    def __call__(self, params: Params, state: State, x: Float[Array, "*B I"], *, key: Key = None):
+    def __call__(self, params: Params, state: State, x: Float[ArrayLike, "*B I"], *, key: Key = None):
         """Takes one whole step from an input ``x [*batch, I]``; returns ``(state, y)``.
 
         Raises:
@@ -177,16 +177,16 @@ class GatedCell(Cell):
     def gates(self, params: Params, state: State, z: Any, r: Float[Array, "*B G H"]) -> State:
         """Returns the new state from one step's ``z [*batch, G, H]`` and ``r = state.h @ recurrent_weight``."""
 
-    def init(self, key: PRNGKeyArray, input_size: int) -> Params:
+    def init(self, key: PRNGKeyArray, input_size: Size) -> Params:
         check_size("input_size", input_size)
         return GatedParams(*self.init_gates(key, input_size, self.gate_count))
 
-    def init_gates(self, key: PRNGKeyArray, input_size: int, gate_count: int) -> tuple[Array, Array, Array]:
+    def init_gates(self, key: PRNGKeyArray, input_size: Size, gate_count: int) -> tuple[Array, Array, Array]:
         """Returns fresh ``w_x [I, G, H]``, ``w_h [O, G, H]`` and ``b [G, H]``, each gate initialised by itself."""
         k_x, k_h, k_b = jax.random.split(key, 3)
         shape = (gate_count, self.hidden_size)
         return (
-            gate_kernels(self.kernel_init, k_x, input_size, *shape, self.param_dtype),
+            gate_kernels(self.kernel_init, k_x, int(input_size), *shape, self.param_dtype),
             gate_kernels(self.recurrent_init, k_h, self.output_size, *shape, self.param_dtype),
             gate_vectors(self.bias_init, k_b, *shape, self.param_dtype),
         )
@@ -205,10 +205,10 @@ class GatedCell(Cell):
     def _state_dtype(self, dtype: DTypeLike) -> DTypeLike:
         return self.state_dtype or at_least_float32(self.dtype or dtype)
 
-    def inputs(self, params: Params, xs: Float[Array, "T *B I"], *, key: Key = None) -> Any:
+    def inputs(self, params: Params, xs: Float[Array, "*N I"], *, key: Key = None) -> Any:
         return self.gate_inputs(params, self.project(params.w_x, xs))
 
-    def gate_inputs(self, params: Params, zs: Float[Array, "T *B G H"]) -> Any:
+    def gate_inputs(self, params: Params, zs: Float[Array, "*N G H"]) -> Any:
         """Returns what `inputs` does, from inputs that are already projected: ``zs = xs @ w_x``, plus the bias.
 
         A cell that does more with projected inputs overrides this rather than `inputs`, so that they can come from
@@ -220,7 +220,7 @@ class GatedCell(Cell):
         ys, state = recur(self, params, self.inputs(params, xs, key=key), state, initial, xs)
         return self.outputs(params, ys), state
 
-    def project(self, w_x: Float[Array, "I G H"], xs: Float[Array, "T *B I"]) -> Float[Array, "T *B G H"]:
+    def project(self, w_x: Float[Array, "I G H"], xs: Float[Array, "*N I"]) -> Float[Array, "*N G H"]:
         """Returns ``xs @ w_x``, the input projection of all steps as one product, in the compute type."""
         if xs.shape[-1] != w_x.shape[0]:
             raise ValueError(f"xs has {xs.shape[-1]} features, but the cell was initialised for {w_x.shape[0]}")

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.cell import GatedCell, HiddenState, check_size, compute_dtype, recurrent_product
 from rnnjax.cells.initializers import vector_initializer
+from rnnjax.cells.sizes import Size
 
 
 class GRUParams(NamedTuple):
@@ -55,7 +56,7 @@ class GRU(GatedCell):
     def pointwise(self) -> bool:
         return self.reset == "after"
 
-    def init(self, key: PRNGKeyArray, input_size: int) -> GRUParams:
+    def init(self, key: PRNGKeyArray, input_size: Size) -> GRUParams:
         check_size("input_size", input_size)
         k_gates, k_bias = jax.random.split(key)
         b_hn = vector_initializer(self.bias_init)(k_bias, (self.hidden_size,), self.param_dtype)

@@ -8,8 +8,9 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from rnnjax.cells.basic import BasicRNN
-from rnnjax.cells.cell import GatedParams, check_size
+from rnnjax.cells.cell import GatedParams
 from rnnjax.cells.initializers import gate_vectors, initializer
+from rnnjax.cells.sizes import Size, check_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +21,7 @@ class JointBasicRNN(BasicRNN):
     a factor of sqrt(2/3) where I = H. `recurrent_init` is not used.
     """
 
-    def init(self, key: PRNGKeyArray, input_size: int) -> GatedParams:
+    def init(self, key: PRNGKeyArray, input_size: Size) -> GatedParams:
         check_size("input_size", input_size)
         k_kernel, k_bias = jax.random.split(key)
         shape = (input_size + self.hidden_size, self.hidden_size)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.cell import GatedCell, check_size, compute_dtype, recurrent_product
 from rnnjax.cells.initializers import gate_vectors, initializer, vector_initializer
-from rnnjax.cells.sizes import keep_sizes
+from rnnjax.cells.sizes import Size, keep_sizes
 from rnnjax.dtypes import at_least_float32
 
 
@@ -105,7 +105,7 @@ class LSTM(GatedCell):
     def pointwise(self) -> bool:
         return self.projection_size is None and not self.layer_norm
 
-    def init(self, key: PRNGKeyArray, input_size: int) -> LSTMParams:
+    def init(self, key: PRNGKeyArray, input_size: Size) -> LSTMParams:
         check_size("input_size", input_size)
         k_gates, k_peephole, k_projection = jax.random.split(key, 3)
         w_x, w_h, b = self.init_gates(k_gates, input_size, 3 if self.coupled_gates else 4)
@@ -136,7 +136,7 @@ class LSTM(GatedCell):
             self.zeros(batch_size, self.output_size, dtype), self.zeros(batch_size, self.hidden_size, dtype)
         )
 
-    def gate_inputs(self, params: LSTMParams, zs: Float[Array, "T *B G H"]) -> Float[Array, "T *B G H"]:
+    def gate_inputs(self, params: LSTMParams, zs: Float[Array, "*N G H"]) -> Float[Array, "*N G H"]:
         if params.norm is not None:
             zs = _normalise(zs, (-2, -1)) * params.norm.x.astype(zs.dtype)
         return zs + params.b.astype(zs.dtype)

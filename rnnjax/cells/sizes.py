@@ -5,6 +5,10 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import numpy as np
+
+Size = int | np.integer
+
 
 def batch_shape(batch_size: int | tuple[int, ...]) -> tuple[int, ...]:
     """Returns the leading axes that a batch size stands for."""

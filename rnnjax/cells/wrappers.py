@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from rnnjax.cells.cell import Cell, Key, Params, Recur, State
 from rnnjax.cells.initializers import Initializer, initializer
 from rnnjax.cells.randomness import TimedKey, dropout_mask, split, timed
-from rnnjax.cells.sizes import as_batch_size, keep_sizes
+from rnnjax.cells.sizes import Size, as_batch_size, keep_sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Wrapper(Cell):
         """Returns the wrapped cell's part of the parameters."""
         return params
 
-    def init(self, key: PRNGKeyArray, input_size: int) -> Params:
+    def init(self, key: PRNGKeyArray, input_size: Size) -> Params:
         return self.cell.init(key, input_size)
 
     def initial_state(self, batch_size: int | tuple[int, ...], dtype: DTypeLike = jnp.float32) -> State:
@@ -94,7 +94,7 @@ class Stack(Cell):
     def stochastic(self) -> bool:
         return any(cell.stochastic for cell in self.cells)
 
-    def init(self, key: PRNGKeyArray, input_size: int) -> tuple[Params, ...]:
+    def init(self, key: PRNGKeyArray, input_size: Size) -> tuple[Params, ...]:
         sizes = [input_size, *(cell.output_size for cell in self.cells)]
         keys = jax.random.split(key, len(self.cells))
         return tuple(cell.init(k, size) for cell, k, size in zip(self.cells, keys, sizes))
@@ -271,7 +271,7 @@ class Project(Wrapper):
     def output_size(self) -> int:
         return self.size
 
-    def init(self, key: PRNGKeyArray, input_size: int) -> ProjectParams:
+    def init(self, key: PRNGKeyArray, input_size: Size) -> ProjectParams:
         k_cell, k_w = jax.random.split(key)
         w = initializer(self.kernel_init)(k_w, (self.cell.output_size, self.size), self.param_dtype)
         return ProjectParams(self.cell.init(k_cell, input_size), w, jnp.zeros(self.size, self.param_dtype))
@@ -306,7 +306,7 @@ class Residual(Wrapper):
       ValueError: from `init`, where the sizes of input and output differ.
     """
 
-    def init(self, key: PRNGKeyArray, input_size: int) -> Params:
+    def init(self, key: PRNGKeyArray, input_size: Size) -> Params:
         if input_size != self.output_size:
             raise ValueError(f"Residual needs inputs of the output's size {self.output_size}, got {input_size}")
         return self.cell.init(key, input_size)
@@ -340,7 +340,7 @@ class LearnedState(Wrapper):
     It is used where no state is given, and wherever the state is reset.
     """
 
-    def init(self, key: PRNGKeyArray, input_size: int) -> LearnedParams:
+    def init(self, key: PRNGKeyArray, input_size: Size) -> LearnedParams:
         params = self.cell.init(key, input_size)
         one = self.cell.start(params, 1, jnp.float32)
         return LearnedParams(params, jax.tree.map(lambda leaf: leaf[0], one))

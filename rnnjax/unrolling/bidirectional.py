@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.cell import Cell, Key, Params, State
@@ -21,7 +22,7 @@ def bidirectional(
     forward: Cells,
     backward: Cells,
     params: Sequence[Params],
-    xs: Float[Array, "*B T I"],
+    xs: Float[ArrayLike, "*B T I"],
     state: Sequence[State] | None = None,
     *,
     dropout: float = 0.0,
@@ -53,6 +54,7 @@ def bidirectional(
     """
     pairs = layers(forward, backward)
     check_dropout(dropout, len(pairs))
+    xs = jnp.asarray(xs)
     if isinstance(forward, Cell):
         return _layer(pairs[0], params, xs, state, key, options)
     _check_pairs("params", params, len(pairs))

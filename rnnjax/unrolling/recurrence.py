@@ -69,6 +69,7 @@ class Pass(NamedTuple):
     keeps_states: bool = False
 
 
+@runtime_checkable
 class Method(Protocol):
     """A way to unroll: a hashable object that runs a `Recurrence`."""
 

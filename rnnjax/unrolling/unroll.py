@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from rnnjax.cells.cell import Cell, Key, Params, State
@@ -26,12 +27,12 @@ from rnnjax.unrolling.static import Static
 def unroll(
     cell: Cell,
     params: Params,
-    xs: Float[Array, "*B T I"],
+    xs: Float[ArrayLike, "*B T I"],
     state: State | None = None,
     *,
-    lengths: Int[Array, " *B"] | None = None,
-    mask: Bool[Array, "*B T"] | None = None,
-    resets: Bool[Array, "*B T"] | None = None,
+    lengths: Int[ArrayLike, " *B"] | Sequence[int] | None = None,
+    mask: Bool[ArrayLike, "*B T"] | None = None,
+    resets: Bool[ArrayLike, "*B T"] | None = None,
     reverse: bool = False,
     method: Method | None = None,
     key: Key = None,
@@ -72,7 +73,7 @@ def unroll(
 
 
 def unroll_states(
-    cell: Cell, params: Params, xs: Float[Array, "*B T I"], state: State | None = None, **options: Any
+    cell: Cell, params: Params, xs: Float[ArrayLike, "*B T I"], state: State | None = None, **options: Any
 ) -> tuple[Float[Array, "*B T O"], State]:
     """Runs a cell over a batch of sequences, as `unroll`, and returns the state after every step as well.
 
@@ -266,7 +267,7 @@ def choose_method(cell: Cell, shape: tuple[int, ...], platform: str | None = Non
 
 
 def static_unroll(
-    cell: Cell, params: Params, xs: Sequence[Float[Array, "*B I"]], state: State | None = None, **options: Any
+    cell: Cell, params: Params, xs: Sequence[Float[ArrayLike, "*B I"]], state: State | None = None, **options: Any
 ) -> tuple[list[Float[Array, "*B O"]], State]:
     """Unrolls a list of inputs, one a step, by a Python loop; returns a list of outputs, and the final state.
 

@@ -2,6 +2,7 @@ import itertools
 import operator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy_cells import ACTIVATIONS, basic_rnn, gru, lstm, randomised
@@ -23,7 +24,7 @@ def draw(seed, *shape):
 
 
 def parameters(cell):
-    return randomised(cell, I)
+    return jax.tree.map(jnp.asarray, randomised(cell, I))
 
 
 def equal(got, expected):

@@ -30,7 +30,7 @@ def factors(place, **options):
 
 
 def drawn(cell, input_size):
-    return jax.tree.map(np.float32, randomised(cell, input_size))
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), randomised(cell, input_size))
 
 
 @pytest.mark.parametrize("place", PLACES)

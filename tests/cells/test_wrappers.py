@@ -14,7 +14,7 @@ B, I, H = 3, 4, 5
 
 def drawn(cell, input_size=I, seed=1):
     """Returns random parameters, state and input of a cell."""
-    params = jax.tree.map(np.float32, randomised(cell, input_size, seed))
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), randomised(cell, input_size, seed))
     rng = np.random.default_rng(seed)
     like = cell.initial_state(B)
     state = jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype), like)
