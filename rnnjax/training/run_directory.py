@@ -12,6 +12,7 @@ from typing import Any
 from rnnjax.config import differences
 from rnnjax.errors import ConfigError, first_line
 from rnnjax.training.files import is_object, parse_json, part_of, read_json, write_json
+from rnnjax.training.lock import LOCK
 from rnnjax.training.metrics_file import append_rows, mend, read_rows, write_rows
 
 _log = logging.getLogger(__name__)
@@ -78,7 +79,8 @@ class RunDirectory:
 
     def _holds_more(self) -> bool:
         """Says whether there is more than a process leaves that is killed before it has claimed the directory."""
-        return any(path not in (self._config, part_of(self._config)) for path in self.path.iterdir())
+        left = (self._config, part_of(self._config), self.path / LOCK)
+        return any(path not in left for path in self.path.iterdir())
 
     def config(self) -> dict[str, Any]:
         """Returns the config of the run.
