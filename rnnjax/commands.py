@@ -10,7 +10,15 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rnnjax.errors import CheckpointError, ClusterError, ConfigError, DataError, DirectoryInUse, TrainingError, first_line
+from rnnjax.errors import (
+    CheckpointError,
+    ClusterError,
+    ConfigError,
+    DataError,
+    DirectoryInUse,
+    TrainingError,
+    first_line,
+)
 
 FAILED, USAGE, STOPPED = 1, 2, 75
 _LONGEST = 1500  # characters of a sentence

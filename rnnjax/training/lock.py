@@ -70,6 +70,7 @@ def _missing(directory: Path) -> list[Path]:
 
 def _take(directory: Path) -> int:
     """Returns the open file of the lock, which is taken."""
+    failed = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
     for _ in range(_TRIES):  # the last holder may just be removing the file, or what it had made
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -88,7 +89,6 @@ def _take(directory: Path) -> int:
             os.close(file)
             raise
         os.close(file)
-        failed = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
     raise ConfigError(f"{directory} cannot be used ({failed.strerror}); choose another --workdir") from failed
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rnnjax.config import differences
+from rnnjax.config import PLACES, differences
 from rnnjax.errors import ConfigError, first_line
 from rnnjax.training.files import is_object, parse_json, part_of, read_json, write_json
 from rnnjax.training.lock import LOCK
@@ -45,7 +45,7 @@ class RunDirectory:
         Where the data is may differ.
         """
         if self._holds_config():
-            different = [name for name in differences(self.config(), _as_json(config)) if name not in _PLACES]
+            different = [name for name in differences(self.config(), _as_json(config)) if name not in PLACES]
             if different:
                 raise ConfigError(
                     f"{self.path} holds a run of another config (different: {', '.join(different)}); "
@@ -148,16 +148,13 @@ class RunDirectory:
         return read_json(self._summary, fits, "it is made again")
 
 
-_PLACES = ("data.path", "data.tfds_dir")
-
-
 def config_digest(config: dict[str, Any]) -> str:
     """Returns what tells a run's checkpoints from those of other configs: the SHA-256 of the config.
 
     Where the data is, and how the work is split over devices, is left out: neither changes what is computed.
     """
     groups = {"data": dict(config.get("data", {})), "parallel": None}
-    for name in _PLACES:
+    for name in PLACES:
         groups["data"].pop(name.removeprefix("data."), None)
     return hashlib.sha256(json.dumps(config | groups, sort_keys=True).encode()).hexdigest()
 
