@@ -54,8 +54,13 @@ def difference(said: Sequence[Said]) -> str | None:
 
 def _value(said: Any, field: str) -> Any:
     for name in field.split("."):
-        said = said.get(name) if isinstance(said, Mapping) else None
+        if not isinstance(said, Mapping) or name not in said:
+            return _NOT_THERE
+        said = said[name]
     return said
+
+
+_NOT_THERE = object()
 
 
 _reader = reprlib.Repr()
@@ -63,7 +68,7 @@ _reader.maxstring = _reader.maxother = 100
 
 
 def _shown(value: Any) -> str:
-    return "not there" if value is None else _reader.repr(value)
+    return "not there" if value is _NOT_THERE else _reader.repr(value)
 
 
 class OfAll(Exception):

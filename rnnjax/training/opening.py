@@ -63,8 +63,8 @@ def _look(run: RunDirectory, path: str, mark: str) -> None:
             time.sleep(0.1)
             continue
         raise ConfigError(
-            f"--workdir is {path} in process 0, and {run.path.absolute()} in process {jax.process_index()} is not that; "
-            "give all processes one directory that all of them reach"
+            f"--workdir is {path} in process 0, but {run.path.absolute()} in process {jax.process_index()}; "
+            "give all one directory that all of them reach"
         )
 
 
