@@ -62,9 +62,7 @@ def test_bad_usage_ends_with_2(arguments, call, capfd):
     assert "usage: python -m rnnjax.evaluate" in capfd.readouterr().err
 
 
-def test_a_directory_that_is_read_only_and_one_that_is_in_use_are_evaluated(
-    trained, summary, call, read_only, tmp_path
-):
+def test_a_directory_that_is_read_only_and_in_use_is_evaluated(trained, summary, call, read_only, tmp_path):
     path = shutil.copytree(trained[0], tmp_path / "run")
     with locked(path), read_only(tmp_path):
         code, out, sentences, err = call(evaluate.main, path)
