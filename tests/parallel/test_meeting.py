@@ -9,8 +9,8 @@ import pytest
 from toytasks.config import get_config
 
 from rnnjax.commands import exit_code
-from rnnjax.errors import ClusterError, ConfigError
-from rnnjax.parallel import meeting
+from rnnjax.errors import ClusterError, ConfigError, DataError, DirectoryInUse
+from rnnjax.parallel import agreement, meeting
 from rnnjax.parallel.agreement import difference, run_of
 from rnnjax.parallel.meeting import Place, meet
 from rnnjax.train import main
@@ -219,3 +219,44 @@ def test_a_port_in_use_ends_all_processes_with_1_and_one_sentence_and_soon(answe
             assert sentence in said
             assert "another" in said
     assert not (tmp_path / "run").exists()
+
+
+# Errors of one that are errors of all
+
+
+@pytest.fixture
+def other_says(monkeypatch):
+    """Makes this process the first of two, and the second one say something."""
+
+    def says(said):
+        monkeypatch.setattr(agreement.jax, "process_count", lambda: 2)
+        monkeypatch.setattr(agreement.jax, "process_index", lambda: 0)
+        monkeypatch.setattr(agreement, "gathered", lambda own: [json.loads(json.dumps(own)), said])
+
+    return says
+
+
+def fails(error):
+    raise error
+
+
+def test_what_every_process_returns_is_known_to_all(other_says):
+    assert agreement.in_all(lambda: 1) == [1]
+    other_says({"value": {"a": 2}})
+    assert agreement.in_all(lambda: 1) == [1, {"a": 2}]
+
+
+@pytest.mark.parametrize("kind", [ConfigError, DataError, DirectoryInUse])
+def test_an_error_of_another_process_is_raised_here_and_one_here_is_raised_as_it_is(kind, other_says):
+    with pytest.raises(kind, match="mine"):
+        agreement.in_all(lambda: fails(kind("mine")))
+    other_says({"error": kind.__name__, "sentence": "no digits there"})
+    with pytest.raises(agreement.OfAll) as raised:
+        agreement.in_all(lambda: 1)
+    assert type(raised.value.error) is kind
+    assert str(raised.value.error) == "no digits there"
+    other_says({"value": 1})
+    mine = kind("mine")
+    with pytest.raises(agreement.OfAll) as raised:
+        agreement.in_all(lambda: fails(mine))
+    assert raised.value.error is mine
