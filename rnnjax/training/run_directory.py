@@ -21,8 +21,8 @@ _log = logging.getLogger(__name__)
 class RunDirectory:
     """The directory of a run.
 
-    Holds `config.json`, `devices.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `tensorboard/` and `plots/`; while a
-    run writes there also `lock`.
+    Holds `config.json`, `devices.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `tensorboard/` and `plots/`;
+    while a run writes there also `lock`.
 
     Args:
       path: where it is.
