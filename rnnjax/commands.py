@@ -10,7 +10,15 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rnnjax.errors import CheckpointError, ClusterError, ConfigError, DataError, TrainingError, first_line
+from rnnjax.errors import (
+    CheckpointError,
+    ClusterError,
+    ConfigError,
+    DataError,
+    DirectoryInUse,
+    TrainingError,
+    first_line,
+)
 
 FAILED, USAGE, STOPPED = 1, 2, 75
 _LONGEST = 1500  # characters of a sentence
@@ -25,7 +33,7 @@ def exit_code(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -
         main(arguments)
     except ConfigError as error:
         return _say(error, USAGE)
-    except (DataError, CheckpointError, ClusterError, TrainingError) as error:
+    except (DataError, CheckpointError, ClusterError, DirectoryInUse, TrainingError) as error:
         return _say(error, FAILED)
     except MemoryError as error:
         return _say(_MEMORY.format(first_line(error)), FAILED)

@@ -318,6 +318,9 @@ def from_dict(kind: type[C], values: dict[str, Any]) -> C:
     return config
 
 
+PLACES = ("data.path", "data.tfds_dir")  # where the data is: two runs that differ there alone are the same
+
+
 def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
     """Returns the dotted names of the fields in which two nested dicts differ."""
     names = []

@@ -13,6 +13,10 @@ class CheckpointError(RuntimeError):
     """Checkpoints that cannot be written or read (exit code 1)."""
 
 
+class DirectoryInUse(RuntimeError):
+    """A directory in which another process writes (exit code 1)."""
+
+
 class ClusterError(RuntimeError):
     """Other processes of the run that cannot be reached or are gone (exit code 1)."""
 

@@ -26,6 +26,7 @@ def main(arguments: Sequence[str]) -> None:
 
     Raises:
       ConfigError, DataError, CheckpointError, TrainingError: as `rnnjax.training.loop.train`.
+      DirectoryInUse: if another run writes in the work directory.
       ClusterError: if other processes of the run cannot be reached, or are gone.
       SystemExit: with code 75 if a signal stopped it, after a checkpoint.
     """
@@ -43,36 +44,32 @@ def main(arguments: Sequence[str]) -> None:
     require(cluster is None or workdir is not None, "several processes need --workdir, a directory that all reach")
     provide_cpu_devices()
     keep_compilations()
-    with joined(cluster):
+    with joined(cluster, config):
         train_or_go_on(config, workdir or new_directory(name))
 
 
 def train_or_go_on(config: TrainConfig, directory: Path) -> None:
     """Trains in a run directory, from its last checkpoint if it has one, and prints the report."""
     from rnnjax.config import to_dict
-    from rnnjax.parallel.distributed import is_writer, wait_for_all, writer_first
-    from rnnjax.tasks import build_task
+    from rnnjax.parallel.distributed import is_writer
     from rnnjax.training.interruption import Interrupted
     from rnnjax.training.loop import train
+    from rnnjax.training.opening import opened, task_of_all
     from rnnjax.training.run_directory import RunDirectory
-    from rnnjax.training.summary import is_summary
 
     run = RunDirectory(directory, writes=is_writer())
-    run.check(to_dict(config))
-    _log.info("run directory: %s", run.path)
-    summary = run.summary(is_summary)
-    wait_for_all("looked at the directory")  # before the first of them writes there
-    if summary is not None:
-        _log.info("this run is complete; nothing is left to do")
-    else:
-        with writer_first("data"):
-            task = build_task(config)
-        _log.info("data: %s", task.data.source)
-        try:
-            summary = train(task, config, run)
-        except Interrupted as stopped:
-            _log.info("%s; run again with --workdir %s to go on", stopped, run.path)
-            raise SystemExit(STOPPED) from None
+    with opened(run, to_dict(config)) as summary:
+        _log.info("run directory: %s", run.path)
+        if summary is not None:
+            _log.info("this run is complete; nothing is left to do")
+        else:
+            task = task_of_all(config)
+            _log.info("data: %s", task.data.source)
+            try:
+                summary = train(task, config, run)
+            except Interrupted as stopped:
+                _log.info("%s; run again with --workdir %s to go on", stopped, run.path)
+                raise SystemExit(STOPPED) from None
     if run.writes:
         print(report(summary))
 

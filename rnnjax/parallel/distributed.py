@@ -17,8 +17,10 @@ import jax
 import numpy as np
 
 from rnnjax.commands import FAILED
-from rnnjax.config import require
+from rnnjax.config import TrainConfig, require
 from rnnjax.errors import CheckpointError, ClusterError, ConfigError, DataError, TrainingError
+from rnnjax.parallel.agreement import OfAll, run_of
+from rnnjax.parallel.meeting import Place, meet
 from rnnjax.whole_numbers import whole_number
 
 _A_DAY = 24 * 3600
@@ -136,21 +138,25 @@ def _check_numbers(environment: Mapping[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def joined(cluster: Cluster | None) -> Iterator[None]:
+def joined(cluster: Cluster | None, config: TrainConfig) -> Iterator[None]:
     """Within it this process is one of its run's; with None it is alone, and nothing is changed.
 
     It is left together: the first to come to the end waits for the others. Before JAX is first used.
 
     Raises:
+      ConfigError: in all of them, if they do not have one config and the same versions.
       ClusterError: if the others cannot be reached, or one of them is gone.
     """
     if cluster is None:
         yield
         return
-    _connect(cluster)
+    _connect(cluster, config)
     try:
         yield
         _disconnect()
+    except OfAll as together:
+        _disconnect()
+        raise together.error from None
     except SystemExit:  # all of them stop
         _disconnect()
         raise
@@ -165,22 +171,32 @@ _TO_MEET = "see that each is started and can reach process 0"
 _GONE = "another process of this run is gone ({}); start all of them again to go on from the last checkpoint"
 
 
-def _connect(cluster: Cluster) -> None:
+def _connect(cluster: Cluster, config: TrainConfig) -> None:
+    from rnnjax.training.summary import versions
+
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     where = f" at {cluster.coordinator}" if cluster.coordinator else ""
     apart = f"the processes of this run did not all meet{where} within {cluster.start_timeout} s ({{}}); {_TO_MEET}"
-    _on_abort(apart.format(_SAID_ABOVE))
     try:
+        coordinator, processes, process_id, devices = _found(cluster)
+        place = Place(coordinator, process_id, processes, cluster.start_timeout)
+        meet(place, run_of(config, versions(), processes))
+        _on_abort(apart.format(_SAID_ABOVE))
         jax.distributed.initialize(
-            cluster.coordinator,
-            cluster.processes,
-            cluster.process_id,
+            coordinator,
+            processes,
+            process_id,
+            devices,
             initialization_timeout=cluster.start_timeout,
             heartbeat_timeout_seconds=cluster.heartbeat_timeout,
             shutdown_timeout_seconds=cluster.heartbeat_timeout,
         )
         count = jax.process_count()
+    except ConfigError:
+        raise
     except (RuntimeError, ValueError, OSError) as error:
+        if isinstance(error, ClusterError):
+            raise
         raise ClusterError(apart.format(_first_line(error))) from error
     _on_abort(_GONE.format(_SAID_ABOVE))
     # JAX takes SIGTERM for itself; the training loop stops all processes at the same step in its own way.
@@ -188,6 +204,20 @@ def _connect(cluster: Cluster) -> None:
     if not is_writer():
         logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger(__name__).info("%d processes with %d devices", count, jax.device_count())
+
+
+def _found(cluster: Cluster) -> tuple[str, int, int, Any]:
+    """Returns where process 0 listens, how many processes there are, which this is, and its devices where that is said.
+
+    What the flags leave open is what JAX finds in the environment, by a function for which it has no public name.
+    """
+    from jax._src.clusters import ClusterEnv
+
+    coordinator = cluster.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    place = (coordinator, cluster.processes, cluster.process_id)
+    found = ClusterEnv.auto_detect_unset_distributed_params(*place, None, None, cluster.start_timeout)
+    require(None not in found[:3], f"the environment does not say where the other processes are; {_BY_HAND}")
+    return found  # pyright: ignore[reportReturnType]
 
 
 def _on_abort(sentence: str | None) -> None:
@@ -239,17 +269,6 @@ def wait_for_all(name: str) -> None:
         from orbax.checkpoint import multihost
 
         multihost.get_barrier_sync_fn()(key=f"rnnjax {name}", timeout_ms=1000 * _A_DAY)
-
-
-@contextlib.contextmanager
-def writer_first(name: str) -> Iterator[None]:
-    """Within it the writer is before all others, who find what it prepares; it is left together."""
-    if not is_writer():
-        wait_for_all(f"{name} by the writer")
-    yield
-    if is_writer():
-        wait_for_all(f"{name} by the writer")
-    wait_for_all(f"{name} by all")
 
 
 def agreed(number: int | None) -> int | None:

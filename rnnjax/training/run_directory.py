@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rnnjax.config import differences
+from rnnjax.config import PLACES, differences
 from rnnjax.errors import ConfigError, first_line
 from rnnjax.training.files import is_object, parse_json, part_of, read_json, write_json
+from rnnjax.training.lock import LOCK
 from rnnjax.training.metrics_file import append_rows, mend, read_rows, write_rows
 
 _log = logging.getLogger(__name__)
@@ -20,7 +21,8 @@ _log = logging.getLogger(__name__)
 class RunDirectory:
     """The directory of a run.
 
-    Holds `config.json`, `devices.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `tensorboard/` and `plots/`.
+    Holds `config.json`, `devices.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `tensorboard/` and `plots/`;
+    while a run writes there also `lock`.
 
     Args:
       path: where it is.
@@ -44,7 +46,7 @@ class RunDirectory:
         Where the data is may differ.
         """
         if self._holds_config():
-            different = [name for name in differences(self.config(), _as_json(config)) if name not in _PLACES]
+            different = [name for name in differences(self.config(), _as_json(config)) if name not in PLACES]
             if different:
                 raise ConfigError(
                     f"{self.path} holds a run of another config (different: {', '.join(different)}); "
@@ -78,7 +80,8 @@ class RunDirectory:
 
     def _holds_more(self) -> bool:
         """Says whether there is more than a process leaves that is killed before it has claimed the directory."""
-        return any(path not in (self._config, part_of(self._config)) for path in self.path.iterdir())
+        left = (self._config, part_of(self._config), self.path / LOCK)
+        return any(path not in left for path in self.path.iterdir())
 
     def config(self) -> dict[str, Any]:
         """Returns the config of the run.
@@ -146,16 +149,13 @@ class RunDirectory:
         return read_json(self._summary, fits, "it is made again")
 
 
-_PLACES = ("data.path", "data.tfds_dir")
-
-
 def config_digest(config: dict[str, Any]) -> str:
     """Returns what tells a run's checkpoints from those of other configs: the SHA-256 of the config.
 
     Where the data is, and how the work is split over devices, is left out: neither changes what is computed.
     """
     groups = {"data": dict(config.get("data", {})), "parallel": None}
-    for name in _PLACES:
+    for name in PLACES:
         groups["data"].pop(name.removeprefix("data."), None)
     return hashlib.sha256(json.dumps(config | groups, sort_keys=True).encode()).hexdigest()
 

@@ -14,6 +14,7 @@ from rnnjax.tasks.task import Task
 from rnnjax.training.files import read_json, write_json
 from rnnjax.training.grid import Grid, Group, groups
 from rnnjax.training.interruption import StopRequest
+from rnnjax.training.lock import locked
 from rnnjax.training.loop import make_plan
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.run_programs import runs_mesh
@@ -36,6 +37,7 @@ def sweep(grid: Grid, directory: RunDirectory, train_left: Callable[[Left, Task]
 
     Raises:
       ConfigError: if a config cannot be run on its data, or the directory is of something else.
+      DirectoryInUse: if another process writes there.
       CheckpointError: if checkpoints cannot be written or read.
       Interrupted: if a signal stopped it, after a checkpoint and the results so far.
     """
@@ -44,6 +46,11 @@ def sweep(grid: Grid, directory: RunDirectory, train_left: Callable[[Left, Task]
     if found is not None and len(found["runs"]) == len(grid.runs):
         _log.info("this sweep is complete; nothing is left to do")
         return found
+    with locked(directory.path):
+        return _train(grid, directory, train_left)
+
+
+def _train(grid: Grid, directory: RunDirectory, train_left: Callable[[Left, Task], None]) -> dict[str, Any]:
     started = time.perf_counter()
     task, seeds_apart = first_task(grid)
     _log.info("data: %s", task.data.source)

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from rnnjax import evaluate
+from rnnjax.training.lock import locked
 
 
 @pytest.fixture
@@ -61,9 +62,9 @@ def test_bad_usage_ends_with_2(arguments, call, capfd):
     assert "usage: python -m rnnjax.evaluate" in capfd.readouterr().err
 
 
-def test_a_directory_that_is_read_only_is_evaluated(trained, summary, call, read_only, tmp_path):
+def test_a_directory_that_is_read_only_and_in_use_is_evaluated(trained, summary, call, read_only, tmp_path):
     path = shutil.copytree(trained[0], tmp_path / "run")
-    with read_only(tmp_path):
+    with locked(path), read_only(tmp_path):
         code, out, sentences, err = call(evaluate.main, path)
     assert (code, sentences) == (0, []), err
     assert json.loads(out)["accuracy"] == pytest.approx(summary["final"]["test"]["accuracy"], rel=1e-5)

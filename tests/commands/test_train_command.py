@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rnnjax import train
+from rnnjax.training.lock import locked
 
 # ml_collections reads config files by a method that Python has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -59,6 +60,17 @@ def test_that_a_run_is_complete_is_said(trained, call, caplog):
     with caplog.at_level("INFO"):
         call(train.main, *SMALL, "--workdir", trained[0])
     assert "this run is complete; nothing is left to do" in caplog.messages
+
+
+def test_a_directory_in_use_ends_with_1_and_one_sentence_and_is_left_as_it_is(trained, call, tmp_path):
+    path = shutil.copytree(trained[0], tmp_path / "run")
+    (path / "summary.json").unlink()
+    with locked(path):
+        before = files(path)
+        code, out, sentences, err = call(train.main, *SMALL, "--workdir", path)
+        assert (code, out, err) == (1, "", sentences[0] + "\n")
+        assert f"{path} is in use by process {os.getpid()} on" in err
+        assert files(path) == before
 
 
 def test_the_work_directory_of_another_config_is_refused_and_left_as_it_is(trained, call):

@@ -155,7 +155,7 @@ def _only_arguments_and_data(monkeypatch):
     monkeypatch.setattr("rnnjax.train.train_or_go_on", lambda config, directory: None)
     monkeypatch.setattr("rnnjax.training.sweep.sweep", lambda *arguments: {})
     monkeypatch.setattr("rnnjax.training.sweep_report.table", lambda results: "")
-    monkeypatch.setattr("rnnjax.parallel.distributed._connect", lambda cluster: None)
+    monkeypatch.setattr("rnnjax.parallel.distributed._connect", lambda cluster, config: None)
     monkeypatch.setattr("rnnjax.parallel.distributed._disconnect", lambda: None)
     monkeypatch.setattr("rnnjax.reproduce.run", lambda *arguments: {})
     monkeypatch.setattr("rnnjax.cache.keep_compilations", lambda: None)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -122,10 +123,17 @@ def test_an_environment_that_names_no_coordinator_is_refused():
         read_cluster([], {"OMPI_COMM_WORLD_SIZE": "2"})
 
 
+def _nothing(process):
+    """What one process alone is given: nothing."""
+    return {}
+
+
 class Processes:
     """The processes of one run, each with one device, and what they said."""
 
-    def __init__(self, count, directory, *arguments, environment=lambda process: {}, flags=True):
+    def __init__(
+        self, count, directory, *arguments, environment=lambda process: {}, own=lambda process: (), flags=True
+    ):
         port = free_port()
         common = {
             name: value
@@ -142,7 +150,7 @@ class Processes:
         for process in range(count):
             place = ["--coordinator", f"127.0.0.1:{port}", "--process_id", str(process), "--processes", str(count)]
             command = [sys.executable, "-m", "rnnjax.train", *CONFIG, "--config.parallel.batch=all"]
-            command += [*arguments, "--workdir", str(directory), *(place if flags else [])]
+            command += [*arguments, "--workdir", str(directory), *(place if flags else []), *own(process)]
             said = directory.with_name(f"{directory.name}.{len(list(directory.parent.iterdir()))}.{process}")
             self.said.append(said)
             with said.open("w") as file:
@@ -215,9 +223,9 @@ def assert_same_metrics(found, expected, rtol):
         assert {**one, "split": 0} == pytest.approx({**other, "split": 0}, rel=rtol)
 
 
-def in_one_process(path, **fields):
+def in_one_process(path, epochs, **fields):
     """The metrics of the same run in this process, on two devices."""
-    return run_training(path, freeze(dataclasses.replace(get_config("long"), epochs=20, **fields))).metrics
+    return run_training(path, freeze(dataclasses.replace(get_config("long"), epochs=epochs, **fields))).metrics
 
 
 def assert_gone_is_said(processes, left, codes):
@@ -228,20 +236,33 @@ def assert_gone_is_said(processes, left, codes):
         assert "start all of them again to go on" in sentence
 
 
-def test_four_processes_found_by_slurm_equal_one_and_stop_together(start, tmp_path):
+def test_four_processes_found_by_slurm_that_split_batch_and_layers_equal_one_and_stop_together(start, tmp_path, capfd):
     def environment(process):
         return {**SLURM, "SLURM_NTASKS": "4", "SLURM_PROCID": str(process), "SLURM_LOCALID": str(process)}
 
-    path, options = tmp_path / "run", ["--config.epochs=20", "--heartbeat_timeout", "10"]
-    processes = start(4, path, *options, environment=environment, flags=False)
+    path, options = tmp_path / "run", ["--config.epochs=20", "--config.cell.layers=2", "--config.parallel.layers=2"]
+    processes = start(4, path, *options, "--heartbeat_timeout", "10", environment=environment, flags=False)
     wait_for_epoch(path, 2, processes)
+    assert_in_use(path, options, capfd)  # a second command ends, and harms nothing of the first
     processes.send(signal.SIGTERM, 3)  # one of them is told, and all stop
     assert processes.codes(60) == [75] * 4, [said.read_text() for said in processes.said]
     assert "stopped by SIGTERM at step" in processes.said[0].read_text()
     assert not (path / "summary.json").exists()
+    assert not (path / "lock").exists()
     found = rows(path)
-    expected = in_one_process(tmp_path / "one", parallel=ParallelConfig(batch="2"))
+    cell = CellConfig(hidden_size=4, layers=2)
+    expected = in_one_process(tmp_path / "one", 20, parallel=ParallelConfig(batch="2"), cell=cell)
     assert_same_metrics(found, expected[: len(found)], 1e-5)
+
+
+def assert_in_use(path, options, capfd):
+    """Starts a second command on a directory in use, which ends with 1 and one sentence that names the first."""
+    holder = json.loads((path / "lock").read_text())
+    same = [*CONFIG, "--config.parallel.batch=all", *options, "--workdir", str(path)]
+    capfd.readouterr()
+    assert exit_code(main, same) == 1
+    (sentence,) = capfd.readouterr().err.splitlines()
+    assert f"{path} is in use by process {holder['pid']} on {holder['host']} since" in sentence
 
 
 def open_mpi(process):
@@ -255,7 +276,7 @@ def open_mpi(process):
 
 def test_when_one_of_two_is_killed_the_other_ends_and_both_go_on_to_what_one_process_gives(start, tmp_path):
     path = tmp_path / "run"
-    options = ["--config.epochs=20", "--config.data.feed=host", "--config.cell.input_dropout=0.3"]
+    options = ["--config.epochs=8", "--config.data.feed=host", "--config.cell.input_dropout=0.3"]
     options += ["--config.parallel.via=pmap", "--heartbeat_timeout", "10"]
 
     processes = start(2, path, *options, environment=open_mpi, flags=False)
@@ -270,6 +291,7 @@ def test_when_one_of_two_is_killed_the_other_ends_and_both_go_on_to_what_one_pro
     assert processes.codes() == [0, 0], [said.read_text() for said in processes.said]
     expected = in_one_process(
         tmp_path / "one",
+        8,
         parallel=ParallelConfig(batch="2"),
         data=DataConfig(feed="host"),
         cell=CellConfig(hidden_size=4, input_dropout=0.3),
@@ -283,20 +305,34 @@ def test_when_one_of_two_is_killed_the_other_ends_and_both_go_on_to_what_one_pro
     assert json.loads((path / "summary.json").read_text())["device"]["count"] == 2
 
 
-def test_layers_in_two_processes_train_as_in_one(start, tmp_path):
+@pytest.mark.parametrize(
+    ("own", "environment", "sentence"),
+    [
+        (
+            lambda process: [f"--config.seed={process}"],
+            _nothing,
+            "config.seed is 0 in process 0 and 1 in process 1; start all processes with the same arguments",
+        ),
+        (
+            lambda process: ["--workdir", f"PATH-{process}"],
+            _nothing,
+            "--workdir is PATH-0 in process 0, but PATH-1 in process 1; give all one directory that all of them reach",
+        ),
+        (
+            _nothing,
+            lambda process: {"SIGN_DATA": str(process)},
+            "data.checksum is .* in process 0 and .* in process 1; give all processes the same data",
+        ),
+    ],
+    ids=["seed", "workdir", "data"],
+)
+def test_what_differs_between_two_processes_ends_both_with_2_and_its_name(own, environment, sentence, start, tmp_path):
     path = tmp_path / "run"
-    processes = start(2, path, "--config.epochs=20", "--config.cell.layers=2", "--config.parallel.layers=2")
-    assert processes.codes() == [0, 0], [said.read_text() for said in processes.said]
-    cell = CellConfig(hidden_size=4, layers=2)
-    expected = in_one_process(tmp_path / "one", parallel=ParallelConfig(batch="1"), cell=cell)
-    assert_same_metrics(rows(path), expected, 1e-5)
-
-
-def test_a_coordinator_that_cannot_be_reached_ends_with_1_and_one_sentence(start, tmp_path):
-    place = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2", "--process_id", "1"]
-    processes = start(1, tmp_path / "run", *place, "--start_timeout", "2", flags=False)
-    assert processes.codes(60) == [1], processes.said[0].read_text()
-    ((sentence,),) = processes.sentences()
-    assert "did not all meet at 127.0.0.1" in sentence
-    assert "within 2 s" in sentence
-    assert not (tmp_path / "run").exists()
+    processes = start(
+        2, path, own=lambda process: [each.replace("PATH", str(path)) for each in own(process)], environment=environment
+    )
+    assert processes.codes(60) == [2, 2], [said.read_text() for said in processes.said]
+    for sentences in processes.sentences():
+        (said,) = sentences
+        assert re.search(sentence.replace("PATH", re.escape(str(path))), said)
+    assert all(each.is_file() for each in tmp_path.iterdir())  # no directory is left

@@ -14,10 +14,12 @@ from toytasks import sign
 from toytasks.runs import data_set, line_config
 
 from rnnjax.config import DataConfig, OptimizerConfig, freeze, to_dict
+from rnnjax.errors import DirectoryInUse
 from rnnjax.tasks.task import Buckets, Task
 from rnnjax.training import sweep as sweeping
 from rnnjax.training.grid import Group, Run, groups, read_grid, takes_array
 from rnnjax.training.interruption import Interrupted, StopRequest
+from rnnjax.training.lock import locked
 from rnnjax.training.loop import train
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.sweep import sweep, train_in_turn
@@ -232,6 +234,13 @@ def test_a_run_that_diverges_leaves_the_others_alone(tmp_path):
     assert diverged["final"] == diverged["best"] == {}
     assert [row for row in all_rows["both"] if row["run"] == 1] == []
     json.loads((tmp_path / "both" / "sweep.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_a_sweep_in_a_directory_in_use_is_refused(tmp_path):
+    grid = grid_of(seeds=1)
+    with locked(tmp_path), pytest.raises(DirectoryInUse, match="is in use by process"):
+        sweep(grid, RunDirectory(tmp_path), train_in_turn)
+    assert not list(tmp_path.iterdir())
 
 
 # A group takes four calls: the first stop is within it, the second in its last call.
