@@ -29,6 +29,7 @@ def kill(case: Case) -> None:
             started.send(signal.SIGKILL)
             ended = started.end()
         case.did(f"killed, code {ended.code}")
+        require_clean(ended)
         require_code(ended, 0, -signal.SIGKILL)
         if ended.code == 0:
             break
