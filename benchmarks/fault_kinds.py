@@ -37,13 +37,19 @@ def kill(case: Case) -> None:
 
 
 def await_moment(case: Case, started: Started) -> None:
-    """Returns at a random moment of a run, or shortly after it has begun to write a checkpoint."""
+    """Returns at a random moment of a run, or shortly after it has begun to write one of its first checkpoints."""
     if case.draw.random() < 0.5:
         started.await_or_end(lambda: False, case.draw.uniform(0, case.bench.seconds))
         return
-    before, last = unfinished(case.run), case.draw.uniform(0, 0.05)
-    started.await_or_end(lambda: bool(unfinished(case.run) - before), 2 * case.bench.seconds)
-    started.await_or_end(lambda: False, last)
+    begun, before, after = set(), unfinished(case.run), case.draw.uniform(0, 0.05)
+    number = case.draw.randint(1, 4)
+
+    def has_begun() -> bool:
+        begun.update(unfinished(case.run) - before)
+        return len(begun) >= number
+
+    started.await_or_end(has_begun, 2 * case.bench.seconds)
+    started.await_or_end(lambda: False, after)
 
 
 def unfinished(run: Path) -> set[str]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from benchmarks.fault_case import Case, Ended, Started, require, require_clean, require_code, require_same
 
-_TIMEOUTS = ("--start_timeout", "20", "--heartbeat_timeout", "10")
-_BOUND = 60  # seconds in which the process that is left must end
+_TIMEOUTS = ("--start_timeout", "40", "--heartbeat_timeout", "10")
+_BOUND = 100  # seconds in which the process that is left must end
 _ALONE = {"JAX_NUM_CPU_DEVICES": "1"}
 
 
