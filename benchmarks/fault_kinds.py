@@ -63,9 +63,10 @@ def stop(case: Case) -> None:
         number = case.draw.choice([signal.SIGTERM, signal.SIGINT])
         cold, moment = case.draw.random() < 0.2, case.draw.uniform(0, 1)
         own_cache = {"RNNJAX_CACHE": str(case.folder / f"cache-{turn}")} if cold else {}
+        before = written(case.run)
         with case.start(case.training(), **own_cache) as started:
             started.await_or_end(lambda: False, moment * case.bench.seconds * (3 if cold else 1))
-            began = has_rows(case.run)
+            began = written(case.run) > before  # the training of this process, after what others left
             sent = time.monotonic()
             started.send(number)
             ended = started.end(_ANSWER)
@@ -77,9 +78,10 @@ def stop(case: Case) -> None:
     case.finish()
 
 
-def has_rows(run: Path) -> bool:
-    """Says whether training has begun, in that something was written of it."""
-    return (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size > 0
+def written(run: Path) -> int:
+    """Returns how many bytes of metrics a run has."""
+    path = run / "metrics.jsonl"
+    return path.stat().st_size if path.exists() else 0
 
 
 def check_stopped(case: Case, ended: Ended, number: signal.Signals, *, began: bool) -> None:

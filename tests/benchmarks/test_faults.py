@@ -244,6 +244,10 @@ def test_a_step_that_is_told_to_be_checkpointed_must_be_on_the_disk(bench, run):
         stopped(4, -15)
 
 
+def test_before_training_a_signal_may_end_the_process_itself(bench):
+    check_stopped(case(bench("none")), Ended("", -15, "", ""), signal.SIGTERM, began=False)
+
+
 def test_many_lines_are_no_clean_end_and_those_of_progress_are():
     require_clean(Ended("", 0, "", "epoch 1  step 2\n" * 100))
     with pytest.raises(Fault, match="30 lines on stderr"):
