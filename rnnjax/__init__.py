@@ -1,5 +1,8 @@
 """Recurrent networks in JAX: pure cells, and one function that unrolls them."""
 
+from rnnjax import starting as _starting  # noqa: F401  (before what takes long to import)
+
+# isort: split
 from rnnjax.cells import (
     GRU,
     LSTM,

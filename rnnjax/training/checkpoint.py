@@ -174,6 +174,10 @@ class Checkpoints:
         """Returns the steps that have a checkpoint, the last first."""
         return sorted(self._manager.all_steps(), reverse=True)
 
+    def metrics(self, step: int) -> dict[str, float]:
+        """Returns the metrics that were saved with a checkpoint: none where none were, or where there is none."""
+        return self._about(step).get("metrics", {})
+
     def restore_last(self, like: Any) -> tuple[int, Any] | None:
         """Returns the last checkpoint that is whole, with its step; None where there is no checkpoint at all.
 

@@ -94,7 +94,7 @@ def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     say_what_does_not_divide(task, config.batch_size, programs.mesh)
     with open_checkpoints(run, task, to_dict(config)) as checkpoints:
         state, begin = initial_or_restored(task, optimizer, config, programs.mesh, checkpoints)
-        run.keep_metrics_until(begin)
+        run.keep_metrics_until(begin, evaluated=bool(checkpoints.metrics(begin)))
         with (
             EventLog(run.tensorboard, run.metrics() if begin else [], writes=run.writes) as events,
             Progress(begin, plan.steps, shown=run.writes) as progress,

@@ -124,17 +124,26 @@ class RunDirectory:
         """Returns the lines of `metrics.jsonl`; those that are cut off or damaged are left out."""
         return read_rows(self._metrics)
 
-    def keep_metrics_until(self, step: int) -> None:
+    def keep_metrics_until(self, step: int, *, evaluated: bool = False) -> None:
         """Drops the lines after a step, and those of the test split, which a resumed run will write again.
 
-        A file with damaged lines is set aside, and what is missing before the step is logged.
+        A file with damaged lines is set aside, and what is missing of the step is logged.
+
+        Args:
+          step: where the run goes on.
+          evaluated: whether the validation split was evaluated there, so that a line says so.
         """
         if not self.writes:
             return
         mend(self._metrics)
         kept = [row for row in self.metrics() if row["step"] <= step and row["split"] != "test"]
-        if step and all(row["step"] < step for row in kept):
+        there = {row["split"] for row in kept if row["step"] == step}
+        if step and not there:
             _log.warning("%s has no line of step %d, where the run goes on; it stays so", self._metrics, step)
+        elif evaluated and "validation" not in there:
+            _log.warning(
+                "%s has no validation line of step %d, where the run goes on; it stays so", self._metrics, step
+            )
         write_rows(self._metrics, kept)
 
     def write_summary(self, summary: dict[str, Any]) -> None:

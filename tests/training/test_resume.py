@@ -201,6 +201,18 @@ def test_a_run_of_which_only_the_summary_is_missing_gets_the_same_one(uninterrup
         assert resumed.summary[name] == uninterrupted.summary[name]
 
 
+def test_a_line_of_the_checkpoint_that_was_lost_with_the_end_of_the_file_is_named(uninterrupted, tmp_path, caplog):
+    path = damaged_copy(uninterrupted, tmp_path / "run", [])
+    lines = (path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    ended = next(i for i, line in enumerate(lines) if '"step": 24' in line and '"validation"' in line)
+    (path / "metrics.jsonl").write_text("".join(lines[:ended]))
+    assert '"step": 24' in lines[ended - 1]
+    run_training(path, config_of())
+    assert (
+        f"{path / 'metrics.jsonl'} has no validation line of step 24, where the run goes on; it stays so" in caplog.text
+    )
+
+
 def test_the_first_signal_is_noted_and_the_second_is_not():
     taken = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: taken.append(number))

@@ -1,0 +1,58 @@
+"""Ctrl-C while a command starts, which takes seconds: all of its imports."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from rnnjax.starting import is_command
+
+# In place of JAX, which rnnjax imports first: Ctrl-C in the middle of it.
+INTERRUPTED = """
+import os, signal
+os.kill(os.getpid(), signal.SIGINT)
+import time
+time.sleep(1)
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Returns how Python ends, and what it says, where Ctrl-C comes while JAX is imported."""
+    (tmp_path / "jax").mkdir()
+    (tmp_path / "jax" / "__init__.py").write_text(INTERRUPTED)
+    path = os.pathsep.join([str(tmp_path), os.getcwd()])
+
+    def run(*arguments):
+        environment = {**os.environ, "PYTHONPATH": path}
+        return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=60)
+
+    return run
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "generate", "sweep"])
+def test_ctrl_c_among_the_imports_ends_a_command_without_a_traceback(command, start):
+    ended = start("-m", f"rnnjax.{command}", "runs/none")
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
+
+
+def test_in_a_program_of_the_users_own_ctrl_c_stays_an_exception(start):
+    told = "try:\n import rnnjax\nexcept KeyboardInterrupt:\n print('taken')"
+    assert start("-c", told).stdout == "taken\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "original", "expected"),
+    [
+        (["-m", "DIR"], ["python", "-m", "rnnjax.train", "DIR"], True),
+        (["-m"], ["python", "-W", "error", "-m", "rnnjax.sweep"], True),
+        (["-m"], ["python", "-m", "mine.train"], False),
+        (["script.py", "-m", "rnnjax.train"], ["python", "script.py", "-m", "rnnjax.train"], False),
+        ([""], ["python"], False),
+        (["-m"], ["program", "-m"], False),
+    ],
+)
+def test_only_commands_of_rnnjax_are_taken_for_them(argv, original, expected):
+    assert is_command(argv, original) == expected
