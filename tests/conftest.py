@@ -9,7 +9,7 @@ import tempfile
 import jax
 import pytest
 
-sys.path.insert(0, os.path.dirname(__file__))
+pytest_plugins = ["fixtures.commands", "fixtures.originals", "fixtures.training"]
 
 jax.config.update("jax_num_cpu_devices", 2)
 
@@ -21,6 +21,9 @@ if jax.__version_info__ < (0, 11):  # later ones know no such flags
 # The folder whose programs are timed and weighed; elsewhere they are small, and take longer to optimise than to run.
 _OPTIMISED = "benchmarks"
 
+
+# Folders whose tests name files from the root of the repository.
+_FROM_THE_ROOT = ("config", "fuzz")
 
 # Folders whose tests train, which Optax's Adam does with a decay to the power of a whole number, or run kernels, where
 # states are kept in a wider type than the products.
@@ -47,6 +50,16 @@ def pytest_sessionstart(session):
     leave_out_reads_given_up(sys.unraisablehook)
 
 
+def _hold_annotations():
+    from fixtures.annotations import hold_annotations
+
+    import rnnjax.interop
+    import rnnjax.models
+    import rnnjax.nn
+
+    hold_annotations([rnnjax, rnnjax.interop, rnnjax.models, rnnjax.nn])
+
+
 def pytest_unconfigure(config):
     if hasattr(config, "own_cache"):
         shutil.rmtree(config.own_cache, ignore_errors=True)
@@ -71,6 +84,12 @@ def _promoting_no_types(request):
     meant = request.node.get_closest_marker("promotes_types") or request.path.parent.name in _PROMOTING
     with jax.numpy_dtype_promotion("standard" if meant else "strict"):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(request, monkeypatch):
+    if request.path.parent.name in _FROM_THE_ROOT:
+        monkeypatch.chdir(request.config.rootpath)
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ import functools
 import io
 import json
 import logging
+import os
 import tempfile
 import warnings
 import zipfile
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rnnjax import evaluate, generate, reproduce, sweep, train
@@ -51,7 +52,16 @@ from rnnjax.training.state import require_room
 
 # ml_collections reads config files by a method that Python has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-fuzz = settings(settings.get_profile("fuzz"))
+
+# RNNJAX_FUZZ=50 tries fifty times as many cases, drawn anew each time.
+_TIMES = int(os.environ.get("RNNJAX_FUZZ", "0"))
+fuzz = settings(
+    max_examples=80 * max(_TIMES, 1),
+    derandomize=not _TIMES,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
 few = settings(fuzz, max_examples=fuzz.max_examples // 4)  # for what is traced or compiled
 
 TASKS = (hihello, language_model, mnist, navigation, time_series, translate, word2vec)
