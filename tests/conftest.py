@@ -1,6 +1,7 @@
 """Every test runs with two CPU devices, so that a split over devices is a split."""
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import sys
@@ -9,7 +10,9 @@ import tempfile
 import jax
 import pytest
 
-pytest_plugins = ["fixtures.commands", "fixtures.originals", "fixtures.training"]
+_ANNOTATIONS = ["fixtures.annotations"] if importlib.util.find_spec("beartype") else []
+
+pytest_plugins = ["fixtures.commands", "fixtures.originals", "fixtures.training", *_ANNOTATIONS]
 
 jax.config.update("jax_num_cpu_devices", 2)
 
