@@ -33,11 +33,12 @@ class Progress:
 
     def epoch(self, epoch: int, validation: Mapping[str, float]) -> None:
         """Says that an epoch is over, with its validation metrics."""
-        train = {name: np.concatenate([part[name] for part in self._epoch]).mean() for name in self._epoch[0]}
+        names = self._epoch[0] if self._epoch else ()  # none where a run goes on with the evaluation
+        train = {name: np.concatenate([part[name] for part in self._epoch]).mean() for name in names}
         self._epoch = []
         if not self._shown:
             return
-        metrics = {"train": train, "validation": validation}
+        metrics = ({"train": train} if train else {}) | {"validation": validation}
         text = "  ".join(
             f"{split} " + " ".join(f"{name} {value:.4f}" for name, value in values.items())
             for split, values in metrics.items()

@@ -41,10 +41,10 @@ class RunDirectory:
     def check(self, config: dict[str, Any]) -> None:
         """Raises `ConfigError` if the directory holds another config's run, or something else.
 
-        Where the data is may differ.
+        Where the data is may differ, and how long a call may take.
         """
         if self._holds_config():
-            different = [name for name in differences(self.config(), _as_json(config)) if name not in _PLACES]
+            different = [name for name in differences(self.config(), _as_json(config)) if name not in _FREE]
             if different:
                 raise ConfigError(
                     f"{self.path} holds a run of another config (different: {', '.join(different)}); "
@@ -121,17 +121,19 @@ class RunDirectory:
         """Returns the lines of `metrics.jsonl`; those that are cut off or damaged are left out."""
         return read_rows(self._metrics)
 
-    def keep_metrics_until(self, step: int) -> None:
+    def keep_metrics_until(self, step: int, open_steps: int = 0) -> None:
         """Drops the lines after a step, and those of the test split, which a resumed run will write again.
 
-        A file with damaged lines is set aside, and what is missing before the step is logged.
+        The last of the steps before it, `open_steps`, have no line yet: the run will write one of them and more. A file
+        with damaged lines is set aside, and what is missing before the step is logged.
         """
         if not self.writes:
             return
         mend(self._metrics)
         kept = [row for row in self.metrics() if row["step"] <= step and row["split"] != "test"]
-        if step and all(row["step"] < step for row in kept):
-            _log.warning("%s has no line of step %d, where the run goes on; it stays so", self._metrics, step)
+        last = step - open_steps
+        if last and all(row["step"] < last for row in kept):
+            _log.warning("%s has no line of step %d, where the run goes on; it stays so", self._metrics, last)
         write_rows(self._metrics, kept)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
@@ -147,17 +149,20 @@ class RunDirectory:
 
 
 _PLACES = ("data.path", "data.tfds_dir")
+_FREE = (*_PLACES, "call_seconds")
 
 
 def config_digest(config: dict[str, Any]) -> str:
     """Returns what tells a run's checkpoints from those of other configs: the SHA-256 of the config.
 
-    Where the data is, and how the work is split over devices, is left out: neither changes what is computed.
+    Where the data is, how the work is split over devices and how long a call may take are left out: none of them
+    changes what is computed.
     """
     groups = {"data": dict(config.get("data", {})), "parallel": None}
     for name in _PLACES:
         groups["data"].pop(name.removeprefix("data."), None)
-    return hashlib.sha256(json.dumps(config | groups, sort_keys=True).encode()).hexdigest()
+    said = {name: value for name, value in (config | groups).items() if name != "call_seconds"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _is_device_count(value: Any) -> bool:
