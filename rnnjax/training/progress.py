@@ -46,10 +46,14 @@ class Progress:
         if not self._bar.disable:
             self._bar.write(f"epoch {epoch}  {text}", file=sys.stderr)
             return
+        print(f"epoch {epoch}  step {self._step}/{self._steps}  {text}{self._rate()}", file=sys.stderr, flush=True)
+
+    def _rate(self) -> str:
+        """Returns how fast steps are and the time that is left; nothing where no step was taken yet."""
+        if self._step == self._first:
+            return ""
         rate = (self._step - self._first) / max(time.perf_counter() - self._started, 1e-9)
-        remaining = (self._steps - self._step) / max(rate, 1e-9)
-        line = f"epoch {epoch}  step {self._step}/{self._steps}  {text}  {rate:.1f} steps/s  {remaining:.0f} s left"
-        print(line, file=sys.stderr, flush=True)
+        return f"  {rate:.1f} steps/s  {(self._steps - self._step) / rate:.0f} s left"
 
     def __enter__(self) -> Progress:
         return self

@@ -167,7 +167,8 @@ class GroupRecord(NamedTuple):
         self._note_divergence(metrics, finished)
         closed, step = self.window.closed(metrics, finished.step) if metrics else ({}, finished.step)
         rows = [row for place in range(len(self.diverged)) for row in self._rows(place, closed, step, finished)]
-        self.directory.append_metrics(rows)
+        # Not run by run, which would show where calls end.
+        self.directory.append_metrics(sorted(rows, key=lambda row: (row["step"], row["split"] == "validation")))
         shown = self._shown()
         if metrics:
             mean = {name: values[shown].mean(0) for name, values in metrics.items()}
