@@ -291,8 +291,7 @@ class TrainConfig(Config):
         for name in ("epochs", "evaluate_every", "batch_size", "log_every"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(self.steps_per_call >= 0, f"steps_per_call must not be negative, got {self.steps_per_call}")
-        finite = 0 <= self.call_seconds < math.inf
-        require(finite, f"call_seconds must be a number of seconds, or 0 for any time, got {self.call_seconds}")
+        require(self.call_seconds >= 0, f"call_seconds must not be negative, got {self.call_seconds}")
         require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         require(self.seed < 2**32, f"seed must be below {2**32}, got {self.seed}")
         dtypes = ("float32", "bfloat16", "float16")
