@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from rnnjax.cache import keep_compilations
-from rnnjax.commands import STOPPED, exit_code, require_packages
+from rnnjax.commands import STOPPED, end, exit_code, require_packages
 from rnnjax.errors import ConfigError
 from rnnjax.train import new_directory
 
@@ -78,4 +78,4 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main, sys.argv[1:]))
+    end(exit_code(main, sys.argv[1:]))

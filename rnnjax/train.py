@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rnnjax.cache import keep_compilations
-from rnnjax.commands import STOPPED, exit_code, require_packages
+from rnnjax.commands import STOPPED, end, exit_code, require_packages
 from rnnjax.config import TrainConfig
 
 _log = logging.getLogger(__name__)
@@ -99,4 +99,4 @@ def report(summary: dict[str, Any]) -> str:
 _PLACE = ("step", "epoch", "split")
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main, sys.argv[1:]))
+    end(exit_code(main, sys.argv[1:]))

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
@@ -47,6 +48,9 @@ class StopRequest:
         self.signal = signal.Signals(number).name
         for each in self._before:
             signal.signal(each, signal.SIG_DFL if self._by_default(each) else self._before[each])
+        self._stop_here()
+
+    def _stop_here(self, *_: Any) -> None:
         if self._raises:
             raise _StoppedHere
 
@@ -58,11 +62,12 @@ class StopRequest:
     def unless_stopped(self, work: Callable[[], T]) -> T | None:
         """Returns what some work gives; None where a signal has ended it, wherever it was."""
         try:
-            try:
-                self._raises = True
-                return work() if self.signal is None else None
-            finally:
-                self._raises = False
+            with _raised_again(self._stop_here):
+                try:
+                    self._raises = True
+                    return work() if self.signal is None else None
+                finally:
+                    self._raises = False
         except _StoppedHere:
             return None
 
@@ -74,6 +79,32 @@ class StopRequest:
             signal.signal(number, handler)
         self._before = {}
 
+
+@contextlib.contextmanager
+def _raised_again(again: Callable[..., None]) -> Iterator[None]:
+    """Within it, a stop that nothing above could take is raised `again` a moment later, by the alarm's handler.
+
+    A signal may come within a callback, such as those that JAX has for the garbage collector, or within `__del__`: what
+    is raised there is printed and forgotten.
+    """
+    before, alarm = sys.unraisablehook, signal.signal(signal.SIGALRM, again)
+
+    def tell(unraisable: sys.UnraisableHookArgs) -> None:
+        if unraisable.exc_type is _StoppedHere:
+            signal.setitimer(signal.ITIMER_REAL, _MOMENT)
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = tell
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, alarm)
+
+
+_MOMENT = 0.01  # seconds
 
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
 

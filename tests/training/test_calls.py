@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -288,3 +289,21 @@ def test_work_that_was_not_stopped_gives_what_it_gives():
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.signal == "SIGTERM"
         assert stop.unless_stopped(lambda: 3) is None
+
+
+def test_a_signal_within_a_callback_that_can_raise_nothing_ends_the_work_as_soon_as_it_is_over(capsys):
+    class Dying:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    def work():
+        alive = Dying()
+        del alive
+        for _ in range(500):
+            time.sleep(0.01)
+        return "done"
+
+    with StopRequest() as stop:
+        assert stop.unless_stopped(work) != "done"
+    assert stop.signal == "SIGTERM"
+    assert capsys.readouterr().err == ""
