@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from rnnjax.cells.lstm import LSTM, LSTMParams, LSTMState
 from rnnjax.kernels.selection import exact_products
 from rnnjax.unrolling.recurrence import Recurrence, select
-from rnnjax.unrolling.unroll import vary, varying_axes
+from rnnjax.unrolling.varying import vary, varying_axes
 
 _EXTRAS = ("peephole", "projection_size", "cell_clip", "coupled_gates", "layer_norm")
 

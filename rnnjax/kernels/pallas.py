@@ -20,7 +20,7 @@ from rnnjax.kernels.pointwise import by_unit, one_unit, traced
 from rnnjax.kernels.selection import exact_products
 from rnnjax.unrolling.recurrence import Recurrence, Steps
 from rnnjax.unrolling.scan import Scan
-from rnnjax.unrolling.unroll import vary, varying_axes
+from rnnjax.unrolling.varying import vary, varying_axes
 
 _TYPES = ("float32", "bfloat16", "float16")
 _MOST_ENTRIES = 2**31  # of an array with its padding, as kernels index it

@@ -26,7 +26,8 @@ from rnnjax.parallel.schedule import balanced, best_chunk
 from rnnjax.parallel.work import multiplications
 from rnnjax.unrolling.checks import check_method
 from rnnjax.unrolling.recurrence import Method, Pass, Recurrence
-from rnnjax.unrolling.unroll import by_recurrences, choose_method, choosing, vary, varying_axes
+from rnnjax.unrolling.unroll import by_recurrences, choose_method, choosing
+from rnnjax.unrolling.varying import vary, varying_axes
 
 
 @dataclasses.dataclass(frozen=True)

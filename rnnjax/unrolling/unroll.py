@@ -22,6 +22,7 @@ from rnnjax.unrolling.fused import Fused, fuses
 from rnnjax.unrolling.recurrence import Method, Pass, PassMethod, Recurrence, Steps, select
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.static import Static
+from rnnjax.unrolling.varying import vary, varying_axes
 
 
 def unroll(
@@ -190,6 +191,14 @@ def _of_nothing(how: _How, params, xs, state):
     return vary((ys, state), varying_axes((params, xs, state)))
 
 
+def varying_like(steps: Steps, params: Params, *states: State) -> list[State]:
+    """Returns states that vary over every mesh axis that the steps and the parameters do.
+
+    Inside `jax.shard_map` a loop's state must have one type throughout; elsewhere this changes nothing.
+    """
+    return vary(list(states), varying_axes((steps, params, states)))
+
+
 def by_recurrences(method: Method, given: Pass) -> tuple[Array, State]:
     """Returns ``ys [T, *batch, O]`` and the final state, by `method` for each recurrence that the cell is made of."""
 
@@ -202,29 +211,6 @@ def by_recurrences(method: Method, given: Pass) -> tuple[Array, State]:
         return ran[0] if given.keeps_states else ran
 
     return given.cell.over_time(recur, given.params, given.xs, given.state, given.initial, given.key)
-
-
-def varying_like(steps: Steps, params: Params, *states: State) -> list[State]:
-    """Returns states that vary over every mesh axis that the steps and the parameters do.
-
-    Inside `jax.shard_map` a loop's state must have one type throughout; elsewhere this changes nothing.
-    """
-    return vary(list(states), varying_axes((steps, params, states)))
-
-
-def varying_axes(tree: Any) -> frozenset[str]:
-    """Returns the mesh axes over which any leaf varies, as `jax.shard_map` keeps account of them."""
-    return frozenset().union(*(jax.typeof(leaf).manual_axis_type.varying for leaf in jax.tree.leaves(tree)))
-
-
-def vary(tree: Any, axes: frozenset[str]) -> Any:
-    """Returns the tree with every leaf declared to vary over the axes."""
-
-    def leaf(x: Array) -> Array:
-        missing = tuple(sorted(axes - varying_axes(x)))
-        return jax.lax.pcast(x, missing, to="varying") if missing else x
-
-    return jax.tree.map(leaf, tree)
 
 
 def backward(xs: Any, lengths: Int[Array, " *B"] | None) -> Any:
