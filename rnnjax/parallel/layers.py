@@ -25,8 +25,8 @@ from rnnjax.parallel.replicated import enter, leave
 from rnnjax.parallel.schedule import balanced, best_chunk
 from rnnjax.parallel.work import multiplications
 from rnnjax.unrolling.checks import check_method
-from rnnjax.unrolling.recurrence import Method, Pass, Recurrence
-from rnnjax.unrolling.unroll import by_recurrences, choose_method, choosing
+from rnnjax.unrolling.recurrence import Method, Pass, Recurrence, by_recurrences
+from rnnjax.unrolling.unroll import choose_method, choosing
 from rnnjax.unrolling.varying import vary, varying_axes
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from rnnjax.cells.cell import Cell, GatedCell, Key, Params, State
+from rnnjax.unrolling.varying import vary, varying_axes
 
 
 class Steps(NamedTuple):
@@ -85,6 +86,28 @@ class PassMethod(Method, Protocol):
     def run_pass(self, given: Pass) -> tuple[Array, State]:
         """Returns ``ys [T, *batch, O]`` and the state after the last step."""
         ...
+
+
+def varying_like(steps: Steps, params: Params, *states: State) -> list[State]:
+    """Returns states that vary over every mesh axis that the steps and the parameters do.
+
+    Inside `jax.shard_map` a loop's state must have one type throughout; elsewhere this changes nothing.
+    """
+    return vary(list(states), varying_axes((steps, params, states)))
+
+
+def by_recurrences(method: Method, given: Pass) -> tuple[Array, State]:
+    """Returns ``ys [T, *batch, O]`` and the final state, by `method` for each recurrence that the cell is made of."""
+
+    def recur(cell, params, zs, state, initial, xs=None) -> tuple[Any, State]:
+        steps = Steps(zs, given.valid, given.resets)
+        state, initial = varying_like(steps, params, state, initial)
+        recurrence = Recurrence(cell, params, state, initial, steps, xs, given.gaps, given.keeps_states)
+        ran: Any = method.run(recurrence)
+        # A cell hands on the state of its recurrences as it is, so all states of them are all states of it.
+        return ran[0] if given.keeps_states else ran
+
+    return given.cell.over_time(recur, given.params, given.xs, given.state, given.initial, given.key)
 
 
 def select(where: Bool[Array, " *B"], yes: Any, no: Any) -> Any:

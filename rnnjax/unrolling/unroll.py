@@ -19,7 +19,7 @@ from rnnjax.cells.sizes import as_batch_size
 from rnnjax.unrolling.checks import check_cell, check_flags, check_inputs, check_lengths, check_method
 from rnnjax.unrolling.cutting import cut_off
 from rnnjax.unrolling.fused import Fused, fuses
-from rnnjax.unrolling.recurrence import Method, Pass, PassMethod, Recurrence, Steps, select
+from rnnjax.unrolling.recurrence import Method, Pass, PassMethod, by_recurrences, select
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.static import Static
 from rnnjax.unrolling.varying import vary, varying_axes
@@ -189,28 +189,6 @@ def _of_nothing(how: _How, params, xs, state):
     if how.keeps_states:
         state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (xs.shape[0], *leaf.shape)), state)
     return vary((ys, state), varying_axes((params, xs, state)))
-
-
-def varying_like(steps: Steps, params: Params, *states: State) -> list[State]:
-    """Returns states that vary over every mesh axis that the steps and the parameters do.
-
-    Inside `jax.shard_map` a loop's state must have one type throughout; elsewhere this changes nothing.
-    """
-    return vary(list(states), varying_axes((steps, params, states)))
-
-
-def by_recurrences(method: Method, given: Pass) -> tuple[Array, State]:
-    """Returns ``ys [T, *batch, O]`` and the final state, by `method` for each recurrence that the cell is made of."""
-
-    def recur(cell, params, zs, state, initial, xs=None) -> tuple[Any, State]:
-        steps = Steps(zs, given.valid, given.resets)
-        state, initial = varying_like(steps, params, state, initial)
-        recurrence = Recurrence(cell, params, state, initial, steps, xs, given.gaps, given.keeps_states)
-        ran: Any = method.run(recurrence)
-        # A cell hands on the state of its recurrences as it is, so all states of them are all states of it.
-        return ran[0] if given.keeps_states else ran
-
-    return given.cell.over_time(recur, given.params, given.xs, given.state, given.initial, given.key)
 
 
 def backward(xs: Any, lengths: Int[Array, " *B"] | None) -> Any:
