@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from rnnjax.cells.cell import GatedCell, Params, State, compute_dtype
+from rnnjax.cells.traits import fuses
 from rnnjax.kernels import persistent
 from rnnjax.kernels.persistent import Given, Kernels
 from rnnjax.kernels.plan import MULTIPROCESSORS, SHARED_MEMORY, Plan, most_units, plan
@@ -33,7 +34,7 @@ def why_not(recurrence: Recurrence, *, interpret: bool = False, platform: str | 
         return "the pallas backend runs on a GPU; elsewhere ask for backend='xla', or for interpret=True to test it"
     if not interpret and (unlike := _unlike_an_h100()) is not None:
         return unlike
-    if not isinstance(cell, GatedCell) or type(cell).step is not GatedCell.step:
+    if not fuses(cell):
         return f"the pallas backend takes gated cells whose step is GatedCell's, and {name} is not one"
     if not cell.pointwise:
         return f"{name} mixes hidden units in its gates, and the pallas backend splits them; ask for backend='xla'"

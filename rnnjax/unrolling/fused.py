@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rnnjax.cells.cell import Cell, GatedCell, Params, State, compute_dtype, recurrent_product, rows
+from rnnjax.cells.cell import GatedCell, Params, State, compute_dtype, recurrent_product, rows
 from rnnjax.cells.sizes import keep_sizes
+from rnnjax.cells.traits import adds_a_bias, fuses, reads_a_sum
 from rnnjax.kernels.selection import check_backend, kernel_for
-from rnnjax.unrolling.recurrence import Recurrence, adds_a_bias, select
+from rnnjax.unrolling.recurrence import Recurrence, select
 from rnnjax.unrolling.scan import Scan
 
 _SMALL_WEIGHT = 2**19  # entries, 2 MiB in float32: it stays in a core's cache, and half of it is not read for nothing
@@ -57,18 +58,13 @@ class Fused:
         kernel = kernel_for(self.backend, recurrence, self.interpret)
         if kernel is not None:
             return kernel(recurrence)
-        if not isinstance(cell, GatedCell) or not fuses(cell):
+        if not fuses(cell):
             return Scan(self.unroll).run(recurrence)
         weight = cell.recurrent_weight(recurrence.params)
         if _joins(cell, weight, recurrence):
             return _run(self.unroll, cell, *_joined(cell, weight, recurrence))
-        xs = recurrence.xs if _makes_z_by_step(weight, recurrence) else None
+        xs = recurrence.xs if _makes_z_by_step(cell, weight, recurrence) else None
         return _run(self.unroll, cell, weight, recurrence._replace(cell=None, xs=xs, gaps=None, keeps_states=None))
-
-
-def fuses(cell: Cell) -> bool:
-    """Returns whether a cell's step is what `GatedCell` makes of its `gates` and `recurrent_weight`."""
-    return isinstance(cell, GatedCell) and type(cell).step is GatedCell.step
 
 
 def _joins(cell: GatedCell, weight: Float[Array, "O G H"], given: Recurrence) -> bool:
@@ -84,10 +80,10 @@ def _joins(cell: GatedCell, weight: Float[Array, "O G H"], given: Recurrence) ->
         return False  # not the terms of a sum
     z = jax.tree.map(lambda leaf: leaf[0], given.steps.z)
     start = (given.state, z, zs[0][0].astype(given.state.h.dtype))
-    return cell.pointwise and adds_a_bias(given) and _read_as_a_sum(cell, given.params, start)
+    return cell.pointwise and adds_a_bias(cell, given.params, given.xs) and reads_a_sum(cell, given.params, *start)
 
 
-def _makes_z_by_step(weight: Float[Array, "O G H"], given: Recurrence) -> bool:
+def _makes_z_by_step(cell: GatedCell, weight: Float[Array, "O G H"], given: Recurrence) -> bool:
     """Returns whether the inputs are to be projected in the loop, by a product of their own.
 
     So on a CPU, where z of the whole sequence is memory that every call has to map; but one input is no matrix product.
@@ -96,7 +92,7 @@ def _makes_z_by_step(weight: Float[Array, "O G H"], given: Recurrence) -> bool:
         return False
     if weight.shape[1] == 1 or not 1 < given.xs.shape[-1] <= _SMALL_WEIGHT // weight[0].size:
         return False
-    return adds_a_bias(given)
+    return adds_a_bias(cell, given.params, given.xs)
 
 
 def _joined(cell: GatedCell, weight: Float[Array, "O G H"], given: Recurrence) -> tuple[Array, Recurrence]:
@@ -175,7 +171,7 @@ def _derivative(unroll: int, cell: GatedCell, primals: Any, tangents: Any) -> tu
     d_zs, d_rs = d_given.steps.z, recurrent_product(multiplied, d_weight, dtype).reshape(rs.shape)
     if not _is_zero(tangents[1].xs) and given.xs is not None:
         d_rs = d_rs + recurrent_product(d_given.xs, weight[: given.xs.shape[-1]], dtype).astype(rs.dtype)
-    if given.xs is None and _read_as_a_sum(cell, params, jax.tree.map(lambda leaf: leaf[0], starts)):
+    if given.xs is None and reads_a_sum(cell, params, *jax.tree.map(lambda leaf: leaf[0], starts)):
         d_zs, d_rs = None, sum(jax.tree.leaves(d_zs), d_rs)  # one gradient for both
     d_mixed = None if cell.pointwise else _by_parameters(cell, params, d_given.params, starts)
     items = (starts, d_zs, d_rs, d_mixed, given.steps.valid, given.steps.resets)
@@ -192,19 +188,10 @@ def _by_parameters(cell: GatedCell, params: Params, d_params: Params, starts: tu
     return jax.checkpoint(lambda params, d_params: jax.jvp(gates, (params,), (d_params,))[1])(params, d_params)
 
 
-def _read_as_a_sum(cell: GatedCell, params: Params, start: tuple[State, Any, Array]) -> bool:
-    """Returns whether gates read ``z`` and ``r`` in ``z + r`` only, as those of most cells do."""
-    jaxpr = jax.make_jaxpr(functools.partial(_gates, cell))(params, *start).jaxpr
-    inputs = set(map(id, jaxpr.invars[-1 - len(jax.tree.leaves(start[1])) :]))
-    readers = [equation for equation in jaxpr.eqns if not inputs.isdisjoint(map(id, equation.invars))]
-    sums = [e for e in readers if e.primitive.name == "add" and inputs == set(map(id, e.invars))]
-    return len(inputs) == 2 and len(readers) == len(sums) == 1 and inputs.isdisjoint(map(id, jaxpr.outvars))
-
-
-def _gates(cell: GatedCell, params: Params, before: State, z: Any, r: Array) -> State:
+def _gates(cell: GatedCell, params: Params, state: State, z: Any, r: Array) -> State:
     """Returns the new state in the types of the state before; z is None where r has it in it."""
     z = jnp.zeros_like(r) if z is None else z
-    return jax.tree.map(lambda new, old: new.astype(old.dtype), cell.gates(params, before, z, r), before)
+    return jax.tree.map(lambda after, before: after.astype(before.dtype), cell.gates(params, state, z, r), state)
 
 
 def _dtype(given: Recurrence) -> jnp.dtype:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from rnnjax.cells.cell import Cell, GatedCell, Key, Params, State
+from rnnjax.cells.cell import Cell, Key, Params, State
 from rnnjax.unrolling.varying import vary, varying_axes
 
 
@@ -117,19 +117,3 @@ def select(where: Bool[Array, " *B"], yes: Any, no: Any) -> Any:
         return jnp.where(where.reshape(where.shape + (1,) * (a.ndim - where.ndim)), a, b)
 
     return jax.tree.map(leaf, yes, no)
-
-
-def adds_a_bias(given: Recurrence) -> bool:
-    """Returns whether z is known to be ``xs @ w_x`` plus something that does not depend on `xs`.
-
-    Each step's z is then made from its own inputs alone, so that they can be made wherever they are read.
-    """
-    cell = given.cell
-    if given.xs is None or not isinstance(cell, GatedCell):
-        return False
-    if (type(cell).inputs, type(cell).project) != (GatedCell.inputs, GatedCell.project):
-        return False
-    zs = jax.eval_shape(cell.project, given.params.w_x, given.xs)
-    jaxpr = jax.make_jaxpr(cell.gate_inputs)(given.params, zs).jaxpr
-    readers = [equation for equation in jaxpr.eqns if jaxpr.invars[-1] in equation.invars]
-    return len(readers) == 1 and readers[0].primitive.name == "add" and readers[0].outvars == jaxpr.outvars

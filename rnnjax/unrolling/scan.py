@@ -10,7 +10,8 @@ from jaxtyping import Array
 
 from rnnjax.cells.cell import State
 from rnnjax.cells.sizes import keep_sizes
-from rnnjax.unrolling.recurrence import Recurrence, Steps, adds_a_bias
+from rnnjax.cells.traits import adds_a_bias
+from rnnjax.unrolling.recurrence import Recurrence, Steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Scan:
         if every is None or every >= length:
             return self._steps(recurrence, recurrence.state, recurrence.steps, None)
         steps, xs = recurrence.steps, None
-        if adds_a_bias(recurrence):  # z of all steps, and its gradient, are then never there at once
+        if adds_a_bias(recurrence.cell, recurrence.params, recurrence.xs):
+            # z of all steps, and its gradient, are then never there at once.
             steps, xs = steps._replace(z=None), recurrence.xs
         whole = length - length % every
         ys, state = self._chunks(recurrence, *jax.tree.map(lambda leaf: leaf[:whole], (steps, xs)))

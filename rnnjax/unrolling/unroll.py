@@ -16,9 +16,10 @@ from jaxtyping import Array, Bool, Float, Int
 from rnnjax.cells.cell import Cell, Key, Params, State
 from rnnjax.cells.checks import check_params, check_state
 from rnnjax.cells.sizes import as_batch_size
+from rnnjax.cells.traits import fuses
 from rnnjax.unrolling.checks import check_cell, check_flags, check_inputs, check_lengths, check_method
 from rnnjax.unrolling.cutting import cut_off
-from rnnjax.unrolling.fused import Fused, fuses
+from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.recurrence import Method, Pass, PassMethod, by_recurrences, select
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.static import Static
