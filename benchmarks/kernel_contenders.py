@@ -195,7 +195,7 @@ def jax_rnn_ready(case: Case, numbers: Numbers) -> Ready:
     """Makes ready `jax.experimental.rnn`, JAX's own binding of cuDNN, as its users call it."""
     from jax.experimental import rnn
 
-    from rnnjax.kernels.cudnn import flat_weights
+    from rnnjax.unrolling.kernels.cudnn import flat_weights
 
     refuse_unless(case.cell == "LSTM", "it has the plain LSTM only")
     refuse_unless(case.projected, "it projects the inputs itself")

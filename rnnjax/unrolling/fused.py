@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from rnnjax.cells.cell import GatedCell, Params, State, compute_dtype, recurrent_product, rows
 from rnnjax.cells.sizes import keep_sizes
 from rnnjax.cells.traits import adds_a_bias, fuses, reads_a_sum
-from rnnjax.kernels.selection import check_backend, kernel_for
+from rnnjax.unrolling.kernels.selection import check_backend, kernel_for
 from rnnjax.unrolling.recurrence import Recurrence, select
 from rnnjax.unrolling.scan import Scan
 

@@ -18,7 +18,7 @@ from benchmarks import kernels
 from benchmarks.kernel_cases import Case
 from benchmarks.kernel_contenders import CONTENDERS, rnnjax_ready
 from rnnjax import GRU, LSTM, Dropout, LSTMParams, LSTMState, Scan, Stack, bidirectional, unroll
-from rnnjax.kernels import cudnn
+from rnnjax.unrolling.kernels import cudnn
 from rnnjax.unrolling.recurrence import Recurrence, Steps
 
 B, T, I, H = 4, 5, 3, 6

@@ -9,7 +9,7 @@ import pytest
 from cells_under_test import H, I, LeakySum, inputs, parameters, same
 
 from rnnjax import GRU, LSTM, Dropout, Fused, Stack, unroll
-from rnnjax.kernels import pallas, selection
+from rnnjax.unrolling.kernels import pallas, selection
 from rnnjax.unrolling.recurrence import Recurrence, Steps
 
 INTERPRETED = Fused(backend="pallas", interpret=True)

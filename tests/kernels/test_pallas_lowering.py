@@ -10,7 +10,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from rnnjax import GRU, LSTM, BasicRNN, Fused, Scan, unroll
-from rnnjax.kernels import pallas
+from rnnjax.unrolling.kernels import pallas
 
 T, I = 8, 16
 

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from rnnjax.cells.cell import recurrent_product
-from rnnjax.kernels.mosaic import Block, launch
-from rnnjax.kernels.plan import Plan
-from rnnjax.kernels.pointwise import Gates, Tiles
+from rnnjax.unrolling.kernels.gpu_block import Block, launch
+from rnnjax.unrolling.kernels.layout import Plan
+from rnnjax.unrolling.kernels.traced_gates import Gates, Tiles
 
 
 class Given(NamedTuple):

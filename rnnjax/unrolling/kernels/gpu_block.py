@@ -19,7 +19,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu
 from jaxtyping import Array
 
-from rnnjax.kernels.plan import Plan
+from rnnjax.unrolling.kernels.layout import Plan
 from rnnjax.unrolling.varying import vary, varying_axes
 
 gpu: Any = mosaic_gpu  # some of its names are not in every version of JAX

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnnjax.kernels.plan import MULTIPROCESSORS, SHARED_MEMORY, most_units, plan
+from rnnjax.unrolling.kernels.layout import MULTIPROCESSORS, SHARED_MEMORY, most_units, plan
 
 
 @given(

@@ -15,7 +15,7 @@ from jax.experimental import rnn
 from jaxtyping import Array, Float, Int
 
 from rnnjax.cells.lstm import LSTM, LSTMParams, LSTMState
-from rnnjax.kernels.selection import exact_products
+from rnnjax.unrolling.kernels.selection import exact_products
 from rnnjax.unrolling.recurrence import Recurrence, select
 from rnnjax.unrolling.varying import vary, varying_axes
 

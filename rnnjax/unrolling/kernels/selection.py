@@ -58,7 +58,8 @@ def kernel_for(
     backend = backend if asked else _fastest(recurrence)
     if backend == "xla":
         return None
-    module = importlib.import_module(f"rnnjax.kernels.{backend}")  # pallas.py, cudnn.py: imported where they are used
+    # pallas.py, cudnn.py: imported where they are used.
+    module = importlib.import_module(f"rnnjax.unrolling.kernels.{backend}")
     options = {"interpret": True} if interpret else {}
     reason = module.why_not(recurrence, **options)
     if reason is not None and asked:

@@ -14,11 +14,11 @@ from jaxtyping import Array
 
 from rnnjax.cells.cell import GatedCell, Params, State, compute_dtype
 from rnnjax.cells.traits import fuses
-from rnnjax.kernels import persistent
-from rnnjax.kernels.persistent import Given, Kernels
-from rnnjax.kernels.plan import MULTIPROCESSORS, SHARED_MEMORY, Plan, most_units, plan
-from rnnjax.kernels.pointwise import by_unit, one_unit, traced
-from rnnjax.kernels.selection import exact_products
+from rnnjax.unrolling.kernels import persistent
+from rnnjax.unrolling.kernels.layout import MULTIPROCESSORS, SHARED_MEMORY, Plan, most_units, plan
+from rnnjax.unrolling.kernels.persistent import Given, Kernels
+from rnnjax.unrolling.kernels.selection import exact_products
+from rnnjax.unrolling.kernels.traced_gates import by_unit, one_unit, traced
 from rnnjax.unrolling.recurrence import Recurrence, Steps
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.varying import vary, varying_axes
