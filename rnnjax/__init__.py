@@ -26,8 +26,12 @@ from rnnjax.cells import (
     Wrapper,
 )
 from rnnjax.unrolling import (
+    Auto,
+    CellSequence,
+    CuDNN,
     Fused,
     Method,
+    Pallas,
     Recurrence,
     Scan,
     Static,
@@ -45,8 +49,11 @@ __version__ = "0.1.0"
 __all__ = [
     "GRU",
     "LSTM",
+    "Auto",
     "BasicRNN",
     "Cell",
+    "CellSequence",
+    "CuDNN",
     "Dropout",
     "Fused",
     "GRUParams",
@@ -59,6 +66,7 @@ __all__ = [
     "LearnedParams",
     "LearnedState",
     "Method",
+    "Pallas",
     "Project",
     "ProjectParams",
     "Recurrence",

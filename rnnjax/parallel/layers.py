@@ -24,14 +24,14 @@ from rnnjax.parallel.pool import Pool
 from rnnjax.parallel.replicated import enter, leave
 from rnnjax.parallel.schedule import balanced, best_chunk
 from rnnjax.parallel.work import multiplications
+from rnnjax.unrolling.auto import Auto, choosing
 from rnnjax.unrolling.checks import check_method
-from rnnjax.unrolling.recurrence import Method, Pass, Recurrence, by_recurrences
-from rnnjax.unrolling.unroll import choose_method, choosing
+from rnnjax.unrolling.recurrence import CellSequence, Method
 from rnnjax.unrolling.varying import vary, varying_axes
 
 
 @dataclasses.dataclass(frozen=True)
-class Wavefront:
+class Wavefront(Method):
     """A `Stack` over the devices of a mapped axis: each has some layers, and takes them over one chunk after another.
 
     For `rnnjax.unroll` inside `jax.shard_map` or `jax.pmap`. Of K chunks and D devices, at tick s = 0 .. K + D - 2
@@ -47,7 +47,7 @@ class Wavefront:
     Attributes:
       axis: name of the mapped axis.
       chunk: steps in a chunk; None takes `best_chunk` of `rnnjax.parallel.schedule`.
-      inner: how each layer is unrolled over a chunk; None takes what `choose_method` says.
+      inner: how each layer is unrolled over a chunk; None takes `Auto()`.
 
     Raises:
       TypeError: for a cell that is not a `Stack`; ValueError: outside of a map, or for fewer layers than devices.
@@ -62,21 +62,17 @@ class Wavefront:
         if self.inner is not None:
             check_method(self.inner)
 
-    def run(self, recurrence: Recurrence) -> tuple[Array, State]:
-        """Refuses a recurrence by itself, which has no layers."""
-        raise TypeError(f"Wavefront splits the layers of a Stack, got {recurrence.cell!r}")
-
-    def run_pass(self, given: Pass) -> tuple[Array, State]:
+    def over(self, sequence: CellSequence) -> tuple[Array, State]:
         """Returns ``ys [T, *batch, O]`` and the state after the last step."""
         devices = _axis_size(self.axis)
-        cells = layers_for(devices, given.cell)
-        length = len(given.xs)
+        cells = layers_for(devices, sequence.cell)
+        length = len(sequence.xs)
         chunk = min(self.chunk or best_chunk(length, devices), length)
-        sequence, layers, state, impl = _entered(self.axis, given, whole=length % chunk == 0)
-        inner = _Inner(self.inner, impl, given.gaps)
-        pipeline = _Pipeline.of(self.axis, cells, inner, devices, chunk, sequence, layers, state)
+        over_time, layers, state, impl = _entered(self.axis, sequence, whole=length % chunk == 0)
+        inner = _Inner(self.inner or Auto(), impl, sequence.gaps)
+        pipeline = _Pipeline.of(self.axis, cells, inner, devices, chunk, over_time, layers, state)
         held, own = pipeline.parts(layers, state)
-        ys, own = pipeline.run(sequence, held, own)
+        ys, own = pipeline.run(over_time, held, own)
         return pipeline.gathered(ys[:length], own)
 
 
@@ -156,8 +152,8 @@ class _Layers(NamedTuple):
         return _Layers(self.params[which], initial, keys)
 
 
-def _entered(axis: str, given: Pass, whole: bool) -> tuple[_Sequence, _Layers, tuple[State, ...], Any]:
-    """Returns the parts of a pass as each device's copies, all varying over the mesh alike, and the kind of the key.
+def _entered(axis: str, given: CellSequence, whole: bool) -> tuple[_Sequence, _Layers, tuple[State, ...], Any]:
+    """Returns a sequence's parts as each device's copies, all varying over the mesh alike, and the kind of the key.
 
     Unless chunks come out `whole`, there is padding to tell from valid steps.
     """
@@ -175,10 +171,10 @@ def _entered(axis: str, given: Pass, whole: bool) -> tuple[_Sequence, _Layers, t
 
 
 class _Inner(NamedTuple):
-    """How each layer is unrolled over a chunk: the method (None: what `choose_method` says), the kind of its keys, and
-    whether steps may be missing anywhere."""
+    """How each layer is unrolled over a chunk: the method, the kind of its keys, and whether steps may be missing
+    anywhere."""
 
-    method: Method | None
+    method: Method
     impl: Any
     gaps: bool
 
@@ -193,8 +189,8 @@ def _run_layers(cells, inner: _Inner, layers: _Layers, state, sequence: _Sequenc
         if layers.initial is not None:
             initial = layers.initial[layer]
         own = layers.params[layer], ys, state[layer], initial
-        given = Pass(cell, *own, sequence.valid, sequence.resets, key, inner.gaps)
-        ys, last = by_recurrences(inner.method or choose_method(cell, ys.shape), given)
+        given = CellSequence(cell, *own, sequence.valid, sequence.resets, key, inner.gaps)
+        ys, last = inner.method.over(given)
         after.append(last)
     return ys, tuple(after)
 

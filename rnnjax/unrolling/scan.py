@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,11 @@ from jaxtyping import Array
 from rnnjax.cells.cell import State
 from rnnjax.cells.sizes import keep_sizes
 from rnnjax.cells.traits import adds_a_bias
-from rnnjax.unrolling.recurrence import Recurrence, Steps
+from rnnjax.unrolling.recurrence import Method, Recurrence, Steps
 
 
 @dataclasses.dataclass(frozen=True)
-class Scan:
+class Scan(Method):
     """One copy of the step in the program, repeated by `lax.scan`: any cell, any length.
 
     Attributes:
@@ -28,6 +29,8 @@ class Scan:
     Raises:
       ValueError: for numbers below 1.
     """
+
+    keeps_states: ClassVar[bool] = True
 
     unroll: int = 1
     remat_every: int | None = None

@@ -1,1 +1,1 @@
-"""Recurrences as kernels of their own, behind `Fused`: one file a backend, and the choice among them."""
+"""The methods that are kernels for GPUs, `Pallas` and `CuDNN`, one file each, and what the first is made of."""

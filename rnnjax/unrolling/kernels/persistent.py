@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from rnnjax.cells.cell import recurrent_product
 from rnnjax.unrolling.kernels.gpu_block import Block, launch
-from rnnjax.unrolling.kernels.layout import Plan
+from rnnjax.unrolling.kernels.layout import Layout
 from rnnjax.unrolling.kernels.traced_gates import Gates, Tiles
 
 
@@ -54,40 +54,40 @@ class Kernels:
     gates: Gates
     hidden: int  # which leaf of the state the hidden state is
     dtype: Any  # of the operands of products
-    forward: Plan
-    backward: Plan
+    forward: Layout
+    backward: Layout
     interpret: bool
 
 
 def forward(kernels: Kernels, given: Given) -> tuple[Array, list[Array], Saved]:
     """Returns ``ys [T, B, H]``, the leaves of the last state, and what the gradients need."""
-    plan, dtype, length = kernels.forward, kernels.dtype, given.zs[0].shape[0]
+    layout, dtype, length = kernels.forward, kernels.dtype, given.zs[0].shape[0]
     masked = given.valid is not None or given.resets is not None
     inputs = {
-        "matrix": _matrices(given.weight.transpose(2, 1, 0), plan, dtype),
-        "own": _for_all(given.own, plan),
-        "state": _units(given.state, plan),
-        "initial": _units(given.initial, plan),
-        "zs": [_arranged(x, plan) for x in given.zs],
-        "valid": _mask(given.valid, plan),
-        "resets": _mask(given.resets, plan),
+        "matrix": _matrices(given.weight.transpose(2, 1, 0), layout, dtype),
+        "own": _for_all(given.own, layout),
+        "state": _units(given.state, layout),
+        "initial": _units(given.initial, layout),
+        "zs": [_arranged(x, layout) for x in given.zs],
+        "valid": _mask(given.valid, layout),
+        "resets": _mask(given.resets, layout),
     }
     reads = kernels.gates.backward.reads[len(given.own) :]
     outputs = {
-        "hs": _published(plan, length + 1, dtype),
-        "ys": _empty(plan, 1, dtype, length) if masked else None,
-        "befores": [_empty(plan, 1, x.dtype, length) if read else None for x, read in zip(given.state, reads)],
-        "state": [_empty(plan, 1, x.dtype) for x in given.state],
+        "hs": _published(layout, length + 1, dtype),
+        "ys": _empty(layout, 1, dtype, length) if masked else None,
+        "befores": [_empty(layout, 1, x.dtype, length) if read else None for x, read in zip(given.state, reads)],
+        "state": [_empty(layout, 1, x.dtype) for x in given.state],
     }
-    made = launch(_forward_kernel(kernels, length), plan, dtype, inputs, outputs, kernels.interpret)
-    hs = _one(made["hs"].swapaxes(2, 3), plan)
-    ys = _one(made["ys"], plan) if masked else hs[1:]
-    befores = [None if x is None else _one(x, plan) for x in made["befores"]]
-    return ys, [_one(x, plan) for x in made["state"]], Saved(hs, befores)
+    made = launch(_forward_kernel(kernels, length), layout, dtype, inputs, outputs, kernels.interpret)
+    hs = _one(made["hs"].swapaxes(2, 3), layout)
+    ys = _one(made["ys"], layout) if masked else hs[1:]
+    befores = [None if x is None else _one(x, layout) for x in made["befores"]]
+    return ys, [_one(x, layout) for x in made["state"]], Saved(hs, befores)
 
 
 def _forward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
-    plan, gates, hidden = kernels.forward, kernels.gates.forward, kernels.hidden
+    layout, gates, hidden = kernels.forward, kernels.gates.forward, kernels.hidden
 
     def kernel(block: Block, given: Any, made: Any) -> None:
         block.load_matrix(given["matrix"])
@@ -110,7 +110,7 @@ def _forward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
                 if target is not None:
                     block.write(target, 0, tile, t)
             product = block.multiply(t)
-            r = [product(0, gate).astype(state[hidden].dtype) for gate in range(plan.gates)]
+            r = [product(0, gate).astype(state[hidden].dtype) for gate in range(layout.gates)]
             new = [tile for (tile,) in gates(*own, *([x] for x in before), *now["zs"], r, like=r[0])]
             if made["ys"] is not None:
                 block.write(made["ys"], 0, new[hidden].astype(kernels.dtype), t)
@@ -129,30 +129,30 @@ def _forward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
 
 def backward(kernels: Kernels, given: Given, saved: Saved, d_ys: Array, d_state: list[Array]) -> tuple[Any, ...]:
     """Returns the gradients of the first five fields of `given`, in their order."""
-    plan, dtype, length = kernels.backward, kernels.dtype, d_ys.shape[0]
+    layout, dtype, length = kernels.backward, kernels.dtype, d_ys.shape[0]
     h = given.state[kernels.hidden]
     inputs = {
-        "matrix": _matrices(given.weight, plan, dtype),
-        "own": _for_all(given.own, plan),
-        "befores": _units(saved.befores, plan),
-        "zs": [_arranged(x, plan) for x in given.zs],
-        "r": _arranged(recurrent_product(saved.hs[:-1].astype(h.dtype), given.weight, dtype), plan),
-        "d_ys": _arranged(d_ys[..., None, :], plan),
-        "d_state": _units(d_state, plan),
-        "valid": _mask(given.valid, plan),
-        "resets": _mask(given.resets, plan),
+        "matrix": _matrices(given.weight, layout, dtype),
+        "own": _for_all(given.own, layout),
+        "befores": _units(saved.befores, layout),
+        "zs": [_arranged(x, layout) for x in given.zs],
+        "r": _arranged(recurrent_product(saved.hs[:-1].astype(h.dtype), given.weight, dtype), layout),
+        "d_ys": _arranged(d_ys[..., None, :], layout),
+        "d_state": _units(d_state, layout),
+        "valid": _mask(given.valid, layout),
+        "resets": _mask(given.resets, layout),
     }
-    state = [_empty(plan, 1, x.dtype) for x in given.state]
-    d_zs = [_empty(plan, x.shape[2], x.dtype, length) for x in given.zs]
+    state = [_empty(layout, 1, x.dtype) for x in given.state]
+    d_zs = [_empty(layout, x.shape[2], x.dtype, length) for x in given.zs]
     outputs = {
-        "d_rs": _published(plan, length + 1, dtype),
+        "d_rs": _published(layout, length + 1, dtype),
         "d_zs": [] if kernels.gates.summed else d_zs,
-        "d_own": [_empty(plan, len(x), jnp.float32) for x in given.own],
+        "d_own": [_empty(layout, len(x), jnp.float32) for x in given.own],
         "direct": state,
         "kept": None if given.valid is None else state,
         "d_initial": None if given.resets is None else state,
     }
-    made = launch(_backward_kernel(kernels, length), plan, dtype, inputs, outputs, kernels.interpret)
+    made = launch(_backward_kernel(kernels, length), layout, dtype, inputs, outputs, kernels.interpret)
     return _finished(kernels, given, saved, made)
 
 
@@ -162,7 +162,7 @@ def _backward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
     `direct` is what came through the gates, without what comes through the product; `kept` is that of sequences that
     did not take the step; `d_initial` collects what goes to the initial state where a step was reset.
     """
-    plan, gates, hidden = kernels.backward, kernels.gates.backward, kernels.hidden
+    layout, gates, hidden = kernels.backward, kernels.gates.backward, kernels.hidden
 
     def kernel(block: Block, given: Any, made: Any) -> None:
         block.load_matrix(given["matrix"])
@@ -174,7 +174,7 @@ def _backward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
             t, (direct, kept, d_own, d_initial, resets, now) = length - 1 - i, carry
             product, ahead = block.multiply(i), _fetched(block, given, jax.lax.max(t - 1, 0))
             d_state = list(direct)
-            for gate in range(plan.gates):
+            for gate in range(layout.gates):
                 d_state[hidden] += product(gate, gate).astype(d_state[hidden].dtype)
             if d_initial is not None:  # step t + 1 started from the initial state where it was reset
                 d_initial = [a + b for a, b in zip(d_initial, _select(resets, d_state, nothing))]
@@ -196,7 +196,7 @@ def _backward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
             return settled((direct, kept, d_own, d_initial, now["resets"], ahead))
 
         masked, sums = given["resets"] is not None, [[block.full(0, jnp.float32) for _ in tiles] for tiles in own]
-        block.publish(0, [like] * plan.gates, made["d_rs"], length)
+        block.publish(0, [like] * layout.gates, made["d_rs"], length)
         resets, d_initial = (block.full(0, jnp.float32), nothing) if masked else (None, None)
         settled = functools.partial(jax.tree.map, block.settled)
         carry = settled((nothing, last, sums, d_initial, resets, _fetched(block, given, length - 1)))
@@ -213,20 +213,20 @@ def _backward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
 
 def _finished(kernels: Kernels, given: Given, saved: Saved, made: dict[str, Any]) -> tuple[Any, ...]:
     """Returns the gradients: sums over time and batch, and the first step's share of the state's, are left to XLA."""
-    plan, dtype, exact = kernels.backward, kernels.dtype, {"preferred_element_type": jnp.float32}
-    d_rs = _restored(made["d_rs"].swapaxes(2, 3), plan)[:-1]
+    layout, dtype, exact = kernels.backward, kernels.dtype, {"preferred_element_type": jnp.float32}
+    d_rs = _restored(made["d_rs"].swapaxes(2, 3), layout)[:-1]
     d_weight = jnp.einsum("tbk,tbgh->kgh", saved.hs[:-1], d_rs, **exact).astype(given.weight.dtype)
-    d_own = [_restored(x, plan).sum(0).astype(like.dtype) for x, like in zip(made["d_own"], given.own)]
-    d_state, d_initial = [_one(x, plan) for x in made["direct"]], None
+    d_own = [_restored(x, layout).sum(0).astype(like.dtype) for x, like in zip(made["d_own"], given.own)]
+    d_state, d_initial = [_one(x, layout) for x in made["direct"]], None
     through = jnp.einsum("bgh,kgh->bk", d_rs[0], given.weight.astype(dtype), **exact)
     d_state[kernels.hidden] += through.astype(d_state[kernels.hidden].dtype)
     if given.resets is not None:
         first, none = given.resets[0][:, None], [jnp.zeros_like(x) for x in d_state]
-        d_initial = [_one(x, plan) + jnp.where(first, y, 0) for x, y in zip(made["d_initial"], d_state)]
+        d_initial = [_one(x, layout) + jnp.where(first, y, 0) for x, y in zip(made["d_initial"], d_state)]
         d_state = [jnp.where(first, a, b) for a, b in zip(none, d_state)]
     if given.valid is not None:
-        d_state = [x + _one(kept, plan) for x, kept in zip(d_state, made["kept"])]
-    d_zs = [d_rs] if kernels.gates.summed else [_restored(x, plan) for x in made["d_zs"]]
+        d_state = [x + _one(kept, layout) for x, kept in zip(d_state, made["kept"])]
+    d_zs = [d_rs] if kernels.gates.summed else [_restored(x, layout) for x in made["d_zs"]]
     d_zs = [d_z.astype(z.dtype) for d_z, z in zip(d_zs, given.zs)]
     return d_weight, d_own, d_state, d_initial, d_zs
 
@@ -250,61 +250,62 @@ def _select(mask: Array, yes: list[Array], no: list[Array]) -> list[Array]:
     return [jax.lax.select(mask != 0, a, b) for a, b in zip(yes, no)]
 
 
-def _arranged(x: Array, plan: Plan, tiles: int | None = None) -> Array:
+def _arranged(x: Array, layout: Layout, tiles: int | None = None) -> Array:
     """Returns ``[..., B, n, H]`` as ``[..., tiles, rows, n, blocks, groups, units]``.
 
     The padding repeats the last sequence and the last unit, so that gates see nothing there that they might not bear.
     """
     *others, size, n, hidden = x.shape
-    tiles = plan.tiles if tiles is None else tiles
-    missing = [(0, 0)] * len(others) + [(0, plan.rows * tiles - size), (0, 0), (0, plan.width - hidden)]
+    tiles = layout.tiles if tiles is None else tiles
+    missing = [(0, 0)] * len(others) + [(0, layout.rows * tiles - size), (0, 0), (0, layout.width - hidden)]
     x = jnp.pad(x, missing, mode="edge")
-    return x.reshape(*others, tiles, plan.rows, n, plan.blocks, plan.groups, plan.units)
+    return x.reshape(*others, tiles, layout.rows, n, layout.blocks, layout.groups, layout.units)
 
 
-def _restored(x: Array, plan: Plan) -> Array:
+def _restored(x: Array, layout: Layout) -> Array:
     """Returns ``[..., tiles, rows, n, blocks, groups, units]`` as ``[..., B, n, H]``."""
     *others, tiles, rows, n, _, _, _ = x.shape
-    return x.reshape(*others, tiles * rows, n, plan.width)[..., : plan.batch, :, : plan.hidden]
+    return x.reshape(*others, tiles * rows, n, layout.width)[..., : layout.batch, :, : layout.hidden]
 
 
-def _one(x: Array, plan: Plan) -> Array:
-    return _restored(x, plan)[..., 0, :]
+def _one(x: Array, layout: Layout) -> Array:
+    return _restored(x, layout)[..., 0, :]
 
 
-def _units(leaves: list[Any] | None, plan: Plan) -> Any:
+def _units(leaves: list[Any] | None, layout: Layout) -> Any:
     """Returns leaves ``[..., B, H]`` of a state, arranged."""
-    return None if leaves is None else [None if x is None else _arranged(x[..., None, :], plan) for x in leaves]
+    return None if leaves is None else [None if x is None else _arranged(x[..., None, :], layout) for x in leaves]
 
 
-def _for_all(own: list[Array], plan: Plan) -> list[Array]:
+def _for_all(own: list[Array], layout: Layout) -> list[Array]:
     """Returns parameters ``[n, H]``, arranged, the same for every sequence."""
-    return [_arranged(jnp.broadcast_to(x, (plan.rows, *x.shape)), plan, tiles=1) for x in own]
+    return [_arranged(jnp.broadcast_to(x, (layout.rows, *x.shape)), layout, tiles=1) for x in own]
 
 
-def _mask(where: Array | None, plan: Plan) -> Array | None:
+def _mask(where: Array | None, layout: Layout) -> Array | None:
     """Returns truth values ``[T, B]`` as tiles of zeros and ones, the same for all warpgroups."""
     if where is None:
         return None
-    where = jnp.pad(where.astype(jnp.float32), [(0, 0), (0, plan.tiles * plan.rows - plan.batch)], mode="edge")
-    where = where.reshape(-1, plan.tiles, plan.rows, 1, 1, 1, 1)
-    return jnp.broadcast_to(where, (*where.shape[:-1], plan.units))
+    where = jnp.pad(where.astype(jnp.float32), [(0, 0), (0, layout.tiles * layout.rows - layout.batch)], mode="edge")
+    where = where.reshape(-1, layout.tiles, layout.rows, 1, 1, 1, 1)
+    return jnp.broadcast_to(where, (*where.shape[:-1], layout.units))
 
 
-def _matrices(weight: Array, plan: Plan, dtype: Any) -> Array:
+def _matrices(weight: Array, layout: Layout, dtype: Any) -> Array:
     """Returns ``[H, G, K]``, what each unit's gates are made with, as ``[blocks, groups, matrix rows, width]``."""
-    padding = plan.width - plan.hidden
+    padding = layout.width - layout.hidden
     weight = jnp.pad(weight.astype(dtype), [(0, padding), (0, 0), (0, 0)], mode="edge")
     weight = jnp.pad(weight, [(0, 0), (0, 0), (0, padding)])  # nothing multiplies what is in the padding
-    weight = weight.reshape(plan.blocks, plan.groups, plan.units, plan.gates, plan.width).swapaxes(2, 3)
-    weight = weight.reshape(plan.blocks, plan.groups, plan.gates * plan.units, plan.width)
-    return jnp.pad(weight, [(0, 0), (0, 0), (0, plan.matrix_rows - weight.shape[2]), (0, 0)])
+    weight = weight.reshape(layout.blocks, layout.groups, layout.units, layout.gates, layout.width).swapaxes(2, 3)
+    weight = weight.reshape(layout.blocks, layout.groups, layout.gates * layout.units, layout.width)
+    return jnp.pad(weight, [(0, 0), (0, 0), (0, layout.matrix_rows - weight.shape[2]), (0, 0)])
 
 
-def _empty(plan: Plan, n: int, dtype: Any, *time: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((*time, plan.tiles, plan.rows, n, plan.blocks, plan.groups, plan.units), dtype)
+def _empty(layout: Layout, n: int, dtype: Any, *time: int) -> jax.ShapeDtypeStruct:
+    shape = (*time, layout.tiles, layout.rows, n, layout.blocks, layout.groups, layout.units)
+    return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def _published(plan: Plan, length: int, dtype: Any) -> jax.ShapeDtypeStruct:
-    shape = (length, plan.tiles, plan.parts, plan.rows, plan.blocks, plan.groups, plan.units)
+def _published(layout: Layout, length: int, dtype: Any) -> jax.ShapeDtypeStruct:
+    shape = (length, layout.tiles, layout.parts, layout.rows, layout.blocks, layout.groups, layout.units)
     return jax.ShapeDtypeStruct(shape, dtype)

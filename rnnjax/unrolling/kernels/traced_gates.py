@@ -22,6 +22,7 @@ from jax.interpreters import partial_eval
 from jaxtyping import Array
 
 from rnnjax.cells.cell import GatedCell, Params, State
+from rnnjax.unrolling.kernels.layout import one_unit
 
 Tiles = list[Array]  # the entries of one small array, the last axis first to change
 
@@ -272,12 +273,6 @@ def traced(cell: GatedCell, params: Params, state: State, zs: Any, r: Any) -> Ga
     backward = Pointwise(gradients, mine, state, zs, r, state)
     summed = len(jax.tree.leaves(zs)) == 1 and backward.alike(-2, -1)
     return Gates(Pointwise(gates, mine, state, zs, r), backward, read, summed)
-
-
-def one_unit(leaf: Any, size: int) -> jax.ShapeDtypeStruct:
-    """Returns the shape of what one of `size` hidden units has of an array; what has no such axis it has whole."""
-    shape = (*leaf.shape[:-1], 1) if leaf.shape[-1:] == (size,) else leaf.shape
-    return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
 
 def by_unit(leaf: Array, size: int, batch_axes: int = 0) -> Array:
