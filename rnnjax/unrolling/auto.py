@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from rnnjax.cells.cell import Cell, State, compute_dtype
+from rnnjax.cells.cell import Cell, Params, State, compute_dtype
 from rnnjax.cells.sizes import as_batch_size
 from rnnjax.cells.traits import fuses
 from rnnjax.unrolling.fused import Fused
@@ -68,36 +68,41 @@ def _measured(recurrence: Recurrence, platform: str) -> Method | None:
     return next((row.method for row in rows if hidden <= row.hidden and batch <= row.batch), None)
 
 
-def choose_method(cell: Cell, shape: tuple[int, ...], platform: str | None = None) -> Method:
+def choose_method(
+    cell: Cell, shape: tuple[int, ...], platform: str | None = None, *, params: Params | None = None
+) -> Method:
     """Returns the method that `unroll` takes for a cell where none is given.
 
     Args:
       cell: the cell.
       shape: ``(T, *batch, I)``, the time-major shape of the inputs, which are float32.
       platform: "cpu", "gpu" or "tpu"; None takes JAX's default.
+      params: its parameters, for a cell whose `init` does not make all of them, such as one that attends to a memory.
 
     Returns:
       What `Auto` takes for every recurrence that the cell is made of, or ``Auto()`` where it takes several;
       `methods_of` tells them one by one.
     """
-    methods = set(methods_of(cell, shape, platform))
+    methods = set(methods_of(cell, shape, platform, params=params))
     return methods.pop() if len(methods) == 1 else Auto()
 
 
-def methods_of(cell: Cell, shape: tuple[int, ...], platform: str | None = None) -> list[Method]:
+def methods_of(
+    cell: Cell, shape: tuple[int, ...], platform: str | None = None, *, params: Params | None = None
+) -> list[Method]:
     """Returns the method that `Auto` takes for each recurrence that a cell is made of, in the order they are run.
 
     Args:
-      cell, shape, platform: as in `choose_method`; the cell is asked as in evaluation, without a key.
+      cell, shape, platform, params: as in `choose_method`; the cell is taken as in evaluation, without a key.
     """
     listening = _Listening(platform or jax.default_backend(), [])
 
-    def unrolled(key, xs):
-        params, batch = cell.init(key, shape[-1]), as_batch_size(shape[1:-1])
-        state = cell.start(params, batch, xs.dtype)
+    def unrolled(params, xs):
+        params = cell.init(jax.random.key(0), shape[-1]) if params is None else params
+        state = cell.start(params, as_batch_size(shape[1:-1]), xs.dtype)
         return listening.over(CellSequence(cell, params, xs, state, None, None, None, None))
 
-    jax.eval_shape(unrolled, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
+    jax.eval_shape(unrolled, params, jax.ShapeDtypeStruct(shape, jnp.float32))
     return listening.methods
 
 

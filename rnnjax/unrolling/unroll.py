@@ -181,9 +181,10 @@ def _over_time(how: _How, params, xs, state, valid, gaps: bool, resets, key):
 
 def _of_nothing(how: _How, params, xs, state):
     """Returns ``(ys, state)`` where there is no step or no sequence."""
-    one = jax.ShapeDtypeStruct((*[1] * (xs.ndim - 1), xs.shape[-1]), xs.dtype)
-    once = how._replace(method=Scan(), keeps_states=False)
-    ys, _ = jax.eval_shape(lambda params, xs: _over_time(once, params, xs, None, None, False, None, None), params, one)
+    one_step = jax.ShapeDtypeStruct((*[1] * (xs.ndim - 1), xs.shape[-1]), xs.dtype)
+    scan = how._replace(method=Scan(), keeps_states=False)
+    over_time = functools.partial(_over_time, scan)
+    ys, _ = jax.eval_shape(lambda params, xs: over_time(params, xs, None, None, False, None, None), params, one_step)
     ys = jnp.zeros((*xs.shape[:-1], *ys.shape[xs.ndim - 1 :]), ys.dtype)
     if how.keeps_states:
         state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (xs.shape[0], *leaf.shape)), state)

@@ -20,6 +20,7 @@ from rnnjax import (
     Static,
     Steps,
     choose_method,
+    nn,
     unroll,
     unroll_states,
 )
@@ -75,6 +76,14 @@ def test_a_mask_drawn_for_the_state_leaves_a_gated_cell_to_scan(served):
     unroll(cell, params, xs)
     unroll(cell, params, xs, key=jax.random.key(0))
     assert served == [(Fused(), GRU), (Scan(), Dropout)]
+
+
+def test_the_method_of_a_cell_with_a_memory_is_told_from_its_parameters():
+    cell = nn.Luong(GRU(H), memory_size=2)
+    params = nn.attending(parameters(cell), inputs(B, 3, 2))
+    with pytest.raises(ValueError, match="attends to nothing yet"):
+        choose_method(cell, (T, B, I), "cpu")
+    assert choose_method(cell, (T, B, I), "cpu", params=params) == Scan()
 
 
 def test_all_states_are_kept_by_the_loop_that_keeps_them():

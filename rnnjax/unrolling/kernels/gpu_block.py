@@ -99,8 +99,8 @@ class Block:
             product[...] = jax.lax.dot_general(operand[...], matrix[...], sums, preferred_element_type=jnp.float32)
         else:
             total = gpu.WGMMAAccumulatorRef((layout.matrix_rows, layout.columns), jnp.float32)
-            found = pl.run_scoped(lambda total: _multiplied(total, matrix, operand), total)
-            self._store(product.transpose((1, 0)), gpu.layout_cast(found, gpu.Layout.WGMMA_TRANSPOSED))
+            result = pl.run_scoped(lambda total: _multiplied(total, matrix, operand), total)
+            self._store(product.transpose((1, 0)), gpu.layout_cast(result, gpu.Layout.WGMMA_TRANSPOSED))
         gpu.commit_smem()  # all threads have written
 
         def tile(part: int, gate: int) -> Array:
@@ -186,18 +186,18 @@ def launch(body: Callable[..., None], layout: Layout, dtype: Any, inputs: Any, o
       inputs, outputs: trees of arrays, and of their shapes and types.
       interpret: whether to run on a CPU, as JAX's interpreter of GPU kernels does.
     """
-    (given, given_tree), (made, made_tree) = jax.tree.flatten(inputs), jax.tree.flatten(outputs)
+    (arrays, inputs_tree), (shapes, outputs_tree) = jax.tree.flatten(inputs), jax.tree.flatten(outputs)
 
     def kernel(*refs, **held):
         arrived = None if layout.blocks == 1 else pl.get_global(gpu.SemaphoreType.REGULAR((layout.tiles,)))
         sizes = {"tile": layout.tiles, "block": layout.blocks, "group": layout.groups}
         tile, block, group = (jax.lax.axis_index(name) if size > 1 else 0 for name, size in sizes.items())
         here = Block(layout, interpret, (tile, block, group), arrived=arrived, **held)
-        body(here, given_tree.unflatten(refs[: len(given)]), made_tree.unflatten(refs[len(given) :]))
+        body(here, inputs_tree.unflatten(refs[: len(arrays)]), outputs_tree.unflatten(refs[len(arrays) :]))
 
     run = gpu.kernel(
         kernel,
-        out_type=made,
+        out_type=shapes,
         grid=(layout.tiles, layout.blocks),
         grid_names=("tile", "block"),
         num_threads=layout.groups,
@@ -208,7 +208,7 @@ def launch(body: Callable[..., None], layout: Layout, dtype: Any, inputs: Any, o
     )
     if layout.blocks > 1:  # blocks that wait for each other must all run at once: one batch after the other
         run = jax.custom_batching.sequential_vmap(run)
-    return made_tree.unflatten(vary(run(*given), varying_axes(given)))
+    return outputs_tree.unflatten(vary(run(*arrays), varying_axes(arrays)))
 
 
 def _held(layout: Layout, dtype: Any) -> dict[str, Any]:

@@ -23,15 +23,15 @@ from rnnjax.unrolling.kernels.layout import Layout
 from rnnjax.unrolling.kernels.traced_gates import Gates, Tiles
 
 
-class Given(NamedTuple):
+class Operands(NamedTuple):
     """A recurrence as the kernels take it: units last, one batch axis, pytrees as lists of their leaves.
 
-    `weight [H, G, H]`, `own` parameters ``[n, H]``, leaves of `state` and `initial` ``[B, H]``, of z ``[T, B, n, H]``;
-    `valid` and `resets` are ``[T, B]``.
+    `weight [H, G, H]`; the parameters that gates read, ``[n, H]``; leaves of `state` and `initial` ``[B, H]``, of z
+    ``[T, B, n, H]``; `valid` and `resets` are ``[T, B]``.
     """
 
     weight: Array
-    own: list[Array]
+    gate_params: list[Array]
     state: list[Array]
     initial: list[Array] | None
     zs: list[Array]
@@ -39,7 +39,7 @@ class Given(NamedTuple):
     resets: Array | None
 
 
-class Saved(NamedTuple):
+class StepStarts(NamedTuple):
     """What steps started from: `hs [T + 1, B, H]` as it was multiplied, and the leaves of the state that the derivative
     of the gates reads, ``[T, B, H]``."""
 
@@ -59,61 +59,61 @@ class Kernels:
     interpret: bool
 
 
-def forward(kernels: Kernels, given: Given) -> tuple[Array, list[Array], Saved]:
+def forward(kernels: Kernels, operands: Operands) -> tuple[Array, list[Array], StepStarts]:
     """Returns ``ys [T, B, H]``, the leaves of the last state, and what the gradients need."""
-    layout, dtype, length = kernels.forward, kernels.dtype, given.zs[0].shape[0]
-    masked = given.valid is not None or given.resets is not None
+    layout, dtype, length = kernels.forward, kernels.dtype, operands.zs[0].shape[0]
+    masked = operands.valid is not None or operands.resets is not None
     inputs = {
-        "matrix": _matrices(given.weight.transpose(2, 1, 0), layout, dtype),
-        "own": _for_all(given.own, layout),
-        "state": _units(given.state, layout),
-        "initial": _units(given.initial, layout),
-        "zs": [_arranged(x, layout) for x in given.zs],
-        "valid": _mask(given.valid, layout),
-        "resets": _mask(given.resets, layout),
+        "matrix": _matrices(operands.weight.transpose(2, 1, 0), layout, dtype),
+        "gate_params": _for_all(operands.gate_params, layout),
+        "state": _units(operands.state, layout),
+        "initial": _units(operands.initial, layout),
+        "zs": [_arranged(x, layout) for x in operands.zs],
+        "valid": _mask(operands.valid, layout),
+        "resets": _mask(operands.resets, layout),
     }
-    reads = kernels.gates.backward.reads[len(given.own) :]
+    reads = kernels.gates.backward.reads[len(operands.gate_params) :]
     outputs = {
         "hs": _published(layout, length + 1, dtype),
         "ys": _empty(layout, 1, dtype, length) if masked else None,
-        "befores": [_empty(layout, 1, x.dtype, length) if read else None for x, read in zip(given.state, reads)],
-        "state": [_empty(layout, 1, x.dtype) for x in given.state],
+        "befores": [_empty(layout, 1, x.dtype, length) if read else None for x, read in zip(operands.state, reads)],
+        "state": [_empty(layout, 1, x.dtype) for x in operands.state],
     }
-    made = launch(_forward_kernel(kernels, length), layout, dtype, inputs, outputs, kernels.interpret)
-    hs = _one(made["hs"].swapaxes(2, 3), layout)
-    ys = _one(made["ys"], layout) if masked else hs[1:]
-    befores = [None if x is None else _one(x, layout) for x in made["befores"]]
-    return ys, [_one(x, layout) for x in made["state"]], Saved(hs, befores)
+    results = launch(_forward_kernel(kernels, length), layout, dtype, inputs, outputs, kernels.interpret)
+    hs = _single(results["hs"].swapaxes(2, 3), layout)
+    ys = _single(results["ys"], layout) if masked else hs[1:]
+    befores = [None if x is None else _single(x, layout) for x in results["befores"]]
+    return ys, [_single(x, layout) for x in results["state"]], StepStarts(hs, befores)
 
 
 def _forward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
     layout, gates, hidden = kernels.forward, kernels.gates.forward, kernels.hidden
 
-    def kernel(block: Block, given: Any, made: Any) -> None:
-        block.load_matrix(given["matrix"])
-        own, initial = [_entries(block, x) for x in given["own"]], None
-        if given["resets"] is not None:
-            initial = [block.read(x, 0) for x in given["initial"]]
-        state, now = [block.read(x, 0) for x in given["state"]], _fetched(block, given, 0)
+    def kernel(block: Block, inputs: Any, outputs: Any) -> None:
+        block.load_matrix(inputs["matrix"])
+        gate_params, initial = [_entries(block, x) for x in inputs["gate_params"]], None
+        if inputs["resets"] is not None:
+            initial = [block.read(x, 0) for x in inputs["initial"]]
+        state, now = [block.read(x, 0) for x in inputs["state"]], _fetched(block, inputs, 0)
 
         def reset(state: list[Array], at: dict[str, Any]) -> list[Array]:
             return state if initial is None else _select(at["resets"], initial, state)
 
         def publish(count: Any, state: list[Array], at: dict[str, Any]) -> None:
             h = reset(state, at)[hidden].astype(kernels.dtype)
-            block.publish(count, [h], made["hs"], count)
+            block.publish(count, [h], outputs["hs"], count)
 
         def step(t, carry):
             state, now = carry
-            ahead, before = _fetched(block, given, jax.lax.min(t + 1, length - 1)), reset(state, now)
-            for target, tile in zip(made["befores"], before):
+            ahead, before = _fetched(block, inputs, jax.lax.min(t + 1, length - 1)), reset(state, now)
+            for target, tile in zip(outputs["befores"], before):
                 if target is not None:
                     block.write(target, 0, tile, t)
             product = block.multiply(t)
             r = [product(0, gate).astype(state[hidden].dtype) for gate in range(layout.gates)]
-            new = [tile for (tile,) in gates(*own, *([x] for x in before), *now["zs"], r, like=r[0])]
-            if made["ys"] is not None:
-                block.write(made["ys"], 0, new[hidden].astype(kernels.dtype), t)
+            new = [tile for (tile,) in gates(*gate_params, *([x] for x in before), *now["zs"], r, like=r[0])]
+            if outputs["ys"] is not None:
+                block.write(outputs["ys"], 0, new[hidden].astype(kernels.dtype), t)
             after = new if now["valid"] is None else _select(now["valid"], new, state)
             publish(t + 1, after, ahead)
             return settled((after, ahead))
@@ -121,114 +121,118 @@ def _forward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
         settled = functools.partial(jax.tree.map, block.settled)
         publish(0, state, now)
         state, _ = jax.lax.fori_loop(0, length, step, settled((state, now)))
-        for target, tile in zip(made["state"], state):
+        for target, tile in zip(outputs["state"], state):
             block.write(target, 0, tile)
 
     return kernel
 
 
-def backward(kernels: Kernels, given: Given, saved: Saved, d_ys: Array, d_state: list[Array]) -> tuple[Any, ...]:
-    """Returns the gradients of the first five fields of `given`, in their order."""
+def backward(
+    kernels: Kernels, operands: Operands, starts: StepStarts, d_ys: Array, d_state: list[Array]
+) -> tuple[Any, ...]:
+    """Returns the gradients of the first five fields of `operands`, in their order."""
     layout, dtype, length = kernels.backward, kernels.dtype, d_ys.shape[0]
-    h = given.state[kernels.hidden]
+    h = operands.state[kernels.hidden]
     inputs = {
-        "matrix": _matrices(given.weight, layout, dtype),
-        "own": _for_all(given.own, layout),
-        "befores": _units(saved.befores, layout),
-        "zs": [_arranged(x, layout) for x in given.zs],
-        "r": _arranged(recurrent_product(saved.hs[:-1].astype(h.dtype), given.weight, dtype), layout),
+        "matrix": _matrices(operands.weight, layout, dtype),
+        "gate_params": _for_all(operands.gate_params, layout),
+        "befores": _units(starts.befores, layout),
+        "zs": [_arranged(x, layout) for x in operands.zs],
+        "r": _arranged(recurrent_product(starts.hs[:-1].astype(h.dtype), operands.weight, dtype), layout),
         "d_ys": _arranged(d_ys[..., None, :], layout),
         "d_state": _units(d_state, layout),
-        "valid": _mask(given.valid, layout),
-        "resets": _mask(given.resets, layout),
+        "valid": _mask(operands.valid, layout),
+        "resets": _mask(operands.resets, layout),
     }
-    state = [_empty(layout, 1, x.dtype) for x in given.state]
-    d_zs = [_empty(layout, x.shape[2], x.dtype, length) for x in given.zs]
+    state = [_empty(layout, 1, x.dtype) for x in operands.state]
+    d_zs = [_empty(layout, x.shape[2], x.dtype, length) for x in operands.zs]
     outputs = {
         "d_rs": _published(layout, length + 1, dtype),
         "d_zs": [] if kernels.gates.summed else d_zs,
-        "d_own": [_empty(layout, len(x), jnp.float32) for x in given.own],
+        "d_gate_params": [_empty(layout, len(x), jnp.float32) for x in operands.gate_params],
         "direct": state,
-        "kept": None if given.valid is None else state,
-        "d_initial": None if given.resets is None else state,
+        "skipped": None if operands.valid is None else state,
+        "d_initial": None if operands.resets is None else state,
     }
-    made = launch(_backward_kernel(kernels, length), layout, dtype, inputs, outputs, kernels.interpret)
-    return _finished(kernels, given, saved, made)
+    results = launch(_backward_kernel(kernels, length), layout, dtype, inputs, outputs, kernels.interpret)
+    return _gradients(kernels, operands, starts, results)
 
 
 def _backward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
     """The kernel that carries the gradient of the state before step t + 1, in its parts.
 
-    `direct` is what came through the gates, without what comes through the product; `kept` is that of sequences that
+    `direct` is what came through the gates, without what comes through the product; `skipped` is that of sequences that
     did not take the step; `d_initial` collects what goes to the initial state where a step was reset.
     """
     layout, gates, hidden = kernels.backward, kernels.gates.backward, kernels.hidden
 
-    def kernel(block: Block, given: Any, made: Any) -> None:
-        block.load_matrix(given["matrix"])
-        own, like = [_entries(block, x) for x in given["own"]], block.full(0, kernels.dtype)
-        last = [block.read(x, 0) for x in given["d_state"]]
+    def kernel(block: Block, inputs: Any, outputs: Any) -> None:
+        block.load_matrix(inputs["matrix"])
+        gate_params, like = [_entries(block, x) for x in inputs["gate_params"]], block.full(0, kernels.dtype)
+        last = [block.read(x, 0) for x in inputs["d_state"]]
         nothing = [block.full(0, x.dtype) for x in last]
 
         def step(i, carry):
-            t, (direct, kept, d_own, d_initial, resets, now) = length - 1 - i, carry
-            product, ahead = block.multiply(i), _fetched(block, given, jax.lax.max(t - 1, 0))
+            t, (direct, skipped, d_params, d_initial, resets, now) = length - 1 - i, carry
+            product, ahead = block.multiply(i), _fetched(block, inputs, jax.lax.max(t - 1, 0))
             d_state = list(direct)
             for gate in range(layout.gates):
                 d_state[hidden] += product(gate, gate).astype(d_state[hidden].dtype)
             if d_initial is not None:  # step t + 1 started from the initial state where it was reset
                 d_initial = [a + b for a, b in zip(d_initial, _select(resets, d_state, nothing))]
                 d_state = _select(resets, nothing, d_state)
-            d_state = [a + b for a, b in zip(d_state, kept)]
-            d_new, kept = d_state, nothing
+            d_state = [a + b for a, b in zip(d_state, skipped)]
+            d_new, skipped = d_state, nothing
             if now["valid"] is not None:
-                d_new, kept = _select(now["valid"], d_state, nothing), _select(now["valid"], nothing, d_state)
+                d_new, skipped = _select(now["valid"], d_state, nothing), _select(now["valid"], nothing, d_state)
             d_y = now["d_ys"].astype(d_new[hidden].dtype)
             d_new = [[x + d_y if leaf == hidden else x] for leaf, x in enumerate(d_new)]
             start = [None if x is None else [x] for x in now["befores"]]
-            found = gates(*own, *start, *now["zs"], now["r"], *d_new, like=like)
-            d_own = [[a + b.astype(a.dtype) for a, b in zip(*sums)] for sums in zip(d_own, found)]
-            direct = [tile for (tile,) in found[len(own) : len(own) + len(direct)]]
-            for target, tiles in zip(made["d_zs"], found[len(own) + len(direct) :]):
+            gradients = gates(*gate_params, *start, *now["zs"], now["r"], *d_new, like=like)
+            d_params = [[a + b.astype(a.dtype) for a, b in zip(*sums)] for sums in zip(d_params, gradients)]
+            direct = [tile for (tile,) in gradients[len(gate_params) : len(gate_params) + len(direct)]]
+            for target, tiles in zip(outputs["d_zs"], gradients[len(gate_params) + len(direct) :]):
                 for n, tile in enumerate(tiles):
                     block.write(target, n, tile, t)
-            block.publish(i + 1, [tile.astype(kernels.dtype) for tile in found[-1]], made["d_rs"], t)
-            return settled((direct, kept, d_own, d_initial, now["resets"], ahead))
+            block.publish(i + 1, [tile.astype(kernels.dtype) for tile in gradients[-1]], outputs["d_rs"], t)
+            return settled((direct, skipped, d_params, d_initial, now["resets"], ahead))
 
-        masked, sums = given["resets"] is not None, [[block.full(0, jnp.float32) for _ in tiles] for tiles in own]
-        block.publish(0, [like] * layout.gates, made["d_rs"], length)
+        masked = inputs["resets"] is not None
+        sums = [[block.full(0, jnp.float32) for _ in tiles] for tiles in gate_params]
+        block.publish(0, [like] * layout.gates, outputs["d_rs"], length)
         resets, d_initial = (block.full(0, jnp.float32), nothing) if masked else (None, None)
         settled = functools.partial(jax.tree.map, block.settled)
-        carry = settled((nothing, last, sums, d_initial, resets, _fetched(block, given, length - 1)))
-        direct, kept, d_own, d_initial, _, _ = jax.lax.fori_loop(0, length, step, carry)
-        for name, tiles in {"direct": direct, "kept": kept, "d_initial": d_initial}.items():
-            for target, tile in zip(made[name] or (), tiles or ()):
+        carry = settled((nothing, last, sums, d_initial, resets, _fetched(block, inputs, length - 1)))
+        direct, skipped, d_params, d_initial, _, _ = jax.lax.fori_loop(0, length, step, carry)
+        for name, tiles in {"direct": direct, "skipped": skipped, "d_initial": d_initial}.items():
+            for target, tile in zip(outputs[name] or (), tiles or ()):
                 block.write(target, 0, tile)
-        for target, tiles in zip(made["d_own"], d_own):
+        for target, tiles in zip(outputs["d_gate_params"], d_params):
             for n, tile in enumerate(tiles):
                 block.write(target, n, tile)
 
     return kernel
 
 
-def _finished(kernels: Kernels, given: Given, saved: Saved, made: dict[str, Any]) -> tuple[Any, ...]:
+def _gradients(kernels: Kernels, operands: Operands, starts: StepStarts, results: dict[str, Any]) -> tuple[Any, ...]:
     """Returns the gradients: sums over time and batch, and the first step's share of the state's, are left to XLA."""
     layout, dtype, exact = kernels.backward, kernels.dtype, {"preferred_element_type": jnp.float32}
-    d_rs = _restored(made["d_rs"].swapaxes(2, 3), layout)[:-1]
-    d_weight = jnp.einsum("tbk,tbgh->kgh", saved.hs[:-1], d_rs, **exact).astype(given.weight.dtype)
-    d_own = [_restored(x, layout).sum(0).astype(like.dtype) for x, like in zip(made["d_own"], given.own)]
-    d_state, d_initial = [_one(x, layout) for x in made["direct"]], None
-    through = jnp.einsum("bgh,kgh->bk", d_rs[0], given.weight.astype(dtype), **exact)
+    d_rs = _restored(results["d_rs"].swapaxes(2, 3), layout)[:-1]
+    d_weight = jnp.einsum("tbk,tbgh->kgh", starts.hs[:-1], d_rs, **exact).astype(operands.weight.dtype)
+    sums = zip(results["d_gate_params"], operands.gate_params)
+    d_gate_params = [_restored(x, layout).sum(0).astype(like.dtype) for x, like in sums]
+    d_state, d_initial = [_single(x, layout) for x in results["direct"]], None
+    through = jnp.einsum("bgh,kgh->bk", d_rs[0], operands.weight.astype(dtype), **exact)
     d_state[kernels.hidden] += through.astype(d_state[kernels.hidden].dtype)
-    if given.resets is not None:
-        first, none = given.resets[0][:, None], [jnp.zeros_like(x) for x in d_state]
-        d_initial = [_one(x, layout) + jnp.where(first, y, 0) for x, y in zip(made["d_initial"], d_state)]
+    if operands.resets is not None:
+        first, none = operands.resets[0][:, None], [jnp.zeros_like(x) for x in d_state]
+        d_initial = [_single(x, layout) + jnp.where(first, y, 0) for x, y in zip(results["d_initial"], d_state)]
         d_state = [jnp.where(first, a, b) for a, b in zip(none, d_state)]
-    if given.valid is not None:
-        d_state = [x + _one(kept, layout) for x, kept in zip(d_state, made["kept"])]
-    d_zs = [d_rs] if kernels.gates.summed else [_restored(x, layout) for x in made["d_zs"]]
-    d_zs = [d_z.astype(z.dtype) for d_z, z in zip(d_zs, given.zs)]
-    return d_weight, d_own, d_state, d_initial, d_zs
+    if operands.valid is not None:
+        d_state = [x + _single(skipped, layout) for x, skipped in zip(d_state, results["skipped"])]
+    d_zs = [d_rs] if kernels.gates.summed else [_restored(x, layout) for x in results["d_zs"]]
+    d_zs = [d_z.astype(z.dtype) for d_z, z in zip(d_zs, operands.zs)]
+    return d_weight, d_gate_params, d_state, d_initial, d_zs
 
 
 def _entries(block: Block, source: Any, *time: Any) -> Tiles:
@@ -236,14 +240,14 @@ def _entries(block: Block, source: Any, *time: Any) -> Tiles:
     return [block.read(source, n, *time) for n in range(source.shape[-4])]
 
 
-def _fetched(block: Block, given: dict[str, Any], t: Any) -> dict[str, Any]:
+def _fetched(block: Block, inputs: dict[str, Any], t: Any) -> dict[str, Any]:
     """Returns what step t reads: asked for one step before it is needed, it arrives while that step computes."""
-    found: dict[str, Any] = {"zs": [_entries(block, x, t) for x in given["zs"]]}
-    found["befores"] = [None if x is None else block.read(x, 0, t) for x in given.get("befores", ())]
-    found["r"] = _entries(block, given["r"], t) if "r" in given else None
+    tiles: dict[str, Any] = {"zs": [_entries(block, x, t) for x in inputs["zs"]]}
+    tiles["befores"] = [None if x is None else block.read(x, 0, t) for x in inputs.get("befores", ())]
+    tiles["r"] = _entries(block, inputs["r"], t) if "r" in inputs else None
     for name in ("valid", "resets", "d_ys"):
-        found[name] = None if given.get(name) is None else block.read(given[name], 0, t)
-    return found
+        tiles[name] = None if inputs.get(name) is None else block.read(inputs[name], 0, t)
+    return tiles
 
 
 def _select(mask: Array, yes: list[Array], no: list[Array]) -> list[Array]:
@@ -268,7 +272,7 @@ def _restored(x: Array, layout: Layout) -> Array:
     return x.reshape(*others, tiles * rows, n, layout.width)[..., : layout.batch, :, : layout.hidden]
 
 
-def _one(x: Array, layout: Layout) -> Array:
+def _single(x: Array, layout: Layout) -> Array:
     return _restored(x, layout)[..., 0, :]
 
 
@@ -277,9 +281,9 @@ def _units(leaves: list[Any] | None, layout: Layout) -> Any:
     return None if leaves is None else [None if x is None else _arranged(x[..., None, :], layout) for x in leaves]
 
 
-def _for_all(own: list[Array], layout: Layout) -> list[Array]:
+def _for_all(gate_params: list[Array], layout: Layout) -> list[Array]:
     """Returns parameters ``[n, H]``, arranged, the same for every sequence."""
-    return [_arranged(jnp.broadcast_to(x, (layout.rows, *x.shape)), layout, tiles=1) for x in own]
+    return [_arranged(jnp.broadcast_to(x, (layout.rows, *x.shape)), layout, tiles=1) for x in gate_params]
 
 
 def _mask(where: Array | None, layout: Layout) -> Array | None:
