@@ -16,7 +16,7 @@ def fuses(cell: Cell | None) -> TypeGuard[GatedCell]:
 
 
 def adds_a_bias(cell: Cell, params: Params, xs: Array | None) -> bool:
-    """Returns whether a cell's z is known to be ``xs @ w_x`` plus something that does not depend on `xs`.
+    """Returns whether a cell's z is known to be ``xs @ w_x`` plus, at most, something that does not depend on `xs`.
 
     Each step's z is then made from its own inputs alone, so that they can be made wherever they are read. Without
     inputs (None) nothing is known.
@@ -28,6 +28,8 @@ def adds_a_bias(cell: Cell, params: Params, xs: Array | None) -> bool:
     zs = jax.eval_shape(cell.project, params.w_x, xs)
     jaxpr = jax.make_jaxpr(cell.gate_inputs)(params, zs).jaxpr
     readers = [equation for equation in jaxpr.eqns if jaxpr.invars[-1] in equation.invars]
+    if not readers:  # nothing is added
+        return jaxpr.outvars == jaxpr.invars[-1:]
     return len(readers) == 1 and readers[0].primitive.name == "add" and readers[0].outvars == jaxpr.outvars
 
 

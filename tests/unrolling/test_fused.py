@@ -131,6 +131,11 @@ class OwnGateInputs(UpdateGateRNN):
         return jnp.tanh(super().gate_inputs(params, zs))
 
 
+class NoBias(UpdateGateRNN):
+    def gate_inputs(self, params, zs):
+        return zs
+
+
 class SplitGateInputs(UpdateGateRNN):
     """z is a pair: the terms of each gate."""
 
@@ -163,7 +168,7 @@ def read_in_the_loop(cell, features=I):
     return {(T, B, features + 1): "x, 1", (T, B, features): "x", z: "z"}[shapes.pop()]
 
 
-@pytest.mark.parametrize("cell", [UpdateGateRNN(H), LSTM(H)], ids=str)
+@pytest.mark.parametrize("cell", [UpdateGateRNN(H), LSTM(H), NoBias(H)], ids=str)
 def test_small_weights_multiply_the_inputs_in_the_loop(cell):
     assert read_in_the_loop(cell) == "x, 1"
 
@@ -197,7 +202,7 @@ def test_the_size_of_the_weights_says_which_are_multiplied_together_or_before_th
     assert read_in_the_loop(UpdateGateRNN(128), 2049) == "z"
 
 
-@pytest.mark.parametrize("cell", [UpdateGateRNN(H), LSTM(H, peephole=True)], ids=str)
+@pytest.mark.parametrize("cell", [UpdateGateRNN(H), LSTM(H, peephole=True), NoBias(H)], ids=str)
 def test_inputs_multiplied_in_the_loop_have_their_gradient(cell):
     params = parameters(cell)
 
