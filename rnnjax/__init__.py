@@ -29,8 +29,12 @@ from rnnjax.cells import (
     Wrapper,
 )
 from rnnjax.unrolling import (
+    Auto,
+    CellSequence,
+    CuDNN,
     Fused,
     Method,
+    Pallas,
     Recurrence,
     Scan,
     Static,
@@ -56,8 +60,11 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "GRU",
     "LSTM",
+    "Auto",
     "BasicRNN",
     "Cell",
+    "CellSequence",
+    "CuDNN",
     "Dropout",
     "Fused",
     "GRUParams",
@@ -70,6 +77,7 @@ __all__ = [
     "LearnedParams",
     "LearnedState",
     "Method",
+    "Pallas",
     "Project",
     "ProjectParams",
     "Recurrence",

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array
 
 from rnnjax.training.batches import Order
-from rnnjax.unrolling.unroll import vary
+from rnnjax.unrolling.varying import vary
 
 Count = int | Array  # a number of steps: a plain one is compiled into the program
 _FEWEST = 8  # batches for which a program is compiled that takes them from the host
