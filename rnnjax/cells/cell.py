@@ -29,7 +29,8 @@ class Cell(ABC):
 
     A sequence is computed as ``outputs(step over time(inputs(xs)))``. What does not depend on the state
     is in `inputs`, for all steps at once; only `step` is repeated; what no later step needs is in `outputs`.
-    Sequences are time-major here, ``[T, *batch, ...]``; `rnnjax.unroll` takes either order.
+    A subclass defines `step`, or the two halves of one, `advance` and `read`, between which a wrapper can change the
+    new state. Sequences are time-major here, ``[T, *batch, ...]``; `rnnjax.unroll` takes either order.
     Derive from it as a frozen dataclass; derive from `GatedCell` where the cell is gated.
     """
 
@@ -60,9 +61,23 @@ class Cell(ABC):
         All randomness is drawn here, from `key`; None means evaluation.
         """
 
-    @abstractmethod
     def step(self, params: Params, state: State, z: Any) -> tuple[State, Array]:
         """Takes one step, ``z`` being one time of what `inputs` returned; returns the new state and ``y``."""
+        state = self.advance(params, state, z)
+        return state, self.read(params, state, z)
+
+    def advance(self, params: Params, state: State, z: Any) -> State:
+        """Returns the new state of a step."""
+        raise NotImplementedError(_undefined(self, "advance"))
+
+    def read(self, params: Params, state: State, z: Any) -> Array:
+        """Returns a step's ``y`` from its new state and its ``z``."""
+        raise NotImplementedError(_undefined(self, "read"))
+
+    @property
+    def advances(self) -> bool:
+        """Whether `step` is `advance`, then `read`, so that the new state can be changed between them."""
+        return type(self).step is Cell.step
 
     def outputs(self, params: Params, ys: Float[Array, "*N H"]) -> Float[Array, "*N O"]:
         """Returns the outputs from the ``y`` of every step (identity unless a cell says otherwise)."""
@@ -109,6 +124,10 @@ class Cell(ABC):
         zs = self.inputs(params, x[None], key=key)
         state, y = self.step(params, state, jax.tree.map(lambda z: z[0], zs))
         return state, self.outputs(params, y)
+
+
+def _undefined(cell: Cell, half: str) -> str:
+    return f"{type(cell).__name__} must define step, or both advance and read; it has no {half}"
 
 
 class GatedParams(NamedTuple):
@@ -228,11 +247,13 @@ class GatedCell(Cell):
         zs = _product(xs.astype(dtype), matrix(w_x).astype(dtype))
         return zs.reshape(*xs.shape[:-1], *w_x.shape[1:])
 
-    def step(self, params: Params, state: State, z: Any) -> tuple[State, Array]:
+    def advance(self, params: Params, state: State, z: Any) -> State:
         r = recurrent_product(state.h, self.recurrent_weight(params), compute_dtype(z))
         new = self.gates(params, state, z, r)
-        new = jax.tree.map(lambda after, before: after.astype(before.dtype), new, state)
-        return new, new.h.astype(compute_dtype(z))
+        return jax.tree.map(lambda after, before: after.astype(before.dtype), new, state)
+
+    def read(self, params: Params, state: State, z: Any) -> Array:
+        return state.h.astype(compute_dtype(z))
 
 
 def recurrent_product(h: Float[Array, "*B K"], w: Float[Array, "K ..."], dtype: DTypeLike) -> Array:

@@ -68,7 +68,8 @@ class Fused:
 
 def fuses(cell: Cell) -> bool:
     """Returns whether a cell's step is what `GatedCell` makes of its `gates` and `recurrent_weight`."""
-    return isinstance(cell, GatedCell) and type(cell).step is GatedCell.step
+    kind, halves = type(cell), (GatedCell.step, GatedCell.advance, GatedCell.read)
+    return isinstance(cell, GatedCell) and (kind.step, kind.advance, kind.read) == halves
 
 
 def _joins(cell: GatedCell, weight: Float[Array, "O G H"], given: Recurrence) -> bool:
