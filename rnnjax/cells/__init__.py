@@ -5,16 +5,8 @@ from rnnjax.cells.cell import Cell, GatedCell, GatedParams, HiddenState
 from rnnjax.cells.gru import GRU, GRUParams
 from rnnjax.cells.lstm import LSTM, LSTMNorm, LSTMParams, LSTMState
 from rnnjax.cells.randomness import TimedKey
-from rnnjax.cells.wrappers import (
-    Dropout,
-    LearnedParams,
-    LearnedState,
-    Project,
-    ProjectParams,
-    Residual,
-    Stack,
-    Wrapper,
-)
+from rnnjax.cells.wrapper import Wrapper
+from rnnjax.cells.wrappers import Dropout, LearnedParams, LearnedState, Project, ProjectParams, Residual, Stack
 
 __all__ = [
     "GRU",

@@ -8,7 +8,8 @@ from typing import Any
 from jaxtyping import Array, Float
 
 from rnnjax.cells.cell import Cell, GatedCell, Key, Params, Recur, State
-from rnnjax.cells.wrappers import Dropout, Stack, Wrapper
+from rnnjax.cells.wrapper import Wrapper
+from rnnjax.cells.wrappers import Dropout, Stack
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.cell import Cell, GatedCell
-from rnnjax.cells.wrappers import Stack, Wrapper
+from rnnjax.cells.wrapper import Wrapper
+from rnnjax.cells.wrappers import Stack
 from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell, require
 from rnnjax.config import Config as ConfigGroup
 from rnnjax.data.bucketing import assign_buckets, choose_widths, padding_waste
