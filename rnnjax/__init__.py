@@ -23,7 +23,9 @@ from rnnjax.cells import (
     Residual,
     Stack,
     TimedKey,
+    WeightDrop,
     Wrapper,
+    Zoneout,
 )
 from rnnjax.unrolling import (
     Fused,
@@ -68,7 +70,9 @@ __all__ = [
     "Static",
     "Steps",
     "TimedKey",
+    "WeightDrop",
     "Wrapper",
+    "Zoneout",
     "bidirectional",
     "choose_method",
     "init_bidirectional",

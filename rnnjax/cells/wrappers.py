@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, PRNGKeyArray
 
 from rnnjax.cells.cell import Cell, Key, Params, Recur, State
+from rnnjax.cells.checks import check_rates
 from rnnjax.cells.initializers import Initializer, initializer
 from rnnjax.cells.randomness import TimedKey, dropout_mask, keep_mask, scaled, split, timed
 from rnnjax.cells.sizes import Size, as_batch_size, keep_sizes
@@ -128,9 +129,7 @@ class Dropout(Wrapper):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("input_rate", "state_rate", "output_rate"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        check_rates(self, "input_rate", "state_rate", "output_rate")
 
     @property
     def stochastic(self) -> bool:
