@@ -17,8 +17,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from rnnjax.cells.cell import Cell, GatedCell, Key, Params, State, compute_dtype
 from rnnjax.cells.initializers import gate_kernels, initializer
 from rnnjax.cells.sizes import keep_sizes
+from rnnjax.cells.tree import with_last
 from rnnjax.cells.wrapper import Wrapper
-from rnnjax.cells.wrappers import Stack
 
 SCORES = ("additive", "dot", "general", "concat")
 
@@ -323,10 +323,10 @@ def showing_alignment(cell: Cell) -> Cell:
     Raises:
       ValueError: if there is no attention cell, at the top or in wrappers around it.
     """
-    if isinstance(cell, AttentionCell):
-        return Alignment(cell)
-    if isinstance(cell, Wrapper):
-        return dataclasses.replace(cell, cell=showing_alignment(cell.cell))
-    if isinstance(cell, Stack):
-        return Stack((*cell.cells[:-1], showing_alignment(cell.cells[-1])))
-    raise ValueError(f"{cell!r} does not attend to anything; give a cell such as Bahdanau or Luong")
+    return with_last(cell, _aligned, lambda part: not isinstance(part, AttentionCell))
+
+
+def _aligned(cell: Cell) -> Alignment:
+    if not isinstance(cell, AttentionCell):
+        raise ValueError(f"{cell!r} does not attend to anything; give a cell such as Bahdanau or Luong")
+    return Alignment(cell)
