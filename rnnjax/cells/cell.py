@@ -131,11 +131,11 @@ def _undefined(cell: Cell, half: str) -> str:
 
 
 class GatedParams(NamedTuple):
-    """Parameters of a gated cell: ``w_x [I, G, H]``, ``w_h [H, G, H]``, ``b [G, H]``."""
+    """Parameters of a gated cell: ``w_x [I, G, H]``, ``w_h [H, G, H]``, ``b [G, H]`` (None without a bias)."""
 
     w_x: Array
     w_h: Array
-    b: Array
+    b: Array | None
 
 
 class HiddenState(NamedTuple):
@@ -158,6 +158,7 @@ class GatedCell(Cell):
       state_dtype: type of the state and of the pointwise work; None takes `dtype`, but never below float32.
       kernel_init, recurrent_init, bias_init: names from `jax.nn.initializers`, or functions ``(key, shape, dtype)``,
         which are asked for each gate's matrix, and each gate's vector ``[H]``, by itself.
+      use_bias: whether there are biases; without, they are None in the parameters.
     """
 
     hidden_size: int
@@ -168,6 +169,7 @@ class GatedCell(Cell):
     kernel_init: str | Initializer = "glorot_uniform"
     recurrent_init: str | Initializer = "orthogonal"
     bias_init: str | Initializer = "zeros"
+    use_bias: bool = True
 
     gate_count: ClassVar[int] = 1
 
@@ -200,14 +202,17 @@ class GatedCell(Cell):
         check_size("input_size", input_size)
         return GatedParams(*self.init_gates(key, input_size, self.gate_count))
 
-    def init_gates(self, key: PRNGKeyArray, input_size: Size, gate_count: int) -> tuple[Array, Array, Array]:
-        """Returns fresh ``w_x [I, G, H]``, ``w_h [O, G, H]`` and ``b [G, H]``, each gate initialised by itself."""
+    def init_gates(self, key: PRNGKeyArray, input_size: Size, gate_count: int) -> tuple[Array, Array, Array | None]:
+        """Returns fresh ``w_x [I, G, H]``, ``w_h [O, G, H]`` and ``b [G, H]``, each gate initialised by itself.
+
+        ``b`` is None without a bias.
+        """
         k_x, k_h, k_b = jax.random.split(key, 3)
         shape = (gate_count, self.hidden_size)
         return (
             gate_kernels(self.kernel_init, k_x, int(input_size), *shape, self.param_dtype),
             gate_kernels(self.recurrent_init, k_h, self.output_size, *shape, self.param_dtype),
-            gate_vectors(self.bias_init, k_b, *shape, self.param_dtype),
+            gate_vectors(self.bias_init, k_b, *shape, self.param_dtype) if self.use_bias else None,
         )
 
     def recurrent_weight(self, params: Params) -> Float[Array, "O G H"]:
@@ -233,7 +238,7 @@ class GatedCell(Cell):
         A cell that does more with projected inputs overrides this rather than `inputs`, so that they can come from
         elsewhere than a product, such as a lookup.
         """
-        return zs + params.b.astype(zs.dtype)
+        return add_bias(zs, params.b)
 
     def over_time(self, recur: Recur, params: Params, xs: Array, state: State, initial: State, key: Key):
         ys, state = recur(self, params, self.inputs(params, xs, key=key), state, initial, xs)
@@ -254,6 +259,11 @@ class GatedCell(Cell):
 
     def read(self, params: Params, state: State, z: Any) -> Array:
         return state.h.astype(compute_dtype(z))
+
+
+def add_bias(zs: Float[Array, "*N G H"], b: Float[Array, "G H"] | None) -> Float[Array, "*N G H"]:
+    """Returns projected inputs with a bias added, if there is one."""
+    return zs if b is None else zs + b.astype(zs.dtype)
 
 
 def recurrent_product(h: Float[Array, "*B K"], w: Float[Array, "K ..."], dtype: DTypeLike) -> Array:

@@ -109,4 +109,6 @@ def adds_a_bias(given: Recurrence) -> bool:
     zs = jax.eval_shape(cell.project, given.params.w_x, given.xs)
     jaxpr = jax.make_jaxpr(cell.gate_inputs)(given.params, zs).jaxpr
     readers = [equation for equation in jaxpr.eqns if jaxpr.invars[-1] in equation.invars]
+    if not readers:  # a cell without a bias
+        return jaxpr.outvars == jaxpr.invars[-1:]
     return len(readers) == 1 and readers[0].primitive.name == "add" and readers[0].outvars == jaxpr.outvars
