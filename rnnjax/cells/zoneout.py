@@ -61,23 +61,28 @@ class Zoneout(Wrapper):
         return bool(self._rates)
 
     def draw(self, params: Params, xs: Array, key: Key) -> tuple[dict[str, Array] | None, Key]:
-        inner, *keys = split(key, 3)
+        inner, k_h, k_c = split(key, 3)
+        shapes = self._shapes(xs)
+        if key is None:
+            return None, inner
+        keys = {"h": k_h, "c": k_c}
+        return {name: self._new_ones(keys[name], name, shape) for name, shape in shapes.items()}, inner
+
+    def _shapes(self, xs: Array) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes ``[T, *batch, H]`` of the masks by the fields of the state that they are for."""
         state = jax.eval_shape(lambda: self.cell.initial_state(as_batch_size(xs.shape[1:-1]), xs.dtype))
         missing = [name for name in self._rates if not hasattr(state, name)]
         if missing:
             raise ValueError(f"{self!r} needs a state with a field {missing[0]}; that of {self.cell!r} has none")
-        if key is None:
-            return None, inner
-        by_name = dict(zip("hc", keys))
-        return {
-            name: keep_mask(by_name[name], rate, (len(xs), *getattr(state, name).shape), variational=self.variational)
-            for name, rate in self._rates.items()
-        }, inner
+        return {name: (len(xs), *getattr(state, name).shape) for name in self._rates}
+
+    def _new_ones(self, key: Any, name: str, shape: tuple[int, ...]) -> Array:
+        """Returns which units take their new value."""
+        return keep_mask(key, self._rates[name], shape, variational=self.variational)
 
     def update(self, params: Params, old: State, new: State, drawn: Any) -> State:
-        return new._replace(
-            **{name: self._zoned(name, getattr(old, name), getattr(new, name), drawn) for name in self._rates}
-        )
+        zoned = {name: self._zoned(name, getattr(old, name), getattr(new, name), drawn) for name in self._rates}
+        return new._replace(**zoned)
 
     def _zoned(self, name: str, old: Array, new: Array, drawn: dict[str, Array] | None) -> Array:
         """Returns a field of the new state: `drawn` says which units take their new value; None: the expectation."""
