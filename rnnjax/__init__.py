@@ -3,6 +3,9 @@
 from rnnjax import starting as _starting  # noqa: F401  (before what takes long to import)
 
 # isort: split
+import importlib
+from typing import Any
+
 from rnnjax.cells import (
     GRU,
     LSTM,
@@ -43,6 +46,14 @@ from rnnjax.unrolling import (
 )
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the folders that need Flax when they are first asked for, so that importing rnnjax needs JAX alone."""
+    if name in ("interop", "models", "nn"):
+        return importlib.import_module(f"rnnjax.{name}")
+    raise AttributeError(f"module 'rnnjax' has no attribute {name!r}")
+
 
 __all__ = [
     "GRU",

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from rnnjax.cells.cell import Cell, Key, Params, State
 from rnnjax.cells.checks import check_params, check_state
@@ -30,7 +30,7 @@ def unroll(
     xs: Float[ArrayLike, "*B T I"],
     state: State | None = None,
     *,
-    lengths: Int[ArrayLike, " *B"] | Sequence[int] | None = None,
+    lengths: Integer[ArrayLike, " *B"] | Sequence[int] | None = None,
     mask: Bool[ArrayLike, "*B T"] | None = None,
     resets: Bool[ArrayLike, "*B T"] | None = None,
     reverse: bool = False,
