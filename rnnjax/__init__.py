@@ -26,7 +26,9 @@ from rnnjax.cells import (
     Residual,
     Stack,
     TimedKey,
+    WeightDrop,
     Wrapper,
+    Zoneout,
 )
 from rnnjax.unrolling import (
     Auto,
@@ -87,7 +89,9 @@ __all__ = [
     "Static",
     "Steps",
     "TimedKey",
+    "WeightDrop",
     "Wrapper",
+    "Zoneout",
     "bidirectional",
     "choose_method",
     "init_bidirectional",

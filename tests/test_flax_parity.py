@@ -18,8 +18,16 @@ LINEN = {
     "SimpleCell": (nn.SimpleCell(H), BasicRNN(H)),
     "SimpleCell-relu": (nn.SimpleCell(H, activation_fn=nn.relu), BasicRNN(H, activation="relu")),
     "LSTMCell": (nn.LSTMCell(H), LSTM(H)),
+    "LSTMCell-elu-tanh": (
+        nn.LSTMCell(H, activation_fn=nn.elu, gate_fn=nn.tanh),
+        LSTM(H, activation="elu", gate_activation="tanh"),
+    ),
     "OptimizedLSTMCell": (nn.OptimizedLSTMCell(H), LSTM(H)),
     "GRUCell": (nn.GRUCell(H), GRU(H)),
+    "GRUCell-elu-hard_sigmoid": (
+        nn.GRUCell(H, activation_fn=nn.elu, gate_fn=nn.hard_sigmoid),
+        GRU(H, activation="elu", gate_activation=nn.hard_sigmoid),
+    ),
 }
 NNX = {
     "SimpleCell": (nnx.SimpleCell, BasicRNN(H)),

@@ -5,16 +5,10 @@ from rnnjax.cells.cell import Cell, GatedCell, GatedParams, HiddenState
 from rnnjax.cells.gru import GRU, GRUParams
 from rnnjax.cells.lstm import LSTM, LSTMNorm, LSTMParams, LSTMState
 from rnnjax.cells.randomness import TimedKey
-from rnnjax.cells.wrappers import (
-    Dropout,
-    LearnedParams,
-    LearnedState,
-    Project,
-    ProjectParams,
-    Residual,
-    Stack,
-    Wrapper,
-)
+from rnnjax.cells.weight_drop import WeightDrop
+from rnnjax.cells.wrapper import Wrapper
+from rnnjax.cells.wrappers import Dropout, LearnedParams, LearnedState, Project, ProjectParams, Residual, Stack
+from rnnjax.cells.zoneout import Zoneout
 
 __all__ = [
     "GRU",
@@ -36,5 +30,7 @@ __all__ = [
     "Residual",
     "Stack",
     "TimedKey",
+    "WeightDrop",
     "Wrapper",
+    "Zoneout",
 ]

@@ -29,7 +29,8 @@ class Cell(ABC):
 
     A sequence is computed as ``outputs(step over time(inputs(xs)))``. What does not depend on the state
     is in `inputs`, for all steps at once; only `step` is repeated; what no later step needs is in `outputs`.
-    Sequences are time-major here, ``[T, *batch, ...]``; `rnnjax.unroll` takes either order.
+    A subclass defines `step`, or the two halves of one, `advance` and `read`, between which a wrapper can change the
+    new state. Sequences are time-major here, ``[T, *batch, ...]``; `rnnjax.unroll` takes either order.
     Derive from it as a frozen dataclass; derive from `GatedCell` where the cell is gated.
     """
 
@@ -60,9 +61,23 @@ class Cell(ABC):
         All randomness is drawn here, from `key`; None means evaluation.
         """
 
-    @abstractmethod
     def step(self, params: Params, state: State, z: Any) -> tuple[State, Array]:
         """Takes one step, ``z`` being one time of what `inputs` returned; returns the new state and ``y``."""
+        state = self.advance(params, state, z)
+        return state, self.read(params, state, z)
+
+    def advance(self, params: Params, state: State, z: Any) -> State:
+        """Returns the new state of a step."""
+        raise NotImplementedError(_undefined(self, "advance"))
+
+    def read(self, params: Params, state: State, z: Any) -> Array:
+        """Returns a step's ``y`` from its new state and its ``z``."""
+        raise NotImplementedError(_undefined(self, "read"))
+
+    @property
+    def advances(self) -> bool:
+        """Whether `step` is `advance`, then `read`, so that the new state can be changed between them."""
+        return type(self).step is Cell.step
 
     def outputs(self, params: Params, ys: Float[Array, "*N H"]) -> Float[Array, "*N O"]:
         """Returns the outputs from the ``y`` of every step (identity unless a cell says otherwise)."""
@@ -111,12 +126,16 @@ class Cell(ABC):
         return state, self.outputs(params, y)
 
 
+def _undefined(cell: Cell, half: str) -> str:
+    return f"{type(cell).__name__} must define step, or both advance and read; it has no {half}"
+
+
 class GatedParams(NamedTuple):
-    """Parameters of a gated cell: ``w_x [I, G, H]``, ``w_h [H, G, H]``, ``b [G, H]``."""
+    """Parameters of a gated cell: ``w_x [I, G, H]``, ``w_h [H, G, H]``, ``b [G, H]`` (None without a bias)."""
 
     w_x: Array
     w_h: Array
-    b: Array
+    b: Array | None
 
 
 class HiddenState(NamedTuple):
@@ -139,6 +158,7 @@ class GatedCell(Cell):
       state_dtype: type of the state and of the pointwise work; None takes `dtype`, but never below float32.
       kernel_init, recurrent_init, bias_init: names from `jax.nn.initializers`, or functions ``(key, shape, dtype)``,
         which are asked for each gate's matrix, and each gate's vector ``[H]``, by itself.
+      use_bias: whether there are biases; without, they are None in the parameters.
     """
 
     hidden_size: int
@@ -149,6 +169,7 @@ class GatedCell(Cell):
     kernel_init: str | Initializer = "glorot_uniform"
     recurrent_init: str | Initializer = "orthogonal"
     bias_init: str | Initializer = "zeros"
+    use_bias: bool = True
 
     gate_count: ClassVar[int] = 1
 
@@ -181,14 +202,17 @@ class GatedCell(Cell):
         check_size("input_size", input_size)
         return GatedParams(*self.init_gates(key, input_size, self.gate_count))
 
-    def init_gates(self, key: PRNGKeyArray, input_size: Size, gate_count: int) -> tuple[Array, Array, Array]:
-        """Returns fresh ``w_x [I, G, H]``, ``w_h [O, G, H]`` and ``b [G, H]``, each gate initialised by itself."""
+    def init_gates(self, key: PRNGKeyArray, input_size: Size, gate_count: int) -> tuple[Array, Array, Array | None]:
+        """Returns fresh ``w_x [I, G, H]``, ``w_h [O, G, H]`` and ``b [G, H]``, each gate initialised by itself.
+
+        ``b`` is None without a bias.
+        """
         k_x, k_h, k_b = jax.random.split(key, 3)
         shape = (gate_count, self.hidden_size)
         return (
             gate_kernels(self.kernel_init, k_x, int(input_size), *shape, self.param_dtype),
             gate_kernels(self.recurrent_init, k_h, self.output_size, *shape, self.param_dtype),
-            gate_vectors(self.bias_init, k_b, *shape, self.param_dtype),
+            gate_vectors(self.bias_init, k_b, *shape, self.param_dtype) if self.use_bias else None,
         )
 
     def recurrent_weight(self, params: Params) -> Float[Array, "O G H"]:
@@ -214,7 +238,7 @@ class GatedCell(Cell):
         A cell that does more with projected inputs overrides this rather than `inputs`, so that they can come from
         elsewhere than a product, such as a lookup.
         """
-        return zs + params.b.astype(zs.dtype)
+        return add_bias(zs, params.b)
 
     def over_time(self, recur: Recur, params: Params, xs: Array, state: State, initial: State, key: Key):
         ys, state = recur(self, params, self.inputs(params, xs, key=key), state, initial, xs)
@@ -228,11 +252,18 @@ class GatedCell(Cell):
         zs = _product(xs.astype(dtype), matrix(w_x).astype(dtype))
         return zs.reshape(*xs.shape[:-1], *w_x.shape[1:])
 
-    def step(self, params: Params, state: State, z: Any) -> tuple[State, Array]:
+    def advance(self, params: Params, state: State, z: Any) -> State:
         r = recurrent_product(state.h, self.recurrent_weight(params), compute_dtype(z))
         new = self.gates(params, state, z, r)
-        new = jax.tree.map(lambda after, before: after.astype(before.dtype), new, state)
-        return new, new.h.astype(compute_dtype(z))
+        return jax.tree.map(lambda after, before: after.astype(before.dtype), new, state)
+
+    def read(self, params: Params, state: State, z: Any) -> Array:
+        return state.h.astype(compute_dtype(z))
+
+
+def add_bias(zs: Float[Array, "*N G H"], b: Float[Array, "G H"] | None) -> Float[Array, "*N G H"]:
+    """Returns projected inputs with a bias added, if there is one."""
+    return zs if b is None else zs + b.astype(zs.dtype)
 
 
 def recurrent_product(h: Float[Array, "*B K"], w: Float[Array, "K ..."], dtype: DTypeLike) -> Array:

@@ -23,6 +23,13 @@ def check_floating(name: str, xs: Any) -> None:
         )
 
 
+def check_rates(fields: Any, *names: str) -> None:
+    """Raises unless these fields are probabilities of dropping something, and not all of it."""
+    for name in names:
+        if not 0 <= getattr(fields, name) < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {getattr(fields, name)}")
+
+
 def check_params(cell: Any, params: Any, input_size: int) -> None:
     """Raises unless `params` have the structure, the shapes and the kinds of numbers that the cell's `init` gives."""
     expected = _expected_params(cell, input_size)

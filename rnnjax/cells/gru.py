@@ -6,9 +6,9 @@ import dataclasses
 from typing import ClassVar, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from rnnjax.cells.activations import Activation, activation_function, complement
 from rnnjax.cells.cell import GatedCell, HiddenState, check_size, compute_dtype, recurrent_product
 from rnnjax.cells.initializers import vector_initializer
 from rnnjax.cells.sizes import Size
@@ -17,12 +17,13 @@ from rnnjax.cells.sizes import Size
 class GRUParams(NamedTuple):
     """Gates in the order r, z, n: ``w_x [I, 3, H]``, ``w_h [H, 3, H]``, ``b [3, H]``.
 
-    ``b_hn [H]`` is the candidate's own recurrent bias; None where the reset comes before the product.
+    ``b_hn [H]`` is the candidate's own recurrent bias; None where the reset comes before the product. Both biases are
+    None with ``use_bias=False``.
     """
 
     w_x: Array
     w_h: Array
-    b: Array
+    b: Array | None
     b_hn: Array | None
 
 
@@ -36,19 +37,26 @@ class GRU(GatedCell):
     n = tanh(x W_xn + b_n + (r * h) W_hn)             reset="before", the original, as TensorFlow 1 has it
     h' = (1 - z) * n + z * h;  y = h'
 
+    Where others are asked for, `activation` takes the place of tanh, and `gate_activation` that of the sigmoid.
+
     Attributes:
       reset: whether the reset gate is applied "after" or "before" the candidate's product.
+      activation, gate_activation: names (``"tanh"``, ``"relu"``, ...) or pointwise functions.
 
     Raises:
-      ValueError: for another value of `reset`.
+      ValueError: for another value of `reset`, or an unknown activation.
     """
 
     reset: Literal["after", "before"] = "after"
+    activation: str | Activation = "tanh"
+    gate_activation: str | Activation = "sigmoid"
 
     gate_count: ClassVar[int] = 3
 
     def __post_init__(self):
         super().__post_init__()
+        for choice in (self.activation, self.gate_activation):
+            activation_function(choice)
         if self.reset not in ("after", "before"):
             raise ValueError(f'reset must be "after" or "before", got {self.reset!r}')
 
@@ -59,19 +67,21 @@ class GRU(GatedCell):
     def init(self, key: PRNGKeyArray, input_size: Size) -> GRUParams:
         check_size("input_size", input_size)
         k_gates, k_bias = jax.random.split(key)
-        b_hn = vector_initializer(self.bias_init)(k_bias, (self.hidden_size,), self.param_dtype)
-        return GRUParams(*self.init_gates(k_gates, input_size, 3), b_hn if self.reset == "after" else None)
+        b_hn = None
+        if self.use_bias and self.reset == "after":
+            b_hn = vector_initializer(self.bias_init)(k_bias, (self.hidden_size,), self.param_dtype)
+        return GRUParams(*self.init_gates(k_gates, input_size, 3), b_hn)
 
     def recurrent_weight(self, params: GRUParams) -> Float[Array, "H G H"]:
         return params.w_h if self.reset == "after" else params.w_h[:, :2]
 
     def gates(self, params: GRUParams, state: HiddenState, z: Array, r: Array) -> HiddenState:
-        reset = jax.nn.sigmoid(z[..., 0, :] + r[..., 0, :])
+        gate, activation = activation_function(self.gate_activation), activation_function(self.activation)
+        reset = gate(z[..., 0, :] + r[..., 0, :])
         update = z[..., 1, :] + r[..., 1, :]
-        if params.b_hn is not None:
-            recurrent = reset * (r[..., 2, :] + params.b_hn)
-        else:
+        if self.reset == "before":
             recurrent = recurrent_product(reset * state.h, params.w_h[:, 2], compute_dtype(z))
-        candidate = jnp.tanh(z[..., 2, :] + recurrent)
-        # 1 - sigmoid(x) would lose all digits where the gate is nearly closed, sigmoid(-x) loses none.
-        return HiddenState(jax.nn.sigmoid(-update) * candidate + jax.nn.sigmoid(update) * state.h)
+        else:
+            recurrent = reset * (r[..., 2, :] if params.b_hn is None else r[..., 2, :] + params.b_hn)
+        candidate = activation(z[..., 2, :] + recurrent)
+        return HiddenState(complement(gate, update) * candidate + gate(update) * state.h)

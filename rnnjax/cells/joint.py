@@ -26,5 +26,5 @@ class JointBasicRNN(BasicRNN):
         k_kernel, k_bias = jax.random.split(key)
         shape = (input_size + self.hidden_size, self.hidden_size)
         kernel = initializer(self.kernel_init)(k_kernel, shape, self.param_dtype)[:, None]
-        bias = gate_vectors(self.bias_init, k_bias, 1, self.hidden_size, self.param_dtype)
+        bias = gate_vectors(self.bias_init, k_bias, 1, self.hidden_size, self.param_dtype) if self.use_bias else None
         return GatedParams(kernel[:input_size], kernel[input_size:], bias)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rnnjax.cells.cell import GatedCell, check_size, compute_dtype, recurrent_product
+from rnnjax.cells.activations import Activation, activation_function, complement
+from rnnjax.cells.cell import GatedCell, add_bias, check_size, compute_dtype, recurrent_product
 from rnnjax.cells.initializers import gate_vectors, initializer, vector_initializer
 from rnnjax.cells.sizes import Size, keep_sizes
 from rnnjax.dtypes import at_least_float32
@@ -36,13 +37,13 @@ class LSTMNorm(NamedTuple):
 class LSTMParams(NamedTuple):
     """Gates in the order i, f, g, o (f, g, o where coupled): ``w_x [I, G, H]``, ``w_h [O, G, H]``, ``b [G, H]``.
 
-    Each is None where the cell has no such part: ``peephole [3, H]``, the weights from c to i, f, o (f, o where
+    Each is None where the cell has no such part: ``b``; ``peephole [3, H]``, the weights from c to i, f, o (f, o where
     coupled, ``[2, H]``); ``w_p [H, O]``, the projection; ``norm``, the layer normalisation.
     """
 
     w_x: Array
     w_h: Array
-    b: Array
+    b: Array | None
     peephole: Array | None = None
     w_p: Array | None = None
     norm: LSTMNorm | None = None
@@ -59,10 +60,11 @@ class LSTM(GatedCell):
     o = sigmoid(x W_xo + h W_ho + p_o * c' + b_o)
     h' = o * tanh(c');  y = h'
 
-    The terms with p are there with `peephole` (Gers and Schmidhuber, 2000).
+    The terms with p are there with `peephole` (Gers and Schmidhuber, 2000). Where others are asked for, `activation`
+    takes the place of both tanh, and `gate_activation` that of the sigmoid.
 
     Attributes:
-      forget_bias: initial bias of the forget gate.
+      forget_bias: initial bias of the forget gate; of no effect without biases.
       peephole: whether the gates see the cell state; each gate's weights are a vector of their own, drawn by
         `kernel_init`.
       projection_size: if given, h' = (o * tanh(c')) W_p has this size (Sak et al., 2014).
@@ -71,10 +73,11 @@ class LSTM(GatedCell):
       coupled_gates: whether i = 1 - f (Greff et al., 2017).
       layer_norm: whether x W_x, h W_h (over all gates together) and c' (where the output reads it) are normalised
         (Ba et al., 2016).
+      activation, gate_activation: names (``"tanh"``, ``"relu"``, ...) or pointwise functions.
 
     Raises:
-      ValueError: for a projection_clip without a projection, clips that are not positive, or peepholes with
-        ``kernel_init="orthogonal"``.
+      ValueError: for an unknown activation, a projection_clip without a projection, clips that are not positive, or
+        peepholes with ``kernel_init="orthogonal"``.
     """
 
     forget_bias: float = 1.0
@@ -84,9 +87,13 @@ class LSTM(GatedCell):
     projection_clip: float | None = None
     coupled_gates: bool = False
     layer_norm: bool = False
+    activation: str | Activation = "tanh"
+    gate_activation: str | Activation = "sigmoid"
 
     def __post_init__(self):
         super().__post_init__()
+        for choice in (self.activation, self.gate_activation):
+            activation_function(choice)
         if self.peephole:
             vector_initializer(self.kernel_init)
         keep_sizes(self, optional=("projection_size",))
@@ -109,7 +116,7 @@ class LSTM(GatedCell):
         check_size("input_size", input_size)
         k_gates, k_peephole, k_projection = jax.random.split(key, 3)
         w_x, w_h, b = self.init_gates(k_gates, input_size, 3 if self.coupled_gates else 4)
-        b = b.at[0 if self.coupled_gates else 1].add(self.forget_bias)
+        b = None if b is None else b.at[0 if self.coupled_gates else 1].add(self.forget_bias)
         return LSTMParams(
             w_x, w_h, b, self._init_peephole(k_peephole), self._init_projection(k_projection), self._init_norm()
         )
@@ -139,26 +146,26 @@ class LSTM(GatedCell):
     def gate_inputs(self, params: LSTMParams, zs: Float[Array, "*N G H"]) -> Float[Array, "*N G H"]:
         if params.norm is not None:
             zs = _normalise(zs, (-2, -1)) * params.norm.x.astype(zs.dtype)
-        return zs + params.b.astype(zs.dtype)
+        return add_bias(zs, params.b)
 
     def gates(self, params: LSTMParams, state: LSTMState, z: Array, r: Array) -> LSTMState:
         if params.norm is not None:
             r = _normalise(r, (-2, -1)) * params.norm.h
+        gate, activation = activation_function(self.gate_activation), activation_function(self.activation)
         a = z + r
         entering, leaving = a[..., :-2, :], a[..., -1, :]
         if params.peephole is not None:
             entering = entering + params.peephole[:-1] * state.c[..., None, :]
-        # 1 - sigmoid(x) would lose all digits where the gate is nearly closed, sigmoid(-x) loses none.
-        i = jax.nn.sigmoid(-entering[..., 0, :] if self.coupled_gates else entering[..., 0, :])
-        f, g = jax.nn.sigmoid(entering[..., -1, :]), jnp.tanh(a[..., -2, :])
+        i = complement(gate, entering[..., 0, :]) if self.coupled_gates else gate(entering[..., 0, :])
+        f, g = gate(entering[..., -1, :]), activation(a[..., -2, :])
         c = f * state.c + i * g
         if self.cell_clip is not None:
             c = jnp.clip(c, -self.cell_clip, self.cell_clip)
         if params.peephole is not None:
             leaving = leaving + params.peephole[-1] * c
-        o = jax.nn.sigmoid(leaving)
+        o = gate(leaving)
         read = c if params.norm is None else _normalise(c, -1) * params.norm.c + params.norm.c_bias
-        return LSTMState(self._project(params, o * jnp.tanh(read), compute_dtype(z)), c)
+        return LSTMState(self._project(params, o * activation(read), compute_dtype(z)), c)
 
     def _project(self, params: LSTMParams, h: Array, dtype: DTypeLike) -> Array:
         """Returns the hidden state after the projection and its clip, where the cell has them."""

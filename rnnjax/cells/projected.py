@@ -8,7 +8,11 @@ from typing import Any
 from jaxtyping import Array, Float
 
 from rnnjax.cells.cell import Cell, GatedCell, Key, Params, Recur, State
-from rnnjax.cells.wrappers import Dropout, Stack, Wrapper
+from rnnjax.cells.tree import first_with_params, with_first
+from rnnjax.cells.weight_drop import WeightDrop
+from rnnjax.cells.wrapper import Wrapper
+from rnnjax.cells.wrappers import Dropout, LearnedState, Project, Stack
+from rnnjax.cells.zoneout import Zoneout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,20 +51,21 @@ class Projected(Wrapper):
 def projected(cell: Cell, params: Params) -> tuple[Cell, Float[Array, "I G H"]]:
     """Returns the cell that takes projected inputs, and the weight ``w_x`` that they are projected with.
 
-    The cell may be gated, a `Stack` whose first layer is such a cell, or in a `Dropout` that drops no inputs.
+    The cell may be gated, a `Stack` whose first layer is such a cell, or in wrappers that leave the inputs alone, as a
+    `Dropout` does that drops none of them.
 
     Raises:
       TypeError: as `Projected`; ValueError: for a Dropout with an input rate.
     """
-    if isinstance(cell, Stack):
-        first, w_x = projected(cell.cells[0], params[0])
-        return Stack((first, *cell.cells[1:])), w_x
-    if isinstance(cell, Dropout):
-        if cell.input_rate:
-            raise ValueError(
-                f"input_rate={cell.input_rate} would drop parts of a one-hot input, which is only looked up; "
-                "leave it out of the first layer"
-            )
-        inner, w_x = projected(cell.cell, params)
-        return dataclasses.replace(cell, cell=inner), w_x
-    return Projected(cell), params.w_x
+    taking = with_first(cell, Projected, _leaves_inputs_alone)
+    return taking, first_with_params(cell, params, _leaves_inputs_alone)[1].w_x
+
+
+def _leaves_inputs_alone(cell: Cell) -> bool:
+    """Returns whether the first cell inside reads the inputs as they are."""
+    if isinstance(cell, Dropout) and cell.input_rate:
+        raise ValueError(
+            f"input_rate={cell.input_rate} would drop parts of a one-hot input, which is only looked up; "
+            "leave it out of the first layer"
+        )
+    return type(cell) in (Stack, Dropout, Project, LearnedState, Zoneout, WeightDrop)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 
 class TimedKey(NamedTuple):
@@ -43,17 +43,27 @@ def split(key: PRNGKeyArray | TimedKey | None, count: int) -> list:
     return list(jax.random.split(key, count))
 
 
-def dropout_mask(
-    key: PRNGKeyArray | TimedKey, rate: float, shape: tuple[int, ...], dtype: DTypeLike, *, variational: bool
-) -> Float[Array, "T *B N"]:
-    """Returns factors of 0 (with probability `rate`) or ``1 / (1 - rate)``, of shape ``[T, *batch, N]``.
+def keep_mask(
+    key: PRNGKeyArray | TimedKey, rate: float, shape: tuple[int, ...], *, variational: bool
+) -> Bool[Array, "T *B N"]:
+    """Returns what is kept, false with probability `rate`, of shape ``[T, *batch, N]``.
 
     With `variational`, one mask a sequence, the same at every step (Gal and Ghahramani, 2016); else one a step.
     """
     length, *rest = shape
     key, time = timed(key, length)
     if variational:
-        kept = jnp.broadcast_to(jax.random.bernoulli(key, 1 - rate, rest), shape)
-    else:
-        kept = jax.vmap(lambda t: jax.random.bernoulli(jax.random.fold_in(key, t), 1 - rate, rest))(time)
+        return jnp.broadcast_to(jax.random.bernoulli(key, 1 - rate, rest), shape)
+    return jax.vmap(lambda t: jax.random.bernoulli(jax.random.fold_in(key, t), 1 - rate, rest))(time)
+
+
+def scaled(kept: Bool[Array, "*N"], rate: float, dtype: DTypeLike) -> Float[Array, "*N"]:
+    """Returns factors that leave the expected value as it is: 0, or ``1 / (1 - rate)`` for what is kept."""
     return kept.astype(dtype) / jnp.asarray(1 - rate, dtype)
+
+
+def dropout_mask(
+    key: PRNGKeyArray | TimedKey, rate: float, shape: tuple[int, ...], dtype: DTypeLike, *, variational: bool
+) -> Float[Array, "T *B N"]:
+    """Returns factors of 0 (with probability `rate`) or ``1 / (1 - rate)``, the masks being those of `keep_mask`."""
+    return scaled(keep_mask(key, rate, shape, variational=variational), rate, dtype)

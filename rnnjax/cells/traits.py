@@ -12,7 +12,10 @@ from rnnjax.cells.cell import Cell, GatedCell, Params, State
 
 def fuses(cell: Cell | None) -> TypeGuard[GatedCell]:
     """Returns whether a cell's step is what `GatedCell` makes of its `gates` and `recurrent_weight`."""
-    return isinstance(cell, GatedCell) and type(cell).step is GatedCell.step
+    if not isinstance(cell, GatedCell):
+        return False
+    kind = type(cell)
+    return (kind.step, kind.advance, kind.read) == (GatedCell.step, GatedCell.advance, GatedCell.read)
 
 
 def adds_a_bias(cell: Cell, params: Params, xs: Array | None) -> bool:

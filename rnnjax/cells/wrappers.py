@@ -8,53 +8,14 @@ from typing import Any, Callable, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from rnnjax.cells.cell import Cell, Key, Params, Recur, State
+from rnnjax.cells.checks import check_rates
 from rnnjax.cells.initializers import Initializer, initializer
-from rnnjax.cells.randomness import TimedKey, dropout_mask, split, timed
+from rnnjax.cells.randomness import TimedKey, dropout_mask, keep_mask, scaled, split, timed
 from rnnjax.cells.sizes import Size, as_batch_size, keep_sizes
-
-
-@dataclasses.dataclass(frozen=True)
-class Wrapper(Cell):
-    """A cell around another, the same as it in everything that a subclass does not change."""
-
-    cell: Cell
-
-    def __post_init__(self):
-        if not isinstance(self.cell, Cell):
-            raise TypeError(f"{type(self).__name__} wraps a cell, got {self.cell!r}")
-
-    @property
-    def output_size(self) -> int:
-        return self.cell.output_size
-
-    @property
-    def stochastic(self) -> bool:
-        return self.cell.stochastic
-
-    def inner(self, params: Params) -> Params:
-        """Returns the wrapped cell's part of the parameters."""
-        return params
-
-    def init(self, key: PRNGKeyArray, input_size: Size) -> Params:
-        return self.cell.init(key, input_size)
-
-    def initial_state(self, batch_size: int | tuple[int, ...], dtype: DTypeLike = jnp.float32) -> State:
-        return self.cell.initial_state(batch_size, dtype)
-
-    def start(self, params: Params, batch_size: int | tuple[int, ...], dtype: DTypeLike) -> State:
-        return self.cell.start(self.inner(params), batch_size, dtype)
-
-    def inputs(self, params: Params, xs: Array, *, key: Key = None) -> Any:
-        return self.cell.inputs(self.inner(params), xs, key=key)
-
-    def step(self, params: Params, state: State, z: Any) -> tuple[State, Array]:
-        return self.cell.step(self.inner(params), state, z)
-
-    def outputs(self, params: Params, ys: Array) -> Array:
-        return self.cell.outputs(self.inner(params), ys)
+from rnnjax.cells.wrapper import Wrapper
 
 
 class StackZs(NamedTuple):
@@ -137,10 +98,10 @@ def _keys_by_time(keys: list[Key], length: int) -> TimedKey | None:
     return TimedKey(jnp.broadcast_to(stacked, (length, *stacked.shape)), drawn[0].time)
 
 
-class DropoutZs(NamedTuple):
-    """Inputs of a step under dropout: the wrapped cell's, and the masks of state and output (None: keep all)."""
+class DropoutMasks(NamedTuple):
+    """Which inputs and outputs dropout keeps, and the factors of every hidden state, ``[T, *batch, N]``; None: all."""
 
-    z: Any
+    input: Array | None
     state: list[Array] | None
     output: Array | None
 
@@ -168,50 +129,43 @@ class Dropout(Wrapper):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("input_rate", "state_rate", "output_rate"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        check_rates(self, "input_rate", "state_rate", "output_rate")
 
     @property
     def stochastic(self) -> bool:
         return bool(self.input_rate or self.state_rate or self.output_rate) or self.cell.stochastic
 
-    def inputs(self, params: Params, xs: Array, *, key: Key = None) -> DropoutZs:
+    @property
+    def advances(self) -> bool:
+        return self.cell.advances and not self.state_rate
+
+    def in_time(self, key: Key) -> bool:
+        return bool(self.state_rate) and key is not None
+
+    def draw(self, params: Params, xs: Array, key: Key) -> tuple[DropoutMasks, Key]:
         inner, k_input, k_state, k_output = split(key, 4)
-        zs = self.cell.inputs(params, self._drop(k_input, self.input_rate, xs), key=inner)
-        output = self._mask(k_output, self.output_rate, (*xs.shape[:-1], self.output_size), xs.dtype)
-        return DropoutZs(zs, self._state_masks(k_state, xs), output)
+        outputs = self._kept(k_output, self.output_rate, (*xs.shape[:-1], self.output_size))
+        return DropoutMasks(self._kept(k_input, self.input_rate, xs.shape), self._factors(k_state, xs), outputs), inner
 
-    def step(self, params: Params, state: State, z: DropoutZs) -> tuple[State, Array]:
-        state, y = self.cell.step(params, state, z.z)
-        y = self.cell.outputs(params, y)
-        if z.state is not None:
-            masks = iter(z.state)
-            state = _map_hidden(lambda h: h * next(masks).astype(h.dtype), state)
-        return state, y if z.output is None else y * z.output.astype(y.dtype)
+    def before(self, params: Params, xs: Array, drawn: DropoutMasks) -> Array:
+        return _drop(xs, drawn.input, self.input_rate)
 
-    def outputs(self, params: Params, ys: Array) -> Array:
-        return ys
+    def after(self, params: Params, ys: Array, drawn: DropoutMasks) -> Array:
+        return _drop(ys, drawn.output, self.output_rate)
 
-    def over_time(self, recur: Recur, params: Params, xs: Array, state: State, initial: State, key: Key):
-        if self.state_rate and key is not None:
-            return super().over_time(recur, params, xs, state, initial, key)
-        inner, k_input, _, k_output = split(key, 4)
-        xs = self._drop(k_input, self.input_rate, xs)
-        ys, state = self.cell.over_time(recur, params, xs, state, initial, inner)
-        return self._drop(k_output, self.output_rate, ys), state
+    def hand_on(self, params: Params, state: State, drawn: DropoutMasks) -> State:
+        if drawn.state is None:
+            return state
+        factors = iter(drawn.state)
+        return _map_hidden(lambda h: h * next(factors).astype(h.dtype), state)
 
-    def _drop(self, key: Key, rate: float, xs: Float[Array, "T *B N"]) -> Float[Array, "T *B N"]:
-        mask = self._mask(key, rate, xs.shape, xs.dtype)
-        return xs if mask is None else xs * mask
-
-    def _mask(self, key: Key, rate: float, shape: tuple[int, ...], dtype: DTypeLike) -> Array | None:
+    def _kept(self, key: Key, rate: float, shape: tuple[int, ...]) -> Array | None:
         if key is None or not rate:
             return None
-        return dropout_mask(key, rate, shape, dtype, variational=self.variational)
+        return keep_mask(key, rate, shape, variational=self.variational)
 
-    def _state_masks(self, key: Key, xs: Array) -> list[Array] | None:
-        """Returns a mask ``[T, *batch, N]`` for each hidden state, in the order of `_map_hidden`."""
+    def _factors(self, key: Key, xs: Array) -> list[Array] | None:
+        """Returns factors for each hidden state, in the order of `_map_hidden`."""
         if key is None or not self.state_rate:
             return None
         state = jax.eval_shape(lambda: self.cell.initial_state(as_batch_size(xs.shape[1:-1]), xs.dtype))
@@ -221,12 +175,16 @@ class Dropout(Wrapper):
             raise ValueError(
                 f"state_rate={self.state_rate} needs a state with a field h; that of {self.cell!r} has none"
             )
-        keys = split(key, len(hidden))
-        shapes = [(xs.shape[0], *h.shape) for h in hidden]
+        keys, shapes = split(key, len(hidden)), [(xs.shape[0], *h.shape) for h in hidden]
         return [
             dropout_mask(k, self.state_rate, shape, h.dtype, variational=self.variational)
             for k, shape, h in zip(keys, shapes, hidden)
         ]
+
+
+def _drop(xs: Array, kept: Array | None, rate: float) -> Array:
+    """Returns `xs` with what is not kept set to zero, and the rest scaled; None keeps all as it is."""
+    return xs if kept is None else xs * scaled(kept, rate, xs.dtype)
 
 
 def _map_hidden(function: Callable[[Any], Any], state: State) -> State:
@@ -279,23 +237,8 @@ class Project(Wrapper):
     def inner(self, params: ProjectParams) -> Params:
         return params.cell
 
-    def outputs(self, params: ProjectParams, ys: Array) -> Array:
-        return _affine(params, self.cell.outputs(params.cell, ys))
-
-    def over_time(self, recur: Recur, params: ProjectParams, xs: Array, state: State, initial: State, key: Key):
-        ys, state = self.cell.over_time(recur, params.cell, xs, state, initial, key)
-        return _affine(params, ys), state
-
-
-def _affine(params: ProjectParams, ys: Array) -> Array:
-    return jnp.tensordot(ys, params.w.astype(ys.dtype), 1) + params.b.astype(ys.dtype)
-
-
-class ResidualZs(NamedTuple):
-    """Inputs of a residual step: the input itself and the wrapped cell's ``z``."""
-
-    x: Array
-    z: Any
+    def after(self, params: ProjectParams, ys: Array, drawn: Any) -> Array:
+        return jnp.tensordot(ys, params.w.astype(ys.dtype), 1) + params.b.astype(ys.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,19 +254,11 @@ class Residual(Wrapper):
             raise ValueError(f"Residual needs inputs of the output's size {self.output_size}, got {input_size}")
         return self.cell.init(key, input_size)
 
-    def inputs(self, params: Params, xs: Array, *, key: Key = None) -> ResidualZs:
-        return ResidualZs(xs, self.cell.inputs(params, xs, key=key))
+    def draw(self, params: Params, xs: Array, key: Key) -> tuple[Array, Key]:
+        return xs, key
 
-    def step(self, params: Params, state: State, z: ResidualZs) -> tuple[State, Array]:
-        state, y = self.cell.step(params, state, z.z)
-        return state, self.cell.outputs(params, y) + z.x
-
-    def outputs(self, params: Params, ys: Array) -> Array:
-        return ys
-
-    def over_time(self, recur: Recur, params: Params, xs: Array, state: State, initial: State, key: Key):
-        ys, state = self.cell.over_time(recur, params, xs, state, initial, key)
-        return ys + xs, state
+    def after(self, params: Params, ys: Array, drawn: Array) -> Array:
+        return ys + drawn
 
 
 class LearnedParams(NamedTuple):
@@ -351,6 +286,3 @@ class LearnedState(Wrapper):
 
     def inner(self, params: LearnedParams) -> Params:
         return params.cell
-
-    def over_time(self, recur: Recur, params: LearnedParams, xs: Array, state: State, initial: State, key: Key):
-        return self.cell.over_time(recur, params.cell, xs, state, initial, key)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from rnnjax.cells import Cell, Dropout, GatedCell, Project, ProjectParams, Residual, Stack
+from rnnjax.cells import Cell, Dropout, GatedCell, Project, ProjectParams, Residual, Stack, WeightDrop, Zoneout
 from rnnjax.cells.cell import Params
 from rnnjax.interop.variables import Found, Shapes, Variables, describe, inside, names_of, read
 
@@ -38,14 +38,15 @@ def convert(framework: Framework, cell: Cell, variables: Variables, input_size: 
         sizes = [input_size, *(below.output_size for below in cell.cells)]
         layers = _layers(cell, variables)
         return tuple(convert(framework, c, layer, size) for c, layer, size in zip(cell.cells, layers, sizes))
-    if type(cell) is Dropout:
+    if isinstance(cell, (Dropout, Zoneout, WeightDrop)):
         return convert(framework, cell.cell, variables, input_size)
     if type(cell) is Residual:
         return convert(framework, cell.cell, variables, input_size or cell.output_size)
     if type(cell) is Project:
         return _project(framework, cell, variables, input_size)
     if not isinstance(cell, GatedCell) or type(cell) not in framework.cells:
-        known = ", ".join(kind.__name__ for kind in (*framework.cells, Stack, Residual, Dropout, Project))
+        wrappers = Stack, Residual, Dropout, Project, Zoneout, WeightDrop
+        known = ", ".join(kind.__name__ for kind in (*framework.cells, *wrappers))
         raise ValueError(f"{framework.name} has no counterpart of {type(cell).__name__}, but of {known}")
     found = {"/".join(path): variable for path, variable in inside(variables).items()}
     params = framework.cells[type(cell)](cell, found, input_size)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from rnnjax.cells import GRU, LSTM, BasicRNN, Cell, GatedCell, GatedParams, GRUParams, LSTMParams
-from rnnjax.cells.basic import activation_function
+from rnnjax.cells.activations import activation_function
 from rnnjax.cells.cell import Params
 from rnnjax.interop.conversion import DenseNames, Framework, convert
 from rnnjax.interop.variables import Found, Shapes, below, paths, read, refuse, size_of
@@ -28,9 +27,9 @@ def from_flax(cell: Cell, variables: Mapping[str, Any], *, scope: str = "", modu
     | several, in scopes that differ by a number | Stack |
     | a Dense (NNX: Linear) beside the cell | Project |
 
-    Variables do not tell a cell's options: a SimpleCell with ``residual=True`` has no counterpart, an LSTMCell or
-    GRUCell must have Flax's default `gate_fn` and `activation_fn`, and a SimpleCell's `activation_fn` must be given to
-    BasicRNN. With `module` this is checked.
+    Variables do not tell a cell's options: a SimpleCell with ``residual=True`` has no counterpart, and a module's
+    `activation_fn` and `gate_fn` must be given to the cell as `activation` and `gate_activation`. With `module` this is
+    checked.
 
     Args:
       cell: the rnnjax cell.
@@ -67,8 +66,8 @@ def _check_options(cell: GatedCell, module: Any) -> None:
     name = type(module).__name__
     if getattr(module, "residual", False):
         raise ValueError(f"{name} has residual=True, which adds the state before the activation; no cell here does")
-    activation = activation_function(cell.activation) if isinstance(cell, BasicRNN) else jnp.tanh
-    for option, expected in (("activation_fn", activation), ("gate_fn", jax.nn.sigmoid)):
+    choices = getattr(cell, "activation", "tanh"), getattr(cell, "gate_activation", "sigmoid")
+    for option, expected in zip(("activation_fn", "gate_fn"), map(activation_function, choices)):
         theirs = getattr(module, option, expected)
         if not np.allclose(theirs(_POINTS), expected(_POINTS), atol=1e-5):
             raise ValueError(f"{name} has {option}={_name(theirs)}, but {cell!r} computes {_name(expected)} there")
@@ -82,18 +81,19 @@ def _name(function: Any) -> str:
 
 
 def _flax_basic(cell: BasicRNN, found: Found, input_size: int | None) -> GatedParams:
+    refuse(cell, "Flax", use_bias=True)
     w_x, w_h, b, _ = _flax_gated(cell, found, input_size, ("",), "i", {})
     return GatedParams(w_x, w_h, b)
 
 
 def _flax_lstm(cell: LSTM, found: Found, input_size: int | None) -> LSTMParams:
-    refuse(cell, "Flax", peephole=False, coupled_gates=False, layer_norm=False, projection_size=None)
+    refuse(cell, "Flax", use_bias=True, peephole=False, coupled_gates=False, layer_norm=False, projection_size=None)
     w_x, w_h, b, _ = _flax_gated(cell, found, input_size, tuple("ifgo"), "h", {})
     return LSTMParams(w_x, w_h, b)
 
 
 def _flax_gru(cell: GRU, found: Found, input_size: int | None) -> GRUParams:
-    refuse(cell, "Flax", reset="after")
+    refuse(cell, "Flax", use_bias=True, reset="after")
     own: Shapes = {} if _is_fused(found) else {"hn/bias": (cell.hidden_size,)}
     w_x, w_h, b, values = _flax_gated(cell, found, input_size, tuple("rzn"), "i", own)
     return GRUParams(w_x, w_h, b, values.get("hn/bias", jnp.zeros(cell.hidden_size)))

@@ -49,6 +49,7 @@ def from_tf1(cell: Cell, variables: Mapping[str, Any], *, scope: str = "") -> Pa
 
 
 def _tf1_basic(cell: BasicRNN, found: Found, input_size: int | None) -> GatedParams:
+    refuse(cell, "TensorFlow 1", use_bias=True)
     values, rows = _tf1_read(cell, found, input_size, {"kernel": 1}, {"bias": (cell.hidden_size,)})
     return GatedParams(*_tf1_kernel(values["kernel"], rows, (0,)), values["bias"][None])
 
@@ -68,7 +69,7 @@ _TF1_COUPLED_LSTM = _TF1Names("W_0", "B", ("W_F_diag", "W_O_diag"), "W_P_0", (1,
 
 
 def _tf1_lstm(cell: LSTM, found: Found, input_size: int | None) -> LSTMParams:
-    refuse(cell, "TensorFlow 1", layer_norm=False)
+    refuse(cell, "TensorFlow 1", use_bias=True, gate_activation="sigmoid", layer_norm=False)
     names = _TF1_COUPLED_LSTM if cell.coupled_gates else _TF1_LSTM
     H, gates = cell.hidden_size, len(names.order)
     shapes = {names.bias: (gates * H,)}
@@ -85,7 +86,7 @@ def _tf1_lstm(cell: LSTM, found: Found, input_size: int | None) -> LSTMParams:
 
 
 def _tf1_gru(cell: GRU, found: Found, input_size: int | None) -> GRUParams:
-    refuse(cell, "TensorFlow 1", reset="before")
+    refuse(cell, "TensorFlow 1", use_bias=True, gate_activation="sigmoid", reset="before")
     H = cell.hidden_size
     kernels = {"gates/kernel": 2, "candidate/kernel": 1}
     shapes = {"gates/bias": (2 * H,), "candidate/bias": (H,)}

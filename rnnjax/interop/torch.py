@@ -40,7 +40,7 @@ def from_torch(
 
     Args:
       cell: the rnnjax cell.
-      state_dict: arrays or tensors by name, such as ``rnn.weight_ih_l0``; without biases they are zero.
+      state_dict: arrays or tensors by name, such as ``rnn.weight_ih_l0``; where it has no biases, a cell's are zero.
       layer: read this layer of the module alone, counted from 0; None reads all, which `cell` must have.
       reverse: whether to read the reverse direction; None says that there is only one direction.
       scope: read only the variables of this submodule, such as ``"encoder.rnn"``.
@@ -82,31 +82,35 @@ def bidirectional_from_torch(
     return made[0] if isinstance(forward, Cell) else made
 
 
+_ACTIVATIONS = {"activation": "tanh", "gate_activation": "sigmoid"}
+
+
 def _torch_basic(cell: BasicRNN, found: Found, input_size: int | None) -> GatedParams:
     w_x, w_h, b_x, b_h = _torch_gated(cell, _torch_read(cell, found, input_size, 1, {}), 1)
-    return GatedParams(w_x, w_h, b_x + b_h)
+    return GatedParams(w_x, w_h, b_x + b_h if cell.use_bias else None)
 
 
 def _torch_lstm(cell: LSTM, found: Found, input_size: int | None) -> LSTMParams:
-    refuse(cell, "PyTorch", peephole=False, coupled_gates=False, layer_norm=False)
+    refuse(cell, "PyTorch", **_ACTIVATIONS, peephole=False, coupled_gates=False, layer_norm=False)
     projection: Shapes = {"weight_hr": (cell.output_size, cell.hidden_size)} if cell.projection_size else {}
     values = _torch_read(cell, found, input_size, 4, projection)
     w_x, w_h, b_x, b_h = _torch_gated(cell, values, 4)
-    return LSTMParams(w_x, w_h, b_x + b_h, w_p=values["weight_hr"].T if projection else None)
+    b = b_x + b_h if cell.use_bias else None
+    return LSTMParams(w_x, w_h, b, w_p=values["weight_hr"].T if projection else None)
 
 
 def _torch_gru(cell: GRU, found: Found, input_size: int | None) -> GRUParams:
-    refuse(cell, "PyTorch", reset="after")
+    refuse(cell, "PyTorch", **_ACTIVATIONS, reset="after")
     w_x, w_h, b_x, b_h = _torch_gated(cell, _torch_read(cell, found, input_size, 3, {}), 3)
-    return GRUParams(w_x, w_h, b_x.at[:2].add(b_h[:2]), b_h[2])
+    return GRUParams(w_x, w_h, *((b_x.at[:2].add(b_h[:2]), b_h[2]) if cell.use_bias else (None, None)))
 
 
 def _torch_read(cell: GatedCell, found: Found, input_size: int | None, gates: int, others: Shapes) -> dict[str, Array]:
-    """Returns the values; a module made with ``bias=False`` has no biases, and zeros here."""
+    """Returns the values; biases that a module made with ``bias=False`` has not, or the cell, are zeros here."""
     rows, columns = gates * cell.hidden_size, input_size or size_of(found, "weight_ih", 1)
     shapes = {"weight_ih": (rows, columns), "weight_hh": (rows, cell.output_size)} | others
     biases: Shapes = dict.fromkeys(("bias_ih", "bias_hh"), (rows,))
-    if found.keys() & biases:
+    if cell.use_bias and found.keys() & biases:
         return read(cell, found, shapes | biases)
     return read(cell, found, shapes) | dict.fromkeys(biases, jnp.zeros(rows))
 

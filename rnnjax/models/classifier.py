@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from rnnjax.cells.cell import Cell, GatedCell, State
 from rnnjax.cells.traits import fuses
+from rnnjax.cells.tree import last_with_state
 from rnnjax.cells.wrappers import Stack
 from rnnjax.nn.rnn import RNN
 
@@ -53,7 +54,6 @@ def last_outputs(
 
 def _hidden(cell: Cell, state: State) -> Float[Array, "B O"] | None:
     """Returns the hidden state of a cell whose outputs it is, else None."""
-    if type(cell) is Stack:
-        return _hidden(cell.cells[-1], state[-1])
-    plain = fuses(cell) and (type(cell).outputs, type(cell).over_time) == (Cell.outputs, GatedCell.over_time)
-    return state.h if plain else None
+    last, own = last_with_state(cell, state, lambda part: type(part) is Stack)
+    plain = fuses(last) and (type(last).outputs, type(last).over_time) == (Cell.outputs, GatedCell.over_time)
+    return own.h if plain else None

@@ -1,6 +1,7 @@
 """Search for the likeliest output sequences: greedy, and with a beam, each one compiled loop.
 
-What is searched is any function ``step(state, token) -> (state, logits)``, such as a decoder or a language model.
+What is searched is any function ``step(state, token) -> (state, logits)``, such as a decoder or a language model. Every
+search calls it with the same leading axes ``[B, K]``, K sequences for each of B; of `greedy`, K = 1.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def greedy(step: Step, state: State, *, length: int, first: int, end: int, paddi
     """Returns the sequences that take the likeliest token at every step.
 
     Args:
-      step: ``step(state, token [B]) -> (state, logits [B, V])``.
-      state: the state before the first step, each leaf ``[B, ...]``.
+      step: ``step(state, token [B, 1]) -> (state, logits [B, 1, V])``, as `beam_search` calls it.
+      state: the state before the first step, each leaf ``[B, ...]``; `step` sees ``[B, 1, ...]``.
       length: most tokens of a sequence, the end among them.
       first: the token that is read first.
       end: the token that ends a sequence.
@@ -60,11 +61,12 @@ def greedy(step: Step, state: State, *, length: int, first: int, end: int, paddi
         gained = jnp.where(search.ended, 0, log_probabilities.max(-1))
         tokens, lengths, scores = search.found
         found = Hypotheses(
-            tokens.at[:, search.time].set(token), lengths + 1 - search.ended.astype(jnp.int32), scores + gained
+            tokens.at[:, :, search.time].set(token), lengths + 1 - search.ended.astype(jnp.int32), scores + gained
         )
         return _Search(search.time + 1, state, token, found, search.ended | (token == end))
 
-    return _until_ended(advance, _begin(state, _batch_size(state), length, first, padding)).found
+    begin = _begin(_beams(state, 1), (_batch_size(state), 1), length, first, padding)
+    return jax.tree.map(lambda leaf: leaf[:, 0], _until_ended(advance, begin).found)
 
 
 def beam_search(
@@ -94,7 +96,6 @@ def beam_search(
     check_size("beam_size", beam_size)
     check_size("length", length)
     batch = _batch_size(state)
-    state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:, None], (batch, beam_size, *leaf.shape[1:])), state)
 
     def advance(carry: tuple[_Search, Array]) -> tuple[_Search, Array]:
         search, total = carry
@@ -115,7 +116,7 @@ def beam_search(
 
     # All beams begin alike, so that only the first may branch.
     alone = jnp.broadcast_to(jnp.where(jnp.arange(beam_size) == 0, 0.0, -jnp.inf), (batch, beam_size))
-    begin = _begin(state, (batch, beam_size), length, first, padding)
+    begin = _begin(_beams(state, beam_size), (batch, beam_size), length, first, padding)
     return _until_ended(advance, (begin, alone), lambda carry: carry[0])[0].found
 
 
@@ -124,8 +125,12 @@ def penalty(lengths: Int[Array, "*B"], exponent: float) -> Float[Array, "*B"]:
     return ((5.0 + lengths.astype(jnp.float32)) / 6.0) ** exponent
 
 
-def _begin(state: State, batch: Any, length: int, first: int, padding: int) -> _Search:
-    batch = batch if isinstance(batch, tuple) else (batch,)
+def _beams(state: State, count: int) -> State:
+    """Returns leaves ``[B, K, ...]``, the state of each sequence K times."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:, None], (len(leaf), count, *leaf.shape[1:])), state)
+
+
+def _begin(state: State, batch: tuple[int, int], length: int, first: int, padding: int) -> _Search:
     nothing = Hypotheses(jnp.full((*batch, length), padding), jnp.zeros(batch, jnp.int32), jnp.zeros(batch))
     return _Search(jnp.zeros((), jnp.int32), state, jnp.full(batch, first), nothing, jnp.zeros(batch, bool))
 

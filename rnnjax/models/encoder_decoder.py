@@ -157,7 +157,8 @@ class EncoderDecoder:
     def decoder_step(self, params: EncoderDecoderParams, encoded: Encoded, *, beam: bool = False) -> Step:
         """Returns ``step(state, token) -> (state, logits)``, as search takes it, to begin from `encoded.state`.
 
-        Tokens are ``[B]``, or ``[B, K]`` with `beam`: then K sequences attend to the same memory, which is kept once.
+        Tokens are ``[B]``, or ``[B, K]`` with `beam`, as in every search: then K sequences attend to the same memory,
+        which is kept once.
         """
         memory, lengths = encoded.memory, encoded.lengths
         decoder = attending(params.decoder, *((memory[:, None], lengths[:, None]) if beam else (memory, lengths)))

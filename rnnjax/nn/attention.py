@@ -14,10 +14,11 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from rnnjax.cells.cell import Cell, GatedCell, Key, Params, Recur, State, compute_dtype
+from rnnjax.cells.cell import Cell, GatedCell, Key, Params, State, compute_dtype
 from rnnjax.cells.initializers import gate_kernels, initializer
 from rnnjax.cells.sizes import keep_sizes
-from rnnjax.cells.wrappers import Stack, Wrapper
+from rnnjax.cells.tree import with_last
+from rnnjax.cells.wrapper import Wrapper
 
 SCORES = ("additive", "dot", "general", "concat")
 
@@ -198,9 +199,9 @@ class AttentionCell(Wrapper):
     def inner(self, params: AttentionParams | Attending) -> Params:
         return params.cell
 
-    def inputs(self, params: Attending, xs: Array, *, key: Key = None) -> Any:
+    def before(self, params: Attending, xs: Array, drawn: Any) -> Array:
         check_attending(params)
-        return self.cell.inputs(params.cell, xs, key=key)
+        return xs
 
     def enter(self, params: Attending, z: Array, feature: Array) -> Array:
         """Returns ``z`` as if `feature` had been given beside the input."""
@@ -281,25 +282,21 @@ class Luong(AttentionCell):
     def start(self, params: Params, batch_size: int | tuple[int, ...], dtype: DTypeLike) -> State:
         return self.initial_state(batch_size, dtype)
 
+    def in_time(self, key: Key) -> bool:
+        return self.input_feeding
+
     def step(self, params: Attending, state: State, z: Any) -> tuple[State, Array]:
         if not self.input_feeding:
-            return self.cell.step(params.cell, state, z)
+            return super().step(params, state, z)
         inner, h = self.cell.step(params.cell, state.cell, self.enter(params, z, state.output))
-        y = self._output(params, self.cell.outputs(params.cell, h))
+        y = self.after(params, self.cell.outputs(params.cell, h), None)
         return FeedingState(inner, y.astype(state.output.dtype)), y.astype(compute_dtype(z))
 
     def outputs(self, params: Attending, ys: Array) -> Array:
-        return ys if self.input_feeding else self._output(params, self.cell.outputs(params.cell, ys))
+        return ys if self.input_feeding else super().outputs(params, ys)
 
-    def over_time(self, recur: Recur, params: Attending, xs: Array, state: State, initial: State, key: Key):
-        if self.input_feeding:
-            return super().over_time(recur, params, xs, state, initial, key)
-        check_attending(params)
-        ys, state = self.cell.over_time(recur, params.cell, xs, state, initial, key)
-        return self._output(params, ys), state
-
-    def _output(self, params: Attending, h: Array) -> Array:
-        return self.combine(params, h, attend(params.score, params.memory, h)[0])
+    def after(self, params: Attending, ys: Array, drawn: Any) -> Array:
+        return self.combine(params, ys, attend(params.score, params.memory, ys)[0])
 
     def alignment(self, params: Attending, before: State, after: State) -> Array:
         h = after.cell.h if self.input_feeding else after.h
@@ -326,10 +323,10 @@ def showing_alignment(cell: Cell) -> Cell:
     Raises:
       ValueError: if there is no attention cell, at the top or in wrappers around it.
     """
-    if isinstance(cell, AttentionCell):
-        return Alignment(cell)
-    if isinstance(cell, Wrapper):
-        return dataclasses.replace(cell, cell=showing_alignment(cell.cell))
-    if isinstance(cell, Stack):
-        return Stack((*cell.cells[:-1], showing_alignment(cell.cells[-1])))
-    raise ValueError(f"{cell!r} does not attend to anything; give a cell such as Bahdanau or Luong")
+    return with_last(cell, _aligned, lambda part: not isinstance(part, AttentionCell))
+
+
+def _aligned(cell: Cell) -> Alignment:
+    if not isinstance(cell, AttentionCell):
+        raise ValueError(f"{cell!r} does not attend to anything; give a cell such as Bahdanau or Luong")
+    return Alignment(cell)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.cell import Cell, GatedCell
-from rnnjax.cells.wrappers import Stack, Wrapper
+from rnnjax.cells.tree import with_last
 from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell, require
 from rnnjax.config import Config as ConfigGroup
 from rnnjax.data.bucketing import assign_buckets, choose_widths, padding_waste
@@ -226,24 +226,19 @@ def build_decoder(config: Config) -> Cell:
     cell = build_cell(config.cell)
     if config.attention == "none":
         return cell
-    top = cell.cells[-1] if isinstance(cell, Stack) else cell
     memory_size = cell.output_size * (2 if config.bidirectional else 1)
     try:
-        attending = with_attention(config, top, memory_size)
+        return with_last(cell, lambda top: _attending(config, top, memory_size))
     except (TypeError, ValueError) as error:
         require(False, f"attention: {error}")
         raise
-    return Stack((*cell.cells[:-1], attending)) if isinstance(cell, Stack) else attending
 
 
-def with_attention(config: Config, cell: Cell, memory_size: int) -> Cell:
-    """Returns a cell with attention, inside the dropout that is around it."""
-    if isinstance(cell, Wrapper):
-        return dataclasses.replace(cell, cell=with_attention(config, cell.cell, memory_size))
-    gated: GatedCell | Any = cell
+def _attending(config: Config, cell: GatedCell | Any, memory_size: int) -> Cell:
+    """Returns a cell with attention around it."""
     if config.attention == "bahdanau":
-        return Bahdanau(gated, memory_size, score=config.score)
-    return Luong(gated, memory_size, score=config.score, input_feeding=config.input_feeding)
+        return Bahdanau(cell, memory_size, score=config.score)
+    return Luong(cell, memory_size, score=config.score, input_feeding=config.input_feeding)
 
 
 def build_buckets(config: Config, text: Translation) -> tuple[Buckets, float]:

@@ -82,7 +82,7 @@ class Translator:
         """Returns the hypotheses ``[B, K]`` of a batch of sources."""
         encoded = self._model.encode(params, source, lengths)
         limits = {"length": self._max_length, "first": FIRST, "end": END, "padding": PADDING}
-        step = self._model.decoder_step(params, encoded, beam=beam_size > 1)
+        step = self._model.decoder_step(params, encoded, beam=True)
         if beam_size == 1:
             return jax.tree.map(lambda leaf: leaf[:, None], greedy(step, encoded.state, **limits))
         penalty = {"beam_size": beam_size, "length_penalty": self._length_penalty}

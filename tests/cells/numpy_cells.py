@@ -38,16 +38,16 @@ def basic_rnn(p, h, x, activation):
     return activation(x @ p.w_x[:, 0] + h @ p.w_h[:, 0] + p.b[0])
 
 
-def gru(p, h, x, reset):
+def gru(p, h, x, reset, *, activation=np.tanh, gate=sigmoid):
     def projected(gate):
         return x @ p.w_x[:, gate] + p.b[gate]
 
-    r = sigmoid(projected(0) + h @ p.w_h[:, 0])
-    z = sigmoid(projected(1) + h @ p.w_h[:, 1])
+    r = gate(projected(0) + h @ p.w_h[:, 0])
+    z = gate(projected(1) + h @ p.w_h[:, 1])
     if reset == "after":
-        n = np.tanh(projected(2) + r * (h @ p.w_h[:, 2] + p.b_hn))
+        n = activation(projected(2) + r * (h @ p.w_h[:, 2] + p.b_hn))
     else:
-        n = np.tanh(projected(2) + (r * h) @ p.w_h[:, 2])
+        n = activation(projected(2) + (r * h) @ p.w_h[:, 2])
     return (1 - z) * n + z * h
 
 
@@ -64,21 +64,35 @@ def lstm_gates(p, h, x, layer_norm):
     return [a + b + bias for a, b, bias in zip(projected, recurrent, p.b)]
 
 
-def lstm(p, h, c, x, *, peephole, coupled_gates, cell_clip, projection_clip, projection_size, layer_norm):
+def lstm(
+    p,
+    h,
+    c,
+    x,
+    *,
+    peephole,
+    coupled_gates,
+    cell_clip,
+    projection_clip,
+    projection_size,
+    layer_norm,
+    activation=np.tanh,
+    gate=sigmoid,
+):
     if coupled_gates:
         f, g, o = lstm_gates(p, h, x, layer_norm)
         p_f, p_o = p.peephole if peephole else (0, 0)
-        f = sigmoid(f + p_f * c)
+        f = gate(f + p_f * c)
         i = 1 - f
     else:
         i, f, g, o = lstm_gates(p, h, x, layer_norm)
         p_i, p_f, p_o = p.peephole if peephole else (0, 0, 0)
-        i, f = sigmoid(i + p_i * c), sigmoid(f + p_f * c)
-    c = f * c + i * np.tanh(g)
+        i, f = gate(i + p_i * c), gate(f + p_f * c)
+    c = f * c + i * activation(g)
     if cell_clip:
         c = np.minimum(np.maximum(c, -cell_clip), cell_clip)
-    o = sigmoid(o + p_o * c)
-    h = o * np.tanh(normalised(c) * p.norm.c + p.norm.c_bias if layer_norm else c)
+    o = gate(o + p_o * c)
+    h = o * activation(normalised(c) * p.norm.c + p.norm.c_bias if layer_norm else c)
     if projection_size:
         h = h @ p.w_p
     if projection_clip:

@@ -73,7 +73,7 @@ REFUSED_CELLS = [
     ({"kind": "unroll"}, "must name a single cell, .*got 'unroll'"),
     ({"kind": "Stack"}, "must name a single cell, .*got 'Stack'"),
     ({"kind": "GatedCell"}, "GatedCell"),
-    ({"kind": "GRU", "activation": "relu"}, "GRU has no field activation; leave cell.activation out"),
+    ({"kind": "GRU", "cell_clip": 1.0}, "GRU has no field cell_clip; leave cell.cell_clip out"),
     ({"kind": "GRU", "peephole": False}, "GRU has no field peephole"),
     ({"kind": "BasicRNN", "forget_bias": 1.0}, "BasicRNN has no field forget_bias"),
     ({"kind": "BasicRNN", "reset": "after"}, "BasicRNN has no field reset"),

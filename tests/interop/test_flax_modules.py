@@ -24,10 +24,11 @@ def variables_of(module):
         (BasicRNN(H), linen.SimpleCell(H)),
         (BasicRNN(H, "relu"), linen.SimpleCell(H, activation_fn=linen.relu)),
         (BasicRNN(H, jnp.sin), linen.SimpleCell(H, activation_fn=jnp.sin)),
+        (LSTM(H, gate_activation=linen.hard_sigmoid), linen.LSTMCell(H, gate_fn=linen.hard_sigmoid)),
         (LSTM(H), linen.OptimizedLSTMCell(H)),
         (GRU(H), linen.GRUCell(H)),
     ],
-    ids=["simple", "relu", "function", "lstm", "gru"],
+    ids=["simple", "relu", "function", "gate", "lstm", "gru"],
 )
 def test_a_module_that_computes_what_the_cell_does_is_taken(cell, module):
     variables = variables_of(module)

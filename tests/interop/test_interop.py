@@ -147,6 +147,16 @@ def test_torch_modules_without_biases_have_zero_biases(cell):
     assert same(params, from_torch(cell, weights | {"bias_ih_l0": zeros, "bias_hh_l0": zeros}))
 
 
+@pytest.mark.parametrize("kind", [BasicRNN, LSTM, GRU])
+def test_torch_modules_without_biases_are_cells_without_biases(kind):
+    gates = {BasicRNN: 1, LSTM: 4, GRU: 3}[kind]
+    weights = randoms({"weight_ih_l0": (gates * H, I), "weight_hh_l0": (gates * H, H)})
+    cell = kind(H, use_bias=False)
+    params = from_torch(cell, weights)
+    assert has_the_shapes_of_init(cell, params)
+    np.testing.assert_array_equal(params.w_h, from_torch(kind(H), weights).w_h)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_torch_linear_beside_the_module_is_a_projection(bias):
     dense = {"fc.weight": random(P, H)} | ({"fc.bias": random(P)} if bias else {})

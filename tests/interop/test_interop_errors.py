@@ -60,6 +60,10 @@ REFUSED = {
         lambda: from_tf1(GRU(H), randoms(TF1_GRU)),
         "TensorFlow 1 has no counterpart of GRU(reset='after'); use GRU(reset='before')",
     ),
+    "tf1, no cell without biases": (
+        lambda: from_tf1(LSTM(H, use_bias=False), randoms(TF1_LSTM)),
+        "TensorFlow 1 has no counterpart of LSTM(use_bias=False); use LSTM(use_bias=True)",
+    ),
     "tf1, no such LSTM": (
         lambda: from_tf1(LSTM(H, layer_norm=True), randoms(TF1_LSTM)),
         "TensorFlow 1 has no counterpart of LSTM(layer_norm=True); use LSTM(layer_norm=False)",
@@ -159,6 +163,18 @@ REFUSED = {
     "torch, no such LSTM": (
         lambda: from_torch(LSTM(H, layer_norm=True), randoms(TORCH_LSTM)),
         "PyTorch has no counterpart of LSTM(layer_norm=True); use LSTM(layer_norm=False)",
+    ),
+    "torch, biases that the cell has not": (
+        lambda: from_torch(LSTM(H, use_bias=False), randoms(TORCH_LSTM)),
+        "has no use for bias_ih_l0, bias_hh_l0",
+    ),
+    "torch, other gates": (
+        lambda: from_torch(LSTM(H, gate_activation="relu"), randoms(TORCH_LSTM)),
+        "PyTorch has no counterpart of LSTM(gate_activation='relu'); use LSTM(gate_activation='sigmoid')",
+    ),
+    "flax, no cell without biases": (
+        lambda: from_flax(BasicRNN(H, use_bias=False), FLAX_BASIC),
+        "Flax has no counterpart of BasicRNN(use_bias=False); use BasicRNN(use_bias=True)",
     ),
     "torch, no such GRU": (
         lambda: from_torch(GRU(H, reset="before"), randoms(TORCH_LSTM)),

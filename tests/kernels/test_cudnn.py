@@ -179,6 +179,8 @@ RESET = Steps(np.ones((T, B, 4, H), np.float32), None, np.zeros((T, B), bool))
     [
         (recurrence(GRU(H)), "runs the plain LSTM only, got GRU"),
         (recurrence(LSTM(H, peephole=True, cell_clip=1.0)), "got one with peephole, cell_clip"),
+        (recurrence(LSTM(H, use_bias=False)), "got one with use_bias=False"),
+        (recurrence(LSTM(H, activation="relu")), "got one with activation='relu'"),
         (recurrence(dtype=jnp.bfloat16), "for float32 only, got bfloat16"),
         (recurrence(LSTM(H, dtype=jnp.bfloat16)), "for float32 only, got bfloat16"),
         (recurrence(steps=RESET), "cannot reset the state"),

@@ -105,6 +105,18 @@ def test_greedy_takes_the_likeliest_token_until_the_end():
     assert found.tokens[1, 1] == int(logits[1, 3].argmax())
 
 
+@pytest.mark.parametrize(("function", "beams"), [(greedy, 1), (functools.partial(beam_search, beam_size=3), 3)])
+def test_every_search_calls_a_step_with_the_same_leading_axes(function, beams):
+    seen = []
+
+    def step(state, token):
+        seen.append((state.shape, token.shape))
+        return state, jnp.zeros((*token.shape, V))
+
+    function(step, jnp.zeros((B, 5)), **LIMITS)
+    assert set(seen) == {((B, beams, 5), (B, beams))}
+
+
 def test_a_sequence_that_does_not_end_is_cut_at_the_limit():
     never = table(0).at[..., END].set(-1e9)
     for beam_size in (None, 2):

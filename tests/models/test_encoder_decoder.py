@@ -95,9 +95,9 @@ def test_a_beam_of_one_is_greedy_and_a_wider_one_no_worse():
     def search(beam_size):
         params = parameters(model)
         encoded = model.encode(params, SOURCE, LENGTHS)
-        if not beam_size:
-            return greedy(model.decoder_step(params, encoded), encoded.state, **limits)
         step = model.decoder_step(params, encoded, beam=True)
+        if not beam_size:
+            return greedy(step, encoded.state, **limits)
         return beam_search(step, encoded.state, beam_size=beam_size, **limits)
 
     best, one, wide = search(0), search(1), search(30)

@@ -17,6 +17,8 @@ CELLS = {
     "gru": rnnjax.GRU(4),
     "stack": rnnjax.Stack((rnnjax.LSTM(4), rnnjax.GRU(3, reset="before"))),
     "dropout": rnnjax.Dropout(rnnjax.LSTM(4), state_rate=0.3, output_rate=0.3),
+    "project": rnnjax.Project(rnnjax.LearnedState(rnnjax.GRU(4)), 2),
+    "zoneout": rnnjax.Stack((rnnjax.Zoneout(rnnjax.WeightDrop(rnnjax.LSTM(4), 0.3), 0.3), rnnjax.GRU(3))),
 }
 IDS = jnp.array([[0, 4, 2, 2], [3, -1, 1, 7]])
 LENGTHS = jnp.array([4, 3])

@@ -19,6 +19,8 @@ from rnnjax import (
     Project,
     Residual,
     Stack,
+    WeightDrop,
+    Zoneout,
     unroll,
 )
 
@@ -86,6 +88,10 @@ WRAPPED = {
     "stack": Stack((LSTM(H), UpdateGateRNN(2))),
     "dropout": Dropout(GRU(H), input_rate=0.3, state_rate=0.3, output_rate=0.3),
     "variational": Dropout(LSTM(H), input_rate=0.3, state_rate=0.3, output_rate=0.3, variational=True),
+    "zoneout": Zoneout(LSTM(H), 0.3, cell_rate=0.4),
+    "variational_zoneout": Zoneout(Dropout(GRU(H), input_rate=0.3), 0.3, variational=True),
+    "weight_drop": WeightDrop(LSTM(H), 0.3),
+    "stack_of_weight_drop": Stack((WeightDrop(GRU(H), 0.3), Zoneout(WeightDrop(LSTM(2), 0.3), 0.3))),
     "project": Project(GRU(H), 2),
     "residual": Residual(BasicRNN(I)),
     "learned": LearnedState(GRU(H)),

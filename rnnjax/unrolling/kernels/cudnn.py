@@ -21,6 +21,7 @@ from rnnjax.unrolling.recurrence import Method, Recurrence, select
 from rnnjax.unrolling.varying import vary, varying_axes
 
 _EXTRAS = ("peephole", "projection_size", "cell_clip", "coupled_gates", "layer_norm")
+_PLAIN = {"use_bias": True, "activation": "tanh", "gate_activation": "sigmoid"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,7 @@ class CuDNN(Method):
         if not isinstance(cell, LSTM) or type(cell) is not LSTM:
             return f"cuDNN runs the plain LSTM only, got {type(cell).__name__}; use another method"
         extras = [name for name in _EXTRAS if getattr(cell, name) not in (None, False)]
+        extras += [f"{name}={getattr(cell, name)!r}" for name, plain in _PLAIN.items() if getattr(cell, name) != plain]
         if extras:
             return f"cuDNN runs the plain LSTM only, got one with {', '.join(extras)}; use another method"
         if steps.resets is not None:
@@ -94,6 +96,7 @@ def flat_weights(params: LSTMParams) -> Float[Array, " N"]:
 
     Both have the gates in the order i, f, g, o; cuDNN's matrices have a row for every unit of every gate.
     """
+    assert params.b is not None
     parts = (jnp.moveaxis(params.w_x, 0, -1), jnp.moveaxis(params.w_h, 0, -1), params.b, jnp.zeros_like(params.b))
     return jnp.concatenate([part.ravel() for part in parts])
 
