@@ -13,7 +13,7 @@ import typing
 from typing import Any, TypeVar
 
 import rnnjax
-from rnnjax.errors import ConfigError
+from rnnjax.errors import ConfigError, require
 from rnnjax.named_code import named_module
 from rnnjax.whole_numbers import whole_number
 
@@ -63,12 +63,6 @@ def _freeze(config: Config) -> None:
         if isinstance(value, Config):
             _freeze(value)
     config.__dict__["_frozen"] = True
-
-
-def require(condition: bool, message: str) -> None:
-    """Raises `ConfigError` with `message` unless the condition holds."""
-    if not condition:
-        raise ConfigError(message)
 
 
 @dataclasses.dataclass

@@ -1,4 +1,6 @@
-"""Errors whose message alone tells a person what is wrong and what to do; the commands turn them into exit codes."""
+"""Errors whose message alone tells a person what is wrong and what to do, and the exit codes of commands."""
+
+FAILED, USAGE, STOPPED = 1, 2, 75  # exit codes: 0 is done, STOPPED is by a signal and after a checkpoint
 
 
 class ConfigError(ValueError):
@@ -28,3 +30,9 @@ class TrainingError(RuntimeError):
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error, not too much of it."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises `ConfigError` with `message` unless the condition holds."""
+    if not condition:
+        raise ConfigError(message)

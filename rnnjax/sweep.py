@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from rnnjax.cache import keep_compilations
-from rnnjax.commands import STOPPED, exit_code, require_packages
-from rnnjax.errors import ConfigError
+from rnnjax.commands import exit_code, require_packages
+from rnnjax.errors import STOPPED, ConfigError
 from rnnjax.train import new_directory
 
 _log = logging.getLogger(__name__)

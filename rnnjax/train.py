@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from rnnjax.cache import keep_compilations
-from rnnjax.commands import STOPPED, exit_code, require_packages
+from rnnjax.commands import exit_code, require_packages
 from rnnjax.config import TrainConfig
+from rnnjax.errors import STOPPED, require
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +32,6 @@ def main(arguments: Sequence[str]) -> None:
       SystemExit: with code 75 if a signal stopped it, after a checkpoint.
     """
     require_packages()
-    from rnnjax.config import require
     from rnnjax.config_flags import read_config
     from rnnjax.parallel.distributed import joined, read_cluster
     from rnnjax.parallel.mesh import provide_cpu_devices

@@ -16,9 +16,8 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import numpy as np
 
-from rnnjax.commands import FAILED
-from rnnjax.config import TrainConfig, require
-from rnnjax.errors import CheckpointError, ClusterError, ConfigError, DataError, TrainingError
+from rnnjax.config import TrainConfig
+from rnnjax.errors import FAILED, CheckpointError, ClusterError, ConfigError, DataError, TrainingError, require
 from rnnjax.parallel.agreement import OfAll, run_of
 from rnnjax.parallel.meeting import Place, meet
 from rnnjax.whole_numbers import whole_number

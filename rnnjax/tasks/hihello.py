@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from rnnjax.config import DataConfig, TrainConfig, build_cell, require
+from rnnjax.config import DataConfig, TrainConfig, build_cell
 from rnnjax.data.dataset import Arrays, DataSet, content_checksum
+from rnnjax.errors import require
 from rnnjax.models.forecaster import Forecaster
 from rnnjax.models.losses import mean_over_steps, sequence_loss
 from rnnjax.tasks.task import Batch, Request, Task, Values, Weighted

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from rnnjax.cells.cell import State
-from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell, require
+from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell
 from rnnjax.data.dataset import DataSet
 from rnnjax.data.lanes import evaluation_windows, training_windows
 from rnnjax.data.text import Cuts, Texts, load_embedded_text, load_own_text, load_ptb, load_tiny_shakespeare
 from rnnjax.data.vocabulary import CharacterVocabulary, Vocabulary, WordVocabulary
-from rnnjax.errors import ConfigError
+from rnnjax.errors import ConfigError, require
 from rnnjax.memory import require_room_for
 from rnnjax.models.language_model import LanguageModel, continue_tokens
 from rnnjax.models.losses import mean_over_steps, token_losses

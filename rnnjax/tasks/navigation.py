@@ -12,10 +12,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from rnnjax.config import DataConfig, TrainConfig, build_cell, require
+from rnnjax.config import DataConfig, TrainConfig, build_cell
 from rnnjax.data.click_windows import ClickData, click_data, distinct_windows, item_ids, make_windows, split_windows
 from rnnjax.data.clicks import find_click_files, markov_clicks, read_clicks
-from rnnjax.errors import ConfigError
+from rnnjax.errors import ConfigError, require
 from rnnjax.models.next_item import NextItem, SharedNextItem
 from rnnjax.models.next_item_baselines import Successors, items_again, popular_items, recall_and_mrr
 from rnnjax.tasks.task import Batch, Request, Task, Values, Weighted

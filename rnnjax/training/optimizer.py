@@ -8,7 +8,8 @@ from typing import Any
 
 import optax
 
-from rnnjax.config import OptimizerConfig, require
+from rnnjax.config import OptimizerConfig
+from rnnjax.errors import require
 
 _OPTIMIZERS = {
     "adam": (optax.adam, ()),

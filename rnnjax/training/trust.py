@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rnnjax.commands import TRUST
-from rnnjax.config import require
+from rnnjax.errors import require
+
+TRUST = "RNNJAX_TRUST"  # the environment variable that says the same as --trust
 
 
 def require_trust(values: Mapping[str, Any], path: object, *, trusted: bool) -> None:
