@@ -6,67 +6,17 @@ While flags are read a config can be changed; `freeze` ends that. A task derives
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
-import reprlib
-import typing
-from typing import Any, TypeVar
 
 import rnnjax
+from rnnjax.config_group import ConfigGroup
 from rnnjax.errors import ConfigError, require
 from rnnjax.named_code import named_module
 from rnnjax.whole_numbers import whole_number
 
-C = TypeVar("C", bound="Config")
-
 
 @dataclasses.dataclass
-class Config:
-    """A group of fields. Unknown names are refused, and so is any change after `freeze`."""
-
-    def __post_init__(self) -> None:
-        # `config_flags` reads the fields' types, which postponed annotations leave as strings.
-        hints = typing.get_type_hints(type(self))
-        for field in dataclasses.fields(self):
-            field.type = hints[field.name]
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if self.__dict__.get("_frozen"):
-            raise dataclasses.FrozenInstanceError(f"the config is frozen; {name} cannot be set to {value!r}")
-        if name not in (field.name for field in dataclasses.fields(self)):
-            raise AttributeError(f"{type(self).__name__} has no field {name!r}")
-        super().__setattr__(name, value)
-
-    def check(self) -> None:
-        """Raises `ConfigError` for values that cannot be meant; a subclass checks its own after this."""
-        for name, value in vars(self).items():
-            if isinstance(value, Config):
-                value.check()
-            elif type(value) is float:
-                require(math.isfinite(value), f"{name} must be a finite number, got {value}")
-            elif type(value) is int:
-                require(abs(value) < _TOO_LARGE, f"{name} must be below {_TOO_LARGE}, got {reprlib.repr(value)}")
-
-
-_TOO_LARGE = 2**32  # for any number of things, and for a seed
-
-
-def freeze(config: C) -> C:
-    """Returns `config`, checked and from now on unchangeable."""
-    config.check()
-    _freeze(config)
-    return config
-
-
-def _freeze(config: Config) -> None:
-    for value in vars(config).values():
-        if isinstance(value, Config):
-            _freeze(value)
-    config.__dict__["_frozen"] = True
-
-
-@dataclasses.dataclass
-class CellConfig(Config):
+class CellConfig(ConfigGroup):
     """Which recurrent cell.
 
     Every field left at None is left to the cell; a field that the cell does not have is refused by name.
@@ -161,7 +111,7 @@ def _with_dropout(cell: rnnjax.Cell, config: CellConfig) -> rnnjax.Cell:
 
 
 @dataclasses.dataclass
-class OptimizerConfig(Config):
+class OptimizerConfig(ConfigGroup):
     """Which optimiser and learning-rate schedule of optax.
 
     Attributes:
@@ -196,7 +146,7 @@ class OptimizerConfig(Config):
 
 
 @dataclasses.dataclass
-class DataConfig(Config):
+class DataConfig(ConfigGroup):
     """Where the data is, and how it reaches the device.
 
     Attributes:
@@ -226,7 +176,7 @@ def _can_name_a_file(path: str | None) -> bool:
 
 
 @dataclasses.dataclass
-class ParallelConfig(Config):
+class ParallelConfig(ConfigGroup):
     """How the work is split over devices.
 
     Attributes:
@@ -251,7 +201,7 @@ class ParallelConfig(Config):
 
 
 @dataclasses.dataclass
-class TrainConfig(Config):
+class TrainConfig(ConfigGroup):
     """What every task shares.
 
     Attributes:
@@ -287,41 +237,4 @@ class TrainConfig(Config):
         require(self.dtype in dtypes, f"dtype must be one of {', '.join(dtypes)}, got {self.dtype!r}")
 
 
-def to_dict(config: Config) -> dict[str, Any]:
-    """Returns the config as nested dicts that JSON can hold."""
-    return dataclasses.asdict(config)
-
-
-def from_dict(kind: type[C], values: dict[str, Any]) -> C:
-    """Returns the config that `to_dict` made `values` from.
-
-    Raises:
-      ConfigError: for a name that the config does not have, or a value of another type.
-    """
-    config, hints = kind(), typing.get_type_hints(kind)
-    for name, value in values.items():
-        require(name in hints, f"{kind.__name__} has no field {name!r}")
-        hint = hints[name]
-        if isinstance(hint, type) and issubclass(hint, Config) and isinstance(value, dict):
-            value = from_dict(hint, value)
-        kinds = typing.get_args(hint) or (hint,)
-        fits = type(value) in kinds or (float in kinds and type(value) is int)
-        shown = getattr(hint, "__name__", hint)
-        require(fits, f"{name} of {kind.__name__} must be {shown}, got {reprlib.repr(value)}")
-        setattr(config, name, value)
-    return config
-
-
 PLACES = ("data.path", "data.tfds_dir")  # where the data is: two runs that differ there alone are the same
-
-
-def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
-    """Returns the dotted names of the fields in which two nested dicts differ."""
-    names = []
-    for name in sorted(one.keys() | other.keys()):
-        a, b = one.get(name), other.get(name)
-        if isinstance(a, dict) and isinstance(b, dict):
-            names += differences(a, b, f"{prefix}{name}.")
-        elif a != b:
-            names.append(f"{prefix}{name}")
-    return names

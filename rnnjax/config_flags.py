@@ -10,7 +10,8 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from rnnjax.config import TrainConfig, freeze
+from rnnjax.config import TrainConfig
+from rnnjax.config_group import freeze
 from rnnjax.errors import ConfigError
 
 _USAGE = "--config FILE.py[:variant] [--config.FIELD=VALUE ...] [--workdir DIR]"

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def train_or_go_on(config: TrainConfig, directory: Path) -> None:
     """Trains in a run directory, from its last checkpoint if it has one, and prints the report."""
-    from rnnjax.config import to_dict
+    from rnnjax.config_group import to_dict
     from rnnjax.parallel.distributed import is_writer
     from rnnjax.training.interruption import Interrupted
     from rnnjax.training.loop import train

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from rnnjax.cells.cell import Cell, GatedCell
 from rnnjax.cells.wrappers import Stack, Wrapper
 from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell
-from rnnjax.config import Config as ConfigGroup
+from rnnjax.config_group import ConfigGroup
 from rnnjax.data.bucketing import assign_buckets, choose_widths, padding_waste
 from rnnjax.data.sentence_vocabulary import FIRST, KINDS
 from rnnjax.data.translation import NAMES, Translation, load_translation

@@ -16,7 +16,8 @@ import numpy as np
 import optax
 
 from rnnjax.cache import cache_directory
-from rnnjax.config import TrainConfig, to_dict
+from rnnjax.config import TrainConfig
+from rnnjax.config_group import to_dict
 from rnnjax.parallel.mesh import batch_mesh, device_counts
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import Order, device_feed

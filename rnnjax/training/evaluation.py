@@ -7,7 +7,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from rnnjax.config import TrainConfig, freeze, from_dict
+from rnnjax.config import TrainConfig
+from rnnjax.config_group import freeze, from_dict
 from rnnjax.errors import CheckpointError, ConfigError
 from rnnjax.parallel.mesh import batch_mesh
 from rnnjax.tasks import build_task, task_module

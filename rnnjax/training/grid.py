@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from rnnjax.config import OptimizerConfig, ParallelConfig, TrainConfig, freeze, to_dict
+from rnnjax.config import OptimizerConfig, ParallelConfig, TrainConfig
 from rnnjax.config_flags import read_config
+from rnnjax.config_group import freeze, to_dict
 from rnnjax.errors import require
 from rnnjax.training.optimizer import build_optimizer
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from rnnjax.config import TrainConfig, to_dict
+from rnnjax.config import TrainConfig
+from rnnjax.config_group import to_dict
 from rnnjax.errors import require
 from rnnjax.parallel.distributed import wait_for_all
 from rnnjax.parallel.mesh import BATCH, batch_mesh, filled_batch

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rnnjax.config import PLACES, differences
+from rnnjax.config import PLACES
+from rnnjax.config_group import differences
 from rnnjax.errors import ConfigError, first_line
 from rnnjax.training.files import is_object, parse_json, part_of, read_json, write_json
 from rnnjax.training.lock import LOCK

@@ -5,19 +5,9 @@ import pytest
 from config_reading import MNIST, read
 
 import rnnjax
-from rnnjax.config import (
-    CellConfig,
-    DataConfig,
-    OptimizerConfig,
-    ParallelConfig,
-    TrainConfig,
-    build_cell,
-    differences,
-    freeze,
-    from_dict,
-    to_dict,
-)
+from rnnjax.config import CellConfig, DataConfig, OptimizerConfig, ParallelConfig, TrainConfig, build_cell
 from rnnjax.config_flags import read_config
+from rnnjax.config_group import differences, freeze, from_dict, to_dict
 from rnnjax.errors import ConfigError
 from rnnjax.tasks import mnist
 

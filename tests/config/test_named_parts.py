@@ -9,14 +9,8 @@ import pytest
 from config_reading import read
 
 import rnnjax
-from rnnjax.config import (
-    CellConfig,
-    TrainConfig,
-    build_cell,
-    freeze,
-    from_dict,
-    to_dict,
-)
+from rnnjax.config import CellConfig, TrainConfig, build_cell
+from rnnjax.config_group import freeze, from_dict, to_dict
 from rnnjax.errors import ConfigError
 from rnnjax.tasks import build_task, mnist, task_module
 

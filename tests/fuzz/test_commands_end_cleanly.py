@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 
 from rnnjax import evaluate, generate, reproduce, sweep, train
 from rnnjax.commands import exit_code
-from rnnjax.config import Config, TrainConfig, freeze, from_dict, to_dict
+from rnnjax.config import TrainConfig
 from rnnjax.config_flags import read_config
+from rnnjax.config_group import ConfigGroup, freeze, from_dict, to_dict
 from rnnjax.data.clicks import read_clicks
 from rnnjax.data.text import load_own_text
 from rnnjax.data.translation import load_pairs
@@ -90,7 +91,7 @@ def fields_of(config, prefix=""):
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         yield prefix + field.name
-        if isinstance(value, Config):
+        if isinstance(value, ConfigGroup):
             yield from fields_of(value, f"{prefix}{field.name}.")
 
 

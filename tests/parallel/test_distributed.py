@@ -16,7 +16,8 @@ from toytasks.config import get_config
 from toytasks.runs import run_training
 
 from rnnjax.commands import exit_code
-from rnnjax.config import CellConfig, DataConfig, ParallelConfig, freeze
+from rnnjax.config import CellConfig, DataConfig, ParallelConfig
+from rnnjax.config_group import freeze
 from rnnjax.errors import ConfigError
 from rnnjax.parallel import distributed
 from rnnjax.parallel.distributed import Cluster, read_cluster

@@ -11,8 +11,9 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
-from rnnjax.config import CellConfig, ParallelConfig, freeze
+from rnnjax.config import CellConfig, ParallelConfig
 from rnnjax.config_flags import read_config
+from rnnjax.config_group import freeze
 from rnnjax.errors import ConfigError
 from rnnjax.parallel.mesh import BATCH, batch_mesh
 from rnnjax.tasks import language_model

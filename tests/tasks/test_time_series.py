@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from configs.time_series import get_config
-from rnnjax.config import CellConfig, DataConfig, build_cell, freeze
+from rnnjax.config import CellConfig, DataConfig, build_cell
+from rnnjax.config_group import freeze
 from rnnjax.data.series import series
 from rnnjax.errors import ConfigError
 from rnnjax.models import Forecaster

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnjax.config import CellConfig, ConfigError, DataConfig
+from rnnjax.config import CellConfig, DataConfig
 from rnnjax.data.bucketing import padding_waste
+from rnnjax.errors import ConfigError
 from rnnjax.tasks import translate
 from rnnjax.tasks.task import Request
 from rnnjax.tasks.translate import Config, SamplingConfig, VocabularyConfig, build, sampling_probability, token_values

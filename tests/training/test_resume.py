@@ -12,7 +12,8 @@ from toytasks.config import get_config
 from toytasks.runs import assert_identical, assert_same_run, last_checkpoint, run_training, scalars, sign_config
 from toytasks.sign import Config
 
-from rnnjax.config import CellConfig, DataConfig, OptimizerConfig, ParallelConfig, freeze, from_dict, to_dict
+from rnnjax.config import CellConfig, DataConfig, OptimizerConfig, ParallelConfig
+from rnnjax.config_group import freeze, from_dict, to_dict
 from rnnjax.errors import CheckpointError, DataError
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.loop import train

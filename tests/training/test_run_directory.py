@@ -6,7 +6,7 @@ import pytest
 from toytasks import sign
 from toytasks.runs import run_training, scalars, sign_config
 
-from rnnjax.config import to_dict
+from rnnjax.config_group import to_dict
 from rnnjax.errors import ConfigError
 from rnnjax.tasks.task import Task
 from rnnjax.training import plots

@@ -13,7 +13,8 @@ import pytest
 from toytasks import sign
 from toytasks.runs import data_set, line_config
 
-from rnnjax.config import DataConfig, OptimizerConfig, freeze, to_dict
+from rnnjax.config import DataConfig, OptimizerConfig
+from rnnjax.config_group import freeze, to_dict
 from rnnjax.errors import DirectoryInUse
 from rnnjax.tasks.task import Buckets, Task
 from rnnjax.training import sweep as sweeping

@@ -7,7 +7,7 @@ import pytest
 
 from rnnjax import evaluate, generate
 from rnnjax.commands import exit_code
-from rnnjax.config import to_dict
+from rnnjax.config_group import to_dict
 from rnnjax.errors import ConfigError
 from rnnjax.tasks import hihello
 from rnnjax.training.evaluation import evaluate_run, run_config

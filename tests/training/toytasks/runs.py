@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from tensorboardX.proto.event_pb2 import Event
 
-from rnnjax.config import CellConfig, OptimizerConfig, ParallelConfig, TrainConfig, freeze, to_dict
+from rnnjax.config import CellConfig, OptimizerConfig, ParallelConfig, TrainConfig
+from rnnjax.config_group import freeze, to_dict
 from rnnjax.data.dataset import DataSet, content_checksum
 from rnnjax.tasks.task import Task
 from rnnjax.training.checkpoint import Checkpoints
