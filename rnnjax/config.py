@@ -12,7 +12,10 @@ import rnnjax
 from rnnjax.config_group import ConfigGroup
 from rnnjax.errors import ConfigError, require
 from rnnjax.named_code import named_module
+from rnnjax.optimizer import OptimizerConfig
 from rnnjax.whole_numbers import whole_number
+
+__all__ = ["CellConfig", "DataConfig", "OptimizerConfig", "ParallelConfig", "TrainConfig", "build_cell"]
 
 
 @dataclasses.dataclass
@@ -108,41 +111,6 @@ def _with_dropout(cell: rnnjax.Cell, config: CellConfig) -> rnnjax.Cell:
     return rnnjax.Dropout(
         cell, input_rate=rates[0], state_rate=rates[1], output_rate=rates[2], variational=config.variational
     )
-
-
-@dataclasses.dataclass
-class OptimizerConfig(ConfigGroup):
-    """Which optimiser and learning-rate schedule of optax.
-
-    Attributes:
-      name: adam, adamw, sgd, rmsprop, adagrad, lamb or lion.
-      learning_rate: the highest learning rate.
-      schedule: constant, cosine, linear or exponential, over the whole run, after the warm-up; or staircase.
-      warmup_steps: steps over which the learning rate rises from zero.
-      final_fraction: what the schedule ends at, as a fraction of `learning_rate`.
-      decay_after, decay_rate: for staircase, the epochs before the first decay, and the factor for each one after.
-      momentum: for sgd and rmsprop.
-      weight_decay: decoupled, for adamw, lamb and lion.
-      clip_norm: if given, gradients are scaled to at most this global norm.
-    """
-
-    name: str = "adam"
-    learning_rate: float = 1e-3
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    final_fraction: float = 0.0
-    decay_after: int = 1
-    decay_rate: float = 1.0
-    momentum: float | None = None
-    weight_decay: float | None = None
-    clip_norm: float | None = None
-
-    def check(self) -> None:
-        super().check()
-        # Imported here because the optimiser's module needs this one.
-        from rnnjax.training.optimizer import build_optimizer
-
-        build_optimizer(self, steps=max(self.warmup_steps, 0) + 1)
 
 
 @dataclasses.dataclass

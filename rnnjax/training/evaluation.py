@@ -10,11 +10,11 @@ from jax.sharding import Mesh
 from rnnjax.config import TrainConfig
 from rnnjax.config_group import freeze, from_dict
 from rnnjax.errors import CheckpointError, ConfigError
+from rnnjax.optimizer import build_optimizer
 from rnnjax.parallel.mesh import batch_mesh
 from rnnjax.tasks import build_task, task_module
 from rnnjax.tasks.task import Task
 from rnnjax.training.loop import open_checkpoints
-from rnnjax.training.optimizer import build_optimizer
 from rnnjax.training.program import evaluator, place_state, scores
 from rnnjax.training.record import means
 from rnnjax.training.run_directory import RunDirectory

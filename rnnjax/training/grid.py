@@ -21,7 +21,7 @@ from rnnjax.config import OptimizerConfig, ParallelConfig, TrainConfig
 from rnnjax.config_flags import read_config
 from rnnjax.config_group import freeze, to_dict
 from rnnjax.errors import require
-from rnnjax.training.optimizer import build_optimizer
+from rnnjax.optimizer import build_optimizer
 
 _OPTIMIZER = "optimizer."
 _MOST_RUNS = 100_000

@@ -15,6 +15,7 @@ from jaxtyping import Array
 from rnnjax.config import TrainConfig
 from rnnjax.config_group import to_dict
 from rnnjax.errors import require
+from rnnjax.optimizer import build_optimizer
 from rnnjax.parallel.distributed import wait_for_all
 from rnnjax.parallel.mesh import BATCH, batch_mesh, filled_batch
 from rnnjax.tasks.task import Task
@@ -24,7 +25,6 @@ from rnnjax.training.checkpoint import Checkpoints, Origin
 from rnnjax.training.devices import choose_devices
 from rnnjax.training.event_log import EventLog
 from rnnjax.training.interruption import Interrupted, StopRequest
-from rnnjax.training.optimizer import build_optimizer
 from rnnjax.training.program import TrainProgram, evaluator, place_state, scores
 from rnnjax.training.progress import Progress
 from rnnjax.training.record import Finished, Record, means

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from rnnjax.optimizer import build_optimizer
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import Order
 from rnnjax.training.checkpoint import Checkpoints, Origin
@@ -20,7 +21,6 @@ from rnnjax.training.files import is_number
 from rnnjax.training.grid import Group
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.loop import Plan, make_plan
-from rnnjax.training.optimizer import build_optimizer
 from rnnjax.training.program import scores
 from rnnjax.training.progress import Progress
 from rnnjax.training.record import Finished, means, training_rows

@@ -31,6 +31,7 @@ from rnnjax.data.text import load_own_text
 from rnnjax.data.translation import load_pairs
 from rnnjax.data.word_vectors import read_word_vectors
 from rnnjax.errors import ConfigError, DataError
+from rnnjax.optimizer import build_optimizer
 from rnnjax.parallel.distributed import read_cluster
 from rnnjax.tasks import (
     build_task,
@@ -47,7 +48,6 @@ from rnnjax.tasks.task import Request
 from rnnjax.training.evaluation import run_config
 from rnnjax.training.grid import read_grid
 from rnnjax.training.loop import make_plan
-from rnnjax.training.optimizer import build_optimizer
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.state import require_room
 

@@ -12,12 +12,12 @@ from toytasks.runs import data_set, leaves, line_config, sign_config
 
 from rnnjax.config import CellConfig, DataConfig, ParallelConfig
 from rnnjax.errors import ConfigError
+from rnnjax.optimizer import build_optimizer
 from rnnjax.parallel.mapping import map_over_devices
 from rnnjax.parallel.mesh import BATCH, LAYERS, batch_mesh
 from rnnjax.tasks.task import Buckets, Task
 from rnnjax.training.batches import STEPS, place
 from rnnjax.training.loop import compile_programs, make_plan, say_what_does_not_divide
-from rnnjax.training.optimizer import build_optimizer
 from rnnjax.training.program import place_state
 from rnnjax.training.state import initial_train_state
 
