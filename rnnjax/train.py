@@ -6,10 +6,8 @@ Slurm, Open MPI and Kubernetes say the three themselves.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +33,7 @@ def main(arguments: Sequence[str]) -> None:
     from rnnjax.config_flags import read_config
     from rnnjax.parallel.distributed import joined, read_cluster
     from rnnjax.parallel.mesh import provide_cpu_devices
+    from rnnjax.training.run_directory import new_directory
 
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
@@ -72,13 +71,6 @@ def train_or_go_on(config: TrainConfig, directory: Path) -> None:
                 raise SystemExit(STOPPED) from None
     if run.writes:
         print(report(summary))
-
-
-def new_directory(name: str) -> Path:
-    """Returns a path in `runs` where nothing is yet, named after the config and the time."""
-    base = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    names = itertools.chain([base], (f"{base}-{n}" for n in itertools.count(2)))
-    return next(path for path in map(Path("runs").joinpath, names) if not path.exists())
 
 
 def report(summary: dict[str, Any]) -> str:

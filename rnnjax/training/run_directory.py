@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -157,6 +159,13 @@ class RunDirectory:
         Without one, a run is finished again from its last checkpoint.
         """
         return read_json(self._summary, fits, "it is made again")
+
+
+def new_directory(name: str) -> Path:
+    """Returns a path in `runs` where nothing is yet, named after the config and the time."""
+    base = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = itertools.chain([base], (f"{base}-{n}" for n in itertools.count(2)))
+    return next(path for path in map(Path("runs").joinpath, names) if not path.exists())
 
 
 def config_digest(config: dict[str, Any]) -> str:
