@@ -8,109 +8,13 @@ from __future__ import annotations
 import dataclasses
 import os
 
-import rnnjax
+from rnnjax.cell_config import CellConfig, build_cell
 from rnnjax.config_group import ConfigGroup
-from rnnjax.errors import ConfigError, require
-from rnnjax.named_code import named_module
+from rnnjax.errors import require
 from rnnjax.optimizer import OptimizerConfig
 from rnnjax.whole_numbers import whole_number
 
 __all__ = ["CellConfig", "DataConfig", "OptimizerConfig", "ParallelConfig", "TrainConfig", "build_cell"]
-
-
-@dataclasses.dataclass
-class CellConfig(ConfigGroup):
-    """Which recurrent cell.
-
-    Every field left at None is left to the cell; a field that the cell does not have is refused by name.
-
-    Attributes:
-      kind: a cell of rnnjax by its class name, or one's own as ``"package.module:Class"``.
-      hidden_size: units of each layer.
-      layers: number of layers.
-      input_dropout, state_dropout, output_dropout: rates, in every layer; variational: one mask a sequence.
-    """
-
-    kind: str = "BasicRNN"
-    hidden_size: int = 150
-    layers: int = 1
-    activation: str | None = None
-    peephole: bool | None = None
-    projection_size: int | None = None
-    cell_clip: float | None = None
-    projection_clip: float | None = None
-    coupled_gates: bool | None = None
-    layer_norm: bool | None = None
-    forget_bias: float | None = None
-    reset: str | None = None
-    kernel_init: str | None = None
-    recurrent_init: str | None = None
-    input_dropout: float = 0.0
-    state_dropout: float = 0.0
-    output_dropout: float = 0.0
-    variational: bool = False
-
-    def check(self) -> None:
-        super().check()
-        build_cell(self)
-
-
-_MOST_LAYERS = 1000
-_MADE_OF_CELLS = (rnnjax.Stack, rnnjax.Wrapper)
-_NOT_CELL_FIELDS = ("kind", "layers", "input_dropout", "state_dropout", "output_dropout", "variational")
-
-
-def build_cell(config: CellConfig) -> rnnjax.Cell:
-    """Returns the cell, a `Stack` where there are several layers.
-
-    Raises:
-      ConfigError: for an unknown cell, a field that it does not have, or a value that it refuses.
-    """
-    require(config.layers >= 1, f"cell.layers must be at least 1, got {config.layers}")
-    require(config.layers <= _MOST_LAYERS, f"cell.layers must be at most {_MOST_LAYERS}, got {config.layers}")
-    kind = _cell_class(config.kind)
-    options = {
-        name: value for name, value in vars(config).items() if name not in _NOT_CELL_FIELDS and value is not None
-    }
-    options.pop("_frozen", None)
-    fields = {field.name for field in dataclasses.fields(kind)}
-    if "hidden_size" not in fields:  # a cell of one's own may have no such size
-        options.pop("hidden_size")
-    unknown = options.keys() - fields
-    require(
-        not unknown,
-        f"{config.kind} has no field {', '.join(sorted(unknown))}; leave cell.{min(unknown, default='')} out",
-    )
-    try:
-        cell = _with_dropout(kind(**options), config)
-        hash(cell)  # as every function that is compiled for it will
-    except Exception as error:  # a cell of one's own can raise anything
-        raise ConfigError(f"cell: {str(error) or type(error).__name__}") from error
-    return cell if config.layers == 1 else rnnjax.Stack((cell,) * config.layers)
-
-
-def _cell_class(kind: str) -> type:
-    module, colon, name = kind.rpartition(":")
-    unknown = f"unknown cell {kind!r}; choose BasicRNN, LSTM or GRU, or name your own as package.module:Class"
-    try:
-        found = getattr(named_module(module if colon else "rnnjax", unknown), name)
-    except AttributeError as error:
-        raise ConfigError(f"{unknown}: {error}") from error
-    require(
-        isinstance(found, type) and issubclass(found, rnnjax.Cell) and not issubclass(found, _MADE_OF_CELLS),
-        f"cell.kind must name a single cell, such as BasicRNN, LSTM or GRU, got {kind!r}",
-    )
-    require(dataclasses.is_dataclass(found), f"the cell {kind!r} must be a frozen dataclass: decorate its class")
-    return found
-
-
-def _with_dropout(cell: rnnjax.Cell, config: CellConfig) -> rnnjax.Cell:
-    rates = (config.input_dropout, config.state_dropout, config.output_dropout)
-    if not any(rates):
-        return cell
-    return rnnjax.Dropout(
-        cell, input_rate=rates[0], state_rate=rates[1], output_rate=rates[2], variational=config.variational
-    )
 
 
 @dataclasses.dataclass

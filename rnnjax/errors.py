@@ -1,5 +1,8 @@
 """Errors whose message alone tells a person what is wrong and what to do, and the exit codes of commands."""
 
+import difflib
+from collections.abc import Iterable
+
 FAILED, USAGE, STOPPED = 1, 2, 75  # exit codes: 0 is done, STOPPED is by a signal and after a checkpoint
 
 
@@ -36,3 +39,10 @@ def require(condition: bool, message: str) -> None:
     """Raises `ConfigError` with `message` unless the condition holds."""
     if not condition:
         raise ConfigError(message)
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Returns the end of a sentence about an unknown name: the nearest of those that are known, or nothing."""
+    known = {each.lower(): each for each in names}
+    nearest = difflib.get_close_matches(name[:100].lower(), known, n=1)
+    return f"; did you mean {known[nearest[0]]!r}?" if nearest else ""

@@ -53,7 +53,7 @@ class Config(TrainConfig):
         require(self.embedding >= 0, f"embedding must not be negative, got {self.embedding}")
         require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
         dropped = self.dropout and not self.embedding
-        require(not dropped, "dropout is of embedded items; set embedding, or use cell.output_dropout")
+        require(not dropped, "dropout is of embedded items; set embedding, or use cell.dropout.output_rate")
 
 
 def build(config: Config) -> Task:

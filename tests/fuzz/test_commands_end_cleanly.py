@@ -99,7 +99,7 @@ FIELDS = sorted({name for task in TASKS for name in fields_of(task.Config())})
 SHARED = {
     name: functools.reduce(getattr, name.split("."), TrainConfig())
     for name in sorted(fields_of(TrainConfig()))
-    if not isinstance(functools.reduce(getattr, name.split("."), TrainConfig()), Config)
+    if not isinstance(functools.reduce(getattr, name.split("."), TrainConfig()), ConfigGroup)
 }
 
 
@@ -109,6 +109,7 @@ def fitting_flags(draw):
     name, default = draw(st.sampled_from(sorted(SHARED.items(), key=lambda item: item[0])))
     whole, real = st.integers(1, 2**34), st.floats(0, 2, exclude_min=True)
     kinds = {int: st.integers(1, 64) | whole, float: real, bool: st.booleans(), str: st.just(default), type(None): good}
+    kinds[tuple] = st.sampled_from(["dropout", "learned_state,residual", "project", ""])
     return f"--config.{name}={draw(kinds[type(default)])}"
 
 

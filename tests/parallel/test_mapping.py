@@ -50,12 +50,14 @@ def on(devices: str, via: str, config):
 
 
 def dropout_case():
-    config = sign_config(cell=CellConfig(kind="GRU", hidden_size=4, input_dropout=0.3), epochs=2)
+    config = sign_config(cell=CellConfig(kind="GRU", hidden_size=4, dropout={"input_rate": 0.3}), epochs=2)
     return config, sign.build(config)
 
 
 def bucket_case():
-    config = sign_config(data=DataConfig(feed="host"), cell=CellConfig(hidden_size=4, output_dropout=0.3), epochs=2)
+    config = sign_config(
+        data=DataConfig(feed="host"), cell=CellConfig(hidden_size=4, dropout={"output_rate": 0.3}), epochs=2
+    )
     task = sign.build(config)
     of = {name: np.arange(len(split["x"])) % 2 for name, split in task.data.splits.items()}
     return config, dataclasses.replace(task, buckets=Buckets(of, ({"x": 2}, {"x": 4})))

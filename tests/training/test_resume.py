@@ -27,7 +27,7 @@ def config_of(**fields) -> Config:
         "epochs": 3,
         "steps_per_call": 3,
         "log_every": 2,
-        "cell": CellConfig(kind="GRU", hidden_size=4, input_dropout=0.3),
+        "cell": CellConfig(kind="GRU", hidden_size=4, dropout={"input_rate": 0.3}),
         "optimizer": OptimizerConfig(learning_rate=1e-2, schedule="cosine", warmup_steps=3),
         **fields,
     }

@@ -33,7 +33,7 @@ SMALL = ["--config", TOY, "--config.epochs=2", "--config.examples=24", "--config
 # All that could get lost on the way: dropout, a schedule, moments, calls that end within an epoch.
 ALL = [
     "--config.cell.kind=GRU",
-    "--config.cell.input_dropout=0.3",
+    "--config.cell.dropout.input_rate=0.3",
     "--config.optimizer.warmup_steps=2",
     "--config.steps_per_call=2",
 ]
