@@ -53,6 +53,7 @@ class CellConfig(ClassOptions):
 
     said_first: ClassVar[tuple[str, ...]] = ("kind", "wrappers")
     without_default: ClassVar[Mapping[str, Any]] = {"hidden_size": 150}
+    own: ClassVar[type[ConfigGroup]] = _Own
 
     kind: str
     layers: int
@@ -70,7 +71,8 @@ class CellConfig(ClassOptions):
     @property
     def __dataclass_fields__(self) -> dict[str, dataclasses.Field]:  # pyright: ignore
         groups: Any = dataclasses.make_dataclass("Groups", [(name, ClassOptions | None) for name in self._around])
-        return groups.__dataclass_fields__ | sayable_fields(self.described()) | _OWN
+        fields = _OWN | groups.__dataclass_fields__ | sayable_fields(self.described()) | _OWN
+        return dict(sorted(fields.items(), key=lambda item: (item[0] not in _OWN, item[0] in self._around)))
 
     def __getattr__(self, name: str) -> Any:
         if name == "wrappers":

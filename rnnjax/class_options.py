@@ -29,6 +29,7 @@ class ClassOptions(ConfigGroup):
     """
 
     without_default: ClassVar[Mapping[str, Any]] = {}  # values of fields for which the class has no default
+    own: ClassVar[type[ConfigGroup]] = ConfigGroup  # the fields of the group itself, which stand before the class's
 
     def __init__(self, of: type, path: str, /, **values: Any):
         self.__dict__.update(_of=of, _path=path)

@@ -79,7 +79,9 @@ class TrainConfig(ConfigGroup):
     Attributes:
       task: module of the task, in `rnnjax.tasks` or, with a dot in its name, anywhere.
       seed: of parameters, data order and dropout.
+      epochs: passes over the training split.
       evaluate_every: epochs between evaluations, each with a checkpoint; the last epoch has both.
+      batch_size: examples in a training step.
       dtype: compute type; parameters are float32.
       steps_per_call: training steps in one compiled call, at most; 0 takes a whole epoch.
       log_every: steps over which training metrics are averaged for the log.

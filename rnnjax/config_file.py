@@ -30,7 +30,8 @@ class ConfigFile(NamedTuple):
     def default(self) -> str | None:
         """Returns the variant of a file that is asked for none."""
         parameters = list(inspect.signature(self.module.get_config).parameters.values())
-        return parameters[0].default if parameters else None
+        default = parameters[0].default if parameters else None
+        return default if isinstance(default, str) else None
 
     def config(self) -> TrainConfig:
         """Returns the config of the variant.

@@ -7,6 +7,7 @@ Slurm, Open MPI and Kubernetes say the three themselves.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,8 +36,8 @@ def main(arguments: Sequence[str]) -> None:
     from rnnjax.parallel.mesh import provide_cpu_devices
     from rnnjax.training.run_directory import new_directory
 
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
+    if _HELP & set(arguments):
+        print(usage([argument for argument in arguments if argument not in _HELP]))
         return
     cluster, arguments = read_cluster(arguments)
     config, name, workdir = read_config(arguments)
@@ -45,6 +46,24 @@ def main(arguments: Sequence[str]) -> None:
     keep_compilations()
     with joined(cluster, config):
         train_or_go_on(config, workdir or new_directory(name))
+
+
+_HELP = {"-h", "--help"}
+
+
+def usage(arguments: Sequence[str]) -> str:
+    """Returns how the command is used, and where its arguments name a config, that config's variants and fields.
+
+    Raises:
+      ConfigError: for a config that cannot be read, or flags of it that cannot be meant.
+    """
+    from rnnjax.config_flags import open_config
+    from rnnjax.config_help import help_text
+
+    if not any(re.match("--?config(=|$)", argument) for argument in arguments):
+        return f"{__doc__}\nWith --config FILE.py --help it lists the file's variants and every field of its config."
+    config, file, _ = open_config(arguments)
+    return help_text(config, file)
 
 
 def train_or_go_on(config: TrainConfig, directory: Path) -> None:

@@ -21,7 +21,11 @@ from rnnjax.tasks.task import Batch, Request, Task, Values, Weighted
 
 @dataclasses.dataclass
 class Config(TrainConfig):
-    """Fields of this task: `text` is what is learnt, each character but the first from those before it."""
+    """Fields of this task.
+
+    Attributes:
+      text: what is learnt, each character but the first from those before it.
+    """
 
     task: str = "hihello"
     text: str = "hihello"
