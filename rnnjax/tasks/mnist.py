@@ -17,8 +17,8 @@ from rnnjax.data.embedded import load_embedded_digits
 from rnnjax.data.mnist import load_mnist
 from rnnjax.errors import require
 from rnnjax.models.classifier import SequenceClassifier
+from rnnjax.plots import plot_images
 from rnnjax.tasks.task import Batch, Task, Values
-from rnnjax.training.plots import plot_images
 
 _CLASSES = 10
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from rnnjax import plots
 from rnnjax.config import TrainConfig
 from rnnjax.config_group import to_dict
 from rnnjax.errors import require
@@ -19,7 +20,6 @@ from rnnjax.optimizer import build_optimizer
 from rnnjax.parallel.distributed import wait_for_all
 from rnnjax.parallel.mesh import BATCH, batch_mesh, filled_batch
 from rnnjax.tasks.task import Task
-from rnnjax.training import plots
 from rnnjax.training.batches import Order, device_feed, epoch_orders, epoch_steps, host_feed, left_out
 from rnnjax.training.checkpoint import Checkpoints, Origin
 from rnnjax.training.devices import choose_devices
