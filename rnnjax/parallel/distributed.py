@@ -18,6 +18,7 @@ import numpy as np
 
 from rnnjax.config import TrainConfig
 from rnnjax.errors import FAILED, CheckpointError, ClusterError, ConfigError, DataError, TrainingError, require
+from rnnjax.machine import versions
 from rnnjax.parallel.agreement import OfAll, run_of
 from rnnjax.parallel.meeting import Place, meet
 from rnnjax.whole_numbers import whole_number
@@ -171,8 +172,6 @@ _GONE = "another process of this run is gone ({}); start all of them again to go
 
 
 def _connect(cluster: Cluster, config: TrainConfig) -> None:
-    from rnnjax.training.summary import versions
-
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     where = f" at {cluster.coordinator}" if cluster.coordinator else ""
     apart = f"the processes of this run did not all meet{where} within {cluster.start_timeout} s ({{}}); {_TO_MEET}"
