@@ -71,7 +71,7 @@ class CellConfig(ClassOptions):
     @property
     def __dataclass_fields__(self) -> dict[str, dataclasses.Field]:  # pyright: ignore
         groups: Any = dataclasses.make_dataclass("Groups", [(name, ClassOptions | None) for name in self._around])
-        fields = _OWN | groups.__dataclass_fields__ | sayable_fields(self.described()) | _OWN
+        fields = _OWN | groups.__dataclass_fields__ | self.class_fields() | _OWN
         return dict(sorted(fields.items(), key=lambda item: (item[0] not in _OWN, item[0] in self._around)))
 
     def __getattr__(self, name: str) -> Any:
@@ -80,7 +80,7 @@ class CellConfig(ClassOptions):
             more = (name for name, group in self._around.items() if name not in listed and group.chosen())
             return (*self._listed, *more)
         around = {} if name.startswith("_") else self._around
-        if name in around and name not in sayable_fields(self.described()):
+        if name in around and name not in self.class_fields():
             return around[name]
         return super().__getattr__(name)
 
@@ -88,7 +88,7 @@ class CellConfig(ClassOptions):
         self.refuse_if_frozen(name, value)
         if name == "wrappers":
             self._set_wrappers(value)
-        elif name in self._around and name not in sayable_fields(self.described()):
+        elif name in self._around and name not in self.class_fields():
             self._set_wrapper(name, value)
         else:
             super().__setattr__(name, value)
@@ -98,7 +98,7 @@ class CellConfig(ClassOptions):
         classes = {_group_name(name): wrapper_class(name) for name in listed}
         require(len(classes) == len(listed), f"cell.wrappers names a wrapper twice: {', '.join(listed)}")
         for name in classes:
-            taken = name in _OWN or name in sayable_fields(self.described())
+            taken = name in _OWN or name in self.class_fields()
             require(not taken, f"the options of the wrapper {name} would hide the field {name} of {self.kind}")
         before, known = self._around, wrapper_classes() | classes
         around = {name: ClassOptions(of, f"cell.{name}") for name, of in known.items()}
@@ -110,11 +110,11 @@ class CellConfig(ClassOptions):
         if value is None:
             self.wrappers = tuple(each for each in self.wrappers if _group_name(each) != name)
             return
+        if name not in {_group_name(each) for each in self._listed}:
+            self.__dict__["_listed"] = (*self.wrappers, name)
         values = value.chosen() if isinstance(value, ClassOptions) else value
         require(isinstance(values, Mapping), f"cell.{name} must be a group of options, got {value!r}")
         self._around[name] = ClassOptions(self._around[name].described(), f"cell.{name}", **values)
-        if not values and name not in {_group_name(each) for each in self._listed}:
-            self.__dict__["_listed"] = (*self.wrappers, name)
 
     def around(self) -> dict[str, ClassOptions]:
         """Returns the options of the wrappers that are around each layer, the innermost first."""
@@ -128,7 +128,7 @@ class CellConfig(ClassOptions):
         yield from super().items()
         yield from ((name, group) for name, group in self.around().items() if group.chosen())
 
-    def groups(self) -> Iterable[ConfigGroup]:
+    def inner_groups(self) -> Iterable[ConfigGroup]:
         return self._around.values()
 
     def fresh(self) -> CellConfig:
@@ -163,7 +163,7 @@ def build_cell(config: CellConfig) -> rnnjax.Cell:
     require(config.layers >= 1, f"cell.layers must be at least 1, got {config.layers}")
     require(config.layers <= _MOST_LAYERS, f"cell.layers must be at most {_MOST_LAYERS}, got {config.layers}")
     for name in config.chosen():
-        require(name in sayable_fields(config.described()), config.unknown(name))
+        require(name in config.class_fields(), config.unknown(name))
     cell = _built("cell", config)
     for name, options in config.around().items():
         cell = _built(f"cell.{name}", options, cell)

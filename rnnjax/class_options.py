@@ -43,11 +43,16 @@ class ClassOptions(ConfigGroup):
     # `dataclasses.fields` reads this, and through it does `config_flags`; here it depends on the instance.
     @property
     def __dataclass_fields__(self) -> dict[str, dataclasses.Field]:  # pyright: ignore
-        return sayable_fields(self.described())
+        return self.class_fields()
+
+    def class_fields(self) -> dict[str, dataclasses.Field]:
+        """Returns the fields of the class that a config can say, but for those that are called as a method here."""
+        fields = sayable_fields(self.described())
+        return {name: field for name, field in fields.items() if not hasattr(type(self), name)}
 
     def __getattr__(self, name: str) -> Any:
         """Returns the default of a field that has no value; None where a config cannot say it."""
-        fields = {} if name.startswith("_") else sayable_fields(self.described())
+        fields = {} if name.startswith("_") else self.class_fields()
         if name not in fields:
             raise AttributeError(f"{type(self).__name__} has no field {name!r}")
         default = fields[name].default
@@ -55,8 +60,7 @@ class ClassOptions(ConfigGroup):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        described = self.described()
-        if value is None and name in sayable_fields(described) and not takes_none(described, name):
+        if value is None and name in self.class_fields() and not takes_none(self.described(), name):
             del self.__dict__[name]
 
     def unknown(self, name: str) -> str:

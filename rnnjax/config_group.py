@@ -50,7 +50,7 @@ class ConfigGroup:
         for field in dataclasses.fields(self):
             yield field.name, getattr(self, field.name)
 
-    def groups(self) -> Iterable[ConfigGroup]:
+    def inner_groups(self) -> Iterable[ConfigGroup]:
         """Returns the groups in this one."""
         return [value for value in vars(self).values() if isinstance(value, ConfigGroup)]
 
@@ -85,7 +85,7 @@ def freeze(config: C) -> C:
 
 
 def _freeze(config: ConfigGroup) -> None:
-    for group in config.groups():
+    for group in config.inner_groups():
         _freeze(group)
     config.__dict__["_frozen"] = True
 

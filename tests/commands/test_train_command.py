@@ -12,9 +12,6 @@ import pytest
 from rnnjax import train
 from rnnjax.training.lock import locked
 
-# ml_collections reads config files by a method that Python has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 SMALL = ["--config", "configs/mnist.py:embedded", "--config.epochs=1", "--config.cell.hidden_size=8"]
 
 

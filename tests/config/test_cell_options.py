@@ -35,6 +35,8 @@ class Unsized(rnnjax.Cell):
     places: tuple[int, ...] = (1, 2)
     function: object = abs
     either: str | float = "all"
+    groups: int = 4
+    items: int = 5  # as a method of configs is called
 
     output_size = 3  # pyright: ignore
     init = initial_state = inputs = step = None  # pyright: ignore
@@ -90,6 +92,9 @@ def test_a_cell_of_ones_own_has_its_own_options_and_no_other():
     flags = ["--config.cell.width=7", "--config.cell.places=(3,4)", "--config.cell.either=0.5"]
     cell = build_cell(read(f"--config.cell.kind={UNSIZED}", *flags, config="configs/hihello.py").cell)
     assert cell == Unsized(width=7, places=(3, 4), either="0.5")
+    assert build_cell(CellConfig(UNSIZED, groups=2)) == Unsized(groups=2)
+    with pytest.raises(ConfigError, match="Unsized has no field items"):
+        CellConfig(UNSIZED, items=2)
     with pytest.raises(ConfigError, match=r"Unsized has no field hidden_size; leave cell\.hidden_size out"):
         CellConfig(UNSIZED, hidden_size=3)
     with pytest.raises(ConfigError, match="Unsized has no field function"):
@@ -158,6 +163,11 @@ def test_an_option_of_a_wrapper_puts_it_around_the_cell():
     cell = read("--config.cell.project.size=3", "--config.cell.hidden_size=4").cell
     assert cell.wrappers == ("project",)
     assert build_cell(cell) == rnnjax.Project(rnnjax.BasicRNN(4), 3)
+
+
+def test_in_a_config_file_wrappers_are_in_the_order_in_which_their_options_are_given():
+    cell = build_cell(CellConfig(hidden_size=4, project={"size": 3}, dropout={"input_rate": 0.1}))
+    assert cell == rnnjax.Dropout(rnnjax.Project(rnnjax.BasicRNN(4), 3), input_rate=0.1)
 
 
 def test_wrappers_of_the_config_file_go_by_flag():

@@ -11,9 +11,6 @@ from rnnjax.config_group import differences, freeze, from_dict, to_dict
 from rnnjax.errors import ConfigError
 from rnnjax.tasks import mnist
 
-# ml_collections reads config files by a method that Python has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 # Reading
 
 

@@ -14,9 +14,6 @@ from rnnjax.config_group import freeze, from_dict, to_dict
 from rnnjax.errors import ConfigError
 from rnnjax.tasks import build_task, mnist, task_module
 
-# ml_collections reads config files by a method that Python has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 # Cells
 
 OPTIONS = [

@@ -51,9 +51,6 @@ from rnnjax.training.loop import make_plan
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.state import require_room
 
-# ml_collections reads config files by a method that Python has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 # RNNJAX_FUZZ=50 tries fifty times as many cases, drawn anew each time.
 _TIMES = int(os.environ.get("RNNJAX_FUZZ", "0"))
 fuzz = settings(
