@@ -20,7 +20,7 @@ from benchmarks import report, timing
 from benchmarks.contenders import LEARNING_RATE, Case, classifier, repeated
 from benchmarks.peers import CELLS, Turn, shape
 from rnnjax.commands import exit_code
-from rnnjax.config import require
+from rnnjax.errors import require
 from rnnjax.parallel.mapping import map_over_devices
 from rnnjax.parallel.mesh import BATCH, batch_mesh, provide_cpu_devices
 from rnnjax.training.batches import EVERYWHERE, batch_weights, place

@@ -23,8 +23,8 @@ import jax
 from benchmarks import report
 from benchmarks.fault_case import ROOT, Bench, Case, Fault, require_same
 from benchmarks.fault_kinds import KINDS, not_allowed
-from rnnjax.commands import FAILED, exit_code
-from rnnjax.errors import TrainingError
+from rnnjax.commands import exit_code
+from rnnjax.errors import FAILED, TrainingError
 
 _EPILOG = """\
 kill        SIGKILL, up to four times in one run, half of them inside of a checkpoint's save

@@ -19,7 +19,7 @@ from benchmarks import report, timing
 from benchmarks.training import METHODS, rnnjax_calls, torch_device, torch_module, working
 from configs.ptb import get_config
 from rnnjax.commands import exit_code
-from rnnjax.config import freeze
+from rnnjax.config_group import freeze
 from rnnjax.parallel.mesh import provide_cpu_devices
 from rnnjax.tasks.language_model import Config, build
 from rnnjax.tasks.task import Task

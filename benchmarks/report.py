@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 
-from rnnjax.training.summary import device_name, git_commit, versions
+from rnnjax.machine import device_name, versions
+from rnnjax.training.summary import git_commit
 
 
 class Column(NamedTuple):

@@ -15,10 +15,10 @@ from benchmarks.kernel_contenders import KERNELS, LOOPS
 from rnnjax import Method
 from rnnjax.config import TrainConfig
 from rnnjax.errors import ConfigError
+from rnnjax.optimizer import build_optimizer
 from rnnjax.parallel.mesh import batch_mesh, device_counts
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import device_feed, epoch_orders, epoch_steps
-from rnnjax.training.optimizer import build_optimizer
 from rnnjax.training.program import TrainProgram, place_state
 from rnnjax.training.state import initial_train_state
 from rnnjax.unrolling.auto import choosing

@@ -27,7 +27,7 @@ from rnnjax.tasks.language_model import Config, TextConfig
 
 def _large(kind: str) -> dict[str, Any]:
     return {
-        "cell": CellConfig(kind=kind, hidden_size=512, layers=2, input_dropout=0.2, variational=False),
+        "cell": CellConfig(kind=kind, hidden_size=512, layers=2, dropout={"input_rate": 0.2, "variational": False}),
         "output_dropout": 0.5,
         "embedding_size": 128,
         "window": 128,
@@ -49,7 +49,7 @@ def _small(epochs: int) -> dict[str, Any]:
     }
 
 
-_VARIANTS = {
+VARIANTS = {
     "lstm": _large("LSTM"),
     "gru": _large("GRU"),
     "cpu": _small(6),
@@ -59,6 +59,4 @@ _VARIANTS = {
 
 def get_config(variant: str = "lstm") -> Config:
     """Returns the config of a variant."""
-    if variant not in _VARIANTS:
-        raise ValueError(f"unknown variant {variant!r} of configs/char_lm.py; choose from {', '.join(_VARIANTS)}")
-    return Config(**copy.deepcopy(_VARIANTS[variant]))
+    return Config(**copy.deepcopy(VARIANTS[variant]))

@@ -17,15 +17,13 @@ work on the machine). On a GPU: not measured.
 from rnnjax.config import CellConfig, OptimizerConfig
 from rnnjax.tasks.hihello import Config
 
-_CELLS = {"basic": "BasicRNN", "lstm": "LSTM", "gru": "GRU"}
+VARIANTS = {"basic": "BasicRNN", "lstm": "LSTM", "gru": "GRU"}
 
 
 def get_config(variant: str = "lstm") -> Config:
     """Returns the config of a variant."""
-    if variant not in _CELLS:
-        raise ValueError(f"unknown variant {variant!r} of configs/hihello.py; choose from {', '.join(_CELLS)}")
     return Config(
-        cell=CellConfig(kind=_CELLS[variant], hidden_size=10),
+        cell=CellConfig(kind=VARIANTS[variant], hidden_size=10),
         optimizer=OptimizerConfig(learning_rate=0.1),
         batch_size=1,
         epochs=100,

@@ -26,7 +26,7 @@ from rnnjax.tasks.mnist import Config
 
 _DECAYED = OptimizerConfig(learning_rate=2e-3, schedule="cosine")
 
-_VARIANTS = {
+VARIANTS = {
     "rnn150": {},
     "rnn150_long": {"epochs": 100},
     "rnn128": {"cell": CellConfig(hidden_size=128), "batch_size": 128, "epochs": 30},
@@ -41,7 +41,7 @@ _VARIANTS = {
     "lstm150_peephole": {"cell": CellConfig(kind="LSTM", peephole=True), "optimizer": _DECAYED},
     "gru150": {"cell": CellConfig(kind="GRU"), "optimizer": _DECAYED},
     "embedded": {
-        "cell": CellConfig(kind="GRU", output_dropout=0.2),
+        "cell": CellConfig(kind="GRU", dropout={"output_rate": 0.2}),
         "data": DataConfig(name="embedded"),
         "optimizer": OptimizerConfig(learning_rate=4e-3, schedule="cosine"),
         "batch_size": 100,
@@ -52,7 +52,5 @@ _VARIANTS = {
 
 def get_config(variant: str = "rnn150") -> Config:
     """Returns the config of a variant."""
-    if variant not in _VARIANTS:
-        raise ValueError(f"unknown variant {variant!r} of configs/mnist.py; choose from {', '.join(_VARIANTS)}")
-    fields = {"cell": CellConfig(hidden_size=150), "batch_size": 150, "epochs": 5, **_VARIANTS[variant]}
+    fields = {"cell": CellConfig(hidden_size=150), "batch_size": 150, "epochs": 5, **VARIANTS[variant]}
     return Config(**copy.deepcopy(fields))

@@ -36,7 +36,7 @@ import copy
 from rnnjax.config import CellConfig, DataConfig, OptimizerConfig
 from rnnjax.tasks.navigation import Config
 
-_VARIANTS = {
+VARIANTS = {
     "source800": {
         "windows": 800,
         "distinct": True,
@@ -53,7 +53,7 @@ _VARIANTS = {
         "epochs": 12,
     },
     "embedded": {
-        "cell": CellConfig(kind="LSTM", hidden_size=100, output_dropout=0.3),
+        "cell": CellConfig(kind="LSTM", hidden_size=100, dropout={"output_rate": 0.3}),
         "optimizer": OptimizerConfig(learning_rate=4e-3, schedule="cosine"),
         "data": DataConfig(name="embedded"),
         "batch_size": 128,
@@ -64,7 +64,5 @@ _VARIANTS = {
 
 def get_config(variant: str = "all") -> Config:
     """Returns the config of a variant."""
-    if variant not in _VARIANTS:
-        raise ValueError(f"unknown variant {variant!r} of configs/navigation.py; choose from {', '.join(_VARIANTS)}")
-    fields = {"cell": CellConfig(kind="LSTM", hidden_size=100), **_VARIANTS[variant]}
+    fields = {"cell": CellConfig(kind="LSTM", hidden_size=100), **VARIANTS[variant]}
     return Config(**copy.deepcopy(fields))

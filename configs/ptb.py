@@ -32,9 +32,10 @@ from rnnjax.tasks.language_model import Config, TextConfig
 def _zaremba(
     hidden_size: int, window: int, epochs: int, dropout: float, scale: float, clip: float, after: int, decay: float
 ) -> Config:
+    between_layers = {"dropout": {"input_rate": dropout}} if dropout else {}
     return Config(
         data=TextConfig(name="ptb", tokens="words", vocabulary_size=10_000),
-        cell=CellConfig(kind="LSTM", hidden_size=hidden_size, layers=2, input_dropout=dropout),
+        cell=CellConfig(kind="LSTM", hidden_size=hidden_size, layers=2, **between_layers),
         embedding_size=hidden_size,
         output_dropout=dropout,
         init_scale=scale,
@@ -53,7 +54,7 @@ def _zaremba(
     )
 
 
-_VARIANTS = {
+VARIANTS = {
     "small": _zaremba(200, window=20, epochs=13, dropout=0.0, scale=0.1, clip=5, after=4, decay=0.5),
     "medium": _zaremba(650, window=35, epochs=39, dropout=0.5, scale=0.05, clip=5, after=6, decay=0.8),
     "large": _zaremba(1500, window=35, epochs=55, dropout=0.65, scale=0.04, clip=10, after=14, decay=1 / 1.15),
@@ -62,6 +63,4 @@ _VARIANTS = {
 
 def get_config(variant: str = "small") -> Config:
     """Returns the config of a variant."""
-    if variant not in _VARIANTS:
-        raise ValueError(f"unknown variant {variant!r} of configs/ptb.py; choose from {', '.join(_VARIANTS)}")
-    return copy.deepcopy(_VARIANTS[variant])
+    return copy.deepcopy(VARIANTS[variant])

@@ -35,21 +35,19 @@ _LAYER = {"kind": "rnnjax.cells.joint:JointBasicRNN", "hidden_size": 100, "activ
 # 1,500 steps, evaluated without dropout every 300.
 _DEEP = {"windows": 15_000, "epochs": 5}
 
-_VARIANTS = {
+VARIANTS = {
     "stacked": {},
     "projected": {"project": True},
     "deep_dropout": {
-        "cell": CellConfig(layers=3, input_dropout=0.7, state_dropout=0.7, **_LAYER),
+        "cell": CellConfig(layers=3, dropout={"input_rate": 0.7, "state_rate": 0.7}, **_LAYER),
         "optimizer": OptimizerConfig(learning_rate=1e-2),
         **_DEEP,
     },
-    "deep_dropout_sane": {"cell": CellConfig(layers=3, output_dropout=0.1, **_LAYER), **_DEEP},
+    "deep_dropout_sane": {"cell": CellConfig(layers=3, dropout={"output_rate": 0.1}, **_LAYER), **_DEEP},
 }
 
 
 def get_config(variant: str = "stacked") -> Config:
     """Returns the config of a variant."""
-    if variant not in _VARIANTS:
-        raise ValueError(f"unknown variant {variant!r} of configs/time_series.py; choose from {', '.join(_VARIANTS)}")
-    fields = {"cell": CellConfig(**_LAYER), "batch_size": 50, **_VARIANTS[variant]}
+    fields = {"cell": CellConfig(**_LAYER), "batch_size": 50, **VARIANTS[variant]}
     return Config(**copy.deepcopy(fields))

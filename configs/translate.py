@@ -37,7 +37,7 @@ _DATES = {
 _MULTI30K = {
     "data": DataConfig(name="multi30k_de_en"),
     "vocabulary": VocabularyConfig(kind="bpe", source_size=8000, target_size=8000),
-    "cell": CellConfig(kind="GRU", hidden_size=512, input_dropout=0.3, output_dropout=0.3),
+    "cell": CellConfig(kind="GRU", hidden_size=512, dropout={"input_rate": 0.3, "output_rate": 0.3}),
     "optimizer": OptimizerConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=500, clip_norm=1.0),
     "embedding_size": 256,
     "max_length": 40,
@@ -45,16 +45,19 @@ _MULTI30K = {
     "beam_size": 5,
     "epochs": 20,
 }
-_TATOEBA = _MULTI30K | {"cell": CellConfig(kind="GRU", hidden_size=512, output_dropout=0.2), "score": "general"}
+_TATOEBA = _MULTI30K | {
+    "cell": CellConfig(kind="GRU", hidden_size=512, dropout={"output_rate": 0.2}),
+    "score": "general",
+}
 
-_VARIANTS = {
+VARIANTS = {
     "dates": _DATES,
     "tatoeba_en_fr": _TATOEBA | {"data": DataConfig(name="tatoeba_en_fr"), "attention": "luong", "epochs": 10},
     "tatoeba_en_ko": _TATOEBA
     | {
         "data": DataConfig(name="tatoeba_en_ko"),
         "vocabulary": VocabularyConfig(kind="bpe", source_size=3000, target_size=3000),
-        "cell": CellConfig(kind="GRU", hidden_size=256, input_dropout=0.3, output_dropout=0.3),
+        "cell": CellConfig(kind="GRU", hidden_size=256, dropout={"input_rate": 0.3, "output_rate": 0.3}),
         "attention": "luong",
         "sampling": SamplingConfig(probability=0.2, ramp_steps=1000),
         "batch_size": 64,
@@ -65,7 +68,7 @@ _VARIANTS = {
     "multi30k_de_en_small": _MULTI30K
     | {
         "vocabulary": VocabularyConfig(kind="bpe", source_size=4000, target_size=4000),
-        "cell": CellConfig(kind="GRU", hidden_size=128, input_dropout=0.1, output_dropout=0.1),
+        "cell": CellConfig(kind="GRU", hidden_size=128, dropout={"input_rate": 0.1, "output_rate": 0.1}),
         "optimizer": OptimizerConfig(learning_rate=4e-3, schedule="cosine", warmup_steps=50, clip_norm=1.0),
         "embedding_size": 64,
         "epochs": 8,
@@ -73,17 +76,15 @@ _VARIANTS = {
     "multi30k_de_en_gru": _MULTI30K | {"attention": "none"},
     "multi30k_de_en_lstm": _MULTI30K
     | {
-        "cell": CellConfig(kind="LSTM", hidden_size=512, layers=2, input_dropout=0.3, output_dropout=0.3),
+        "cell": CellConfig(kind="LSTM", hidden_size=512, layers=2, dropout={"input_rate": 0.3, "output_rate": 0.3}),
         "attention": "none",
         "bidirectional": False,
         "reverse_source": True,
     },
 }
-_VARIANTS["embedded"] = _DATES
+VARIANTS["embedded"] = _DATES
 
 
 def get_config(variant: str = "dates") -> Config:
     """Returns the config of a variant."""
-    if variant not in _VARIANTS:
-        raise ValueError(f"unknown variant {variant!r} of configs/translate.py; choose from {', '.join(_VARIANTS)}")
-    return Config(**copy.deepcopy(_VARIANTS[variant]))
+    return Config(**copy.deepcopy(VARIANTS[variant]))

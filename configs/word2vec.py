@@ -25,7 +25,7 @@ import copy
 from rnnjax.config import DataConfig, OptimizerConfig
 from rnnjax.tasks.word2vec import Config
 
-_VARIANTS = {
+VARIANTS = {
     "ptb": {"epochs": 10, "probes": "monday,company,president,million,japan,he,bank,stock,good,court"},
     "text": {"data": DataConfig(name="text"), "subsample": 1e-4, "epochs": 10},
     "embedded": {
@@ -39,8 +39,6 @@ _VARIANTS = {
 
 def get_config(variant: str = "ptb") -> Config:
     """Returns the config of a variant."""
-    if variant not in _VARIANTS:
-        raise ValueError(f"unknown variant {variant!r} of configs/word2vec.py; choose from {', '.join(_VARIANTS)}")
     optimizer = OptimizerConfig(learning_rate=5e-3, schedule="linear")
-    fields = {"optimizer": optimizer, "batch_size": 64, "subsample": 1e-3, **_VARIANTS[variant]}
+    fields = {"optimizer": optimizer, "batch_size": 64, "subsample": 1e-3, **VARIANTS[variant]}
     return Config(**copy.deepcopy(fields))

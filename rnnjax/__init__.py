@@ -52,10 +52,13 @@ from rnnjax.unrolling import (
 __version__ = "0.1.0"
 
 
+_WHEN_ASKED_FOR = {name: f"rnnjax.{name}" for name in ("interop", "models", "nn")}
+
+
 def __getattr__(name: str) -> Any:
     """Imports the folders that need Flax when they are first asked for, so that importing rnnjax needs JAX alone."""
-    if name in ("interop", "models", "nn"):
-        return importlib.import_module(f"rnnjax.{name}")
+    if name in _WHEN_ASKED_FOR:
+        return importlib.import_module(_WHEN_ASKED_FOR[name])
     raise AttributeError(f"module 'rnnjax' has no attribute {name!r}")
 
 

@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, and errors as one sentence."""
+"""What the commands share: errors as one sentence and an exit code, and the options of a trained run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from rnnjax.errors import (
+    FAILED,
+    USAGE,
     CheckpointError,
     ClusterError,
     ConfigError,
@@ -20,10 +22,9 @@ from rnnjax.errors import (
     TrainingError,
     first_line,
 )
+from rnnjax.training.trust import TRUST
 
-FAILED, USAGE, STOPPED = 1, 2, 75
 _LONGEST = 1500  # characters of a sentence
-TRUST = "RNNJAX_TRUST"  # the environment variable that says the same as --trust
 
 
 def exit_code(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:

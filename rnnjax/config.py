@@ -6,203 +6,19 @@ While flags are read a config can be changed; `freeze` ends that. A task derives
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
-import reprlib
-import typing
-from typing import Any, TypeVar
 
-import rnnjax
-from rnnjax.errors import ConfigError
-from rnnjax.named_code import named_module
+from rnnjax.cell_config import CellConfig, build_cell
+from rnnjax.config_group import ConfigGroup
+from rnnjax.errors import require
+from rnnjax.optimizer import OptimizerConfig
 from rnnjax.whole_numbers import whole_number
 
-C = TypeVar("C", bound="Config")
+__all__ = ["CellConfig", "DataConfig", "OptimizerConfig", "ParallelConfig", "TrainConfig", "build_cell"]
 
 
 @dataclasses.dataclass
-class Config:
-    """A group of fields. Unknown names are refused, and so is any change after `freeze`."""
-
-    def __post_init__(self) -> None:
-        # `config_flags` reads the fields' types, which postponed annotations leave as strings.
-        hints = typing.get_type_hints(type(self))
-        for field in dataclasses.fields(self):
-            field.type = hints[field.name]
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if self.__dict__.get("_frozen"):
-            raise dataclasses.FrozenInstanceError(f"the config is frozen; {name} cannot be set to {value!r}")
-        if name not in (field.name for field in dataclasses.fields(self)):
-            raise AttributeError(f"{type(self).__name__} has no field {name!r}")
-        super().__setattr__(name, value)
-
-    def check(self) -> None:
-        """Raises `ConfigError` for values that cannot be meant; a subclass checks its own after this."""
-        for name, value in vars(self).items():
-            if isinstance(value, Config):
-                value.check()
-            elif type(value) is float:
-                require(math.isfinite(value), f"{name} must be a finite number, got {value}")
-            elif type(value) is int:
-                require(abs(value) < _TOO_LARGE, f"{name} must be below {_TOO_LARGE}, got {reprlib.repr(value)}")
-
-
-_TOO_LARGE = 2**32  # for any number of things, and for a seed
-
-
-def freeze(config: C) -> C:
-    """Returns `config`, checked and from now on unchangeable."""
-    config.check()
-    _freeze(config)
-    return config
-
-
-def _freeze(config: Config) -> None:
-    for value in vars(config).values():
-        if isinstance(value, Config):
-            _freeze(value)
-    config.__dict__["_frozen"] = True
-
-
-def require(condition: bool, message: str) -> None:
-    """Raises `ConfigError` with `message` unless the condition holds."""
-    if not condition:
-        raise ConfigError(message)
-
-
-@dataclasses.dataclass
-class CellConfig(Config):
-    """Which recurrent cell.
-
-    Every field left at None is left to the cell; a field that the cell does not have is refused by name.
-
-    Attributes:
-      kind: a cell of rnnjax by its class name, or one's own as ``"package.module:Class"``.
-      hidden_size: units of each layer.
-      layers: number of layers.
-      input_dropout, state_dropout, output_dropout: rates, in every layer; variational: one mask a sequence.
-    """
-
-    kind: str = "BasicRNN"
-    hidden_size: int = 150
-    layers: int = 1
-    activation: str | None = None
-    peephole: bool | None = None
-    projection_size: int | None = None
-    cell_clip: float | None = None
-    projection_clip: float | None = None
-    coupled_gates: bool | None = None
-    layer_norm: bool | None = None
-    forget_bias: float | None = None
-    reset: str | None = None
-    kernel_init: str | None = None
-    recurrent_init: str | None = None
-    input_dropout: float = 0.0
-    state_dropout: float = 0.0
-    output_dropout: float = 0.0
-    variational: bool = False
-
-    def check(self) -> None:
-        super().check()
-        build_cell(self)
-
-
-_MOST_LAYERS = 1000
-_MADE_OF_CELLS = (rnnjax.Stack, rnnjax.Wrapper)
-_NOT_CELL_FIELDS = ("kind", "layers", "input_dropout", "state_dropout", "output_dropout", "variational")
-
-
-def build_cell(config: CellConfig) -> rnnjax.Cell:
-    """Returns the cell, a `Stack` where there are several layers.
-
-    Raises:
-      ConfigError: for an unknown cell, a field that it does not have, or a value that it refuses.
-    """
-    require(config.layers >= 1, f"cell.layers must be at least 1, got {config.layers}")
-    require(config.layers <= _MOST_LAYERS, f"cell.layers must be at most {_MOST_LAYERS}, got {config.layers}")
-    kind = _cell_class(config.kind)
-    options = {
-        name: value for name, value in vars(config).items() if name not in _NOT_CELL_FIELDS and value is not None
-    }
-    options.pop("_frozen", None)
-    fields = {field.name for field in dataclasses.fields(kind)}
-    if "hidden_size" not in fields:  # a cell of one's own may have no such size
-        options.pop("hidden_size")
-    unknown = options.keys() - fields
-    require(
-        not unknown,
-        f"{config.kind} has no field {', '.join(sorted(unknown))}; leave cell.{min(unknown, default='')} out",
-    )
-    try:
-        cell = _with_dropout(kind(**options), config)
-        hash(cell)  # as every function that is compiled for it will
-    except Exception as error:  # a cell of one's own can raise anything
-        raise ConfigError(f"cell: {str(error) or type(error).__name__}") from error
-    return cell if config.layers == 1 else rnnjax.Stack((cell,) * config.layers)
-
-
-def _cell_class(kind: str) -> type:
-    module, colon, name = kind.rpartition(":")
-    unknown = f"unknown cell {kind!r}; choose BasicRNN, LSTM or GRU, or name your own as package.module:Class"
-    try:
-        found = getattr(named_module(module if colon else "rnnjax", unknown), name)
-    except AttributeError as error:
-        raise ConfigError(f"{unknown}: {error}") from error
-    require(
-        isinstance(found, type) and issubclass(found, rnnjax.Cell) and not issubclass(found, _MADE_OF_CELLS),
-        f"cell.kind must name a single cell, such as BasicRNN, LSTM or GRU, got {kind!r}",
-    )
-    require(dataclasses.is_dataclass(found), f"the cell {kind!r} must be a frozen dataclass: decorate its class")
-    return found
-
-
-def _with_dropout(cell: rnnjax.Cell, config: CellConfig) -> rnnjax.Cell:
-    rates = (config.input_dropout, config.state_dropout, config.output_dropout)
-    if not any(rates):
-        return cell
-    return rnnjax.Dropout(
-        cell, input_rate=rates[0], state_rate=rates[1], output_rate=rates[2], variational=config.variational
-    )
-
-
-@dataclasses.dataclass
-class OptimizerConfig(Config):
-    """Which optimiser and learning-rate schedule of optax.
-
-    Attributes:
-      name: adam, adamw, sgd, rmsprop, adagrad, lamb or lion.
-      learning_rate: the highest learning rate.
-      schedule: constant, cosine, linear or exponential, over the whole run, after the warm-up; or staircase.
-      warmup_steps: steps over which the learning rate rises from zero.
-      final_fraction: what the schedule ends at, as a fraction of `learning_rate`.
-      decay_after, decay_rate: for staircase, the epochs before the first decay, and the factor for each one after.
-      momentum: for sgd and rmsprop.
-      weight_decay: decoupled, for adamw, lamb and lion.
-      clip_norm: if given, gradients are scaled to at most this global norm.
-    """
-
-    name: str = "adam"
-    learning_rate: float = 1e-3
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    final_fraction: float = 0.0
-    decay_after: int = 1
-    decay_rate: float = 1.0
-    momentum: float | None = None
-    weight_decay: float | None = None
-    clip_norm: float | None = None
-
-    def check(self) -> None:
-        super().check()
-        # Imported here because the optimiser's module needs this one.
-        from rnnjax.training.optimizer import build_optimizer
-
-        build_optimizer(self, steps=max(self.warmup_steps, 0) + 1)
-
-
-@dataclasses.dataclass
-class DataConfig(Config):
+class DataConfig(ConfigGroup):
     """Where the data is, and how it reaches the device.
 
     Attributes:
@@ -232,7 +48,7 @@ def _can_name_a_file(path: str | None) -> bool:
 
 
 @dataclasses.dataclass
-class ParallelConfig(Config):
+class ParallelConfig(ConfigGroup):
     """How the work is split over devices.
 
     Attributes:
@@ -257,13 +73,15 @@ class ParallelConfig(Config):
 
 
 @dataclasses.dataclass
-class TrainConfig(Config):
+class TrainConfig(ConfigGroup):
     """What every task shares.
 
     Attributes:
       task: module of the task, in `rnnjax.tasks` or, with a dot in its name, anywhere.
       seed: of parameters, data order and dropout.
+      epochs: passes over the training split.
       evaluate_every: epochs between evaluations, each with a checkpoint; the last epoch has both.
+      batch_size: examples in a training step.
       dtype: compute type; parameters are float32.
       steps_per_call: training steps in one compiled call, at most; 0 takes a whole epoch.
       call_seconds: seconds that a call takes at most, about, so that a signal is answered soon; 0 for any time. Neither
@@ -298,41 +116,4 @@ class TrainConfig(Config):
         require(self.dtype in dtypes, f"dtype must be one of {', '.join(dtypes)}, got {self.dtype!r}")
 
 
-def to_dict(config: Config) -> dict[str, Any]:
-    """Returns the config as nested dicts that JSON can hold."""
-    return dataclasses.asdict(config)
-
-
-def from_dict(kind: type[C], values: dict[str, Any]) -> C:
-    """Returns the config that `to_dict` made `values` from.
-
-    Raises:
-      ConfigError: for a name that the config does not have, or a value of another type.
-    """
-    config, hints = kind(), typing.get_type_hints(kind)
-    for name, value in values.items():
-        require(name in hints, f"{kind.__name__} has no field {name!r}")
-        hint = hints[name]
-        if isinstance(hint, type) and issubclass(hint, Config) and isinstance(value, dict):
-            value = from_dict(hint, value)
-        kinds = typing.get_args(hint) or (hint,)
-        fits = type(value) in kinds or (float in kinds and type(value) is int)
-        shown = getattr(hint, "__name__", hint)
-        require(fits, f"{name} of {kind.__name__} must be {shown}, got {reprlib.repr(value)}")
-        setattr(config, name, value)
-    return config
-
-
 PLACES = ("data.path", "data.tfds_dir")  # where the data is: two runs that differ there alone are the same
-
-
-def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
-    """Returns the dotted names of the fields in which two nested dicts differ."""
-    names = []
-    for name in sorted(one.keys() | other.keys()):
-        a, b = one.get(name), other.get(name)
-        if isinstance(a, dict) and isinstance(b, dict):
-            names += differences(a, b, f"{prefix}{name}.")
-        elif a != b:
-            names.append(f"{prefix}{name}")
-    return names

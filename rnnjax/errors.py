@@ -1,4 +1,9 @@
-"""Errors whose message alone tells a person what is wrong and what to do; the commands turn them into exit codes."""
+"""Errors whose message alone tells a person what is wrong and what to do, and the exit codes of commands."""
+
+import difflib
+from collections.abc import Iterable
+
+FAILED, USAGE, STOPPED = 1, 2, 75  # exit codes: 0 is done, STOPPED is by a signal and after a checkpoint
 
 
 class ConfigError(ValueError):
@@ -28,3 +33,16 @@ class TrainingError(RuntimeError):
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error, not too much of it."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises `ConfigError` with `message` unless the condition holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Returns the end of a sentence about an unknown name: the nearest of those that are known, or nothing."""
+    known = {each.lower(): each for each in names}
+    nearest = difflib.get_close_matches(name[:100].lower(), known, n=1)
+    return f"; did you mean {known[nearest[0]]!r}?" if nearest else ""

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from rnnjax.errors import ConfigError
+from rnnjax.errors import ConfigError, first_line
 
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -50,12 +50,17 @@ def program_that_fits(compiled: Any, devices: int) -> Any:
 
 
 def require_room_for(make: Callable[[], Any], what: str, *, times: int = 1) -> None:
-    """Raises `ConfigError` if what a function makes, so many times, needs more memory than there is; makes nothing."""
+    """Raises `ConfigError` if what a function makes, so many times, needs more memory than there is; makes nothing.
+
+    So it does where the function refuses to make it.
+    """
     remedy = "lower the sizes, such as cell.hidden_size"
     try:
         shapes = jax.eval_shape(make)
     except OverflowError as error:
         raise ConfigError(f"{what} have sizes that are too large to be counted in 32 bits; {remedy}") from error
+    except ValueError as error:  # such as of a cell that takes inputs of one size alone
+        raise ConfigError(f"{what} cannot be made: {first_line(error)}") from error
     require_memory(times * sum(map(_bytes, jax.tree.leaves(shapes))), what, remedy)
 
 

@@ -17,9 +17,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from rnnjax.cache import keep_compilations
-from rnnjax.commands import STOPPED, end, exit_code, require_packages
-from rnnjax.errors import ConfigError
-from rnnjax.train import new_directory
+from rnnjax.commands import end, exit_code, require_packages
+from rnnjax.errors import STOPPED, ConfigError
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     from rnnjax.training.grid import read_grid
     from rnnjax.training.interruption import Interrupted
     from rnnjax.training.ray_sweep import ray_trainer
-    from rnnjax.training.run_directory import RunDirectory
+    from rnnjax.training.run_directory import RunDirectory, new_directory
     from rnnjax.training.sweep import sweep, train_in_turn
     from rnnjax.training.sweep_report import table
 

@@ -6,17 +6,17 @@ Slurm, Open MPI and Kubernetes say the three themselves.
 
 from __future__ import annotations
 
-import itertools
 import logging
+import re
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rnnjax.cache import keep_compilations
-from rnnjax.commands import STOPPED, end, exit_code, require_packages
+from rnnjax.commands import end, exit_code, require_packages
 from rnnjax.config import TrainConfig
+from rnnjax.errors import STOPPED, require
 
 _log = logging.getLogger(__name__)
 
@@ -31,13 +31,13 @@ def main(arguments: Sequence[str]) -> None:
       SystemExit: with code 75 if a signal stopped it, after a checkpoint.
     """
     require_packages()
-    from rnnjax.config import require
     from rnnjax.config_flags import read_config
     from rnnjax.parallel.distributed import joined, read_cluster
     from rnnjax.parallel.mesh import provide_cpu_devices
+    from rnnjax.training.run_directory import new_directory
 
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
+    if _HELP & set(arguments):
+        print(usage([argument for argument in arguments if argument not in _HELP]))
         return
     cluster, arguments = read_cluster(arguments)
     config, name, workdir = read_config(arguments)
@@ -48,9 +48,27 @@ def main(arguments: Sequence[str]) -> None:
         train_or_go_on(config, workdir or new_directory(name))
 
 
+_HELP = {"-h", "--help"}
+
+
+def usage(arguments: Sequence[str]) -> str:
+    """Returns how the command is used, and where its arguments name a config, that config's variants and fields.
+
+    Raises:
+      ConfigError: for a config that cannot be read, or flags of it that cannot be meant.
+    """
+    from rnnjax.config_flags import open_config
+    from rnnjax.config_help import help_text
+
+    if not any(re.match("--?config(=|$)", argument) for argument in arguments):
+        return f"{__doc__}\nWith --config FILE.py --help it lists the file's variants and every field of its config."
+    config, file, _ = open_config(arguments)
+    return help_text(config, file)
+
+
 def train_or_go_on(config: TrainConfig, directory: Path) -> None:
     """Trains in a run directory, from its last checkpoint if it has one, and prints the report."""
-    from rnnjax.config import to_dict
+    from rnnjax.config_group import to_dict
     from rnnjax.parallel.distributed import is_writer
     from rnnjax.training.interruption import Interrupted
     from rnnjax.training.loop import train
@@ -72,13 +90,6 @@ def train_or_go_on(config: TrainConfig, directory: Path) -> None:
                 raise SystemExit(STOPPED) from None
     if run.writes:
         print(report(summary))
-
-
-def new_directory(name: str) -> Path:
-    """Returns a path in `runs` where nothing is yet, named after the config and the time."""
-    base = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    names = itertools.chain([base], (f"{base}-{n}" for n in itertools.count(2)))
-    return next(path for path in map(Path("runs").joinpath, names) if not path.exists())
 
 
 def report(summary: dict[str, Any]) -> str:

@@ -212,6 +212,7 @@ class Project(Wrapper):
     Attributes:
       size: number O of outputs.
       kernel_init: name or function that initialises W; b starts at zero.
+      param_dtype: type in which W and b are made and kept.
     """
 
     size: int

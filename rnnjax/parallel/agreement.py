@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from rnnjax import errors
-from rnnjax.config import PLACES, TrainConfig, differences, to_dict
+from rnnjax.config import PLACES, TrainConfig
+from rnnjax.config_group import differences, to_dict
 
 Said = Mapping[str, Any]
 

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import numpy as np
 
-from rnnjax.commands import FAILED
-from rnnjax.config import TrainConfig, require
-from rnnjax.errors import CheckpointError, ClusterError, ConfigError, DataError, TrainingError
+from rnnjax.config import TrainConfig
+from rnnjax.errors import FAILED, CheckpointError, ClusterError, ConfigError, DataError, TrainingError, require
+from rnnjax.machine import versions
 from rnnjax.parallel.agreement import OfAll, run_of
 from rnnjax.parallel.meeting import Place, meet
 from rnnjax.whole_numbers import whole_number
@@ -172,8 +172,6 @@ _GONE = "another process of this run is gone ({}); start all of them again to go
 
 
 def _connect(cluster: Cluster, config: TrainConfig) -> None:
-    from rnnjax.training.summary import versions
-
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     where = f" at {cluster.coordinator}" if cluster.coordinator else ""
     apart = f"the processes of this run did not all meet{where} within {cluster.start_timeout} s ({{}}); {_TO_MEET}"

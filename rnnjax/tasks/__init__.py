@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from rnnjax.config import TrainConfig, require
+from rnnjax.config import TrainConfig
+from rnnjax.errors import require
 from rnnjax.named_code import named_module
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from rnnjax.training.plots import new_figure, save_figure
+from rnnjax.plots import new_figure, save_figure
 
 _FONTS = ("DejaVu Sans", "Noto Sans CJK KR", "NanumGothic", "Malgun Gothic", "AppleGothic", "Unifont")
 

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from rnnjax.config import DataConfig, TrainConfig, build_cell, require
+from rnnjax.config import DataConfig, TrainConfig, build_cell
 from rnnjax.data.dataset import Arrays, DataSet, content_checksum
+from rnnjax.errors import require
 from rnnjax.models.forecaster import Forecaster
 from rnnjax.models.losses import mean_over_steps, sequence_loss
 from rnnjax.tasks.task import Batch, Request, Task, Values, Weighted
@@ -20,7 +21,11 @@ from rnnjax.tasks.task import Batch, Request, Task, Values, Weighted
 
 @dataclasses.dataclass
 class Config(TrainConfig):
-    """Fields of this task: `text` is what is learnt, each character but the first from those before it."""
+    """Fields of this task.
+
+    Attributes:
+      text: what is learnt, each character but the first from those before it.
+    """
 
     task: str = "hihello"
     text: str = "hihello"

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from rnnjax.cells.cell import State
-from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell, require
+from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell
 from rnnjax.data.dataset import DataSet
 from rnnjax.data.lanes import evaluation_windows, training_windows
 from rnnjax.data.text import Cuts, Texts, load_embedded_text, load_own_text, load_ptb, load_tiny_shakespeare
 from rnnjax.data.vocabulary import CharacterVocabulary, Vocabulary, WordVocabulary
-from rnnjax.errors import ConfigError
+from rnnjax.errors import ConfigError, require
 from rnnjax.memory import require_room_for
 from rnnjax.models.language_model import LanguageModel, continue_tokens
 from rnnjax.models.losses import mean_over_steps, token_losses
@@ -70,7 +70,7 @@ class Config(TrainConfig):
       window: number T of steps that the gradient goes back.
       embedding_size: features of an embedded token.
       tied: whether the embedding is the softmax layer's weight too.
-      output_dropout: rate of dropping what the softmax layer reads (`cell.output_dropout` is that of every layer).
+      output_dropout: rate of dropping what the softmax layer reads (`cell.dropout.output_rate` is that of every layer).
       init_scale: if given, every parameter, biases included, starts uniform within plus and minus this.
     """
 
@@ -91,7 +91,7 @@ class Config(TrainConfig):
         require(0 <= rate < 1, f"output_dropout must be from 0 to below 1, got {rate}")
         require(scale is None or scale > 0, f"init_scale must be positive, got {scale}")
         require(
-            scale is None or not self.cell.forget_bias,
+            scale is None or not self.cell.chosen().get("forget_bias"),
             "init_scale draws the forget gate's bias too; leave cell.forget_bias out",
         )
         size = build_cell(self.cell).output_size

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
-from rnnjax.config import DataConfig, TrainConfig, build_cell, require
+from rnnjax.config import DataConfig, TrainConfig, build_cell
 from rnnjax.data.dataset import DataSet
 from rnnjax.data.embedded import load_embedded_digits
 from rnnjax.data.mnist import load_mnist
+from rnnjax.errors import require
 from rnnjax.models.classifier import SequenceClassifier
+from rnnjax.plots import plot_images
 from rnnjax.tasks.task import Batch, Task, Values
-from rnnjax.training.plots import plot_images
 
 _CLASSES = 10
 

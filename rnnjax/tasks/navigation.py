@@ -12,10 +12,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from rnnjax.config import DataConfig, TrainConfig, build_cell, require
+from rnnjax.config import DataConfig, TrainConfig, build_cell
 from rnnjax.data.click_windows import ClickData, click_data, distinct_windows, item_ids, make_windows, split_windows
 from rnnjax.data.clicks import find_click_files, markov_clicks, read_clicks
-from rnnjax.errors import ConfigError
+from rnnjax.errors import ConfigError, require
 from rnnjax.models.next_item import NextItem, SharedNextItem
 from rnnjax.models.next_item_baselines import Successors, items_again, popular_items, recall_and_mrr
 from rnnjax.tasks.task import Batch, Request, Task, Values, Weighted
@@ -53,7 +53,7 @@ class Config(TrainConfig):
         require(self.embedding >= 0, f"embedding must not be negative, got {self.embedding}")
         require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
         dropped = self.dropout and not self.embedding
-        require(not dropped, "dropout is of embedded items; set embedding, or use cell.output_dropout")
+        require(not dropped, "dropout is of embedded items; set embedding, or use cell.dropout.output_rate")
 
 
 def build(config: Config) -> Task:

@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.wrappers import Project
-from rnnjax.config import DataConfig, TrainConfig, build_cell, require
+from rnnjax.config import DataConfig, TrainConfig, build_cell
 from rnnjax.data.series import load_series, longest_window, window_at
+from rnnjax.errors import require
 from rnnjax.memory import require_memory
 from rnnjax.models.forecaster import Forecaster, continue_series
 from rnnjax.tasks.task import Batch, Request, Task, Values

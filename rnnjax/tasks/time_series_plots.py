@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rnnjax.data.series import END, RESOLUTION, START, series, window_at
-from rnnjax.training.plots import new_figure, save_figure
+from rnnjax.plots import new_figure, save_figure
 
 
 def plot_series(start: float, steps: int, directory: Path) -> None:

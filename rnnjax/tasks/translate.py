@@ -15,11 +15,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.cell import Cell, GatedCell
 from rnnjax.cells.tree import with_last
-from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell, require
-from rnnjax.config import Config as ConfigGroup
+from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell
+from rnnjax.config_group import ConfigGroup
 from rnnjax.data.bucketing import assign_buckets, choose_widths, padding_waste
 from rnnjax.data.sentence_vocabulary import FIRST, KINDS
 from rnnjax.data.translation import NAMES, Translation, load_translation
+from rnnjax.errors import require
 from rnnjax.models.encoder_decoder import EncoderDecoder
 from rnnjax.models.losses import mean_over_steps, sequence_loss
 from rnnjax.nn.attention import SCORES, Bahdanau, Luong

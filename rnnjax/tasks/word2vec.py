@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from rnnjax.config import DataConfig, TrainConfig, require
+from rnnjax.config import DataConfig, TrainConfig
 from rnnjax.data.dataset import DataSet, content_checksum
 from rnnjax.data.text import Cuts, Texts, load_embedded_text, load_own_text, load_ptb
 from rnnjax.data.word_vectors import write_word_vectors
@@ -27,7 +27,7 @@ from rnnjax.data.words import (
     tokenise,
     word_ids,
 )
-from rnnjax.errors import ConfigError, DataError
+from rnnjax.errors import ConfigError, DataError, require
 from rnnjax.models.skip_gram import SkipGram, draw
 from rnnjax.models.word_neighbours import class_precision, nearest, principal_plane
 from rnnjax.tasks.task import Batch, Request, Task, Values, Weighted

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from rnnjax.training.plots import new_figure, save_figure
+from rnnjax.plots import new_figure, save_figure
 
 
 def plot_words(points: Float[np.ndarray, "N 2"], words: Sequence[str], path: Path) -> None:

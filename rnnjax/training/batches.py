@@ -12,8 +12,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from rnnjax.config import require
 from rnnjax.data.dataset import Arrays
+from rnnjax.errors import require
 from rnnjax.parallel.mesh import BATCH, filled_batch
 from rnnjax.tasks.task import Batch, Buckets, Task
 

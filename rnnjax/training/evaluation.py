@@ -7,13 +7,14 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from rnnjax.config import TrainConfig, freeze, from_dict
+from rnnjax.config import TrainConfig
+from rnnjax.config_group import freeze, from_dict
 from rnnjax.errors import CheckpointError, ConfigError
+from rnnjax.optimizer import build_optimizer
 from rnnjax.parallel.mesh import batch_mesh
 from rnnjax.tasks import build_task, task_module
 from rnnjax.tasks.task import Task
 from rnnjax.training.loop import open_checkpoints
-from rnnjax.training.optimizer import build_optimizer
 from rnnjax.training.program import evaluator, place_state, scores
 from rnnjax.training.record import means
 from rnnjax.training.run_directory import RunDirectory

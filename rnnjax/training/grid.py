@@ -17,9 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from rnnjax.config import OptimizerConfig, ParallelConfig, TrainConfig, freeze, require, to_dict
+from rnnjax.config import OptimizerConfig, ParallelConfig, TrainConfig
 from rnnjax.config_flags import read_config
-from rnnjax.training.optimizer import build_optimizer
+from rnnjax.config_group import freeze, to_dict
+from rnnjax.errors import require
+from rnnjax.optimizer import build_optimizer
 
 _OPTIMIZER = "optimizer."
 _MOST_RUNS = 100_000

@@ -10,11 +10,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from rnnjax.config import TrainConfig, require, to_dict
+from rnnjax import plots
+from rnnjax.config import TrainConfig
+from rnnjax.config_group import to_dict
+from rnnjax.errors import require
+from rnnjax.optimizer import build_optimizer
 from rnnjax.parallel.distributed import wait_for_all
 from rnnjax.parallel.mesh import BATCH, batch_mesh, filled_batch
 from rnnjax.tasks.task import Task
-from rnnjax.training import plots
 from rnnjax.training.batches import device_feed, epoch_orders, epoch_steps, host_feed, left_out
 from rnnjax.training.calls import Plan, Programs, train_steps
 from rnnjax.training.checkpoint import Checkpoints, Origin, Unfinished
@@ -22,7 +25,6 @@ from rnnjax.training.devices import choose_devices
 from rnnjax.training.event_log import EventLog
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow, steps_in
-from rnnjax.training.optimizer import build_optimizer
 from rnnjax.training.program import TrainProgram, evaluator, place_state, scores
 from rnnjax.training.progress import Progress
 from rnnjax.training.record import Record, means

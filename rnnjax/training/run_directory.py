@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rnnjax.config import PLACES, differences
+from rnnjax.config import PLACES
+from rnnjax.config_group import differences
 from rnnjax.errors import ConfigError, first_line
 from rnnjax.training.files import is_object, parse_json, part_of, read_json, write_json
 from rnnjax.training.lock import LOCK
@@ -160,6 +163,13 @@ class RunDirectory:
 
 
 _FREE = (*PLACES, "call_seconds")
+
+
+def new_directory(name: str) -> Path:
+    """Returns a path in `runs` where nothing is yet, named after the config and the time."""
+    base = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = itertools.chain([base], (f"{base}-{n}" for n in itertools.count(2)))
+    return next(path for path in map(Path("runs").joinpath, names) if not path.exists())
 
 
 def config_digest(config: dict[str, Any]) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
-import platform
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +11,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-import rnnjax
+from rnnjax.machine import device_name, versions
 from rnnjax.tasks.task import Task
 from rnnjax.training.files import is_number
-
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
 def summarise(
@@ -78,29 +74,6 @@ def best_metrics(rows: Sequence[dict[str, Any]], task: Task) -> dict[str, Any]:
     name = task.best_metric
     validation = [row for row in rows if row["split"] == "validation" and not math.isnan(row.get(name, math.nan))]
     return dict(max(validation, key=lambda row: sign * row[name], default={}))
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of Python, of this library, and of those that it computes with."""
-    found = {"python": platform.python_version(), "rnnjax": rnnjax.__version__}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def device_name() -> str:
-    """Returns the kind of the first device, for a CPU its model name."""
-    kind = jax.devices()[0].device_kind
-    if kind != "cpu":
-        return kind
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def git_commit() -> str | None:

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from rnnjax.optimizer import build_optimizer
 from rnnjax.tasks.task import Task
 from rnnjax.training.calls import Plan, Programs, train_steps
 from rnnjax.training.checkpoint import Checkpoints, Origin, Unfinished
@@ -21,7 +22,6 @@ from rnnjax.training.grid import Group
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow, Metrics, steps_in
 from rnnjax.training.loop import make_plan
-from rnnjax.training.optimizer import build_optimizer
 from rnnjax.training.program import scores
 from rnnjax.training.progress import Progress
 from rnnjax.training.record import Finished, finite_steps, means, training_rows

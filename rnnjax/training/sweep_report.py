@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnjax.training.plots import new_figure, save_figure
+from rnnjax.plots import new_figure, save_figure
 from rnnjax.training.record import numbers
 
 Spread = dict[str, dict[str, float]]  # for each metric its mean and its standard deviation over the seeds

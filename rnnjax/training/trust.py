@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rnnjax.commands import TRUST
-from rnnjax.config import require
+from rnnjax.errors import require
+
+TRUST = "RNNJAX_TRUST"  # the environment variable that says the same as --trust
 
 
 def require_trust(values: Mapping[str, Any], path: object, *, trusted: bool) -> None:
@@ -33,7 +34,14 @@ def foreign_code(values: Mapping[str, Any]) -> dict[str, str]:
     if isinstance(cell, Mapping):
         kind = cell.get("kind")
         named["cell.kind"] = _module(kind, inside=":" not in str(kind))
+        wrappers = cell.get("wrappers")
+        foreign = [_module(name, inside=":" not in str(name)) for name in _listed(wrappers)]
+        named["cell.wrappers"] = ", ".join(filter(None, foreign)) or None
     return {field: name for field, name in named.items() if name is not None}
+
+
+def _listed(names: Any) -> Sequence[Any]:
+    return names if isinstance(names, list) else [names]
 
 
 def _module(name: Any, *, inside: bool) -> str | None:

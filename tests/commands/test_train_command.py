@@ -12,9 +12,6 @@ import pytest
 from rnnjax import train
 from rnnjax.training.lock import locked
 
-# ml_collections reads config files by a method that Python has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 SMALL = ["--config", "configs/mnist.py:embedded", "--config.epochs=1", "--config.cell.hidden_size=8"]
 
 
@@ -117,7 +114,7 @@ BAD_USAGE = [
     ([*SMALL, "--config.epochs=1.5"], "epochs.*'1.5'"),
     ([*SMALL, "--config.epochs=0"], "epochs must be at least 1, got 0"),
     ([*SMALL, "--config.optimizer.learning_rate=fast"], "learning_rate.*'fast'"),
-    ([*SMALL, "--config.cell.kind=Elman"], "unknown cell 'Elman'.*choose BasicRNN, LSTM or GRU"),
+    ([*SMALL, "--config.cell.kind=Elman"], "unknown cell 'Elman'.*choose BasicRNN, GRU or LSTM"),
     ([*SMALL, "--config.cell.peephole=true"], "GRU has no field peephole; leave cell.peephole out"),
     ([*SMALL, "--config.cell.kernel_init=glorot"], "unknown initialiser 'glorot'"),
     ([*SMALL, "--config.dtype=float8"], "dtype must be one of .*, got 'float8'"),

@@ -5,24 +5,11 @@ import pytest
 from config_reading import MNIST, read
 
 import rnnjax
-from rnnjax.config import (
-    CellConfig,
-    DataConfig,
-    OptimizerConfig,
-    ParallelConfig,
-    TrainConfig,
-    build_cell,
-    differences,
-    freeze,
-    from_dict,
-    to_dict,
-)
+from rnnjax.config import CellConfig, DataConfig, OptimizerConfig, ParallelConfig, TrainConfig, build_cell
 from rnnjax.config_flags import read_config
+from rnnjax.config_group import differences, freeze, from_dict, to_dict
 from rnnjax.errors import ConfigError
 from rnnjax.tasks import mnist
-
-# ml_collections reads config files by a method that Python has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 # Reading
 
@@ -53,7 +40,7 @@ def test_the_variants_are_those_of_the_source(variant, kind, hidden_size, layers
     cell = config.cell
     assert (cell.kind, cell.hidden_size, cell.layers) == (kind, hidden_size, layers)
     assert (config.batch_size, config.epochs, config.data.name) == (batch_size, epochs, data)
-    assert cell.peephole == (True if "peephole" in variant else None)
+    assert cell.chosen().get("peephole") == (True if "peephole" in variant else None)
 
 
 def test_the_embedded_variant_uses_the_embedded_digits():
@@ -94,8 +81,8 @@ REFUSED = [
     (["--config.cell.colour=red"], "colour"),
     (["--config.epochs=many"], "epochs.*many"),
     (["--config.epochs=2.5"], "epochs.*2.5"),
-    (["--config.cell.peephole=perhaps"], "peephole.*perhaps"),
-    (["--config.cell.cell_clip=small"], "cell_clip.*small"),
+    (["--config.cell.kind=LSTM", "--config.cell.peephole=perhaps"], "peephole.*perhaps"),
+    (["--config.cell.kind=LSTM", "--config.cell.cell_clip=small"], "cell_clip.*small"),
     (["--config.cell=LSTM"], "cell"),
     (["--config.optimizer.learning_rate=fast"], "learning_rate.*fast"),
     (["--colour=red"], "colour"),
@@ -110,7 +97,7 @@ REFUSED = [
     (["--config.cell.hidden_size=-9999999999"], "hidden_size must be"),
     (["--config.optimizer.learning_rate=inf"], "learning_rate must be a finite number, got inf"),
     (["--config.optimizer.learning_rate=nan"], "learning_rate must be a finite number, got nan"),
-    (["--config.cell.cell_clip=inf"], "cell_clip must be a finite number, got inf"),
+    (["--config.cell.kind=LSTM", "--config.cell.cell_clip=inf"], "cell_clip must be a finite number, got inf"),
     (["--config.cell.layers=1001"], "cell.layers must be at most 1000, got 1001"),
     (["--config.parallel.batch=²"], "parallel.batch must be .*got '²'"),
     (["--config.parallel.batch=٣"], "parallel.batch must be .*got '٣'"),
@@ -136,7 +123,7 @@ REFUSED = [
     (["--config.cell.activation=tahn"], "unknown activation 'tahn'; choose from tanh,"),
     (["--config.cell.kernel_init=glorot"], "unknown initialiser 'glorot'; choose from"),
     (["--config.cell.recurrent_init=glorot"], "unknown initialiser 'glorot'; choose from"),
-    (["--config.cell.input_dropout=1.5"], r"input_\w+ must be .*got 1.5"),
+    (["--config.cell.dropout.input_rate=1.5"], r"input_\w+ must be .*got 1.5"),
     (["--config.cell.reset=after"], "BasicRNN has no field reset; leave cell.reset out"),
 ]
 
@@ -156,6 +143,39 @@ def test_a_missing_config_is_refused_with_the_usage():
 def test_an_unknown_variant_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match=r"unknown variant 'rnn151' .*choose from rnn150, .*embedded"):
         read(config=f"{MNIST}:rnn151")
+
+
+@pytest.mark.parametrize(
+    ("variant", "nearest"), [("embeded", "embedded"), ("RNN150", "rnn150"), ("lstm_150", "lstm150")]
+)
+def test_the_nearest_variant_is_suggested(variant, nearest):
+    with pytest.raises(ConfigError, match=f"did you mean '{nearest}'") as error:
+        read(config=f"{MNIST}:{variant}")
+    assert "\n" not in str(error.value)
+
+
+NEAREST = [
+    ("--config.epoch=3", "the config has no field 'epoch'; did you mean 'epochs'"),
+    ("--config.optimizer.lerning_rate=3", "OptimizerConfig has no field 'lerning_rate'; did you mean 'learning_rate'"),
+    ("--config.optimiser.name=sgd", "the config has no field 'optimiser'; did you mean 'optimizer'"),
+    ("--config.cell.activaton=relu", r"BasicRNN has no field activaton; .*; did you mean 'activation'"),
+    ("--config.cell.kind=lstm", r"unknown cell 'lstm'; .*; did you mean 'LSTM'"),
+    ("--config.zzzzzz=3", "the config has no field 'zzzzzz'$"),
+]
+
+
+@pytest.mark.parametrize(("flag", "message"), NEAREST)
+def test_the_nearest_field_is_suggested(flag, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        read(flag)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_lists_no_variants_says_itself_which_there_are(tmp_path):
+    text = "def get_config(variant='a'):\n    raise ValueError(f'no {variant}; choose a')"
+    (tmp_path / "own.py").write_text(text)
+    with pytest.raises(ConfigError, match="no b; choose a"):
+        read(config=f"{tmp_path / 'own.py'}:b")
 
 
 def test_a_missing_file_is_refused_by_name():
@@ -202,9 +222,9 @@ def test_before_that_fields_can_be_set_but_no_new_ones():
     config = TrainConfig()
     config.epochs = 7
     assert config.epochs == 7
-    with pytest.raises(AttributeError, match="TrainConfig has no field 'epoch'"):
+    with pytest.raises(AttributeError, match="TrainConfig has no field 'epoch'; did you mean 'epochs'"):
         config.epoch = 7
-    with pytest.raises(AttributeError, match="CellConfig has no field 'hidden'"):
+    with pytest.raises(AttributeError, match="BasicRNN has no field hidden"):
         config.cell.hidden = 7
 
 
@@ -219,7 +239,7 @@ EXAMPLES = [
     mnist.Config(
         seed=3,
         dtype="bfloat16",
-        cell=CellConfig(kind="LSTM", peephole=True, cell_clip=1.5, state_dropout=0.1, variational=True),
+        cell=CellConfig(kind="LSTM", peephole=True, cell_clip=1.5, dropout={"state_rate": 0.1, "variational": True}),
         optimizer=OptimizerConfig(name="sgd", momentum=0.9, schedule="cosine", warmup_steps=3),
         data=DataConfig(name="mnist", path="/data", feed="host"),
         parallel=ParallelConfig(batch="2"),
@@ -247,8 +267,8 @@ WRONG_TYPES = [
     {"epochs": DEEP},
     {"epochs": [0] * 10_000},
     {"cell": "LSTM"},
-    {"cell": {"peephole": 1}},
-    {"cell": {"cell_clip": True}},
+    {"cell": {"kind": "LSTM", "peephole": 1}},
+    {"cell": {"cell_clip": True, "kind": "LSTM"}},
     {"data": []},
     {"optimizer": {"learning_rate": "fast"}},
     {"task": 3},

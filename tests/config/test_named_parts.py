@@ -9,19 +9,10 @@ import pytest
 from config_reading import read
 
 import rnnjax
-from rnnjax.config import (
-    CellConfig,
-    TrainConfig,
-    build_cell,
-    freeze,
-    from_dict,
-    to_dict,
-)
+from rnnjax.config import CellConfig, TrainConfig, build_cell
+from rnnjax.config_group import freeze, from_dict, to_dict
 from rnnjax.errors import ConfigError
 from rnnjax.tasks import build_task, mnist, task_module
-
-# ml_collections reads config files by a method that Python has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 # Cells
 
@@ -43,16 +34,16 @@ OPTIONS = [
     ({"kind": "LSTM", "layer_norm": True}, rnnjax.LSTM(6, layer_norm=True)),
     ({"kernel_init": "he_normal"}, rnnjax.BasicRNN(6, kernel_init="he_normal")),
     ({"recurrent_init": "glorot_uniform"}, rnnjax.BasicRNN(6, recurrent_init="glorot_uniform")),
-    ({"input_dropout": 0.1}, rnnjax.Dropout(rnnjax.BasicRNN(6), input_rate=0.1)),
-    ({"state_dropout": 0.1}, rnnjax.Dropout(rnnjax.BasicRNN(6), state_rate=0.1)),
-    ({"output_dropout": 0.1}, rnnjax.Dropout(rnnjax.BasicRNN(6), output_rate=0.1)),
+    ({"dropout": {"input_rate": 0.1}}, rnnjax.Dropout(rnnjax.BasicRNN(6), input_rate=0.1)),
+    ({"dropout": {"state_rate": 0.1}}, rnnjax.Dropout(rnnjax.BasicRNN(6), state_rate=0.1)),
+    ({"dropout": {"output_rate": 0.1}}, rnnjax.Dropout(rnnjax.BasicRNN(6), output_rate=0.1)),
     (
-        {"output_dropout": 0.1, "variational": True},
+        {"dropout": {"output_rate": 0.1, "variational": True}},
         rnnjax.Dropout(rnnjax.BasicRNN(6), output_rate=0.1, variational=True),
     ),
     ({"layers": 3}, rnnjax.Stack((rnnjax.BasicRNN(6),) * 3)),
     (
-        {"kind": "GRU", "layers": 2, "input_dropout": 0.1},
+        {"kind": "GRU", "layers": 2, "dropout": {"input_rate": 0.1}},
         rnnjax.Stack((rnnjax.Dropout(rnnjax.GRU(6), input_rate=0.1),) * 2),
     ),
 ]
@@ -66,7 +57,8 @@ def test_a_cell_is_built_from_its_config(fields, cell):
 
 
 REFUSED_CELLS = [
-    ({"kind": "LSTMs"}, "unknown cell 'LSTMs'.*choose BasicRNN, LSTM or GRU"),
+    ({"kind": "LSTMs"}, "unknown cell 'LSTMs'; choose BasicRNN, GRU or LSTM, .*; did you mean 'LSTM'"),
+    ({"kind": "gru"}, "unknown cell 'gru'.* did you mean 'GRU'"),
     ({"kind": "no_such_module:Mine"}, "unknown cell 'no_such_module:Mine'.*no_such_module"),
     ({"kind": "json:Mine"}, "unknown cell 'json:Mine'"),
     ({"kind": "json:JSONDecoder"}, "must name a single cell, .*got 'json:JSONDecoder'"),
@@ -84,8 +76,8 @@ REFUSED_CELLS = [
     ({"kind": "LSTM", "projection_clip": 1.0}, "projection_clip"),
     ({"kind": "LSTM", "cell_clip": -1.0}, "cell_clip .*-1.0"),
     ({"kind": "LSTM", "projection_size": 0}, "projection_size must be at least 1, got 0"),
-    ({"state_dropout": 1.0}, r"state_\w+ must be .*got 1.0"),
-    ({"output_dropout": -0.1}, r"output_\w+ must be .*got -0.1"),
+    ({"dropout": {"state_rate": 1.0}}, r"state_\w+ must be .*got 1.0"),
+    ({"dropout": {"output_rate": -0.1}}, r"output_\w+ must be .*got -0.1"),
     ({"kernel_init": "glorot"}, "unknown initialiser 'glorot'"),
     ({"recurrent_init": "glorot"}, "unknown initialiser 'glorot'"),
 ]
@@ -98,8 +90,12 @@ def test_a_cell_that_cannot_be_built_is_refused_by_name_and_value(fields, messag
     assert "\n" not in str(error.value)
 
 
-def test_mask_for_a_whole_sequence_needs_a_rate():
-    assert build_cell(CellConfig(hidden_size=6, variational=True)) == rnnjax.BasicRNN(6)
+def test_a_wrapper_is_there_when_it_is_listed_or_has_an_option():
+    assert build_cell(CellConfig(hidden_size=6, dropout={"variational": True})) == rnnjax.Dropout(
+        rnnjax.BasicRNN(6), variational=True
+    )
+    assert build_cell(CellConfig(hidden_size=6, wrappers=["dropout"])) == rnnjax.Dropout(rnnjax.BasicRNN(6))
+    assert build_cell(CellConfig(hidden_size=6, dropout={})) == rnnjax.Dropout(rnnjax.BasicRNN(6))
 
 
 @pytest.fixture
@@ -223,7 +219,7 @@ def test_a_cell_is_named_from_the_top(kind, own_package):
 OWN_CELLS = {
     "no dataclass": ("class Mine(Base): pass", "'mine.broken:Mine' must be a frozen dataclass"),
     "not frozen": ("@dataclasses.dataclass\nclass Mine(Base):\n    hidden_size: int = 3", "cell: unhashable"),
-    "field without a value": ("@frozen\nclass Mine(Base):\n    colour: str", "cell: .*missing 1 .*'colour'"),
+    "field without a value": ("@frozen\nclass Mine(Base):\n    colour: str", "Mine needs colour; set cell.colour"),
     "raises": ("@frozen\nclass Mine(Base):\n    def __post_init__(self): raise KeyError", "cell: KeyError"),
 }
 

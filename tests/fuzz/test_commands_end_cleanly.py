@@ -23,13 +23,15 @@ from hypothesis import strategies as st
 
 from rnnjax import evaluate, generate, reproduce, sweep, train
 from rnnjax.commands import exit_code
-from rnnjax.config import Config, TrainConfig, freeze, from_dict, to_dict
+from rnnjax.config import TrainConfig
 from rnnjax.config_flags import read_config
+from rnnjax.config_group import ConfigGroup, freeze, from_dict, to_dict
 from rnnjax.data.clicks import read_clicks
 from rnnjax.data.text import load_own_text
 from rnnjax.data.translation import load_pairs
 from rnnjax.data.word_vectors import read_word_vectors
 from rnnjax.errors import ConfigError, DataError
+from rnnjax.optimizer import build_optimizer
 from rnnjax.parallel.distributed import read_cluster
 from rnnjax.tasks import (
     build_task,
@@ -46,12 +48,8 @@ from rnnjax.tasks.task import Request
 from rnnjax.training.evaluation import run_config
 from rnnjax.training.grid import read_grid
 from rnnjax.training.loop import make_plan
-from rnnjax.training.optimizer import build_optimizer
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.state import require_room
-
-# ml_collections reads config files by a method that Python has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 # RNNJAX_FUZZ=50 tries fifty times as many cases, drawn anew each time.
 _TIMES = int(os.environ.get("RNNJAX_FUZZ", "0"))
@@ -90,7 +88,7 @@ def fields_of(config, prefix=""):
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         yield prefix + field.name
-        if isinstance(value, Config):
+        if isinstance(value, ConfigGroup):
             yield from fields_of(value, f"{prefix}{field.name}.")
 
 
@@ -98,7 +96,7 @@ FIELDS = sorted({name for task in TASKS for name in fields_of(task.Config())})
 SHARED = {
     name: functools.reduce(getattr, name.split("."), TrainConfig())
     for name in sorted(fields_of(TrainConfig()))
-    if not isinstance(functools.reduce(getattr, name.split("."), TrainConfig()), Config)
+    if not isinstance(functools.reduce(getattr, name.split("."), TrainConfig()), ConfigGroup)
 }
 
 
@@ -108,6 +106,7 @@ def fitting_flags(draw):
     name, default = draw(st.sampled_from(sorted(SHARED.items(), key=lambda item: item[0])))
     whole, real = st.integers(1, 2**34), st.floats(0, 2, exclude_min=True)
     kinds = {int: st.integers(1, 64) | whole, float: real, bool: st.booleans(), str: st.just(default), type(None): good}
+    kinds[tuple] = st.sampled_from(["dropout", "learned_state,residual", "project", ""])
     return f"--config.{name}={draw(kinds[type(default)])}"
 
 

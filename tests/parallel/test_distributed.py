@@ -16,7 +16,8 @@ from toytasks.config import get_config
 from toytasks.runs import run_training
 
 from rnnjax.commands import exit_code
-from rnnjax.config import CellConfig, DataConfig, ParallelConfig, freeze
+from rnnjax.config import CellConfig, DataConfig, ParallelConfig
+from rnnjax.config_group import freeze
 from rnnjax.errors import ConfigError
 from rnnjax.parallel import distributed
 from rnnjax.parallel.distributed import Cluster, read_cluster
@@ -276,7 +277,7 @@ def open_mpi(process):
 
 def test_when_one_of_two_is_killed_the_other_ends_and_both_go_on_to_what_one_process_gives(start, tmp_path):
     path = tmp_path / "run"
-    options = ["--config.epochs=8", "--config.data.feed=host", "--config.cell.input_dropout=0.3"]
+    options = ["--config.epochs=8", "--config.data.feed=host", "--config.cell.dropout.input_rate=0.3"]
     options += ["--config.parallel.via=pmap", "--heartbeat_timeout", "10"]
 
     processes = start(2, path, *options, environment=open_mpi, flags=False)
@@ -294,7 +295,7 @@ def test_when_one_of_two_is_killed_the_other_ends_and_both_go_on_to_what_one_pro
         8,
         parallel=ParallelConfig(batch="2"),
         data=DataConfig(feed="host"),
-        cell=CellConfig(hidden_size=4, input_dropout=0.3),
+        cell=CellConfig(hidden_size=4, dropout={"input_rate": 0.3}),
     )
     assert_same_metrics(rows(path), expected, 1e-6)
     first, second = (said.read_text() for said in processes.said)

@@ -12,12 +12,12 @@ from toytasks.runs import data_set, leaves, line_config, sign_config
 
 from rnnjax.config import CellConfig, DataConfig, ParallelConfig
 from rnnjax.errors import ConfigError
+from rnnjax.optimizer import build_optimizer
 from rnnjax.parallel.mapping import map_over_devices
 from rnnjax.parallel.mesh import BATCH, LAYERS, batch_mesh
 from rnnjax.tasks.task import Buckets, Task
 from rnnjax.training.batches import STEPS, place
 from rnnjax.training.loop import compile_programs, make_plan, say_what_does_not_divide
-from rnnjax.training.optimizer import build_optimizer
 from rnnjax.training.program import place_state
 from rnnjax.training.state import initial_train_state
 
@@ -51,12 +51,14 @@ def on(devices: str, via: str, config):
 
 
 def dropout_case():
-    config = sign_config(cell=CellConfig(kind="GRU", hidden_size=4, input_dropout=0.3), epochs=2)
+    config = sign_config(cell=CellConfig(kind="GRU", hidden_size=4, dropout={"input_rate": 0.3}), epochs=2)
     return config, sign.build(config)
 
 
 def bucket_case():
-    config = sign_config(data=DataConfig(feed="host"), cell=CellConfig(hidden_size=4, output_dropout=0.3), epochs=2)
+    config = sign_config(
+        data=DataConfig(feed="host"), cell=CellConfig(hidden_size=4, dropout={"output_rate": 0.3}), epochs=2
+    )
     task = sign.build(config)
     of = {name: np.arange(len(split["x"])) % 2 for name, split in task.data.splits.items()}
     return config, dataclasses.replace(task, buckets=Buckets(of, ({"x": 2}, {"x": 4})))

@@ -10,11 +10,11 @@ from toytasks.config import get_config
 
 from rnnjax.commands import exit_code
 from rnnjax.errors import ClusterError, ConfigError, DataError, DirectoryInUse
+from rnnjax.machine import versions
 from rnnjax.parallel import agreement, meeting
 from rnnjax.parallel.agreement import difference, run_of
 from rnnjax.parallel.meeting import Place, meet
 from rnnjax.train import main
-from rnnjax.training.summary import versions
 
 VERSIONS = {"python": "3.11.4", "jax": "0.10.2", "jaxlib": "0.10.2"}
 

@@ -4,7 +4,8 @@ import optax
 import pytest
 
 from configs.hihello import get_config
-from rnnjax.config import CellConfig, DataConfig, freeze
+from rnnjax.config import CellConfig, DataConfig
+from rnnjax.config_group import freeze
 from rnnjax.errors import ConfigError
 from rnnjax.tasks import hihello
 from rnnjax.tasks.task import Request

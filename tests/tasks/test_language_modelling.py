@@ -11,8 +11,9 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
-from rnnjax.config import CellConfig, ParallelConfig, freeze
+from rnnjax.config import CellConfig, ParallelConfig
 from rnnjax.config_flags import read_config
+from rnnjax.config_group import freeze
 from rnnjax.errors import ConfigError
 from rnnjax.parallel.mesh import BATCH, batch_mesh
 from rnnjax.tasks import language_model
@@ -251,12 +252,8 @@ def test_word_variants_are_those_of_the_source(
     cell, optimizer = found.cell, found.optimizer
     assert (cell.hidden_size, found.embedding_size, cell.layers, found.window) == (size, size, 2, steps)
     assert (found.batch_size, found.epochs, found.init_scale, found.data.vocabulary_size) == (20, epochs, scale, 10_000)
-    assert (cell.input_dropout, cell.output_dropout, cell.state_dropout, found.output_dropout) == (
-        dropout,
-        0,
-        0,
-        dropout,
-    )
+    assert (cell.dropout.chosen(), found.output_dropout) == ({"input_rate": dropout} if dropout else {}, dropout)
+    assert cell.wrappers == (("dropout",) if dropout else ())
     # The source's gradient is T times ours: rate 1 and its clip norm, on a loss that is summed over time.
     assert (optimizer.name, optimizer.learning_rate, optimizer.clip_norm * steps) == ("sgd", steps, pytest.approx(clip))
     assert (optimizer.schedule, optimizer.decay_after, optimizer.decay_rate) == ("staircase", after, decay)

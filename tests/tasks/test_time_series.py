@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from configs.time_series import get_config
-from rnnjax.config import CellConfig, DataConfig, build_cell, freeze
+from rnnjax.config import CellConfig, DataConfig, build_cell
+from rnnjax.config_group import freeze
 from rnnjax.data.series import series
 from rnnjax.errors import ConfigError
 from rnnjax.models import Forecaster
@@ -54,7 +55,7 @@ def test_both_ways_to_predict_have_as_many_parameters(project):
 
 
 def test_dropout_is_of_training_alone():
-    task = time_series.build(freeze(config(cell=CellConfig(hidden_size=5, layers=2, state_dropout=0.5))))
+    task = time_series.build(freeze(config(cell=CellConfig(hidden_size=5, layers=2, dropout={"state_rate": 0.5}))))
     params, batch = task.init(jax.random.key(0)), {"window": task.data.splits["train"]["window"]}
     losses = [task.values(params, None, batch, key)[0]["loss"] for key in (None, None, jax.random.key(0))]
     np.testing.assert_array_equal(losses[0], losses[1])

@@ -14,12 +14,13 @@ from toytasks import sign, slow
 from toytasks.config import get_config
 from toytasks.runs import assert_identical, assert_same_run, run_training, sign_config, with_checkpoints
 
-from rnnjax.config import CellConfig, DataConfig, OptimizerConfig, ParallelConfig, freeze
+from rnnjax.config import CellConfig, DataConfig, ParallelConfig
+from rnnjax.config_group import freeze
+from rnnjax.optimizer import OptimizerConfig, build_optimizer
 from rnnjax.training import loop
 from rnnjax.training.calls import Plan
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow
-from rnnjax.training.optimizer import build_optimizer
 from rnnjax.training.record import Record
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.state import initial_train_state
@@ -31,7 +32,7 @@ def config_of(**fields):
         "epochs": 2,
         "log_every": 3,
         "call_seconds": 0,
-        "cell": CellConfig(kind="GRU", hidden_size=4, input_dropout=0.3),
+        "cell": CellConfig(kind="GRU", hidden_size=4, dropout={"input_rate": 0.3}),
         "optimizer": OptimizerConfig(learning_rate=1e-2, schedule="cosine", warmup_steps=3),
         **fields,
     }

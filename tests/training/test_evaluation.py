@@ -99,7 +99,7 @@ def test_a_run_without_checkpoints_is_refused_and_left_as_it_is(copy):
     [
         (lambda values: values.update(task="toytasks.nothing"), "unknown task 'toytasks.nothing'"),
         (lambda values: values.update(colour="red"), "Config has no field 'colour'"),
-        (lambda values: values["cell"].update(colour="red"), "CellConfig has no field 'colour'"),
+        (lambda values: values["cell"].update(colour="red"), "BasicRNN has no field colour; leave cell.colour out"),
         (lambda values: values.update(cell=5), "cell"),
         (lambda values: values.update(batch_size="many"), "batch_size"),
         (lambda values: values.pop("task"), "is not a run's config"),

@@ -9,7 +9,7 @@ import sys
 import pytest
 from toytasks.runs import sign_config
 
-from rnnjax.config import to_dict
+from rnnjax.config_group import to_dict
 from rnnjax.errors import ConfigError, DirectoryInUse
 from rnnjax.training import lock
 from rnnjax.training.lock import locked, mark_of

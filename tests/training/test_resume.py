@@ -12,7 +12,8 @@ from toytasks.config import get_config
 from toytasks.runs import assert_identical, assert_same_run, last_checkpoint, run_training, scalars, sign_config
 from toytasks.sign import Config
 
-from rnnjax.config import CellConfig, DataConfig, OptimizerConfig, ParallelConfig, freeze, from_dict, to_dict
+from rnnjax.config import CellConfig, DataConfig, OptimizerConfig, ParallelConfig
+from rnnjax.config_group import freeze, from_dict, to_dict
 from rnnjax.errors import CheckpointError, DataError
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.loop import train
@@ -27,7 +28,7 @@ def config_of(**fields) -> Config:
         "steps_per_call": 3,
         "call_seconds": 0,
         "log_every": 2,
-        "cell": CellConfig(kind="GRU", hidden_size=4, input_dropout=0.3),
+        "cell": CellConfig(kind="GRU", hidden_size=4, dropout={"input_rate": 0.3}),
         "optimizer": OptimizerConfig(learning_rate=1e-2, schedule="cosine", warmup_steps=3),
         **fields,
     }

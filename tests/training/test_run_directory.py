@@ -6,10 +6,10 @@ import pytest
 from toytasks import sign
 from toytasks.runs import run_training, scalars, sign_config
 
-from rnnjax.config import to_dict
+from rnnjax import plots
+from rnnjax.config_group import to_dict
 from rnnjax.errors import ConfigError
 from rnnjax.tasks.task import Task
-from rnnjax.training import plots
 from rnnjax.training.event_log import EventLog
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.summary import best_metrics, is_summary, last_metrics

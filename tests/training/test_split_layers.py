@@ -10,7 +10,7 @@ from rnnjax.errors import ConfigError
 
 
 def trained(directory, layers, via="shard_map"):
-    cell = CellConfig(hidden_size=4, layers=2, output_dropout=0.3)
+    cell = CellConfig(hidden_size=4, layers=2, dropout={"output_rate": 0.3})
     parallel = ParallelConfig(batch="1", layers=layers, via=via)
     return run_training(directory, sign_config(epochs=1, cell=cell, parallel=parallel))
 

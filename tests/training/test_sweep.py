@@ -13,7 +13,8 @@ import pytest
 from toytasks import sign
 from toytasks.runs import data_set, line_config
 
-from rnnjax.config import DataConfig, OptimizerConfig, freeze, to_dict
+from rnnjax.config import DataConfig, OptimizerConfig
+from rnnjax.config_group import freeze, to_dict
 from rnnjax.errors import DirectoryInUse
 from rnnjax.tasks.task import Buckets, Task
 from rnnjax.training import sweep as sweeping
@@ -33,7 +34,7 @@ SMALL = ["--config", TOY, "--config.epochs=2", "--config.examples=24", "--config
 # All that could get lost on the way: dropout, a schedule, moments, calls that end within an epoch.
 ALL = [
     "--config.cell.kind=GRU",
-    "--config.cell.input_dropout=0.3",
+    "--config.cell.dropout.input_rate=0.3",
     "--config.optimizer.warmup_steps=2",
     "--config.steps_per_call=2",
     "--config.call_seconds=0",

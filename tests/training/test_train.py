@@ -305,7 +305,7 @@ def test_dropout_changes_training_and_is_drawn_afresh_at_every_step(tmp_path):
     fields = {"batch_size": 16, "examples": 16, "log_every": 1, "epochs": 3}
     still = OptimizerConfig(name="sgd", learning_rate=1e-12)
     plain = run_training(tmp_path / "plain", sign_config(**fields, optimizer=still))
-    cell = CellConfig(hidden_size=4, input_dropout=0.5)
+    cell = CellConfig(hidden_size=4, dropout={"input_rate": 0.5})
     dropped = run_training(tmp_path / "dropped", sign_config(**fields, optimizer=still, cell=cell))
     assert len(set(np.round(plain.of("train", "loss"), 5))) == 1
     assert len(set(np.round(dropped.of("train", "loss"), 5))) == 3

@@ -7,7 +7,7 @@ import pytest
 
 from rnnjax import evaluate, generate
 from rnnjax.commands import exit_code
-from rnnjax.config import to_dict
+from rnnjax.config_group import to_dict
 from rnnjax.errors import ConfigError
 from rnnjax.tasks import hihello
 from rnnjax.training.evaluation import evaluate_run, run_config
@@ -28,8 +28,9 @@ def sent(tmp_path, monkeypatch):
 
 def write(path, **changes):
     values = to_dict(hihello.Config())
-    values |= {name: value for name, value in changes.items() if name != "kind"}
-    values["cell"]["kind"] = changes.get("kind", "LSTM")
+    of_cell = {"kind", "wrappers"}
+    values |= {name: value for name, value in changes.items() if name not in of_cell}
+    values["cell"] |= {"kind": "LSTM"} | {name: value for name, value in changes.items() if name in of_cell}
     path.mkdir(exist_ok=True)
     (path / "config.json").write_text(json.dumps(values))
 
@@ -38,6 +39,7 @@ NAMED = [
     ({"task": "theirs.task"}, "task = 'theirs.task'"),
     ({"kind": "theirs:Cell"}, "cell.kind = 'theirs:Cell'"),
     ({"kind": "rnnjaxed:Cell"}, "cell.kind = 'rnnjaxed:Cell'"),
+    ({"wrappers": ["dropout", "theirs:Noise"]}, "cell.wrappers = 'theirs:Noise'"),
     ({"task": "theirs.task", "kind": "theirs:Cell"}, "task = 'theirs.task' and cell.kind = 'theirs:Cell'"),
 ]
 
@@ -53,7 +55,7 @@ def test_code_outside_rnnjax_is_refused_by_name_and_not_imported(main, changes, 
     assert "theirs" not in sys.modules
 
 
-@pytest.mark.parametrize("changes", [{"task": "theirs.task"}, {"kind": "theirs:Cell"}])
+@pytest.mark.parametrize("changes", [{"task": "theirs.task"}, {"kind": "theirs:Cell"}, {"wrappers": ["theirs:N"]}])
 def test_with_trust_it_is_imported(changes, sent, capsys, monkeypatch):
     write(sent, **changes)
     assert exit_code(evaluate.main, [str(sent), "--trust"]) == 2

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from tensorboardX.proto.event_pb2 import Event
 
-from rnnjax.config import CellConfig, OptimizerConfig, ParallelConfig, TrainConfig, freeze, to_dict
+from rnnjax.config import CellConfig, OptimizerConfig, ParallelConfig, TrainConfig
+from rnnjax.config_group import freeze, to_dict
 from rnnjax.data.dataset import DataSet, content_checksum
+from rnnjax.optimizer import build_optimizer
 from rnnjax.tasks.task import Task
 from rnnjax.training.checkpoint import Checkpoints
 from rnnjax.training.loop import open_checkpoints, train
-from rnnjax.training.optimizer import build_optimizer
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.state import initial_train_state
 from toytasks import sign

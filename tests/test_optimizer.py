@@ -2,11 +2,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnjax.config import OptimizerConfig
 from rnnjax.errors import ConfigError
-from rnnjax.training.optimizer import build_optimizer, build_schedule
+from rnnjax.optimizer import OptimizerConfig, build_optimizer, build_schedule
 
 START, GRADIENT = np.array([1.0, -2.0]), np.array([0.5, 4.0])
+
+pytestmark = pytest.mark.promotes_types  # within optax
 
 
 def steps_taken(config: OptimizerConfig, count: int = 2) -> np.ndarray:

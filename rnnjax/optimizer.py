@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules, optax's, from a config."""
+"""Optimisers and learning-rate schedules, optax's: their config, and what is built of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,41 @@ from typing import Any
 
 import optax
 
-from rnnjax.config import OptimizerConfig, require
+from rnnjax.config_group import ConfigGroup
+from rnnjax.errors import require
+
+
+@dataclasses.dataclass
+class OptimizerConfig(ConfigGroup):
+    """Which optimiser and learning-rate schedule of optax.
+
+    Attributes:
+      name: adam, adamw, sgd, rmsprop, adagrad, lamb or lion.
+      learning_rate: the highest learning rate.
+      schedule: constant, cosine, linear or exponential, over the whole run, after the warm-up; or staircase.
+      warmup_steps: steps over which the learning rate rises from zero.
+      final_fraction: what the schedule ends at, as a fraction of `learning_rate`.
+      decay_after, decay_rate: for staircase, the epochs before the first decay, and the factor for each one after.
+      momentum: for sgd and rmsprop.
+      weight_decay: decoupled, for adamw, lamb and lion.
+      clip_norm: if given, gradients are scaled to at most this global norm.
+    """
+
+    name: str = "adam"
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    final_fraction: float = 0.0
+    decay_after: int = 1
+    decay_rate: float = 1.0
+    momentum: float | None = None
+    weight_decay: float | None = None
+    clip_norm: float | None = None
+
+    def check(self) -> None:
+        super().check()
+        build_optimizer(self, steps=max(self.warmup_steps, 0) + 1)
+
 
 _OPTIMIZERS = {
     "adam": (optax.adam, ()),

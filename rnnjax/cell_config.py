@@ -1,0 +1,260 @@
+"""The group of a config that says which cell: its options are the fields of the cell's class, and of its wrappers'."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
+
+import rnnjax
+from rnnjax.class_options import ClassOptions, required, sayable_fields
+from rnnjax.config_group import ConfigGroup
+from rnnjax.errors import ConfigError, did_you_mean, require
+from rnnjax.named_code import named_module
+
+_MOST_LAYERS = 1000
+
+
+@dataclasses.dataclass
+class _Own(ConfigGroup):
+    """The fields of `CellConfig` itself.
+
+    Attributes:
+      kind: a cell of rnnjax by its class name, or one's own as package.module:Class.
+      layers: number of layers, each of such a cell in the same wrappers.
+      wrappers: what is around each layer, the innermost first: wrappers of rnnjax, such as dropout and residual, and
+        one's own as package.module:Class. Options of another wrapper of rnnjax put it outermost.
+    """
+
+    kind: str = "BasicRNN"
+    layers: int = 1
+    wrappers: tuple[str, ...] = ()
+
+
+_OWN = {field.name: field for field in dataclasses.fields(_Own())}
+
+
+class CellConfig(ClassOptions):
+    """Which recurrent cell, and its options: the fields of the class that `kind` names.
+
+    ``CellConfig(kind="LSTM", hidden_size=200, peephole=True, layers=2, dropout={"input_rate": 0.2})``: an option that
+    is not given is left to the class. Options of wrappers are groups of their own, ``cell.dropout.input_rate``.
+
+    Args:
+      kind, layers, wrappers: as in the config.
+      options: fields of the class, `hidden_size` (150 where a class has no default) among them; and for each wrapper,
+        by its name, its fields as a dict.
+
+    Raises:
+      ConfigError: for an unknown cell or wrapper, or a field that it does not have.
+    """
+
+    said_first: ClassVar[tuple[str, ...]] = ("kind", "wrappers")
+    without_default: ClassVar[Mapping[str, Any]] = {"hidden_size": 150}
+    own: ClassVar[type[ConfigGroup]] = _Own
+
+    kind: str
+    layers: int
+    wrappers: tuple[str, ...]
+
+    def __init__(self, kind: str = "BasicRNN", layers: int = 1, wrappers: Iterable[str] = (), **options: Any):
+        self.__dict__.update(_path="cell", _listed=(), _around={}, kind=kind, layers=layers)
+        self.wrappers = tuple(wrappers)
+        for name, value in options.items():
+            setattr(self, name, value)
+
+    def described(self) -> type:
+        return cell_class(self.kind)
+
+    @property
+    def __dataclass_fields__(self) -> dict[str, dataclasses.Field]:  # pyright: ignore
+        groups: Any = dataclasses.make_dataclass("Groups", [(name, ClassOptions | None) for name in self._around])
+        fields = _OWN | groups.__dataclass_fields__ | self.class_fields() | _OWN
+        return dict(sorted(fields.items(), key=lambda item: (item[0] not in _OWN, item[0] in self._around)))
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "wrappers":
+            listed = {_group_name(each) for each in self._listed}
+            more = (name for name, group in self._around.items() if name not in listed and group.chosen())
+            return (*self._listed, *more)
+        around = {} if name.startswith("_") else self._around
+        if name in around and name not in self.class_fields():
+            return around[name]
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.refuse_if_frozen(name, value)
+        if name == "wrappers":
+            self._set_wrappers(value)
+        elif name in self._around and name not in self.class_fields():
+            self._set_wrapper(name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _set_wrappers(self, value: Iterable[str]) -> None:
+        listed = tuple(value)
+        classes = {_group_name(name): wrapper_class(name) for name in listed}
+        require(len(classes) == len(listed), f"cell.wrappers names a wrapper twice: {', '.join(listed)}")
+        for name in classes:
+            taken = name in _OWN or name in self.class_fields()
+            require(not taken, f"the options of the wrapper {name} would hide the field {name} of {self.kind}")
+        before, known = self._around, wrapper_classes() | classes
+        around = {name: ClassOptions(of, f"cell.{name}") for name, of in known.items()}
+        kept = [name for name in classes if name in before and before[name].described() is classes[name]]
+        self.__dict__["_around"] = around | {name: before[name] for name in kept}
+        self.__dict__["_listed"] = listed
+
+    def _set_wrapper(self, name: str, value: Any) -> None:
+        if value is None:
+            self.wrappers = tuple(each for each in self.wrappers if _group_name(each) != name)
+            return
+        if name not in {_group_name(each) for each in self._listed}:
+            self.__dict__["_listed"] = (*self.wrappers, name)
+        values = value.chosen() if isinstance(value, ClassOptions) else value
+        require(isinstance(values, Mapping), f"cell.{name} must be a group of options, got {value!r}")
+        self._around[name] = ClassOptions(self._around[name].described(), f"cell.{name}", **values)
+
+    def around(self) -> dict[str, ClassOptions]:
+        """Returns the options of the wrappers that are around each layer, the innermost first."""
+        return {_group_name(each): self._around[_group_name(each)] for each in self.wrappers}
+
+    def chosen(self) -> dict[str, Any]:
+        return {name: value for name, value in super().chosen().items() if name not in _OWN}
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        yield from (("kind", self.kind), ("layers", self.layers), ("wrappers", self.wrappers))
+        yield from super().items()
+        yield from ((name, group) for name, group in self.around().items() if group.chosen())
+
+    def inner_groups(self) -> Iterable[ConfigGroup]:
+        return self._around.values()
+
+    def fresh(self) -> CellConfig:
+        return CellConfig()
+
+    def of_kind(self, kind: str) -> CellConfig:
+        """Returns the config for a cell of another kind, without the options that this has not.
+
+        Raises:
+          ConfigError: for an unknown cell.
+        """
+        fields = sayable_fields(cell_class(kind))
+        options = {name: value for name, value in self.chosen().items() if name in fields}
+        groups = {name: group for name, group in self.around().items() if name not in fields}
+        wrappers = [each for each in self.wrappers if _group_name(each) in groups]
+        return CellConfig(kind, self.layers, wrappers, **options, **groups)
+
+    def check(self) -> None:
+        super().check()
+        build_cell(self)
+
+    def __repr__(self) -> str:
+        return f"CellConfig({', '.join(f'{name}={value!r}' for name, value in self.items())})"
+
+
+def build_cell(config: CellConfig) -> rnnjax.Cell:
+    """Returns the cell, a `Stack` where there are several layers.
+
+    Raises:
+      ConfigError: for an unknown cell, a field that it does not have, or a value that it refuses.
+    """
+    require(config.layers >= 1, f"cell.layers must be at least 1, got {config.layers}")
+    require(config.layers <= _MOST_LAYERS, f"cell.layers must be at most {_MOST_LAYERS}, got {config.layers}")
+    for name in config.chosen():
+        require(name in config.class_fields(), config.unknown(name))
+    cell = _built("cell", config)
+    for name, options in config.around().items():
+        cell = _built(f"cell.{name}", options, cell)
+    return cell if config.layers == 1 else rnnjax.Stack((cell,) * config.layers)
+
+
+def _built(path: str, options: ClassOptions, *inner: rnnjax.Cell) -> rnnjax.Cell:
+    """Returns the cell that options describe, around another where one is given."""
+    of, arguments = options.described(), options.arguments()
+    for name in required(of)[len(inner) :]:
+        require(name in arguments, f"{of.__name__} needs {name}; set {path}.{name}")
+    try:
+        cell = of(*inner, **arguments)
+        hash(cell)  # as every function that is compiled for it will
+    except Exception as error:  # a cell of one's own can raise anything
+        raise ConfigError(f"{path}: {str(error) or type(error).__name__}") from error
+    return cell
+
+
+def cell_class(kind: str) -> type[rnnjax.Cell]:
+    """Returns the class of a single cell by its name.
+
+    Raises:
+      ConfigError: if there is none of that name, or it is not a dataclass.
+    """
+    names = sorted(cell_classes())
+    choose = f"choose {', '.join(names[:-1])} or {names[-1]}, or name your own as package.module:Class"
+    unknown = f"unknown cell {kind!r}; {choose}{did_you_mean(kind, names)}"
+    require(":" in kind or hasattr(rnnjax, kind), unknown)
+    found = _named(kind, unknown)
+    single = _is_kind_of(found, rnnjax.Cell) and not issubclass(found, _MADE_OF_CELLS)
+    require(single, f"cell.kind must name a single cell, such as {' or '.join(names[:2])}, got {kind!r}")
+    require(dataclasses.is_dataclass(found), f"the cell {kind!r} must be a frozen dataclass: decorate its class")
+    return found
+
+
+def wrapper_class(name: str) -> type[rnnjax.Wrapper]:
+    """Returns the class of a wrapper by its name in `cell.wrappers`.
+
+    Raises:
+      ConfigError: if there is none of that name, or it is not a dataclass.
+    """
+    known = wrapper_classes()
+    if name in known:
+        return known[name]
+    choose = f"choose from {', '.join(known)}, or name your own as package.module:Class"
+    unknown = f"unknown wrapper {name!r}; {choose}{did_you_mean(name, known)}"
+    require(":" in name, unknown)
+    found = _named(name, unknown)
+    fits = _is_kind_of(found, rnnjax.Wrapper) and hasattr(found, "__dataclass_fields__")
+    require(fits, f"cell.wrappers must name wrappers that are frozen dataclasses, got {name!r}")
+    return found
+
+
+_MADE_OF_CELLS = (rnnjax.Stack, rnnjax.Wrapper)
+
+
+def _named(name: str, unknown: str) -> Any:
+    """Returns what a name of rnnjax, or package.module:Class, stands for."""
+    module, colon, name = name.rpartition(":")
+    try:
+        return getattr(named_module(module if colon else "rnnjax", unknown), name)
+    except AttributeError as error:
+        raise ConfigError(f"{unknown}: {error}") from error
+
+
+def _is_kind_of(found: Any, base: type) -> bool:
+    """Says whether what a name stands for is a class of such."""
+    return isinstance(found, type) and issubclass(found, base)
+
+
+def cell_classes() -> dict[str, type[rnnjax.Cell]]:
+    """Returns rnnjax's single cells by their names."""
+    cells = {name: of for name, of in _public(rnnjax.Cell).items() if not inspect.isabstract(of)}
+    return {name: of for name, of in cells.items() if not issubclass(of, _MADE_OF_CELLS)}
+
+
+def wrapper_classes() -> dict[str, type[rnnjax.Wrapper]]:
+    """Returns rnnjax's wrappers by their names in a config: LearnedState is learned_state."""
+    return {_snake(name): of for name, of in _public(rnnjax.Wrapper).items() if of is not rnnjax.Wrapper}
+
+
+def _public(base: type) -> dict[str, type]:
+    named = {name: getattr(rnnjax, name) for name in rnnjax.__all__}
+    return {name: value for name, value in named.items() if _is_kind_of(value, base)}
+
+
+def _group_name(wrapper: str) -> str:
+    """Returns the name of the group of a wrapper's options: of my_package.cells:Noise it is noise."""
+    return _snake(wrapper.rpartition(":")[2])
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

@@ -1,0 +1,80 @@
+"""Config files: Python with a function `get_config(variant)`, and `VARIANTS`, by whose names it can be asked."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from types import ModuleType
+from typing import NamedTuple
+
+from rnnjax.config import TrainConfig
+from rnnjax.errors import ConfigError, did_you_mean, require
+
+_MODULE = "rnnjax_config_file"
+
+
+class ConfigFile(NamedTuple):
+    """A config file that was read, and the variant that is asked for, None for the one it begins with."""
+
+    path: str
+    variant: str | None
+    module: ModuleType
+
+    def variants(self) -> list[str]:
+        """Returns the variants that the file lists, none where it lists none."""
+        return [str(name) for name in getattr(self.module, "VARIANTS", ())]
+
+    def default(self) -> str | None:
+        """Returns the variant of a file that is asked for none."""
+        parameters = list(inspect.signature(self.module.get_config).parameters.values())
+        default = parameters[0].default if parameters else None
+        return default if isinstance(default, str) else None
+
+    def config(self) -> TrainConfig:
+        """Returns the config of the variant.
+
+        Raises:
+          ConfigError: for an unknown variant, or a file that makes no config.
+        """
+        variants = self.variants()
+        if self.variant is not None and variants:
+            known = f"choose from {', '.join(variants)}{did_you_mean(self.variant, variants)}"
+            require(self.variant in variants, f"unknown variant {self.variant!r} of {self.path}; {known}")
+        try:
+            config = self.module.get_config(*([] if self.variant is None else [self.variant]))
+        except (Exception, SystemExit) as error:  # a config file is a program, and can raise anything
+            raise ConfigError(reason(error)) from error
+        made = type(config).__name__
+        require(isinstance(config, TrainConfig), f"get_config must return a rnnjax.config.TrainConfig, got {made}")
+        return config
+
+
+def read_config_file(name: str) -> ConfigFile:
+    """Returns the config file of ``FILE.py[:variant]``.
+
+    Raises:
+      ConfigError: if it cannot be read, or has no `get_config`.
+    """
+    path, colon, variant = name.partition(":")
+    require(bool(path), "the path of the config file is empty; give --config FILE.py[:variant]")
+    loader = SourceFileLoader(_MODULE, path)
+    try:
+        spec = spec_from_loader(_MODULE, loader)
+        assert spec is not None
+        module = module_from_spec(spec)
+        sys.modules[_MODULE] = module  # where dataclasses of the file look for the names in their annotations
+        loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # a config file is a program, and can raise anything
+        raise ConfigError(reason(error)) from error
+    require(callable(getattr(module, "get_config", None)), f"{path} has no function get_config; write one")
+    return ConfigFile(path, variant if colon else None, module)
+
+
+def reason(error: BaseException) -> str:
+    """Returns the last line of an error, without its type."""
+    said = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
+    text = (said or f"the config file raised {type(error).__name__}").splitlines()[-1].strip()
+    return re.sub(r"^(\w*(Error|Exception): |\[Errno \d+\] )", "", text)

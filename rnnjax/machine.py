@@ -1,0 +1,36 @@
+"""What a run was computed with: the device, and the versions of what is installed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from pathlib import Path
+
+import jax
+
+import rnnjax
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python, of this library, and of those that it computes with."""
+    found = {"python": platform.python_version(), "rnnjax": rnnjax.__version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def device_name() -> str:
+    """Returns the kind of the first device, for a CPU its model name."""
+    kind = jax.devices()[0].device_kind
+    if kind != "cpu":
+        return kind
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
