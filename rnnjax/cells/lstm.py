@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,10 +43,10 @@ class LSTMParams(NamedTuple):
 
     w_x: Array
     w_h: Array
-    b: Array | None
-    peephole: Array | None = None
-    w_p: Array | None = None
-    norm: LSTMNorm | None = None
+    b: Array | Any
+    peephole: Array | Any = None
+    w_p: Array | Any = None
+    norm: LSTMNorm | Any = None
 
 
 @dataclasses.dataclass(frozen=True)

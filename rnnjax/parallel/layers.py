@@ -118,7 +118,7 @@ def layers_for(devices: int, cell: Cell) -> tuple[Cell, ...]:
             f"a Stack of {len(cell.cells)} layers cannot be split over {devices} devices; "
             f"take {len(cell.cells)} devices at most"
         )
-    return cell.cells
+    return tuple(cell.cells)
 
 
 def _axis_size(axis: str) -> int:
