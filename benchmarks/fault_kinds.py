@@ -18,7 +18,7 @@ from benchmarks import fault_compare, fault_disk, fault_processes
 from benchmarks.fault_case import Case, Ended, Started, require, require_clean, require_code
 from benchmarks.fault_damage import damage_one, files_by_kind
 
-_ANSWER = 60  # seconds in which a signal must be answered
+_ANSWER = 30  # seconds in which a signal must be answered
 
 
 def kill(case: Case) -> None:

@@ -22,7 +22,7 @@ from jaxtyping import Array
 
 from benchmarks.kernel_cases import Case, Numbers, case_parameters, cell_params
 from benchmarks.kernel_reference import Result
-from rnnjax import Fused, LSTMParams, Method, Recurrence, Scan, Steps, unroll
+from rnnjax import CuDNN, Fused, LSTMParams, Method, Pallas, Recurrence, Scan, Steps, unroll
 
 
 class Refused(Exception):
@@ -173,7 +173,7 @@ def rnnjax_ready(method: Callable[[], Method], options: dict[str, Any] | None, c
 
     def precomputed(params: Any, zs: Array) -> Array:
         state = cell.initial_state(case.B, zs.dtype)
-        return way.run(Recurrence(cell, params, state, None, Steps(zs, None, None)))[0]
+        return way.serve(Recurrence(cell, params, state, None, Steps(zs, None, None)))[0]
 
     def pack(parameters: dict[str, Any]) -> Any:
         return cell_params(case, parameters if several else {name: each[0] for name, each in parameters.items()})
@@ -186,16 +186,16 @@ def rnnjax_ready(method: Callable[[], Method], options: dict[str, Any] | None, c
     return jax_ready(case, numbers, Layer(function, pack, unpack, options=options))
 
 
-def fused(backend: str) -> Fused:
-    """Returns `Fused` with a backend; on a CPU, kernels for GPUs are interpreted."""
-    return Fused(backend=backend, interpret=backend == "pallas" and jax.default_backend() == "cpu")
+def pallas() -> Pallas:
+    """Returns `Pallas`, whose kernels are interpreted on a CPU."""
+    return Pallas(interpret=jax.default_backend() == "cpu")
 
 
 def jax_rnn_ready(case: Case, numbers: Numbers) -> Ready:
     """Makes ready `jax.experimental.rnn`, JAX's own binding of cuDNN, as its users call it."""
     from jax.experimental import rnn
 
-    from rnnjax.kernels.cudnn import flat_weights
+    from rnnjax.unrolling.kernels.cudnn import flat_weights
 
     refuse_unless(case.cell == "LSTM", "it has the plain LSTM only")
     refuse_unless(case.projected, "it projects the inputs itself")
@@ -335,8 +335,9 @@ LOOPS: dict[str, Callable[[], Method]] = {
     "scan": Scan,
     "scan(4)": lambda: Scan(unroll=4),
     "scan(16)": lambda: Scan(unroll=16),
-    "xla": lambda: fused("xla"),
+    "fused": Fused,
 }
+KERNELS: dict[str, Callable[[], Method]] = {"pallas": pallas, "cudnn": CuDNN}
 # For one program, unlike for a process, XLA takes no "+WHILE": these are its defaults, and WHILE.
 _CAPTURED = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"
 _WHILE = {"xla_gpu_enable_command_buffer": _CAPTURED}
@@ -353,8 +354,7 @@ def _contenders() -> dict[str, Callable[[Case, Numbers], Ready]]:
     }
     for flag, options in FLAGS.items():
         found |= {f"{name} {flag}": functools.partial(rnnjax_ready, loop, options) for name, loop in LOOPS.items()}
-    for backend in ("pallas", "cudnn"):
-        found[backend] = functools.partial(rnnjax_ready, functools.partial(fused, backend), None)
+    found |= {name: functools.partial(rnnjax_ready, kernel, None) for name, kernel in KERNELS.items()}
     return found | {
         "jax.rnn": jax_rnn_ready,
         "flax": flax_ready,

@@ -42,7 +42,7 @@ that come from them, the reference being NumPy in float64; a contender beyond 0.
 most) that are waited for at its end, each with other inputs; times are medians over the turns, of one call, without
 compiling.
 
-"xla" is Fused without a kernel, "pallas" and "cudnn" its other backends; "jax.rnn" is jax.experimental.rnn. The plain
+"fused", "pallas" and "cudnn" are Fused, Pallas and CuDNN of this library; "jax.rnn" is jax.experimental.rnn. The plain
 loops are compiled with XLA's flags too: "while" has --xla_gpu_enable_command_buffer=+WHILE, "double" has
 --xla_gpu_enable_while_loop_double_buffering=true, "graph" is "while" with --xla_gpu_command_buffer_unroll_loops=true.
 XLA_FLAGS in the environment holds for all contenders, and is printed.
@@ -84,20 +84,19 @@ def sweeps() -> dict[str, Sweep]:
     """Returns all that is measured, by name."""
     x = BASE._replace(projected=True)
     x32 = x._replace(dtype="float32")
-    ours, beside = ("pallas", "xla", "scan"), ("pallas", "torch fp16", "xla")
+    ours, beside = ("pallas", "fused", "scan"), ("pallas", "torch fp16", "fused")
     main = (
-        Job(BASE, ("pallas", "xla", "scan", "scan(4)", "scan(16)")),
-        Job(x, ("torch fp16", "pallas", "torch", "xla", "scan", "flax")),
-        Job(x32, ("cudnn", "jax.rnn", "torch", "pallas", "xla", "scan", "flax")),
+        Job(BASE, ("pallas", "fused", "scan", "scan(4)", "scan(16)")),
+        Job(x, ("torch fp16", "pallas", "torch", "fused", "scan", "flax")),
+        Job(x32, ("cudnn", "jax.rnn", "torch", "pallas", "fused", "scan", "flax")),
         Job(BASE._replace(dtype="float32"), ours),
     )
     heads = tuple(Job(BASE._replace(heads=n, H=768 // n), ours) for n in (16, 8, 4, 2))
     loops = (*LOOPS, *(f"{loop} {flag}" for flag in ("while", "double") for loop in LOOPS))
     graphs = tuple(f"{loop} graph" for loop in LOOPS)
     short = Case("LSTM", 1, 150, 150, 28, "float32", projected=True)
-    own = [
-        Job(BASE._replace(cell=cell, H=H), ("pallas", "xla")) for H in (256, 768, 64, 512, 128, 1024) for cell in KINDS
-    ]
+    widths = (256, 768, 64, 512, 128, 1024)
+    own = [Job(BASE._replace(cell=cell, H=H), ("pallas", "fused")) for H in widths for cell in KINDS]
     cells = [job for job in own if job.case != BASE]
     dnn = [Job(x._replace(cell=cell, H=H), beside) for H in (256, 128, 512, 64, 1024) for cell in ("LSTM", "GRU")]
     return {

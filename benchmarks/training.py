@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.kernel_contenders import LOOPS, fused
+from benchmarks.kernel_contenders import KERNELS, LOOPS
 from rnnjax import Method
 from rnnjax.config import TrainConfig
 from rnnjax.errors import ConfigError
@@ -21,13 +21,12 @@ from rnnjax.tasks.task import Task
 from rnnjax.training.batches import device_feed, epoch_orders, epoch_steps
 from rnnjax.training.program import TrainProgram, place_state
 from rnnjax.training.state import initial_train_state
-from rnnjax.unrolling.unroll import choosing
+from rnnjax.unrolling.auto import choosing
 
 METHODS: dict[str, Callable[[], Method | None]] = {
     "auto": lambda: None,
     **LOOPS,
-    "pallas": lambda: fused("pallas"),
-    "cudnn": lambda: fused("cudnn"),
+    **KERNELS,
 }
 
 

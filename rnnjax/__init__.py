@@ -3,6 +3,9 @@
 from rnnjax import starting as _starting  # noqa: F401  (before what takes long to import)
 
 # isort: split
+import importlib
+from typing import Any
+
 from rnnjax.cells import (
     GRU,
     LSTM,
@@ -26,8 +29,12 @@ from rnnjax.cells import (
     Wrapper,
 )
 from rnnjax.unrolling import (
+    Auto,
+    CellSequence,
+    CuDNN,
     Fused,
     Method,
+    Pallas,
     Recurrence,
     Scan,
     Static,
@@ -42,11 +49,25 @@ from rnnjax.unrolling import (
 
 __version__ = "0.1.0"
 
+
+_FOLDERS = {"interop": "rnnjax.interop", "models": "rnnjax.models", "nn": "rnnjax.nn"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the folders that need Flax when they are first asked for, so that importing rnnjax needs JAX alone."""
+    if name in _FOLDERS:
+        return importlib.import_module(_FOLDERS[name])
+    raise AttributeError(f"module 'rnnjax' has no attribute {name!r}")
+
+
 __all__ = [
     "GRU",
     "LSTM",
+    "Auto",
     "BasicRNN",
     "Cell",
+    "CellSequence",
+    "CuDNN",
     "Dropout",
     "Fused",
     "GRUParams",
@@ -59,6 +80,7 @@ __all__ = [
     "LearnedParams",
     "LearnedState",
     "Method",
+    "Pallas",
     "Project",
     "ProjectParams",
     "Recurrence",

@@ -7,8 +7,9 @@ import inspect
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from rnnjax.errors import (
     FAILED,
@@ -55,6 +56,20 @@ def exit_code(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -
     except KeyboardInterrupt:
         return _say("stopped at once, without a checkpoint of the last steps; run again to go on", 130)
     return 0
+
+
+def end(code: int) -> NoReturn:
+    """Ends the process of a command.
+
+    After an error, threads that a library has left waiting, as orbax does those of a save that failed, are not waited
+    for: Python would wait until they give up, for minutes.
+    """
+    others = (thread for thread in threading.enumerate() if thread is not threading.main_thread())
+    if code and not all(thread.daemon for thread in others):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 _MEMORY = "the memory is exhausted ({}); choose a smaller batch_size, a smaller model or shorter sequences"

@@ -84,7 +84,10 @@ class TrainConfig(ConfigGroup):
       batch_size: examples in a training step.
       dtype: compute type; parameters are float32.
       steps_per_call: training steps in one compiled call, at most; 0 takes a whole epoch.
-      log_every: steps over which training metrics are averaged for the log.
+      call_seconds: seconds that a call takes at most, about, so that a signal is answered soon; 0 for any time. Neither
+        changes the results.
+      log_every: steps over which training metrics are averaged for the log, from an epoch's first; its last line may
+        be of fewer.
     """
 
     task: str = ""
@@ -94,6 +97,7 @@ class TrainConfig(ConfigGroup):
     batch_size: int = 128
     dtype: str = "float32"
     steps_per_call: int = 0
+    call_seconds: float = 5.0
     log_every: int = 50
     cell: CellConfig = dataclasses.field(default_factory=CellConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
@@ -105,6 +109,7 @@ class TrainConfig(ConfigGroup):
         for name in ("epochs", "evaluate_every", "batch_size", "log_every"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(self.steps_per_call >= 0, f"steps_per_call must not be negative, got {self.steps_per_call}")
+        require(self.call_seconds >= 0, f"call_seconds must not be negative, got {self.call_seconds}")
         require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         require(self.seed < 2**32, f"seed must be below {2**32}, got {self.seed}")
         dtypes = ("float32", "bfloat16", "float16")

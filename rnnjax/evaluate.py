@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from rnnjax.cache import keep_compilations
-from rnnjax.commands import exit_code, require_packages, run_parser
+from rnnjax.commands import end, exit_code, require_packages, run_parser
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -36,4 +36,4 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main, sys.argv[1:]))
+    end(exit_code(main, sys.argv[1:]))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rnnjax.cache import keep_compilations
-from rnnjax.commands import exit_code, require_packages, run_parser
+from rnnjax.commands import end, exit_code, require_packages, run_parser
 from rnnjax.errors import ConfigError, DataError
 
 _MOST_STEPS = 1_000_000  # they are one program's result, which is held in memory
@@ -88,4 +88,4 @@ def check(options: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main, sys.argv[1:]))
+    end(exit_code(main, sys.argv[1:]))

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rnnjax.commands import exit_code
+from rnnjax.commands import end, exit_code
 from rnnjax.errors import ConfigError, TrainingError
 from rnnjax.experiments import EXPERIMENTS, Experiment, Figure
 
@@ -156,4 +156,4 @@ def _provenance(name: str, result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main, sys.argv[1:]))
+    end(exit_code(main, sys.argv[1:]))

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from rnnjax.cache import keep_compilations
-from rnnjax.commands import exit_code, require_packages
+from rnnjax.commands import end, exit_code, require_packages
 from rnnjax.errors import STOPPED, ConfigError
 
 _log = logging.getLogger(__name__)
@@ -77,4 +77,4 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main, sys.argv[1:]))
+    end(exit_code(main, sys.argv[1:]))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rnnjax.cache import keep_compilations
-from rnnjax.commands import exit_code, require_packages
+from rnnjax.commands import end, exit_code, require_packages
 from rnnjax.config import TrainConfig
 from rnnjax.errors import STOPPED, require
 
@@ -110,4 +110,4 @@ def report(summary: dict[str, Any]) -> str:
 _PLACE = ("step", "epoch", "split")
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main, sys.argv[1:]))
+    end(exit_code(main, sys.argv[1:]))

@@ -1,6 +1,8 @@
 """Every test runs with two CPU devices, so that a split over devices is a split."""
 
 import contextlib
+import gc
+import importlib.util
 import os
 import shutil
 import sys
@@ -9,14 +11,23 @@ import tempfile
 import jax
 import pytest
 
-pytest_plugins = ["fixtures.commands", "fixtures.originals", "fixtures.training"]
+_ANNOTATIONS = ["fixtures.annotations"] if importlib.util.find_spec("beartype") else []
+
+pytest_plugins = ["fixtures.commands", "fixtures.originals", "fixtures.training", *_ANNOTATIONS]
 
 jax.config.update("jax_num_cpu_devices", 2)
 
-# XLA reads these once. It takes longer over fused loops, and over modules cut in pieces, than these small programs run.
-if jax.__version_info__ < (0, 11):  # later ones know no such flags
-    quickly = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quickly}"
+# XLA reads its flags once. It takes longer over fused loops, and over modules cut in pieces, than these small programs
+# run; a flag that a version does not know would end the process.
+_QUICKLY = {
+    (0, 10): "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+    (0, 12): "--xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE",
+}
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICKLY.get(jax.__version_info__[:2], '')}"
+
+# Tracing makes many objects, few of them garbage, and notes for each where in the source it comes from.
+gc.set_threshold(20_000, 50, 100)
+jax.config.update("jax_traceback_in_locations_limit", 0)
 
 # The folder whose programs are timed and weighed; elsewhere they are small, and take longer to optimise than to run.
 _OPTIMISED = "benchmarks"

@@ -41,3 +41,10 @@ def test_public_functions_and_classes_say_what_they_are(name):
     assert doc
     assert not doc.startswith(f"{name}(")  # what a dataclass or NamedTuple says for want of better
     assert len(doc) > 20
+
+
+def test_what_needs_flax_is_imported_when_it_is_asked_for():
+    program = "import rnnjax; print(rnnjax.nn.RNN, rnnjax.interop.from_flax, rnnjax.models.greedy)"
+    subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    with pytest.raises(AttributeError, match="module 'rnnjax' has no attribute 'none'"):
+        rnnjax.none  # noqa: B018

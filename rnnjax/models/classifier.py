@@ -8,9 +8,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from rnnjax.cells.cell import Cell, GatedCell, State
+from rnnjax.cells.traits import fuses
 from rnnjax.cells.wrappers import Stack
 from rnnjax.nn.rnn import RNN
-from rnnjax.unrolling.fused import fuses
 
 
 class SequenceClassifier(nn.Module):

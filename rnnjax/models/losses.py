@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+
+Targets = Int[Array | np.ndarray, "*B T"]
+Weights = Float[Array | np.ndarray, "*B T"] | Bool[Array | np.ndarray, "*B T"]
 
 
 def sequence_loss(
-    logits: Float[Array, "*B T V"], targets: Int[Array, "*B T"], weights: Float[Array, "*B T"] | None = None
+    logits: Float[Array, "*B T V"], targets: Targets, weights: Weights | None = None
 ) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
     """Returns the cross-entropy of sequences in nats a step, and what each sequence weighs.
 
@@ -35,7 +40,7 @@ def sequence_loss(
     return mean_over_steps(losses, weights)
 
 
-def token_losses(logits: Float[Array, "*B T V"], targets: Int[Array, "*B T"]) -> Float[Array, "*B T"]:
+def token_losses(logits: Float[Array, "*B T V"], targets: Targets) -> Float[Array, "*B T"]:
     """Returns the cross-entropy of every step, ``-log softmax(logits)[target]``, in nats and in float32.
 
     Raises:
@@ -47,7 +52,7 @@ def token_losses(logits: Float[Array, "*B T V"], targets: Int[Array, "*B T"]) ->
 
 
 def mean_over_steps(
-    values: Float[Array, "*B T"], weights: Float[Array, "*B T"] | None = None
+    values: Float[Array, "*B T"], weights: Weights | None = None
 ) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
     """Returns each sequence's mean over its steps, by their weights (None: alike), and the sum of the weights.
 
@@ -61,7 +66,7 @@ def mean_over_steps(
     return sums / jnp.where(total == 0, 1, total), total
 
 
-def _check_shape(name: str, given: Array, logits: Array) -> None:
+def _check_shape(name: str, given: Any, logits: Array) -> None:
     expected = np.shape(logits)[:-1]
     if np.shape(given) != expected:
         raise ValueError(f"{name} must have shape [*batch, T] = {list(expected)}, got {list(np.shape(given))}")

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.flatten_util import ravel_pytree
 
-from rnnjax.unrolling.unroll import varying_axes
+from rnnjax.unrolling.varying import varying_axes
 
 _LARGE_LEAF = 2**13  # entries: to copy more costs more than to bring the devices together once more
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Int
 
 from rnnjax.parallel.pool import Pool
 from rnnjax.parallel.replicated import differentiable
-from rnnjax.unrolling.unroll import vary, varying_axes
+from rnnjax.unrolling.varying import vary, varying_axes
 
 Branch = Callable[[Any, Any], Any]
 

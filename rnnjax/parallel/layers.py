@@ -24,13 +24,14 @@ from rnnjax.parallel.pool import Pool
 from rnnjax.parallel.replicated import enter, leave
 from rnnjax.parallel.schedule import balanced, best_chunk
 from rnnjax.parallel.work import multiplications
+from rnnjax.unrolling.auto import Auto, choosing
 from rnnjax.unrolling.checks import check_method
-from rnnjax.unrolling.recurrence import Method, Pass, Recurrence
-from rnnjax.unrolling.unroll import by_recurrences, choose_method, choosing, vary, varying_axes
+from rnnjax.unrolling.recurrence import CellSequence, Method
+from rnnjax.unrolling.varying import vary, varying_axes
 
 
 @dataclasses.dataclass(frozen=True)
-class Wavefront:
+class Wavefront(Method):
     """A `Stack` over the devices of a mapped axis: each has some layers, and takes them over one chunk after another.
 
     For `rnnjax.unroll` inside `jax.shard_map` or `jax.pmap`. Of K chunks and D devices, at tick s = 0 .. K + D - 2
@@ -46,7 +47,7 @@ class Wavefront:
     Attributes:
       axis: name of the mapped axis.
       chunk: steps in a chunk; None takes `best_chunk` of `rnnjax.parallel.schedule`.
-      inner: how each layer is unrolled over a chunk; None takes what `choose_method` says.
+      inner: how each layer is unrolled over a chunk; None takes `Auto()`.
 
     Raises:
       TypeError: for a cell that is not a `Stack`; ValueError: outside of a map, or for fewer layers than devices.
@@ -61,22 +62,18 @@ class Wavefront:
         if self.inner is not None:
             check_method(self.inner)
 
-    def run(self, recurrence: Recurrence) -> tuple[Array, State]:
-        """Refuses a recurrence by itself, which has no layers."""
-        raise TypeError(f"Wavefront splits the layers of a Stack, got {recurrence.cell!r}")
-
-    def run_pass(self, given: Pass) -> tuple[Array, State]:
+    def over(self, sequence: CellSequence) -> tuple[Array, State]:
         """Returns ``ys [T, *batch, O]`` and the state after the last step."""
         devices = _axis_size(self.axis)
-        cells = layers_for(devices, given.cell)
-        length = len(given.xs)
+        cells = layers_for(devices, sequence.cell)
+        length = len(sequence.xs)
         chunk = min(self.chunk or best_chunk(length, devices), length)
-        sequence, layers, state, impl = _entered(self.axis, given, whole=length % chunk == 0)
-        inner = _Inner(self.inner, impl, given.gaps)
-        pipeline = _Pipeline.of(self.axis, cells, inner, devices, chunk, sequence, layers, state)
-        held, own = pipeline.parts(layers, state)
-        ys, own = pipeline.run(sequence, held, own)
-        return pipeline.gathered(ys[:length], own)
+        over_time, layers, state, impl = _entered(self.axis, sequence, whole=length % chunk == 0)
+        inner = _Inner(self.inner or Auto(), impl, sequence.gaps)
+        pipeline = _Pipeline.of(self.axis, cells, inner, devices, chunk, over_time, layers, state)
+        held, local_state = pipeline.parts(layers, state)
+        ys, local_state = pipeline.run(over_time, held, local_state)
+        return pipeline.gathered(ys[:length], local_state)
 
 
 def splitting_layers(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
@@ -88,21 +85,21 @@ def splitting_layers(function: Callable[..., Any], mesh: Mesh) -> Callable[..., 
     Raises:
       ConfigError: when it is traced, if nothing that it unrolls can be split.
     """
-    devices, found = mesh.shape.get(LAYERS, 1), []
+    devices, stacks = mesh.shape.get(LAYERS, 1), []
     if devices == 1:
         return function
 
     def method_for(cell: Cell) -> Method | None:
         if not isinstance(cell, Stack) or len(cell.cells) < devices:
             return None
-        found.append(cell)
+        stacks.append(cell)
         return Wavefront()
 
     @functools.wraps(function)
     def split(*arguments: Any) -> Any:
         with choosing(method_for):
             results = function(*arguments)
-        if not found:
+        if not stacks:
             raise ConfigError(
                 f"parallel.layers is {devices}, but the model unrolls no stack of so many layers; set cell.layers to "
                 f"{devices} or more, or parallel.layers to 1"
@@ -155,29 +152,30 @@ class _Layers(NamedTuple):
         return _Layers(self.params[which], initial, keys)
 
 
-def _entered(axis: str, given: Pass, whole: bool) -> tuple[_Sequence, _Layers, tuple[State, ...], Any]:
-    """Returns the parts of a pass as each device's copies, all varying over the mesh alike, and the kind of the key.
+def _entered(axis: str, sequence: CellSequence, whole: bool) -> tuple[_Sequence, _Layers, tuple[State, ...], Any]:
+    """Returns a sequence's parts as each device's copies, all varying over the mesh alike, and the kind of the key.
 
     Unless chunks come out `whole`, there is padding to tell from valid steps.
     """
-    length, batch = given.xs.shape[0], given.xs.shape[1:-1]
-    valid = given.valid if whole or given.valid is not None else jnp.ones((length, *batch), bool)
+    length, batch = sequence.xs.shape[0], sequence.xs.shape[1:-1]
+    valid = sequence.valid if whole or sequence.valid is not None else jnp.ones((length, *batch), bool)
     time = keys = impl = None
-    if given.key is not None:
-        key, time = timed(given.key, length)
+    if sequence.key is not None:
+        key, time = timed(sequence.key, length)
         key = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
-        keys, impl = tuple(map(jax.random.key_data, split(key, len(given.state)))), jax.random.key_impl(key)
-    parts = _Sequence(given.xs, valid, given.resets, time), _Layers(given.params, given.initial, keys), given.state
-    sequence, *held = vary(parts, varying_axes(parts) - {axis})
+        keys, impl = tuple(map(jax.random.key_data, split(key, len(sequence.state)))), jax.random.key_impl(key)
+    layers = _Layers(sequence.params, sequence.initial, keys)
+    parts = _Sequence(sequence.xs, valid, sequence.resets, time), layers, sequence.state
+    over_time, *held = vary(parts, varying_axes(parts) - {axis})
     # Apart, for where inputs need no gradient none is then computed; together they would have one if parameters do.
-    return enter(axis, sequence), *enter(axis, tuple(held)), impl
+    return enter(axis, over_time), *enter(axis, tuple(held)), impl
 
 
 class _Inner(NamedTuple):
-    """How each layer is unrolled over a chunk: the method (None: what `choose_method` says), the kind of its keys, and
-    whether steps may be missing anywhere."""
+    """How each layer is unrolled over a chunk: the method, the kind of its keys, and whether steps may be missing
+    anywhere."""
 
-    method: Method | None
+    method: Method
     impl: Any
     gaps: bool
 
@@ -191,9 +189,8 @@ def _run_layers(cells, inner: _Inner, layers: _Layers, state, sequence: _Sequenc
             key = TimedKey(jax.random.wrap_key_data(layers.keys[layer], impl=inner.impl), sequence.time)
         if layers.initial is not None:
             initial = layers.initial[layer]
-        own = layers.params[layer], ys, state[layer], initial
-        given = Pass(cell, *own, sequence.valid, sequence.resets, key, inner.gaps)
-        ys, last = by_recurrences(inner.method or choose_method(cell, ys.shape), given)
+        arguments = layers.params[layer], ys, state[layer], initial, sequence.valid, sequence.resets, key
+        ys, last = inner.method.over(CellSequence(cell, *arguments, inner.gaps))
         after.append(last)
     return ys, tuple(after)
 
@@ -262,19 +259,19 @@ class _Pipeline:
     @classmethod
     def of(cls, axis: str, cells, inner: _Inner, devices: int, chunk: int, sequence, layers, state) -> _Pipeline:
         """Returns the pipeline for arguments like these."""
-        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((chunk, *leaf.shape[1:]), leaf.dtype), sequence)
-        between, costs = [one.xs], []
+        one_chunk = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((chunk, *leaf.shape[1:]), leaf.dtype), sequence)
+        between, costs = [one_chunk.xs], []
         for layer, cell in enumerate(cells):
-            run, own = functools.partial(_run_layers, (cell,), inner), slice(layer, layer + 1)
-            given = layers.part(own), state[own], one._replace(xs=between[-1])
-            program, (ys, _) = jax.make_jaxpr(run, return_shape=True)(*given)
+            run, here = functools.partial(_run_layers, (cell,), inner), slice(layer, layer + 1)
+            arguments = layers.part(here), state[here], one_chunk._replace(xs=between[-1])
+            program, (ys, _) = jax.make_jaxpr(run, return_shape=True)(*arguments)
             between.append(jax.ShapeDtypeStruct(ys.shape, ys.dtype))
             costs.append(1 + multiplications(program.jaxpr))
         parts = balanced(tuple(costs), devices)
         pools = Pool.of([layers.part(part) for part in parts]), Pool.of([state[part] for part in parts])
-        given = [between[part.stop] for part in parts]
-        width, dtype = max(like.shape[-1] for like in given), jnp.result_type(*(like.dtype for like in given))
-        message = jax.ShapeDtypeStruct((*one.xs.shape[:-1], width), dtype)
+        handed_on = [between[part.stop] for part in parts]
+        width, dtype = max(like.shape[-1] for like in handed_on), jnp.result_type(*(like.dtype for like in handed_on))
+        message = jax.ShapeDtypeStruct((*one_chunk.xs.shape[:-1], width), dtype)
         works = tuple(
             _Work(which, cells[part], inner, pools, between[part.start] if which else None, message)
             for which, part in enumerate(parts)
@@ -285,11 +282,11 @@ class _Pipeline:
         """Returns what this device holds, and the states of its layers, in their pools."""
         axes = varying_axes((layers, state))
 
-        def own(which: int, layers: _Layers, state: tuple[State, ...]) -> tuple[list[Array], list[Array]]:
+        def on_device(which: int, layers: _Layers, state: tuple[State, ...]) -> tuple[list[Array], list[Array]]:
             part, (held_pool, state_pool) = self.parts_of[which], self.works[which].pools
             return vary((held_pool.put(which, layers.part(part)), state_pool.put(which, state[part])), axes)
 
-        choices = [functools.partial(own, which) for which in range(len(self.works))]
+        choices = [functools.partial(on_device, which) for which in range(len(self.works))]
         return jax.lax.switch(self._device(), choices, layers, state)
 
     def run(self, sequence: _Sequence, held: list[Array], state: list[Array]) -> tuple[Array, list[Array]]:
@@ -307,8 +304,8 @@ class _Pipeline:
             (received, state), (at, xs) = carry, item
             number = at - self._device()
             there = (number >= 0) & (number < chunks)
-            own = jax.tree.map(lambda leaf: leaf[jnp.clip(number, 0, chunks - 1)], rest)
-            moving = _Moving(own._replace(xs=xs), received, state)
+            chunk = jax.tree.map(lambda leaf: leaf[jnp.clip(number, 0, chunks - 1)], rest)
+            moving = _Moving(chunk._replace(xs=xs), received, state)
             ys, state = switch(branches, jnp.where(there, mine, 0), held, moving)
             return (self._hand_on(ys), state), ys
 
@@ -325,7 +322,7 @@ class _Pipeline:
 
         states = [of(which, work.pools[1].take(which, state)) for which, work in enumerate(self.works)]
         ys, states = leave(self.axis, (of(len(self.works) - 1, ys), states))
-        return ys, tuple(one for own in states for one in own)
+        return ys, tuple(state for part in states for state in part)
 
     def _device(self) -> Array:
         return jax.lax.axis_index(self.axis)

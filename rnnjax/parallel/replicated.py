@@ -11,7 +11,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 
 from rnnjax.parallel.batch import sum_over
-from rnnjax.unrolling.unroll import vary, varying_axes
+from rnnjax.unrolling.varying import vary, varying_axes
 
 
 def enter(axis: str, tree: Any) -> Any:

@@ -39,11 +39,13 @@ class Feed(NamedTuple):
       resident: arrays that stay on the devices.
       batches: makes of an order what one call takes besides, ``[steps, B, ...]`` each.
       fetch: ``fetch(resident, item)`` makes one batch, on the device, from one entry of `batches`.
+      whole: whether a call is to have the order of a whole epoch, from which it takes a part.
     """
 
     resident: Any
     batches: Callable[[Order], Any]
     fetch: Callable[[Any, Any], Batch]
+    whole: bool = False
 
 
 def place(mesh: Mesh, spec: PartitionSpec, tree: Any) -> Any:
@@ -67,7 +69,7 @@ def device_feed(mesh: Mesh, split: Arrays) -> Feed:
     def fetch(resident: Any, rows: Array) -> Batch:
         return jax.tree.map(lambda values: values[rows], resident)
 
-    return Feed(place(mesh, EVERYWHERE, dict(split)), lambda order: place(mesh, STEPS, order.rows), fetch)
+    return Feed(place(mesh, EVERYWHERE, dict(split)), lambda order: place(mesh, STEPS, order.rows), fetch, whole=True)
 
 
 def host_feed(mesh: Mesh, split: Arrays) -> Feed:

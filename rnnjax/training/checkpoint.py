@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -57,6 +57,18 @@ class Origin(NamedTuple):
 
     run: str
     data: str
+
+
+class Unfinished(NamedTuple):
+    """What a run was in the middle of when it was stopped.
+
+    Attributes:
+      window: by the metrics' names, their values in the steps that no line of the log covers yet, ``[..., steps]``.
+      evaluation: whether the validation split is still to be evaluated.
+    """
+
+    window: Mapping[str, list] = {}
+    evaluation: bool = False
 
 
 class Checkpoints:
@@ -127,16 +139,28 @@ class Checkpoints:
             return f"it is of step {about.get('step')}"
         return None
 
-    def save(self, step: int, state: Any, metrics: dict[str, float]) -> None:
+    def save(self, step: int, state: Any, metrics: dict[str, float], unfinished: Unfinished | None = None) -> None:
         """Writes a checkpoint in the background; one of this step that is there is left as it is.
+
+        But for one that was written before an evaluation: it gives way to the one after.
+
+        Args:
+          step: number of steps taken.
+          state: what is written.
+          metrics: of the validation split.
+          unfinished: what else a run that is stopped goes on with; None where it stops at nothing.
 
         Raises:
           CheckpointError: if it, or the one before it, cannot be written.
         """
         if step in self._manager.all_steps():
-            return
+            if unfinished is not None or not self.unfinished(step).evaluation:
+                return
+            self._write(lambda: self._manager.delete(step))
         self._policy.scores[step] = self._score(metrics)
         about = {"run": self._origin.run, "data": self._origin.data, "step": step, "metrics": metrics}
+        if unfinished is not None:
+            about["unfinished"] = unfinished._asdict()
         about["sha256"] = _digest(about, state)
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
         self._write(lambda: self._save(step, items))
@@ -169,6 +193,10 @@ class Checkpoints:
                 f"a checkpoint could not be written to {self._directory} ({first_line(error)}); "
                 "make room or choose another --workdir; the checkpoints before it are whole"
             ) from error
+
+    def unfinished(self, step: int) -> Unfinished:
+        """Returns what a run that was stopped at a step goes on with."""
+        return Unfinished(**self._about(step).get("unfinished", {}))
 
     def steps(self) -> list[int]:
         """Returns the steps that have a checkpoint, the last first."""

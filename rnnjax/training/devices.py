@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 _WORTH_MEASURING = 1000  # steps; a shorter run is over before a better choice has paid for the measurement
 _STEPS, _SECONDS = 8, 0.5  # steps in a measured call, and the least time of measuring each number of devices
-_NOT_IN_A_STEP = ("seed", "epochs", "evaluate_every", "log_every", "steps_per_call", "parallel")
+_NOT_IN_A_STEP = ("seed", "epochs", "evaluate_every", "log_every", "steps_per_call", "call_seconds", "parallel")
 
 
 def choose_devices(

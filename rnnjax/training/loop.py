@@ -1,16 +1,14 @@
-"""The training loop: compiled calls one after the other, and what is written down between them."""
+"""A run from its first step, or its last checkpoint, to its summary."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array
 
 from rnnjax import plots
 from rnnjax.config import TrainConfig
@@ -20,14 +18,16 @@ from rnnjax.optimizer import build_optimizer
 from rnnjax.parallel.distributed import wait_for_all
 from rnnjax.parallel.mesh import BATCH, batch_mesh, filled_batch
 from rnnjax.tasks.task import Task
-from rnnjax.training.batches import Order, device_feed, epoch_orders, epoch_steps, host_feed, left_out
-from rnnjax.training.checkpoint import Checkpoints, Origin
+from rnnjax.training.batches import device_feed, epoch_orders, epoch_steps, host_feed, left_out
+from rnnjax.training.calls import Plan, Programs, train_steps
+from rnnjax.training.checkpoint import Checkpoints, Origin, Unfinished
 from rnnjax.training.devices import choose_devices
 from rnnjax.training.event_log import EventLog
 from rnnjax.training.interruption import Interrupted, StopRequest
+from rnnjax.training.log_window import LogWindow, steps_in
 from rnnjax.training.program import TrainProgram, evaluator, place_state, scores
 from rnnjax.training.progress import Progress
-from rnnjax.training.record import Finished, Record, means
+from rnnjax.training.record import Record, means
 from rnnjax.training.run_directory import RunDirectory, config_digest
 from rnnjax.training.state import TrainState, initial_train_state, require_room
 from rnnjax.training.summary import summarise
@@ -36,42 +36,6 @@ _log = logging.getLogger(__name__)
 
 
 _MOST_STEPS = 2**31  # they are counted in 32 bits
-
-
-class Plan(NamedTuple):
-    """A run's shape: steps in an epoch, epochs, steps in a call (the last call of an epoch may have fewer), and the
-    epochs between evaluations."""
-
-    epoch_steps: int
-    epochs: int
-    call_steps: int
-    evaluate_every: int
-
-    @property
-    def steps(self) -> int:
-        """Steps of the whole run."""
-        return self.epoch_steps * self.epochs
-
-    def evaluates_after(self, epoch: int, step: int) -> bool:
-        """Says whether the validation split is evaluated after a call of an epoch that ends at a step of it."""
-        due = (epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.epochs
-        return due and step == self.epoch_steps
-
-    def calls(self, step: int) -> Iterator[tuple[int, int, int]]:
-        """Yields ``(epoch, first, count)`` of every call from a step on: the same calls whenever a run stopped."""
-        for epoch in range(step // self.epoch_steps, self.epochs):
-            begin = step % self.epoch_steps if epoch == step // self.epoch_steps else 0
-            for first in range(begin, self.epoch_steps, self.call_steps):
-                yield epoch, first, min(self.call_steps, self.epoch_steps - first)
-
-
-class Programs(NamedTuple):
-    """What a run computes with."""
-
-    mesh: Mesh
-    steps: TrainProgram
-    order: Callable[[int], Order]
-    evaluate: dict[str, Callable[[Any], dict[str, Array]]]
 
 
 def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
@@ -85,6 +49,11 @@ def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
       TrainingError: if the loss is no longer finite.
       Interrupted: if a signal stopped it, after a checkpoint.
     """
+    with StopRequest() as stop:
+        return _train(task, config, run, stop)
+
+
+def _train(task: Task, config: TrainConfig, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
     started = time.perf_counter()
     plan = make_plan(task, config)
     optimizer = build_optimizer(config.optimizer, plan.steps, plan.epoch_steps)
@@ -95,33 +64,24 @@ def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     run.write_devices(devices)
     say_what_does_not_divide(task, config.batch_size, programs.mesh)
     with open_checkpoints(run, task, to_dict(config)) as checkpoints:
-        state, begin = initial_or_restored(task, optimizer, config, programs.mesh, checkpoints)
-        run.keep_metrics_until(begin, evaluated=bool(checkpoints.metrics(begin)))
+        state, begin, unfinished = initial_or_restored(task, optimizer, config, programs.mesh, checkpoints)
+        run.keep_metrics_until(begin, steps_in(unfinished.window), evaluated=bool(checkpoints.metrics(begin)))
         with (
             EventLog(run.tensorboard, run.metrics() if begin else [], writes=run.writes) as events,
             Progress(begin, plan.steps, shown=run.writes) as progress,
         ):
             first_step = time.perf_counter()
-            state = train_steps(
-                plan, programs, state, begin, Record(task, run, events, progress, checkpoints, config.log_every)
-            )
+            window = LogWindow(plan.epoch_steps, config.log_every, unfinished.window)
+            record = Record(task, run, events, progress, checkpoints, config.log_every, window)
+            state = train_steps(plan, programs, state, begin, unfinished, record, stop, config.call_seconds)
             step_seconds = time.perf_counter() - first_step - programs.steps.compile_seconds
-            test = task.complete(means(programs.evaluate["test"](state.params)))
-            if run.writes:
-                test |= scores(task, state.params, "test")
-            rows = [{"step": plan.steps, "epoch": plan.epochs, "split": "test", **test}]
-            run.append_metrics(rows)
-            events.write(rows)
-            wait_for_all("scored")  # what takes one of them long would be too long for the checkpoints' own waiting
+            checkpoints.wait()
+            test_at_the_end(plan, programs, state, record, stop)
     if not run.writes:
         return {}
-    rows = run.metrics()
-    plots.plot_curves(rows, run.plots)
-    if task.plots is not None:
-        task.plots(jax.device_get(state.params), run.plots)
     summary = summarise(
         task,
-        rows,
+        run.metrics(),
         programs.mesh,
         seconds=time.perf_counter() - started,
         seconds_to_first_step=max(programs.steps.ready - started, 0.0),  # 0: no step was left to take
@@ -131,6 +91,30 @@ def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
     )
     run.write_summary(summary)
     return summary
+
+
+def test_at_the_end(plan: Plan, programs: Programs[Any], state: TrainState, record: Record, stop: StopRequest) -> None:
+    """Writes the metrics of the test split, the task's own scores with them, and the pictures of the run.
+
+    Raises:
+      Interrupted: if a signal stopped it; all of it is done again then.
+    """
+    found = programs.evaluate["test"](state.params, stop.of_any_process)
+
+    def finish() -> None:
+        test = record.task.complete(means(found)) | scores(record.task, state.params, "test")
+        rows = [{"step": plan.steps, "epoch": plan.epochs, "split": "test", **test}]
+        record.add(rows)
+        plots.plot_curves(record.run.metrics(), record.run.plots)
+        if record.task.plots is not None:
+            record.task.plots(jax.device_get(state.params), record.run.plots)
+
+    if found is not None and record.run.writes:
+        stop.unless_stopped(finish)
+    wait_for_all("scored")  # what takes one of them long would be too long for the checkpoints' own waiting
+    stopped = stop.of_any_process()
+    if stopped:
+        raise Interrupted(f"stopped by {stopped} after the last step, {plan.steps}, and its checkpoint")
 
 
 def open_checkpoints(run: RunDirectory, task: Task, config: dict[str, Any], *, read_only: bool = False) -> Checkpoints:
@@ -154,7 +138,7 @@ def make_plan(task: Task, config: TrainConfig) -> Plan:
     return Plan(steps, config.epochs, min(config.steps_per_call or steps, steps), config.evaluate_every)
 
 
-def compile_programs(task: Task, config: TrainConfig, optimizer: Any, devices: int) -> Programs:
+def compile_programs(task: Task, config: TrainConfig, optimizer: Any, devices: int) -> Programs[TrainProgram]:
     """Returns the programs of the run on so many devices, which are compiled when they are first called."""
     size, via = config.batch_size, config.parallel.via
     mesh = batch_mesh(str(devices), size, config.parallel.layers)
@@ -165,12 +149,23 @@ def compile_programs(task: Task, config: TrainConfig, optimizer: Any, devices: i
     )
     resident = config.data.feed == "device"
     feed = (device_feed if resident else host_feed)(mesh, task.data.splits["train"])
+    options = {"resident": resident, "via": via, "call_seconds": config.call_seconds}
+    most = make_plan(task, config).call_steps
     return Programs(
         mesh,
-        TrainProgram(task, optimizer, mesh, feed, size, via),
+        TrainProgram(task, optimizer, mesh, feed, size, via, most=most, known=knows_counts(config)),
         epoch_orders(mesh, task, config.seed, size),
-        {name: evaluator(task, mesh, name, size, resident=resident, via=via) for name in ("validation", "test")},
+        {name: evaluator(task, mesh, name, size, **options) for name in ("validation", "test")},
+        lambda state: jax.tree.map(jnp.copy, state),
     )
+
+
+def knows_counts(config: TrainConfig) -> bool:
+    """Says whether a program is compiled for its number of steps: a GPU then need not ask after each whether to go on.
+
+    That is where calls are not bounded in time, and have one number or two in a run. On a CPU it makes no difference.
+    """
+    return config.call_seconds == 0 and jax.default_backend() != "cpu"
 
 
 def say_what_does_not_divide(task: Task, batch_size: int, mesh: Mesh) -> None:
@@ -196,41 +191,12 @@ def say_what_does_not_divide(task: Task, batch_size: int, mesh: Mesh) -> None:
 
 def initial_or_restored(
     task: Task, optimizer: Any, config: TrainConfig, mesh: Mesh, checkpoints: Checkpoints
-) -> tuple[TrainState, int]:
-    """Returns the state of the last checkpoint, or a fresh one where there is none, and its step."""
+) -> tuple[TrainState, int, Unfinished]:
+    """Returns the state of the last checkpoint, or a fresh one where there is none, its step and what is unfinished."""
     state = place_state(mesh, initial_train_state(task, optimizer)(config.seed))
     found = checkpoints.restore_last(state)
     if found is None:
-        return state, 0
+        return state, 0, Unfinished()
     step, state = found
     _log.info("going on from the checkpoint of step %d", step)
-    return state, step
-
-
-def train_steps(plan: Plan, programs: Programs, state: TrainState, begin: int, record: Record) -> TrainState:
-    """Takes the steps from `begin` to the end of the run, and has what comes back written down one call late.
-
-    While the devices work on a call, the host logs the one before it and writes its checkpoint.
-    """
-    step, before, stopped = begin, None, None
-    with StopRequest() as stop:
-        for epoch, first, count in plan.calls(begin):
-            state, metrics = programs.steps(state, programs.order(epoch).part(first, count))
-            step += count
-            validation = kept = None
-            if plan.evaluates_after(epoch, first + count):
-                validation = programs.evaluate["validation"](state.params)
-                kept = jax.tree.map(jnp.copy, state)  # the next call takes the state's memory for its own
-            if before is not None:
-                record.write(before)
-            before = Finished(epoch + 1, step, metrics, validation, kept)
-            stopped = stop.of_any_process()
-            if stopped:
-                break
-        if before is not None:
-            record.write(before)
-        if step < plan.steps:
-            record.checkpoints.save(step, state, {})
-            record.checkpoints.wait()
-            raise Interrupted(f"stopped by {stopped} at step {step} of {plan.steps}, after a checkpoint")
-    return state
+    return state, step, checkpoints.unfinished(step)

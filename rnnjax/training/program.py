@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
 from rnnjax.memory import program_that_fits
+from rnnjax.parallel.distributed import agreed
 from rnnjax.parallel.layers import splitting_layers
 from rnnjax.parallel.mapping import map_over_devices
 from rnnjax.parallel.mesh import BATCH, filled_batch
@@ -28,8 +32,10 @@ from rnnjax.training.batches import (
     host_feed,
     place,
 )
+from rnnjax.training.pace import Pace
 from rnnjax.training.state import TrainState
 from rnnjax.training.step import Sums, evaluation_sums, mean, train_step
+from rnnjax.training.stepping import best_sent, some_steps, window
 
 SPLIT = PartitionSpec(BATCH)
 _SPECS: Any = (EVERYWHERE, EVERYWHERE, EVERYWHERE, SPLIT, EVERYWHERE)
@@ -41,14 +47,31 @@ def place_state(mesh: Mesh, state: TrainState) -> TrainState:
     return jax.tree.map(lambda spec, part: place(mesh, spec, part), STATE, state)
 
 
+def waits() -> bool:
+    """Says whether calls are waited for, as they are on a CPU: with programs of several devices under way at the same
+    time, each waiting for all devices, XLA's threads could run out. Other devices take programs in turn."""
+    return jax.default_backend() == "cpu"
+
+
 def settle(results: Any) -> Any:
-    """Returns results, on a CPU once they are there: with programs of several devices under way at the same time,
-    each waiting for all devices, XLA's threads could run out. Other devices take programs in turn."""
-    return jax.block_until_ready(results) if jax.default_backend() == "cpu" else results
+    """Returns results, once they are there where calls are waited for."""
+    return jax.block_until_ready(results) if waits() else results
+
+
+def agreed_seconds(seconds: float) -> float:
+    """Returns the most that any process of the run measured, to the microsecond; all must call it."""
+    if jax.process_count() == 1:
+        return seconds
+    return (agreed(min(math.ceil(1e6 * seconds), 2**31 - 1)) or 0) / 1e6
 
 
 class TrainProgram:
-    """Training steps compiled to one call, once for each number of steps in a call.
+    """Training steps compiled to one call, which takes any number of them.
+
+    Args:
+      task, optimizer, mesh, feed, batch_size, via: of the run.
+      most: steps that a call has at most; None for as many as its first order has batches.
+      known: whether the number of steps is compiled into the program, which then is compiled for each.
 
     Attributes:
       compile_seconds: time spent on tracing and compiling so far.
@@ -64,13 +87,17 @@ class TrainProgram:
         feed: Feed,
         batch_size: int,
         via: str = "shard_map",
+        *,
+        most: int | None = None,
+        known: bool = False,
     ):
         self.compile_seconds = self.input_seconds = self.ready = 0.0
-        self._mesh, self._feed = mesh, feed
+        self._mesh, self._most, self._known = mesh, most, known
+        self._sent = Sent(mesh, feed, EVERYWHERE)
         self._weight = place(mesh, SPLIT, batch_weights(mesh, batch_size))
-        self._compiled: dict[int, Callable] = {}
+        self._programs: dict[Any, Callable] = {}
 
-        def steps(state: TrainState, resident: Any, batches: Any, bucket: Any, weight: Any) -> tuple[TrainState, Any]:
+        def steps(state: TrainState, resident: Any, batches: Any, bucket: Any, weight: Any, *which: Any) -> Any:
             step = by_bucket(
                 task.buckets, lambda state, batch: train_step(task, optimizer, BATCH, state, batch, weight)
             )
@@ -78,38 +105,95 @@ class TrainProgram:
             def one(state: TrainState, item: Any) -> tuple[TrainState, dict[str, Array]]:
                 return step(state, feed.fetch(resident, item[0]), item[1])
 
-            return jax.lax.scan(one, state, (batches, bucket))
+            return some_steps(one, state, (batches, bucket), *which)
 
-        in_specs = (STATE, EVERYWHERE, STEPS, EVERYWHERE, SPLIT)
-        steps = splitting_layers(steps, mesh)
-        self._compile = map_over_devices(steps, mesh, in_specs, (STATE, EVERYWHERE), via=via, donate=[0])
+        def compile_for(most: int, count: int | None, arguments: Any) -> Callable:
+            def some(*given: Any) -> Any:
+                return steps(*given, most) if count is None else steps(*given, count, most)
 
-    def __call__(self, state: TrainState, order: Order) -> tuple[TrainState, dict[str, Array]]:
-        """Takes a step for every batch of an order; returns the state and the metrics of each step.
+            in_specs = (STATE, EVERYWHERE, STEPS, EVERYWHERE, SPLIT, *[EVERYWHERE] * (len(arguments) - 5))
+            mapped = splitting_layers(some, mesh)
+            return map_over_devices(mapped, mesh, in_specs, (STATE, EVERYWHERE), via=via, donate=[0])(*arguments)
 
-        Returns before the devices are done. `state` is donated: it cannot be used again.
+        self._compile = compile_for
+
+    def __call__(
+        self, state: TrainState, order: Order, first: int = 0, count: int | None = None
+    ) -> tuple[TrainState, dict[str, Array]]:
+        """Takes a step for every batch of an order, or for `count` of them; returns the state and the metrics of each.
+
+        There are ``[most]`` metrics, of which `count` are of steps. Returns before the devices are done. `state` is
+        donated: it cannot be used again.
         """
+        count = len(order.rows) if count is None else count
+        most = self._most or len(order.rows)
         started = time.perf_counter()
-        arguments = (
-            state,
-            self._feed.resident,
-            self._feed.batches(order),
-            place(self._mesh, EVERYWHERE, order.bucket),
-            self._weight,
-        )
+        resident, batches, bucket, first = self._sent(order, first, count, most)
+        which = (np.int32(first),) if self._known else (np.int32(first), np.int32(count))
+        arguments = (state, resident, batches, bucket, self._weight, *which)
         self.input_seconds += time.perf_counter() - started
-        count = len(order.rows)
-        if count not in self._compiled:
+        key = (most, self._sent.size, count if self._known else None)
+        if key not in self._programs:
             started = time.perf_counter()
-            self._compiled[count] = program_that_fits(self._compile(*arguments), self._mesh.size)
+            compiled = self._compile(most, count if self._known else None, arguments)
+            self._programs[key] = program_that_fits(compiled, self._mesh.size)
             self.compile_seconds += time.perf_counter() - started
         self.ready = self.ready or time.perf_counter()
-        return settle(self._compiled[count](*arguments))
+        return settle(self._programs[key](*arguments))
+
+    def best_count(self, count: int) -> int:
+        """Returns how many of `count` steps are best taken in one call."""
+        return self._sent.best_count(count, self._most or count)
+
+
+class Sent:
+    """What a call takes besides the state: of a feed, the order that a call has a part of.
+
+    Args:
+      mesh: the devices.
+      feed: how batches reach them.
+      bucket_spec: how the buckets of batches are placed.
+      axis: that of the steps in an order.
+
+    Attributes:
+      size: batches in what was sent last.
+    """
+
+    def __init__(self, mesh: Mesh, feed: Feed, bucket_spec: PartitionSpec, axis: int = 0):
+        self._mesh, self._feed, self._bucket_spec, self._axis = mesh, feed, bucket_spec, axis
+        self._order: Order | None = None
+        self._placed: tuple[Any, ...] = ()
+        self.size = 0
+
+    def __call__(self, order: Order, first: int, count: int, most: int) -> tuple[Any, Any, Any, int]:
+        """Returns the resident arrays, the batches, their buckets, and the place of the batch `first` in them."""
+        if not self._feed.whole:
+            batches, bucket = self._place(window(order, first, count, most, self._axis))
+            return self._feed.resident, batches, bucket, 0
+        if order is not self._order:
+            self._order, self._placed = order, self._place(order)
+        batches, bucket = self._placed
+        return self._feed.resident, batches, bucket, first
+
+    def _place(self, order: Order) -> tuple[Any, Any]:
+        self.size = order.rows.shape[self._axis]
+        return self._feed.batches(order), place(self._mesh, self._bucket_spec, order.bucket)
+
+    def best_count(self, count: int, most: int) -> int:
+        """Returns how many of `count` steps are best taken in one call of at most `most`."""
+        return count if self._feed.whole else best_sent(count, most)
 
 
 def evaluator(
-    task: Task, mesh: Mesh, split: str, batch_size: int, *, resident: bool, via: str = "shard_map"
-) -> Callable[[Any], dict[str, Array]]:
+    task: Task,
+    mesh: Mesh,
+    split: str,
+    batch_size: int,
+    *,
+    resident: bool,
+    via: str = "shard_map",
+    call_seconds: float = 0.0,
+) -> Evaluate:
     """Returns a function of the parameters: the means of all metrics over the split, every example counted once.
 
     Args:
@@ -119,33 +203,75 @@ def evaluator(
       batch_size: examples evaluated at a time.
       resident: whether the split stays on the devices; otherwise some batches are sent at a time.
       via: "shard_map" or "pmap".
+      call_seconds: seconds that a call may take, about, where it is waited for; 0 for any time.
     """
     order, weights = evaluation_order(task, split, filled_batch(mesh, batch_size))
     send = host_feed(mesh, task.data.splits[split]).batches
-    pieces = evaluation_pieces(order, weights, len(weights) if resident else None)
     sums = split_sums(task)
 
     def arguments(order: Order, weights: np.ndarray) -> Any:
         return send(order), place(mesh, STEPS, weights), place(mesh, EVERYWHERE, order.bucket)
 
-    in_specs = (EVERYWHERE, SPLIT, STEPS, STEPS, EVERYWHERE)
+    in_specs = (EVERYWHERE, SPLIT, STEPS, STEPS, EVERYWHERE, EVERYWHERE, EVERYWHERE)
     compile_sums = map_over_devices(splitting_layers(sums, mesh), mesh, in_specs, (SPLIT, EVERYWHERE), via=via)
-    compiled: dict[int, Callable] = {}  # the last piece may have fewer batches
+    pieces = evaluation_pieces(order, weights, len(weights) if resident else None)
     start = place(mesh, SPLIT, task.carry)
-    placed = [arguments(*pieces[0])] if resident else None
+    return in_pieces(pieces, arguments, compile_sums, start, call_seconds, resident=resident)
 
-    def means(params: Any) -> dict[str, Array]:
-        carry, totals = start, []
-        for piece in placed or (arguments(*piece) for piece in pieces):
-            count = len(piece[1])
-            if count not in compiled:
-                compiled[count] = compile_sums(params, carry, *piece)
-            carry, total = settle(compiled[count](params, carry, *piece))
-            totals.append(total)
-        total = jax.tree.map(lambda *parts: sum(parts), *totals)
-        return {name: mean(value) for name, value in total.items()}
+
+Evaluate = Callable[..., Any]
+"""``(params, stopped=None)``: the means of all metrics; None where `stopped()` said so between two of its calls."""
+
+
+def in_pieces(
+    pieces: Sequence[tuple[Order, np.ndarray]],
+    arguments: Callable[[Order, np.ndarray], Any],
+    compile_sums: Callable[..., Callable],
+    start: Any,
+    call_seconds: float,
+    *,
+    resident: bool,
+) -> Evaluate:
+    """Returns an evaluation over pieces of a split, each of them again in calls that are bounded in time.
+
+    Only calls that are waited for are: others are under way before it could be known how long they take.
+    """
+    compiled: dict[int, Callable] = {}  # the last piece may have fewer batches
+    placed = [arguments(*piece) for piece in pieces] if resident else None
+    pace = Pace(call_seconds if waits() else 0.0)
+
+    def means(params: Any, stopped: Callable[[], Any] | None = None) -> dict[str, Array] | None:
+        nonlocal pace
+        carry, parts, left = start, [], sum(len(weights) for _, weights in pieces)
+        for number, (order, weights) in enumerate(pieces):
+            piece, done = placed[number] if placed else arguments(order, weights), 0
+            while done < len(weights):
+                count = pace.count(len(weights) - done)
+                given = (params, carry, *piece, np.int32(done), np.int32(count))
+                if len(weights) not in compiled:
+                    compiled[len(weights)] = compile_sums(*given)
+                began = time.perf_counter()
+                carry, sums = settle(compiled[len(weights)](*given))
+                pace = pace.after(count, agreed_seconds(time.perf_counter() - began)) if pace.bound else pace
+                parts.append(jax.tree.map(functools.partial(_first, count), sums))
+                done, left = done + count, left - count
+                if left and waits() and stopped is not None and stopped():
+                    return None
+        return total_means(parts)
 
     return means
+
+
+def _first(count: int, sums: Array) -> Array | np.ndarray:
+    """Returns the sums of the first batches, ``[..., count]``; what is waited for is then on the host."""
+    return np.asarray(sums)[..., :count] if waits() else sums
+
+
+def total_means(parts: Sequence[Any]) -> dict[str, Array]:
+    """Returns the means of all metrics from the sums of batches, ``[..., steps]``, which may be in parts."""
+    join = np.concatenate if waits() else jnp.concatenate
+    total = jax.tree.map(lambda *each: jnp.asarray(join(each, -1)).sum(-1), *parts)
+    return {name: mean(value) for name, value in total.items()}
 
 
 def evaluation_pieces(order: Order, weights: np.ndarray, at_a_time: int | None) -> list[tuple[Order, np.ndarray]]:
@@ -155,9 +281,9 @@ def evaluation_pieces(order: Order, weights: np.ndarray, at_a_time: int | None) 
 
 
 def split_sums(task: Task) -> Callable[..., tuple[Any, Sums]]:
-    """Returns ``(params, carry, batches, weights, bucket) -> (carry, sums)``: those of all metrics over the batches."""
+    """Returns ``(params, carry, batches, weights, bucket, first, count) -> (carry, sums)``: of each of some batches."""
 
-    def sums(params: Any, carry: Any, batches: Any, weights: Array, bucket: Any) -> tuple[Any, Sums]:
+    def sums(params: Any, carry: Any, batches: Any, weights: Array, bucket: Any, first: Any, count: Any) -> Any:
         def one(carry: Any, item: Any) -> tuple[Any, Sums]:
             batch, weight, bucket = item
             run = by_bucket(
@@ -165,8 +291,7 @@ def split_sums(task: Task) -> Callable[..., tuple[Any, Sums]]:
             )
             return run(carry, batch, bucket)
 
-        carry, parts = jax.lax.scan(one, carry, (batches, weights, bucket))
-        return carry, jax.tree.map(lambda part: part.sum(), parts)
+        return some_steps(one, carry, (batches, weights, bucket), first, count, len(weights))
 
     return sums
 

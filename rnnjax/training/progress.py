@@ -33,11 +33,12 @@ class Progress:
 
     def epoch(self, epoch: int, validation: Mapping[str, float]) -> None:
         """Says that an epoch is over, with its validation metrics."""
-        train = {name: np.concatenate([part[name] for part in self._epoch]).mean() for name in self._epoch[0]}
+        names = self._epoch[0] if self._epoch else ()  # none where a run goes on with the evaluation
+        train = {name: np.concatenate([part[name] for part in self._epoch]).mean() for name in names}
         self._epoch = []
         if not self._shown:
             return
-        metrics = {"train": train, "validation": validation}
+        metrics = ({"train": train} if train else {}) | {"validation": validation}
         text = "  ".join(
             f"{split} " + " ".join(f"{name} {value:.4f}" for name, value in values.items())
             for split, values in metrics.items()
@@ -45,10 +46,14 @@ class Progress:
         if not self._bar.disable:
             self._bar.write(f"epoch {epoch}  {text}", file=sys.stderr)
             return
+        print(f"epoch {epoch}  step {self._step}/{self._steps}  {text}{self._rate()}", file=sys.stderr, flush=True)
+
+    def _rate(self) -> str:
+        """Returns how fast steps are and the time that is left; nothing where no step was taken yet."""
+        if self._step == self._first:
+            return ""
         rate = (self._step - self._first) / max(time.perf_counter() - self._started, 1e-9)
-        remaining = (self._steps - self._step) / max(rate, 1e-9)
-        line = f"epoch {epoch}  step {self._step}/{self._steps}  {text}  {rate:.1f} steps/s  {remaining:.0f} s left"
-        print(line, file=sys.stderr, flush=True)
+        return f"  {rate:.1f} steps/s  {(self._steps - self._step) / rate:.0f} s left"
 
     def __enter__(self) -> Progress:
         return self

@@ -46,10 +46,10 @@ class RunDirectory:
     def check(self, config: dict[str, Any]) -> None:
         """Raises `ConfigError` if the directory holds another config's run, or something else.
 
-        Where the data is may differ.
+        Where the data is may differ, and how long a call may take.
         """
         if self._holds_config():
-            different = [name for name in differences(self.config(), _as_json(config)) if name not in PLACES]
+            different = [name for name in differences(self.config(), _as_json(config)) if name not in _FREE]
             if different:
                 raise ConfigError(
                     f"{self.path} holds a run of another config (different: {', '.join(different)}); "
@@ -127,23 +127,24 @@ class RunDirectory:
         """Returns the lines of `metrics.jsonl`; those that are cut off or damaged are left out."""
         return read_rows(self._metrics)
 
-    def keep_metrics_until(self, step: int, *, evaluated: bool = False) -> None:
+    def keep_metrics_until(self, step: int, open_steps: int = 0, *, evaluated: bool = False) -> None:
         """Drops the lines after a step, and those of the test split, which a resumed run will write again.
 
-        A file with damaged lines is set aside, and what is missing of the step is logged.
+        A file with damaged lines is set aside, and what is missing up to the step is logged.
 
         Args:
           step: where the run goes on.
+          open_steps: how many steps before it have no line yet; the run will write one of them and more.
           evaluated: whether the validation split was evaluated there, so that a line says so.
         """
         if not self.writes:
             return
         mend(self._metrics)
         kept = [row for row in self.metrics() if row["step"] <= step and row["split"] != "test"]
-        there = {row["split"] for row in kept if row["step"] == step}
-        if step and not there:
-            _log.warning("%s has no line of step %d, where the run goes on; it stays so", self._metrics, step)
-        elif evaluated and "validation" not in there:
+        last = step - open_steps
+        if last and all(row["step"] < last for row in kept):
+            _log.warning("%s has no line of step %d, where the run goes on; it stays so", self._metrics, last)
+        elif evaluated and ("validation", step) not in {(row["split"], row["step"]) for row in kept}:
             _log.warning(
                 "%s has no validation line of step %d, where the run goes on; it stays so", self._metrics, step
             )
@@ -168,15 +169,20 @@ def new_directory(name: str) -> Path:
     return next(path for path in map(Path("runs").joinpath, names) if not path.exists())
 
 
+_FREE = (*PLACES, "call_seconds")
+
+
 def config_digest(config: dict[str, Any]) -> str:
     """Returns what tells a run's checkpoints from those of other configs: the SHA-256 of the config.
 
-    Where the data is, and how the work is split over devices, is left out: neither changes what is computed.
+    Where the data is, how the work is split over devices and how long a call may take are left out: none of them
+    changes what is computed.
     """
     groups = {"data": dict(config.get("data", {})), "parallel": None}
     for name in PLACES:
         groups["data"].pop(name.removeprefix("data."), None)
-    return hashlib.sha256(json.dumps(config | groups, sort_keys=True).encode()).hexdigest()
+    said = {name: value for name, value in (config | groups).items() if name != "call_seconds"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _is_device_count(value: Any) -> bool:

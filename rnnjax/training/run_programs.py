@@ -29,9 +29,10 @@ from rnnjax.training.batches import (
     host_feed,
     place,
 )
-from rnnjax.training.program import evaluation_pieces, settle, split_sums
+from rnnjax.training.program import Evaluate, Sent, evaluation_pieces, in_pieces, settle, split_sums
 from rnnjax.training.state import TrainState
-from rnnjax.training.step import Sums, mean, train_step
+from rnnjax.training.step import Sums, train_step
+from rnnjax.training.stepping import some_steps
 
 RUNS = "runs"
 _EACH = PartitionSpec(RUNS)  # [runs, ...]
@@ -103,13 +104,6 @@ def runs_orders(mesh: Mesh, task: Task, seeds: Sequence[int], batch_size: int) -
     return functools.lru_cache(1)(lambda epoch: orders(of_runs, epoch))
 
 
-def part(order: Order, first: int, count: int) -> Order:
-    """Returns `count` batches of every run from the batch `first`."""
-    if (first, count) == (0, order.rows.shape[1]):
-        return order
-    return jax.tree.map(lambda leaf: leaf[:, first : first + count], order)
-
-
 def each_run(task: Task, one: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a function of one run for a stack of runs: all at once, or one after the other where that is faster.
 
@@ -122,7 +116,7 @@ def each_run(task: Task, one: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class RunsProgram:
-    """Training steps of many runs compiled to one call, once for each number of steps in a call.
+    """Training steps of many runs compiled to one call, which takes any number of them.
 
     Args:
       task: the task of all runs.
@@ -130,6 +124,7 @@ class RunsProgram:
       mesh: `runs_mesh`.
       feed: `runs_feed`.
       traced: the values for every run, as many as `filled`.
+      most: steps that a call has at most.
 
     Attributes:
       compile_seconds: time spent on tracing and compiling so far.
@@ -142,71 +137,73 @@ class RunsProgram:
         mesh: Mesh,
         feed: Feed,
         traced: Traced,
+        most: int,
     ):
         self.compile_seconds = 0.0
-        self._mesh, self._feed, self._traced = mesh, feed, place(mesh, _EACH, dict(traced))
+        self._mesh, self._most, self._traced = mesh, most, place(mesh, _EACH, dict(traced))
+        self._sent = Sent(mesh, feed, _EACH, axis=1)
         self._compiled: dict[int, Callable] = {}
 
-        def steps(traced: Traced, states: TrainState, resident: Any, batches: Any, bucket: Any) -> Any:
+        def steps(
+            traced: Traced, states: TrainState, resident: Any, batches: Any, bucket: Any, first: Any, count: Any
+        ) -> Any:
             def run(traced: Traced, state: TrainState, batches: Any, bucket: Any) -> Any:
                 step = by_bucket(task.buckets, functools.partial(train_step, task, optimizer(traced), BATCH))
 
                 def one(state: TrainState, item: Any) -> tuple[TrainState, dict[str, Array]]:
                     return step(state, feed.fetch(resident, item[0]), item[1])
 
-                return jax.lax.scan(one, state, (batches, bucket))
+                return some_steps(one, state, (batches, bucket), first, count, most)
 
             return each_run(task, run)(traced, states, batches, bucket)
 
-        specs = {"in_specs": (_EACH, STATES, EVERYWHERE, _EACH_STEPS, _EACH), "out_specs": (STATES, _EACH)}
+        in_specs = (_EACH, STATES, EVERYWHERE, _EACH_STEPS, _EACH, EVERYWHERE, EVERYWHERE)
+        specs = {"in_specs": in_specs, "out_specs": (STATES, _EACH)}
         self._steps = jax.jit(jax.shard_map(steps, mesh=mesh, **specs), donate_argnums=1)
 
-    def __call__(self, states: TrainState, order: Order) -> tuple[TrainState, dict[str, Array]]:
-        """Takes a step of every run for every batch of its order; returns the states and metrics ``[runs, steps]``.
+    def __call__(self, states: TrainState, order: Order, first: int, count: int) -> tuple[TrainState, dict[str, Array]]:
+        """Takes a step of every run for `count` batches of its order; returns the states and metrics ``[runs, most]``.
 
         Returns before the devices are done. `states` is donated: it cannot be used again.
         """
-        arguments = (
-            self._traced,
-            states,
-            self._feed.resident,
-            self._feed.batches(order),
-            place(self._mesh, _EACH, order.bucket),
-        )
-        count = order.rows.shape[1]
-        if count not in self._compiled:
+        resident, batches, bucket, first = self._sent(order, first, count, self._most)
+        arguments = (self._traced, states, resident, batches, bucket, np.int32(first), np.int32(count))
+        size = self._sent.size
+        if size not in self._compiled:
             started = time.perf_counter()
-            self._compiled[count] = program_that_fits(self._steps.lower(*arguments).compile(), self._mesh.size)
+            self._compiled[size] = program_that_fits(self._steps.lower(*arguments).compile(), self._mesh.size)
             self.compile_seconds += time.perf_counter() - started
-        return settle(self._compiled[count](*arguments))
+        return settle(self._compiled[size](*arguments))
+
+    def best_count(self, count: int) -> int:
+        """Returns how many of `count` steps are best taken in one call."""
+        return self._sent.best_count(count, self._most)
 
 
 def runs_evaluator(
-    task: Task, mesh: Mesh, split: str, batch_size: int, runs: int, *, resident: bool
-) -> Callable[[Any], dict[str, Float[Array, " runs"]]]:
-    """Returns a function of the parameters of `runs` runs: for each, the means of all metrics over the split."""
+    task: Task, mesh: Mesh, split: str, batch_size: int, runs: int, *, resident: bool, call_seconds: float = 0.0
+) -> Evaluate:
+    """Returns, as `rnnjax.training.program.evaluator`, a function of the parameters of `runs` runs.
+
+    The means of all metrics over the split are ``[runs]``.
+    """
     order, weights = evaluation_order(task, split, batch_size)
     send = host_feed(mesh, task.data.splits[split]).batches
-    pieces = evaluation_pieces(order, weights, len(weights) if resident else None)
     sums_of_run = split_sums(task)
 
     def arguments(order: Order, weights: np.ndarray) -> Any:
         return send(order), place(mesh, STEPS, weights), place(mesh, EVERYWHERE, order.bucket)
 
-    def sums(params: Any, carry: Any, batches: Any, weights: Array, bucket: Any) -> tuple[Any, Sums]:
-        return each_run(task, lambda params, carry: sums_of_run(params, carry, batches, weights, bucket))(params, carry)
+    def sums(params: Any, carry: Any, *given: Any) -> tuple[Any, Sums]:
+        return each_run(task, lambda params, carry: sums_of_run(params, carry, *given))(params, carry)
 
-    specs = {"in_specs": (_EACH, _EACH_CARRY, STEPS, STEPS, EVERYWHERE), "out_specs": (_EACH_CARRY, _EACH)}
+    in_specs = (_EACH, _EACH_CARRY, STEPS, STEPS, EVERYWHERE, EVERYWHERE, EVERYWHERE)
+    specs = {"in_specs": in_specs, "out_specs": (_EACH_CARRY, _EACH)}
     mapped = jax.jit(jax.shard_map(sums, mesh=mesh, **specs))
     start = place(mesh, _EACH_CARRY, jax.tree.map(lambda leaf: np.broadcast_to(leaf, (runs, *leaf.shape)), task.carry))
-    placed = [arguments(*pieces[0])] if resident else None
+    pieces = evaluation_pieces(order, weights, len(weights) if resident else None)
 
-    def means(params: Any) -> dict[str, Array]:
-        carry, totals = start, []
-        for piece in placed or (arguments(*piece) for piece in pieces):
-            carry, total = settle(mapped(params, carry, *piece))
-            totals.append(total)
-        total = jax.tree.map(lambda *parts: sum(parts), *totals)
-        return {name: mean(value) for name, value in total.items()}
+    def compile_sums(*given: Any) -> Callable:
+        return mapped.lower(*given).compile()
 
-    return means
+    return in_pieces(pieces, arguments, compile_sums, start, call_seconds, resident=resident)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from rnnjax.parallel.batch import sum_over
 from rnnjax.tasks.task import Batch, Task, Values, Weighted
 from rnnjax.training.state import TrainState
-from rnnjax.unrolling.unroll import vary, varying_axes
+from rnnjax.unrolling.varying import vary, varying_axes
 
 Sums = dict[str, Weighted]  # for each metric the sum of its weighted values, and that of its weights
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,21 +15,21 @@ from jaxtyping import Array
 
 from rnnjax.optimizer import build_optimizer
 from rnnjax.tasks.task import Task
-from rnnjax.training.batches import Order
-from rnnjax.training.checkpoint import Checkpoints, Origin
+from rnnjax.training.calls import Plan, Programs, train_steps
+from rnnjax.training.checkpoint import Checkpoints, Origin, Unfinished
 from rnnjax.training.files import is_number
 from rnnjax.training.grid import Group
 from rnnjax.training.interruption import Interrupted, StopRequest
-from rnnjax.training.loop import Plan, make_plan
+from rnnjax.training.log_window import LogWindow, Metrics, steps_in
+from rnnjax.training.loop import make_plan
 from rnnjax.training.program import scores
 from rnnjax.training.progress import Progress
-from rnnjax.training.record import Finished, means, training_rows
+from rnnjax.training.record import Finished, finite_steps, means, training_rows
 from rnnjax.training.run_directory import RunDirectory, config_digest
 from rnnjax.training.run_programs import (
     RunsProgram,
     filled,
     first_states,
-    part,
     place_states,
     runs_evaluator,
     runs_feed,
@@ -41,16 +41,6 @@ from rnnjax.training.state import TrainState, initial_train_state, require_room
 from rnnjax.training.summary import best_metrics, last_metrics
 
 _log = logging.getLogger(__name__)
-
-
-class Programs(NamedTuple):
-    """What a group computes with: `order` and `evaluate` are of all its runs."""
-
-    mesh: Mesh
-    steps: RunsProgram
-    order: Callable[[int], Order]
-    evaluate: dict[str, Callable[[Any], dict[str, Array]]]
-    keep: Callable[[TrainState], TrainState]
 
 
 def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopRequest) -> None:
@@ -69,14 +59,21 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
     directory.claim(group.as_dict())
     origin = Origin(config_digest(group.as_dict()), task.data.checksum)
     with Checkpoints(directory.checkpoints, origin) as checkpoints:
-        states, diverged, begin = initial_or_restored(task, group, programs.mesh, plan, checkpoints)
-        directory.keep_metrics_until(begin)
+        states, diverged, begin, unfinished = initial_or_restored(task, group, programs.mesh, plan, checkpoints)
+        directory.keep_metrics_until(begin, steps_in(unfinished.window))
         with Progress(begin, plan.steps) as progress:
-            record = GroupRecord(task, group, directory, progress, checkpoints, diverged)
+            window = LogWindow(plan.epoch_steps, group.config.log_every, unfinished.window)
+            record = GroupRecord(task, group, directory, progress, checkpoints, diverged, window)
             first_step = time.perf_counter()
-            states = train_steps(plan, programs, states, begin, record, stop)
+            seconds = group.config.call_seconds
+            states = train_steps(plan, programs, states, begin, unfinished, record, stop, seconds)
             step_seconds = time.perf_counter() - first_step - programs.steps.compile_seconds
-        record.test(plan, programs.evaluate["test"](states.params), states.params)
+        checkpoints.wait()
+        found = programs.evaluate["test"](states.params, stop.of_any_process)
+        if found is not None:
+            stop.unless_stopped(lambda: record.test(plan, found, states.params))
+        if stop.signal:
+            raise Interrupted(f"stopped by {stop.signal} after the last step of a group, {plan.steps}")
     seconds = {
         "seconds": round(time.perf_counter() - started, 3),
         "compile_seconds": round(programs.steps.compile_seconds, 3),
@@ -98,7 +95,7 @@ _TIMES = ("seconds", "compile_seconds", "steps_per_second")
 _IN_A_RUN = {"run", "seed", "values", "diverged", "final", "best"}
 
 
-def compile_programs(task: Task, group: Group, plan: Plan) -> Programs:
+def compile_programs(task: Task, group: Group, plan: Plan) -> Programs[RunsProgram]:
     """Returns the programs of a group, which are compiled when they are first called."""
     config, mesh, resident = group.config, runs_mesh(len(group.runs)), group.config.data.feed == "device"
     rows = filled(mesh, len(group.runs))
@@ -110,10 +107,18 @@ def compile_programs(task: Task, group: Group, plan: Plan) -> Programs:
 
     return Programs(
         mesh,
-        RunsProgram(task, optimizer, mesh, runs_feed(mesh, task, resident=resident), traced),
+        RunsProgram(task, optimizer, mesh, runs_feed(mesh, task, resident=resident), traced, plan.call_steps),
         runs_orders(mesh, task, seeds, config.batch_size),
         {
-            name: runs_evaluator(task, mesh, name, config.batch_size, len(rows), resident=resident)
+            name: runs_evaluator(
+                task,
+                mesh,
+                name,
+                config.batch_size,
+                len(rows),
+                resident=resident,
+                call_seconds=config.call_seconds,
+            )
             for name in ("validation", "test")
         },
         first_states(mesh, len(group.runs)),
@@ -122,8 +127,9 @@ def compile_programs(task: Task, group: Group, plan: Plan) -> Programs:
 
 def initial_or_restored(
     task: Task, group: Group, mesh: Mesh, plan: Plan, checkpoints: Checkpoints
-) -> tuple[TrainState, np.ndarray, int]:
-    """Returns the states of the last checkpoint, or fresh ones where there is none; where each run diverged; the step.
+) -> tuple[TrainState, np.ndarray, int, Unfinished]:
+    """Returns the states of the last checkpoint, or fresh ones where there is none; where each run diverged; the step;
+    what is unfinished.
 
     A checkpoint holds the runs without those that fill up the devices, so it can be gone on from with other devices.
     """
@@ -131,44 +137,20 @@ def initial_or_restored(
     optimizer = build_optimizer(group.config.optimizer, plan.steps, plan.epoch_steps, traced)
     initial = initial_train_state(task, optimizer)
     states = stack([initial(run.seed) for run in group.runs])
-    kept, begin = {"states": states, "diverged": np.zeros(len(group.runs), np.int32)}, 0
+    kept, begin, unfinished = {"states": states, "diverged": np.zeros(len(group.runs), np.int32)}, 0, Unfinished()
     found = checkpoints.restore_last(kept)
     if found is not None:
         begin, kept = found
+        unfinished = checkpoints.unfinished(begin)
         _log.info("going on from the checkpoint of step %d", begin)
-    return place_states(mesh, kept["states"], filled(mesh, len(group.runs))), np.array(kept["diverged"]), begin
-
-
-def train_steps(
-    plan: Plan, programs: Programs, states: TrainState, begin: int, record: GroupRecord, stop: StopRequest
-) -> TrainState:
-    """Takes the steps from `begin` to the end of the runs, and has what comes back written down one call late."""
-    step, before = begin, None
-    for epoch, first, count in plan.calls(begin):
-        states, metrics = programs.steps(states, part(programs.order(epoch), first, count))
-        step += count
-        validation = kept = None
-        if plan.evaluates_after(epoch, first + count):
-            validation = programs.evaluate["validation"](states.params)
-            kept = programs.keep(states)  # the next call takes the states' memory for its own
-        if before is not None:
-            record.write(before)
-        before = Finished(epoch + 1, step, metrics, validation, kept)
-        if stop.signal:
-            break
-    if before is not None:
-        record.write(before)
-    if step < plan.steps:
-        record.save(step, programs.keep(states))
-        record.checkpoints.wait()
-        raise Interrupted(f"stopped by {stop.signal} at step {step} of {plan.steps} of a group, after a checkpoint")
-    return states
+    states = place_states(mesh, kept["states"], filled(mesh, len(group.runs)))
+    return states, np.array(kept["diverged"]), begin, unfinished
 
 
 class GroupRecord(NamedTuple):
     """The places where a group is written down; `diverged` has the step at which a run's loss was first no number.
 
-    From the call on in which that was, nothing is written of the run; the others go on.
+    From the line on in which that step is, nothing is written of the run; the others go on.
     """
 
     task: Task
@@ -177,15 +159,20 @@ class GroupRecord(NamedTuple):
     progress: Progress
     checkpoints: Checkpoints
     diverged: np.ndarray
+    window: LogWindow
 
     def write(self, finished: Finished) -> None:
         """Writes the metrics of all runs, progress and, at the end of an epoch, a checkpoint."""
-        metrics = _on_host(finished.metrics)
-        rows = [row for place in range(len(self.diverged)) for row in self._rows(place, metrics, finished)]
-        self.directory.append_metrics(rows)
+        metrics = {name: values[: len(self.diverged)] for name, values in finished.on_host().items()}
+        self._note_divergence(metrics, finished)
+        closed, step = self.window.closed(metrics, finished.step) if metrics else ({}, finished.step)
+        rows = [row for place in range(len(self.diverged)) for row in self._rows(place, closed, step, finished)]
+        # Not run by run, which would show where calls end.
+        self.directory.append_metrics(sorted(rows, key=lambda row: (row["step"], row["split"] == "validation")))
         shown = self._shown()
-        mean = {name: values[shown].mean(0) for name, values in metrics.items()}
-        self.progress.advance(finished.step, means({name: value[-1] for name, value in mean.items()}), mean)
+        if metrics:
+            mean = {name: values[shown].mean(0) for name, values in metrics.items()}
+            self.progress.advance(finished.step, means({name: value[-1] for name, value in mean.items()}), mean)
         if finished.validation is not None:
             validation = _on_host(finished.validation)
             of_epoch = means({name: values[shown] for name, values in validation.items()})
@@ -193,27 +180,32 @@ class GroupRecord(NamedTuple):
         if finished.state is not None:
             self.save(finished.step, finished.state)
 
-    def _rows(self, place: int, metrics: Mapping[str, np.ndarray], finished: Finished) -> Iterator[dict[str, Any]]:
-        """Yields the lines of one run, until its loss is no number."""
-        own = {name: values[place] for name, values in metrics.items()}
-        validation = None if finished.validation is None else _of_run(finished.validation, place)
-        if self._still_finite(place, own["loss"], finished.step):
-            log_every = self.group.config.log_every
-            rows = [self.task.complete(row) for row in training_rows(own, finished, log_every)]
-            if validation is not None and self._still_finite(place, np.array([validation["loss"]]), finished.step):
-                about = {"step": finished.step, "epoch": finished.epoch, "split": "validation"}
-                rows.append(about | self.task.complete(validation))
-            if not self.diverged[place]:
-                number = self.group.runs[place].number
-                yield from ({"run": number, **row} for row in rows)
+    def _note_divergence(self, metrics: Metrics, finished: Finished) -> None:
+        """Notes the runs whose loss was no number first in a call, or in the evaluation after it."""
+        for place in range(len(self.diverged)):
+            if metrics:
+                self._note_first(place, metrics["loss"][place], finished.step)
+            if finished.validation is not None:
+                self._note_first(place, _on_host(finished.validation)["loss"][place : place + 1], finished.step)
 
-    def _still_finite(self, place: int, losses: np.ndarray, step: int) -> bool:
-        wrong = np.flatnonzero(~np.isfinite(losses))
-        if wrong.size and not self.diverged[place]:
-            self.diverged[place] = step - len(losses) + int(wrong[0]) + 1
+    def _note_first(self, place: int, losses: np.ndarray, step: int) -> None:
+        fine = finite_steps(losses)
+        if fine < len(losses) and not self.diverged[place]:
+            self.diverged[place] = step - len(losses) + fine + 1
             run = self.group.runs[place]
             _log.warning("run %d (seed %d) diverged at step %d", run.number, run.seed, self.diverged[place])
-        return not self.diverged[place]
+
+    def _rows(self, place: int, closed: Metrics, step: int, finished: Finished) -> Iterator[dict[str, Any]]:
+        """Yields the lines of one run, up to the one in which its loss is no number."""
+        run, config = self.group.runs[place], self.group.config
+        own = {name: values[place] for name, values in closed.items()}
+        rows = [self.task.complete(row) for row in training_rows(own, step, finished.epoch, config.log_every)]
+        if finished.validation is not None:
+            about = {"step": finished.step, "epoch": finished.epoch, "split": "validation"}
+            rows.append(about | self.task.complete(_of_run(finished.validation, place)))
+        for row in rows:
+            if not self.diverged[place] or row["step"] < self.diverged[place]:
+                yield {"run": run.number, **row}
 
     def _shown(self) -> np.ndarray:
         """Returns the runs that a mean is taken over: those that have not diverged, or all where all have."""
@@ -223,6 +215,12 @@ class GroupRecord(NamedTuple):
     def save(self, step: int, states: TrainState) -> None:
         """Writes a checkpoint."""
         self.checkpoints.save(step, {"states": states, "diverged": self.diverged.copy()}, {})
+
+    def save_unfinished(self, step: int, states: TrainState, *, evaluation: bool) -> None:
+        """Writes a checkpoint to go on from; returns when it is there. `evaluation`: the validation is to follow."""
+        kept = {"states": states, "diverged": self.diverged.copy()}
+        self.checkpoints.save(step, kept, {}, Unfinished(self.window.as_json(), evaluation))
+        self.checkpoints.wait()
 
     def test(self, plan: Plan, found: Mapping[str, Array], params: Any) -> None:
         """Writes the metrics of the test split, the task's own scores with them."""

@@ -1,15 +1,22 @@
 """Unrolling: one function, and one object for each way to do it."""
 
+from rnnjax.unrolling.auto import Auto, choose_method
 from rnnjax.unrolling.bidirectional import bidirectional, init_bidirectional
 from rnnjax.unrolling.fused import Fused
-from rnnjax.unrolling.recurrence import Method, Recurrence, Steps
+from rnnjax.unrolling.kernels.cudnn import CuDNN
+from rnnjax.unrolling.kernels.pallas import Pallas
+from rnnjax.unrolling.recurrence import CellSequence, Method, Recurrence, Steps
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.static import Static
-from rnnjax.unrolling.unroll import choose_method, static_unroll, unroll, unroll_states
+from rnnjax.unrolling.unroll import static_unroll, unroll, unroll_states
 
 __all__ = [
+    "Auto",
+    "CellSequence",
+    "CuDNN",
     "Fused",
     "Method",
+    "Pallas",
     "Recurrence",
     "Scan",
     "Static",

@@ -28,7 +28,7 @@ def bidirectional(
     dropout: float = 0.0,
     key: Key = None,
     **options: Any,
-) -> tuple[Float[Array, "*B T O"], tuple[State, State]]:
+) -> tuple[Float[Array, "*B T O"], tuple[Any, ...]]:
     """Runs one cell from the first step to the last and another from the last to the first (Schuster, 1997).
 
     With lists of cells, one a layer, every layer reads the outputs of both directions of the layer below, as in

@@ -60,6 +60,6 @@ def check_flags(name: str, flags: Any, batch: tuple[int, ...], length: int, time
 
 def check_method(method: Any) -> Method:
     """Returns `method`, raising unless it is one."""
-    if isinstance(method, type) or not hasattr(method, "run"):
+    if not isinstance(method, Method):
         raise TypeError(f"method must be an unrolling method such as Scan() or Static(), got {method!r}")
     return method

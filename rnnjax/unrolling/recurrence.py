@@ -1,14 +1,15 @@
-"""Recurrences over time, as unrolling methods receive them."""
+"""The contract of an unrolling method, and the recurrences over time that methods are given."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from rnnjax.cells.cell import Cell, GatedCell, Key, Params, State
+from rnnjax.cells.cell import Cell, Key, Params, State
+from rnnjax.unrolling.varying import vary, varying_axes
 
 
 class Steps(NamedTuple):
@@ -23,9 +24,9 @@ class Steps(NamedTuple):
 class Recurrence(NamedTuple):
     """The step of a cell, to be repeated over `steps` from `state`; resets go back to `initial`.
 
-    `xs`, where given, are the inputs ``[T, *batch, I]`` that the cell's `inputs` made the steps' z from. With `gaps`,
-    steps that are not valid may lie anywhere, else behind all that are. With `keeps_states`, every ``y`` comes as a
-    pair with the state after its step.
+    `xs`, where they are there, are the inputs ``[T, *batch, I]`` that the cell's `inputs` made the steps' z from. With
+    `gaps`, steps that are not valid may lie anywhere, else behind all that are. With `keeps_states`, every ``y`` comes
+    as a pair with the state after its step.
     """
 
     cell: Cell
@@ -34,8 +35,8 @@ class Recurrence(NamedTuple):
     initial: State
     steps: Steps
     xs: Array | None = None
-    gaps: bool | None = False
-    keeps_states: bool | None = False
+    gaps: bool = False
+    keeps_states: bool = False
 
     @property
     def length(self) -> int:
@@ -50,7 +51,7 @@ class Recurrence(NamedTuple):
         return after, (y, after) if self.keeps_states else y
 
 
-class Pass(NamedTuple):
+class CellSequence(NamedTuple):
     """A whole cell over a time-major sequence ``xs [T, *batch, I]``, before it is taken apart into recurrences.
 
     `valid` and `resets` are as in `Steps`; `initial` is None where there are no resets; `key` is that of `unroll`;
@@ -69,22 +70,59 @@ class Pass(NamedTuple):
     keeps_states: bool = False
 
 
-@runtime_checkable
-class Method(Protocol):
-    """A way to unroll: a hashable object that runs a `Recurrence`."""
+class Method:
+    """A way to unroll: derive from it as a frozen dataclass, since a method is static under `jax.jit`.
+
+    Most define `run`, and `why_not` if there is a recurrence that they cannot run. One that takes a whole cell at once
+    overrides `over` in their place.
+    """
+
+    keeps_states: ClassVar[bool] = False  # whether `run` returns what `Recurrence.step` does, states of all steps too
+
+    def why_not(self, recurrence: Recurrence) -> str | None:
+        """Returns in one sentence why the method cannot run a recurrence, with what to do; None where it can."""
+        return None
 
     def run(self, recurrence: Recurrence) -> tuple[Array, State]:
         """Returns ``ys [T, *batch, O]`` and the state after the last step."""
-        ...
+        raise NotImplementedError(f"{type(self).__name__} must define run, or over if it takes whole cells")
+
+    def serve(self, recurrence: Recurrence) -> tuple[Any, State]:
+        """Returns what `run` does.
+
+        Raises:
+          ValueError: with what `why_not` says, if the method cannot serve.
+        """
+        reason = self.why_not(recurrence)
+        if reason is not None:
+            raise ValueError(reason)
+        return self.run(recurrence)
+
+    def over(self, sequence: CellSequence) -> tuple[Array, State]:
+        """Returns ``ys [T, *batch, O]`` and the last state of a whole cell: each recurrence that it is made of, served.
+
+        Raises:
+          ValueError: if the method cannot serve one of them.
+        """
+
+        def recur(cell, params, zs, state, initial, xs=None) -> tuple[Any, State]:
+            steps = Steps(zs, sequence.valid, sequence.resets)
+            state, initial = varying_like(steps, params, state, initial)
+            recurrence = Recurrence(cell, params, state, initial, steps, xs, sequence.gaps, sequence.keeps_states)
+            outputs, last = self.serve(recurrence)
+            # A cell hands on the state of its recurrences as it is, so all states of them are all states of it.
+            return outputs if sequence.keeps_states else (outputs, last)
+
+        cell, params, xs, state, initial = sequence[:5]
+        return cell.over_time(recur, params, xs, state, initial, sequence.key)
 
 
-@runtime_checkable
-class PassMethod(Method, Protocol):
-    """A method that takes a whole cell at once, where others take the recurrences it is made of one by one."""
+def varying_like(steps: Steps, params: Params, *states: State) -> list[State]:
+    """Returns states that vary over every mesh axis that the steps and the parameters do.
 
-    def run_pass(self, given: Pass) -> tuple[Array, State]:
-        """Returns ``ys [T, *batch, O]`` and the state after the last step."""
-        ...
+    Inside `jax.shard_map` a loop's state must have one type throughout; elsewhere this changes nothing.
+    """
+    return vary(list(states), varying_axes((steps, params, states)))
 
 
 def select(where: Bool[Array, " *B"], yes: Any, no: Any) -> Any:
@@ -94,19 +132,3 @@ def select(where: Bool[Array, " *B"], yes: Any, no: Any) -> Any:
         return jnp.where(where.reshape(where.shape + (1,) * (a.ndim - where.ndim)), a, b)
 
     return jax.tree.map(leaf, yes, no)
-
-
-def adds_a_bias(given: Recurrence) -> bool:
-    """Returns whether z is known to be ``xs @ w_x`` plus something that does not depend on `xs`.
-
-    Each step's z is then made from its own inputs alone, so that they can be made wherever they are read.
-    """
-    cell = given.cell
-    if given.xs is None or not isinstance(cell, GatedCell):
-        return False
-    if (type(cell).inputs, type(cell).project) != (GatedCell.inputs, GatedCell.project):
-        return False
-    zs = jax.eval_shape(cell.project, given.params.w_x, given.xs)
-    jaxpr = jax.make_jaxpr(cell.gate_inputs)(given.params, zs).jaxpr
-    readers = [equation for equation in jaxpr.eqns if jaxpr.invars[-1] in equation.invars]
-    return len(readers) == 1 and readers[0].primitive.name == "add" and readers[0].outvars == jaxpr.outvars

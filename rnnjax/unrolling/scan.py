@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,12 @@ from jaxtyping import Array
 
 from rnnjax.cells.cell import State
 from rnnjax.cells.sizes import keep_sizes
-from rnnjax.unrolling.recurrence import Recurrence, Steps, adds_a_bias
+from rnnjax.cells.traits import adds_a_bias
+from rnnjax.unrolling.recurrence import Method, Recurrence, Steps
 
 
 @dataclasses.dataclass(frozen=True)
-class Scan:
+class Scan(Method):
     """One copy of the step in the program, repeated by `lax.scan`: any cell, any length.
 
     Attributes:
@@ -28,6 +30,8 @@ class Scan:
       ValueError: for numbers below 1.
     """
 
+    keeps_states: ClassVar[bool] = True
+
     unroll: int = 1
     remat_every: int | None = None
 
@@ -39,7 +43,8 @@ class Scan:
         if every is None or every >= length:
             return self._steps(recurrence, recurrence.state, recurrence.steps, None)
         steps, xs = recurrence.steps, None
-        if adds_a_bias(recurrence):  # z of all steps, and its gradient, are then never there at once
+        if adds_a_bias(recurrence.cell, recurrence.params, recurrence.xs):
+            # z of all steps, and its gradient, are then never there at once.
             steps, xs = steps._replace(z=None), recurrence.xs
         whole = length - length % every
         ys, state = self._chunks(recurrence, *jax.tree.map(lambda leaf: leaf[:whole], (steps, xs)))

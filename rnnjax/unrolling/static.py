@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from rnnjax.cells.cell import State
-from rnnjax.unrolling.recurrence import Recurrence
+from rnnjax.unrolling.recurrence import Method, Recurrence
 
 
 @dataclasses.dataclass(frozen=True)
-class Static:
+class Static(Method):
     """T copies of the step in the program: the compiler sees them all, and compiles them all.
 
     For short sequences; time to compile grows with T.
     """
+
+    keeps_states: ClassVar[bool] = True
 
     def run(self, recurrence: Recurrence) -> tuple[Array, State]:
         state, ys = recurrence.state, []

@@ -1,27 +1,26 @@
-"""Sequences of a cell: the semantics that every unrolling method shares, and the choice of one."""
+"""Sequences of a cell: the semantics that every unrolling method shares."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextvars import ContextVar
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from rnnjax.cells.cell import Cell, Key, Params, State
 from rnnjax.cells.checks import check_params, check_state
 from rnnjax.cells.sizes import as_batch_size
+from rnnjax.unrolling.auto import default_method
 from rnnjax.unrolling.checks import check_cell, check_flags, check_inputs, check_lengths, check_method
 from rnnjax.unrolling.cutting import cut_off
-from rnnjax.unrolling.fused import Fused, fuses
-from rnnjax.unrolling.recurrence import Method, Pass, PassMethod, Recurrence, Steps, select
+from rnnjax.unrolling.recurrence import CellSequence, Method, select
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.static import Static
+from rnnjax.unrolling.varying import vary, varying_axes
 
 
 def unroll(
@@ -30,7 +29,7 @@ def unroll(
     xs: Float[ArrayLike, "*B T I"],
     state: State | None = None,
     *,
-    lengths: Int[ArrayLike, " *B"] | Sequence[int] | None = None,
+    lengths: Integer[ArrayLike, " *B"] | Sequence[int] | None = None,
     mask: Bool[ArrayLike, "*B T"] | None = None,
     resets: Bool[ArrayLike, "*B T"] | None = None,
     reverse: bool = False,
@@ -56,8 +55,8 @@ def unroll(
         where an input or the given state there is not finite, outputs are NaN from it on up to the reset.
       reverse: take the steps from the last valid one to the first; outputs stay in the order of the inputs, and the
         state returned is that after the first input.
-      method: how to unroll, such as `Static()` or `Scan()`; None takes what `choose_method` says, or `choosing` before
-        it. All methods give the same values and gradients within rounding.
+      method: how to unroll, such as `Static()` or `Scan()`; None takes `Auto()`, which chooses for each
+        layer by itself. All methods give the same values and gradients within rounding; one that cannot serve says why.
       key: PRNG key for dropout; None means evaluation. For a later part of a sequence, a `TimedKey` that names its
         steps, in the order in which they are taken.
       time_major: whether time is the first axis of `xs`, `mask`, `resets` and the outputs.
@@ -67,7 +66,7 @@ def unroll(
       (T = 0) that is the state given, and without a sequence everything is empty.
 
     Raises:
-      ValueError: if a shape or a length does not fit; TypeError: if a type does not.
+      ValueError: if a shape or a length does not fit, or the method cannot serve; TypeError: if a type does not fit.
     """
     return _checked(False, cell, params, xs, state, lengths, mask, resets, reverse, method, key, time_major)
 
@@ -78,7 +77,8 @@ def unroll_states(
     """Runs a cell over a batch of sequences, as `unroll`, and returns the state after every step as well.
 
     Args:
-      cell, params, xs, state, **options: as in `unroll`; the method must be `Scan` or `Static` (None takes `Scan`).
+      cell, params, xs, state, **options: as in `unroll`; the method must be one that keeps all states, such as
+        `Scan` (which None takes) or `Static`.
 
     Returns:
       The outputs and the states, every leaf ``[*batch, T, ...]`` (``[T, *batch, ...]`` with `time_major`). Past
@@ -86,11 +86,12 @@ def unroll_states(
       the order taken.
 
     Raises:
-      ValueError: for a method that keeps no states; otherwise as `unroll`.
+      ValueError: for a method that does not keep all states; otherwise as `unroll`.
     """
-    method = options.pop("method", None) or Scan()
-    if not isinstance(method, (Scan, Static)):
-        raise ValueError(f"unroll_states needs a method that keeps all states, Scan() or Static(), got {method!r}")
+    method = options.pop("method", None)
+    method = Scan() if method is None else check_method(method)
+    if not method.keeps_states:
+        raise ValueError(f"unroll_states needs a method that keeps all states, such as Scan(), got {method!r}")
     chosen = {"lengths": None, "mask": None, "resets": None, "reverse": False, "key": None, "time_major": False}
     unknown = options.keys() - chosen.keys()
     if unknown:
@@ -112,8 +113,7 @@ def _checked(keeps_states, cell, params, xs, state, lengths, mask, resets, rever
     mask = None if mask is None else check_flags("mask", mask, batch, length, time_major)
     resets = None if resets is None else check_flags("resets", resets, batch, length, time_major)
     state = None if state is None else check_state(cell, state, batch, xs.dtype)
-    method = _CHOOSING.get()(cell) if method is None else check_method(method)
-    method = choose_method(cell, (length, *batch, xs.shape[-1])) if method is None else method
+    method = default_method(cell) if method is None else check_method(method)
     how = _How(cell, method, reverse, time_axis, keeps_states)
     return _unroll(how, params, xs, state, lengths, mask, resets, key)
 
@@ -165,7 +165,7 @@ def _states_in_order(how: _How, states: State, batch_axes: int, lengths: Array |
 
 
 def _over_time(how: _How, params, xs, state, valid, gaps: bool, resets, key):
-    """Returns ``(ys, state)`` of time-major inputs, by a method of either kind."""
+    """Returns ``(ys, state)`` of time-major inputs."""
     cell, method, batch = how.cell, how.method, as_batch_size(xs.shape[1:-1])
     initial = None if resets is None else cell.start(params, batch, xs.dtype)
     state = cell.start(params, batch, xs.dtype) if state is None else state
@@ -174,57 +174,21 @@ def _over_time(how: _How, params, xs, state, valid, gaps: bool, resets, key):
     lost = None
     if resets is not None:
         xs, state, lost = cut_off(xs, state, initial, resets if valid is None else resets & valid)
-    given = Pass(cell, params, xs, state, initial, valid, resets, key, gaps, how.keeps_states)
-    ys, state = method.run_pass(given) if isinstance(method, PassMethod) else by_recurrences(method, given)
+    sequence = CellSequence(cell, params, xs, state, initial, valid, resets, key, gaps, how.keeps_states)
+    ys, state = method.over(sequence)
     return ys if lost is None else select(lost, jnp.full_like(ys, jnp.nan), ys), state
 
 
 def _of_nothing(how: _How, params, xs, state):
     """Returns ``(ys, state)`` where there is no step or no sequence."""
-    one = jax.ShapeDtypeStruct((*[1] * (xs.ndim - 1), xs.shape[-1]), xs.dtype)
-    once = how._replace(method=Scan(), keeps_states=False)
-    ys, _ = jax.eval_shape(lambda params, xs: _over_time(once, params, xs, None, None, False, None, None), params, one)
+    one_step = jax.ShapeDtypeStruct((*[1] * (xs.ndim - 1), xs.shape[-1]), xs.dtype)
+    scan = how._replace(method=Scan(), keeps_states=False)
+    over_time = functools.partial(_over_time, scan)
+    ys, _ = jax.eval_shape(lambda params, xs: over_time(params, xs, None, None, False, None, None), params, one_step)
     ys = jnp.zeros((*xs.shape[:-1], *ys.shape[xs.ndim - 1 :]), ys.dtype)
     if how.keeps_states:
         state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (xs.shape[0], *leaf.shape)), state)
     return vary((ys, state), varying_axes((params, xs, state)))
-
-
-def by_recurrences(method: Method, given: Pass) -> tuple[Array, State]:
-    """Returns ``ys [T, *batch, O]`` and the final state, by `method` for each recurrence that the cell is made of."""
-
-    def recur(cell, params, zs, state, initial, xs=None) -> tuple[Any, State]:
-        steps = Steps(zs, given.valid, given.resets)
-        state, initial = varying_like(steps, params, state, initial)
-        recurrence = Recurrence(cell, params, state, initial, steps, xs, given.gaps, given.keeps_states)
-        ran: Any = method.run(recurrence)
-        # A cell hands on the state of its recurrences as it is, so all states of them are all states of it.
-        return ran[0] if given.keeps_states else ran
-
-    return given.cell.over_time(recur, given.params, given.xs, given.state, given.initial, given.key)
-
-
-def varying_like(steps: Steps, params: Params, *states: State) -> list[State]:
-    """Returns states that vary over every mesh axis that the steps and the parameters do.
-
-    Inside `jax.shard_map` a loop's state must have one type throughout; elsewhere this changes nothing.
-    """
-    return vary(list(states), varying_axes((steps, params, states)))
-
-
-def varying_axes(tree: Any) -> frozenset[str]:
-    """Returns the mesh axes over which any leaf varies, as `jax.shard_map` keeps account of them."""
-    return frozenset().union(*(jax.typeof(leaf).manual_axis_type.varying for leaf in jax.tree.leaves(tree)))
-
-
-def vary(tree: Any, axes: frozenset[str]) -> Any:
-    """Returns the tree with every leaf declared to vary over the axes."""
-
-    def leaf(x: Array) -> Array:
-        missing = tuple(sorted(axes - varying_axes(x)))
-        return jax.lax.pcast(x, missing, to="varying") if missing else x
-
-    return jax.tree.map(leaf, tree)
 
 
 def backward(xs: Any, lengths: Int[Array, " *B"] | None) -> Any:
@@ -236,34 +200,6 @@ def backward(xs: Any, lengths: Int[Array, " *B"] | None) -> Any:
     time = jnp.arange(xs.shape[0], dtype=jnp.int32).reshape(-1, *[1] * lengths.ndim)
     source = jnp.where(time < lengths, lengths - 1 - time, time)
     return jnp.take_along_axis(xs, source.reshape(source.shape + (1,) * (xs.ndim - source.ndim)), 0)
-
-
-@contextlib.contextmanager
-def choosing(method_for: Callable[[Cell], Method | None]) -> Iterator[None]:
-    """Within it, `unroll` without a method takes ``method_for(cell)``; where that is None, what `choose_method` says.
-
-    So a whole model is unrolled in some way without its own code knowing of it. What is traced within stays so.
-    """
-    token = _CHOOSING.set(method_for)
-    try:
-        yield
-    finally:
-        _CHOOSING.reset(token)
-
-
-_CHOOSING: ContextVar[Callable[[Cell], Method | None]] = ContextVar("choosing", default=lambda cell: None)
-
-
-def choose_method(cell: Cell, shape: tuple[int, ...], platform: str | None = None) -> Method:
-    """Returns the method that `unroll` takes for a cell where none is given.
-
-    Args:
-      cell: the cell.
-      shape: ``(T, *batch, I)``, the time-major shape of the inputs.
-      platform: "cpu", "gpu" or "tpu"; None takes JAX's default.
-    """
-    on_cpu = (platform or jax.default_backend()) == "cpu"  # elsewhere nothing has been measured
-    return Fused() if on_cpu and any(map(fuses, cell.parts())) else Scan()
 
 
 def static_unroll(

@@ -34,7 +34,7 @@ def test_values_and_gradients_of_every_cell_are_those_in_float64(cell):
 
 
 def test_heads_are_recurrences_side_by_side():
-    (row,) = measured(SMALL._replace(cell="GRU", heads=2), "xla")
+    (row,) = measured(SMALL._replace(cell="GRU", heads=2), "fused")
     assert row.error < 1e-5
 
 

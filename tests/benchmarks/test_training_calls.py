@@ -25,7 +25,7 @@ def losses(method, calls):
 def test_every_call_goes_on_from_the_one_before_by_every_method():
     taken = losses("scan", 30)
     assert taken[-1] < 0.5 * taken[0]
-    np.testing.assert_allclose(losses("xla", 3), taken[:3], rtol=1e-5)
+    np.testing.assert_allclose(losses("fused", 3), taken[:3], rtol=1e-5)
 
 
 def test_what_fails_is_said_and_the_others_go_on(monkeypatch):

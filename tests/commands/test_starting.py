@@ -1,4 +1,4 @@
-"""Ctrl-C while a command starts, which takes seconds: all of its imports."""
+"""How commands start, of which the imports take seconds, and how they end."""
 
 import os
 import signal
@@ -56,3 +56,17 @@ def test_in_a_program_of_the_users_own_ctrl_c_stays_an_exception(start):
 )
 def test_only_commands_of_rnnjax_are_taken_for_them(argv, original, expected):
     assert is_command(argv, original) == expected
+
+
+@pytest.mark.parametrize("code", [1, 2])
+def test_a_command_that_failed_waits_for_no_thread_of_a_library(code):
+    program = f"""
+import sys, threading
+from rnnjax.commands import end
+threading.Thread(target=threading.Event().wait).start()
+print("said")
+print("what is wrong", file=sys.stderr)
+end({code})
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "said\n", "what is wrong\n")

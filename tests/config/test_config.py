@@ -105,6 +105,7 @@ REFUSED = [
     (["--config.parallel.layers=²"], "parallel.layers must be .*got '²'"),
     (["--config.data.path=\ud800"], r"data.path names no file, got '\\ud800'"),
     (["--config.steps_per_call=-2"], "steps_per_call must not be negative, got -2"),
+    (["--config.call_seconds=-1"], "call_seconds must not be negative, got -1"),
     (["--config.dtype=int8"], "dtype must be one of float32, .*got 'int8'"),
     (["--config.data.feed=disk"], "data.feed must be .*got 'disk'"),
     (["--config.data.name=cifar"], "data.name must be .*got 'cifar'"),

@@ -17,22 +17,21 @@ from jax.sharding import PartitionSpec
 from benchmarks import kernels
 from benchmarks.kernel_cases import Case
 from benchmarks.kernel_contenders import CONTENDERS, rnnjax_ready
-from rnnjax import GRU, LSTM, Dropout, LSTMParams, LSTMState, Scan, Stack, bidirectional, unroll
-from rnnjax.kernels import cudnn
+from rnnjax import GRU, LSTM, CuDNN, Dropout, LSTMParams, LSTMState, Scan, Stack, bidirectional, unroll
 from rnnjax.unrolling.recurrence import Recurrence, Steps
 
 B, T, I, H = 4, 5, 3, 6
 CELL = LSTM(H)
 
 
-class Cudnn:
+class Unasked(CuDNN):
     """Unrolling by cuDNN, whatever there is against it."""
 
-    def run(self, recurrence):
-        return cudnn.run(recurrence)
+    def why_not(self, recurrence):
+        return None
 
 
-CUDNN, BINDING = Cudnn(), rnn.gpu_rnn
+CUDNN, BINDING = Unasked(), rnn.gpu_rnn
 
 
 def reference(x, h, c, w, lengths, *, input_size, hidden_size, num_layers, bidirectional, **_):
@@ -188,7 +187,7 @@ RESET = Steps(np.ones((T, B, 4, H), np.float32), None, np.zeros((T, B), bool))
     ],
 )
 def test_it_says_in_a_sentence_what_it_cannot_run(given, reason):
-    said = cudnn.why_not(given)
+    said = CuDNN().why_not(given)
     assert reason in said
     assert len(said.splitlines()) == 1
 
@@ -197,17 +196,17 @@ def test_it_has_nothing_against_a_plain_lstm_on_an_nvidia_gpu(monkeypatch):
     device = types.SimpleNamespace(client=types.SimpleNamespace(platform_version="cuda 13000"))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "devices", lambda: [device])
-    assert cudnn.why_not(recurrence()) is None
+    assert CuDNN().why_not(recurrence()) is None
     device.client.platform_version = "rocm 60000"
-    assert "ROCm" in cudnn.why_not(recurrence())
+    assert "ROCm" in CuDNN().why_not(recurrence())
     device.client.platform_version = "cuda 13000"
     monkeypatch.setattr(rnn, "gpu_rnn", None)
-    assert "built without cuDNN" in cudnn.why_not(recurrence())
+    assert "built without cuDNN" in CuDNN().why_not(recurrence())
 
 
 def test_the_benchmark_finds_this_and_jax_s_own_layer_right(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setitem(CONTENDERS, "cudnn", functools.partial(rnnjax_ready, Cudnn, None))
+    monkeypatch.setitem(CONTENDERS, "cudnn", functools.partial(rnnjax_ready, Unasked, None))
     case = Case("LSTM", 1, H, B, 10, "float32", projected=True)
     for row in kernels.measure("main", case, ["cudnn", "jax.rnn"], 0.01, kernels.Patience(100, lambda: None)):
         assert row.reason is None

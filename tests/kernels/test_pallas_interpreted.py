@@ -11,12 +11,12 @@ from cells_under_test import GATED, H, I, UpdateGateRNN, close, inputs, paramete
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from rnnjax import GRU, LSTM, BasicRNN, Fused, GatedCell, Scan, unroll
+from rnnjax import GRU, LSTM, BasicRNN, GatedCell, Pallas, Scan, unroll
 
 B, T = 3, 3
 LENGTHS = np.array([3, 0, 2])
 RESETS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 1]], bool)
-PALLAS = Fused(backend="pallas", interpret=True)
+PALLAS = Pallas(interpret=True)
 
 
 @dataclasses.dataclass(frozen=True)

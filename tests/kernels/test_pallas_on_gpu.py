@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cells_under_test import UpdateGateRNN, inputs, parameters
 
-from rnnjax import GRU, LSTM, BasicRNN, Fused, Scan, unroll
+from rnnjax import GRU, LSTM, BasicRNN, Pallas, Scan, unroll
 
 pytestmark = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
 T, I = 50, 32
@@ -50,7 +50,7 @@ def test_values_and_gradients_are_those_of_scan_within_rounding(cell, batch, opt
     found = functools.partial(found_by, cell=cell, options=options)
     with jax.default_matmul_precision("highest"):
         exact = found(Scan(), params=params, xs=xs.astype(jnp.float32))
-    scan, kernels = (found(method, params=params, xs=xs) for method in (Scan(), Fused(backend="pallas")))
+    scan, kernels = (found(method, params=params, xs=xs) for method in (Scan(), Pallas()))
 
     def error(got):
         pairs = zip(*(map(np.float64, jax.tree.leaves(tree)) for tree in (got, exact)))

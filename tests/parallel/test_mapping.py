@@ -30,8 +30,9 @@ def trained(config, task):
     optimizer = build_optimizer(config.optimizer, plan.steps)
     programs = compile_programs(task, config, optimizer, int(config.parallel.batch))
     state, metrics = place_state(programs.mesh, initial_train_state(task, optimizer)(config.seed)), []
-    for epoch, first, count in plan.calls(0):
-        state, found = programs.steps(state, programs.order(epoch).part(first, count))
+    for step in range(0, plan.steps, plan.call_steps):
+        epoch, first = divmod(step, plan.epoch_steps)
+        state, found = programs.steps(state, programs.order(epoch), first, plan.call_steps)
         metrics.append(found)
     return metrics, programs.evaluate["validation"](state.params), state
 

@@ -10,7 +10,7 @@ from toytasks.runs import data_set
 
 from rnnjax.parallel.mesh import BATCH, batch_mesh
 from rnnjax.tasks.task import Task
-from rnnjax.training.record import Finished, training_rows
+from rnnjax.training.record import training_rows
 from rnnjax.training.state import TrainState, initial_train_state
 from rnnjax.training.step import train_step
 
@@ -91,7 +91,7 @@ def test_the_initial_state_is_a_function_of_the_seed():
 )
 def test_training_rows_are_means_over_log_every_steps_and_over_the_rest(log_every, expected):
     metrics = {"loss": np.arange(5.0), "accuracy": 10 * np.arange(5.0)}
-    rows = training_rows(metrics, Finished(2, 11, metrics, None, None), log_every)
+    rows = training_rows(metrics, 11, 2, log_every)
     assert [(row["step"], row["loss"]) for row in rows] == expected
     assert [row["accuracy"] for row in rows] == [10 * loss for _, loss in expected]
     assert all(row["epoch"] == 2 and row["split"] == "train" for row in rows)

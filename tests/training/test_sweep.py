@@ -18,6 +18,7 @@ from rnnjax.config_group import freeze, to_dict
 from rnnjax.errors import DirectoryInUse
 from rnnjax.tasks.task import Buckets, Task
 from rnnjax.training import sweep as sweeping
+from rnnjax.training import sweep_group
 from rnnjax.training.grid import Group, Run, groups, read_grid, takes_array
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.lock import locked
@@ -36,6 +37,7 @@ ALL = [
     "--config.cell.dropout.input_rate=0.3",
     "--config.optimizer.warmup_steps=2",
     "--config.steps_per_call=2",
+    "--config.call_seconds=0",
 ]
 
 
@@ -232,8 +234,9 @@ def test_a_run_that_diverges_leaves_the_others_alone(tmp_path):
     assert_rows_agree([row for row in all_rows["both"] if row["run"] == 0], all_rows["one"])
     assert fine["diverged"] is None
     assert 2 <= diverged["diverged"] <= 6
-    assert diverged["final"] == diverged["best"] == {}
-    assert [row for row in all_rows["both"] if row["run"] == 1] == []
+    assert diverged["best"] == {}
+    written = [row for row in all_rows["both"] if row["run"] == 1]
+    assert all(row["split"] == "train" and row["step"] < diverged["diverged"] for row in written)
     json.loads((tmp_path / "both" / "sweep.json").read_text(), parse_constant=pytest.fail)
 
 
@@ -244,8 +247,8 @@ def test_a_sweep_in_a_directory_in_use_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# A group takes four calls: the first stop is within it, the second in its last call.
-@pytest.mark.parametrize(("at", "complete", "trained"), [(2, 0, [5, 5, 1]), (3, 5, [5, 1, 1])])
+# A group takes four calls: the first stop is within the first group, the second in its last call, the third after it.
+@pytest.mark.parametrize(("at", "complete", "trained"), [(2, 0, [5, 5, 1]), (3, 0, [5, 5, 1]), (5, 5, [5, 1, 1])])
 def test_a_sweep_that_is_stopped_goes_on_to_the_same_end(at, complete, trained, swept, tmp_path, monkeypatch):
     grid, uninterrupted, results = swept
     directory, writes, sizes = RunDirectory(tmp_path / "stopped"), [], []
@@ -270,6 +273,39 @@ def test_a_sweep_that_is_stopped_goes_on_to_the_same_end(at, complete, trained, 
     assert directory.metrics() == uninterrupted.metrics()
     assert sizes == trained
     assert not list(directory.path.rglob("checkpoints"))
+
+
+def signal_in_evaluation(number, real=sweep_group.runs_evaluator):
+    """Makes evaluations, of which that of the number begins with a signal."""
+    begun = []
+
+    def evaluator(*arguments, **options):
+        evaluate = real(*arguments, **options)
+
+        def means(params, stopped):
+            begun.append(1)
+            if len(begun) == number:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return evaluate(params, stopped)
+
+        return means
+
+    return evaluator
+
+
+@pytest.mark.parametrize("feed", ["device", "host"])
+def test_a_sweep_does_not_depend_on_where_calls_end_nor_on_stops_in_evaluations(feed, tmp_path, monkeypatch):
+    grid = grid_of(*ALL[:3], "--config.call_seconds=0", seeds=2)
+    whole, stopped = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "stopped")
+    results = sweep(grid, whole, train_in_turn)
+    single = grid_of(*ALL[:3], "--config.call_seconds=1e-9", f"--config.data.feed={feed}", seeds=2)
+    for number, step in ((1, "at step 3 of 6"), (2, "at step 6 of 6"), (2, "after the last step of a group, 6")):
+        with monkeypatch.context() as patch:
+            patch.setattr(sweep_group, "runs_evaluator", signal_in_evaluation(number))
+            with pytest.raises(Interrupted, match=f"stopped by SIGTERM {step}"):
+                sweep(single, stopped, train_in_turn)
+    assert sweep(single, stopped, train_in_turn)["runs"] == results["runs"]
+    assert stopped.metrics() == whole.metrics()
 
 
 def test_a_group_that_is_complete_is_not_trained_again(swept, tmp_path, monkeypatch):

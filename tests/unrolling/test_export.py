@@ -10,7 +10,7 @@ from rnnjax import unroll
 
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
-def test_an_exported_cell_takes_any_batch_and_length_once_read_back(cell):
+def test_an_exported_cell_takes_any_batch_and_length_once_read_back(cell, symbolic_sizes):
     params = parameters(cell)
 
     def run(params, xs, lengths, resets):

@@ -1,17 +1,16 @@
 """What `Fused` does differently from `Scan`, and that nothing else is different."""
 
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cells_under_test import GATED, H, I, LeakySum, UpdateGateRNN, close, inputs, parameters, same
+from cells_under_test import GATED, H, Halved, I, LeakySum, UpdateGateRNN, close, inputs, parameters
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from test_programs import bodies, carried_and_stacked, named
 
-from rnnjax import GRU, LSTM, BasicRNN, Dropout, Fused, HiddenState, LearnedState, Scan, Stack, choose_method, unroll
+from rnnjax import GRU, LSTM, BasicRNN, Dropout, Fused, Scan, Stack, unroll
 
 B, T = 4, 5
 XS = inputs(B, T, I)
@@ -49,31 +48,20 @@ def test_z_and_r_have_one_gradient_where_gates_read_their_sum():
     assert stacked(GRU(H)) == 2
 
 
-def test_a_step_of_its_own_is_respected():
-    @dataclasses.dataclass(frozen=True)
-    class Halved(UpdateGateRNN):
-        def step(self, params, state, z):
-            state, y = super().step(params, state, z)
-            return HiddenState(state.h / 2), y
-
-    params = parameters(Halved(H))
-    same(unroll(Halved(H), params, XS, method=Fused()), unroll(Halved(H), params, XS, method=Scan()))
-    assert choose_method(Halved(H), (T, B, I), "cpu") == Scan()
+@pytest.mark.parametrize("method", [Fused(), Fused(unroll=2)], ids=str)
+def test_a_cell_without_the_step_of_gated_cells_is_refused_and_the_sentence_says_what_to_do(method):
+    sentence = r"gated cells .*, and (LeakySum|Halved) is not one here; use Scan\(\), or"
+    for cell in (LeakySum(I), Halved(H), Stack((GRU(I), LeakySum(I)))):
+        with pytest.raises(ValueError, match=sentence):
+            unroll(cell, parameters(cell), XS, method=method)
 
 
-@pytest.mark.parametrize(
-    ("cell", "method"),
-    [
-        (LSTM(H), Fused()),
-        (Stack((LeakySum(I), LearnedState(Dropout(GRU(H))))), Fused()),
-        (LeakySum(I), Scan()),
-        (Stack((LeakySum(I),)), Scan()),
-    ],
-    ids=str,
-)
-def test_the_method_chosen_is_fused_where_there_is_a_gated_cell(cell, method):
-    assert choose_method(cell, (T, B, I), "cpu") == method
-    assert choose_method(cell, (T, B, I), "gpu") == Scan()
+def test_dropout_of_the_state_is_refused_where_it_is_drawn():
+    cell = Dropout(GRU(H), state_rate=0.5)
+    params = parameters(cell)
+    close(unroll(cell, params, XS, method=Fused()), unroll(cell, params, XS, method=Scan()))
+    with pytest.raises(ValueError, match="and Dropout is not one here"):
+        unroll(cell, params, XS, method=Fused(), key=jax.random.key(0))
 
 
 def test_numbers_below_one_are_refused():
@@ -143,6 +131,11 @@ class OwnGateInputs(UpdateGateRNN):
         return jnp.tanh(super().gate_inputs(params, zs))
 
 
+class NoBias(UpdateGateRNN):
+    def gate_inputs(self, params, zs):
+        return zs
+
+
 class SplitGateInputs(UpdateGateRNN):
     """z is a pair: the terms of each gate."""
 
@@ -175,7 +168,7 @@ def read_in_the_loop(cell, features=I):
     return {(T, B, features + 1): "x, 1", (T, B, features): "x", z: "z"}[shapes.pop()]
 
 
-@pytest.mark.parametrize("cell", [UpdateGateRNN(H), LSTM(H)], ids=str)
+@pytest.mark.parametrize("cell", [UpdateGateRNN(H), LSTM(H), NoBias(H)], ids=str)
 def test_small_weights_multiply_the_inputs_in_the_loop(cell):
     assert read_in_the_loop(cell) == "x, 1"
 
@@ -209,7 +202,7 @@ def test_the_size_of_the_weights_says_which_are_multiplied_together_or_before_th
     assert read_in_the_loop(UpdateGateRNN(128), 2049) == "z"
 
 
-@pytest.mark.parametrize("cell", [UpdateGateRNN(H), LSTM(H, peephole=True)], ids=str)
+@pytest.mark.parametrize("cell", [UpdateGateRNN(H), LSTM(H, peephole=True), NoBias(H)], ids=str)
 def test_inputs_multiplied_in_the_loop_have_their_gradient(cell):
     params = parameters(cell)
 

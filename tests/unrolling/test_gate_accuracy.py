@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnjax import GRU, LSTM, Fused, Scan, Static, unroll
+from rnnjax import GRU, LSTM, Fused, Pallas, Scan, Static, unroll
 
-METHODS = {"static": Static(), "scan": Scan(), "fused": Fused(), "pallas": Fused(backend="pallas", interpret=True)}
+METHODS = {"static": Static(), "scan": Scan(), "fused": Fused(), "pallas": Pallas(interpret=True)}
 X = np.array([-5.0, -10.0, -15.0, -16.74, -40.0, -79.0], np.float32)  # one a hidden unit
 H = len(X)
 by_every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cells_under_test import CELLS, I, close, inputs, parameters, some_state
 
-from rnnjax import Fused, Scan, Static, TimedKey, unroll
+from rnnjax import Auto, Scan, Static, TimedKey, unroll
 
 B, T = 3, 3
 LENGTHS = np.array([3, 0, 2])
@@ -20,7 +20,7 @@ METHODS = {
     "scan": Scan(),
     "scan_by_2": Scan(unroll=2),
     "remat": Scan(remat_every=2),
-    "fused": Fused(),
+    "auto": Auto(),  # on a CPU Fused, wherever that can serve
 }
 
 

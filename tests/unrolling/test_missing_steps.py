@@ -10,7 +10,7 @@ from cells_under_test import CELLS, H, I, close, inputs, parameters, same, some_
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rnnjax import GRU, LSTM, BasicRNN, Fused, Scan, Stack, Static, bidirectional, nn, unroll, unroll_states
+from rnnjax import GRU, LSTM, BasicRNN, Fused, Pallas, Scan, Stack, Static, bidirectional, nn, unroll, unroll_states
 
 B, T = 3, 5
 METHODS = {
@@ -18,7 +18,7 @@ METHODS = {
     "scan": Scan(),
     "remat": Scan(remat_every=2),
     "fused": Fused(),
-    "pallas": Fused(backend="pallas", interpret=True),
+    "pallas": Pallas(interpret=True),
 }
 CELL = Stack((GRU(H), LSTM(H, peephole=True)))
 few = settings(max_examples=16, deadline=None, derandomize=True, database=None)
@@ -137,7 +137,8 @@ def test_the_last_of_the_states_is_the_final_state_for_every_cell(cell):
 
 def test_a_method_that_keeps_no_states_is_refused():
     params, xs, _ = arguments()
-    with pytest.raises(ValueError, match=r"unroll_states needs a method that keeps all states, Scan\(\) or Static\(\)"):
+    sentence = r"unroll_states needs a method that keeps all states, such as Scan\(\), got Fused\(unroll=1\)"
+    with pytest.raises(ValueError, match=sentence):
         unroll_states(CELL, params, xs, method=Fused())
     with pytest.raises(TypeError, match="unroll_states has no option 'length'"):
         unroll_states(CELL, params, xs, length=3)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from cells_under_test import H, I, close, inputs, parameters, same, some_state
 
-from rnnjax import GRU, LSTM, Dropout, Scan, Static, bidirectional, choose_method, static_unroll, unroll
+from rnnjax import GRU, LSTM, Dropout, Method, Scan, Static, bidirectional, choose_method, static_unroll, unroll
 
 B, T = 3, 4
 LENGTHS = np.array([4, 0, 2])
@@ -100,7 +100,7 @@ def test_the_method_chosen_is_the_one_unroll_takes():
 
 
 def test_a_method_of_ones_own_receives_the_recurrence():
-    class Listening:
+    class Listening(Method):
         def __init__(self):
             self.lengths = []
 

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rnnjax.cells.cell import GatedCell, compute_dtype
+from rnnjax.unrolling.recurrence import Recurrence
 
 SHARED_MEMORY = 227 * 1024  # bytes a block may have on an H100
 MULTIPROCESSORS = 132
@@ -15,7 +22,7 @@ _RESERVED = 1024  # barriers, and what the compiler takes for reductions
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Layout:
     """A layout: batch tiles of `rows` sequences, hidden units in `blocks` of `groups` (warpgroups) of `units`.
 
     A group multiplies its part of the weight, ``[matrix_rows, width]``, by an operand ``[width, columns]``, the hidden
@@ -77,7 +84,7 @@ class Plan:
         )
 
 
-def plan(gates: int, parts: int, itemsize: int, batch: int, hidden: int, *, split: bool = True) -> Plan | None:
+def layout(gates: int, parts: int, itemsize: int, batch: int, hidden: int, *, split: bool = True) -> Layout | None:
     """Returns the layout for a recurrence, None where none fits.
 
     All units in one block where that is possible, since then no block waits for another; else over as many blocks as
@@ -93,14 +100,14 @@ def plan(gates: int, parts: int, itemsize: int, batch: int, hidden: int, *, spli
     """
     shape = (gates, parts, itemsize, batch, hidden)
     rows = [8 * n for n in range(1, 33)]
-    whole = [Plan(*shape, n, _up(-(-hidden // groups), 16), groups, 1) for n in rows for groups in (4, 3, 2, 1)]
+    whole = [Layout(*shape, n, _up(-(-hidden // groups), 16), groups, 1) for n in rows for groups in (4, 3, 2, 1)]
     whole = [p for p in whole if p.fits]
     if whole:  # as few waves of blocks as can be, each with as few sequences as can be
         return min(whole, key=lambda p: (-(-p.tiles // MULTIPROCESSORS), p.rows, p.groups * p.units, -p.groups))
     if not split:
         return None
     spread = [
-        Plan(*shape, n, units, groups, _up(-(-hidden // (units * groups)), 64 // math.gcd(units, 64)))
+        Layout(*shape, n, units, groups, _up(-(-hidden // (units * groups)), 64 // math.gcd(units, 64)))
         for n in rows
         for units in (16, 32, 48, 64)
         for groups in (1, 2, 4)
@@ -112,7 +119,36 @@ def plan(gates: int, parts: int, itemsize: int, batch: int, hidden: int, *, spli
 def most_units(gates: int, parts: int, itemsize: int, batch: int, *, split: bool = True) -> int:
     """Returns the largest multiple of 16 hidden units that a layout is there for; 0 for none."""
     sizes = range(2048, 0, -16)
-    return next((size for size in sizes if plan(gates, parts, itemsize, batch, size, split=split)), 0)
+    return next((size for size in sizes if layout(gates, parts, itemsize, batch, size, split=split)), 0)
+
+
+class Sizes(NamedTuple):
+    """Numbers of gates, hidden units and sequences of a recurrence, and the type of its products."""
+
+    gates: int
+    hidden: int
+    batch: int
+    dtype: jnp.dtype
+
+
+def sizes_of(cell: GatedCell, recurrence: Recurrence) -> Sizes:
+    """Returns the sizes of a gated cell's recurrence."""
+    weight, h = jax.eval_shape(cell.recurrent_weight, recurrence.params), recurrence.state.h
+    _, gates, hidden = weight.shape
+    return Sizes(gates, hidden, h.size // h.shape[-1], jnp.dtype(compute_dtype(recurrence.steps.z)))
+
+
+def layouts_of(cell: GatedCell, recurrence: Recurrence, *, split: bool) -> tuple[Layout | None, Layout | None]:
+    """Returns the layouts of the kernels forward and backward."""
+    gates, hidden, batch, dtype = sizes_of(cell, recurrence)
+    ahead, back = (layout(gates, parts, dtype.itemsize, batch, hidden, split=split) for parts in (1, gates))
+    return ahead, back
+
+
+def one_unit(leaf: Any, size: int) -> jax.ShapeDtypeStruct:
+    """Returns the shape of what one of `size` hidden units has of an array; what has no such axis it has whole."""
+    shape = (*leaf.shape[:-1], 1) if leaf.shape[-1:] == (size,) else leaf.shape
+    return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
 
 def _up(n: int, to: int) -> int:

@@ -22,6 +22,7 @@ from jax.interpreters import partial_eval
 from jaxtyping import Array
 
 from rnnjax.cells.cell import GatedCell, Params, State
+from rnnjax.unrolling.kernels.layout import one_unit
 
 Tiles = list[Array]  # the entries of one small array, the last axis first to change
 
@@ -72,16 +73,16 @@ class Pointwise:
     def __call__(self, *arguments: Tiles | None, like: Array) -> list[Tiles]:
         """Returns each flat result; an argument that is not read may be None, `like` is any tile."""
         variables = self._jaxpr.invars
-        given = [None if tiles is None else value(tiles, v.aval.shape) for v, tiles in zip(variables, arguments)]
-        results = _evaluate(self._jaxpr, self._constants, given)
+        values = [None if tiles is None else value(tiles, v.aval.shape) for v, tiles in zip(variables, arguments)]
+        results = _evaluate(self._jaxpr, self._constants, values)
         return [_filled(result, v.aval.dtype, like) for result, v in zip(results, self._jaxpr.outvars)]
 
     def alike(self, a: int, b: int) -> bool:
         """Returns whether two results are one value, up to a conversion of its type."""
-        made = {id(v): equation for equation in self._jaxpr.eqns for v in equation.outvars}
+        maker = {id(v): equation for equation in self._jaxpr.eqns for v in equation.outvars}
 
         def source(atom: Any) -> Any:
-            equation = made.get(id(atom))
+            equation = maker.get(id(atom))
             if equation is None or equation.primitive.name != "convert_element_type":
                 return atom
             return source(equation.invars[0])
@@ -138,9 +139,9 @@ def _indices(operands: list[Value]) -> list[np.ndarray]:
 
 
 def _reduced(combine: Callable[..., Any], x: Value, axes: tuple[int, ...], dtype: Any) -> Value:
-    kept = [axis for axis in range(x.index.ndim) if axis not in axes]
-    shape = [x.index.shape[axis] for axis in kept]
-    terms = x.index.transpose(*kept, *axes).reshape(math.prod(shape), -1)
+    remaining = [axis for axis in range(x.index.ndim) if axis not in axes]
+    shape = [x.index.shape[axis] for axis in remaining]
+    terms = x.index.transpose(*remaining, *axes).reshape(math.prod(shape), -1)
     like = next(entry for entry in x.tiles() if not isinstance(entry, np.generic)).shape
     rows = [[_tile(x.entries[i], like, dtype) for i in row] for row in terms]
     return value([functools.reduce(combine, row) for row in rows], tuple(shape))
@@ -191,8 +192,8 @@ def _pad(x: np.ndarray, filler: np.ndarray, *, padding_config: Sequence[tuple[in
         spaced[(slice(None),) * axis + (slice(None, None, step + 1),)] = x
         margins = [(0, 0)] * axis + [(max(low, 0), max(high, 0))] + [(0, 0)] * (x.ndim - axis - 1)
         x = np.pad(spaced, margins, constant_values=filler[()])
-        kept = slice(max(-low, 0), x.shape[axis] - max(-high, 0))  # a negative margin takes entries away
-        x = x[(slice(None),) * axis + (kept,)]
+        inside = slice(max(-low, 0), x.shape[axis] - max(-high, 0))  # a negative margin takes entries away
+        x = x[(slice(None),) * axis + (inside,)]
     return x
 
 
@@ -235,14 +236,14 @@ _MOVES = {
 class Gates:
     """A cell's gates and their derivative for one hidden unit.
 
-    `forward` takes the leaves of the parameters that gates read (`own` says which), of the state and of z, and r; it
-    returns the leaves of the new state. `backward` takes the same and the new state's gradients, and returns the
+    `forward` takes the leaves of the parameters that gates read (`reads_params` says which), of the state and of z, and
+    r; it returns the leaves of the new state. `backward` takes the same and the new state's gradients, and returns the
     gradients of the first. `summed` says whether z is one array whose gradient is r's.
     """
 
     forward: Pointwise
     backward: Pointwise
-    own: tuple[bool, ...]
+    reads_params: tuple[bool, ...]
     summed: bool
 
 
@@ -259,25 +260,19 @@ def traced(cell: GatedCell, params: Params, state: State, zs: Any, r: Any) -> Ga
         return [new.astype(old.dtype) for new, old in zip(jax.tree.leaves(new), state)]
 
     read = Pointwise(new_state, leaves, state, zs, r).reads[: len(leaves)]
-    mine = [leaf for leaf, own in zip(leaves, read) if own]
+    params_read = [leaf for leaf, is_read in zip(leaves, read) if is_read]
 
-    def gates(mine, *others):
-        rest = iter(mine)
-        filled = [next(rest) if own else jnp.zeros(leaf.shape, leaf.dtype) for leaf, own in zip(leaves, read)]
+    def gates(params_read, *others):
+        rest = iter(params_read)
+        filled = [next(rest) if is_read else jnp.zeros(leaf.shape, leaf.dtype) for leaf, is_read in zip(leaves, read)]
         return new_state(filled, *others)
 
-    def gradients(mine, state, zs, r, d_new):
-        return jax.vjp(gates, mine, state, zs, r)[1](d_new)
+    def gradients(params_read, state, zs, r, d_new):
+        return jax.vjp(gates, params_read, state, zs, r)[1](d_new)
 
-    backward = Pointwise(gradients, mine, state, zs, r, state)
+    backward = Pointwise(gradients, params_read, state, zs, r, state)
     summed = len(jax.tree.leaves(zs)) == 1 and backward.alike(-2, -1)
-    return Gates(Pointwise(gates, mine, state, zs, r), backward, read, summed)
-
-
-def one_unit(leaf: Any, size: int) -> jax.ShapeDtypeStruct:
-    """Returns the shape of what one of `size` hidden units has of an array; what has no such axis it has whole."""
-    shape = (*leaf.shape[:-1], 1) if leaf.shape[-1:] == (size,) else leaf.shape
-    return jax.ShapeDtypeStruct(shape, leaf.dtype)
+    return Gates(Pointwise(gates, params_read, state, zs, r), backward, read, summed)
 
 
 def by_unit(leaf: Array, size: int, batch_axes: int = 0) -> Array:

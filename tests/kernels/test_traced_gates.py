@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from cells_under_test import close, drawn
 
-from rnnjax.kernels.pointwise import Pointwise, by_unit, one_unit
+from rnnjax.unrolling.kernels.layout import one_unit
+from rnnjax.unrolling.kernels.traced_gates import Pointwise, by_unit
 
 TILE = (2, 3)  # [rows, units]
 

@@ -7,6 +7,7 @@ they come to every unrolling method. `jax.grad` applies, once; `jax.vmap` and `j
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -15,31 +16,61 @@ from jax.experimental import rnn
 from jaxtyping import Array, Float, Int
 
 from rnnjax.cells.lstm import LSTM, LSTMParams, LSTMState
-from rnnjax.kernels.selection import exact_products
-from rnnjax.unrolling.recurrence import Recurrence, select
-from rnnjax.unrolling.unroll import vary, varying_axes
+from rnnjax.unrolling.kernels.precision import exact_products
+from rnnjax.unrolling.recurrence import Method, Recurrence, select
+from rnnjax.unrolling.varying import vary, varying_axes
 
 _EXTRAS = ("peephole", "projection_size", "cell_clip", "coupled_gates", "layer_norm")
 
 
-def why_not(recurrence: Recurrence) -> str | None:
-    """Returns in one sentence why cuDNN cannot run a recurrence, with what to do; None where it can."""
-    cell, steps = recurrence.cell, recurrence.steps
-    if not isinstance(cell, LSTM) or type(cell) is not LSTM:
-        return f"cuDNN runs the plain LSTM only, got {type(cell).__name__}; choose another backend"
-    extras = [name for name in _EXTRAS if getattr(cell, name) not in (None, False)]
-    if extras:
-        return f"cuDNN runs the plain LSTM only, got one with {', '.join(extras)}; choose another backend"
-    if steps.resets is not None:
-        return "cuDNN cannot reset the state within a sequence; choose another backend, or leave out resets"
-    if recurrence.gaps:
-        return "cuDNN cannot skip steps within a sequence; choose another backend, or give lengths in place of a mask"
-    if recurrence.xs is None:
-        return "cuDNN projects the inputs itself, but they are already projected here; choose another backend"
-    wrong = _other_types(recurrence)
-    if wrong:
-        return f"cuDNN is bound to JAX for float32 only, got {', '.join(wrong)}; convert it, or choose another backend"
-    return _no_device()
+@dataclasses.dataclass(frozen=True)
+class CuDNN(Method):
+    """The plain LSTM in float32 by NVIDIA's cuDNN: one call for a whole sequence, with `jax.grad` once.
+
+    Raises:
+      ValueError: when it runs, for any other recurrence, or without an NVIDIA GPU.
+    """
+
+    def why_not(self, recurrence: Recurrence) -> str | None:
+        cell, steps = recurrence.cell, recurrence.steps
+        if not isinstance(cell, LSTM) or type(cell) is not LSTM:
+            return f"cuDNN runs the plain LSTM only, got {type(cell).__name__}; use another method"
+        extras = [name for name in _EXTRAS if getattr(cell, name) not in (None, False)]
+        if extras:
+            return f"cuDNN runs the plain LSTM only, got one with {', '.join(extras)}; use another method"
+        if steps.resets is not None:
+            return "cuDNN cannot reset the state within a sequence; use another method, or leave out resets"
+        if recurrence.gaps:
+            return "cuDNN cannot skip steps within a sequence; use another method, or give lengths in place of a mask"
+        if recurrence.xs is None:
+            return "cuDNN projects the inputs itself, but they are already projected here; use another method"
+        wrong = _other_types(recurrence)
+        if wrong:
+            return f"cuDNN is bound to JAX for float32 only, got {', '.join(wrong)}; convert it, or use another method"
+        return _no_device()
+
+    def run(self, recurrence: Recurrence) -> tuple[Float[Array, "T *B H"], LSTMState]:
+        """Returns the outputs and the final state of a recurrence that `why_not` has nothing against.
+
+        Valid steps must come before all others, as `rnnjax.unroll` puts them; outputs at the others are of no meaning.
+        cuDNN fails for sequences without a step (https://github.com/jax-ml/jax/issues/17966), so they take one, and
+        what it did is not used: they end as they begin.
+        """
+        xs, valid, first = recurrence.xs, recurrence.steps.valid, recurrence.state
+        assert xs is not None
+        length, *batch, size = xs.shape
+        lengths = jnp.full(batch, length) if valid is None else valid.sum(0)
+        arguments = (
+            jnp.moveaxis(xs.reshape(length, -1, size), 0, 1),
+            first.h.reshape(1, -1, first.h.shape[-1]),
+            first.c.reshape(1, -1, first.c.shape[-1]),
+            flat_weights(recurrence.params),
+            jnp.maximum(lengths.reshape(-1), 1).astype(jnp.int32),
+        )
+        ys, h, c = _layer(*vary(arguments, varying_axes(arguments)))
+        last = LSTMState(h.reshape(first.h.shape), c.reshape(first.c.shape))
+        last = last if valid is None else select(valid[0], last, first)
+        return jnp.moveaxis(ys, 1, 0).reshape(length, *batch, -1), last
 
 
 def _other_types(recurrence: Recurrence) -> list[str]:
@@ -50,36 +81,12 @@ def _other_types(recurrence: Recurrence) -> list[str]:
 
 def _no_device() -> str | None:
     if jax.default_backend() != "gpu":
-        return f"cuDNN needs an NVIDIA GPU, but JAX runs on {jax.default_backend()}; choose another backend"
+        return f"cuDNN needs an NVIDIA GPU, but JAX runs on {jax.default_backend()}; use another method"
     if "rocm" in jax.devices()[0].client.platform_version.lower():
-        return "cuDNN needs an NVIDIA GPU, but JAX runs on ROCm; choose another backend"
+        return "cuDNN needs an NVIDIA GPU, but JAX runs on ROCm; use another method"
     if not hasattr(getattr(rnn, "gpu_rnn", None), "compute_rnn_workspace_reserve_space_sizes"):
         return 'this JAX was built without cuDNN; install it with: pip install "rnnjax[cuda]"'
     return None
-
-
-def run(recurrence: Recurrence) -> tuple[Float[Array, "T *B H"], LSTMState]:
-    """Returns the outputs and the final state of a recurrence that `why_not` has nothing against.
-
-    Valid steps must come before all others, as `rnnjax.unroll` puts them; outputs at the others are of no meaning.
-    cuDNN fails for sequences without a step (https://github.com/jax-ml/jax/issues/17966), so they take one, and what it
-    did is not used: they end as they begin.
-    """
-    xs, valid, given = recurrence.xs, recurrence.steps.valid, recurrence.state
-    assert xs is not None
-    length, *batch, size = xs.shape
-    lengths = jnp.full(batch, length) if valid is None else valid.sum(0)
-    arguments = (
-        jnp.moveaxis(xs.reshape(length, -1, size), 0, 1),
-        given.h.reshape(1, -1, given.h.shape[-1]),
-        given.c.reshape(1, -1, given.c.shape[-1]),
-        flat_weights(recurrence.params),
-        jnp.maximum(lengths.reshape(-1), 1).astype(jnp.int32),
-    )
-    ys, h, c = _layer(*vary(arguments, varying_axes(arguments)))
-    state = LSTMState(h.reshape(given.h.shape), c.reshape(given.c.shape))
-    state = state if valid is None else select(valid[0], state, given)
-    return jnp.moveaxis(ys, 1, 0).reshape(length, *batch, -1), state
 
 
 def flat_weights(params: LSTMParams) -> Float[Array, " N"]:

@@ -19,8 +19,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu
 from jaxtyping import Array
 
-from rnnjax.kernels.plan import Plan
-from rnnjax.unrolling.unroll import vary, varying_axes
+from rnnjax.unrolling.kernels.layout import Layout
+from rnnjax.unrolling.varying import vary, varying_axes
 
 gpu: Any = mosaic_gpu  # some of its names are not in every version of JAX
 
@@ -35,7 +35,7 @@ class Block:
     belongs to one warpgroup. What is published is ``[T, batch tiles, parts, rows, blocks, groups, units]``.
     """
 
-    plan: Plan
+    layout: Layout
     interpret: bool
     place: tuple[Any, Any, Any]  # which batch tile, which block of units, which warpgroup
     matrix: Any  # [groups, matrix rows, width]: the weight
@@ -64,7 +64,7 @@ class Block:
         return (*time, tile, slice(None), n, block, group, slice(None))
 
     def _tile(self, source: Any) -> Array:
-        return source[...] if self.interpret else _loaded(source, _layout(self.operand.dtype))
+        return source[...] if self.interpret else _loaded(source, _tile_layout(self.operand.dtype))
 
     def _store(self, target: Any, tile: Array) -> None:
         if hasattr(gpu, "store") and not self.interpret:  # since JAX 0.12
@@ -74,7 +74,7 @@ class Block:
 
     def full(self, value: float, dtype: Any) -> Array:
         """Returns a tile of one number."""
-        return self.settled(jax.lax.full((self.plan.rows, self.plan.units), value, dtype))
+        return self.settled(jax.lax.full((self.layout.rows, self.layout.units), value, dtype))
 
     def settled(self, tile: Array) -> Array:
         """Returns a tile of the type and in the layout of all tiles, which what a loop carries must have.
@@ -82,7 +82,7 @@ class Block:
         Inside `jax.shard_map` what is read varies over a mesh; in kernels, results of operations do not say so.
         """
         tile = jax.lax.select(tile == tile, tile, tile) if varying_axes(tile) else tile
-        return tile if self.interpret else gpu.layout_cast(tile, _layout(self.operand.dtype))
+        return tile if self.interpret else gpu.layout_cast(tile, _tile_layout(self.operand.dtype))
 
     def multiply(self, count: Any) -> Callable[[int, int], Array]:
         """Multiplies the weight by publication number `count`; returns ``tile(part, gate)`` of the product.
@@ -91,21 +91,21 @@ class Block:
         instruction that would be empty for the most part the other way round. The product goes through shared memory,
         transposed, to the threads that have the other gates of the same unit.
         """
-        plan, (_, _, group) = self.plan, self.place
-        matrix, operand = self.matrix.at[group], self.operand.at[jax.lax.rem(count, plan.slots)]
+        layout, (_, _, group) = self.layout, self.place
+        matrix, operand = self.matrix.at[group], self.operand.at[jax.lax.rem(count, layout.slots)]
         product = self.product.at[group]
         if self.interpret:
             sums = (((1,), (1,)), ((), ()))
             product[...] = jax.lax.dot_general(operand[...], matrix[...], sums, preferred_element_type=jnp.float32)
         else:
-            total = gpu.WGMMAAccumulatorRef((plan.matrix_rows, plan.columns), jnp.float32)
-            found = pl.run_scoped(lambda total: _multiplied(total, matrix, operand), total)
-            self._store(product.transpose((1, 0)), gpu.layout_cast(found, gpu.Layout.WGMMA_TRANSPOSED))
+            total = gpu.WGMMAAccumulatorRef((layout.matrix_rows, layout.columns), jnp.float32)
+            result = pl.run_scoped(lambda total: _multiplied(total, matrix, operand), total)
+            self._store(product.transpose((1, 0)), gpu.layout_cast(result, gpu.Layout.WGMMA_TRANSPOSED))
         gpu.commit_smem()  # all threads have written
 
         def tile(part: int, gate: int) -> Array:
-            rows = slice(part * plan.rows, (part + 1) * plan.rows)
-            return self._tile(product.at[rows, gate * plan.units : (gate + 1) * plan.units])
+            rows = slice(part * layout.rows, (part + 1) * layout.rows)
+            return self._tile(product.at[rows, gate * layout.units : (gate + 1) * layout.units])
 
         return tile
 
@@ -119,45 +119,45 @@ class Block:
         before one thread's count, which is a release; who waits acquires, and lets its warpgroup read after another
         barrier. And what is still read is not written: a warpgroup counts, or arrives, only after its last product.
         """
-        plan, (tile, block, group) = self.plan, self.place
+        layout, (tile, block, group) = self.layout, self.place
         for part, entry in enumerate(tiles):
             self._store(target.at[time, tile, part, :, block, group, :], entry)
-        if plan.blocks == 1:
+        if layout.blocks == 1:
             self._each_group(lambda group: self._keep(count, group, tiles))
         else:
             gpu.commit_smem()  # all threads have written, and none multiplies any more
             gpu.semaphore_signal(self.arrived.at[tile], 1, memory_scope="gpu")
-            all_of_them = (count + 1) * (plan.blocks * plan.groups)
+            all_of_them = (count + 1) * (layout.blocks * layout.groups)
             gpu.semaphore_wait(self.arrived.at[tile], all_of_them, decrement=False, memory_scope="gpu")
-            source = target.at[time, tile].reshape(plan.columns, plan.width)
+            source = target.at[time, tile].reshape(layout.columns, layout.width)
             self._each_group(lambda group: self._fetch(group, source))
         gpu.commit_smem()
-        if plan.groups > 1:
+        if layout.groups > 1:
             gpu.barrier_arrive(self.turn)
             gpu.barrier_wait(self.turn)
 
     def _each_group(self, act: Callable[[int], None]) -> None:
         """Lets every warpgroup act with its number known to the compiler, as parts of swizzled arrays need it."""
-        if self.plan.groups == 1:
+        if self.layout.groups == 1:
             act(0)
             return
-        for group in range(self.plan.groups):
+        for group in range(self.layout.groups):
             pl.when(self.place[2] == group)(lambda group=group: act(group))
 
     def _keep(self, count: Any, group: int, tiles: list[Array]) -> None:
-        slot, rows, units = jax.lax.rem(count, self.plan.slots), self.plan.rows, self.plan.units
+        slot, rows, units = jax.lax.rem(count, self.layout.slots), self.layout.rows, self.layout.units
         for part, entry in enumerate(tiles):
             at = (slot, slice(part * rows, (part + 1) * rows), slice(group * units, (group + 1) * units))
             self._store(self.operand.at[at], entry)
 
     def _fetch(self, group: int, source: Any) -> None:
-        share = self.plan.width // self.plan.groups
+        share = self.layout.width // self.layout.groups
         columns = slice(group * share, (group + 1) * share)
-        layout = gpu.Layout.SMEM_GMEM_COPY((self.plan.columns, share), self.operand.dtype, _SWIZZLE)
+        layout = gpu.Layout.SMEM_GMEM_COPY((self.layout.columns, share), self.operand.dtype, _SWIZZLE)
         self._store(self.operand.at[0, :, columns], _loaded(source.at[:, columns], layout))
 
 
-def _layout(dtype: Any) -> Any:
+def _tile_layout(dtype: Any) -> Any:
     """Returns who holds what of a tile: a warp has 32 bytes of the operand of each of 2 or 4 sequences.
 
     It then reads and writes the GPU's memory by whole sectors, and writes the operand without a conflict of banks.
@@ -176,50 +176,50 @@ def _multiplied(total: Any, matrix: Any, operand: Any) -> Array:
     return total[...]
 
 
-def launch(body: Callable[..., None], plan: Plan, dtype: Any, inputs: Any, outputs: Any, interpret: bool) -> Any:
+def launch(body: Callable[..., None], layout: Layout, dtype: Any, inputs: Any, outputs: Any, interpret: bool) -> Any:
     """Runs ``body(block, inputs, outputs)``, with references for arrays, in every warpgroup; returns the outputs.
 
     Args:
       body: the kernel.
-      plan: the layout.
+      layout: the layout.
       dtype: type of the operands of products.
       inputs, outputs: trees of arrays, and of their shapes and types.
       interpret: whether to run on a CPU, as JAX's interpreter of GPU kernels does.
     """
-    (given, given_tree), (made, made_tree) = jax.tree.flatten(inputs), jax.tree.flatten(outputs)
+    (arrays, inputs_tree), (shapes, outputs_tree) = jax.tree.flatten(inputs), jax.tree.flatten(outputs)
 
     def kernel(*refs, **held):
-        arrived = None if plan.blocks == 1 else pl.get_global(gpu.SemaphoreType.REGULAR((plan.tiles,)))
-        sizes = {"tile": plan.tiles, "block": plan.blocks, "group": plan.groups}
+        arrived = None if layout.blocks == 1 else pl.get_global(gpu.SemaphoreType.REGULAR((layout.tiles,)))
+        sizes = {"tile": layout.tiles, "block": layout.blocks, "group": layout.groups}
         tile, block, group = (jax.lax.axis_index(name) if size > 1 else 0 for name, size in sizes.items())
-        here = Block(plan, interpret, (tile, block, group), arrived=arrived, **held)
-        body(here, given_tree.unflatten(refs[: len(given)]), made_tree.unflatten(refs[len(given) :]))
+        here = Block(layout, interpret, (tile, block, group), arrived=arrived, **held)
+        body(here, inputs_tree.unflatten(refs[: len(arrays)]), outputs_tree.unflatten(refs[len(arrays) :]))
 
     run = gpu.kernel(
         kernel,
-        out_type=made,
-        grid=(plan.tiles, plan.blocks),
+        out_type=shapes,
+        grid=(layout.tiles, layout.blocks),
         grid_names=("tile", "block"),
-        num_threads=plan.groups,
+        num_threads=layout.groups,
         thread_name="group",
-        scratch_types=_held(plan, dtype),
+        scratch_types=_held(layout, dtype),
         compiler_params=_compiler_params(jnp.dtype(dtype).itemsize == 2),
         **({"interpret": _interpreter()} if interpret else {}),
     )
-    if plan.blocks > 1:  # blocks that wait for each other must all run at once: one batch after the other
+    if layout.blocks > 1:  # blocks that wait for each other must all run at once: one batch after the other
         run = jax.custom_batching.sequential_vmap(run)
-    return made_tree.unflatten(vary(run(*given), varying_axes(given)))
+    return outputs_tree.unflatten(vary(run(*arrays), varying_axes(arrays)))
 
 
-def _held(plan: Plan, dtype: Any) -> dict[str, Any]:
+def _held(layout: Layout, dtype: Any) -> dict[str, Any]:
     """Returns what a block holds on the chip."""
     tiling = (gpu.TilingTransform((8, _SWIZZLE // jnp.dtype(dtype).itemsize)), gpu.SwizzleTransform(_SWIZZLE))
     return {
-        "matrix": gpu.SMEM((plan.groups, plan.matrix_rows, plan.width), dtype, transforms=tiling),
-        "operand": gpu.SMEM((plan.slots, plan.columns, plan.width), dtype, transforms=tiling),
-        "product": gpu.SMEM((plan.groups, plan.columns, plan.matrix_rows), jnp.float32),
-        "loaded": gpu.Barrier(num_barriers=plan.groups),
-        "turn": gpu.Barrier(num_arrivals=plan.groups),
+        "matrix": gpu.SMEM((layout.groups, layout.matrix_rows, layout.width), dtype, transforms=tiling),
+        "operand": gpu.SMEM((layout.slots, layout.columns, layout.width), dtype, transforms=tiling),
+        "product": gpu.SMEM((layout.groups, layout.columns, layout.matrix_rows), jnp.float32),
+        "loaded": gpu.Barrier(num_barriers=layout.groups),
+        "turn": gpu.Barrier(num_arrivals=layout.groups),
     }
 
 

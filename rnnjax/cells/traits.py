@@ -1,0 +1,45 @@
+"""What is known of a cell, so that whoever unrolls it may do more than repeat its step: every such question is here."""
+
+from __future__ import annotations
+
+from typing import Any, TypeGuard
+
+import jax
+from jaxtyping import Array
+
+from rnnjax.cells.cell import Cell, GatedCell, Params, State
+
+
+def fuses(cell: Cell | None) -> TypeGuard[GatedCell]:
+    """Returns whether a cell's step is what `GatedCell` makes of its `gates` and `recurrent_weight`."""
+    return isinstance(cell, GatedCell) and type(cell).step is GatedCell.step
+
+
+def adds_a_bias(cell: Cell, params: Params, xs: Array | None) -> bool:
+    """Returns whether a cell's z is known to be ``xs @ w_x`` plus, at most, something that does not depend on `xs`.
+
+    Each step's z is then made from its own inputs alone, so that they can be made wherever they are read. Without
+    inputs (None) nothing is known.
+    """
+    if xs is None or not isinstance(cell, GatedCell):
+        return False
+    if (type(cell).inputs, type(cell).project) != (GatedCell.inputs, GatedCell.project):
+        return False
+    zs = jax.eval_shape(cell.project, params.w_x, xs)
+    jaxpr = jax.make_jaxpr(cell.gate_inputs)(params, zs).jaxpr
+    readers = [equation for equation in jaxpr.eqns if jaxpr.invars[-1] in equation.invars]
+    if not readers:  # nothing is added
+        return jaxpr.outvars == jaxpr.invars[-1:]
+    return len(readers) == 1 and readers[0].primitive.name == "add" and readers[0].outvars == jaxpr.outvars
+
+
+def reads_a_sum(cell: GatedCell, params: Params, state: State, z: Any, r: Array) -> bool:
+    """Returns whether gates read ``z`` and ``r`` in ``z + r`` only, as those of most cells do.
+
+    The arrays are those of one step, or their shapes.
+    """
+    jaxpr = jax.make_jaxpr(cell.gates)(params, state, z, r).jaxpr
+    terms = set(map(id, jaxpr.invars[-1 - len(jax.tree.leaves(z)) :]))
+    readers = [equation for equation in jaxpr.eqns if not terms.isdisjoint(map(id, equation.invars))]
+    sums = [e for e in readers if e.primitive.name == "add" and terms == set(map(id, e.invars))]
+    return len(terms) == 2 and len(readers) == len(sums) == 1 and terms.isdisjoint(map(id, jaxpr.outvars))
