@@ -32,8 +32,8 @@ def names_in(node: ast.AST, package: str) -> Iterator[str]:
         yield from (f"{module}.{alias.name}" for alias in node.names)
     elif isinstance(node, ast.Call) and node.args and BY_NAME.search(ast.unparse(node.func)):
         yield from strings_in(node.args[0])
-    elif isinstance(node, ast.Subscript) and ast.unparse(node.value) == "sys.modules":
-        yield from strings_in(node.slice)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str) and re.search(r"\.\w+$", node.value):
+        yield node.value  # which counts where it is the whole name of a file
 
 
 def strings_in(node: ast.AST) -> Iterator[str]:
@@ -132,6 +132,7 @@ HIDDEN = {
     "by a string with a value in it": "import importlib\nimportlib.import_module(f'house.{x}')",
     "among the loaded modules": "import sys\nsys.modules.get('house.up')",
     "out of the loaded modules": "import sys\nsys.modules['house.up']",
+    "in a table of names": "import importlib\nNAMES = {'up': 'house.up'}\nimportlib.import_module(NAMES['up'])",
 }
 
 
