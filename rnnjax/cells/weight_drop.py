@@ -58,7 +58,7 @@ class WeightDrop(Wrapper):
             return None, inner
         own = own.key if isinstance(own, TimedKey) else own
         own = own if jnp.issubdtype(own.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(own)
-        return jnp.broadcast_to(own, len(xs)), inner
+        return jnp.broadcast_to(own, xs.shape[:1]), inner
 
     def weights(self, params: Params, drawn: Any) -> Params:
         if drawn is None:

@@ -74,7 +74,7 @@ class Zoneout(Wrapper):
         missing = [name for name in self._rates if not hasattr(state, name)]
         if missing:
             raise ValueError(f"{self!r} needs a state with a field {missing[0]}; that of {self.cell!r} has none")
-        return {name: (len(xs), *getattr(state, name).shape) for name in self._rates}
+        return {name: (xs.shape[0], *getattr(state, name).shape) for name in self._rates}
 
     def _new_ones(self, key: Any, name: str, shape: tuple[int, ...]) -> Array:
         """Returns which units take their new value."""
