@@ -14,8 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 
-from rnnjax.machine import device_name, versions
-from rnnjax.training.summary import git_commit
+from rnnjax.machine import device_name, git_commit, versions
 
 
 class Column(NamedTuple):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -34,3 +36,15 @@ def device_name() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def git_commit() -> str | None:
+    """Returns the commit of the checkout that the library runs from, marked where more than `docs` was changed."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    options: Any = {"capture_output": True, "text": True, "timeout": 10}
+    try:
+        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], check=True, **options).stdout.strip()
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ":/", ":(top,exclude)docs"], **options)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{commit}-dirty" if changed.returncode else commit

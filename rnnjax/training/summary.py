@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from rnnjax.machine import device_name, versions
+from rnnjax.machine import device_name, git_commit, versions
 from rnnjax.tasks.task import Task
 from rnnjax.training.files import is_number
 
@@ -74,15 +72,3 @@ def best_metrics(rows: Sequence[dict[str, Any]], task: Task) -> dict[str, Any]:
     name = task.best_metric
     validation = [row for row in rows if row["split"] == "validation" and not math.isnan(row.get(name, math.nan))]
     return dict(max(validation, key=lambda row: sign * row[name], default={}))
-
-
-def git_commit() -> str | None:
-    """Returns the commit of the checkout that the library runs from, marked where more than `docs` was changed."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    options: Any = {"capture_output": True, "text": True, "timeout": 10}
-    try:
-        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], check=True, **options).stdout.strip()
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ":/", ":(top,exclude)docs"], **options)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return f"{commit}-dirty" if changed.returncode else commit

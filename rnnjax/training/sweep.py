@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from rnnjax.machine import device_name, versions
+from rnnjax.machine import device_name, git_commit, versions
 from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Task
 from rnnjax.training.files import read_json, write_json
@@ -19,7 +19,6 @@ from rnnjax.training.lock import locked
 from rnnjax.training.loop import make_plan
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.run_programs import runs_mesh
-from rnnjax.training.summary import git_commit
 from rnnjax.training.sweep_group import is_group_summary, train_group
 from rnnjax.training.sweep_report import plot_sweep, points, table
 
