@@ -65,7 +65,8 @@ class ClassOptions(ConfigGroup):
 
     def unknown(self, name: str) -> str:
         nearest = did_you_mean(name, self.__dataclass_fields__)
-        return f"{self.described().__name__} has no field {name}; leave {self._path}.{name} out{nearest}"
+        shown = name if name.isprintable() else ascii(name)
+        return f"{self.described().__name__} has no field {shown}; leave {self._path}.{shown} out{nearest}"
 
     def chosen(self) -> dict[str, Any]:
         """Returns the values of the class's fields."""

@@ -68,6 +68,7 @@ def read_config_file(name: str) -> ConfigFile:
         sys.modules[_MODULE] = module  # where dataclasses of the file look for the names in their annotations
         loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a config file is a program, and can raise anything
+        sys.modules.pop(_MODULE, None)
         raise ConfigError(reason(error)) from error
     require(callable(getattr(module, "get_config", None)), f"{path} has no function get_config; write one")
     return ConfigFile(path, variant if colon else None, module)

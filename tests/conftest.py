@@ -5,6 +5,7 @@ import gc
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 import tempfile
 
@@ -16,6 +17,10 @@ _ANNOTATIONS = ["fixtures.annotations"] if importlib.util.find_spec("beartype") 
 pytest_plugins = ["fixtures.commands", "fixtures.originals", "fixtures.training", *_ANNOTATIONS]
 
 jax.config.update("jax_num_cpu_devices", 2)
+
+# A shell has what it starts in the background ignore Ctrl-C, and so would the commands that tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # XLA reads its flags once. It takes longer over fused loops, and over modules cut in pieces, than these small programs
 # run; a flag that a version does not know would end the process.
