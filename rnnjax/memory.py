@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from rnnjax.backend import shares_memory
 from rnnjax.errors import ConfigError, first_line
 
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -38,7 +39,7 @@ def program_size(compiled: Any, devices: int) -> int:
     if analysis is None:
         return 0
     sizes = (analysis.argument_size_in_bytes, analysis.output_size_in_bytes, analysis.temp_size_in_bytes)
-    shared = devices if jax.default_backend() == "cpu" else 1
+    shared = devices if shares_memory() else 1
     return shared * (sum(sizes) - analysis.alias_size_in_bytes)
 
 

@@ -120,6 +120,12 @@ def test_files_that_the_page_names_are_there():
         assert (ROOT / name).is_file() or (ROOT / "rnnjax" / name).is_file(), name
 
 
+def test_only_one_room_asks_whether_the_machine_is_a_cpu():
+    asking = re.compile(r"""default_backend\(\)\s*[!=]=\s*["']cpu|platform\s*[!=]=\s*["']cpu""")
+    files = [path.name for path in (ROOT / "rnnjax").rglob("*.py") if asking.search(path.read_text())]
+    assert files == []
+
+
 # That the test sees what it is to see
 
 

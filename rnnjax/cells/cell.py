@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from rnnjax.backend import sequences_as_matrices
 from rnnjax.cells.checks import check_floating, check_params, check_state
 from rnnjax.cells.initializers import Initializer, gate_kernels, gate_vectors, initializer, vector_initializer
 from rnnjax.cells.randomness import TimedKey
@@ -291,11 +292,8 @@ def matrix(w: Float[Array, "K ..."]) -> Float[Array, "K N"]:
 
 
 def rows(xs: Float[Array, "... K"]) -> Array:
-    """Returns a sequence as a matrix on a CPU, where XLA would transpose it for the gradient of a weight.
-
-    Elsewhere it stays as it is, since an array that is spread over devices would have to be gathered.
-    """
-    return xs.reshape(-1, xs.shape[-1]) if jax.default_backend() == "cpu" else xs
+    """Returns a sequence as a matrix where the gradient of a weight is then faster, else as it is."""
+    return xs.reshape(-1, xs.shape[-1]) if sequences_as_matrices() else xs
 
 
 def compute_dtype(z: Any) -> jnp.dtype:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh
 
+from rnnjax.backend import device_takes_all_cores
 from rnnjax.errors import ConfigError
 from rnnjax.whole_numbers import whole_number
 
@@ -38,7 +39,7 @@ def device_counts(choice: str, batch_size: int, layers: str = "1") -> tuple[int,
     if choice != "auto" or jax.process_count() > 1:
         return (whole_number(choice) or available,)
     most = _auto_count(available, batch_size)
-    return (most, 1) if most > 1 and layers == "1" and jax.default_backend() == "cpu" else (most,)
+    return (most, 1) if most > 1 and layers == "1" and device_takes_all_cores() else (most,)
 
 
 def batch_mesh(choice: str, batch_size: int, layers: str = "1") -> Mesh:
@@ -88,6 +89,6 @@ def _depth(layers: str) -> int:
 
 
 def _auto_count(available: int, batch_size: int) -> int:
-    smallest = _SMALLEST_PART if jax.default_backend() == "cpu" else 1
+    smallest = _SMALLEST_PART if device_takes_all_cores() else 1
     counts = range(available, 1, -1)
     return next((n for n in counts if batch_size % n == 0 and batch_size // n >= smallest), 1)

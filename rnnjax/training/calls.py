@@ -11,11 +11,12 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import jax
 from jax.sharding import Mesh
 
+from rnnjax.backend import waits_for_calls
 from rnnjax.training.batches import Order
 from rnnjax.training.checkpoint import Unfinished
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.pace import Pace
-from rnnjax.training.program import Evaluate, agreed_seconds, waits
+from rnnjax.training.program import Evaluate, agreed_seconds
 from rnnjax.training.record import Finished
 from rnnjax.training.state import TrainState
 
@@ -162,7 +163,7 @@ def train_steps(
             state, metrics = programs.steps(state, programs.order(epoch), first, count)
         step += count
         finished = Finished(epoch + 1, step, count, metrics, None, None)
-        timer.waits_for(finished if waits() else before)
+        timer.waits_for(finished if waits_for_calls() else before)
         if plan.evaluates_at(step):
             validation, kept = validate()
             finished, evaluated = finished._replace(validation=validation, state=kept), validation is not None

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from rnnjax import plots
+from rnnjax.backend import asks_after_each_step
 from rnnjax.config import TrainConfig
 from rnnjax.config_group import to_dict
 from rnnjax.errors import require
@@ -165,7 +166,7 @@ def knows_counts(config: TrainConfig) -> bool:
 
     That is where calls are not bounded in time, and have one number or two in a run. On a CPU it makes no difference.
     """
-    return config.call_seconds == 0 and jax.default_backend() != "cpu"
+    return config.call_seconds == 0 and asks_after_each_step()
 
 
 def say_what_does_not_divide(task: Task, batch_size: int, mesh: Mesh) -> None:

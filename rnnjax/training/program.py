@@ -15,6 +15,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
+from rnnjax.backend import waits_for_calls
 from rnnjax.memory import program_that_fits
 from rnnjax.parallel.distributed import agreed
 from rnnjax.parallel.layers import splitting_layers
@@ -47,15 +48,9 @@ def place_state(mesh: Mesh, state: TrainState) -> TrainState:
     return jax.tree.map(lambda spec, part: place(mesh, spec, part), STATE, state)
 
 
-def waits() -> bool:
-    """Says whether calls are waited for, as they are on a CPU: with programs of several devices under way at the same
-    time, each waiting for all devices, XLA's threads could run out. Other devices take programs in turn."""
-    return jax.default_backend() == "cpu"
-
-
 def settle(results: Any) -> Any:
     """Returns results, once they are there where calls are waited for."""
-    return jax.block_until_ready(results) if waits() else results
+    return jax.block_until_ready(results) if waits_for_calls() else results
 
 
 def agreed_seconds(seconds: float) -> float:
@@ -238,7 +233,7 @@ def in_pieces(
     """
     compiled: dict[int, Callable] = {}  # the last piece may have fewer batches
     placed = [arguments(*piece) for piece in pieces] if resident else None
-    pace = Pace(call_seconds if waits() else 0.0)
+    pace = Pace(call_seconds if waits_for_calls() else 0.0)
 
     def means(params: Any, stopped: Callable[[], Any] | None = None) -> dict[str, Array] | None:
         nonlocal pace
@@ -255,7 +250,7 @@ def in_pieces(
                 pace = pace.after(count, agreed_seconds(time.perf_counter() - began)) if pace.bound else pace
                 parts.append(jax.tree.map(functools.partial(_first, count), sums))
                 done, left = done + count, left - count
-                if left and waits() and stopped is not None and stopped():
+                if left and waits_for_calls() and stopped is not None and stopped():
                     return None
         return total_means(parts)
 
@@ -264,12 +259,12 @@ def in_pieces(
 
 def _first(count: int, sums: Array) -> Array | np.ndarray:
     """Returns the sums of the first batches, ``[..., count]``; what is waited for is then on the host."""
-    return np.asarray(sums)[..., :count] if waits() else sums
+    return np.asarray(sums)[..., :count] if waits_for_calls() else sums
 
 
 def total_means(parts: Sequence[Any]) -> dict[str, Array]:
     """Returns the means of all metrics from the sums of batches, ``[..., steps]``, which may be in parts."""
-    join = np.concatenate if waits() else jnp.concatenate
+    join = np.concatenate if waits_for_calls() else jnp.concatenate
     total = jax.tree.map(lambda *each: jnp.asarray(join(each, -1)).sum(-1), *parts)
     return {name: mean(value) for name, value in total.items()}
 

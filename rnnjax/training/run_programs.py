@@ -14,6 +14,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from rnnjax.backend import runs_in_turn
 from rnnjax.memory import program_that_fits
 from rnnjax.parallel.mesh import BATCH
 from rnnjax.tasks.task import Task
@@ -110,7 +111,7 @@ def each_run(task: Task, one: Callable[..., Any]) -> Callable[..., Any]:
     It is on a CPU, where XLA is slow at small products of many runs in one, and with buckets, of which runs at once
     would have to go through all.
     """
-    if jax.default_backend() == "cpu" or task.buckets is not None:
+    if runs_in_turn() or task.buckets is not None:
         return lambda *stacked: jax.lax.map(lambda run: one(*run), stacked)
     return jax.vmap(one)
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from rnnjax.backend import fused_by_rule, on_cpu
 from rnnjax.cells.cell import Cell, Params, State, compute_dtype
 from rnnjax.cells.sizes import as_batch_size
 from rnnjax.cells.traits import fuses
@@ -55,12 +56,12 @@ def fastest(recurrence: Recurrence, platform: str) -> Method:
     measured = _measured(recurrence, platform)
     if measured is not None and measured.why_not(recurrence) is None:
         return measured
-    return Fused() if platform == "cpu" and fuses(recurrence.cell) else Scan()
+    return Fused() if fused_by_rule(platform) and fuses(recurrence.cell) else Scan()
 
 
 def _measured(recurrence: Recurrence, platform: str) -> Method | None:
     """Returns what the table says for the device that JAX computes on."""
-    if not MEASURED or platform == "cpu" or not fuses(recurrence.cell):
+    if not MEASURED or on_cpu(platform) or not fuses(recurrence.cell):
         return None
     device_kind, h = jax.devices()[0].device_kind, recurrence.state.h
     dtype, hidden, batch = jnp.dtype(compute_dtype(recurrence.steps.z)).name, h.shape[-1], h.size // h.shape[-1]

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rnnjax.backend import z_by_step
 from rnnjax.cells.cell import GatedCell, Params, State, compute_dtype, recurrent_product, rows
 from rnnjax.cells.traits import adds_a_bias, reads_a_sum
 from rnnjax.unrolling.recurrence import Recurrence
@@ -218,7 +219,7 @@ def _makes_z_by_step(cell: GatedCell, weight: Float[Array, "O G H"], recurrence:
 
     So on a CPU, where z of the whole sequence is memory that every call has to map; but one input is no matrix product.
     """
-    if recurrence.xs is None or jax.default_backend() != "cpu":
+    if recurrence.xs is None or not z_by_step():
         return False
     if weight.shape[1] == 1 or not 1 < recurrence.xs.shape[-1] <= _SMALL_WEIGHT // weight[0].size:
         return False
