@@ -9,6 +9,7 @@ from typing import Any
 from rnnjax.cells import (
     GRU,
     LSTM,
+    Bahdanau,
     BasicRNN,
     Cell,
     Dropout,
@@ -21,6 +22,7 @@ from rnnjax.cells import (
     LSTMNorm,
     LSTMParams,
     LSTMState,
+    Luong,
     Project,
     ProjectParams,
     Residual,
@@ -29,6 +31,7 @@ from rnnjax.cells import (
     WeightDrop,
     Wrapper,
     Zoneout,
+    attending,
 )
 from rnnjax.unrolling import (
     Auto,
@@ -66,6 +69,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "Auto",
+    "Bahdanau",
     "BasicRNN",
     "Cell",
     "CellSequence",
@@ -83,6 +87,7 @@ __all__ = [
     "LearnedState",
     "Method",
     "Pallas",
+    "Luong",
     "Project",
     "ProjectParams",
     "Recurrence",
@@ -95,6 +100,7 @@ __all__ = [
     "WeightDrop",
     "Wrapper",
     "Zoneout",
+    "attending",
     "bidirectional",
     "choose_method",
     "init_bidirectional",

@@ -1,5 +1,6 @@
 """Recurrent cells: pure functions of parameters, state and inputs."""
 
+from rnnjax.cells.attention import Bahdanau, Luong, attending
 from rnnjax.cells.basic import BasicRNN
 from rnnjax.cells.cell import Cell, GatedCell, GatedParams, HiddenState
 from rnnjax.cells.gru import GRU, GRUParams
@@ -13,6 +14,7 @@ from rnnjax.cells.zoneout import Zoneout
 __all__ = [
     "GRU",
     "LSTM",
+    "Bahdanau",
     "BasicRNN",
     "Cell",
     "Dropout",
@@ -25,6 +27,7 @@ __all__ = [
     "LSTMState",
     "LearnedParams",
     "LearnedState",
+    "Luong",
     "Project",
     "ProjectParams",
     "Residual",
@@ -32,5 +35,6 @@ __all__ = [
     "TimedKey",
     "WeightDrop",
     "Wrapper",
+    "attending",
     "Zoneout",
 ]

@@ -7,6 +7,7 @@ from rnnjax.models.forecaster import Forecaster, continue_series
 from rnnjax.models.language_model import LanguageModel
 from rnnjax.models.losses import mean_over_steps, sequence_loss, token_losses
 from rnnjax.models.next_item import NextItem, SharedNextItem
+from rnnjax.models.scheduled_sampling import ScheduledSampling
 from rnnjax.models.skip_gram import SkipGram
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Forecaster",
     "LanguageModel",
     "NextItem",
+    "ScheduledSampling",
     "SequenceClassifier",
     "SharedNextItem",
     "SkipGram",

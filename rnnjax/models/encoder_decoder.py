@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from rnnjax.cells.attention import attending, showing_alignment
 from rnnjax.cells.cell import Cell, Key, State, check_size
 from rnnjax.cells.randomness import split
 from rnnjax.models.decoding import Step
-from rnnjax.nn.attention import attending, showing_alignment
-from rnnjax.nn.dense import Dense, init_dense, init_embedding
-from rnnjax.nn.scheduled_sampling import SamplingParams, ScheduledSampling, true_tokens_shifted
+from rnnjax.models.dense import Dense, init_dense, init_embedding
+from rnnjax.models.scheduled_sampling import SamplingParams, ScheduledSampling, true_tokens_shifted
 from rnnjax.unrolling.bidirectional import bidirectional
 from rnnjax.unrolling.unroll import unroll
 

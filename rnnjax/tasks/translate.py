@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from rnnjax.cells.attention import SCORES, Bahdanau, Luong
 from rnnjax.cells.cell import Cell, GatedCell
 from rnnjax.cells.tree import with_last
 from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell
@@ -23,7 +24,6 @@ from rnnjax.data.translation import NAMES, Translation, load_translation
 from rnnjax.errors import require
 from rnnjax.models.encoder_decoder import EncoderDecoder
 from rnnjax.models.losses import mean_over_steps, sequence_loss
-from rnnjax.nn.attention import SCORES, Bahdanau, Luong
 from rnnjax.tasks.alignment_plot import plot_alignment
 from rnnjax.tasks.task import Batch, Buckets, Request, Task, Values, Weighted
 from rnnjax.tasks.translator import Output, Translator

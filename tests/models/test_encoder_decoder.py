@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import rnnjax
+from rnnjax.cells.attention import Bahdanau, Luong
 from rnnjax.models.decoding import beam_search, greedy
 from rnnjax.models.encoder_decoder import EncoderDecoder
-from rnnjax.nn.attention import Bahdanau, Luong
 
 H, V, W, E = 4, 7, 6, 3
 MODELS = {

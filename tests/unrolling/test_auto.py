@@ -12,6 +12,7 @@ from rnnjax import (
     Dropout,
     Fused,
     LearnedState,
+    Luong,
     Pallas,
     Project,
     Recurrence,
@@ -19,8 +20,8 @@ from rnnjax import (
     Stack,
     Static,
     Steps,
+    attending,
     choose_method,
-    nn,
     unroll,
     unroll_states,
 )
@@ -79,8 +80,8 @@ def test_a_mask_drawn_for_the_state_leaves_a_gated_cell_to_scan(served):
 
 
 def test_the_method_of_a_cell_with_a_memory_is_told_from_its_parameters():
-    cell = nn.Luong(GRU(H), memory_size=2)
-    params = nn.attending(parameters(cell), inputs(B, 3, 2))
+    cell = Luong(GRU(H), memory_size=2)
+    params = attending(parameters(cell), inputs(B, 3, 2))
     with pytest.raises(ValueError, match="attends to nothing yet"):
         choose_method(cell, (T, B, I), "cpu")
     assert choose_method(cell, (T, B, I), "cpu", params=params) == Scan()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import rnnjax
-from rnnjax.nn.scheduled_sampling import ScheduledSampling, true_tokens_shifted
+from rnnjax.models.scheduled_sampling import ScheduledSampling, true_tokens_shifted
 
 B, T, E, V = 3, 5, 4, 6
 CELL = rnnjax.GRU(5)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from rnnjax.cells.cell import Cell, Key, Params, State
 from rnnjax.cells.randomness import TimedKey, split, timed
 from rnnjax.cells.sizes import batch_shape, keep_sizes
-from rnnjax.nn.dense import Dense, init_dense, init_embedding
+from rnnjax.models.dense import Dense, init_dense, init_embedding
 
 
 class SamplingParams(NamedTuple):

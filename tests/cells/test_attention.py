@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax.nn.attention import (
+from rnnjax.cells.attention import (
     SCORES,
     Bahdanau,
     Luong,
