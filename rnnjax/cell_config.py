@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import rnnjax
 from rnnjax.class_options import ClassOptions, required, sayable_fields
@@ -218,6 +218,7 @@ def wrapper_class(name: str) -> type[rnnjax.Wrapper]:
     return found
 
 
+C = TypeVar("C", bound=rnnjax.Cell)
 _MADE_OF_CELLS = (rnnjax.Stack, rnnjax.Wrapper)
 
 
@@ -246,9 +247,10 @@ def wrapper_classes() -> dict[str, type[rnnjax.Wrapper]]:
     return {_snake(name): of for name, of in _public(rnnjax.Wrapper).items() if of is not rnnjax.Wrapper}
 
 
-def _public(base: type) -> dict[str, type]:
+def _public(base: type[C]) -> dict[str, type[C]]:
+    """Returns the classes of rnnjax that are such and whose parameters are all made by `init`, by their names."""
     named = {name: getattr(rnnjax, name) for name in rnnjax.__all__}
-    return {name: value for name, value in named.items() if _is_kind_of(value, base)}
+    return {name: of for name, of in named.items() if _is_kind_of(of, base) and of.params_are_of_init}
 
 
 def _group_name(wrapper: str) -> str:
