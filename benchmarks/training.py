@@ -48,7 +48,7 @@ def rnnjax_calls(task: Task, config: TrainConfig, methods: Sequence[str], steps:
 
 
 def training_call(task: Task, config: TrainConfig, method: Method | None, steps: int) -> Callable[[], Any]:
-    """Returns a call that takes the first steps of an epoch in one program, going on from its state."""
+    """Returns a call that takes the first steps of an epoch in one program, resuming from its state."""
     epoch = epoch_steps(task, config.batch_size)
     optimizer = build_optimizer(config.optimizer, epoch * config.epochs, epoch)
     devices = device_counts(config.parallel.batch, config.batch_size)[0]

@@ -48,13 +48,13 @@ def exit_code(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -
         if error.errno is None:
             raise
         where = error.filename or "writing to the work directory"
-        return _say(f"{where}: {os.strerror(error.errno)}; mend that, then run again to go on", FAILED)
+        return _say(f"{where}: {os.strerror(error.errno)}; mend that, then run again to resume", FAILED)
     except RuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):  # what XLA says where a device's memory is full
             raise
         return _say(_MEMORY.format(first_line(error)), FAILED)
     except KeyboardInterrupt:
-        return _say("stopped at once, without a checkpoint of the last steps; run again to go on", 130)
+        return _say("stopped at once, without a checkpoint of the last steps; run again to resume", 130)
     return 0
 
 

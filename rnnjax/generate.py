@@ -44,7 +44,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = run_parser(
         "generate", "Continues text or a series, or translates the lines of the standard input, with a trained run."
     )
-    parser.add_argument("--prompt", help="what to go on from")
+    parser.add_argument("--prompt", help="what to continue")
     parser.add_argument("--length", type=int, default=300, help="steps to generate (default: 300)")
     parser.add_argument("--temperature", type=float, default=1.0, help="of sampling; 0 is greedy (default: 1)")
     parser.add_argument("--top-k", type=int, help="sample among the K likeliest")

@@ -91,7 +91,7 @@ def run(experiment: Experiment, directory: Path, seeds: int, device: str | None 
             full = [sys.executable, *command, f"--config.seed={seed}", "--workdir", os.fspath(run_directory.path)]
             code = subprocess.run(full, env=environment, check=False).returncode
             if code:
-                raise TrainingError(f"{experiment.config}, seed {seed}: exit code {code}; run again to go on")
+                raise TrainingError(f"{experiment.config}, seed {seed}: exit code {code}; run again to resume")
         summaries.append(run_directory.summary())
         for figure in experiment.figures:
             figures[figure.what].append(figure.read(run_directory.metrics()))

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         results = sweep(grid, directory, train_left)
     except Interrupted as stopped:
-        _log.info("%s; run again with --workdir %s to go on", stopped, directory.path)
+        _log.info("%s; run again with --workdir %s to resume", stopped, directory.path)
         raise SystemExit(STOPPED) from None
     print(table(results))
 

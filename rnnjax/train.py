@@ -86,7 +86,7 @@ def train_or_go_on(config: TrainConfig, directory: Path) -> None:
             try:
                 summary = train(task, config, run)
             except Interrupted as stopped:
-                _log.info("%s; run again with --workdir %s to go on", stopped, run.path)
+                _log.info("%s; run again with --workdir %s to resume", stopped, run.path)
                 raise SystemExit(STOPPED) from None
     if run.writes:
         print(report(summary))

@@ -56,7 +56,7 @@ def continue_series(
 
     Args:
       predict: the model, such as a `Forecaster` with its parameters.
-      window: what to go on from.
+      window: the values that the series continues.
       steps: number of values, all in one `jax.lax.scan`.
     """
 

@@ -168,7 +168,7 @@ def joined(cluster: Cluster | None, config: TrainConfig) -> Iterator[None]:
 
 _SAID_ABOVE = "what JAX says is above"
 _TO_MEET = "see that each is started and can reach process 0"
-_GONE = "another process of this run is gone ({}); start all of them again to go on from the last checkpoint"
+_GONE = "another process of this run is gone ({}); start all of them again to resume from the last checkpoint"
 
 
 def _connect(cluster: Cluster, config: TrainConfig) -> None:

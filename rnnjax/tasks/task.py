@@ -44,7 +44,7 @@ class Request(NamedTuple):
     """What `python -m rnnjax.generate` is asked for.
 
     Attributes:
-      prompt: what to go on from; None leaves it to the task.
+      prompt: what to continue; None leaves it to the task.
       length: number of steps to generate.
       temperature: of sampling; 0 takes the likeliest.
       top_k, top_p: if given, sampling is among the k likeliest, or the likeliest that make up probability p.

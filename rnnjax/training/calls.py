@@ -87,7 +87,7 @@ class Writes(Protocol):
         ...
 
     def save_unfinished(self, step: int, state: Any, /, *, evaluation: bool) -> None:
-        """Writes a checkpoint to go on from; returns when it is there."""
+        """Writes a checkpoint to resume from; returns when it is there."""
         ...
 
 

@@ -148,7 +148,7 @@ class Checkpoints:
           step: number of steps taken.
           state: what is written.
           metrics: of the validation split.
-          unfinished: what else a run that is stopped goes on with; None where it stops at nothing.
+          unfinished: what else a run that is stopped resumes with; None where it stops at nothing.
 
         Raises:
           CheckpointError: if it, or the one before it, cannot be written.
@@ -195,7 +195,7 @@ class Checkpoints:
             ) from error
 
     def unfinished(self, step: int) -> Unfinished:
-        """Returns what a run that was stopped at a step goes on with."""
+        """Returns what a run that was stopped at a step resumes with."""
         return Unfinished(**self._about(step).get("unfinished", {}))
 
     def steps(self) -> list[int]:
@@ -214,7 +214,7 @@ class Checkpoints:
 
         Raises:
           CheckpointError: if there are checkpoints and none is whole.
-          DataError: if the checkpoint is of other data, and what is read does not fit it or is to be gone on from.
+          DataError: if the checkpoint is of other data, and what is read does not fit it or is to be resumed from.
         """
         return self._first_whole(self.steps(), like)
 
@@ -268,7 +268,7 @@ class Checkpoints:
         if _digest(about, state) != about.get("sha256"):
             return None, "its content is not what was written"
         if other_data and not self._read_only:
-            raise DataError(_OTHER_DATA.format(self._directory, f"the run cannot go on from step {step} with it"))
+            raise DataError(_OTHER_DATA.format(self._directory, f"the run cannot resume from step {step} with it"))
         if other_data:
             _log.warning("the data is not that which this run was trained on")
         return state, None

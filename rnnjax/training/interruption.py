@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Interrupted(Exception):
-    """A run that was asked to stop has written a checkpoint; run again to go on."""
+    """A run that was asked to stop has written a checkpoint; run again to resume."""
 
 
 class _StoppedHere(BaseException):

@@ -40,7 +40,7 @@ _MOST_STEPS = 2**31  # they are counted in 32 bits
 
 
 def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
-    """Trains, or goes on from the run's last checkpoint; returns the summary, which it also writes.
+    """Trains, or resumes from the run's last checkpoint; returns the summary, which it also writes.
 
     Of several processes the one that writes has the summary, the others nothing.
 
@@ -199,5 +199,5 @@ def initial_or_restored(
     if found is None:
         return state, 0, Unfinished()
     step, state = found
-    _log.info("going on from the checkpoint of step %d", step)
+    _log.info("resuming from the checkpoint of step %d", step)
     return state, step, checkpoints.unfinished(step)

@@ -33,7 +33,7 @@ class Progress:
 
     def epoch(self, epoch: int, validation: Mapping[str, float]) -> None:
         """Says that an epoch is over, with its validation metrics."""
-        names = self._epoch[0] if self._epoch else ()  # none where a run goes on with the evaluation
+        names = self._epoch[0] if self._epoch else ()  # none where a run resumes with the evaluation
         train = {name: np.concatenate([part[name] for part in self._epoch]).mean() for name in names}
         self._epoch = []
         if not self._shown:

@@ -61,7 +61,7 @@ def train_on_ray(left: Left, first: Task) -> None:
                     keep(group, directory, *ray.get(finished))
                 except ray.exceptions.RayError as error:
                     lost = str(error).strip().splitlines()[-1]
-                    raise TrainingError(f"a Ray task failed ({lost}); run again to go on") from error
+                    raise TrainingError(f"a Ray task failed ({lost}); run again to resume") from error
                 _log.info("%s: done, tasks left: %d", about(group), len(pending))
             if stop.signal and pending:
                 for each in pending:

@@ -88,7 +88,7 @@ class Record(NamedTuple):
         self.events.write(rows)
 
     def save_unfinished(self, step: int, state: Any, *, evaluation: bool) -> None:
-        """Writes a checkpoint to go on from; returns when it is there. `evaluation`: the validation is to follow."""
+        """Writes a checkpoint to resume from; returns when it is there. `evaluation`: the validation is to follow."""
         self.checkpoints.save(step, state, {}, Unfinished(self.window.as_json(), evaluation))
         self.checkpoints.wait()
 

@@ -53,7 +53,7 @@ class RunDirectory:
             if different:
                 raise ConfigError(
                     f"{self.path} holds a run of another config (different: {', '.join(different)}); "
-                    "choose another --workdir, or give the same config to go on"
+                    "choose another --workdir, or give the same config to resume"
                 )
         elif self.path.exists() and (not self.path.is_dir() or self._holds_more()):
             raise ConfigError(f"{self.path} is not empty and holds no run; choose another --workdir")
@@ -133,7 +133,7 @@ class RunDirectory:
         A file with damaged lines is set aside, and what is missing up to the step is logged.
 
         Args:
-          step: where the run goes on.
+          step: where the run resumes.
           open_steps: how many steps before it have no line yet; the run will write one of them and more.
           evaluated: whether the validation split was evaluated there, so that a line says so.
         """
@@ -143,10 +143,10 @@ class RunDirectory:
         kept = [row for row in self.metrics() if row["step"] <= step and row["split"] != "test"]
         last = step - open_steps
         if last and all(row["step"] < last for row in kept):
-            _log.warning("%s has no line of step %d, where the run goes on; it stays so", self._metrics, last)
+            _log.warning("%s has no line of step %d, where the run resumes; it stays missing", self._metrics, last)
         elif evaluated and ("validation", step) not in {(row["split"], row["step"]) for row in kept}:
             _log.warning(
-                "%s has no validation line of step %d, where the run goes on; it stays so", self._metrics, step
+                "%s has no validation line of step %d, where the run resumes; it stays missing", self._metrics, step
             )
         write_rows(self._metrics, kept)
 

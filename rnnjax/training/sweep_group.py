@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopRequest) -> None:
-    """Trains the runs of a group, or goes on from their last checkpoint, and writes metrics and summary.
+    """Trains the runs of a group, or resumes from their last checkpoint, and writes metrics and summary.
 
     Raises:
       CheckpointError: if checkpoints cannot be written or read.
@@ -131,7 +131,7 @@ def initial_or_restored(
     """Returns the states of the last checkpoint, or fresh ones where there is none; where each run diverged; the step;
     what is unfinished.
 
-    A checkpoint holds the runs without those that fill up the devices, so it can be gone on from with other devices.
+    A checkpoint holds the runs without those that fill up the devices, so it can be resumed on other devices.
     """
     traced = {name: values[0] for name, values in group.traced_values().items()}  # the state is alike for all values
     optimizer = build_optimizer(group.config.optimizer, plan.steps, plan.epoch_steps, traced)
@@ -142,7 +142,7 @@ def initial_or_restored(
     if found is not None:
         begin, kept = found
         unfinished = checkpoints.unfinished(begin)
-        _log.info("going on from the checkpoint of step %d", begin)
+        _log.info("resuming from the checkpoint of step %d", begin)
     states = place_states(mesh, kept["states"], filled(mesh, len(group.runs)))
     return states, np.array(kept["diverged"]), begin, unfinished
 
@@ -217,7 +217,7 @@ class GroupRecord(NamedTuple):
         self.checkpoints.save(step, {"states": states, "diverged": self.diverged.copy()}, {})
 
     def save_unfinished(self, step: int, states: TrainState, *, evaluation: bool) -> None:
-        """Writes a checkpoint to go on from; returns when it is there. `evaluation`: the validation is to follow."""
+        """Writes a checkpoint to resume from; returns when it is there. `evaluation`: the validation is to follow."""
         kept = {"states": states, "diverged": self.diverged.copy()}
         self.checkpoints.save(step, kept, {}, Unfinished(self.window.as_json(), evaluation))
         self.checkpoints.wait()

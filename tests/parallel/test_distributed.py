@@ -234,7 +234,7 @@ def assert_gone_is_said(processes, left, codes):
         assert codes[process] == 1, processes.said[process].read_text()
         sentence = processes.sentences()[process][-1]
         assert "another process of this run is gone" in sentence
-        assert "start all of them again to go on" in sentence
+        assert "start all of them again to resume" in sentence
 
 
 def test_four_processes_found_by_slurm_that_split_batch_and_layers_equal_one_and_stop_together(start, tmp_path, capfd):
@@ -300,7 +300,7 @@ def test_when_one_of_two_is_killed_the_other_ends_and_both_go_on_to_what_one_pro
     assert_same_metrics(rows(path), expected, 1e-6)
     first, second = (said.read_text() for said in processes.said)
     assert "2 processes with 2 devices" in first
-    assert "going on from the checkpoint" in first
+    assert "resuming from the checkpoint" in first
     assert "steps/s" in first
     assert "step" not in second
     assert json.loads((path / "summary.json").read_text())["device"]["count"] == 2

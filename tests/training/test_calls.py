@@ -256,7 +256,7 @@ def test_a_command_stopped_anywhere_ends_with_75_and_goes_on_to_the_same_end(
     assert out == ""
     assert "Traceback" not in err
     assert "stopped by SIGTERM" in err
-    assert f"run again with --workdir {tmp_path / 'run'} to go on" in err
+    assert f"run again with --workdir {tmp_path / 'run'} to resume" in err
     config = freeze(get_config("slow"))
     assert_same_run(run_training(tmp_path / "run", config, slow.build(config)), undisturbed)
 

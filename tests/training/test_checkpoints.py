@@ -293,7 +293,7 @@ def test_what_a_checkpoint_says_of_itself_is_within_its_digest(change, copy, cap
 
 def test_going_on_with_other_data_is_refused_and_reading_with_it_is_said(four, caplog):
     other = Origin(RUN.run, "other data")
-    with pytest.raises(DataError, match=r"the data is not that .* cannot go on from step 40"):
+    with pytest.raises(DataError, match=r"the data is not that .* cannot resume from step 40"):
         restore(four, origin=other)
     assert restore(four, origin=other, read_only=True)[0] == 40
     assert "the data is not that which this run was trained on" in caplog.text

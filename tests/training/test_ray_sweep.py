@@ -83,5 +83,5 @@ def test_a_task_that_fails_is_named(cluster, tmp_path, monkeypatch):
         raise MemoryError("no room for it")
 
     monkeypatch.setattr(ray_sweep, "train_alone", fail)
-    with pytest.raises(TrainingError, match=r"a Ray task failed \(.*no room for it\); run again to go on"):
+    with pytest.raises(TrainingError, match=r"a Ray task failed \(.*no room for it\); run again to resume"):
         sweep(read_grid(SMALL, 1, None)[0], RunDirectory(tmp_path / "sweep"), ray_sweep.train_on_ray)

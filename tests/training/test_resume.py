@@ -177,7 +177,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_says_so(unin
         resumed = run_training(path, config_of())
     text = "\n".join(record.getMessage() for record in caplog.records)
     assert "checkpoint of step 24 is damaged" in text
-    assert "going on from the checkpoint of step 16" in text
+    assert "resuming from the checkpoint of step 16" in text
     assert resumed.metrics == uninterrupted.metrics
 
 
@@ -212,9 +212,8 @@ def test_a_line_of_the_checkpoint_that_was_lost_with_the_end_of_the_file_is_name
     (path / "metrics.jsonl").write_text("".join(lines[:ended]))
     assert '"step": 24' in lines[ended - 1]
     run_training(path, config_of())
-    assert (
-        f"{path / 'metrics.jsonl'} has no validation line of step 24, where the run goes on; it stays so" in caplog.text
-    )
+    said = f"{path / 'metrics.jsonl'} has no validation line of step 24, where the run resumes; it stays missing"
+    assert said in caplog.text
 
 
 def test_the_first_signal_is_noted_and_the_second_is_not():
@@ -335,7 +334,7 @@ def test_a_run_is_not_gone_on_with_on_other_data(uninterrupted, tmp_path):
     path = damaged_copy(uninterrupted, tmp_path / "run", [])
     task = sign.build(config_of())
     other = dataclasses.replace(task, data=dataclasses.replace(task.data, checksum="other"))
-    with pytest.raises(DataError, match=r"the data is not that which the run of .* cannot go on from step 24"):
+    with pytest.raises(DataError, match=r"the data is not that which the run of .* cannot resume from step 24"):
         run_training(path, config_of(), other)
 
 
