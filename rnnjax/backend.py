@@ -1,6 +1,6 @@
 """Where the kind of machine decides how something is computed: a question a function, each with its reason.
 
-On a CPU the answers were measured (docs/decisions.md, docs/performance.md); elsewhere none has been yet.
+What is a matter of speed was measured on CPUs (docs/decisions.md, docs/performance.md), and nowhere else yet.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.activations import Activation, activation_function, complement
-from rnnjax.cells.cell import GatedCell, HiddenState, check_size, compute_dtype, recurrent_product
+from rnnjax.cells.cell import GatedCell, HiddenState, compute_dtype, recurrent_product
 from rnnjax.cells.initializers import vector_initializer
-from rnnjax.cells.sizes import Size
+from rnnjax.cells.sizes import Size, check_size
 
 
 class GRUParams(NamedTuple):
