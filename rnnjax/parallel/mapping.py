@@ -22,7 +22,7 @@ def map_over_devices(
     in_specs: Sequence[Any],
     out_specs: Any,
     *,
-    via: str = "shard_map",
+    map: str = "shard_map",
     donate: Sequence[int] = (),
 ) -> Compile:
     """Returns ``compile(*arguments)``, which returns the mapped function compiled for arguments like these.
@@ -36,22 +36,22 @@ def map_over_devices(
       mesh: the devices.
       in_specs: for every argument a pytree prefix of `PartitionSpec`, one split axis in each at most.
       out_specs: the same for what is returned.
-      via: "shard_map" or "pmap"; the latter maps over one axis, so the mesh must have one device along any other.
+      map: "shard_map" or "pmap"; the latter maps over one axis, so the mesh must have one device along any other.
       donate: positions of the arguments whose memory is given away.
 
     Raises:
-      ValueError: if `via` is neither.
+      ValueError: if `map` is neither.
       ConfigError: if `jax.pmap` is to split over two axes.
     """
-    if via == "shard_map":
+    if map == "shard_map":
         # One device has nothing to keep account of, and `sum_over` then nothing to do.
         mapped = jax.shard_map(
             function, mesh=mesh, in_specs=tuple(in_specs), out_specs=out_specs, check_vma=mesh.size > 1
         )
         program = jax.jit(mapped, donate_argnums=tuple(donate))
         return lambda *arguments: program.lower(*arguments).compile()
-    if via != "pmap":
-        raise ValueError(f'via must be "shard_map" or "pmap", got {via!r}')
+    if map != "pmap":
+        raise ValueError(f'map must be "shard_map" or "pmap", got {map!r}')
     return _pmapped(function, mesh, tuple(in_specs), out_specs, tuple(donate))
 
 
@@ -99,7 +99,7 @@ def _mapped_axis(mesh: Mesh) -> tuple[str, list[str]]:
     if mesh.size > 1 and len(split) > 1:
         sizes = " and ".join(f"{name} {mesh.shape[name]}" for name in split)
         raise ConfigError(
-            f"pmap splits over one axis, but the devices are to split {sizes}: set one to 1, or via to shard_map"
+            f"pmap splits over one axis, but the devices split {sizes}: set one to 1, or parallel.map to shard_map"
         )
     return split[0], [name for name in mesh.axis_names if name != split[0]]
 

@@ -105,7 +105,7 @@ def steps_call(
     """Returns a call that takes some steps on so many devices, each on the first examples, and gives their metrics."""
     mesh = batch_mesh(str(devices), config.batch_size)
     batch = {name: values[: config.batch_size] for name, values in task.data.splits["train"].items()}
-    program = TrainProgram(task, optimizer, mesh, device_feed(mesh, batch), config.batch_size, config.parallel.via)
+    program = TrainProgram(task, optimizer, mesh, device_feed(mesh, batch), config.batch_size, config.parallel.map)
     buckets = None if task.buckets is None else np.full(steps, len(task.buckets.widths) // 2)
     order = Order(np.tile(np.arange(config.batch_size), (steps, 1)), buckets)
     state = place_state(mesh, state)

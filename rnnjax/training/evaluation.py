@@ -44,7 +44,7 @@ def evaluate_run(
     mesh = batch_mesh("auto", config.batch_size)  # the devices here need not be those of the training
     step, state = restore(run, task, config, mesh, checkpoint)
     resident = config.data.feed == "device"
-    evaluate = evaluator(task, mesh, split, config.batch_size, resident=resident, via=config.parallel.via)
+    evaluate = evaluator(task, mesh, split, config.batch_size, resident=resident, map=config.parallel.map)
     metrics = means(evaluate(state.params))
     metrics = task.complete(metrics) | scores(task, state.params, split)
     return {"step": step, "checkpoint": checkpoint, "split": split, **metrics, "data": task.data.source}

@@ -141,7 +141,7 @@ def make_plan(task: Task, config: TrainConfig) -> Plan:
 
 def compile_programs(task: Task, config: TrainConfig, optimizer: Any, devices: int) -> Programs[TrainProgram]:
     """Returns the programs of the run on so many devices, which are compiled when they are first called."""
-    size, via = config.batch_size, config.parallel.via
+    size = config.batch_size
     mesh = batch_mesh(str(devices), size, config.parallel.layers)
     require(
         task.carry is None or filled_batch(mesh, size) == size,
@@ -150,11 +150,11 @@ def compile_programs(task: Task, config: TrainConfig, optimizer: Any, devices: i
     )
     resident = config.data.feed == "device"
     feed = (device_feed if resident else host_feed)(mesh, task.data.splits["train"])
-    options = {"resident": resident, "via": via, "call_seconds": config.call_seconds}
+    options = {"resident": resident, "map": config.parallel.map, "call_seconds": config.call_seconds}
     most = make_plan(task, config).call_steps
     return Programs(
         mesh,
-        TrainProgram(task, optimizer, mesh, feed, size, via, most=most, known=knows_counts(config)),
+        TrainProgram(task, optimizer, mesh, feed, size, config.parallel.map, most=most, known=knows_counts(config)),
         epoch_orders(mesh, task, config.seed, size),
         {name: evaluator(task, mesh, name, size, **options) for name in ("validation", "test")},
         lambda state: jax.tree.map(jnp.copy, state),

@@ -64,7 +64,7 @@ class TrainProgram:
     """Training steps compiled to one call, which takes any number of them.
 
     Args:
-      task, optimizer, mesh, feed, batch_size, via: of the run.
+      task, optimizer, mesh, feed, batch_size, map: of the run.
       most: steps that a call has at most; None for as many as its first order has batches.
       known: whether the number of steps is compiled into the program, which then is compiled for each.
 
@@ -81,7 +81,7 @@ class TrainProgram:
         mesh: Mesh,
         feed: Feed,
         batch_size: int,
-        via: str = "shard_map",
+        map: str = "shard_map",
         *,
         most: int | None = None,
         known: bool = False,
@@ -108,7 +108,7 @@ class TrainProgram:
 
             in_specs = (STATE, EVERYWHERE, STEPS, EVERYWHERE, SPLIT, *[EVERYWHERE] * (len(arguments) - 5))
             mapped = splitting_layers(some, mesh)
-            return map_over_devices(mapped, mesh, in_specs, (STATE, EVERYWHERE), via=via, donate=[0])(*arguments)
+            return map_over_devices(mapped, mesh, in_specs, (STATE, EVERYWHERE), map=map, donate=[0])(*arguments)
 
         self._compile = compile_for
 
@@ -186,7 +186,7 @@ def evaluator(
     batch_size: int,
     *,
     resident: bool,
-    via: str = "shard_map",
+    map: str = "shard_map",
     call_seconds: float = 0.0,
 ) -> Evaluate:
     """Returns a function of the parameters: the means of all metrics over the split, every example counted once.
@@ -197,7 +197,7 @@ def evaluator(
       split: name of the split.
       batch_size: examples evaluated at a time.
       resident: whether the split stays on the devices; otherwise some batches are sent at a time.
-      via: "shard_map" or "pmap".
+      map: "shard_map" or "pmap".
       call_seconds: seconds that a call may take, about, where it is waited for; 0 for any time.
     """
     order, weights = evaluation_order(task, split, filled_batch(mesh, batch_size))
@@ -208,7 +208,7 @@ def evaluator(
         return send(order), place(mesh, STEPS, weights), place(mesh, EVERYWHERE, order.bucket)
 
     in_specs = (EVERYWHERE, SPLIT, STEPS, STEPS, EVERYWHERE, EVERYWHERE, EVERYWHERE)
-    compile_sums = map_over_devices(splitting_layers(sums, mesh), mesh, in_specs, (SPLIT, EVERYWHERE), via=via)
+    compile_sums = map_over_devices(splitting_layers(sums, mesh), mesh, in_specs, (SPLIT, EVERYWHERE), map=map)
     pieces = evaluation_pieces(order, weights, len(weights) if resident else None)
     start = place(mesh, SPLIT, task.carry)
     return in_pieces(pieces, arguments, compile_sums, start, call_seconds, resident=resident)

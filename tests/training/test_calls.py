@@ -94,9 +94,9 @@ def test_metrics_and_checkpoints_do_not_depend_on_where_calls_end(fields, feed, 
     assert_same_checkpoints(run, unbounded)
 
 
-@pytest.mark.parametrize("via", ["shard_map", "pmap"])
-def test_nor_do_they_on_two_devices(via, tmp_path):
-    parallel = ParallelConfig(batch="2", via=via)
+@pytest.mark.parametrize("map", ["shard_map", "pmap"])
+def test_nor_do_they_on_two_devices(map, tmp_path):
+    parallel = ParallelConfig(batch="2", map=map)
     whole = run_training(tmp_path / "whole", config_of(parallel=parallel, batch_size=7))
     single = run_training(tmp_path / "single", config_of(parallel=parallel, batch_size=7, call_seconds=1e-9))
     assert_same_run(single, whole)

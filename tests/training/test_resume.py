@@ -145,7 +145,7 @@ def test_a_line_that_was_cut_off_is_dropped(uninterrupted, tmp_path, monkeypatch
     [
         {"epochs": 2, "data": DataConfig(feed="host")},
         {"epochs": 2, "parallel": ParallelConfig(batch="2")},
-        {"epochs": 2, "parallel": ParallelConfig(batch="2", via="pmap"), "batch_size": 7},
+        {"epochs": 2, "parallel": ParallelConfig(batch="2", map="pmap"), "batch_size": 7},
         {"epochs": 3, "steps_per_call": 0},
     ],
     ids=["host feed", "two devices", "two devices by pmap, a batch filled up", "whole epochs"],
