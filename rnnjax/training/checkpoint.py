@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from rnnjax.errors import CheckpointError, DataError, first_line
-from rnnjax.parallel.distributed import agreed, is_writer, lost, wait_for_all
+from rnnjax.parallel.distributed import is_loss_of_process, is_writer, maximum_over_processes, wait_for_all
 from rnnjax.training.files import is_number, set_aside
 
 _log = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ class Checkpoints:
         try:
             action()
         except Exception as error:  # orbax and tensorstore raise many types for a full or unwritable disk
-            if lost(error):
+            if is_loss_of_process(error):
                 raise
             raise CheckpointError(
                 f"a checkpoint could not be written to {self._directory} ({first_line(error)}); "
@@ -228,7 +228,7 @@ class Checkpoints:
             if step in self._damaged:
                 continue
             state, problem = self._restore(step, like)
-            if not agreed(int(problem is not None)):
+            if not maximum_over_processes(int(problem is not None)):
                 self._set_aside(self._damaged)
                 return step, state
             self._note_damage(step, problem or "another process cannot read it")
@@ -280,7 +280,7 @@ class Checkpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Waits for what is being written and lets go of the directory, unless a process that writes too is gone."""
-        if lost(error):
+        if is_loss_of_process(error):
             return
         try:
             self.wait()
@@ -314,7 +314,7 @@ def _open(directory: Path, policy: BestAndLast, *, read_only: bool) -> ocp.Check
     try:
         return ocp.CheckpointManager(directory.absolute(), item_names=("state", "about"), options=options)
     except Exception as error:  # whatever an unwritable disk or a damaged file makes orbax raise
-        if lost(error):
+        if is_loss_of_process(error):
             raise
         raise CheckpointError(
             f"{directory} cannot be opened ({first_line(error)}); mend that, or choose another --workdir"

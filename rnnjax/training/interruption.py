@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
-from rnnjax.parallel.distributed import agreed
+from rnnjax.parallel.distributed import maximum_over_processes
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ class StopRequest:
 
     def of_any_process(self) -> str | None:
         """Returns the signal that this process or another of the run was sent; all of them must ask together."""
-        number = agreed(None if self.signal is None else signal.Signals[self.signal].value)
+        number = maximum_over_processes(None if self.signal is None else signal.Signals[self.signal].value)
         return None if number is None else signal.Signals(number).name
 
     def unless_stopped(self, work: Callable[[], T]) -> T | None:

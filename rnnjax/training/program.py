@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from rnnjax.backend import waits_for_calls
 from rnnjax.memory import program_that_fits
-from rnnjax.parallel.distributed import agreed
+from rnnjax.parallel.distributed import maximum_over_processes
 from rnnjax.parallel.layers import splitting_layers
 from rnnjax.parallel.mapping import map_over_devices
 from rnnjax.parallel.mesh import BATCH, filled_batch
@@ -57,7 +57,7 @@ def agreed_seconds(seconds: float) -> float:
     """Returns the most that any process of the run measured, to the microsecond; all must call it."""
     if jax.process_count() == 1:
         return seconds
-    return (agreed(min(math.ceil(1e6 * seconds), 2**31 - 1)) or 0) / 1e6
+    return (maximum_over_processes(min(math.ceil(1e6 * seconds), 2**31 - 1)) or 0) / 1e6
 
 
 class TrainProgram:
