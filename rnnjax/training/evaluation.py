@@ -15,9 +15,10 @@ from rnnjax.parallel.mesh import batch_mesh
 from rnnjax.tasks import build_task, task_module
 from rnnjax.tasks.task import Task
 from rnnjax.training.loop import open_checkpoints
-from rnnjax.training.program import evaluator, place_state, scores
+from rnnjax.training.program import place_state
 from rnnjax.training.record import means
 from rnnjax.training.run_directory import RunDirectory
+from rnnjax.training.split_evaluation import evaluator, scores
 from rnnjax.training.state import TrainState, initial_train_state, require_room
 from rnnjax.training.trust import require_trust
 

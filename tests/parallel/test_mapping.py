@@ -17,7 +17,7 @@ from rnnjax.parallel.mapping import map_over_devices
 from rnnjax.parallel.mesh import BATCH, LAYERS, batch_mesh
 from rnnjax.tasks.task import Buckets, Task
 from rnnjax.training.batches import STEPS, place
-from rnnjax.training.loop import compile_programs, make_plan, say_what_does_not_divide
+from rnnjax.training.loop import compile_programs, log_uneven_batches, training_schedule
 from rnnjax.training.program import place_state
 from rnnjax.training.state import initial_train_state
 
@@ -26,7 +26,7 @@ MAPS = ["shard_map", "pmap"]
 
 def trained(config, task):
     """What two epochs leave behind: the metrics of every step, those of the validation split, and the state."""
-    plan = make_plan(task, config)
+    plan = training_schedule(task, config)
     optimizer = build_optimizer(config.optimizer, plan.steps)
     programs = compile_programs(task, config, optimizer, int(config.parallel.batch))
     state, metrics = place_state(programs.mesh, initial_train_state(task, optimizer)(config.seed)), []
@@ -126,13 +126,19 @@ def test_carried_state_is_not_filled_up_but_refused():
 @pytest.mark.parametrize(
     ("batch_size", "messages"),
     [
-        (8, ["each epoch leaves out 3 of 67 training examples, others every time, that are too few for a batch of 8"]),
-        (67, ["batches of 67 are filled up to 68 with examples of weight zero, to divide over 2 devices"]),
+        (
+            8,
+            [
+                "each epoch leaves out 3 of 67 training examples, different ones every time, because they do not fill a "
+                "batch of 8"
+            ],
+        ),
+        (67, ["batches of 67 are padded to 68 with examples of weight zero, to divide over 2 devices"]),
     ],
 )
 def test_what_does_not_divide_is_said(batch_size, messages, caplog):
     with caplog.at_level("INFO"):
-        say_what_does_not_divide(sign.build(sign_config()), batch_size, batch_mesh("2", batch_size))
+        log_uneven_batches(sign.build(sign_config()), batch_size, batch_mesh("2", batch_size))
     assert caplog.messages == messages
 
 

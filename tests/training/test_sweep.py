@@ -216,7 +216,7 @@ def test_values_are_traced_where_they_differ_within_a_group():
 def test_seeds_whose_data_differ_share_no_program(tmp_path, monkeypatch):
     monkeypatch.setattr(sweeping, "build_task", lambda config: sign.build(freeze(sign.Config(length=2 + config.seed))))
     grid = grid_of("--config.optimizer.learning_rate=1e-2,1e-1", seeds=2)
-    task, seeds_apart = sweeping.first_task(grid)
+    task, seeds_apart = sweeping.build_first_task(grid)
     assert task.data.splits["train"]["x"].shape[1] == 2
     assert seeds_apart
     found = groups(grid, seeds_apart=seeds_apart)
