@@ -1,4 +1,4 @@
-"""Evaluation of a run that was trained before."""
+"""Evaluates a run that was trained before."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def evaluate_run(
       split: "train", "validation" or "test".
       checkpoint: "best" or "last".
       data_path: if given, a folder to read the data from in place of the run's own.
-      trusted: whether code outside rnnjax that the run's config names may be run.
+      trusted: whether code outside rnnjax that the run's config names may be executed.
 
     Raises:
       ConfigError: if there is no run there, or it names such code.
@@ -54,7 +54,13 @@ def evaluate_run(
 def restored_params(
     directory: str, checkpoint: str, data_path: str | None, *, trusted: bool = False
 ) -> tuple[Task, Any, RunDirectory]:
-    """Returns the task of a run, the parameters of its best or last checkpoint on one device, and its directory.
+    """Returns the task of a run, the parameters of its best or last checkpoint on the host, and its directory.
+
+    Args:
+      directory: run directory.
+      checkpoint: "best" or "last".
+      data_path: if given, a folder to read the data from in place of the run's own.
+      trusted: whether code outside rnnjax that the run's config names may be executed.
 
     Raises:
       ConfigError, DataError, CheckpointError: as `evaluate_run`.
@@ -67,11 +73,11 @@ def restored_params(
 
 
 def run_config(run: RunDirectory, data_path: str | None, *, trusted: bool = False) -> TrainConfig:
-    """Returns the config of a run, with another data folder where one is given.
+    """Returns the config of a run, with another data folder if one is given.
 
     Raises:
-      ConfigError: if the directory holds no run, one of a task or fields that are not known here, or one that names
-        code outside rnnjax and is not trusted.
+      ConfigError: if the directory holds no run, its task or one of its fields is unknown, or it names code outside
+        rnnjax and is not trusted.
     """
     values = run.config()
     if not isinstance(values.get("task"), str):
@@ -84,18 +90,30 @@ def run_config(run: RunDirectory, data_path: str | None, *, trusted: bool = Fals
 
 
 def restore(run: RunDirectory, task: Task, config: TrainConfig, mesh: Mesh, checkpoint: str) -> tuple[int, TrainState]:
-    """Returns the best or the last checkpoint of a run, and its step.
+    """Restores the best or the last checkpoint of a run.
+
+    Args:
+      run: the run directory.
+      task: the task.
+      config: the config.
+      mesh: the devices.
+      checkpoint: "best" or "last".
+
+    Returns:
+      the step of the checkpoint, and its state.
 
     Raises:
-      CheckpointError: if there is none that is whole; DataError: if the task's data is other data, which does not fit.
+      CheckpointError: if there is no complete checkpoint.
+      DataError: if the task has other data than the run was trained on, and the checkpoint does not fit it.
     """
     if not run.checkpoints.is_dir():
         raise CheckpointError(f"{run.path} has no checkpoints yet; train first")
-    optimizer = build_optimizer(config.optimizer, config.optimizer.warmup_steps + 1)  # its state is alike for all steps
+    steps = config.optimizer.warmup_steps + 1  # any number does: the state has the same structure for all
+    optimizer = build_optimizer(config.optimizer, steps)
     require_room(task, optimizer)
     like = place_state(mesh, initial_train_state(task, optimizer)(config.seed))
     with open_checkpoints(run, task, run.config(), read_only=True) as checkpoints:
-        found = checkpoints.restore_best(like) if checkpoint == "best" else checkpoints.restore_last(like)
-    if found is None:
+        restored = checkpoints.restore_best(like) if checkpoint == "best" else checkpoints.restore_last(like)
+    if restored is None:
         raise CheckpointError(f"{run.checkpoints} holds no checkpoint; train first")
-    return found
+    return restored

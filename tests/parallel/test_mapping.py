@@ -129,8 +129,8 @@ def test_carried_state_is_not_filled_up_but_refused():
         (
             8,
             [
-                "each epoch leaves out 3 of 67 training examples, different ones every time, because they do not fill a "
-                "batch of 8"
+                "each epoch leaves out 3 of 67 training examples, different ones every time, because they do not fill "
+                "a batch of 8"
             ],
         ),
         (67, ["batches of 67 are padded to 68 with examples of weight zero, to divide over 2 devices"]),

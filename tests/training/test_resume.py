@@ -334,7 +334,7 @@ def test_a_run_is_not_gone_on_with_on_other_data(uninterrupted, tmp_path):
     path = damaged_copy(uninterrupted, tmp_path / "run", [])
     task = sign.build(config_of())
     other = dataclasses.replace(task, data=dataclasses.replace(task.data, checksum="other"))
-    with pytest.raises(DataError, match=r"the data is not that which the run of .* cannot resume from step 24"):
+    with pytest.raises(DataError, match=r"the data differs from what the run of .* cannot resume from step 24"):
         run_training(path, config_of(), other)
 
 
@@ -344,7 +344,7 @@ def test_a_checkpoint_of_another_seed_is_set_aside_and_the_run_ends_as_it_would(
     shutil.rmtree(path / "checkpoints" / "24")
     shutil.copytree(other.directory.checkpoints / "8", path / "checkpoints" / "24")
     assert_same_run(run_training(path, config_of()), uninterrupted)
-    assert "the checkpoint of step 24 is damaged (it is of a run of another config)" in caplog.text
+    assert "the checkpoint of step 24 is damaged (it belongs to a run of another config)" in caplog.text
     assert (path / "checkpoints" / "24.set-aside").is_dir()
 
 

@@ -361,5 +361,5 @@ def test_a_checkpoint_of_another_group_is_set_aside(swept, tmp_path, monkeypatch
     last.rename(tmp_path / "away")
     shutil.copytree(tmp_path / "other" / "checkpoints" / last.name, last)
     train_group(group, task, own, StopRequest())
-    assert f"the checkpoint of step {last.name} is damaged (it is of a run of another config)" in caplog.text
+    assert f"the checkpoint of step {last.name} is damaged (it belongs to a run of another config)" in caplog.text
     assert own.summary()["runs"] == results["runs"][5:]
