@@ -66,14 +66,12 @@ def pytest_sessionstart(session):
     leave_out_reads_given_up(sys.unraisablehook)
 
 
-def _hold_annotations():
-    from fixtures.annotations import hold_annotations
+def pytest_collection_finish(session):
+    """Holds annotations of training and parallel, whose modules the tests that are collected have imported by now."""
+    from fixtures.annotations import hold_annotations_of_modules
 
-    import rnnjax.interop
-    import rnnjax.models
-    import rnnjax.nn
-
-    hold_annotations([rnnjax, rnnjax.interop, rnnjax.models, rnnjax.nn])
+    tests = {item.module for item in session.items if hasattr(item, "module")}
+    hold_annotations_of_modules(["rnnjax.parallel", "rnnjax.training"], tests)
 
 
 def pytest_unconfigure(config):
