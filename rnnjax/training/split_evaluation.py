@@ -62,7 +62,7 @@ def evaluator(
 Evaluate = Callable[..., Any]
 """``(params, stopped=None)``: the means of all metrics, or None if `stopped()` was true between two of its calls."""
 
-Piece = tuple[Order, Float[np.ndarray, "steps B"]]  # some batches of an evaluation, and the weights of their examples
+Piece = tuple[Order, Float[np.ndarray, "_ B"]]  # some batches of an evaluation, and the weights of their examples
 
 
 def piece_placer(task: Task, mesh: Mesh, split: str) -> Callable[[Piece], tuple[Any, Any, Any]]:

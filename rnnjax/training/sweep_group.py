@@ -44,7 +44,13 @@ _log = logging.getLogger(__name__)
 
 
 def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopRequest) -> None:
-    """Trains the runs of a group, or resumes from their last checkpoint, and writes metrics and summary.
+    """Trains the runs of a group, or resumes from their last checkpoint; writes metrics and summary.
+
+    Args:
+      group: the runs.
+      task: the task of all runs.
+      directory: of the group.
+      stop: tells of signals.
 
     Raises:
       CheckpointError: if checkpoints cannot be written or read.
