@@ -183,9 +183,9 @@ class Pipeline:
         axes = varying_axes((layers, states))
 
         def on_device(number: int, layers: LayerInputs, states: tuple[State, ...]) -> tuple[Packed, Packed]:
-            stage, own_layers = self.stages[number], self.layers_of[number]
-            packed_layers = stage.layer_buffers.pack(number, layers.of_layers(own_layers))
-            packed_states = stage.state_buffers.pack(number, states[own_layers])
+            stage, device_layers = self.stages[number], self.layers_of[number]
+            packed_layers = stage.layer_buffers.pack(number, layers.of_layers(device_layers))
+            packed_states = stage.state_buffers.pack(number, states[device_layers])
             return vary((packed_layers, packed_states), axes)
 
         branches = [functools.partial(on_device, number) for number in range(len(self.stages))]
@@ -239,10 +239,10 @@ class Pipeline:
         self, ys: Float[Array, "T *batch O"], packed_states: Packed
     ) -> tuple[Float[Array, "T *batch O"], tuple[State, ...]]:
         """Returns the outputs and the states of all layers on every device, from what `run` returns on each."""
-        own = self._device()
+        device = self._device()
 
         def from_device(number: int, tree: Any) -> Any:
-            return jax.tree.map(lambda leaf: jnp.where(own == number, leaf, jnp.zeros_like(leaf)), tree)
+            return jax.tree.map(lambda leaf: jnp.where(device == number, leaf, jnp.zeros_like(leaf)), tree)
 
         states = [
             from_device(number, stage.state_buffers.unpack(number, packed_states))
@@ -295,23 +295,23 @@ def build_pipeline(
     chunk_inputs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((chunk, *leaf.shape[1:]), leaf.dtype), sequence)
     types, costs = _types_and_costs(cells, layer_method, inputs._replace(sequence=chunk_inputs))
     layers_of = balanced(costs, devices)
-    layer_buffers = PackedBuffers.for_trees([layers.of_layers(own) for own in layers_of])
-    state_buffers = PackedBuffers.for_trees([states[own] for own in layers_of])
-    sent = [types[own.stop] for own in layers_of]
+    layer_buffers = PackedBuffers.for_trees([layers.of_layers(device_layers) for device_layers in layers_of])
+    state_buffers = PackedBuffers.for_trees([states[device_layers] for device_layers in layers_of])
+    sent = [types[device_layers.stop] for device_layers in layers_of]
     width = max(like.shape[-1] for like in sent)
     dtype = jnp.result_type(*(like.dtype for like in sent))
     message = jax.ShapeDtypeStruct((*chunk_inputs.xs.shape[:-1], width), dtype)
     stages = tuple(
         Stage(
             number,
-            cells[own],
+            cells[device_layers],
             layer_method,
             layer_buffers,
             state_buffers,
-            reads=types[own.start] if number else None,
+            reads=types[device_layers.start] if number else None,
             message=message,
         )
-        for number, own in enumerate(layers_of)
+        for number, device_layers in enumerate(layers_of)
     )
     return Pipeline(axis, chunk, layers_of, stages, types[-1])
 
@@ -323,10 +323,10 @@ def _types_and_costs(
     sequence, layers, states = inputs
     types, costs = [jax.ShapeDtypeStruct(sequence.xs.shape, sequence.xs.dtype)], []
     for number, cell in enumerate(cells):
-        own = slice(number, number + 1)
+        layer = slice(number, number + 1)
         unroll = functools.partial(layer_method.unroll, (cell,))
         trace = jax.make_jaxpr(unroll, return_shape=True)
-        program, (ys, _) = trace(layers.of_layers(own), states[own], sequence._replace(xs=types[-1]))
+        program, (ys, _) = trace(layers.of_layers(layer), states[layer], sequence._replace(xs=types[-1]))
         types.append(jax.ShapeDtypeStruct(ys.shape, ys.dtype))
         costs.append(1 + count_multiplications(program.jaxpr))
     return types, tuple(costs)
