@@ -172,7 +172,14 @@ class Cell(ABC):
         return self.whole_step(params, check_state(self, state, x.shape[:-1], x.dtype), x, key=key)
 
     def whole_step(self, params: Params, state: State, x: Float[Array, "*B I"], *, key: Key = None):
-        """Takes one whole step, as a call of the cell, without checking the arguments."""
+        """Takes one whole step, as a call of the cell does, without checking the arguments; returns ``(state, y)``.
+
+        Args:
+          params: the parameters.
+          state: the state before the step, each leaf ``[*batch, ...]``.
+          x: input ``[*batch, I]``.
+          key: PRNG key; None means evaluation.
+        """
         zs = self.inputs(params, x[None], key=key)
         state, y = self.step(params, state, jax.tree.map(lambda z: z[0], zs))
         return state, self.outputs(params, y)

