@@ -17,7 +17,7 @@ from rnnjax.models.decoding import Step
 from rnnjax.models.dense import Dense, init_dense, init_embedding
 from rnnjax.models.scheduled_sampling import SamplingParams, ScheduledSampling, true_tokens_shifted
 from rnnjax.unrolling.bidirectional import bidirectional
-from rnnjax.unrolling.unroll import unroll
+from rnnjax.unrolling.sequences import unroll
 
 
 class EncoderDecoderParams(NamedTuple):

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rnnjax.cells.cell import Cell, Key, State
 from rnnjax.unrolling.bidirectional import Cells, bidirectional, input_sizes, layers
 from rnnjax.unrolling.recurrence import Method
-from rnnjax.unrolling.unroll import unroll
+from rnnjax.unrolling.sequences import unroll
 
 
 class RNN(nn.Module):

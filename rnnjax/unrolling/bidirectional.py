@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from rnnjax.cells.cell import Cell, Key, Params, State
 from rnnjax.cells.randomness import dropout_mask, split
 from rnnjax.unrolling.checks import check_cell
-from rnnjax.unrolling.unroll import unroll
+from rnnjax.unrolling.sequences import unroll
 
 Cells = Cell | Sequence[Cell]
 

@@ -72,4 +72,4 @@ def test_a_function_of_many_parameters_explains_each_of_them(name):
 
 
 def test_the_functions_are_found():
-    assert {"rnnjax.unrolling.unroll.unroll", "rnnjax.cells.cell.Cell.over_time"} <= FUNCTIONS.keys()
+    assert {"rnnjax.unrolling.sequences.unroll", "rnnjax.cells.cell.Cell.over_time"} <= FUNCTIONS.keys()
