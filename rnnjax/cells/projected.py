@@ -1,4 +1,4 @@
-"""Gated cells whose inputs come already projected, so that a lookup can take the place of a product."""
+"""Gated cells whose inputs are already projected, so that a lookup can replace the product."""
 
 from __future__ import annotations
 
@@ -43,29 +43,30 @@ class Projected(Wrapper):
         return cell.gate_inputs(params, zs.astype(cell.dtype or xs.dtype))
 
     def over_time(self, recur: Recur, params: Params, xs: Array, state: State, initial: State, key: Key):
-        # What is left is the recurrence of the bare gated cell, which a fused method knows.
+        # Hands on the gated cell itself, without this wrapper, since fused methods run gated cells only.
         ys, state = recur(self.cell, params, self.inputs(params, xs), state, initial)
         return self.cell.outputs(params, ys), state
 
 
 def projected(cell: Cell, params: Params) -> tuple[Cell, Float[Array, "I G H"]]:
-    """Returns the cell that takes projected inputs, and the weight ``w_x`` that they are projected with.
+    """Returns the cell for projected inputs, and the weight ``w_x`` to project them with.
 
-    The cell may be gated, a `Stack` whose first layer is such a cell, or in wrappers that leave the inputs alone, as a
-    `Dropout` does that drops none of them.
+    The cell must be gated, or a `Stack` whose first layer is, or such a cell in wrappers that do not change the inputs,
+    such as a `Dropout` without an input rate.
 
     Raises:
-      TypeError: as `Projected`; ValueError: for a Dropout with an input rate.
+      TypeError: as `Projected`.
+      ValueError: for a Dropout with an input rate.
     """
-    taking = with_first(cell, Projected, _leaves_inputs_alone)
-    return taking, first_with_params(cell, params, _leaves_inputs_alone)[1].w_x
+    without_projection = with_first(cell, Projected, _leaves_inputs_alone)
+    return without_projection, first_with_params(cell, params, _leaves_inputs_alone)[1].w_x
 
 
 def _leaves_inputs_alone(cell: Cell) -> bool:
-    """Returns whether the first cell inside reads the inputs as they are."""
+    """Returns whether a stack or wrapper gives its inputs unchanged to the first cell inside."""
     if isinstance(cell, Dropout) and cell.input_rate:
         raise ValueError(
-            f"input_rate={cell.input_rate} would drop parts of a one-hot input, which is only looked up; "
+            f"input_rate={cell.input_rate} drops entries of the input, but one-hot inputs are looked up, not computed; "
             "leave it out of the first layer"
         )
     return type(cell) in (Stack, Dropout, Project, LearnedState, Zoneout, WeightDrop)

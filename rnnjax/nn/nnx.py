@@ -14,7 +14,7 @@ from rnnjax.cells.cell import Cell, Key, Params, State
 from rnnjax.cells.sizes import Size
 from rnnjax.unrolling.bidirectional import Cells, bidirectional, init_bidirectional, layers
 from rnnjax.unrolling.recurrence import Method
-from rnnjax.unrolling.unroll import unroll
+from rnnjax.unrolling.sequences import unroll
 
 
 class RNN(nnx.Module):

@@ -13,7 +13,7 @@ from rnnjax.cells.cell import Cell, Key, Params, State
 from rnnjax.cells.projected import projected
 from rnnjax.nn.rnn import dropout_key
 from rnnjax.unrolling.recurrence import Method
-from rnnjax.unrolling.unroll import unroll
+from rnnjax.unrolling.sequences import unroll
 
 
 def lookup(weight: Float[Array, "I G H"], ids: Int[Array, "*B"], dtype: DTypeLike) -> Float[Array, "*B G H"]:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rnnjax.cells.cell import Cell, Key, State
 from rnnjax.unrolling.bidirectional import Cells, bidirectional, input_sizes, layers
 from rnnjax.unrolling.recurrence import Method
-from rnnjax.unrolling.unroll import unroll
+from rnnjax.unrolling.sequences import unroll
 
 
 class RNN(nn.Module):
@@ -24,6 +24,15 @@ class RNN(nn.Module):
     Attributes:
       cell: the cell, a `Stack` for several layers.
       method, reverse, time_major: as in `rnnjax.unroll`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, rnnjax
+      >>> model = rnnjax.nn.RNN(rnnjax.LSTM(8))
+      >>> xs = jnp.ones((2, 5, 3))
+      >>> variables = model.init(jax.random.key(0), xs)
+      >>> ys, state = model.apply(variables, xs, lengths=jnp.array([5, 2]))
+      >>> ys.shape
+      (2, 5, 8)
     """
 
     cell: Cell
@@ -68,6 +77,15 @@ class Bidirectional(nn.Module):
       forward_cell, backward_cell: the cells, or two lists of cells, one a layer.
       method, time_major: as in `rnnjax.unroll`.
       dropout: rate of dropping what a layer reads of the layer below, as in `rnnjax.bidirectional`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, rnnjax
+      >>> model = rnnjax.nn.Bidirectional(rnnjax.LSTM(8), rnnjax.LSTM(8))
+      >>> xs = jnp.ones((2, 5, 3))
+      >>> variables = model.init(jax.random.key(0), xs)
+      >>> ys, (forward_state, backward_state) = model.apply(variables, xs)
+      >>> ys.shape
+      (2, 5, 16)
     """
 
     forward_cell: Cells

@@ -50,8 +50,8 @@ def test_fields_are_listed_with_value_type_and_sentence(capsys):
         ("--config.epochs=5  (int)", "passes over the training split."),
         ("--config.cell.kind=LSTM  (str)", "a cell of rnnjax by its class name, or one's own as package.module:Class."),
         ("--config.cell.hidden_size=150  (int)", "number H of hidden units."),
-        ("--config.cell.cell_clip=3.0  (float or None)", "if given, c' is kept within plus or minus this value."),
-        ("--config.cell.param_dtype=float32  (str)", "type in which parameters are made and kept."),
+        ("--config.cell.cell_clip=3.0  (float or None)", "if given, c' is clipped to plus or minus this value."),
+        ("--config.cell.param_dtype=float32  (str)", "type of the parameters."),
         ("--config.cell.dropout.input_rate=0.0  (float)", "probability of dropping a unit, each in [0, 1)."),
     ):
         assert lines[lines.index(line) + 1].strip() == sentence

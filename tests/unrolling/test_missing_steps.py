@@ -137,7 +137,7 @@ def test_the_last_of_the_states_is_the_final_state_for_every_cell(cell):
 
 def test_a_method_that_keeps_no_states_is_refused():
     params, xs, _ = arguments()
-    sentence = r"unroll_states needs a method that keeps all states, such as Scan\(\), got Fused\(unroll=1\)"
+    sentence = r"unroll_states needs a method that returns all states, such as Scan\(\), got Fused\(unroll=1\)"
     with pytest.raises(ValueError, match=sentence):
         unroll_states(CELL, params, xs, method=Fused())
     with pytest.raises(TypeError, match="unroll_states has no option 'length'"):
