@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import rnnjax
+from rnnjax.cells.tree import made_of_cells
 from rnnjax.class_options import ClassOptions, required, sayable_fields
 from rnnjax.config_group import ConfigGroup
 from rnnjax.errors import ConfigError, did_you_mean, require
@@ -194,7 +195,7 @@ def cell_class(kind: str) -> type[rnnjax.Cell]:
     unknown = f"unknown cell {kind!r}; {choose}{did_you_mean(kind, names)}"
     require(":" in kind or hasattr(rnnjax, kind), unknown)
     found = _named(kind, unknown)
-    single = _is_kind_of(found, rnnjax.Cell) and not issubclass(found, _MADE_OF_CELLS)
+    single = _is_kind_of(found, rnnjax.Cell) and not made_of_cells(found)
     require(single, f"cell.kind must name a single cell, such as {' or '.join(names[:2])}, got {kind!r}")
     require(dataclasses.is_dataclass(found), f"the cell {kind!r} must be a frozen dataclass: decorate its class")
     return found
@@ -219,7 +220,6 @@ def wrapper_class(name: str) -> type[rnnjax.Wrapper]:
 
 
 C = TypeVar("C", bound=rnnjax.Cell)
-_MADE_OF_CELLS = (rnnjax.Stack, rnnjax.Wrapper)
 
 
 def _named(name: str, unknown: str) -> Any:
@@ -239,7 +239,7 @@ def _is_kind_of(found: Any, base: type) -> bool:
 def cell_classes() -> dict[str, type[rnnjax.Cell]]:
     """Returns rnnjax's single cells by their names."""
     cells = {name: of for name, of in _public(rnnjax.Cell).items() if not inspect.isabstract(of)}
-    return {name: of for name, of in cells.items() if not issubclass(of, _MADE_OF_CELLS)}
+    return {name: of for name, of in cells.items() if not made_of_cells(of)}
 
 
 def wrapper_classes() -> dict[str, type[rnnjax.Wrapper]]:

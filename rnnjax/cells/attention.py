@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from rnnjax.cells.cell import Cell, GatedCell, Key, Params, State, compute_dtype
 from rnnjax.cells.initializers import gate_kernels, initializer
 from rnnjax.cells.sizes import keep_sizes
+from rnnjax.cells.traits import attends, is_gated
 from rnnjax.cells.tree import with_last
 from rnnjax.cells.wrapper import Wrapper
 
@@ -170,7 +171,7 @@ class AttentionCell(Wrapper):
     params_are_of_init: ClassVar[bool] = False  # a memory is with them
 
     def __post_init__(self):
-        if not isinstance(self.cell, GatedCell):
+        if not is_gated(self.cell):
             raise TypeError(
                 f"{type(self).__name__} needs a gated cell, whose gates the context can enter, got {self.cell!r}; "
                 "put other cells around it"
@@ -323,10 +324,10 @@ def showing_alignment(cell: Cell) -> Cell:
     Raises:
       ValueError: if there is no attention cell, at the top or in wrappers around it.
     """
-    return with_last(cell, _aligned, lambda part: not isinstance(part, AttentionCell))
+    return with_last(cell, _aligned, lambda part: not attends(part))
 
 
-def _aligned(cell: Cell) -> Alignment:
-    if not isinstance(cell, AttentionCell):
+def _aligned(cell: Any) -> Alignment:
+    if not attends(cell):
         raise ValueError(f"{cell!r} does not attend to anything; give a cell such as Bahdanau or Luong")
     return Alignment(cell)

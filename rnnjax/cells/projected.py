@@ -7,12 +7,10 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
-from rnnjax.cells.cell import Cell, GatedCell, Key, Params, Recur, State
-from rnnjax.cells.tree import first_with_params, with_first
-from rnnjax.cells.weight_drop import WeightDrop
+from rnnjax.cells.cell import Cell, Key, Params, Recur, State
+from rnnjax.cells.traits import is_gated, projects_inputs
+from rnnjax.cells.tree import first_with_params, hands_inputs_on, with_first
 from rnnjax.cells.wrapper import Wrapper
-from rnnjax.cells.wrappers import Dropout, LearnedState, Project, Stack
-from rnnjax.cells.zoneout import Zoneout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +27,12 @@ class Projected(Wrapper):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.cell, GatedCell):
-            raise TypeError(f"Projected takes a gated cell, such as LSTM(128), got {self.cell!r}")
-        if type(self.cell).inputs is not GatedCell.inputs:
+        if not is_gated(self.cell):
+            raise TypeError(
+                "inputs are looked up for a gated cell, such as LSTM(128), alone or in stacks and wrappers that leave "
+                f"the inputs as they are, which is not so for {self.cell!r}"
+            )
+        if not projects_inputs(self.cell):
             name = type(self.cell).__name__
             raise TypeError(
                 f"{name} has its own `inputs`; override `gate_inputs` instead, so that a lookup can serve it"
@@ -52,20 +53,10 @@ def projected(cell: Cell, params: Params) -> tuple[Cell, Float[Array, "I G H"]]:
     """Returns the cell that takes projected inputs, and the weight ``w_x`` that they are projected with.
 
     The cell may be gated, a `Stack` whose first layer is such a cell, or in wrappers that leave the inputs alone, as a
-    `Dropout` does that drops none of them.
+    `Dropout` does that drops none of them (see `Wrapper.reads_inputs`).
 
     Raises:
-      TypeError: as `Projected`; ValueError: for a Dropout with an input rate.
+      TypeError: as `Projected`.
     """
-    taking = with_first(cell, Projected, _leaves_inputs_alone)
-    return taking, first_with_params(cell, params, _leaves_inputs_alone)[1].w_x
-
-
-def _leaves_inputs_alone(cell: Cell) -> bool:
-    """Returns whether the first cell inside reads the inputs as they are."""
-    if isinstance(cell, Dropout) and cell.input_rate:
-        raise ValueError(
-            f"input_rate={cell.input_rate} would drop parts of a one-hot input, which is only looked up; "
-            "leave it out of the first layer"
-        )
-    return type(cell) in (Stack, Dropout, Project, LearnedState, Zoneout, WeightDrop)
+    taking = with_first(cell, Projected, hands_inputs_on)
+    return taking, first_with_params(cell, params, hands_inputs_on)[1].w_x

@@ -12,6 +12,7 @@ from jaxtyping import Array
 from rnnjax.cells import GRU, LSTM, BasicRNN, Cell, GatedCell, GatedParams, GRUParams, LSTMParams
 from rnnjax.cells.activations import activation_function
 from rnnjax.cells.cell import Params
+from rnnjax.cells.traits import is_gated
 from rnnjax.interop.conversion import DenseNames, Framework, convert
 from rnnjax.interop.variables import Found, Shapes, below, paths, read, refuse, size_of
 
@@ -54,7 +55,7 @@ def from_flax(cell: Cell, variables: Mapping[str, Any], *, scope: str = "", modu
 
 def _check_modules(cell: Cell, module: Any) -> None:
     """Raises unless Flax's modules have the options that the gated cells, from the lowest up, have counterparts of."""
-    cells = [part for part in cell.parts() if isinstance(part, GatedCell)]
+    cells = [part for part in cell.parts() if is_gated(part)]
     modules = list(module) if isinstance(module, Sequence) else [module]
     if len(cells) != len(modules):
         raise ValueError(f"module must be one a layer, {len(cells)} of them for {cell!r}, got {len(modules)}")

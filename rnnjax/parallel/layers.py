@@ -16,7 +16,7 @@ from jaxtyping import Array
 from rnnjax.cells.cell import Cell, State
 from rnnjax.cells.randomness import TimedKey, split, timed
 from rnnjax.cells.sizes import keep_sizes
-from rnnjax.cells.wrappers import Stack
+from rnnjax.cells.tree import is_stack
 from rnnjax.errors import ConfigError
 from rnnjax.parallel.branches import switch
 from rnnjax.parallel.mesh import LAYERS
@@ -90,7 +90,7 @@ def splitting_layers(function: Callable[..., Any], mesh: Mesh) -> Callable[..., 
         return function
 
     def method_for(cell: Cell) -> Method | None:
-        if not isinstance(cell, Stack) or len(cell.cells) < devices:
+        if not is_stack(cell) or len(cell.cells) < devices:
             return None
         stacks.append(cell)
         return Wavefront()
@@ -111,7 +111,7 @@ def splitting_layers(function: Callable[..., Any], mesh: Mesh) -> Callable[..., 
 
 def layers_for(devices: int, cell: Cell) -> tuple[Cell, ...]:
     """Returns the layers of a cell, raising unless it has some for so many devices."""
-    if not isinstance(cell, Stack):
+    if not is_stack(cell):
         raise TypeError(f"layers are split over devices for a Stack, got {cell!r}")
     if len(cell.cells) < devices:
         raise ValueError(

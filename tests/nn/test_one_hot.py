@@ -106,8 +106,8 @@ def test_in_bfloat16_the_lookup_rounds_as_the_product_does(cell):
 @pytest.mark.parametrize(
     ("cell", "error", "message"),
     [
-        (rnnjax.Dropout(rnnjax.LSTM(4), input_rate=0.5), ValueError, "input_rate=0.5 .* one-hot"),
-        (rnnjax.Residual(rnnjax.LSTM(5)), TypeError, "takes a gated cell"),
+        (rnnjax.Dropout(rnnjax.LSTM(4), input_rate=0.5), TypeError, "looked up for a gated cell, .*input_rate=0.5"),
+        (rnnjax.Residual(rnnjax.LSTM(5)), TypeError, "looked up for a gated cell, .* which is not so for Residual"),
         (OwnInputs(4), TypeError, "OwnInputs has its own `inputs`; override `gate_inputs`"),
     ],
     ids=["input dropout", "not gated", "own inputs"],
