@@ -28,7 +28,7 @@ def class_tests(text: str, names: set[str]) -> Iterator[int]:
         asked = []
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
             asked = node.args[1:]
-        elif isinstance(node, ast.Compare) and "type(" in ast.unparse(node.left):
+        elif isinstance(node, ast.Compare) and ast.unparse(node.left).lstrip("(").startswith("type("):
             asked = node.comparators
         elif isinstance(node, ast.MatchClass):
             asked = [node.cls]
