@@ -97,7 +97,11 @@ class CellConfig(ClassOptions):
     def _set_wrappers(self, value: Iterable[str]) -> None:
         listed = tuple(value)
         classes = {_group_name(name): wrapper_class(name) for name in listed}
-        require(len(classes) == len(listed), f"cell.wrappers names a wrapper twice: {', '.join(listed)}")
+        require(
+            len(classes) == len(listed),
+            f"cell.wrappers names a wrapper twice: {', '.join(listed)}; each name has one group of options, so name a "
+            "wrapper once, or a class of your own that derives from it and has another name",
+        )
         for name in classes:
             taken = name in _OWN or name in self.class_fields()
             require(not taken, f"the options of the wrapper {name} would hide the field {name} of {self.kind}")

@@ -32,8 +32,12 @@ class SequenceClassifier(nn.Module):
     ) -> Float[Array, "B C"]:
         """Returns the logits of the classes; dropout is as in `rnnjax.nn.RNN`."""
         ys, state = RNN(self.cell)(xs.astype(self.dtype), lengths=lengths, deterministic=deterministic)
-        last = last_outputs(self.cell, ys, state, lengths)
-        return nn.Dense(self.classes, dtype=self.dtype)(last).astype(jnp.float32)
+        return scores(last_outputs(self.cell, ys, state, lengths), self.classes, self.dtype)
+
+
+def scores(features: Float[Array, "B O"], classes: int, dtype: DTypeLike) -> Float[Array, "B C"]:
+    """Returns the float32 logits of classes by a dense layer of the module that calls it, which computes in `dtype`."""
+    return nn.Dense(classes, dtype=dtype)(features).astype(jnp.float32)
 
 
 def last_outputs(

@@ -99,6 +99,11 @@ def layers(forward: Cells, backward: Cells) -> tuple[tuple[Cell, Cell], ...]:
     return tuple(zip(ahead, back))
 
 
+def drops(forward: Cells, backward: Cells, dropout: float) -> bool:
+    """Returns whether a key is drawn from, in the cells or between the layers."""
+    return dropout > 0 or any(cell.stochastic for pair in layers(forward, backward) for cell in pair)
+
+
 def input_sizes(pairs: Sequence[tuple[Cell, Cell]], input_size: Any) -> list:
     """Returns the number of features that each layer reads: above the first, the outputs of both cells below."""
     return [input_size, *(ahead.output_size + back.output_size for ahead, back in pairs[:-1])]
