@@ -131,11 +131,12 @@ def _axis_size(axis: str) -> int:
 
 
 class _Sequence(NamedTuple):
-    """What comes in over time, each ``[T, ...]``: inputs, which steps are valid and reset, and their times for keys."""
+    """What comes in over time, each ``[T, ...]``: inputs, three of the fields of `Steps`, and the times for keys."""
 
     xs: Array
     valid: Array | None
     resets: Array | None
+    followed: Array | None
     time: Array | None
 
 
@@ -165,7 +166,7 @@ def _entered(axis: str, sequence: CellSequence, whole: bool) -> tuple[_Sequence,
         key = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
         keys, impl = tuple(map(jax.random.key_data, split(key, len(sequence.state)))), jax.random.key_impl(key)
     layers = _Layers(sequence.params, sequence.initial, keys)
-    parts = _Sequence(sequence.xs, valid, sequence.resets, time), layers, sequence.state
+    parts = _Sequence(sequence.xs, valid, sequence.resets, sequence.followed, time), layers, sequence.state
     over_time, *held = vary(parts, varying_axes(parts) - {axis})
     # Apart, for where inputs need no gradient none is then computed; together they would have one if parameters do.
     return enter(axis, over_time), *enter(axis, tuple(held)), impl
@@ -190,7 +191,7 @@ def _run_layers(cells, inner: _Inner, layers: _Layers, state, sequence: _Sequenc
         if layers.initial is not None:
             initial = layers.initial[layer]
         arguments = layers.params[layer], ys, state[layer], initial, sequence.valid, sequence.resets, key
-        ys, last = inner.method.over(CellSequence(cell, *arguments, inner.gaps))
+        ys, last = inner.method.over(CellSequence(cell, *arguments, inner.gaps, followed=sequence.followed))
         after.append(last)
     return ys, tuple(after)
 

@@ -13,8 +13,10 @@ from jaxtyping import Array
 from rnnjax.cells.cell import GatedCell, Params, State, recurrent_product
 from rnnjax.cells.sizes import keep_sizes
 from rnnjax.cells.traits import fuses
+from rnnjax.unrolling.cutting import lost_to_reset
 from rnnjax.unrolling.products import Products, Starts, instantiated, products_of
-from rnnjax.unrolling.recurrence import Method, Recurrence, select
+from rnnjax.unrolling.recurrence import Method, Recurrence
+from rnnjax.unrolling.selecting import select, zeros_where
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,12 +59,12 @@ class Fused(Method):
         steps = recurrence.steps
         initial = None if steps.resets is None else recurrence.initial
         products = products_of(cell, recurrence)
-        loop = _Loop(products, recurrence.params, recurrence.state, initial, steps.valid, steps.resets)
+        loop = _Loop(products, recurrence.params, recurrence.state, initial, *steps[1:])
         return _run(self.unroll, cell, loop)
 
 
 class _Loop(NamedTuple):
-    """The arrays of a recurrence, in which its derivative is taken; `initial`, `valid`, `resets` as in `Recurrence`."""
+    """The arrays of a recurrence, in which its derivative is taken; as in `Recurrence` and `Steps`."""
 
     products: Products
     params: Params
@@ -70,6 +72,7 @@ class _Loop(NamedTuple):
     initial: State | None
     valid: Array | None
     resets: Array | None
+    followed: Array | None
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -77,21 +80,22 @@ def _run(unroll: int, cell: GatedCell, loop: _Loop) -> tuple[Array, State]:
     return _forward(unroll, cell, loop)[0]
 
 
-def _forward(unroll: int, cell: GatedCell, loop: _Loop) -> tuple[tuple[Array, State], Starts]:
-    """Returns the outputs and the final state, and what each step started from."""
+def _forward(unroll: int, cell: GatedCell, loop: _Loop) -> tuple[tuple[Array, State], Starts, Array | None]:
+    """Returns the outputs and the final state, what each step started from, and where it is lost to a reset."""
     products, params, dtype = loop.products, loop.params, loop.products.dtype
 
     def step(carry, item):
-        (state, carried), (item, valid, resets) = carry, item
+        (state, carried), (item, valid, resets, followed) = carry, item
         before = state if resets is None else select(resets, loop.initial, state)
         z, r, carried = products.step(cell, params, carried, item, before.h)
         new = _gates(cell, params, before, z, r)
         after = new if valid is None else select(valid, new, state)
-        return (after, carried), (new.h.astype(dtype), before, r, z if products.makes_z else None)
+        lost = None if followed is None else lost_to_reset(followed, before, new)
+        return (after, carried), (new.h.astype(dtype), before, r, z if products.makes_z else None, lost)
 
-    items = (products.items(), loop.valid, loop.resets)
-    (state, _), (ys, befores, rs, made) = jax.lax.scan(step, (loop.state, products.first()), items, unroll=unroll)
-    return (ys, state), Starts(befores, products.zs_after(made), rs)
+    items = (products.items(), loop.valid, loop.resets, loop.followed)
+    (state, _), (ys, befores, rs, made, lost) = jax.lax.scan(step, (loop.state, products.first()), items, unroll=unroll)
+    return (ys, state), Starts(befores, products.zs_after(made), rs), lost
 
 
 @functools.partial(_run.defjvp, symbolic_zeros=True)
@@ -99,7 +103,10 @@ def _derivative(unroll: int, cell: GatedCell, primals: tuple[_Loop], tangents: t
     """Returns the outputs, and what a change of the loop's arrays changes in them, by a loop linear in the changes."""
     (loop,), (change,) = primals, tangents
     products, params = loop.products, loop.params
-    outputs, starts = _forward(unroll, cell, loop)
+    outputs, starts, lost = _forward(unroll, cell, loop)
+    if lost is not None:  # where it is, the derivative is multiplied by zero, and must be finite
+        safe = jax.tree.map(jnp.broadcast_to, loop.initial, jax.tree.map(jnp.shape, starts.state))
+        starts = Starts(select(lost, safe, starts.state), *zeros_where(lost, starts[1:]))
     d_zs, d_rs = products.tangents(change.products, cell, params, starts)
     d_params, d_state, d_initial = (
         instantiated(getattr(loop, name), getattr(change, name)) for name in ("params", "state", "initial")

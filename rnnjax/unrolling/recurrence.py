@@ -6,19 +6,23 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array
 
 from rnnjax.cells.cell import Cell, Key, Params, State
+from rnnjax.unrolling.cutting import Taken, since_reset, step_before_reset
+from rnnjax.unrolling.selecting import select, zeros_where
 from rnnjax.unrolling.varying import vary, varying_axes
 
 
 class Steps(NamedTuple):
     """What the steps read, each leaf ``[T, ...]``: the cell's ``z``, and ``[T, *batch]`` truth values that say which
-    entries of the batch take the step (`valid`) and which are reset before it (`resets`); None: all, and none."""
+    entries of the batch take the step (`valid`; None: all), which are reset before it (`resets`; None: none), and which
+    are reset at some time after it (`followed`)."""
 
     z: Any
     valid: Array | None
     resets: Array | None
+    followed: Array | None = None
 
 
 class Recurrence(NamedTuple):
@@ -46,7 +50,10 @@ class Recurrence(NamedTuple):
     def step(self, state: State, step: Steps) -> tuple[State, Any]:
         """Takes one step: resets where asked, then leaves the state as it was where the step is not valid."""
         before = state if step.resets is None else select(step.resets, self.initial, state)
-        after, y = self.cell.step(self.params, before, step.z)
+        if step.followed is None:
+            after, y = self.cell.step(self.params, before, step.z)
+        else:
+            after, y = step_before_reset(self.cell, Taken(self.params, before, step.z, self.initial, step.followed))
         after = after if step.valid is None else select(step.valid, after, state)
         return after, (y, after) if self.keeps_states else y
 
@@ -54,8 +61,8 @@ class Recurrence(NamedTuple):
 class CellSequence(NamedTuple):
     """A whole cell over a time-major sequence ``xs [T, *batch, I]``, before it is taken apart into recurrences.
 
-    `valid` and `resets` are as in `Steps`; `initial` is None where there are no resets; `key` is that of `unroll`;
-    `gaps` and `keeps_states` are as in `Recurrence`.
+    `valid`, `resets` and `followed` are as in `Steps`; `initial` is None where there are no resets; `key` is that of
+    `unroll`; `gaps` and `keeps_states` are as in `Recurrence`.
     """
 
     cell: Cell
@@ -68,6 +75,7 @@ class CellSequence(NamedTuple):
     key: Key
     gaps: bool = False
     keeps_states: bool = False
+    followed: Array | None = None
 
 
 class Method:
@@ -105,16 +113,45 @@ class Method:
           ValueError: if the method cannot serve one of them.
         """
 
+        cut = _Cut(sequence)
+
         def recur(cell, params, zs, state, initial, xs=None) -> tuple[Any, State]:
-            steps = Steps(zs, sequence.valid, sequence.resets)
+            steps = Steps(zs, sequence.valid, sequence.resets, sequence.followed)
             state, initial = varying_like(steps, params, state, initial)
             recurrence = Recurrence(cell, params, state, initial, steps, xs, sequence.gaps, sequence.keeps_states)
             outputs, last = self.serve(recurrence)
             # A cell hands on the state of its recurrences as it is, so all states of them are all states of it.
-            return outputs if sequence.keeps_states else (outputs, last)
+            ys, states = outputs if sequence.keeps_states else (outputs, last)
+            return cut.finite(ys), states
 
         cell, params, xs, state, initial = sequence[:5]
-        return cell.over_time(recur, params, xs, state, initial, sequence.key)
+        ys, state = cell.over_time(recur, params, cut.finite(xs), state, initial, sequence.key)
+        return cut.marked(ys), state
+
+
+class _Cut:
+    """What is not finite before a reset, among the inputs of a cell's parts and outputs: zero within, NaN in the end.
+
+    A layer above multiplies its inputs by weights, whose gradient would be zero times what is not finite.
+    """
+
+    def __init__(self, sequence: CellSequence):
+        self._resets, self._followed = sequence.resets, sequence.followed
+        self._bad: list[Array] = []
+
+    def finite(self, ys: Array) -> Array:
+        """Returns a sequence with zeros at the steps whose numbers are not finite; `marked` knows which these are."""
+        if self._followed is None:
+            return ys
+        self._bad.append(self._followed & ~jnp.isfinite(ys).all(-1))
+        return zeros_where(self._bad[-1], ys)
+
+    def marked(self, ys: Array) -> Array:
+        """Returns outputs that are NaN from the first of these steps on, up to the reset."""
+        if self._resets is None or not self._bad:
+            return ys
+        lost = since_reset(jnp.stack(self._bad).any(0), jnp.zeros_like(self._resets[0]), self._resets)
+        return select(lost, jnp.full_like(ys, jnp.nan), ys)
 
 
 def varying_like(steps: Steps, params: Params, *states: State) -> list[State]:
@@ -123,12 +160,3 @@ def varying_like(steps: Steps, params: Params, *states: State) -> list[State]:
     Inside `jax.shard_map` a loop's state must have one type throughout; elsewhere this changes nothing.
     """
     return vary(list(states), varying_axes((steps, params, states)))
-
-
-def select(where: Bool[Array, " *B"], yes: Any, no: Any) -> Any:
-    """Returns the leaves of `yes` for the entries of the batch where it holds, of `no` elsewhere."""
-
-    def leaf(a: Array, b: Array) -> Array:
-        return jnp.where(where.reshape(where.shape + (1,) * (a.ndim - where.ndim)), a, b)
-
-    return jax.tree.map(leaf, yes, no)

@@ -16,9 +16,10 @@ from rnnjax.cells.checks import check_params, check_state
 from rnnjax.cells.sizes import as_batch_size
 from rnnjax.unrolling.auto import default_method
 from rnnjax.unrolling.checks import check_cell, check_flags, check_inputs, check_lengths, check_method
-from rnnjax.unrolling.cutting import cut_off
-from rnnjax.unrolling.recurrence import CellSequence, Method, select
+from rnnjax.unrolling.cutting import cut_off, followed_by_reset
+from rnnjax.unrolling.recurrence import CellSequence, Method
 from rnnjax.unrolling.scan import Scan
+from rnnjax.unrolling.selecting import select
 from rnnjax.unrolling.static import Static
 from rnnjax.unrolling.varying import vary, varying_axes
 
@@ -52,7 +53,8 @@ def unroll(
         must be within both.
       resets: where true, the state is set back to the cell's initial state before that step is taken; a step that is
         missing is not taken, and resets nothing. What lies before a reset changes no value and no gradient after it:
-        where an input or the given state there is not finite, outputs are NaN from it on up to the reset.
+        where an input or the given state there is not finite, or the cell overflows, outputs are NaN from it on up to
+        the reset.
       reverse: take the steps from the last valid one to the first; outputs stay in the order of the inputs, and the
         state returned is that after the first input.
       method: how to unroll, such as `Static()` or `Scan()`; None takes `Auto()`, which chooses for each
@@ -171,10 +173,12 @@ def _over_time(how: _How, params, xs, state, valid, gaps: bool, resets, key):
     state = cell.start(params, batch, xs.dtype) if state is None else state
     if 0 in xs.shape[:-1]:
         return _of_nothing(how, params, xs, state)
-    lost = None
+    lost = followed = None
     if resets is not None:
-        xs, state, lost = cut_off(xs, state, initial, resets if valid is None else resets & valid)
-    sequence = CellSequence(cell, params, xs, state, initial, valid, resets, key, gaps, how.keeps_states)
+        taken = resets if valid is None else resets & valid
+        xs, state, lost = cut_off(xs, state, initial, taken)
+        followed = followed_by_reset(taken)
+    sequence = CellSequence(cell, params, xs, state, initial, valid, resets, key, gaps, how.keeps_states, followed)
     ys, state = method.over(sequence)
     return ys if lost is None else select(lost, jnp.full_like(ys, jnp.nan), ys), state
 

@@ -18,7 +18,8 @@ from jaxtyping import Array, Float, Int
 from rnnjax.cells.lstm import LSTMParams, LSTMState
 from rnnjax.cells.traits import is_lstm
 from rnnjax.unrolling.kernels.precision import exact_products
-from rnnjax.unrolling.recurrence import Method, Recurrence, select
+from rnnjax.unrolling.recurrence import Method, Recurrence
+from rnnjax.unrolling.selecting import select
 from rnnjax.unrolling.varying import vary, varying_axes
 
 _EXTRAS = ("peephole", "projection_size", "cell_clip", "coupled_gates", "layer_norm")
