@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import rnnjax
+from rnnjax.cells.traits import attends
 from rnnjax.cells.tree import made_of_cells
 from rnnjax.class_options import ClassOptions, required, sayable_fields
 from rnnjax.config_group import ConfigGroup
@@ -252,9 +253,9 @@ def wrapper_classes() -> dict[str, type[rnnjax.Wrapper]]:
 
 
 def _public(base: type[C]) -> dict[str, type[C]]:
-    """Returns the classes of rnnjax that are such and whose parameters are all made by `init`, by their names."""
+    """Returns the classes of rnnjax that are such and need no memory to look at, by their names."""
     named = {name: getattr(rnnjax, name) for name in rnnjax.__all__}
-    return {name: of for name, of in named.items() if _is_kind_of(of, base) and of.params_are_of_init}
+    return {name: of for name, of in named.items() if _is_kind_of(of, base) and not attends(of)}
 
 
 def _group_name(wrapper: str) -> str:

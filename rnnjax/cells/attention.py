@@ -7,7 +7,7 @@ of it (the keys of the scores) is computed there, once, before the steps.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -126,6 +126,10 @@ class Attending(NamedTuple):
     w_out: Array
     memory: Memory
 
+    def of_init(self) -> AttentionParams:
+        """Returns what `init` made of it."""
+        return AttentionParams(*self[:-1])
+
 
 def attending(params: Params, memory: Float[Array, "*B S M"], lengths: Int[Array, " *B"] | None = None) -> Params:
     """Returns a cell's parameters with every attention cell in it, however deep, attending to `memory`.
@@ -167,8 +171,6 @@ class AttentionCell(Wrapper):
     _: dataclasses.KW_ONLY
     score: str = "additive"
     size: int | None = None
-
-    params_are_of_init: ClassVar[bool] = False  # a memory is with them
 
     def __post_init__(self):
         if not is_gated(self.cell):

@@ -35,7 +35,8 @@ class Cell(ABC):
     Derive from it as a frozen dataclass; derive from `GatedCell` where the cell is gated.
     """
 
-    params_are_of_init: ClassVar[bool] = True  # whether `init` makes all of the parameters, so that they can be checked
+    # Whether `init` makes the parameters, but for what they leave out in their `of_init`; only such can be checked.
+    params_are_of_init: ClassVar[bool] = True
 
     @property
     @abstractmethod

@@ -8,6 +8,7 @@ from typing import Any
 from jaxtyping import Array, Float
 
 from rnnjax.cells.cell import Cell, Key, Params, Recur, State
+from rnnjax.cells.checks import check_params, check_structure
 from rnnjax.cells.traits import is_gated, projects_inputs
 from rnnjax.cells.tree import first_with_params, hands_inputs_on, with_first
 from rnnjax.cells.wrapper import Wrapper
@@ -56,7 +57,10 @@ def projected(cell: Cell, params: Params) -> tuple[Cell, Float[Array, "I G H"]]:
     `Dropout` does that drops none of them (see `Wrapper.reads_inputs`).
 
     Raises:
-      TypeError: as `Projected`.
+      TypeError: as `Projected`, and for parameters of another cell; ValueError: for parameters of other shapes.
     """
     taking = with_first(cell, Projected, hands_inputs_on)
-    return taking, first_with_params(cell, params, hands_inputs_on)[1].w_x
+    check_structure(cell, params)
+    w_x = first_with_params(cell, params, hands_inputs_on)[1].w_x
+    check_params(cell, params, w_x.shape[0])
+    return taking, w_x

@@ -22,7 +22,7 @@ def is_lstm(cell: Any) -> TypeGuard[LSTM]:
 
 
 def attends(cell: Any) -> bool:
-    """Returns whether a cell looks at a memory, and tells by `alignment` where in it."""
+    """Returns whether a cell, or a class of cells, looks at a memory, and tells by `alignment` where in it."""
     return hasattr(cell, "alignment")
 
 

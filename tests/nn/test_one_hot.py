@@ -118,6 +118,25 @@ def test_a_cell_whose_inputs_cannot_be_looked_up_is_refused(cell, error, message
         nn.unroll_one_hot(cell, params, IDS)
 
 
+@pytest.mark.parametrize(
+    ("cell", "params", "message"),
+    [
+        (rnnjax.LSTM(4), None, "params must be those of LSTM"),
+        (CELLS["stack"], rnnjax.LSTM(4).init(jax.random.key(0), SIZE), "params must be those of Stack"),
+        (rnnjax.LSTM(4), rnnjax.LSTM(3).init(jax.random.key(0), SIZE), "params must have the shapes that LSTM"),
+        (
+            rnnjax.Project(rnnjax.LSTM(4), 2),
+            rnnjax.Project(rnnjax.LSTM(4), 3).init(jax.random.key(0), SIZE),
+            r"has for 5 features, ProjectParams\(.*w=\[4, 2\].*, got .*w=\[4, 3\]",
+        ),
+    ],
+    ids=["none", "another cell", "another size", "another projection"],
+)
+def test_parameters_that_are_not_the_cells_are_refused(cell, params, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        nn.unroll_one_hot(cell, params, IDS)
+
+
 def test_ids_must_be_whole_numbers():
     with pytest.raises(TypeError, match="ids must be whole numbers, got float32"):
         nn.unroll_one_hot(rnnjax.LSTM(4), None, jnp.ones((2, 3)))
