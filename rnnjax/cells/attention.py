@@ -7,7 +7,7 @@ computes what the steps need of the memory, the keys of the scores, once for all
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from rnnjax.cells.cell import Cell, GatedCell, Key, Params, State, compute_dtype
 from rnnjax.cells.initializers import gate_kernels, initializer
 from rnnjax.cells.sizes import keep_sizes
+from rnnjax.cells.traits import attends, is_gated
 from rnnjax.cells.tree import with_last
 from rnnjax.cells.wrapper import Wrapper
 
@@ -147,6 +148,10 @@ class Attending(NamedTuple):
     w_out: Array
     memory: Memory
 
+    def of_init(self) -> AttentionParams:
+        """Returns what `init` made of it."""
+        return AttentionParams(*self[:-1])
+
 
 def attending(params: Params, memory: Float[Array, "*B S M"], lengths: Int[Array, " *B"] | None = None) -> Params:
     """Returns a cell's parameters with a memory for every attention cell in it, however deep.
@@ -199,10 +204,8 @@ class AttentionCell(Wrapper):
     score: str = "additive"
     size: int | None = None
 
-    params_are_of_init: ClassVar[bool] = False  # the memory is among them
-
     def __post_init__(self):
-        if not isinstance(self.cell, GatedCell):
+        if not is_gated(self.cell):
             raise TypeError(
                 f"{type(self).__name__} needs a gated cell, since the context enters the gates, got {self.cell!r}; "
                 f"put {type(self).__name__} inside of other cells, right around the gated one"
@@ -374,10 +377,10 @@ def with_attention_weights(cell: Cell) -> Cell:
     Raises:
       ValueError: if the last cell in its stacks and wrappers is no attention cell.
     """
-    return with_last(cell, _weights_of, lambda part: not isinstance(part, AttentionCell))
+    return with_last(cell, _weights_of, lambda part: not attends(part))
 
 
-def _weights_of(cell: Cell) -> AttentionWeights:
-    if not isinstance(cell, AttentionCell):
+def _weights_of(cell: Any) -> AttentionWeights:
+    if not attends(cell):
         raise ValueError(f"{cell!r} has no attention; use a cell such as Bahdanau or Luong")
     return AttentionWeights(cell)

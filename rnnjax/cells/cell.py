@@ -58,7 +58,8 @@ class Cell(ABC):
       [0.5    0.75   0.875  0.9375]
     """
 
-    params_are_of_init: ClassVar[bool] = True  # whether `init` returns all parameters, so that they can be checked
+    # Whether `init` returns the parameters, all but what they leave out in their `of_init`; only such can be checked.
+    params_are_of_init: ClassVar[bool] = True
 
     @property
     @abstractmethod

@@ -32,11 +32,11 @@ def check_rates(fields: Any, *names: str) -> None:
 
 def check_params(cell: Any, params: Any, input_size: int) -> None:
     """Raises unless `params` have the structure, shapes and kinds of types that the cell's `init` returns."""
+    params = _of_init(params)
     expected = _expected_params(cell, input_size)
     if expected is None or _alike(params, expected):
         return
-    if jax.tree.structure(params) != jax.tree.structure(expected):
-        raise TypeError(f"params must be those of {cell!r}, a {describe(expected)}, got {describe(params)}")
+    check_structure(cell, params, input_size)
     leaves = jax.tree.leaves(params)
     not_floating = next((leaf for leaf in leaves if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)), None)
     if not_floating is not None:
@@ -49,6 +49,19 @@ def check_params(cell: Any, params: Any, input_size: int) -> None:
         f"params must have the shapes that {cell!r} has for {input_size} features, {describe(expected)}, "
         f"got {describe(params)}"
     )
+
+
+def check_structure(cell: Any, params: Any, input_size: int = 1) -> None:
+    """Raises unless `params` are built as those that the cell's `init` gives, whatever their shapes."""
+    params, expected = _of_init(params), _expected_params(cell, input_size)
+    if expected is not None and jax.tree.structure(params) != jax.tree.structure(expected):
+        raise TypeError(f"params must be those of {cell!r}, a {describe(expected)}, got {describe(params)}")
+
+
+def _of_init(params: Any) -> Any:
+    """Returns parameters without what was put among them later, such as a memory that is attended to."""
+    has_more = lambda part: hasattr(part, "of_init")  # noqa: E731
+    return jax.tree.map(lambda part: part.of_init() if has_more(part) else part, params, is_leaf=has_more)
 
 
 @functools.lru_cache(maxsize=256)

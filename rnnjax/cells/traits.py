@@ -8,14 +8,40 @@ import jax
 from jaxtyping import Array
 
 from rnnjax.cells.cell import Cell, GatedCell, Params, State
+from rnnjax.cells.lstm import LSTM
+
+
+def is_gated(cell: Any) -> TypeGuard[GatedCell]:
+    """Returns whether a cell is gated, whatever its step."""
+    return isinstance(cell, GatedCell)
+
+
+def is_lstm(cell: Any) -> TypeGuard[LSTM]:
+    """Returns whether a cell is an `LSTM` itself, and no class of one's own that derives from it."""
+    return type(cell) is LSTM
+
+
+def attends(cell: Any) -> bool:
+    """Returns whether a cell, or a class of cells, looks at a memory, and tells by `alignment` where in it."""
+    return hasattr(cell, "alignment")
 
 
 def fuses(cell: Cell | None) -> TypeGuard[GatedCell]:
     """Returns whether a cell's step is that of `GatedCell`: one product, then `gates`."""
-    if not isinstance(cell, GatedCell):
+    if not is_gated(cell):
         return False
     kind = type(cell)
     return (kind.step, kind.advance, kind.read) == (GatedCell.step, GatedCell.advance, GatedCell.read)
+
+
+def projects_inputs(cell: GatedCell) -> bool:
+    """Returns whether a cell's z is what its `gate_inputs` makes of ``xs @ w_x``, wherever that comes from."""
+    return type(cell).inputs is GatedCell.inputs
+
+
+def outputs_its_state(cell: Cell) -> TypeGuard[GatedCell]:
+    """Returns whether a cell's outputs are its hidden states."""
+    return fuses(cell) and (type(cell).outputs, type(cell).over_time) == (Cell.outputs, GatedCell.over_time)
 
 
 def adds_a_bias(cell: Cell, params: Params, xs: Array | None) -> bool:
@@ -24,9 +50,9 @@ def adds_a_bias(cell: Cell, params: Params, xs: Array | None) -> bool:
     Each step's z then depends on its own input only, and can be computed at any time. The answer is read off the jaxpr
     of `gate_inputs`: the projected inputs must have one reader, an addition. It is no without inputs (None).
     """
-    if xs is None or not isinstance(cell, GatedCell):
+    if xs is None or not is_gated(cell):
         return False
-    if (type(cell).inputs, type(cell).project) != (GatedCell.inputs, GatedCell.project):
+    if not projects_inputs(cell) or type(cell).project is not GatedCell.project:
         return False
     zs = jax.eval_shape(cell.project, params.w_x, xs)
     jaxpr = jax.make_jaxpr(cell.gate_inputs)(params, zs).jaxpr

@@ -1,22 +1,52 @@
-"""The first and the last cell in a tree of stacks and wrappers: replaced, or found with its parameters or state."""
+"""Trees of stacks and wrappers: what a cell is in one, and its first and last cell, replaced or found."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 from rnnjax.cells.cell import Cell, Params, State
 from rnnjax.cells.wrapper import Wrapper
-from rnnjax.cells.wrappers import Stack
+from rnnjax.cells.wrappers import Project, Residual, Stack
 
 Change = Callable[[Cell], Cell]
 Condition = Callable[[Cell], bool]
 
 
+def made_of_cells(kind: type[Cell]) -> bool:
+    """Returns whether a class of cells is that of stacks or of wrappers."""
+    return issubclass(kind, (Stack, Wrapper))
+
+
 def holds_cells(cell: Cell) -> bool:
-    """Returns whether a cell is a stack or a wrapper, made of other cells."""
-    return isinstance(cell, (Stack, Wrapper))
+    """Returns whether a cell is a stack or a wrapper, in which the first and the last cell are looked for."""
+    return made_of_cells(type(cell))
+
+
+def is_stack(cell: Cell) -> TypeGuard[Stack]:
+    """Returns whether a cell is a stack whose layers are taken one after the other, and nothing else is done."""
+    return isinstance(cell, Stack) and (type(cell).over_time, type(cell).outputs) == (Stack.over_time, Stack.outputs)
+
+
+def hands_inputs_on(cell: Cell) -> bool:
+    """Returns whether the first cell in a stack or wrapper is given its inputs as they are."""
+    return is_stack(cell) or (isinstance(cell, Wrapper) and not cell.reads_inputs)
+
+
+def has_dense(cell: Cell) -> TypeGuard[Project]:
+    """Returns whether a cell is another with a dense layer behind it, and nothing else."""
+    return type(cell) is Project
+
+
+def has_no_params_of_its_own(cell: Cell) -> TypeGuard[Wrapper]:
+    """Returns whether a cell is a wrapper whose parameters are those of the wrapped cell."""
+    return isinstance(cell, Wrapper) and type(cell).inner is Wrapper.inner and cell.params_are_of_init
+
+
+def needed_input_size(cell: Cell) -> int | None:
+    """Returns the only number of features that a cell itself can be given; None where it does not matter to it."""
+    return cell.output_size if isinstance(cell, Residual) else None
 
 
 def with_first(cell: Cell, change: Change, descend: Condition = holds_cells) -> Cell:

@@ -55,6 +55,10 @@ class WeightDrop(Wrapper):
     def stochastic(self) -> bool:
         return bool(self.rate) or self.cell.stochastic
 
+    @property
+    def reads_inputs(self) -> bool:
+        return False
+
     def init(self, key: PRNGKeyArray, input_size: Size) -> Params:
         params = self.cell.init(key, input_size)
         self._check(params)

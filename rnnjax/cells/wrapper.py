@@ -117,6 +117,14 @@ class Wrapper(Cell):
         return self._overrides("inputs", "step", "advance", "read", "outputs", "update", "hand_on")
 
     @property
+    def reads_inputs(self) -> bool:
+        """Whether it does something with the inputs, which cannot be looked up then where they are one-hot.
+
+        A subclass whose `draw` reads no more of them than their batch and time axes says that it does not.
+        """
+        return self._says("draw", "before", "inputs", "over_time")
+
+    @property
     def output_size(self) -> int:
         return self.cell.output_size
 

@@ -167,6 +167,10 @@ class Dropout(Wrapper):
     def advances(self) -> bool:
         return self.cell.advances and not self.state_rate
 
+    @property
+    def reads_inputs(self) -> bool:
+        return bool(self.input_rate)
+
     def in_time(self, key: Key) -> bool:
         return bool(self.state_rate) and key is not None
 

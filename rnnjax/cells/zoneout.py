@@ -62,6 +62,10 @@ class Zoneout(Wrapper):
         return bool(self._rates) or self.cell.stochastic
 
     @property
+    def reads_inputs(self) -> bool:
+        return False
+
+    @property
     def _rates(self) -> dict[str, float]:
         """The rates above 0, by the field of the state that each applies to."""
         return {name: rate for name, rate in (("h", self.rate), ("c", self.cell_rate)) if rate}

@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from rnnjax.cells import Cell, Dropout, GatedCell, Project, ProjectParams, Residual, Stack, WeightDrop, Zoneout
+from rnnjax.cells import Cell, Project, ProjectParams, Stack
 from rnnjax.cells.cell import Params
+from rnnjax.cells.traits import is_gated
+from rnnjax.cells.tree import has_dense, has_no_params_of_its_own, is_stack, needed_input_size
 from rnnjax.interop.variables import NamedVariables, Shapes, Variables, describe, names_of, read, without_common_scope
 
 
@@ -56,20 +58,20 @@ def convert(framework: Framework, cell: Cell, variables: Variables, input_size: 
     Raises:
       ValueError: if a variable is missing, unused or of another shape, or the framework has no such cell.
     """
-    if type(cell) is Stack:
+    if is_stack(cell):
         sizes = [input_size, *(below.output_size for below in cell.cells)]
         layers = _layers(cell, variables)
         return tuple(convert(framework, c, layer, size) for c, layer, size in zip(cell.cells, layers, sizes))
-    if isinstance(cell, (Dropout, Zoneout, WeightDrop)):
-        return convert(framework, cell.cell, variables, input_size)
-    if type(cell) is Residual:
-        return convert(framework, cell.cell, variables, input_size or cell.output_size)
-    if type(cell) is Project:
+    if has_no_params_of_its_own(cell):
+        return convert(framework, cell.cell, variables, input_size or needed_input_size(cell))
+    if has_dense(cell):
         return _project(framework, cell, variables, input_size)
-    if not isinstance(cell, GatedCell) or type(cell) not in framework.cells:
-        wrappers = Stack, Residual, Dropout, Project, Zoneout, WeightDrop
-        known = ", ".join(kind.__name__ for kind in (*framework.cells, *wrappers))
-        raise ValueError(f"{framework.name} has no counterpart of {type(cell).__name__}; it has one of {known}")
+    if not is_gated(cell) or type(cell) not in framework.cells:
+        known = ", ".join(kind.__name__ for kind in framework.cells)
+        raise ValueError(
+            f"{framework.name} has no counterpart of {type(cell).__name__}; it has one of {known}, alone or in Stack, "
+            "Project and wrappers without parameters of their own"
+        )
     named = {"/".join(path): variable for path, variable in without_common_scope(variables).items()}
     params = framework.cells[type(cell)](cell, named, input_size)
     return jax.tree.map(lambda leaf: leaf.astype(cell.param_dtype), params)

@@ -12,6 +12,7 @@ from jaxtyping import Array
 from rnnjax.cells import GRU, LSTM, BasicRNN, Cell, GatedCell, GatedParams, GRUParams, LSTMParams
 from rnnjax.cells.activations import activation_function
 from rnnjax.cells.cell import Params
+from rnnjax.cells.traits import is_gated
 from rnnjax.interop.conversion import DenseNames, Framework, convert
 from rnnjax.interop.variables import NamedVariables, Shapes, below_scope, paths, read, refuse, size_of
 
@@ -65,7 +66,7 @@ def from_flax(cell: Cell, variables: Mapping[str, Any], *, scope: str = "", modu
 
 def _check_modules(cell: Cell, module: Any) -> None:
     """Raises unless Flax's modules, from the lowest layer up, compute the same as the gated cells."""
-    cells = [part for part in cell.parts() if isinstance(part, GatedCell)]
+    cells = [part for part in cell.parts() if is_gated(part)]
     modules = list(module) if isinstance(module, Sequence) else [module]
     if len(cells) != len(modules):
         raise ValueError(f"module must have one for each of the {len(cells)} layers of {cell!r}, got {len(modules)}")

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from rnnjax.cells import GatedCell, Project
+from rnnjax.cells.tree import has_dense
 from rnnjax.dtypes import at_least_float32
 
 
@@ -134,8 +135,8 @@ def refuse(cell: GatedCell, framework: str, **counterpart: Any) -> None:
 
 def describe(cell: GatedCell | Project) -> str:
     """Returns a cell's class and size, for an error."""
-    size = f"size={cell.size}" if isinstance(cell, Project) else f"hidden_size={cell.hidden_size}"
-    return f"{type(cell).__name__}({size})"
+    size = "size" if has_dense(cell) else "hidden_size"
+    return f"{type(cell).__name__}({size}={getattr(cell, size)})"
 
 
 def names_of(variables: Mapping[Any, Variable], most: int = 12) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +10,7 @@ from flax.errors import InvalidRngError
 from jaxtyping import Array, Bool, Float, Int
 
 from rnnjax.cells.cell import Cell, Key, State
-from rnnjax.unrolling.bidirectional import Cells, bidirectional, input_sizes, layers
+from rnnjax.unrolling.bidirectional import Cells, bidirectional, drops, input_sizes, layers
 from rnnjax.unrolling.recurrence import Method
 from rnnjax.unrolling.sequences import unroll
 
@@ -52,19 +52,8 @@ class RNN(nn.Module):
         deterministic: bool = False,
     ) -> tuple[Float[Array, "*B T O"], State]:
         """Returns the outputs and the final state, as `rnnjax.unroll` does."""
-        return unroll(
-            self.cell,
-            self.param("rnn", self.cell.init, xs.shape[-1]),
-            xs,
-            state,
-            lengths=lengths,
-            mask=mask,
-            resets=resets,
-            reverse=self.reverse,
-            method=self.method,
-            key=dropout_key(self, deterministic, self.cell.stochastic),
-            time_major=self.time_major,
-        )
+        options = {"lengths": lengths, "mask": mask, "resets": resets, "deterministic": deterministic}
+        return unrolled(self, unroll, xs.shape[-1], xs, state, **options)
 
 
 class Bidirectional(nn.Module):
@@ -117,14 +106,9 @@ class Bidirectional(nn.Module):
             resets=resets,
             method=self.method,
             dropout=self.dropout,
-            key=dropout_key(self, deterministic, self._stochastic()),
+            key=dropout_key(self, deterministic, drops(self.forward_cell, self.backward_cell, self.dropout)),
             time_major=self.time_major,
         )
-
-    def _stochastic(self) -> bool:
-        """Returns whether anything is dropped, in the cells or between the layers."""
-        pairs = layers(self.forward_cell, self.backward_cell)
-        return self.dropout > 0 or any(cell.stochastic for pair in pairs for cell in pair)
 
     def _parameters(self, input_size: int) -> tuple:
         """Returns the pair of parameters of one layer, or a pair a layer."""
@@ -137,6 +121,23 @@ class Bidirectional(nn.Module):
             for layer, (pair, size) in enumerate(zip(pairs, input_sizes(pairs, input_size)))
         ]
         return made[0] if one else tuple(made)
+
+
+def unrolled(
+    module: Any,
+    unroll: Callable,
+    input_size: int,
+    inputs: Array,
+    state: State | None,
+    *,
+    deterministic: bool = False,
+    **options: Any,
+) -> tuple[Float[Array, "*B T O"], State]:
+    """Returns what a module's cell makes of inputs, as `unroll` takes them; its parameters are under the name `rnn`."""
+    params = module.param("rnn", module.cell.init, input_size)
+    key = dropout_key(module, deterministic, module.cell.stochastic)
+    how = {"reverse": module.reverse, "method": module.method, "time_major": module.time_major}
+    return unroll(module.cell, params, inputs, state, key=key, **how, **options)
 
 
 def dropout_key(module: nn.Module, deterministic: bool, stochastic: bool) -> Key:

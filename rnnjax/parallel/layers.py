@@ -16,7 +16,7 @@ from jaxtyping import Array
 from rnnjax.cells.cell import Cell, State
 from rnnjax.cells.randomness import TimedKey, split, timed
 from rnnjax.cells.sizes import keep_sizes
-from rnnjax.cells.wrappers import Stack
+from rnnjax.cells.tree import is_stack
 from rnnjax.errors import ConfigError
 from rnnjax.parallel.branches import switch
 from rnnjax.parallel.mesh import LAYERS
@@ -90,7 +90,7 @@ def splitting_layers(function: Callable[..., Any], mesh: Mesh) -> Callable[..., 
         return function
 
     def method_for(cell: Cell) -> Method | None:
-        if not isinstance(cell, Stack) or len(cell.cells) < devices:
+        if not is_stack(cell) or len(cell.cells) < devices:
             return None
         stacks.append(cell)
         return Wavefront()
@@ -111,7 +111,7 @@ def splitting_layers(function: Callable[..., Any], mesh: Mesh) -> Callable[..., 
 
 def layers_for(devices: int, cell: Cell) -> tuple[Cell, ...]:
     """Returns the layers of a cell, raising unless it has some for so many devices."""
-    if not isinstance(cell, Stack):
+    if not is_stack(cell):
         raise TypeError(f"layers are split over devices for a Stack, got {cell!r}")
     if len(cell.cells) < devices:
         raise ValueError(
@@ -131,11 +131,12 @@ def _axis_size(axis: str) -> int:
 
 
 class _Sequence(NamedTuple):
-    """What comes in over time, each ``[T, ...]``: inputs, which steps are valid and reset, and their times for keys."""
+    """What comes in over time, each ``[T, ...]``: inputs, three of the fields of `Steps`, and the times for keys."""
 
     xs: Array
     valid: Array | None
     resets: Array | None
+    followed: Array | None
     time: Array | None
 
 
@@ -165,7 +166,7 @@ def _entered(axis: str, sequence: CellSequence, whole: bool) -> tuple[_Sequence,
         key = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
         keys, impl = tuple(map(jax.random.key_data, split(key, len(sequence.state)))), jax.random.key_impl(key)
     layers = _Layers(sequence.params, sequence.initial, keys)
-    parts = _Sequence(sequence.xs, valid, sequence.resets, time), layers, sequence.state
+    parts = _Sequence(sequence.xs, valid, sequence.resets, sequence.followed, time), layers, sequence.state
     over_time, *held = vary(parts, varying_axes(parts) - {axis})
     # Apart, for where inputs need no gradient none is then computed; together they would have one if parameters do.
     return enter(axis, over_time), *enter(axis, tuple(held)), impl
@@ -190,7 +191,7 @@ def _run_layers(cells, inner: _Inner, layers: _Layers, state, sequence: _Sequenc
         if layers.initial is not None:
             initial = layers.initial[layer]
         arguments = layers.params[layer], ys, state[layer], initial, sequence.valid, sequence.resets, key
-        ys, last = inner.method.over(CellSequence(cell, *arguments, inner.gaps))
+        ys, last = inner.method.over(CellSequence(cell, *arguments, inner.gaps, followed=sequence.followed))
         after.append(last)
     return ys, tuple(after)
 

@@ -135,6 +135,11 @@ def layers(forward: Cells, backward: Cells) -> tuple[tuple[Cell, Cell], ...]:
     return tuple(zip(forward_cells, backward_cells))
 
 
+def drops(forward: Cells, backward: Cells, dropout: float) -> bool:
+    """Returns whether a key is drawn from, in the cells or between the layers."""
+    return dropout > 0 or any(cell.stochastic for pair in layers(forward, backward) for cell in pair)
+
+
 def input_sizes(pairs: Sequence[tuple[Cell, Cell]], input_size: Any) -> list:
     """Returns the number of features that each layer reads: above the first, the outputs of both cells below."""
     return [input_size, *(forward.output_size + backward.output_size for forward, backward in pairs[:-1])]

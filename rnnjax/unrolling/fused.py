@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from rnnjax.cells.cell import GatedCell, Params, State, recurrent_product
 from rnnjax.cells.sizes import keep_sizes
 from rnnjax.cells.traits import fuses
+from rnnjax.unrolling.cutting import lost_to_reset
 from rnnjax.unrolling.products import Products, Starts, instantiated, products_of
-from rnnjax.unrolling.recurrence import Method, Recurrence, select
+from rnnjax.unrolling.recurrence import Method, Recurrence
+from rnnjax.unrolling.selecting import select, zeros_where
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +66,14 @@ class Fused(Method):
         steps = recurrence.steps
         initial = None if steps.resets is None else recurrence.initial
         products = products_of(cell, recurrence)
-        loop = _Loop(products, recurrence.params, recurrence.state, initial, steps.valid, steps.resets)
+        loop = _Loop(products, recurrence.params, recurrence.state, initial, *steps[1:])
         return _run(self.unroll, cell, loop)
 
 
 class _Loop(NamedTuple):
     """The arrays of a recurrence, with respect to which it is differentiated.
 
-    `initial` is that of `Recurrence`, `valid` and `resets` are those of `Steps`.
+    `initial` is that of `Recurrence`; `valid`, `resets` and `followed` are those of `Steps`.
     """
 
     products: Products
@@ -80,6 +82,7 @@ class _Loop(NamedTuple):
     initial: State | None
     valid: Array | None
     resets: Array | None
+    followed: Array | None
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -87,24 +90,31 @@ def _run(unroll: int, cell: GatedCell, loop: _Loop) -> tuple[Array, State]:
     return _forward(unroll, cell, loop)[0]
 
 
-def _forward(unroll: int, cell: GatedCell, loop: _Loop) -> tuple[tuple[Array, State], Starts]:
-    """Returns the outputs and the final state, and what each step started from."""
+def _forward(unroll: int, cell: GatedCell, loop: _Loop) -> tuple[tuple[Array, State], Starts, Array | None]:
+    """Returns the outputs and the final state, what each step started from, and which steps are lost to a reset."""
     products, params = loop.products, loop.params
 
     def step(carry, step_inputs):
         state, carried = carry
-        item, valid, resets = step_inputs
+        item, valid, resets, followed = step_inputs
         before = state if resets is None else select(resets, loop.initial, state)
         z, r, carried = products.step(cell, params, carried, item, before.h)
         new = _gates(cell, params, before, z, r)
         after = new if valid is None else select(valid, new, state)
         y = new.h.astype(products.dtype)
-        return (after, carried), (y, before, r, z if products.makes_z else None)
+        lost = None if followed is None else lost_to_reset(followed, before, new)
+        return (after, carried), (y, before, r, z if products.makes_z else None, lost)
 
     carry = (loop.state, products.first())
-    step_inputs = (products.items(), loop.valid, loop.resets)
-    (state, _), (ys, befores, rs, zs) = jax.lax.scan(step, carry, step_inputs, unroll=unroll)
-    return (ys, state), Starts(befores, products.zs_after(zs), rs)
+    step_inputs = (products.items(), loop.valid, loop.resets, loop.followed)
+    (state, _), (ys, befores, rs, zs, lost) = jax.lax.scan(step, carry, step_inputs, unroll=unroll)
+    return (ys, state), Starts(befores, products.zs_after(zs), rs), lost
+
+
+def _finite_where(lost: Bool[Array, "T *B"], starts: Starts, initial: State) -> Starts:
+    """Returns what steps start from, finite where they are lost: zero times their derivative there has to be zero."""
+    safe = jax.tree.map(jnp.broadcast_to, initial, jax.tree.map(jnp.shape, starts.state))
+    return Starts(select(lost, safe, starts.state), *zeros_where(lost, starts[1:]))
 
 
 @functools.partial(_run.defjvp, symbolic_zeros=True)
@@ -115,7 +125,9 @@ def _derivative(unroll: int, cell: GatedCell, primals: tuple[_Loop], tangents: t
     """
     (loop,), (d_loop,) = primals, tangents
     products, params = loop.products, loop.params
-    outputs, starts = _forward(unroll, cell, loop)
+    outputs, starts, lost = _forward(unroll, cell, loop)
+    if lost is not None:
+        starts = _finite_where(lost, starts, loop.initial)
     d_zs, d_rs = products.tangents(d_loop.products, cell, params, starts)
     d_params = instantiated(loop.params, d_loop.params)
     d_state = instantiated(loop.state, d_loop.state)

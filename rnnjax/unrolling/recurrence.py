@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from rnnjax.cells.cell import Cell, Key, Params, State
+from rnnjax.unrolling.cutting import Taken, since_reset, step_before_reset
+from rnnjax.unrolling.selecting import select, zeros_where
 from rnnjax.unrolling.varying import vary, varying_axes
 
 
@@ -19,11 +21,13 @@ class Steps(NamedTuple):
       z: what the cell's `inputs` returned.
       valid: which sequences take each step; None: all.
       resets: which sequences are reset before each step; None: none.
+      followed: which sequences are reset at some time after each step; None: none.
     """
 
     z: Any
     valid: Bool[Array, "T *B"] | None
     resets: Bool[Array, "T *B"] | None
+    followed: Bool[Array, "T *B"] | None = None
 
 
 class Recurrence(NamedTuple):
@@ -57,7 +61,10 @@ class Recurrence(NamedTuple):
     def step(self, state: State, step: Steps) -> tuple[State, Any]:
         """Takes one step from the initial state where it is reset; the state stays as it was where it is not valid."""
         before = state if step.resets is None else select(step.resets, self.initial, state)
-        after, y = self.cell.step(self.params, before, step.z)
+        if step.followed is None:
+            after, y = self.cell.step(self.params, before, step.z)
+        else:
+            after, y = step_before_reset(self.cell, Taken(self.params, before, step.z, self.initial, step.followed))
         after = after if step.valid is None else select(step.valid, after, state)
         return after, (y, after) if self.keeps_states else y
 
@@ -71,7 +78,7 @@ class CellSequence(NamedTuple):
       xs: the inputs.
       state: the state before the first step.
       initial: the state that resets go back to; None without resets.
-      valid, resets: as in `Steps`.
+      valid, resets, followed: as in `Steps`.
       key: PRNG key for dropout; None means evaluation.
       gaps, keeps_states: as in `Recurrence`.
     """
@@ -86,6 +93,7 @@ class CellSequence(NamedTuple):
     key: Key
     gaps: bool = False
     keeps_states: bool = False
+    followed: Array | None = None
 
 
 class Method:
@@ -123,18 +131,46 @@ class Method:
           ValueError: if the method cannot run one of them.
         """
 
+        cut = _Cut(sequence)
+
         def recur(cell, params, zs, state, initial, xs=None) -> tuple[Any, State]:
-            steps = Steps(zs, sequence.valid, sequence.resets)
+            steps = Steps(zs, sequence.valid, sequence.resets, sequence.followed)
             state, initial = varying_like(steps, params, state, initial)
             recurrence = Recurrence(cell, params, state, initial, steps, xs, sequence.gaps, sequence.keeps_states)
             outputs, last = self.serve(recurrence)
             # `over_time` puts the states that its recurrences return together without looking into them: given the
             # states of all steps in the place of the last, it returns those of all steps.
-            return outputs if sequence.keeps_states else (outputs, last)
+            ys, states = outputs if sequence.keeps_states else (outputs, last)
+            return cut.finite(ys), states
 
-        return sequence.cell.over_time(
-            recur, sequence.params, sequence.xs, sequence.state, sequence.initial, sequence.key
-        )
+        cell, params, xs, state, initial = sequence[:5]
+        ys, state = cell.over_time(recur, params, cut.finite(xs), state, initial, sequence.key)
+        return cut.marked(ys), state
+
+
+class _Cut:
+    """What is not finite before a reset, among the inputs of a cell's parts and outputs: zero within, NaN in the end.
+
+    A layer above multiplies its inputs by weights, whose gradient would be zero times what is not finite.
+    """
+
+    def __init__(self, sequence: CellSequence):
+        self._resets, self._followed = sequence.resets, sequence.followed
+        self._bad: list[Array] = []
+
+    def finite(self, ys: Array) -> Array:
+        """Returns a sequence with zeros at the steps whose numbers are not finite; `marked` knows which these are."""
+        if self._followed is None:
+            return ys
+        self._bad.append(self._followed & ~jnp.isfinite(ys).all(-1))
+        return zeros_where(self._bad[-1], ys)
+
+    def marked(self, ys: Array) -> Array:
+        """Returns outputs that are NaN from the first of these steps on, up to the reset."""
+        if self._resets is None or not self._bad:
+            return ys
+        lost = since_reset(jnp.stack(self._bad).any(0), jnp.zeros_like(self._resets[0]), self._resets)
+        return select(lost, jnp.full_like(ys, jnp.nan), ys)
 
 
 def varying_like(steps: Steps, params: Params, *states: State) -> list[State]:
@@ -143,12 +179,3 @@ def varying_like(steps: Steps, params: Params, *states: State) -> list[State]:
     Inside `jax.shard_map` a loop's carry must have one type throughout; elsewhere this changes nothing.
     """
     return vary(list(states), varying_axes((steps, params, states)))
-
-
-def select(where: Bool[Array, " *B"], yes: Any, no: Any) -> Any:
-    """Returns leaves ``[*batch, ...]``: those of `yes` for the sequences where `where` is true, of `no` elsewhere."""
-
-    def leaf(a: Array, b: Array) -> Array:
-        return jnp.where(where.reshape(where.shape + (1,) * (a.ndim - where.ndim)), a, b)
-
-    return jax.tree.map(leaf, yes, no)

@@ -16,9 +16,10 @@ from rnnjax.cells.checks import check_params, check_state
 from rnnjax.cells.sizes import as_batch_size
 from rnnjax.unrolling.auto import default_method
 from rnnjax.unrolling.checks import check_cell, check_flags, check_inputs, check_lengths, check_method
-from rnnjax.unrolling.cutting import cut_off
-from rnnjax.unrolling.recurrence import CellSequence, Method, select
+from rnnjax.unrolling.cutting import cut_off, followed_by_reset
+from rnnjax.unrolling.recurrence import CellSequence, Method
 from rnnjax.unrolling.scan import Scan
+from rnnjax.unrolling.selecting import select
 from rnnjax.unrolling.static import Static
 from rnnjax.unrolling.varying import vary, varying_axes
 
@@ -53,7 +54,7 @@ def unroll(
         `lengths`, a step is valid if it is so by both.
       resets: ``[*batch, T]``; where true, the state is set back to the cell's initial state before that step. A missing
         step resets nothing. What lies before a reset changes no value and no gradient after it. Where an input or the
-        given state is not finite, outputs are NaN from there up to the next reset.
+        given state is not finite, or the cell overflows, outputs are NaN from there up to the next reset.
       reverse: whether to go from the last valid step to the first. Outputs stay in the order of the inputs, and the
         state returned is the one after the first input.
       method: how to unroll, such as `Static()` or `Scan()`; None takes `Auto()`, which chooses a method for each
@@ -204,10 +205,13 @@ def _over_time(settings: _Settings, params, xs, state, valid, gaps: bool, resets
     state = cell.start(params, batch, xs.dtype) if state is None else state
     if 0 in xs.shape[:-1]:
         return _over_nothing(settings, params, xs, state)
-    lost = None
+    lost = followed = None
     if resets is not None:
-        xs, state, lost = cut_off(xs, state, initial, resets if valid is None else resets & valid)
-    sequence = CellSequence(cell, params, xs, state, initial, valid, resets, key, gaps, settings.keeps_states)
+        taken = resets if valid is None else resets & valid
+        xs, state, lost = cut_off(xs, state, initial, taken)
+        followed = followed_by_reset(taken)
+    keeps_states = settings.keeps_states
+    sequence = CellSequence(cell, params, xs, state, initial, valid, resets, key, gaps, keeps_states, followed)
     ys, state = settings.method.over(sequence)
     return ys if lost is None else select(lost, jnp.full_like(ys, jnp.nan), ys), state
 

@@ -206,6 +206,28 @@ def test_misuse_is_named():
         with_attention_weights(rnnjax.GRU(3))
 
 
+@pytest.mark.parametrize(
+    ("cell", "of", "message"),
+    [
+        (CELLS["stack"], rnnjax.Stack((rnnjax.GRU(2), *CELLS["stack"].cells[1:])), "has for 3 features"),
+        (CELLS["bahdanau"], Bahdanau(rnnjax.GRU(H), M, size=3), r"got AttentionParams\(.*w_out=\[10, 3\]"),
+        (CELLS["bahdanau"], CELLS["stack"], r"params must be those of Bahdanau\(.*, got \("),
+        (
+            CELLS["luong"],
+            Luong(rnnjax.LSTM(H), M),
+            r"params must be those of Luong\(.*, got AttentionParams\(cell=LSTM",
+        ),
+    ],
+    ids=["below", "output", "another cell", "another inside"],
+)
+def test_parameters_of_another_cell_are_refused_with_a_memory_among_them(cell, of, message):
+    params = attending(parameters(of), MEMORY, LENGTHS)
+    with pytest.raises((TypeError, ValueError), match=message):
+        rnnjax.unroll(cell, params, XS)
+    with pytest.raises((TypeError, ValueError), match=message):
+        cell(params, cell.initial_state(B), XS[:, 0])
+
+
 def test_dropout_around_attention_sees_the_same_parameters():
     cell = CELLS["bahdanau"]
     dropped = rnnjax.Dropout(cell, input_rate=0.5, state_rate=0.5, output_rate=0.5)

@@ -70,8 +70,8 @@ REFUSED = {
     ),
     "tf1, no such cell": (
         lambda: from_tf1(LearnedState(BasicRNN(H)), randoms(TF1_BASIC)),
-        "TensorFlow 1 has no counterpart of LearnedState; it has one of BasicRNN, LSTM, GRU, Stack, Residual, Dropout, "
-        "Project",
+        "TensorFlow 1 has no counterpart of LearnedState; it has one of BasicRNN, LSTM, GRU, alone or in Stack, "
+        "Project and wrappers",
     ),
     "tf1, too few layers": (
         lambda: from_tf1(Stack([BasicRNN(H)] * 3), randoms(TF1_BASIC, "cell_0/") | randoms(TF1_UPPER, "cell_1/")),

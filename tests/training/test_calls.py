@@ -25,7 +25,6 @@ from rnnjax.training.record import Record
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.state import initial_train_state
 
-
 pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
 
 

@@ -20,7 +20,6 @@ from rnnjax.training.loop import train
 from rnnjax.training.record import Record
 from rnnjax.training.run_directory import RunDirectory
 
-
 pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
 
 

@@ -16,9 +16,11 @@ import jax.numpy as jnp
 from jax.experimental import rnn
 from jaxtyping import Array, Float, Int
 
-from rnnjax.cells.lstm import LSTM, LSTMParams, LSTMState
+from rnnjax.cells.lstm import LSTMParams, LSTMState
+from rnnjax.cells.traits import is_lstm
 from rnnjax.unrolling.kernels.precision import exact_products
-from rnnjax.unrolling.recurrence import Method, Recurrence, select
+from rnnjax.unrolling.recurrence import Method, Recurrence
+from rnnjax.unrolling.selecting import select
 from rnnjax.unrolling.varying import vary, varying_axes
 
 _EXTRAS = ("peephole", "projection_size", "cell_clip", "coupled_gates", "layer_norm")
@@ -37,7 +39,7 @@ class CuDNN(Method):
 
     def why_not(self, recurrence: Recurrence) -> str | None:
         cell, steps = recurrence.cell, recurrence.steps
-        if not isinstance(cell, LSTM) or type(cell) is not LSTM:
+        if not is_lstm(cell):
             return f"cuDNN runs the plain LSTM only, got {type(cell).__name__}; use another method"
         extras = [name for name in _EXTRAS if getattr(cell, name) not in (None, False)]
         extras += [f"{name}={getattr(cell, name)!r}" for name, plain in _PLAIN.items() if getattr(cell, name) != plain]
