@@ -122,7 +122,7 @@ class Wrapper(Cell):
 
         A subclass whose `draw` reads no more of them than their batch and time axes says that it does not.
         """
-        return self._says("draw", "before", "inputs", "over_time")
+        return self._overrides("draw", "before", "inputs", "over_time")
 
     @property
     def output_size(self) -> int:
