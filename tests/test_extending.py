@@ -123,7 +123,7 @@ def test_a_method_that_cannot_serve_says_why(cells, extras):
     params, xs, _ = drawn(cells["cell"])
     with pytest.raises(ValueError, match=r"Pairs\(\) takes an even number of steps, got T = 5; pad the inputs, or use"):
         unroll(cells["cell"], params, xs[:, :5], method=extras.Pairs())
-    with pytest.raises(ValueError, match="needs a method that keeps all states, such as Scan"):
+    with pytest.raises(ValueError, match="needs a method that returns all states, such as Scan"):
         rnnjax.unroll_states(cells["cell"], params, xs, method=extras.Pairs())
     with pytest.raises(ValueError, match="UpdateGate"):
         unroll(cells["cell"], params, xs, method=CuDNN())

@@ -22,8 +22,8 @@ def is_lstm(cell: Any) -> TypeGuard[LSTM]:
 
 
 def attends(cell: Any) -> bool:
-    """Returns whether a cell, or a class of cells, looks at a memory, and tells by `alignment` where in it."""
-    return hasattr(cell, "alignment")
+    """Returns whether a cell, or a class of cells, attends to a memory, and has `attention_weights` over it."""
+    return hasattr(cell, "attention_weights")
 
 
 def fuses(cell: Cell | None) -> TypeGuard[GatedCell]:
