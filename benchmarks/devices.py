@@ -28,7 +28,7 @@ from rnnjax.training.program import STATE, place_state
 from rnnjax.training.state import initial_train_state
 from rnnjax.training.step import metric_sums, train_step
 
-VIAS = ("shard_map", "pmap")
+MAPS = ("shard_map", "pmap")
 
 _EPILOG = """\
 A step is forward, backward and Adam; a call takes several, as one of the training command takes an epoch's, its state
@@ -41,7 +41,7 @@ for one device, "cost" is the time over that of "jit", less one.
 
 _COLUMNS = (
     report.Column("scaling", 7, left=True),
-    report.Column("via", 9, left=True),
+    report.Column("map", 9, left=True),
     report.Column("devices"),
     report.Column("batch"),
     report.Column("a step", 8),
@@ -54,10 +54,10 @@ _COLUMNS = (
 
 
 class Contender(NamedTuple):
-    """A way to take a step: "strong" or "weak" scaling, via "jit", "shard_map" or "pmap", devices, and the batch."""
+    """A way to take a step: "strong" or "weak" scaling; map: "jit", "shard_map" or "pmap"; devices; the batch."""
 
     scaling: str
-    via: str
+    map: str
     devices: int
     batch: int
 
@@ -135,11 +135,11 @@ def device_counts(most: int) -> list[int]:
 def measure(case: Case, scaling: str, counts: Sequence[int], steps: int, seconds: float) -> list[Row]:
     """Returns the rows of one kind of scaling: `jit` on one device, then each way of mapping on each number."""
     contenders = [Contender(scaling, "jit", 1, case.B)] + [
-        Contender(scaling, via, count, case.B * (count if scaling == "weak" else 1)) for count in counts for via in VIAS
+        Contender(scaling, map, count, case.B * (count if scaling == "weak" else 1)) for count in counts for map in MAPS
     ]
     turns = {each: Turn(training_steps(case._replace(B=each.batch), each, steps)) for each in contenders}
     timing.interleave(
-        {f"{contender.via} on {contender.devices}": turn for contender, turn in turns.items()},
+        {f"{contender.map} on {contender.devices}": turn for contender, turn in turns.items()},
         repeats=1000,
         seconds=seconds,
     )
@@ -159,7 +159,7 @@ def training_steps(case: Case, contender: Contender, steps: int) -> Callable[[],
     optimizer = optax.adam(LEARNING_RATE)
     xs, labels = case.inputs()
     batch, state = {"xs": xs, "labels": labels}, initial_train_state(task, optimizer)(0)
-    if contender.via == "jit":
+    if contender.map == "jit":
         device = jax.devices()[0]
         program = jax.jit(many(plain_step(task, optimizer), steps), donate_argnums=0)
         return repeated(program, *jax.device_put((state, batch), device))
@@ -173,7 +173,7 @@ def training_steps(case: Case, contender: Contender, steps: int) -> Callable[[],
         return train_step(task, optimizer, BATCH, state, batch, weight)
 
     specs = (STATE, split, split)
-    compile_for = map_over_devices(many(step, steps), mesh, specs, (STATE, EVERYWHERE), via=contender.via, donate=[0])
+    compile_for = map_over_devices(many(step, steps), mesh, specs, (STATE, EVERYWHERE), map=contender.map, donate=[0])
     compiled = compile_for(state, batch, weight)
     return repeated(lambda state, batch: compiled(state, batch, weight), state, batch)
 
@@ -209,7 +209,7 @@ def plain_step(task: Any, optimizer: optax.GradientTransformation) -> Callable[[
 def row_line(row: Row) -> str:
     """Returns a row as a line of the table."""
     contender, times = row.contender, [report.si(value, "s") for value in row.seconds]
-    cost = f"{row.cost:+.1%}" if contender.devices == 1 and contender.via != "jit" else ""
+    cost = f"{row.cost:+.1%}" if contender.devices == 1 and contender.map != "jit" else ""
     return report.line(_COLUMNS, [*contender, *times, f"{row.gain:.2f}", cost, row.turns])
 
 
@@ -217,9 +217,9 @@ def plot(rows: Sequence[Row], path: Any) -> None:
     """Draws the gains over the number of devices, one picture a kind of scaling, beside the ideal."""
     figure, axes = report.figure(1, 2)
     for axis, scaling in zip(axes[0], ("strong", "weak")):
-        for via in VIAS:
-            own = [row for row in rows if row.contender[:2] == (scaling, via)]
-            axis.plot([row.contender.devices for row in own], [row.gain for row in own], marker="o", label=via)
+        for map in MAPS:
+            own = [row for row in rows if row.contender[:2] == (scaling, map)]
+            axis.plot([row.contender.devices for row in own], [row.gain for row in own], marker="o", label=map)
         most = max(row.contender.devices for row in rows)
         axis.plot([1, most], [1, most], color="grey", linestyle=":", label="ideal")
         axis.set(xlabel="devices", ylabel="examples per second over jit on one", title=f"{scaling} scaling")

@@ -54,7 +54,7 @@ def training_call(task: Task, config: TrainConfig, method: Method | None, steps:
     devices = device_counts(config.parallel.batch, config.batch_size)[0]
     mesh = batch_mesh(str(devices), config.batch_size, config.parallel.layers)
     feed = device_feed(mesh, task.data.splits["train"])
-    program = TrainProgram(task, optimizer, mesh, feed, config.batch_size, config.parallel.via)
+    program = TrainProgram(task, optimizer, mesh, feed, config.batch_size, config.parallel.map)
     order = epoch_orders(mesh, task, config.seed, config.batch_size)(0).part(0, steps)
     state = place_state(mesh, initial_train_state(task, optimizer)(config.seed))
 

@@ -55,13 +55,13 @@ class ParallelConfig(ConfigGroup):
       batch: number of devices that share each batch; "all", or "auto" for as many as pay. A batch that does not divide
         is filled up with examples of weight zero.
       layers: number of devices that share the layers of a stack, for each part of the batch; "all" takes all devices.
-      via: what maps a step over devices: "shard_map", or "pmap", which computes the same but splits batches or layers,
+      map: what maps a step over devices: "shard_map", or "pmap", which computes the same but splits batches or layers,
         not both.
     """
 
     batch: str = "auto"
     layers: str = "1"
-    via: str = "shard_map"
+    map: str = "shard_map"
 
     def check(self) -> None:
         super().check()
@@ -69,7 +69,7 @@ class ParallelConfig(ConfigGroup):
         require(known, f'parallel.batch must be "auto", "all" or a number of devices, got {self.batch!r}')
         known = self.layers == "all" or (whole_number(self.layers) or 0) >= 1
         require(known, f'parallel.layers must be "all" or a number of devices, got {self.layers!r}')
-        require(self.via in ("shard_map", "pmap"), f'parallel.via must be "shard_map" or "pmap", got {self.via!r}')
+        require(self.map in ("shard_map", "pmap"), f'parallel.map must be "shard_map" or "pmap", got {self.map!r}')
 
 
 @dataclasses.dataclass

@@ -1,8 +1,9 @@
-"""What the processes of a run must have in common, and errors of one that are errors of all."""
+"""Checks that the processes of a run agree, and raises an error of one process in all of them."""
 
 from __future__ import annotations
 
 import json
+import math
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,10 +15,10 @@ from rnnjax import errors
 from rnnjax.config import PLACES, TrainConfig
 from rnnjax.config_group import differences, to_dict
 
-Said = Mapping[str, Any]
+Description = Mapping[str, Any]  # of a process: nested mappings of JSON values
 
-_SHOWN = 6  # fields with their values in one sentence
-_TO_DO = {
+_MOST_SHOWN = 6  # fields with their values in one sentence
+_REMEDIES = {
     "config": "start all processes with the same arguments",
     "version": "install the same versions for all processes",
     "processes": "start all with the same --processes",
@@ -25,8 +26,8 @@ _TO_DO = {
 }
 
 
-def run_of(config: TrainConfig, versions: Mapping[str, str], processes: int) -> Said:
-    """Returns what a process says of itself, all but where its data is: it must be the same in all of a run."""
+def describe_run(config: TrainConfig, versions: Mapping[str, str], processes: int) -> Description:
+    """Returns what must be equal in all processes of a run: everything but the place of the data."""
     fields = to_dict(config)
     for name in PLACES:
         group, _, field = name.partition(".")
@@ -34,90 +35,97 @@ def run_of(config: TrainConfig, versions: Mapping[str, str], processes: int) -> 
     return {"config": fields, "version": dict(versions), "processes": processes}
 
 
-def difference(said: Sequence[Said]) -> str | None:
-    """Returns a sentence that names what the processes do not have in common; None where they do.
+def difference(descriptions: Sequence[Description]) -> str | None:
+    """Returns a sentence about the fields in which processes differ from process 0; None if there are none.
 
     Args:
-      said: what each process says, in order, as `run_of`: nested mappings of JSON's values.
+      descriptions: of each process, in order, as `describe_run` returns them.
     """
-    named: dict[str, str] = {}
-    for process, other in enumerate(said):
-        for field in differences(dict(said[0]), dict(other)):
-            ours, theirs = (_shown(_value(each, field)) for each in (said[0], other))
-            named.setdefault(field, f"{field} is {ours} in process 0 and {theirs} in process {process}")
-    if not named:
+    first = descriptions[0]
+    clauses: dict[str, str] = {}  # by field
+    for process, other in enumerate(descriptions):
+        for field in differences(dict(first), dict(other)):
+            values = [_shown(_value(each, field)) for each in (first, other)]
+            clauses.setdefault(field, f"{field} is {values[0]} in process 0 and {values[1]} in process {process}")
+    if not clauses:
         return None
-    kinds = {field.partition(".")[0] for field in named}
-    to_do = " and ".join(todo for kind, todo in _TO_DO.items() if kind in kinds)
-    shown = list(named.values())[:_SHOWN] + ([f"and {len(named) - _SHOWN} more differ"] if len(named) > _SHOWN else [])
-    return f"{', '.join(shown)}; {to_do}"
+    shown = list(clauses.values())[:_MOST_SHOWN]
+    if len(clauses) > _MOST_SHOWN:
+        shown.append(f"and {len(clauses) - _MOST_SHOWN} more differ")
+    kinds = {field.partition(".")[0] for field in clauses}
+    remedies = " and ".join(remedy for kind, remedy in _REMEDIES.items() if kind in kinds)
+    return f"{', '.join(shown)}; {remedies}"
 
 
-def _value(said: Any, field: str) -> Any:
+def _value(description: Any, field: str) -> Any:
     for name in field.split("."):
-        if not isinstance(said, Mapping) or name not in said:
-            return _NOT_THERE
-        said = said[name]
-    return said
+        if not isinstance(description, Mapping) or name not in description:
+            return _MISSING
+        description = description[name]
+    return description
 
 
-_NOT_THERE = object()
+_MISSING = object()
 
 
-_reader = reprlib.Repr()
-_reader.maxstring = _reader.maxother = 100
+_short_repr = reprlib.Repr()
+_short_repr.maxstring = _short_repr.maxother = 100
 
 
 def _shown(value: Any) -> str:
-    return "not there" if value is _NOT_THERE else _reader.repr(value)
+    return "not there" if value is _MISSING else _short_repr.repr(value)
 
 
-class OfAll(Exception):
-    """An error that all processes of a run have raised together: they can leave in order."""
+class CollectiveError(Exception):
+    """An error that all processes of a run raise together, so that they can disconnect in order."""
 
     def __init__(self, error: Exception):
         super().__init__(str(error))
         self.error = error
 
 
-_SHARED = (
+_RAISED_IN_ALL = (
     errors.ConfigError,
     errors.DataError,
     errors.DirectoryInUse,
 )
 
 
-def in_all(act: Callable[[], Any]) -> list[Any]:
-    """Returns what a function returns in each process of the run, in order: JSON's values. All of them must call it.
+def in_all_processes(function: Callable[[], Any]) -> list[Any]:
+    """Calls a function in every process of the run, which all must do together.
+
+    Returns:
+      what it returns in each process, in order; it must be a value that JSON can hold.
 
     Raises:
-      OfAll: in all of them, where it raises one of our errors in any; of several the first process's.
+      CollectiveError: in all processes, if the function raises one of our errors in any: that of the first such one.
     """
     if jax.process_count() == 1:
-        return [act()]
-    failed = None
+        return [function()]
+    own_error = None
     try:
-        said = {"value": act()}
-    except _SHARED as error:
-        failed, said = error, {"error": type(error).__name__, "sentence": str(error)}
-    found = gathered(said)
-    for process, each in enumerate(found):
-        if "error" in each:
-            own = process == jax.process_index() and failed
-            raise OfAll(own or getattr(errors, each["error"])(each["sentence"])) from failed
-    return [each["value"] for each in found]
+        outcome = {"value": function()}
+    except _RAISED_IN_ALL as error:
+        own_error, outcome = error, {"error": type(error).__name__, "sentence": str(error)}
+    outcomes = gather_json(outcome)
+    for process, other in enumerate(outcomes):
+        if "error" in other:
+            same_error = getattr(errors, other["error"])(other["sentence"])
+            error = own_error if process == jax.process_index() else None
+            raise CollectiveError(error or same_error) from own_error
+    return [each["value"] for each in outcomes]
 
 
-_ROOM = 1024  # bytes are gathered in multiples of it, so that few programs are compiled
+_PADDED_TO = 1024  # bytes; messages are padded to multiples of it, so that few programs are compiled
 
 
-def gathered(said: Any) -> list[Any]:
-    """Returns what every process of the run says, in order."""
+def gather_json(value: Any) -> list[Any]:
+    """Returns the values of all processes of the run, in order; all must call this."""
     from jax.experimental import multihost_utils
 
-    content = json.dumps(said).encode()
+    content = json.dumps(value).encode()
     lengths = np.asarray(multihost_utils.process_allgather(np.int32(len(content))))
-    padded = np.zeros(-(-int(lengths.max()) // _ROOM) * _ROOM, np.uint8)
+    padded = np.zeros(math.ceil(lengths.max() / _PADDED_TO) * _PADDED_TO, np.uint8)
     padded[: len(content)] = np.frombuffer(content, np.uint8)
     rows = np.asarray(multihost_utils.process_allgather(padded))
     return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]

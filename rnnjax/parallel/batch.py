@@ -9,22 +9,26 @@ from jax.flatten_util import ravel_pytree
 
 from rnnjax.unrolling.varying import varying_axes
 
-_LARGE_LEAF = 2**13  # entries: to copy more costs more than to bring the devices together once more
+_LARGE_LEAF = 2**13  # entries; copying more costs more than another synchronisation of the devices
 
 
 def sum_over(axis: str, tree: Any) -> Any:
-    """Returns the sums of the leaves over a mapped axis, which XLA makes one collective of.
+    """Returns the sums of the leaves over a mapped axis, computed by one collective.
 
-    Small leaves are joined to one, since XLA's CPU devices meet for every operand. Large ones are not: where it splits
-    a long concatenation over threads, XLA's CPU compiler writes a pass over the whole for every operand, with masked
-    loads that were measured to cost three times the rest of a training step. One device has nothing to sum.
+    Small leaves are concatenated, because XLA's CPU devices synchronise once per operand. Large leaves are not: XLA's
+    CPU compiler splits a long concatenation over threads, and then emits one pass over all of it per operand, with
+    masked loads that were measured to cost three times the rest of a training step.
+
+    Args:
+      axis: name of the mapped axis; over one device, the tree is returned unchanged.
+      tree: a pytree of arrays.
     """
     if jax.lax.axis_size(axis) == 1 and not varying_axes(tree):
         return tree
     leaves, structure = jax.tree.flatten(tree)
     is_large = [leaf.size >= _LARGE_LEAF for leaf in leaves]
-    joined, restore = ravel_pytree([leaf for leaf, large in zip(leaves, is_large) if not large])
-    apart = [leaf for leaf, large in zip(leaves, is_large) if large]
-    joined, apart = jax.lax.psum((joined, apart), axis)
-    small, large_ones = iter(restore(joined)), iter(apart)
-    return jax.tree.unflatten(structure, [next(large_ones if large else small) for large in is_large])
+    flat, unflatten = ravel_pytree([leaf for leaf, large in zip(leaves, is_large) if not large])
+    large_leaves = [leaf for leaf, large in zip(leaves, is_large) if large]
+    flat_sum, large_sums = jax.lax.psum((flat, large_leaves), axis)
+    small, large = iter(unflatten(flat_sum)), iter(large_sums)
+    return jax.tree.unflatten(structure, [next(large if leaf_is_large else small) for leaf_is_large in is_large])

@@ -1,4 +1,4 @@
-"""What a chunk of time costs a device, measured."""
+"""Measures the time that a device needs for a chunk of a sequence."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ from rnnjax.parallel.mesh import LAYERS
 from rnnjax.parallel.schedule import ChunkCost
 from rnnjax.unrolling.sequences import unroll
 
-_LENGTH, _CHUNKS, _TURNS = 96, (6, 48), 5
+_LENGTH = 96  # steps
+_CHUNKS = (6, 48)  # steps in a chunk
+_TURNS = 5
 
 
 @functools.lru_cache
 def measured_cost(cells: tuple[Cell, ...], batch_size: int, input_size: int) -> ChunkCost:
-    """Returns what a chunk costs a device that holds some layers, forward and backward.
+    """Returns the cost of a chunk, forward and backward, on a device that has some layers.
 
-    A sequence of T steps in K chunks on one device takes ``K fixed + T step``, so two sizes of chunks give both. They
-    run in turns, and each counts by its best time. Measured once in a process for the same arguments.
+    T steps in K chunks take ``K fixed + T step`` on one device, so that two chunk sizes determine both numbers. The
+    two are run alternately, and the best time of each counts. The result is cached for the life of the process.
 
     Args:
       cells: the layers of one device.
       batch_size: number B of sequences.
-      input_size: number I of features that the first of them reads.
+      input_size: number I of features that the first layer reads.
     """
     stack = Stack(cells)
     params = stack.init(jax.random.key(0), input_size)
@@ -40,11 +42,12 @@ def measured_cost(cells: tuple[Cell, ...], batch_size: int, input_size: int) -> 
     for run in runs.values():
         jax.block_until_ready(run())
     turns = [[_seconds(run) for run in runs.values()] for _ in range(_TURNS)]
-    return solved(_LENGTH, dict(zip(runs, map(min, zip(*turns)))))
+    best = map(min, zip(*turns))
+    return solved(_LENGTH, dict(zip(runs, best)))
 
 
 def solved(length: int, seconds: dict[int, float]) -> ChunkCost:
-    """Returns the cost at which T = `length` steps take the `seconds` for both of two sizes of chunks."""
+    """Returns the cost that explains the seconds of `length` steps, measured with each of two chunk sizes."""
     (small, at_small), (large, at_large) = seconds.items()
     fixed = max((at_small - at_large) / (length / small - length / large), 0.0)
     return ChunkCost(fixed, (at_large - fixed * length / large) / length)

@@ -1,4 +1,4 @@
-"""Several processes, on one machine or on many, that train as one."""
+"""Several processes, on one machine or on many, that train one model together."""
 
 from __future__ import annotations
 
@@ -17,25 +17,34 @@ import jax
 import numpy as np
 
 from rnnjax.config import TrainConfig
-from rnnjax.errors import FAILED, CheckpointError, ClusterError, ConfigError, DataError, TrainingError, require
+from rnnjax.errors import (
+    FAILED,
+    CheckpointError,
+    ClusterError,
+    ConfigError,
+    DataError,
+    TrainingError,
+    first_line,
+    require,
+)
 from rnnjax.machine import versions
-from rnnjax.parallel.agreement import OfAll, run_of
+from rnnjax.parallel.agreement import CollectiveError, describe_run
 from rnnjax.parallel.meeting import Place, meet
 from rnnjax.whole_numbers import whole_number
 
-_A_DAY = 24 * 3600
+_DAY = 24 * 3600  # seconds
 
 
 class Cluster(NamedTuple):
-    """The processes of a run, and this one's place among them.
+    """The processes of a run, and which of them this one is.
 
     Attributes:
-      coordinator: ``HOST:PORT`` at which process 0 listens; None leaves it and the next two to JAX, which asks Slurm,
-        Open MPI or Kubernetes.
-      process_id: from 0.
-      processes: how many there are.
-      start_timeout: seconds in which all must have come.
-      heartbeat_timeout: seconds without a sign of life after which a process counts as gone.
+      coordinator: ``HOST:PORT`` at which process 0 listens. If it is None, JAX finds it and the next two out from
+        Slurm, Open MPI or Kubernetes.
+      process_id: number of this process, from 0.
+      processes: number of processes.
+      start_timeout: seconds within which all processes must have connected.
+      heartbeat_timeout: seconds without a heartbeat after which a process counts as lost.
     """
 
     coordinator: str | None
@@ -48,22 +57,29 @@ class Cluster(NamedTuple):
 def read_cluster(
     arguments: Sequence[str], environment: Mapping[str, str] = os.environ
 ) -> tuple[Cluster | None, list[str]]:
-    """Returns the processes of a run, None where there is one alone, and the arguments that are not about them.
+    """Reads which processes a run has, from flags or else from the environment that a cluster sets.
 
-    Flags go before what a cluster's environment says, and ``--processes 1`` before both: a process alone.
+    ``--processes 1`` makes a single process, whatever the environment says.
+
+    Args:
+      arguments: of the command.
+      environment: the environment variables.
+
+    Returns:
+      the processes of the run, None if there is only this one; and the arguments that are not flags of this group.
 
     Raises:
       ConfigError: if flags are wrong or some are missing, or the environment names no coordinator or wrong numbers.
     """
     options, rest = _parser().parse_known_args(list(arguments))
-    given = {name: value for name, value in vars(options).items() if name in _PLACE and value is not None}
+    flags = {name: value for name, value in vars(options).items() if name in _PLACE_FLAGS and value is not None}
     cluster = Cluster(**vars(options))
     for name in ("start_timeout", "heartbeat_timeout"):
         require(getattr(cluster, name) >= 1, f"--{name} must be at least 1 second, got {getattr(cluster, name)}")
-    if given == {"processes": 1}:
+    if flags == {"processes": 1}:
         return None, rest
-    if given:
-        _check(cluster, given)
+    if flags:
+        _check_flags(cluster, flags)
         return cluster, rest
     if not _in_a_cluster(environment):
         return None, rest
@@ -71,7 +87,7 @@ def read_cluster(
     return cluster, rest
 
 
-_PLACE = ("coordinator", "process_id", "processes")
+_PLACE_FLAGS = ("coordinator", "process_id", "processes")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -89,14 +105,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check(cluster: Cluster, given: Mapping[str, Any]) -> None:
-    """Raises `ConfigError` unless the flags name a process and the others."""
-    missing = [f"--{name}" for name in _PLACE if name not in given]
+def _check_flags(cluster: Cluster, flags: Mapping[str, Any]) -> None:
+    """Raises `ConfigError` unless the flags say where process 0 is, how many there are, and which this one is."""
+    missing = [f"--{name}" for name in _PLACE_FLAGS if name not in flags]
     require(not missing, f"--coordinator, --process_id and --processes belong together; add {', '.join(missing)}")
     host, _, port = str(cluster.coordinator).rpartition(":")
     fits = bool(host) and 0 < (whole_number(port) or 0) < 2**16
     require(fits, f"--coordinator must be HOST:PORT, got {cluster.coordinator!r}")
-    count, process_id = given["processes"], given["process_id"]
+    count, process_id = flags["processes"], flags["process_id"]
     require(count >= 1, f"--processes must be at least 1, got {count}")
     require(0 <= process_id < count, f"--process_id must be from 0 to {count - 1}, got {process_id}")
 
@@ -111,16 +127,16 @@ _BY_HAND = "give --coordinator HOST:PORT, --process_id and --processes, or --pro
 
 
 def _in_a_cluster(environment: Mapping[str, str]) -> bool:
-    """Says whether the environment is that of one of several processes whose others JAX can find.
+    """Says whether the environment describes several processes that JAX can connect.
 
     Raises:
-      ConfigError: if it is one of several, but JAX cannot find the others.
+      ConfigError: if it describes several, but JAX cannot connect them.
     """
     if all(name in environment for name in _SLURM):
         return environment["SLURM_NTASKS"] != "1"
     if environment.get("OMPI_COMM_WORLD_SIZE", "1") != "1":
-        known = "OMPI_MCA_orte_hnp_uri" in environment
-        require(known, f"this version of Open MPI does not say where its first process is; {_BY_HAND}")
+        address_known = "OMPI_MCA_orte_hnp_uri" in environment
+        require(address_known, f"this version of Open MPI does not say where its first process is; {_BY_HAND}")
         return True
     if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
         installed = importlib.util.find_spec("kubernetes") is not None
@@ -130,7 +146,7 @@ def _in_a_cluster(environment: Mapping[str, str]) -> bool:
 
 
 def _check_numbers(environment: Mapping[str, str]) -> None:
-    """Raises `ConfigError` if a variable that JAX reads a number from holds none."""
+    """Raises `ConfigError` if a variable from which JAX reads a number does not hold one."""
     for name in _NUMBERS:
         value = environment.get(name)
         fits = value is None or whole_number(value) is not None
@@ -139,13 +155,13 @@ def _check_numbers(environment: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def joined(cluster: Cluster | None, config: TrainConfig) -> Iterator[None]:
-    """Within it this process is one of its run's; with None it is alone, and nothing is changed.
+    """Connects the processes of a run, and disconnects them at the end, where each waits for all others.
 
-    It is left together: the first to come to the end waits for the others. Before JAX is first used.
+    It must be entered before JAX is first used. If `cluster` is None, it does nothing.
 
     Raises:
-      ConfigError: in all of them, if they do not have one config and the same versions.
-      ClusterError: if the others cannot be reached, or one of them is gone.
+      ConfigError: in all processes, if their configs or versions differ.
+      ClusterError: if the other processes cannot be reached, or one of them is lost.
     """
     if cluster is None:
         yield
@@ -154,32 +170,34 @@ def joined(cluster: Cluster | None, config: TrainConfig) -> Iterator[None]:
     try:
         yield
         _disconnect()
-    except OfAll as together:
+    except CollectiveError as collective:
         _disconnect()
-        raise together.error from None
-    except SystemExit:  # all of them stop
+        raise collective.error from None
+    except SystemExit:  # a signal stops all processes after the same step
         _disconnect()
         raise
     except Exception as error:
-        if not lost(error):
+        if not is_loss_of_process(error):
             raise
-        raise ClusterError(_GONE.format(_first_line(error))) from error
+        raise ClusterError(_PROCESS_LOST.format(first_line(error))) from error
 
 
-_SAID_ABOVE = "what JAX says is above"
-_TO_MEET = "see that each is started and can reach process 0"
-_GONE = "another process of this run is gone ({}); start all of them again to resume from the last checkpoint"
+_SEE_ABOVE = "see JAX's message above"
+_TO_CONNECT = "see that each is started and can reach process 0"
+_PROCESS_LOST = "another process of this run is gone ({}); start all of them again to resume from the last checkpoint"
 
 
 def _connect(cluster: Cluster, config: TrainConfig) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     where = f" at {cluster.coordinator}" if cluster.coordinator else ""
-    apart = f"the processes of this run did not all meet{where} within {cluster.start_timeout} s ({{}}); {_TO_MEET}"
+    timed_out = (
+        f"the processes of this run did not all meet{where} within {cluster.start_timeout} s ({{}}); {_TO_CONNECT}"
+    )
     try:
-        coordinator, processes, process_id, devices = _found(cluster)
+        coordinator, processes, process_id, devices = _detected(cluster)
         place = Place(coordinator, process_id, processes, cluster.start_timeout)
-        meet(place, run_of(config, versions(), processes))
-        _on_abort(apart.format(_SAID_ABOVE))
+        meet(place, describe_run(config, versions(), processes))
+        _end_on_abort(timed_out.format(_SEE_ABOVE))
         jax.distributed.initialize(
             coordinator,
             processes,
@@ -195,82 +213,86 @@ def _connect(cluster: Cluster, config: TrainConfig) -> None:
     except (RuntimeError, ValueError, OSError) as error:
         if isinstance(error, ClusterError):
             raise
-        raise ClusterError(apart.format(_first_line(error))) from error
-    _on_abort(_GONE.format(_SAID_ABOVE))
-    # JAX takes SIGTERM for itself; the training loop stops all processes at the same step in its own way.
+        raise ClusterError(timed_out.format(first_line(error))) from error
+    _end_on_abort(_PROCESS_LOST.format(_SEE_ABOVE))
+    # JAX installs a handler for SIGTERM; the training loop has its own, which stops all processes after one step.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if not is_writer():
         logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger(__name__).info("%d processes with %d devices", count, jax.device_count())
 
 
-def _found(cluster: Cluster) -> tuple[str, int, int, Any]:
-    """Returns where process 0 listens, how many processes there are, which this is, and its devices where that is said.
+def _detected(cluster: Cluster) -> tuple[str, int, int, Any]:
+    """Returns the coordinator, the number of processes, this one's number and, if that is set, its devices.
 
-    What the flags leave open is what JAX finds in the environment, by a function for which it has no public name.
+    JAX detects in the environment what no flag says; it has no public name for the function that does so.
+
+    Raises:
+      ConfigError: if something is neither said by a flag nor detected.
     """
     from jax._src.clusters import ClusterEnv
 
     coordinator = cluster.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
     place = (coordinator, cluster.processes, cluster.process_id)
-    found = ClusterEnv.auto_detect_unset_distributed_params(*place, None, None, cluster.start_timeout)
-    require(None not in found[:3], f"the environment does not say where the other processes are; {_BY_HAND}")
-    return found  # pyright: ignore[reportReturnType]
+    detected = ClusterEnv.auto_detect_unset_distributed_params(*place, None, None, cluster.start_timeout)
+    require(None not in detected[:3], f"the environment does not say where the other processes are; {_BY_HAND}")
+    return detected  # pyright: ignore[reportReturnType]
 
 
-def _on_abort(sentence: str | None) -> None:
-    """Has an abort end this process with a sentence and exit code 1; with None as it would otherwise.
+def _end_on_abort(sentence: str | None) -> None:
+    """Makes SIGABRT end this process with a message and exit code 1; None restores the default.
 
-    Where JAX's coordination service finds a process gone before a collective does, it aborts the others from a thread
-    of its own: a handler of Python's would wait for the main thread, which waits for the process that is gone.
+    If JAX's coordination service notices that a process is lost before a collective fails, it aborts the other
+    processes from a thread of its own. A Python signal handler would not run then: it needs the main thread, which
+    waits for the lost process. So the handler is a C function.
     """
 
-    def end(number: int) -> None:
+    def end(signal_number: int) -> None:
         os.write(2, f"rnnjax: {sentence}\n".encode())
         os._exit(FAILED)
 
     handler = None if sentence is None else ctypes.CFUNCTYPE(None, ctypes.c_int)(end)
-    _handlers.append(handler)
+    _abort_handlers.append(handler)
     ctypes.CDLL(None).signal(signal.SIGABRT, handler)
 
 
-_handlers: list[Any] = []  # they must stay where they are as long as they may be called
+_abort_handlers: list[Any] = []  # keeps them alive: C code holds nothing but their addresses
 
 
 def _disconnect() -> None:
     wait_for_all("end")
     jax.distributed.shutdown()
-    _on_abort(None)
+    _end_on_abort(None)
 
 
-def lost(error: BaseException | None) -> bool:
-    """Says whether an error is that of a collective or a barrier for which another process of the run is missing."""
-    ours = isinstance(error, (ClusterError, ConfigError, CheckpointError, DataError, TrainingError))
-    return not ours and jax.process_count() > 1 and any(word in str(error).lower() for word in _SIGNS_OF_LOSS)
+def is_loss_of_process(error: BaseException | None) -> bool:
+    """Says whether a collective or a barrier has failed because another process of the run is lost."""
+    own_errors = (ClusterError, ConfigError, CheckpointError, DataError, TrainingError)
+    if isinstance(error, own_errors) or jax.process_count() == 1:
+        return False
+    message = str(error).lower()
+    return any(word in message for word in _WORDS_OF_LOSS)
 
 
-_SIGNS_OF_LOSS = ("gloo", "nccl", "peer", "coordination", "heartbeat", "barrier", "deadline", "unavailable")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+# In messages of XLA, Gloo, NCCL and orbax, which raise errors of general types.
+_WORDS_OF_LOSS = ("gloo", "nccl", "peer", "coordination", "heartbeat", "barrier", "deadline", "unavailable")
 
 
 def is_writer() -> bool:
-    """Says whether this process writes logs and files: the first of a run's does."""
+    """Says whether this process writes logs and files: process 0 does."""
     return jax.process_index() == 0
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when all processes of the run are here; `name` must be new each time."""
+    """Waits until all processes of the run have called this; `name` must differ from call to call."""
     if jax.process_count() > 1:
         from orbax.checkpoint import multihost
 
-        multihost.get_barrier_sync_fn()(key=f"rnnjax {name}", timeout_ms=1000 * _A_DAY)
+        multihost.get_barrier_sync_fn()(key=f"rnnjax {name}", timeout_ms=1000 * _DAY)
 
 
-def agreed(number: int | None) -> int | None:
-    """Returns the highest number that any process of the run has, None if none has one; all must call it."""
+def maximum_over_processes(number: int | None) -> int | None:
+    """Returns the largest number of any process of the run, None if none has one above 0; all must call this."""
     if jax.process_count() == 1:
         return number
     from jax.experimental import multihost_utils
@@ -279,7 +301,7 @@ def agreed(number: int | None) -> int | None:
 
 
 def leave_at_once(code: int) -> None:
-    """Ends this process, if it is one of several, without waiting for the others, which are told by its end."""
+    """Ends this process at once if it is one of several; the others notice that it is lost."""
     if jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()

@@ -22,36 +22,36 @@ def map_over_devices(
     in_specs: Sequence[Any],
     out_specs: Any,
     *,
-    via: str = "shard_map",
+    map: str = "shard_map",
     donate: Sequence[int] = (),
 ) -> Compile:
     """Returns ``compile(*arguments)``, which returns the mapped function compiled for arguments like these.
 
-    Both ways take and return the same arrays, whole ones spread over the mesh, and compute the same: `function` runs on
-    every device, on its parts, with the mesh's axes for collectives. `jax.pmap` itself wants an axis of devices before
-    that of the parts; arrays get it on the way in and lose it on the way out.
+    Both maps take and return the same arrays, sharded over the mesh, and compute the same: `function` runs on every
+    device, on its shards, and can use the mesh's axes in collectives. `jax.pmap` itself needs a leading axis of
+    devices, which is added to its arguments and removed from its results.
 
     Args:
       function: what one device computes.
       mesh: the devices.
-      in_specs: for every argument a pytree prefix of `PartitionSpec`, one split axis in each at most.
-      out_specs: the same for what is returned.
-      via: "shard_map" or "pmap"; the latter maps over one axis, so the mesh must have one device along any other.
-      donate: positions of the arguments whose memory is given away.
+      in_specs: for every argument a pytree prefix of `PartitionSpec`, each with at most one split axis.
+      out_specs: the same for the results.
+      map: "shard_map" or "pmap". The latter maps over one axis, so the mesh must have one device along any other.
+      donate: positions of the arguments whose memory is donated.
 
     Raises:
-      ValueError: if `via` is neither.
-      ConfigError: if `jax.pmap` is to split over two axes.
+      ValueError: if `map` is neither.
+      ConfigError: if `jax.pmap` would have to split over two axes.
     """
-    if via == "shard_map":
-        # One device has nothing to keep account of, and `sum_over` then nothing to do.
+    if map == "shard_map":
+        # With one device nothing varies, so that `sum_over` has nothing to do.
         mapped = jax.shard_map(
             function, mesh=mesh, in_specs=tuple(in_specs), out_specs=out_specs, check_vma=mesh.size > 1
         )
         program = jax.jit(mapped, donate_argnums=tuple(donate))
         return lambda *arguments: program.lower(*arguments).compile()
-    if via != "pmap":
-        raise ValueError(f'via must be "shard_map" or "pmap", got {via!r}')
+    if map != "pmap":
+        raise ValueError(f'map must be "shard_map" or "pmap", got {map!r}')
     return _pmapped(function, mesh, tuple(in_specs), out_specs, tuple(donate))
 
 
@@ -62,16 +62,16 @@ def _pmapped(
     split_axis = functools.partial(_split_axis, name)
     positions = _positions(mesh, name)
 
-    def of_boxed(_: Array, *boxed: tuple[Any]) -> Any:
-        return _along_one(function, others)(*(argument for (argument,) in boxed))
+    def on_device(_: Array, *boxed: tuple[Any]) -> Any:
+        return _with_axes_of_size_one(function, others)(*(argument for (argument,) in boxed))
 
-    def boxed(arguments: tuple[Any, ...]) -> list[Any]:
-        # `jax.pmap` takes axes given as plain numbers for those of single arrays, where the numbers of both agree.
-        parts = [(_each(_with_device_axis, mesh, spec, argument),) for spec, argument in zip(in_specs, arguments)]
-        return [positions, *parts]
+    def pmap_arguments(arguments: tuple[Any, ...]) -> list[Any]:
+        # Each in a tuple: a pytree with as many leaves as its `in_axes` would else be taken for a list of arguments.
+        boxed = [(_map_split(_with_device_axis, mesh, spec, argument),) for spec, argument in zip(in_specs, arguments)]
+        return [positions, *boxed]
 
     mapped: Any = jax.pmap(
-        of_boxed,
+        on_device,
         axis_name=name,
         in_axes=(0, *((jax.tree.map(split_axis, spec),) for spec in in_specs)),
         out_axes=jax.tree.map(split_axis, out_specs),
@@ -80,53 +80,61 @@ def _pmapped(
     )
 
     def compile_for(*arguments: Any) -> Callable[..., Any]:
-        # Compiled ahead, `jax.pmap` takes and returns whole arrays also where processes hold a part of them each.
-        program = mapped.lower(*boxed(arguments)).compile()
-        return lambda *arguments: _each(_without_device_axis, mesh, out_specs, program(*boxed(arguments)))
+        # If compiled ahead of time, `jax.pmap` also takes and returns arrays that are sharded over several processes.
+        program = mapped.lower(*pmap_arguments(arguments)).compile()
+
+        def call(*arguments: Any) -> Any:
+            return _map_split(_without_device_axis, mesh, out_specs, program(*pmap_arguments(arguments)))
+
+        return call
 
     return compile_for
 
 
 def _positions(mesh: Mesh, name: str) -> Array:
-    """Returns an array that is split over the devices, without which `jax.pmap` has none to map over."""
-    every = np.arange(mesh.size)
-    return jax.make_array_from_callback(every.shape, NamedSharding(mesh, PartitionSpec(name)), lambda part: every[part])
+    """Returns the devices' positions, split over them: `jax.pmap` needs at least one array to map over."""
+    positions = np.arange(mesh.size)
+    sharding = NamedSharding(mesh, PartitionSpec(name))
+    return jax.make_array_from_callback(positions.shape, sharding, lambda index: positions[index])
 
 
 def _mapped_axis(mesh: Mesh) -> tuple[str, list[str]]:
-    """Returns the axis of a mesh that has its devices, and the others."""
+    """Returns the axis of a mesh that its devices are along, and the other axes.
+
+    Raises:
+      ConfigError: if there are devices along two axes.
+    """
     split: list[str] = [name for name in mesh.axis_names if mesh.shape[name] > 1] or list(mesh.axis_names)
     if mesh.size > 1 and len(split) > 1:
         sizes = " and ".join(f"{name} {mesh.shape[name]}" for name in split)
         raise ConfigError(
-            f"pmap splits over one axis, but the devices are to split {sizes}: set one to 1, or via to shard_map"
+            f"pmap splits over one axis, but the devices split {sizes}: set one to 1, or parallel.map to shard_map"
         )
     return split[0], [name for name in mesh.axis_names if name != split[0]]
 
 
-def _along_one(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
-    """Returns a function that can name some axes more, of one device each."""
+def _with_axes_of_size_one(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+    """Returns a function that can also use some axes of one device each in collectives."""
     for name in names:
-        function = _along(function, name)
+        function = _with_axis_of_size_one(function, name)
     return function
 
 
-def _along(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    def along(*arguments: Any) -> Any:
+def _with_axis_of_size_one(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def mapped(*arguments: Any) -> Any:
         results = jax.vmap(function, in_axes=None, axis_name=name, axis_size=1)(*arguments)
         return jax.tree.map(lambda result: result[0], results)
 
-    return along
+    return mapped
 
 
 def _split_axis(name: str, spec: PartitionSpec) -> int | None:
-    """Returns the axis of an array that a spec splits over an axis of devices; None where it splits none."""
+    """Returns the axis of an array that a spec splits over an axis of the mesh; None if it splits none."""
     return next((axis for axis, split in enumerate(spec) if split == name), None)
 
 
-def _each(change: Callable[[Mesh, int, Array], Array], mesh: Mesh, specs: Any, tree: Any) -> Any:
-    """Returns a pytree with its split arrays changed by ``change(mesh, split axis, array)``."""
-
+def _map_split(change: Callable[[Mesh, int, Array], Array], mesh: Mesh, specs: Any, tree: Any) -> Any:
+    """Returns a pytree whose split arrays are replaced by ``change(mesh, split axis, array)``."""
     name, _ = _mapped_axis(mesh)
 
     def of_spec(spec: PartitionSpec, part: Any) -> Any:

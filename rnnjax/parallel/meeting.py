@@ -1,8 +1,8 @@
-"""The processes of a run meet before JAX does, at the same port: so they know that all are there, and of one run.
+"""The processes of a run connect before JAX does, at the same port, to check that all are there and of the same run.
 
-Each of the others connects to process 0, which answers with a word that says who listens, takes down what they say of
-themselves, and tells all of them at once whether it is the same. Nothing of JAX's is used: its coordination service
-ends all processes of a run where one comes that does not belong to it.
+Each of the others connects to process 0, which answers with a greeting, receives a description of their run, and tells
+all of them at once whether their descriptions agree. JAX's coordination service cannot do this: it ends all processes
+of a run if a process connects that does not belong to it.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ import time
 from typing import Any, NamedTuple
 
 from rnnjax.errors import ClusterError, ConfigError
-from rnnjax.parallel.agreement import Said, difference
+from rnnjax.parallel.agreement import Description, difference
 from rnnjax.whole_numbers import whole_number
 
-_WORD = b"the processes of a run of rnnjax meet here\n"
-_SILENCE = 15.0  # seconds in which whoever listens has to say so
-_SHYNESS = 4.0  # seconds in which whoever comes has to say who it is: the next one waits meanwhile
-_AGAIN = 0.1  # seconds between two tries to reach process 0
-_LONGEST = 2**20  # bytes of what one says
+_GREETING = b"the processes of a run of rnnjax meet here\n"
+_GREETING_TIMEOUT = 15.0  # seconds within which process 0 must greet
+_INTRODUCTION_TIMEOUT = 4.0  # seconds within which a process must introduce itself: others wait for as long
+_RETRY_INTERVAL = 0.1  # seconds between two attempts to reach process 0
+_LONGEST_LINE = 2**20  # bytes
 
 
 class Place(NamedTuple):
-    """Where the processes meet, and who this one is.
+    """Where the processes meet, and which of them this one is.
 
     Attributes:
       coordinator: ``HOST:PORT`` of process 0.
-      process_id: from 0.
-      processes: how many there are.
-      timeout: seconds in which all must have come.
+      process_id: number of this process, from 0.
+      processes: number of processes.
+      timeout: seconds within which all must have connected.
     """
 
     coordinator: str
@@ -43,112 +43,116 @@ class Place(NamedTuple):
     timeout: float
 
 
-def meet(place: Place, said: Said) -> None:
-    """Returns once all processes of the run have come and say the same.
+def meet(place: Place, description: Description) -> None:
+    """Waits until all processes of the run have connected, and checks that their descriptions agree.
 
     Raises:
-      ConfigError: in all of them, if they do not.
-      ClusterError: if they have not all come in time, or something else listens where they meet.
+      ConfigError: in all processes, if the descriptions differ.
+      ClusterError: if not all have connected in time, or something else listens at process 0's address.
     """
     if place.processes == 1:
         return
     deadline = time.monotonic() + place.timeout
-    sentence = _host(place, said, deadline) if place.process_id == 0 else _attend(place, said, deadline)
+    sentence = _host(place, description, deadline) if place.process_id == 0 else _join(place, description, deadline)
     if sentence is not None:
         raise ConfigError(sentence)
 
 
-def _host(place: Place, said: Said, deadline: float) -> str | None:
-    """Returns what all are told: None, or what is not the same."""
-    with _listener(place.coordinator) as listener, contextlib.ExitStack() as guests:
-        came = _gather(listener, guests, place, deadline)
-        sentence = difference([said, *(came[process].said for process in sorted(came))])
-        for guest in came.values():
-            guest.tell(sentence)
-        for guest in came.values():
-            guest.wait_until_gone()  # they close first, so that the port is free at once
-    return sentence
+def _host(place: Place, description: Description, deadline: float) -> str | None:
+    """Process 0's part. Returns the verdict that all are told: how descriptions differ, None if they agree."""
+    with _listener(place.coordinator) as listener, contextlib.ExitStack() as connections:
+        peers = _gather(listener, connections, place, deadline)
+        verdict = difference([description, *(peers[process].description for process in sorted(peers))])
+        for peer in peers.values():
+            peer.tell(verdict)
+        for peer in peers.values():
+            peer.wait_until_closed()  # they close first, so that the port is free at once
+    return verdict
 
 
-class _Guest:
+class _Peer:
     """A connection from another process of the run."""
 
     def __init__(self, connection: socket.socket):
         self.connection, self.process_id = connection, -1
-        self.said: Said = {}
+        self.description: Description = {}
 
     def introduce(self) -> None:
-        """Raises `OSError` or `ValueError` where it is no process of a run."""
-        self.connection.settimeout(_SHYNESS)
-        self.connection.sendall(_WORD)
-        hello = _read_line(self.connection)
-        self.process_id, self.said = int(hello["process_id"]), dict(hello["said"])
+        """Greets the peer, and reads which process it is. Raises `OSError` or `ValueError` if it is none of a run."""
+        self.connection.settimeout(_INTRODUCTION_TIMEOUT)
+        self.connection.sendall(_GREETING)
+        introduction = _read_line(self.connection)
+        self.process_id = int(introduction["process_id"])
+        self.description = dict(introduction["description"])
 
-    def tell(self, sentence: str | None) -> None:
-        with contextlib.suppress(OSError):  # one that is gone by now will be missed by JAX
-            self.connection.sendall(_line({"sentence": sentence}))
+    def tell(self, verdict: str | None) -> None:
+        with contextlib.suppress(OSError):  # JAX will notice if it is lost by now
+            self.connection.sendall(_line({"verdict": verdict}))
 
-    def wait_until_gone(self) -> None:
+    def wait_until_closed(self) -> None:
         with contextlib.suppress(OSError):
             self.connection.recv(1)
 
 
-def _gather(listener: socket.socket, guests: contextlib.ExitStack, place: Place, deadline: float) -> dict[int, _Guest]:
-    """Returns the guests by their numbers, once all are there; who goes again meanwhile may come again."""
-    came: dict[int, _Guest] = {}
+def _gather(
+    listener: socket.socket, connections: contextlib.ExitStack, place: Place, deadline: float
+) -> dict[int, _Peer]:
+    """Returns the peers by their numbers when all have connected; one that disconnects earlier may connect again."""
+    peers: dict[int, _Peer] = {}
     with selectors.DefaultSelector() as events:
         events.register(listener, selectors.EVENT_READ)
-        while len(came) < place.processes - 1:
+        while len(peers) < place.processes - 1:
             ready = events.select(deadline - time.monotonic())
             if time.monotonic() >= deadline:
-                missing = ", ".join(str(each) for each in range(1, place.processes) if each not in came)
-                raise ClusterError(_APART.format(place.coordinator, place.timeout, f"still missing: {missing}"))
+                missing = ", ".join(str(each) for each in range(1, place.processes) if each not in peers)
+                raise ClusterError(_TIMED_OUT.format(place.coordinator, place.timeout, f"still missing: {missing}"))
             for key, _ in ready:
                 if key.fileobj is listener:
-                    guest = _welcome(listener, guests, came)
-                    if guest is not None:
-                        events.register(guest.connection, selectors.EVENT_READ, guest)
-                else:
+                    peer = _accept(listener, connections, peers)
+                    if peer is not None:
+                        events.register(peer.connection, selectors.EVENT_READ, peer)
+                else:  # a peer sends nothing after its introduction, so this is the end of its connection
                     events.unregister(key.fileobj)
-                    del came[key.data.process_id]
-    return came
+                    del peers[key.data.process_id]
+    return peers
 
 
-def _welcome(listener: socket.socket, guests: contextlib.ExitStack, came: dict[int, _Guest]) -> _Guest | None:
-    """Lets the next guest in, and returns it; None where it is no process of the run."""
+def _accept(listener: socket.socket, connections: contextlib.ExitStack, peers: dict[int, _Peer]) -> _Peer | None:
+    """Accepts a connection, and returns its peer; None if it is not a process of the run."""
     connection, _ = listener.accept()
-    guest = _Guest(guests.enter_context(connection))
+    peer = _Peer(connections.enter_context(connection))
     try:
-        guest.introduce()
+        peer.introduce()
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         connection.close()
         return None
-    if guest.process_id in came or guest.process_id < 1:
-        guest.tell(f"--process_id {guest.process_id} is given to two processes of this run; give each its own")
+    if peer.process_id in peers or peer.process_id < 1:
+        peer.tell(f"--process_id {peer.process_id} is given to two processes of this run; give each its own")
         connection.close()
         return None
-    came[guest.process_id] = guest
-    return guest
+    peers[peer.process_id] = peer
+    return peer
 
 
-def _attend(place: Place, said: Said, deadline: float) -> str | None:
-    """Returns what process 0 tells all: None, or what is not the same."""
-    with _reach(place, deadline) as connection:
+def _join(place: Place, description: Description, deadline: float) -> str | None:
+    """The part of all other processes. Returns process 0's verdict."""
+    with _connect(place, deadline) as connection:
         try:
-            connection.sendall(_line({"process_id": place.process_id, "said": said}))
-            connection.settimeout(max(deadline + _SILENCE - time.monotonic(), _AGAIN))  # its own patience ends first
-            return _read_line(connection)["sentence"]
+            connection.sendall(_line({"process_id": place.process_id, "description": description}))
+            # Longer than process 0 waits for the others, so that its message about a timeout arrives.
+            connection.settimeout(max(deadline + _GREETING_TIMEOUT - time.monotonic(), _RETRY_INTERVAL))
+            return _read_line(connection)["verdict"]
         except (OSError, ValueError, LookupError, TypeError) as error:
             reason = f"process 0 is gone again: {error or type(error).__name__}"
-            raise ClusterError(_APART.format(place.coordinator, place.timeout, reason)) from error
+            raise ClusterError(_TIMED_OUT.format(place.coordinator, place.timeout, reason)) from error
 
 
-def _reach(place: Place, deadline: float) -> socket.socket:
-    """Returns a connection to process 0, for which it waits."""
+def _connect(place: Place, deadline: float) -> socket.socket:
+    """Returns a connection to process 0, trying until the deadline."""
     host, _, port = place.coordinator.rpartition(":")
     while True:
         try:
-            connection = socket.create_connection((host.strip("[]"), int(port)), timeout=_SILENCE)
+            connection = socket.create_connection((host.strip("[]"), int(port)), timeout=_GREETING_TIMEOUT)
             if _is_process_0(connection, place.coordinator):
                 return connection
             connection.close()
@@ -156,41 +160,41 @@ def _reach(place: Place, deadline: float) -> socket.socket:
         except OSError as error:
             reason = error.strerror or str(error)
         if time.monotonic() >= deadline:
-            raise ClusterError(_APART.format(place.coordinator, place.timeout, reason))
-        time.sleep(_AGAIN)
+            raise ClusterError(_TIMED_OUT.format(place.coordinator, place.timeout, reason))
+        time.sleep(_RETRY_INTERVAL)
 
 
 def _is_process_0(connection: socket.socket, coordinator: str) -> bool:
-    """Says whether process 0 listens at the other end; False where it is closed.
+    """Says whether process 0 greets at the other end; False if the connection is closed.
 
     Raises:
-      ClusterError: if somebody else does.
+      ClusterError: if something else listens there.
     """
-    word = b""
+    greeting = b""
     with contextlib.suppress(ConnectionError):
         try:
-            while len(word) < len(_WORD) and _WORD.startswith(word):
-                more = connection.recv(len(_WORD) - len(word))
-                if not more:
+            while len(greeting) < len(_GREETING) and _GREETING.startswith(greeting):
+                received = connection.recv(len(_GREETING) - len(greeting))
+                if not received:
                     return False
-                word += more
+                greeting += received
         except TimeoutError:
-            word = b"?"
-        if word == _WORD:
+            greeting = b""
+        if greeting == _GREETING:
             return True
         connection.close()
         raise ClusterError(
-            f"at {coordinator} something else listens than process 0 of this run, such as another run, or this one "
-            "without you; choose another port for --coordinator, or start all processes again"
+            f"something other than process 0 of this run listens at {coordinator}, such as another run, or this run "
+            "begun without this process; choose another port for --coordinator, or start all processes again"
         )
     return False
 
 
 def _listener(coordinator: str) -> socket.socket:
-    """Returns a socket that listens where JAX will, alone.
+    """Returns a socket that listens at the address at which JAX will listen later.
 
     Raises:
-      ClusterError: if the port is in use, or may not be taken.
+      ClusterError: if the port is in use, or cannot be listened at.
     """
     address = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS") or f"[::]:{coordinator.rpartition(':')[2]}"
     host, _, port = address.rpartition(":")
@@ -208,14 +212,15 @@ def _listener(coordinator: str) -> socket.socket:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    every = host in ("::", "")
-    if every and socket.has_dualstack_ipv6():
+    all_interfaces = host in ("::", "")
+    if all_interfaces and socket.has_dualstack_ipv6():
         try:
             return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise  # otherwise IPv6 is there but switched off
-    if every:
+                raise
+            # Otherwise the system has IPv6, but it is disabled.
+    if all_interfaces:
         return socket.create_server(("", port))
     return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
 
@@ -226,13 +231,13 @@ def _line(value: Any) -> bytes:
 
 def _read_line(connection: socket.socket) -> dict[str, Any]:
     with connection.makefile("rb") as file:
-        line = file.readline(_LONGEST)
+        line = file.readline(_LONGEST_LINE)
     if not line.endswith(b"\n"):
         raise ValueError("the connection is closed")
     return json.loads(line)
 
 
-_APART = (
+_TIMED_OUT = (
     "the processes of this run did not all meet at {} within {:g} s ({}); see that each is started and can reach "
     "process 0"
 )

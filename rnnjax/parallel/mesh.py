@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -14,11 +15,11 @@ from rnnjax.errors import ConfigError
 from rnnjax.whole_numbers import whole_number
 
 BATCH, LAYERS = "batch", "layers"
-_SMALLEST_PART = 32  # below it, a CPU core spends more time on waiting for the others than on its part of the batch
+_SMALLEST_SHARE = 32  # examples; with fewer, a CPU core waits for the others longer than it computes
 
 
 def provide_cpu_devices() -> None:
-    """Makes every CPU core a device of its own, where that is not settled yet; before JAX is first used."""
+    """Makes every CPU core a JAX device, unless the user has set their number; call this before JAX is first used."""
     settings: Any = jax.config
     forced = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if settings.jax_num_cpu_devices <= 0 and not forced:
@@ -26,62 +27,72 @@ def provide_cpu_devices() -> None:
 
 
 def device_counts(choice: str, batch_size: int, layers: str = "1") -> tuple[int, ...]:
-    """Returns the numbers of devices that may share a batch, the likeliest to be the fastest first.
+    """Returns the numbers of devices that a batch may be split over, the one expected to be fastest first.
 
     Args:
-      choice: number of devices; "all" that `layers` leaves; or "auto" for the most of those that divide the batch, with
-        32 examples each at least on CPUs, where one device that has all cores may be as fast and is the other
-        possibility. Of several processes "auto" is all.
+      choice: a number of devices; "all" devices that `layers` leaves; or "auto". With one process, "auto" is the
+        largest number that divides the batch, on CPUs with at least 32 examples for each device. There, one device
+        that uses all cores may be as fast, and is returned as the alternative. With several processes, it is "all".
       batch_size: examples in a batch.
-      layers: number of devices that share the layers, for each part of the batch, or "all".
+      layers: number of devices that the layers are split over, for each part of the batch, or "all".
+
+    Returns:
+      one number, or two if measuring must decide between them.
     """
     available = max(jax.device_count() // _depth(layers), 1)
     if choice != "auto" or jax.process_count() > 1:
         return (whole_number(choice) or available,)
-    most = _auto_count(available, batch_size)
-    return (most, 1) if most > 1 and layers == "1" and device_takes_all_cores() else (most,)
+    count = _auto_count(available, batch_size)
+    one_may_be_faster = count > 1 and layers == "1" and device_takes_all_cores()
+    return (count, 1) if one_may_be_faster else (count,)
 
 
 def batch_mesh(choice: str, batch_size: int, layers: str = "1") -> Mesh:
-    """Returns a mesh with an axis over which batches are split, and where layers are split too, one for them.
+    """Returns a mesh with an axis to split batches over, and a second one for layers if these are split too.
+
+    It has the first devices of every process, the same number of each.
 
     Args:
-      choice: number of devices, "all" or "auto", as for `device_counts`, whose first is taken; of each process the
-        first devices.
-      batch_size: examples in a batch; where it does not divide, `filled_batch` says how many each batch gets.
+      choice: a number of devices, "all" or "auto", as for `device_counts`, whose first number is taken.
+      batch_size: examples in a batch; if it does not divide evenly, `filled_batch` gives the padded size.
       layers: as for `device_counts`.
 
     Raises:
-      ConfigError: if there are not so many devices, or the processes of the run cannot give the same number each.
+      ConfigError: if there are not enough devices, or their number cannot be divided evenly among the processes.
     """
     devices = jax.devices()
     count, depth = device_counts(choice, batch_size, layers)[0], _depth(layers)
     if count * depth > len(devices):
-        asked = f"parallel.batch asks for {count}"
+        request = f"parallel.batch asks for {count}"
         if depth > 1:
-            asked = f"parallel.batch and parallel.layers ask for {count} x {depth}"
-        raise ConfigError(f"{asked} devices, but there are {len(devices)} ({devices[0].device_kind})")
+            request = f"parallel.batch and parallel.layers ask for {count} x {depth}"
+        raise ConfigError(f"{request} devices, but there are {len(devices)} ({devices[0].device_kind})")
     shape, names = ((count,), (BATCH,)) if depth == 1 else ((count, depth), (BATCH, LAYERS))
     chosen = _of_every_process(devices, count * depth)
     return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(names), devices=chosen)
 
 
 def _of_every_process(devices: Sequence[Any], count: int) -> list[Any]:
-    """Returns so many devices, the first ones of each process."""
+    """Returns `count` devices, the first ones of each process.
+
+    Raises:
+      ConfigError: if `count` is not a multiple of the number of processes, or a process has too few.
+    """
     processes = jax.process_count()
-    each, rest = divmod(count, processes)
-    parts = [[device for device in devices if device.process_index == process][:each] for process in range(processes)]
-    if rest or any(len(part) < each for part in parts):
+    share, rest = divmod(count, processes)
+    by_process = [[device for device in devices if device.process_index == process] for process in range(processes)]
+    if rest or any(len(of_process) < share for of_process in by_process):
         raise ConfigError(
             f"{count} devices cannot be the same number in each of {processes} processes; set parallel.batch to a "
             f"multiple of {processes} that each process has devices for"
         )
-    return [device for part in parts for device in part]
+    return [device for of_process in by_process for device in of_process[:share]]
 
 
 def filled_batch(mesh: Mesh, batch_size: int) -> int:
-    """Returns the size of a batch that is filled up until it divides over the devices of the mesh."""
-    return -(-batch_size // mesh.shape[BATCH]) * mesh.shape[BATCH]
+    """Returns the size of a batch that is padded until it divides evenly over the devices of the mesh."""
+    devices = mesh.shape[BATCH]
+    return math.ceil(batch_size / devices) * devices
 
 
 def _depth(layers: str) -> int:
@@ -89,6 +100,6 @@ def _depth(layers: str) -> int:
 
 
 def _auto_count(available: int, batch_size: int) -> int:
-    smallest = _SMALLEST_PART if device_takes_all_cores() else 1
+    smallest = _SMALLEST_SHARE if device_takes_all_cores() else 1
     counts = range(available, 1, -1)
-    return next((n for n in counts if batch_size % n == 0 and batch_size // n >= smallest), 1)
+    return next((count for count in counts if batch_size % count == 0 and batch_size // count >= smallest), 1)

@@ -1,4 +1,4 @@
-"""The schedule of a pipeline: how long it takes, and the chunk of time at which it takes the least."""
+"""The schedule of a pipeline: how long it takes, and the number of steps in a chunk for which it is fastest."""
 
 from __future__ import annotations
 
@@ -9,29 +9,36 @@ from rnnjax.cells.cell import check_size
 
 
 class ChunkCost(NamedTuple):
-    """Seconds that a device takes over a chunk of C steps, ``fixed + step * C``."""
+    """The seconds that a device needs for a chunk of C steps, ``fixed + step * C``."""
 
     fixed: float
     step: float
 
     def seconds(self, chunk: int) -> float:
-        """Returns the seconds for a chunk of so many steps."""
+        """Returns the seconds for a chunk of `chunk` steps."""
         return self.fixed + self.step * chunk
 
 
-TYPICAL = ChunkCost(fixed=1.0, step=1.0)  # in the time of a step: only the ratio matters to the choice of a chunk
+TYPICAL = ChunkCost(fixed=1.0, step=1.0)  # in units of a step: only the ratio matters to the choice of a chunk
 
 
 def pipeline_seconds(length: int, chunk: int, devices: int, cost: ChunkCost) -> float:
-    """Returns the seconds for T = `length` steps in K chunks of C on D devices, ``(K + D - 1) (fixed + step C)``."""
+    """Returns the seconds that a pipeline takes, ``(K + D - 1) (fixed + step C)`` for K chunks of C steps.
+
+    Args:
+      length: number T of steps.
+      chunk: number C of steps in a chunk.
+      devices: number D of devices.
+      cost: of a chunk on each device.
+    """
     return (math.ceil(length / chunk) + devices - 1) * cost.seconds(chunk)
 
 
 def best_chunk(length: int, devices: int, cost: ChunkCost = TYPICAL) -> int:
-    """Returns the chunk, in steps, at which `pipeline_seconds` is least.
+    """Returns the number of steps in a chunk for which `pipeline_seconds` is smallest.
 
-    K is then near ``sqrt((D - 1) T step / fixed)``: with few chunks the devices wait for each other at the beginning
-    and at the end, with many what every chunk costs besides its steps adds up.
+    The number of chunks is then near ``sqrt((D - 1) T step / fixed)``: with fewer chunks the devices wait longer for
+    each other at the beginning and at the end, with more the fixed costs add up.
 
     Raises:
       ValueError: for a length or a number of devices below 1.
@@ -43,17 +50,17 @@ def best_chunk(length: int, devices: int, cost: ChunkCost = TYPICAL) -> int:
 
 
 def bound(chunks: int, devices: int) -> float:
-    """Returns how many times faster D devices can be than one, ``D K / (K + D - 1)`` for K chunks."""
+    """Returns the greatest speed-up of D devices over one, ``D K / (K + D - 1)`` for K chunks."""
     return devices * chunks / (chunks + devices - 1)
 
 
 class Schedule(NamedTuple):
-    """A pipeline to be simulated.
+    """A pipeline whose run time is to be simulated.
 
     Attributes:
       chunks: number K of chunks.
-      seconds: what each device takes over a chunk, one entry a device.
-      transfer: seconds to hand a chunk's outputs on.
+      seconds: for each device, the seconds that it needs for a chunk.
+      transfer: seconds to send a chunk's outputs to the next device.
     """
 
     chunks: int
@@ -62,7 +69,7 @@ class Schedule(NamedTuple):
 
 
 class Simulated(NamedTuple):
-    """What a schedule comes to: seconds, how many times faster than one device, and the devices' mean busy part."""
+    """The result of a simulation: seconds, speed-up over one device, and the mean share of time devices are busy."""
 
     seconds: float
     speedup: float
@@ -70,10 +77,10 @@ class Simulated(NamedTuple):
 
 
 def simulate(schedule: Schedule) -> Simulated:
-    """Returns what a schedule comes to where devices go from chunk to chunk together, as `lax.ppermute` makes them.
+    """Returns how a schedule runs if the devices advance in lockstep, as `lax.ppermute` makes them.
 
-    At tick s device d has chunk s - d, if there is such a chunk; a tick takes as long as the slowest device at work,
-    and then outputs are handed on. One device hands nothing on. Equal costs c give ``(K + D - 1) (c + transfer)``.
+    At tick s device d has chunk s - d, if there is one. A tick takes as long as the slowest busy device, and then
+    outputs are sent, unless there is only one device. Equal costs c give ``(K + D - 1) (c + transfer)``.
 
     Raises:
       ValueError: for no chunks, no devices, or negative seconds.
@@ -88,12 +95,14 @@ def simulate(schedule: Schedule) -> Simulated:
         max(cost for device, cost in enumerate(costs) if 0 <= tick - device < chunks) + transfer
         for tick in range(chunks + len(costs) - 1)
     )
-    work = chunks * sum(costs)
-    return Simulated(total, work / total, work / total / len(costs))
+    speedup = chunks * sum(costs) / total
+    return Simulated(total, speedup, speedup / len(costs))
 
 
 def balanced(costs: tuple[float, ...], parts: int) -> tuple[slice, ...]:
-    """Returns neighbouring costs in `parts` groups of at least one, the greatest sum of a group being least.
+    """Divides a sequence of costs into `parts` consecutive, non-empty groups whose greatest sum is smallest.
+
+    By dynamic programming over the number of groups and the number of costs that they have.
 
     Raises:
       ValueError: if there are fewer costs than parts.
@@ -102,14 +111,14 @@ def balanced(costs: tuple[float, ...], parts: int) -> tuple[slice, ...]:
         raise ValueError(f"{len(costs)} costs cannot be put into {parts} groups")
 
     def best(last: int, parts: int) -> tuple[float, tuple[slice, ...]]:
-        """The greatest sum and the groups of the costs before `last`."""
+        """Returns the greatest sum and the groups, for the costs before `last`."""
         if parts == 1:
             return sum(costs[:last]), (slice(0, last),)
-        found = []
+        divisions = []
         for first in range(parts - 1, last):
             greatest, groups = memo[first, parts - 1]
-            found.append((max(greatest, sum(costs[first:last])), (*groups, slice(first, last))))
-        return min(found, key=lambda choice: choice[0])
+            divisions.append((max(greatest, sum(costs[first:last])), (*groups, slice(first, last))))
+        return min(divisions, key=lambda division: division[0])
 
     memo: dict[tuple[int, int], tuple[float, tuple[slice, ...]]] = {}
     for count in range(1, parts + 1):

@@ -1,8 +1,9 @@
-"""Which examples every batch holds, and how they reach the devices."""
+"""Orders of examples in batches, and how batches reach the devices."""
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,24 +23,27 @@ STEPS = PartitionSpec(None, BATCH)  # [steps, batch, ...]
 
 
 class Order(NamedTuple):
-    """The examples of some batches, ``rows [steps, B]``, and where there are buckets the one of each batch."""
+    """The examples of some batches, and if there are buckets, the bucket of each batch.
 
-    rows: Int[Array | np.ndarray, "steps B"]
-    bucket: Int[Array | np.ndarray, " steps"] | None
+    For many runs at once, both have a leading axis of runs.
+    """
+
+    rows: Int[Array | np.ndarray, "*runs steps B"]
+    bucket: Int[Array | np.ndarray, "*runs steps"] | None
 
     def part(self, first: int, count: int) -> Order:
-        """Returns `count` batches from the batch `first`."""
+        """Returns `count` batches, from batch `first` on."""
         return jax.tree.map(lambda leaf: leaf[first : first + count], self)
 
 
 class Feed(NamedTuple):
-    """How batches reach a step.
+    """How batches reach a training step.
 
     Attributes:
       resident: arrays that stay on the devices.
-      batches: makes of an order what one call takes besides, ``[steps, B, ...]`` each.
-      fetch: ``fetch(resident, item)`` makes one batch, on the device, from one entry of `batches`.
-      whole: whether a call is to have the order of a whole epoch, from which it takes a part.
+      batches: ``batches(order)`` returns what a call takes in addition, each array ``[steps, B, ...]``.
+      fetch: ``fetch(resident, item)`` returns one batch, on the device, where `item` is one step's part of `batches`.
+      whole: whether `batches` is to be given the order of a whole epoch, of which a call then uses a part.
     """
 
     resident: Any
@@ -49,22 +53,30 @@ class Feed(NamedTuple):
 
 
 def place(mesh: Mesh, spec: PartitionSpec, tree: Any) -> Any:
-    """Returns the arrays on the devices of the mesh; of several processes each places its own devices' parts."""
+    """Returns a pytree of arrays on the devices of a mesh; each process places the parts of its own devices.
+
+    Args:
+      mesh: the devices.
+      spec: how every array is split.
+      tree: the pytree, equal in all processes.
+    """
     sharding = NamedSharding(mesh, spec)
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
-    return jax.tree.map(functools.partial(_own_parts, sharding), tree)
+    return jax.tree.map(functools.partial(_place_parts, sharding), tree)
 
 
-def _own_parts(sharding: NamedSharding, leaf: Any) -> Array:
+def _place_parts(sharding: NamedSharding, leaf: Any) -> Array:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(_own_parts(sharding, jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        return jax.random.wrap_key_data(
+            _place_parts(sharding, jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf)
+        )
     values = np.asarray(leaf)
-    return jax.make_array_from_callback(values.shape, sharding, lambda part: values[part])
+    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
 
 def device_feed(mesh: Mesh, split: Arrays) -> Feed:
-    """Returns a feed with the whole split on every device; a batch is gathered there, from its row of the order."""
+    """Returns a feed that keeps the whole split on every device, where each batch is gathered."""
 
     def fetch(resident: Any, rows: Array) -> Batch:
         return jax.tree.map(lambda values: values[rows], resident)
@@ -73,9 +85,9 @@ def device_feed(mesh: Mesh, split: Arrays) -> Feed:
 
 
 def host_feed(mesh: Mesh, split: Arrays) -> Feed:
-    """Returns a feed that gathers batches on the host and sends them while the devices work on those before.
+    """Returns a feed that gathers batches on the host, and sends them while the devices compute earlier ones.
 
-    Of several processes each gathers the examples of its own devices.
+    Each process gathers the examples of its own devices.
     """
     sharding = NamedSharding(mesh, STEPS)
 
@@ -83,10 +95,10 @@ def host_feed(mesh: Mesh, split: Arrays) -> Feed:
         rows = np.asarray(order.rows)
 
         def gathered(values: np.ndarray) -> Array:
-            def part(index: Any) -> np.ndarray:
+            def shard(index: Any) -> np.ndarray:
                 return values[rows[index[:2]]]
 
-            return jax.make_array_from_callback(rows.shape + values.shape[1:], sharding, part)
+            return jax.make_array_from_callback(rows.shape + values.shape[1:], sharding, shard)
 
         return {name: gathered(values) for name, values in split.items()}
 
@@ -97,7 +109,7 @@ def epoch_steps(task: Task, batch_size: int) -> int:
     """Returns the number of training steps in an epoch.
 
     Raises:
-      ConfigError: if there are fewer examples, of a bucket or in all, than one batch takes.
+      ConfigError: if there are fewer examples, in a bucket or in total, than a batch has.
     """
     groups = example_groups(task, "train")
     for group in groups:
@@ -108,35 +120,41 @@ def epoch_steps(task: Task, batch_size: int) -> int:
 
 
 def example_groups(task: Task, split: str) -> list[Int[np.ndarray, " n"]]:
-    """Returns the examples of a split that can be together in a batch: those of each bucket, or all of them."""
+    """Returns the groups of examples of a split that can be in the same batch: those of each bucket, or all."""
     if task.buckets is None:
         return [np.arange(task.examples(split))]
     return [np.flatnonzero(task.buckets.of[split] == bucket) for bucket in range(len(task.buckets.widths))]
 
 
 def epoch_orders(mesh: Mesh, task: Task, seed: int, batch_size: int) -> Callable[[int], Order]:
-    """Returns a function of the epoch: its batches, shuffled unless the task is ordered.
+    """Returns a function from the epoch to its batches, which are shuffled unless the task is ordered.
 
-    The odd examples of an epoch, too few for a batch, are left out. A batch is filled up to divide over the devices, by
-    examples that `batch_weights` does not count.
+    Examples that do not fill a batch are left out. Batches are padded to divide over the devices; `batch_weights` gives
+    the padding weight zero.
+
+    Args:
+      mesh: the devices.
+      task: the task.
+      seed: of the run.
+      batch_size: examples in a batch.
     """
     groups = example_groups(task, "train")
-    filling = filled_batch(mesh, batch_size) - batch_size
+    padding = filled_batch(mesh, batch_size) - batch_size
     run_key = jax.random.fold_in(jax.random.key(seed), 1)
 
-    def whole(rows: Array) -> Array:
+    def full_batches(rows: Array) -> Array:
         rows = rows[: len(rows) // batch_size * batch_size].reshape(-1, batch_size)
-        return jnp.pad(rows, ((0, 0), (0, filling)), mode="edge") if filling else rows
+        return jnp.pad(rows, ((0, 0), (0, padding)), mode="edge") if padding else rows
 
     @jax.jit
     def batches(epoch: Array) -> Order:
         key = jax.random.fold_in(run_key, epoch)
         if task.ordered:
-            return Order(whole(jnp.asarray(groups[0])), None)
+            return Order(full_batches(jnp.asarray(groups[0])), None)
         if task.buckets is None:
-            return Order(whole(jax.random.permutation(key, len(groups[0]))), None)
+            return Order(full_batches(jax.random.permutation(key, len(groups[0]))), None)
         keys = jax.random.split(key, len(groups) + 1)
-        rows = [whole(jax.random.permutation(k, jnp.asarray(group))) for k, group in zip(keys, groups)]
+        rows = [full_batches(jax.random.permutation(k, jnp.asarray(group))) for k, group in zip(keys, groups)]
         bucket = np.repeat(np.arange(len(groups)), [len(part) for part in rows])
         mixed = jax.random.permutation(keys[-1], len(bucket))
         return Order(jnp.concatenate(rows)[mixed], jnp.asarray(bucket)[mixed])
@@ -149,36 +167,42 @@ def epoch_orders(mesh: Mesh, task: Task, seed: int, batch_size: int) -> Callable
 
 
 def batch_weights(mesh: Mesh, batch_size: int) -> Float[np.ndarray, " B"]:
-    """Returns the weights of a batch's examples: 0 for those that fill it up to divide over the devices."""
+    """Returns the weights of a batch's examples: 0 for those that pad it to divide over the devices."""
     return (np.arange(filled_batch(mesh, batch_size)) < batch_size).astype(np.float32)
 
 
 def left_out(task: Task, batch_size: int) -> int:
-    """Returns how many training examples each epoch leaves out, because they are too few for a batch."""
+    """Returns how many training examples each epoch leaves out because they do not fill a batch."""
     return sum(len(group) % batch_size for group in example_groups(task, "train"))
 
 
 def evaluation_order(task: Task, split: str, batch_size: int) -> tuple[Order, Float[np.ndarray, "steps B"]]:
-    """Returns batches with every example of a split, and their weights: 0 for those added to fill a batch."""
-    rows, weights, bucket = [], [], []
+    """Returns batches with every example of a split, and the weights of their examples: 0 for padding.
+
+    Args:
+      task: the task.
+      split: name of the split.
+      batch_size: examples in a batch.
+    """
+    rows, weights, buckets = [], [], []
     for number, group in enumerate(example_groups(task, split)):
-        steps = -(-len(group) // batch_size)
-        place_in_group = np.arange(steps * batch_size).reshape(steps, batch_size)
-        rows.append(group[np.minimum(place_in_group, len(group) - 1)] if steps else place_in_group)
-        weights.append((place_in_group < len(group)).astype(np.float32))
-        bucket += [number] * steps
-    buckets = None if task.buckets is None else np.array(bucket)
-    return Order(np.concatenate(rows), buckets), np.concatenate(weights)
+        steps = math.ceil(len(group) / batch_size)
+        positions = np.arange(steps * batch_size).reshape(steps, batch_size)
+        rows.append(group[np.minimum(positions, len(group) - 1)] if steps else positions)
+        weights.append((positions < len(group)).astype(np.float32))
+        buckets += [number] * steps
+    bucket = None if task.buckets is None else np.array(buckets)
+    return Order(np.concatenate(rows), bucket), np.concatenate(weights)
 
 
-def by_bucket(buckets: Buckets | None, run: Callable[[Any, Batch], Any]) -> Callable[[Any, Batch, Any], Any]:
-    """Returns ``(state, batch, bucket) -> run(state, batch)`` with the batch's fields cut to the bucket's widths."""
+def by_bucket(buckets: Buckets | None, function: Callable[[Any, Batch], Any]) -> Callable[[Any, Batch, Any], Any]:
+    """Returns ``(state, batch, bucket) -> function(state, batch)``, with the batch cut to the widths of the bucket."""
     if buckets is None:
-        return lambda state, batch, bucket: run(state, batch)
+        return lambda state, batch, bucket: function(state, batch)
 
     def cut_to(widths: Any) -> Callable[[Any, Batch], Any]:
         def branch(state: Any, batch: Batch) -> Any:
-            return run(state, batch | {name: batch[name][:, :width] for name, width in widths.items()})
+            return function(state, batch | {name: batch[name][:, :width] for name, width in widths.items()})
 
         return branch
 

@@ -1,4 +1,4 @@
-"""A run's steps, call after call: how many each takes, what is evaluated between, and where a signal stops them."""
+"""Runs the training loop: calls of many steps each, evaluations between them, and the stop after a signal."""
 
 from __future__ import annotations
 
@@ -16,13 +16,21 @@ from rnnjax.training.batches import Order
 from rnnjax.training.checkpoint import Unfinished
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.pace import Pace
-from rnnjax.training.program import Evaluate, agreed_seconds
-from rnnjax.training.record import Finished
+from rnnjax.training.program import longest_of_processes
+from rnnjax.training.record import CallResults
+from rnnjax.training.split_evaluation import Evaluate
 from rnnjax.training.state import TrainState
 
 
-class Plan(NamedTuple):
-    """A run's shape: steps in an epoch, epochs, steps in a call at most, and the epochs between evaluations."""
+class TrainingSchedule(NamedTuple):
+    """How a run is divided into epochs and calls.
+
+    Attributes:
+      epoch_steps: steps in an epoch.
+      epochs: number of epochs.
+      call_steps: most steps in a call.
+      evaluate_every: epochs from one evaluation to the next.
+    """
 
     epoch_steps: int
     epochs: int
@@ -35,26 +43,26 @@ class Plan(NamedTuple):
         return self.epoch_steps * self.epochs
 
     def evaluates_at(self, step: int) -> bool:
-        """Says whether the validation split is evaluated after so many steps of the run."""
+        """Says whether the validation split is evaluated after `step` steps of the run."""
         epoch, rest = divmod(step, self.epoch_steps)
         return step > 0 and rest == 0 and (epoch % self.evaluate_every == 0 or epoch == self.epochs)
 
-    def room(self, step: int) -> int:
-        """Returns how many steps a call after a step may take: it ends with an epoch at the latest."""
+    def most_steps_after(self, step: int) -> int:
+        """Returns the most steps that the call after `step` steps may take: it must not go beyond the epoch."""
         return min(self.call_steps, self.epoch_steps - step % self.epoch_steps)
 
 
 class Steps(Protocol):
-    """The compiled steps of a run, or of many."""
+    """The compiled training steps of one run, or of many."""
 
     compile_seconds: float
 
     def __call__(self, state: TrainState, order: Order, first: int, count: int, /) -> tuple[TrainState, Any]:
-        """Takes `count` steps from the batch `first` of an order; returns the state and metrics, ``[..., most]``."""
+        """Takes `count` steps from batch `first` of an order on; returns the state and the metrics ``[..., most]``."""
         ...
 
     def best_count(self, count: int) -> int:
-        """Returns how many of `count` steps are best taken in one call."""
+        """Returns how many of the next `count` steps one call should take."""
         ...
 
 
@@ -62,120 +70,137 @@ S = TypeVar("S", bound=Steps)
 
 
 class Programs(NamedTuple, Generic[S]):
-    """What a run computes with, or many that are one program.
+    """The compiled programs of one run, or of many that are trained together.
 
     Attributes:
       mesh: the devices.
       steps: training steps.
-      order: the batches of an epoch.
-      evaluate: the evaluation of each split.
-      keep: copies a state, whose memory the next call takes for its own.
+      order: returns the batches of an epoch.
+      evaluate: by split, its evaluation.
+      copy_state: copies a state, whose memory is donated to the next call.
     """
 
     mesh: Mesh
     steps: S
     order: Callable[[int], Order]
     evaluate: Mapping[str, Evaluate]
-    keep: Callable[[TrainState], Any]
+    copy_state: Callable[[TrainState], Any]
 
 
-class Writes(Protocol):
-    """The places where a run is written down."""
+class Recorder(Protocol):
+    """Records the results of calls."""
 
-    def write(self, finished: Finished) -> None:
-        """Writes what came back of a call, or of an evaluation."""
+    def write(self, results: CallResults) -> None:
+        """Records the results of a call, or of an evaluation."""
         ...
 
     def save_unfinished(self, step: int, state: Any, /, *, evaluation: bool) -> None:
-        """Writes a checkpoint to resume from; returns when it is there."""
+        """Writes a checkpoint to resume from; returns when it is complete."""
         ...
 
 
 class CallTimer:
-    """Measures calls, and says how many steps the next one takes; of several processes all must ask the same.
+    """Measures calls, and chooses how many steps the next one takes. All processes of a run must call it alike.
 
     Args:
-      bound: seconds that a call may take, about; 0 for any time.
+      bound: about how many seconds a call may take; 0 for no limit.
     """
 
     def __init__(self, bound: float):
         self._pace = Pace(bound)
-        self._began: deque[float] = deque()  # of the calls that are not waited for yet
-        self._there = 0.0  # when the last was done
+        self._start_times: deque[float] = deque()  # of the calls that have not been waited for yet
+        self._last_end = 0.0
 
-    def count(self, room: int) -> int:
-        """Returns how many of at most `room` steps the next call takes."""
+    def count(self, available: int) -> int:
+        """Returns how many of at most `available` steps the next call takes."""
         if not self._pace.bound:
-            return room
-        self._pace = self._pace._replace(step=agreed_seconds(self._pace.step))
-        return self._pace.count(room)
+            return available
+        self._pace = self._pace._replace(step=longest_of_processes(self._pace.step))
+        return self._pace.count(available)
 
     @contextlib.contextmanager
-    def starts(self, steps: Steps) -> Iterator[None]:
-        """Within it a call starts; what is compiled for it is not in its time."""
-        began, compiling = time.perf_counter(), steps.compile_seconds
+    def starting(self, steps: Steps) -> Iterator[None]:
+        """Notes when a call starts that is made within this context; time spent on compiling does not count."""
+        start, compile_seconds = time.perf_counter(), steps.compile_seconds
         yield
-        self._began.append(began + steps.compile_seconds - compiling)
+        self._start_times.append(start + steps.compile_seconds - compile_seconds)
 
-    def waits_for(self, finished: Finished | None) -> None:
-        """Returns when a call is done, the earliest of those that were not waited for, and notes how long it took."""
-        if not self._pace.bound or finished is None or not finished.count:
+    def wait_for(self, results: CallResults | None) -> None:
+        """Waits for the earliest call that has not been waited for, which has these results, and measures it."""
+        if not self._pace.bound or results is None or not results.count:
             return
-        jax.block_until_ready(finished.metrics)
-        began, self._there = max(self._began.popleft(), self._there), time.perf_counter()
-        self._pace = self._pace.after(finished.count, self._there - began)
+        jax.block_until_ready(results.metrics)
+        start = max(self._start_times.popleft(), self._last_end)  # a device computes one call after another
+        self._last_end = time.perf_counter()
+        self._pace = self._pace.after(results.count, self._last_end - start)
 
 
 def train_steps(
-    plan: Plan,
+    schedule: TrainingSchedule,
     programs: Programs[Any],
     state: TrainState,
-    begin: int,
+    first_step: int,
     unfinished: Unfinished,
-    record: Writes,
+    recorder: Recorder,
     stop: StopRequest,
     call_seconds: float,
 ) -> TrainState:
-    """Takes the steps from `begin` to the end of the run, and has what comes back written down one call late.
+    """Trains to the end of the run.
 
-    While the devices work on a call, the host logs the one before it and writes its checkpoint.
+    The results of a call are recorded one call late: while the devices compute a call, the host logs the one before it
+    and writes its checkpoint.
+
+    Args:
+      schedule: of the run.
+      programs: its compiled programs.
+      state: the state to begin with.
+      first_step: number of steps that led to it.
+      unfinished: what the run was doing when it was stopped, if it is resumed.
+      recorder: records the results of calls.
+      stop: tells of signals.
+      call_seconds: about how many seconds a call may take; 0 for no limit.
+
+    Returns:
+      the state after the last step.
 
     Raises:
-      Interrupted: if a signal stopped it.
+      Interrupted: if a signal stopped the run, after a checkpoint unless no step was taken.
     """
-    step, before, timer = begin, None, CallTimer(call_seconds)
+    step, previous, timer = first_step, None, CallTimer(call_seconds)
     stopped, evaluated = None, True
 
-    def validate() -> tuple[Any, Any]:
+    def validate(results: CallResults) -> tuple[CallResults, bool]:
+        """Adds the validation metrics and the state, unless a signal stops the evaluation; returns whether none did."""
         validation = programs.evaluate["validation"](state.params, stop.of_any_process)
-        return validation, None if validation is None else programs.keep(state)
+        if validation is None:
+            return results, False
+        return results._replace(validation=validation, state=programs.copy_state(state)), True
 
     if unfinished.evaluation:
-        validation, kept = validate()
-        before, evaluated = Finished(step // plan.epoch_steps, step, 0, {}, validation, kept), validation is not None
-    while evaluated and step < plan.steps:
+        epoch = step // schedule.epoch_steps
+        previous, evaluated = validate(CallResults(epoch, step, 0, {}, None, None))
+    while evaluated and step < schedule.steps:
         stopped = stop.of_any_process()
         if stopped:
             break
-        epoch, first = divmod(step, plan.epoch_steps)
-        count = programs.steps.best_count(timer.count(plan.room(step)))
-        with timer.starts(programs.steps):
-            state, metrics = programs.steps(state, programs.order(epoch), first, count)
+        epoch, first_batch = divmod(step, schedule.epoch_steps)
+        count = programs.steps.best_count(timer.count(schedule.most_steps_after(step)))
+        with timer.starting(programs.steps):
+            state, metrics = programs.steps(state, programs.order(epoch), first_batch, count)
         step += count
-        finished = Finished(epoch + 1, step, count, metrics, None, None)
-        timer.waits_for(finished if waits_for_calls() else before)
-        if plan.evaluates_at(step):
-            validation, kept = validate()
-            finished, evaluated = finished._replace(validation=validation, state=kept), validation is not None
-        if before is not None:
-            record.write(before)
-        before = finished
-    if before is not None:
-        record.write(before)
-    if evaluated and step == plan.steps:
+        results = CallResults(epoch + 1, step, count, metrics, None, None)
+        timer.wait_for(results if waits_for_calls() else previous)
+        if schedule.evaluates_at(step):
+            results, evaluated = validate(results)
+        if previous is not None:
+            recorder.write(previous)
+        previous = results
+    if previous is not None:
+        recorder.write(previous)
+    if evaluated and step == schedule.steps:
         return state
     stopped = stopped or stop.of_any_process()
     if step == 0:
         raise Interrupted(f"stopped by {stopped} before the first step")
-    record.save_unfinished(step, programs.keep(state), evaluation=not evaluated)
-    raise Interrupted(f"stopped by {stopped} at step {step} of {plan.steps}, after a checkpoint")
+    recorder.save_unfinished(step, programs.copy_state(state), evaluation=not evaluated)
+    raise Interrupted(f"stopped by {stopped} at step {step} of {schedule.steps}, after a checkpoint")

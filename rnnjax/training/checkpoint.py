@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically by orbax, the best and the last ones kept, verified when read."""
+"""Checkpoints: written atomically by orbax, verified when read; the best and the last two are kept."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from rnnjax.errors import CheckpointError, DataError, first_line
-from rnnjax.parallel.distributed import agreed, is_writer, lost, wait_for_all
+from rnnjax.parallel.distributed import is_loss_of_process, is_writer, maximum_over_processes, wait_for_all
 from rnnjax.training.files import is_number, set_aside
 
 _log = logging.getLogger(__name__)
@@ -27,32 +27,32 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class BestAndLast(checkpoint_managers.PreservationPolicy):
-    """Keeps the last two checkpoints, so that there is one to fall back on, and the best.
+    """Keeps the last two checkpoints, so that one remains if the last is damaged, and the best one.
 
     Attributes:
-      scores: the score of each step; the highest is the best, the first of equals.
+      scores: the score of each step; the highest is the best, the earliest of equals.
     """
 
     scores: dict[int, float]
 
     def best(self, steps: Iterable[int]) -> int | None:
-        """Returns the best of some steps; None where none has a score."""
+        """Returns the best of some steps; None if none has a score."""
         scored = [step for step in steps if self.scores.get(step, -math.inf) > -math.inf]
         return max(scored, key=lambda step: (self.scores[step], -step), default=None)
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        """Says for each checkpoint, in the order of their steps, whether it is kept."""
+        """Says for each checkpoint, in the order given, whether it is kept."""
         steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = {*sorted(steps)[-2:], self.best(steps)}
-        return [step in kept for step in steps]
+        preserved = {*sorted(steps)[-2:], self.best(steps)}
+        return [step in preserved for step in steps]
 
 
 class Origin(NamedTuple):
-    """What a checkpoint is of.
+    """The run and the data that a checkpoint belongs to.
 
     Attributes:
       run: digest of the run's config.
-      data: checksum of the data that it is trained on.
+      data: checksum of the training data.
     """
 
     run: str
@@ -60,10 +60,10 @@ class Origin(NamedTuple):
 
 
 class Unfinished(NamedTuple):
-    """What a run was in the middle of when it was stopped.
+    """What a run had not finished when it was stopped.
 
     Attributes:
-      window: by the metrics' names, their values in the steps that no line of the log covers yet, ``[..., steps]``.
+      window: by name, the metrics ``[..., steps]`` of the steps that no line of the log covers yet.
       evaluation: whether the validation split is still to be evaluated.
     """
 
@@ -72,21 +72,21 @@ class Unfinished(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of a run, one a step, in a directory.
+    """The checkpoints of a run, in a directory.
 
-    Each says which run, step and data it is of, within the digest that is checked when it is read. Where a checkpoint
-    is damaged or of something else, an earlier one is used, and the others are renamed: a run that goes on writes their
-    steps again. Of several processes all must call the same methods.
+    Each one states its run, step and data; a digest of this and of the state is checked when it is read. If a
+    checkpoint is damaged or belongs to another run, an earlier one is used instead. The unusable ones are renamed, so
+    that a resumed run can write their steps again. If there are several processes, all must call the same methods.
 
     Args:
-      directory: where they are.
-      origin: what they are of.
-      metric: name of the metric that says which is the best.
-      higher_is_better: whether that is the highest.
-      read_only: leave everything as it is, what another process is writing included.
+      directory: of the checkpoints.
+      origin: the run and the data that they belong to.
+      metric: name of the metric that decides which is the best.
+      higher_is_better: whether the highest is the best.
+      read_only: whether to change nothing, such as what another process is writing.
 
     Raises:
-      CheckpointError: if they cannot be read or written there.
+      CheckpointError: if checkpoints cannot be read or written there.
     """
 
     def __init__(
@@ -119,39 +119,39 @@ class Checkpoints:
         return self._sign * value if is_number(value) and not math.isnan(value) else -math.inf
 
     def _about(self, step: int) -> dict[str, Any]:
-        """Returns what a checkpoint says of itself; nothing where that cannot be read."""
+        """Returns what a checkpoint states about itself; an empty dict if that cannot be read."""
         try:
             about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
-        except Exception:  # whatever a damaged file makes orbax raise; restoring the state will say so
+        except Exception:  # orbax raises errors of many types for a damaged file; restoring the state will report it
             return {}
         return about if isinstance(about, dict) else {}
 
     def _problem(self, step: int) -> str | None:
-        """Returns why a checkpoint cannot be one of this run, by what it says of itself."""
+        """Returns why a checkpoint cannot belong to this run, by what it states about itself; None if it can."""
         about = self._about(step)
         if not about:
-            return "what it is about cannot be read"
+            return "its description cannot be read"
         if "run" not in about:
-            return "it does not say of which run it is"
+            return "it does not say which run it belongs to"
         if about["run"] != self._origin.run:
-            return "it is of a run of another config"
+            return "it belongs to a run of another config"
         if about.get("step") != step:
-            return f"it is of step {about.get('step')}"
+            return f"it is that of step {about.get('step')}"
         return None
 
     def save(self, step: int, state: Any, metrics: dict[str, float], unfinished: Unfinished | None = None) -> None:
-        """Writes a checkpoint in the background; one of this step that is there is left as it is.
+        """Writes a checkpoint in the background, unless there is already one of this step.
 
-        But for one that was written before an evaluation: it gives way to the one after.
+        One that was written before the evaluation at this step is replaced by the one after the evaluation.
 
         Args:
           step: number of steps taken.
-          state: what is written.
+          state: a pytree of arrays.
           metrics: of the validation split.
-          unfinished: what else a run that is stopped resumes with; None where it stops at nothing.
+          unfinished: what a resumed run must still do; None after an evaluation at the end of an epoch.
 
         Raises:
-          CheckpointError: if it, or the one before it, cannot be written.
+          CheckpointError: if it, or the previous one, cannot be written.
         """
         if step in self._manager.all_steps():
             if unfinished is not None or not self.unfinished(step).evaluation:
@@ -171,7 +171,7 @@ class Checkpoints:
         self._written = step
 
     def wait(self) -> None:
-        """Returns when everything is written.
+        """Waits until everything is written.
 
         Raises:
           CheckpointError: if something could not be.
@@ -181,54 +181,54 @@ class Checkpoints:
     def _wait(self) -> None:
         self._manager.wait_until_finished()
         if self._written is not None and is_writer() and _is_empty(self._path(self._written)):
-            raise CheckpointError(f"that of step {self._written} is not there")
+            raise CheckpointError(f"that of step {self._written} is missing")
 
     def _write(self, action: Callable[[], Any]) -> None:
         try:
             action()
-        except Exception as error:  # orbax and tensorstore raise many types for a full or unwritable disk
-            if lost(error):
+        except Exception as error:  # orbax and tensorstore raise errors of many types for a full or unwritable disk
+            if is_loss_of_process(error):
                 raise
             raise CheckpointError(
                 f"a checkpoint could not be written to {self._directory} ({first_line(error)}); "
-                "make room or choose another --workdir; the checkpoints before it are whole"
+                "make room or choose another --workdir; earlier checkpoints are intact"
             ) from error
 
     def unfinished(self, step: int) -> Unfinished:
-        """Returns what a run that was stopped at a step resumes with."""
+        """Returns what a run that was stopped at `step` had not finished."""
         return Unfinished(**self._about(step).get("unfinished", {}))
 
     def steps(self) -> list[int]:
-        """Returns the steps that have a checkpoint, the last first."""
+        """Returns the steps that have a checkpoint, in descending order."""
         return sorted(self._manager.all_steps(), reverse=True)
 
     def metrics(self, step: int) -> dict[str, float]:
-        """Returns the metrics that were saved with a checkpoint: none where none were, or where there is none."""
+        """Returns the metrics that were saved with the checkpoint of a step; an empty dict if there are none."""
         return self._about(step).get("metrics", {})
 
     def restore_last(self, like: Any) -> tuple[int, Any] | None:
-        """Returns the last checkpoint that is whole, with its step; None where there is no checkpoint at all.
+        """Returns the step and the state of the last undamaged checkpoint; None if there is no checkpoint at all.
 
         Args:
           like: a pytree of arrays, or of their shapes, types and shardings, with the structure of the state.
 
         Raises:
-          CheckpointError: if there are checkpoints and none is whole.
-          DataError: if the checkpoint is of other data, and what is read does not fit it or is to be resumed from.
+          CheckpointError: if there are checkpoints and all are damaged.
+          DataError: if the checkpoint belongs to other data, and either does not fit `like` or is to be resumed from.
         """
-        return self._first_whole(self.steps(), like)
+        return self._first_undamaged(self.steps(), like)
 
     def restore_best(self, like: Any) -> tuple[int, Any] | None:
-        """Returns the best checkpoint, or where it is not whole the last, as `restore_last` does."""
+        """Returns the best checkpoint as `restore_last` does the last; the last one if the best is damaged."""
         best = self._policy.best(step for step in self.steps() if step not in self._damaged)
-        return self._first_whole(self.steps() if best is None else [best, *self.steps()], like)
+        return self._first_undamaged(self.steps() if best is None else [best, *self.steps()], like)
 
-    def _first_whole(self, steps: Sequence[int], like: Any) -> tuple[int, Any] | None:
+    def _first_undamaged(self, steps: Sequence[int], like: Any) -> tuple[int, Any] | None:
         for step in steps:
             if step in self._damaged:
                 continue
             state, problem = self._restore(step, like)
-            if not agreed(int(problem is not None)):
+            if not maximum_over_processes(int(problem is not None)):
                 self._set_aside(self._damaged)
                 return step, state
             self._note_damage(step, problem or "another process cannot read it")
@@ -243,7 +243,7 @@ class Checkpoints:
         self._damaged.add(step)
 
     def _set_aside(self, steps: Iterable[int]) -> None:
-        """Renames checkpoints that cannot be used: orbax would take no step before them for a new one."""
+        """Renames checkpoints that cannot be used: orbax would refuse to write checkpoints of earlier steps."""
         steps = sorted(steps)
         if self._read_only or not steps:
             return
@@ -255,22 +255,22 @@ class Checkpoints:
         self._damaged.difference_update(steps)
 
     def _restore(self, step: int, like: Any) -> tuple[Any, str | None]:
-        """Returns the state of a checkpoint, or why it cannot be used."""
+        """Returns the state of a checkpoint, and why it cannot be used, None if it can."""
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         about, items = self._about(step), ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         other_data = about.get("data") != self._origin.data
         try:
             state = self._manager.restore(step, args=items)["state"]
-        except Exception as error:  # whatever a damaged file makes orbax or tensorstore raise
+        except Exception as error:  # orbax and tensorstore raise errors of many types for a damaged file
             if other_data:
                 raise DataError(_OTHER_DATA.format(self._directory, "the model does not fit it")) from error
             return None, first_line(error)
         if _digest(about, state) != about.get("sha256"):
-            return None, "its content is not what was written"
+            return None, "its content has changed since it was written"
         if other_data and not self._read_only:
             raise DataError(_OTHER_DATA.format(self._directory, f"the run cannot resume from step {step} with it"))
         if other_data:
-            _log.warning("the data is not that which this run was trained on")
+            _log.warning("the data differs from what this run was trained on")
         return state, None
 
     def __enter__(self) -> Checkpoints:
@@ -279,8 +279,8 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Waits for what is being written and lets go of the directory, unless a process that writes too is gone."""
-        if lost(error):
+        """Waits until everything is written, and closes the directory, unless another process of the run is lost."""
+        if is_loss_of_process(error):
             return
         try:
             self.wait()
@@ -292,7 +292,7 @@ class Checkpoints:
 
 
 _OTHER_DATA = (
-    "the data is not that which the run of {} was trained on, and {}; give it the data of the run, by --data in "
+    "the data differs from what the run of {} was trained on, and {}; give it the data of the run, by --data in "
     "evaluation and generation and by config.data.path in training"
 )
 
@@ -310,37 +310,37 @@ def _open(directory: Path, policy: BestAndLast, *, read_only: bool) -> ocp.Check
         cleanup_tmp_directories=not read_only,
     )
     if directory.exists() and not directory.is_dir():
-        raise CheckpointError(f"{directory} is no directory; move it away, or choose another --workdir")
+        raise CheckpointError(f"{directory} is not a directory; move it away, or choose another --workdir")
     try:
         return ocp.CheckpointManager(directory.absolute(), item_names=("state", "about"), options=options)
-    except Exception as error:  # whatever an unwritable disk or a damaged file makes orbax raise
-        if lost(error):
+    except Exception as error:  # orbax raises errors of many types for an unwritable disk or a damaged file
+        if is_loss_of_process(error):
             raise
         raise CheckpointError(
-            f"{directory} cannot be opened ({first_line(error)}); mend that, or choose another --workdir"
+            f"{directory} cannot be opened ({first_line(error)}); repair that, or choose another --workdir"
         ) from error
 
 
 def _is_empty(path: Path) -> bool:
-    """Says whether nothing was written of a checkpoint: there is no file in its directory."""
-    return not any(each.is_file() for each in path.rglob("*"))
+    """Says whether nothing of a checkpoint was written: its directory contains no file."""
+    return not any(entry.is_file() for entry in path.rglob("*"))
 
 
-def _whole(leaf: Any) -> np.ndarray:
-    """Returns an array's values, gathered from all processes where each has a part; then all must call this."""
+def _whole_array(leaf: Any) -> np.ndarray:
+    """Returns an array's values, gathered from all processes if each has only a part; then all must call this."""
     if isinstance(leaf, np.ndarray) or leaf.is_fully_addressable or leaf.is_fully_replicated:
         return np.asarray(leaf)
     return multihost_utils.process_allgather(leaf, tiled=True)
 
 
 def _digest(about: dict[str, Any], state: Any) -> str:
-    """Returns the SHA-256 of what a checkpoint says of itself and of all arrays of its state."""
-    said = {name: value for name, value in about.items() if name != "sha256"}
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    """Returns the SHA-256 of what a checkpoint states about itself and of all arrays of its state."""
+    content = {name: value for name, value in about.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
     for leaf in jax.tree.leaves(state):
         if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
-        values = _whole(leaf)
+        values = _whole_array(leaf)
         digest.update(f"{values.dtype} {values.shape}".encode())
         digest.update(values.tobytes())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""How many devices share a batch where the config leaves it open: measured once, then known."""
+"""Chooses how many devices share a batch if the config leaves it open, by measuring once per machine."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ from rnnjax.training.state import TrainState, initial_train_state
 
 _log = logging.getLogger(__name__)
 
-_WORTH_MEASURING = 1000  # steps; a shorter run is over before a better choice has paid for the measurement
-_STEPS, _SECONDS = 8, 0.5  # steps in a measured call, and the least time of measuring each number of devices
+_WORTH_MEASURING = 1000  # steps; in a shorter run, a better choice saves less time than the measurement takes
+_STEPS = 8  # in a measured call
+_SECONDS = 0.5  # at least, for measuring each number of devices
 _NOT_IN_A_STEP = ("seed", "epochs", "evaluate_every", "log_every", "steps_per_call", "call_seconds", "parallel")
 
 
@@ -39,29 +40,33 @@ def choose_devices(
 ) -> int:
     """Returns how many devices share a batch.
 
-    A number in the config stands. "auto" takes what the run began with; else the fastest of what may pay, as it was
-    measured for such a step on such a machine before, or is measured now where the run is long enough.
+    A number in the config is taken as it is. For "auto", a run that is resumed keeps the number that it began with.
+    Otherwise the fastest is taken, as measured for the same step on the same machine before; if it was not, it is
+    measured now, provided that the run is long enough.
 
     Args:
-      task, config, optimizer: of the run.
-      steps: how many the whole run has.
-      run: its directory.
+      task: the task.
+      config: the config.
+      optimizer: the optimiser.
+      steps: number of steps of the whole run.
+      run: the run directory.
 
     Raises:
-      ConfigError: if there are not so many devices.
+      ConfigError: if there are fewer devices than the config asks for.
     """
     counts = device_counts(config.parallel.batch, config.batch_size, config.parallel.layers)
     if len(counts) == 1:
         return counts[0]
-    begun = run.devices()
-    if begun in counts:
-        return begun
+    initial_count = run.devices()
+    if initial_count in counts:
+        return initial_count
     if steps < _WORTH_MEASURING:
         return counts[0]
     key, table = step_key(task, config), read_table()
     if not _has_seconds(table.get(key), counts):
-        table[key] = {str(count): seconds for count, seconds in step_seconds(task, config, optimizer, counts).items()}
-        keep_table(table)
+        measured_seconds = step_seconds(task, config, optimizer, counts)
+        table[key] = {str(count): seconds for count, seconds in measured_seconds.items()}
+        write_table(table)
     seconds = {count: table[key][str(count)] for count in counts}
     fastest = min(counts, key=seconds.__getitem__)
     measured = ", ".join(f"{1000 * seconds[count]:.2f} ms on {count}" for count in counts)
@@ -70,7 +75,7 @@ def choose_devices(
 
 
 def step_key(task: Task, config: TrainConfig) -> str:
-    """Returns a name for what a step's time depends on: the config, the shapes of the data, machine and versions."""
+    """Returns a digest of all that a step's time depends on: config, shapes of the data, machine and versions."""
     shapes = {name: [str(values.dtype), *values.shape[1:]] for name, values in task.data.splits["train"].items()}
     settings = {name: value for name, value in to_dict(config).items() if name not in _NOT_IN_A_STEP}
     machine = [device_name(), jax.device_count(), versions()]
@@ -80,7 +85,14 @@ def step_key(task: Task, config: TrainConfig) -> str:
 def step_seconds(
     task: Task, config: TrainConfig, optimizer: optax.GradientTransformation, counts: Sequence[int]
 ) -> dict[int, float]:
-    """Returns the seconds of a training step on each number of devices, taken in turns."""
+    """Returns the seconds that a training step takes on each number of devices, measured in turns.
+
+    Args:
+      task: the task.
+      config: the config.
+      optimizer: the optimiser.
+      counts: the numbers of devices.
+    """
     initial = initial_train_state(task, optimizer)
     calls = {count: steps_call(task, config, optimizer, initial(config.seed), count, _STEPS) for count in counts}
     times: dict[int, list[float]] = {count: [] for count in counts}
@@ -91,7 +103,7 @@ def step_seconds(
             started = time.perf_counter()
             call()
             times[count].append(time.perf_counter() - started)
-    return {count: statistics.median(taken) / _STEPS for count, taken in times.items()}
+    return {count: statistics.median(seconds) / _STEPS for count, seconds in times.items()}
 
 
 def steps_call(
@@ -102,10 +114,19 @@ def steps_call(
     devices: int,
     steps: int,
 ) -> Callable[[], Any]:
-    """Returns a call that takes some steps on so many devices, each on the first examples, and gives their metrics."""
+    """Returns a function that takes some training steps, all on the first examples, and returns their metrics.
+
+    Args:
+      task: the task.
+      config: the config.
+      optimizer: the optimiser.
+      state: the state before the first step.
+      devices: number of devices.
+      steps: number of steps in a call.
+    """
     mesh = batch_mesh(str(devices), config.batch_size)
     batch = {name: values[: config.batch_size] for name, values in task.data.splits["train"].items()}
-    program = TrainProgram(task, optimizer, mesh, device_feed(mesh, batch), config.batch_size, config.parallel.via)
+    program = TrainProgram(task, optimizer, mesh, device_feed(mesh, batch), config.batch_size, config.parallel.map)
     buckets = None if task.buckets is None else np.full(steps, len(task.buckets.widths) // 2)
     order = Order(np.tile(np.arange(config.batch_size), (steps, 1)), buckets)
     state = place_state(mesh, state)
@@ -119,17 +140,17 @@ def steps_call(
 
 
 def read_table() -> dict[str, dict[str, float]]:
-    """Returns the seconds measured before, by `step_key` and number of devices; nothing where they cannot be read."""
+    """Returns the seconds measured before, by `step_key` and number of devices; empty if they cannot be read."""
     return read_json(_table(), is_object, "it is measured anew") or {}
 
 
 def _has_seconds(measured: Any, counts: Sequence[int]) -> bool:
-    """Says whether an entry of the table has the seconds for each number of devices."""
+    """Says whether an entry of the table has the seconds for every number of devices."""
     return isinstance(measured, dict) and all(is_number(measured.get(str(count))) for count in counts)
 
 
-def keep_table(table: dict[str, dict[str, float]]) -> None:
-    """Keeps what was measured; where that cannot be written, the next run measures again."""
+def write_table(table: dict[str, dict[str, float]]) -> None:
+    """Writes what was measured to the cache; if that fails, the next run measures again."""
     try:
         _table().parent.mkdir(parents=True, exist_ok=True)
         write_json(_table(), table)

@@ -1,4 +1,4 @@
-"""Evaluation of a run that was trained before."""
+"""Evaluates a run that was trained before."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from rnnjax.parallel.mesh import batch_mesh
 from rnnjax.tasks import build_task, task_module
 from rnnjax.tasks.task import Task
 from rnnjax.training.loop import open_checkpoints
-from rnnjax.training.program import evaluator, place_state, scores
+from rnnjax.training.program import place_state
 from rnnjax.training.record import means
 from rnnjax.training.run_directory import RunDirectory
+from rnnjax.training.split_evaluation import evaluator, scores
 from rnnjax.training.state import TrainState, initial_train_state, require_room
 from rnnjax.training.trust import require_trust
 
@@ -32,7 +33,7 @@ def evaluate_run(
       split: "train", "validation" or "test".
       checkpoint: "best" or "last".
       data_path: if given, a folder to read the data from in place of the run's own.
-      trusted: whether code outside rnnjax that the run's config names may be run.
+      trusted: whether code outside rnnjax that the run's config names may be executed.
 
     Raises:
       ConfigError: if there is no run there, or it names such code.
@@ -44,7 +45,7 @@ def evaluate_run(
     mesh = batch_mesh("auto", config.batch_size)  # the devices here need not be those of the training
     step, state = restore(run, task, config, mesh, checkpoint)
     resident = config.data.feed == "device"
-    evaluate = evaluator(task, mesh, split, config.batch_size, resident=resident, via=config.parallel.via)
+    evaluate = evaluator(task, mesh, split, config.batch_size, resident=resident, map=config.parallel.map)
     metrics = means(evaluate(state.params))
     metrics = task.complete(metrics) | scores(task, state.params, split)
     return {"step": step, "checkpoint": checkpoint, "split": split, **metrics, "data": task.data.source}
@@ -53,7 +54,13 @@ def evaluate_run(
 def restored_params(
     directory: str, checkpoint: str, data_path: str | None, *, trusted: bool = False
 ) -> tuple[Task, Any, RunDirectory]:
-    """Returns the task of a run, the parameters of its best or last checkpoint on one device, and its directory.
+    """Returns the task of a run, the parameters of its best or last checkpoint on the host, and its directory.
+
+    Args:
+      directory: run directory.
+      checkpoint: "best" or "last".
+      data_path: if given, a folder to read the data from in place of the run's own.
+      trusted: whether code outside rnnjax that the run's config names may be executed.
 
     Raises:
       ConfigError, DataError, CheckpointError: as `evaluate_run`.
@@ -66,11 +73,11 @@ def restored_params(
 
 
 def run_config(run: RunDirectory, data_path: str | None, *, trusted: bool = False) -> TrainConfig:
-    """Returns the config of a run, with another data folder where one is given.
+    """Returns the config of a run, with another data folder if one is given.
 
     Raises:
-      ConfigError: if the directory holds no run, one of a task or fields that are not known here, or one that names
-        code outside rnnjax and is not trusted.
+      ConfigError: if the directory holds no run, its task or one of its fields is unknown, or it names code outside
+        rnnjax and is not trusted.
     """
     values = run.config()
     if not isinstance(values.get("task"), str):
@@ -83,18 +90,30 @@ def run_config(run: RunDirectory, data_path: str | None, *, trusted: bool = Fals
 
 
 def restore(run: RunDirectory, task: Task, config: TrainConfig, mesh: Mesh, checkpoint: str) -> tuple[int, TrainState]:
-    """Returns the best or the last checkpoint of a run, and its step.
+    """Restores the best or the last checkpoint of a run.
+
+    Args:
+      run: the run directory.
+      task: the task.
+      config: the config.
+      mesh: the devices.
+      checkpoint: "best" or "last".
+
+    Returns:
+      the step of the checkpoint, and its state.
 
     Raises:
-      CheckpointError: if there is none that is whole; DataError: if the task's data is other data, which does not fit.
+      CheckpointError: if there is no complete checkpoint.
+      DataError: if the task has other data than the run was trained on, and the checkpoint does not fit it.
     """
     if not run.checkpoints.is_dir():
         raise CheckpointError(f"{run.path} has no checkpoints yet; train first")
-    optimizer = build_optimizer(config.optimizer, config.optimizer.warmup_steps + 1)  # its state is alike for all steps
+    steps = config.optimizer.warmup_steps + 1  # any number does: the state has the same structure for all
+    optimizer = build_optimizer(config.optimizer, steps)
     require_room(task, optimizer)
     like = place_state(mesh, initial_train_state(task, optimizer)(config.seed))
     with open_checkpoints(run, task, run.config(), read_only=True) as checkpoints:
-        found = checkpoints.restore_best(like) if checkpoint == "best" else checkpoints.restore_last(like)
-    if found is None:
+        restored = checkpoints.restore_best(like) if checkpoint == "best" else checkpoints.restore_last(like)
+    if restored is None:
         raise CheckpointError(f"{run.checkpoints} holds no checkpoint; train first")
-    return found
+    return restored

@@ -14,15 +14,15 @@ from tensorboardX.summary import scalar
 
 
 class EventLog:
-    """Writes metrics for TensorBoard: those so far anew, in place of what is there, then what comes.
+    """Writes metrics for TensorBoard, after replacing the event files of earlier processes.
 
-    So the events are those in `metrics.jsonl` wherever the run was stopped before. They are written by this thread,
-    which `tensorboardX.SummaryWriter` does not do: a disk that is full is an error of it.
+    So the events agree with `metrics.jsonl` wherever the run was stopped. Unlike `tensorboardX.SummaryWriter`, it
+    writes in the calling thread, where a full disk raises an error.
 
     Args:
-      directory: where the event file is.
+      directory: of the event file.
       rows: lines of `metrics.jsonl` so far.
-      writes: whether this process writes, as one of several does; the others keep nothing.
+      writes: whether this process writes, as only one of several does.
     """
 
     def __init__(self, directory: Path, rows: Sequence[dict[str, Any]], *, writes: bool = True):

@@ -1,4 +1,4 @@
-"""The small files of a run: written whole or not at all, and read with what is damaged named."""
+"""Writes small files atomically, and reads them with a warning if they are damaged."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _log = logging.getLogger(__name__)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file, whole or not at all; a directory where it, or what it is made from, belongs is set aside."""
+    """Writes a file atomically; a directory in its place, or in that of its temporary file, is set aside."""
     temporary = part_of(path)
-    for each in (temporary, path):
-        if each.is_dir():
-            set_aside(each, "a directory where a file belongs")
+    for file_path in (temporary, path):
+        if file_path.is_dir():
+            set_aside(file_path, "a directory where a file belongs")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -29,22 +29,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file, whole or not at all."""
+    """Writes a JSON file atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def part_of(path: Path) -> Path:
-    """Returns what a file is called until it is whole; a process that is killed may leave it."""
+    """Returns the path of a file's temporary version, which a process that is killed may leave behind."""
     return path.with_name(path.name + ".part")
 
 
 def read_json(path: Path, fits: Callable[[Any], bool], then: str) -> Any | None:
-    """Returns the value in a JSON file; None where there is no file, or none whose value fits, which is logged.
+    """Returns the value in a JSON file; None if there is no file, or, with a warning, if it is damaged.
 
     Args:
       path: of the file.
-      fits: says of a value whether it is one that belongs there.
-      then: what is done where the file is damaged, for the log.
+      fits: says whether a value is of the form that the file must have.
+      then: what follows if the file is damaged, for the warning.
     """
     try:
         value = parse_json(path.read_bytes())
@@ -55,7 +55,7 @@ def read_json(path: Path, fits: Callable[[Any], bool], then: str) -> Any | None:
         return None
     if fits(value):
         return value
-    _log.warning("%s does not hold what belongs there; %s", path, then)
+    _log.warning("%s does not have the expected content; %s", path, then)
     return None
 
 
@@ -63,7 +63,7 @@ def parse_json(content: bytes) -> Any:
     """Returns the value of a JSON text.
 
     Raises:
-      ValueError: if it is none, not UTF-8, or nested too deeply.
+      ValueError: if it is not JSON, not UTF-8, or nested too deeply.
     """
     try:
         return json.loads(content.decode())
@@ -72,19 +72,20 @@ def parse_json(content: bytes) -> Any:
 
 
 def set_aside(path: Path, why: str) -> Path:
-    """Renames what is damaged, so that it is out of the way and yet kept; says so, and returns the new path."""
+    """Renames a damaged file or directory instead of deleting it; logs that, and returns the new path."""
     names = itertools.chain([".set-aside"], (f".set-aside-{number}" for number in itertools.count(2)))
-    kept = next(new for new in (path.with_name(path.name + ending) for ending in names) if not new.exists())
-    path.rename(kept)
-    _log.warning("%s is set aside as %s (%s)", path, kept.name, why)
-    return kept
+    new_paths = (path.with_name(path.name + ending) for ending in names)
+    new_path = next(candidate for candidate in new_paths if not candidate.exists())
+    path.rename(new_path)
+    _log.warning("%s is set aside as %s (%s)", path, new_path.name, why)
+    return new_path
 
 
 def is_number(value: Any) -> bool:
-    """Says whether a value out of a JSON file is a number."""
+    """Says whether a value from a JSON file is a number."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_object(value: Any) -> bool:
-    """Says whether a value out of a JSON file is an object, with names."""
+    """Says whether a value from a JSON file is an object."""
     return isinstance(value, dict)

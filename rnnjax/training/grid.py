@@ -1,4 +1,4 @@
-"""The runs of a sweep: seeds times the cross product of lists of values, and which of them one program can train."""
+"""The runs of a sweep: seeds times the cross product of lists of values, in groups that one program can train."""
 
 from __future__ import annotations
 
@@ -30,7 +30,14 @@ T = TypeVar("T")
 
 
 class Run(NamedTuple):
-    """One run of a sweep: its number, its seed, its values of the fields that the sweep is over, and its config."""
+    """One run of a sweep.
+
+    Attributes:
+      number: of the run, from 0.
+      seed: of the run.
+      values: its values of the fields that the sweep is over.
+      config: its config.
+    """
 
     number: int
     seed: int
@@ -39,8 +46,15 @@ class Run(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """A sweep: the config that its runs share, how many seeds, the values of each field that it is over, its runs, and
-    how many of them one program may train at most (None: as many as it can)."""
+    """A sweep.
+
+    Attributes:
+      base: the config that its runs share, with the values of the first run.
+      seeds: number of seeds at every point of the grid.
+      values: the values of each field that the sweep is over.
+      runs: the runs.
+      at_once: how many of them one program may train at most; None for no limit.
+    """
 
     base: TrainConfig
     seeds: int
@@ -49,7 +63,7 @@ class Grid(NamedTuple):
     at_once: int | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns what tells one sweep from another, as JSON can hold it."""
+        """Returns what identifies the sweep, as JSON can hold it."""
         about = {"seeds": self.seeds, "values": self.values, "at_once": self.at_once}
         return to_dict(self.base) | {"sweep": about}
 
@@ -62,11 +76,11 @@ class Group(NamedTuple):
 
     @property
     def config(self) -> TrainConfig:
-        """The config of the first run; that of the others differs as said above."""
+        """The config of the first run; the others differ in the seed and in the traced fields."""
         return self.runs[0].config
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns what tells one group from another, as JSON can hold it."""
+        """Returns what identifies the group, as JSON can hold it."""
         runs = [{"run": run.number, "seed": run.seed, "values": run.values} for run in self.runs]
         return to_dict(self.config) | {"runs": runs}
 
@@ -85,7 +99,7 @@ def read_grid(arguments: Sequence[str], seeds: int, at_once: int | None) -> tupl
       arguments: as `rnnjax.config_flags.read_config` takes them, with lists of values where there are commas; with
         semicolons between values that have commas themselves, such as ``--config.cell.wrappers=residual,dropout;none``.
       seeds: how many seeds every point of the grid has.
-      at_once: how many runs one program may train; None for as many as it can.
+      at_once: how many runs one program may train at most; None for no limit.
 
     Raises:
       ConfigError: as `rnnjax.config_flags.read_config`, and for numbers or lists that make no sweep.
@@ -124,9 +138,9 @@ def one_of_each(arguments: Iterable[str]) -> list[str]:
 
 
 def _lists(arguments: Iterable[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """Returns the arguments that are no list of values, and the lists by the names of their fields.
+    """Returns the arguments that are not lists of values, and the lists by the names of their fields.
 
-    Values are parted by semicolons where there are any, else by commas, but for those of a field that is a list itself.
+    Values are separated by semicolons where there are any, else by commas, except those of a field that is a list.
     """
     fixed, lists = [], {}
     for argument in arguments:
@@ -146,7 +160,7 @@ def _value(config: TrainConfig, field: str) -> Any:
 
 
 def _check_parallel(config: ParallelConfig) -> None:
-    """Raises `ConfigError` where a run is to be split over devices: in a sweep each is whole on one."""
+    """Raises `ConfigError` if a run is to be split over devices: in a sweep each run is on one device."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         whole = value == field.default or (field.name, value) == ("batch", "1")
@@ -167,20 +181,24 @@ def _runs(points: Sequence[tuple[TrainConfig, dict[str, Any]]], seeds: int) -> l
 
 
 def groups(grid: Grid, *, seeds_apart: bool = False) -> list[Group]:
-    """Returns the runs that one program trains each; `seeds_apart` keeps those of different seeds in different ones.
+    """Returns the groups of runs that one program each can train.
 
-    Numbers of the optimiser that it takes as arrays can differ within a program. Which they are is found by trying.
+    Fields of the optimiser that can be arrays may differ within a group; which fields can is tried out.
+
+    Args:
+      grid: the sweep.
+      seeds_apart: whether runs of different seeds are in different groups.
     """
     floats = [name for name in grid.values if name.startswith(_OPTIMIZER) and _all_float(grid.values[name])]
-    found = []
-    for runs in _alike(grid.runs, lambda run: (_identity(run, floats), run.seed if seeds_apart else None)):
+    result = []
+    for runs in _grouped(grid.runs, lambda run: (_identity(run, floats), run.seed if seeds_apart else None)):
         names = [name.removeprefix(_OPTIMIZER) for name in floats]
         traced = tuple(name for name in names if takes_array(runs[0].config.optimizer, name))
         fixed = [name for name in floats if name.removeprefix(_OPTIMIZER) not in traced]
-        for same in _alike(runs, lambda run, fixed=fixed: tuple(run.values[name] for name in fixed)):
+        for same in _grouped(runs, lambda run, fixed=fixed: tuple(run.values[name] for name in fixed)):
             size = grid.at_once or len(same)
-            found += [Group(same[first : first + size], traced) for first in range(0, len(same), size)]
-    return found
+            result += [Group(same[first : first + size], traced) for first in range(0, len(same), size)]
+    return result
 
 
 def _all_float(values: Sequence[Any]) -> bool:
@@ -188,20 +206,20 @@ def _all_float(values: Sequence[Any]) -> bool:
 
 
 def _identity(run: Run, but: Sequence[str]) -> str:
-    """Returns the values of a run without those of some fields, as text."""
+    """Returns the values of a run as text, except for those of some fields."""
     return json.dumps({name: value for name, value in run.values.items() if name not in but})
 
 
-def _alike(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
-    """Returns the items with equal keys together, in the order of the first ones."""
-    found: dict[Hashable, list[T]] = {}
+def _grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
+    """Returns the items in groups of equal keys, in the order of their first items."""
+    by_key: dict[Hashable, list[T]] = {}
     for item in items:
-        found.setdefault(key(item), []).append(item)
-    return list(found.values())
+        by_key.setdefault(key(item), []).append(item)
+    return list(by_key.values())
 
 
 def takes_array(config: OptimizerConfig, name: str) -> bool:
-    """Says whether the optimiser can be built and used with an array in a field, so that a program need not know it."""
+    """Says whether the optimiser can be built and used with a traced array as the value of a field."""
 
     def update(value: Any) -> Any:
         optimizer = build_optimizer(config, config.warmup_steps + 1, traced={name: value})
@@ -210,6 +228,6 @@ def takes_array(config: OptimizerConfig, name: str) -> bool:
 
     try:
         jax.eval_shape(update, jax.ShapeDtypeStruct((), jnp.float32))
-    except jax.errors.JAXTypeError:  # it asked for the number itself
+    except jax.errors.JAXTypeError:  # it needs a concrete number
         return False
     return True

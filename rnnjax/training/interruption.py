@@ -1,4 +1,4 @@
-"""Stopping on a signal, at a moment of the program's own choosing."""
+"""Stops a run on a signal, at a point where it can be resumed."""
 
 from __future__ import annotations
 
@@ -12,129 +12,137 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
-from rnnjax.parallel.distributed import agreed
+from rnnjax.parallel.distributed import maximum_over_processes
 
 T = TypeVar("T")
 
 
 class Interrupted(Exception):
-    """A run that was asked to stop has written a checkpoint; run again to resume."""
+    """Raised when a run has stopped because of a signal; it can be resumed."""
 
 
-class _StoppedHere(BaseException):
-    """Raised by a signal wherever the program is; no library takes it for an error of its own."""
+class _StoppedNow(BaseException):
+    """Raised by a signal handler; not an `Exception`, so that no library handles it."""
 
 
 class StopRequest:
-    """While it is entered, SIGTERM and Ctrl-C are noted instead of ending the process; a second one ends it at once."""
+    """A context in which SIGTERM and Ctrl-C are noted instead of ending the process; a second one ends it at once.
+
+    Attributes:
+      signal: name of the signal that was received, None if there was none.
+    """
 
     def __init__(self) -> None:
         self.signal: str | None = None
-        self._before: dict[int, Any] = {}
+        self._original_handlers: dict[int, Any] = {}
         self._raises = False
 
     def __enter__(self) -> StopRequest:
-        self._before = {number: signal.getsignal(number) for number in _NUMBERS}
-        self._apart = contextlib.ExitStack()
-        self._apart.enter_context(_second_ends_it([number for number in _NUMBERS if self._by_default(number)]))
+        self._original_handlers = {number: signal.getsignal(number) for number in _NUMBERS}
+        self._watcher = contextlib.ExitStack()
+        self._watcher.enter_context(_second_ends_it([number for number in _NUMBERS if self._by_default(number)]))
         for number in _NUMBERS:
             signal.signal(number, self._note)
         return self
 
     def _by_default(self, number: int) -> bool:
-        return self._before[number] in (signal.SIG_DFL, signal.default_int_handler)
+        return self._original_handlers[number] in (signal.SIG_DFL, signal.default_int_handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number).name
-        for each in self._before:
-            signal.signal(each, signal.SIG_DFL if self._by_default(each) else self._before[each])
-        self._stop_here()
+        for other, handler in self._original_handlers.items():
+            signal.signal(other, signal.SIG_DFL if self._by_default(other) else handler)
+        self._stop_now()
 
-    def _stop_here(self, *_: Any) -> None:
+    def _stop_now(self, *_: Any) -> None:
         if self._raises:
-            raise _StoppedHere
+            raise _StoppedNow
 
     def of_any_process(self) -> str | None:
-        """Returns the signal that this process or another of the run was sent; all of them must ask together."""
-        number = agreed(None if self.signal is None else signal.Signals[self.signal].value)
+        """Returns the name of a signal that any process of the run has received, or None; all must call this."""
+        number = maximum_over_processes(None if self.signal is None else signal.Signals[self.signal].value)
         return None if number is None else signal.Signals(number).name
 
-    def unless_stopped(self, work: Callable[[], T]) -> T | None:
-        """Returns what some work gives; None where a signal has ended it, wherever it was."""
+    def unless_stopped(self, function: Callable[[], T]) -> T | None:
+        """Returns what a function returns; None if a signal interrupts it, which it does at any point."""
         try:
-            with _raised_again(self._stop_here):
+            with _raise_again_if_ignored(self._stop_now):
                 try:
                     self._raises = True
-                    return work() if self.signal is None else None
+                    return function() if self.signal is None else None
                 finally:
                     self._raises = False
-        except _StoppedHere:
+        except _StoppedNow:
             return None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._apart.close()
-        for number, handler in self._before.items():
+        self._watcher.close()
+        for number, handler in self._original_handlers.items():
             signal.signal(number, handler)
-        self._before = {}
+        self._original_handlers = {}
 
 
 @contextlib.contextmanager
-def _raised_again(again: Callable[..., None]) -> Iterator[None]:
-    """Within it, a stop that nothing above could take is raised `again` a moment later, by the alarm's handler.
+def _raise_again_if_ignored(handler: Callable[..., None]) -> Iterator[None]:
+    """A context in which `handler` is called again, by an alarm, if Python ignores the exception that it raised.
 
-    A signal may come within a callback, such as those that JAX has for the garbage collector, or within `__del__`: what
-    is raised there is printed and forgotten.
+    Python prints and ignores exceptions that are raised in `__del__`, and in callbacks such as those that JAX registers
+    with the garbage collector. A signal may arrive in one of them.
     """
-    before, alarm = sys.unraisablehook, signal.signal(signal.SIGALRM, again)
+    original_hook = sys.unraisablehook
+    original_handler = signal.signal(signal.SIGALRM, handler)
 
-    def tell(unraisable: sys.UnraisableHookArgs) -> None:
-        if unraisable.exc_type is _StoppedHere:
-            signal.setitimer(signal.ITIMER_REAL, _MOMENT)
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if unraisable.exc_type is _StoppedNow:
+            signal.setitimer(signal.ITIMER_REAL, _RAISE_AFTER)
         else:
-            before(unraisable)
+            original_hook(unraisable)
 
-    sys.unraisablehook = tell
+    sys.unraisablehook = hook
     try:
         yield
     finally:
-        sys.unraisablehook = before
+        sys.unraisablehook = original_hook
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, alarm)
+        signal.signal(signal.SIGALRM, original_handler)
 
 
-_MOMENT = 0.01  # seconds
+_RAISE_AFTER = 0.01  # seconds
 
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextlib.contextmanager
 def _second_ends_it(numbers: list[int]) -> Iterator[None]:
-    """Within it, from the first signal on, some numbers end the process even while it is in compiled code.
+    """A context in which, after a first signal, a second one ends the process even while it runs compiled code.
 
-    There Python runs no handler, such as that of the first, until the code returns. The system tells of each signal at
-    once through a socket, though, and a thread that waits there gives later ones back to the system.
+    Python calls signal handlers only after compiled code has returned. But Python's C code writes the number of every
+    signal to a socket at once, and a thread that reads from it restores the default action of the signals.
+
+    Args:
+      numbers: the signals whose default action is restored.
     """
-    told, tells = socket.socketpair()
-    tells.setblocking(False)
-    before = signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    original_fd = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
 
     def watch() -> None:
-        while number := told.recv(1):
+        while number := receiver.recv(1):
             if number[0] in _NUMBERS:
-                give_back()
+                restore_defaults()
 
-    def give_back() -> None:
+    def restore_defaults() -> None:
         for number in numbers:
-            ctypes.CDLL(None).signal(number, None)  # None: its default
+            ctypes.CDLL(None).signal(number, None)  # None is the default action
 
-    with told, tells:
+    with receiver, sender:
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
         try:
             yield
         finally:
-            signal.set_wakeup_fd(before)
-            tells.shutdown(socket.SHUT_WR)
+            signal.set_wakeup_fd(original_fd)
+            sender.shutdown(socket.SHUT_WR)
             thread.join()

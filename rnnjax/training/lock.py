@@ -1,6 +1,6 @@
-"""One writer for a directory: a lock on a file in it, which the kernel releases when its process ends, however it does.
+"""A lock on a directory, so that only one process writes there; the kernel releases it when the process ends.
 
-Where the platform has no `fcntl` there is no lock, and where the file system has none there is a warning.
+On a platform without `fcntl` there is no lock; on a file system that supports none, a warning is logged.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ _NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[str]:
-    """Within it this process alone writes in a directory, which is made where there is none; gives the holder's mark.
+    """Locks a directory, which is created if it is missing; yields the mark that its lock file contains.
 
-    What is still empty at the end is removed again.
+    Directories that were created and are still empty at the end are removed.
 
     Raises:
-      DirectoryInUse: if another process holds it, of this machine or, where the shared disk keeps locks, of another.
+      DirectoryInUse: if another process has locked it, on this machine or, if a shared disk supports locks, on another.
       ConfigError: if nothing can be written there.
     """
-    made = _missing(directory)
+    created = _missing(directory)
     try:
         file = _take(directory)
-        _held.add(file)
+        _locked_files.add(file)
         try:
             yield _sign(file)
         finally:
-            (directory / LOCK).unlink(missing_ok=True)  # before it is released: the next holder makes its own
-            _held.discard(file)
+            (directory / LOCK).unlink(missing_ok=True)  # before it is released: the next process creates its own
+            _locked_files.discard(file)
             os.close(file)
     finally:
         with contextlib.suppress(OSError):
-            for each in made:
-                each.rmdir()
+            for path in created:
+                path.rmdir()
 
 
 def mark_of(directory: Path) -> str:
-    """Returns what the holder of a directory has written in its lock; nothing where there is none."""
+    """Returns the mark in the lock file of a directory; an empty string if there is none."""
     try:
         return (directory / LOCK).read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -64,14 +64,14 @@ def mark_of(directory: Path) -> str:
 
 
 def _missing(directory: Path) -> list[Path]:
-    """Returns the directories that would have to be made, the innermost first."""
+    """Returns the directories that must be created, the innermost first."""
     return [path for path in (directory, *directory.parents) if not path.exists()]
 
 
 def _take(directory: Path) -> int:
-    """Returns the open file of the lock, which is taken."""
+    """Creates and locks the lock file; returns its file descriptor."""
     failed = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-    for _ in range(_TRIES):  # the last holder may just be removing the file, or what it had made
+    for _ in range(_TRIES):  # the previous process may be removing the file or the directory at this moment
         try:
             directory.mkdir(parents=True, exist_ok=True)
             file = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
@@ -83,7 +83,7 @@ def _take(directory: Path) -> int:
             break
         try:
             _lock(file, directory)
-            if _is_the_file(file, directory / LOCK):
+            if _is_same_file(file, directory / LOCK):
                 return file
         except BaseException:
             os.close(file)
@@ -107,7 +107,7 @@ def _lock(file: int, directory: Path) -> None:
         _log.warning("the file system of %s keeps no locks: see that no other process writes there", directory)
 
 
-def _is_the_file(file: int, path: Path) -> bool:
+def _is_same_file(file: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file), os.stat(path, follow_symlinks=False))
     except OSError:
@@ -115,7 +115,7 @@ def _is_the_file(file: int, path: Path) -> bool:
 
 
 def _sign(file: int) -> str:
-    """Writes who holds the lock in its file, and returns it."""
+    """Writes a mark into the lock file that says which process has locked it; returns the mark."""
     about = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
     mark = json.dumps(about) + "\n"
     os.ftruncate(file, 0)
@@ -131,15 +131,15 @@ def _holder(directory: Path) -> str:
         return "another process"
 
 
-_held: set[int] = set()
+_locked_files: set[int] = set()
 
 
-def _let_go() -> None:
-    """Closes in a forked child what only its parent holds: the lock would otherwise last as long as the child."""
-    for file in _held:
+def _close_in_child() -> None:
+    """Closes the parent's lock files in a forked child, which would otherwise keep them locked as long as it runs."""
+    for file in _locked_files:
         os.close(file)
-    _held.clear()
+    _locked_files.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
+    os.register_at_fork(after_in_child=_close_in_child)

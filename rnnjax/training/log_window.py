@@ -1,4 +1,4 @@
-"""Which steps share a line of `metrics.jsonl`."""
+"""Groups training steps into lines of `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -6,44 +6,50 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
-Metrics = Mapping[str, np.ndarray]  # of steps, each [..., steps]
+Metrics = Mapping[str, Float[np.ndarray, "*runs steps"]]  # by name, of each step
 
 
 class LogWindow:
-    """Training metrics that wait for the other steps of their line.
+    """Keeps the training metrics of steps whose line is not complete yet.
 
-    A line is of `log_every` steps, counted from an epoch's first, the last line of an epoch of those that are left.
-    So lines do not depend on where calls end, nor on where a run is stopped.
+    A line covers `log_every` steps, counted from the first step of an epoch; an epoch's last line may cover fewer. So
+    lines depend neither on where calls end nor on where a run is stopped and resumed.
 
     Args:
       epoch_steps: steps in an epoch.
       log_every: steps in a line.
-      kept: what `as_json` gave when the run was stopped.
+      pending: what `as_json` returned when the run was stopped.
     """
 
-    def __init__(self, epoch_steps: int, log_every: int, kept: Mapping[str, list] | None = None):
+    def __init__(self, epoch_steps: int, log_every: int, pending: Mapping[str, list] | None = None):
         self._epoch_steps, self._log_every = epoch_steps, log_every
-        self._open = {name: np.array(values, np.float32) for name, values in (kept or {}).items()}
+        self._pending = {name: np.array(values, np.float32) for name, values in (pending or {}).items()}
 
-    def closed(self, metrics: Metrics, step: int) -> tuple[Metrics, int]:
-        """Adds the metrics of the steps before a step, and takes out those of whole lines.
+    def take_complete(self, metrics: Metrics, step: int) -> tuple[Metrics, int]:
+        """Adds the metrics of new steps, and removes those of complete lines.
+
+        Args:
+          metrics: of each new step.
+          step: steps of the run after them.
 
         Returns:
-          their metrics, and the step after the last of them.
+          the metrics of the complete lines, and the steps of the run after these.
         """
-        if self._open:
-            metrics = {name: np.concatenate([self._open[name], new], -1) for name, new in metrics.items()}
+        if self._pending:
+            metrics = {name: np.concatenate([self._pending[name], new], -1) for name, new in metrics.items()}
         count = steps_in(metrics)
-        left = 0 if step % self._epoch_steps == 0 else count % self._log_every
-        self._open = {name: values[..., count - left :] for name, values in metrics.items()} if left else {}
-        return {name: values[..., : count - left] for name, values in metrics.items()}, step - left
+        pending = 0 if step % self._epoch_steps == 0 else count % self._log_every
+        complete = count - pending
+        self._pending = {name: values[..., complete:] for name, values in metrics.items()} if pending else {}
+        return {name: values[..., :complete] for name, values in metrics.items()}, step - pending
 
     def as_json(self) -> dict[str, list]:
-        """Returns the metrics that wait, as JSON can hold them."""
-        return {name: values.tolist() for name, values in self._open.items()}
+        """Returns the metrics of the incomplete line, as JSON can hold them."""
+        return {name: values.tolist() for name, values in self._pending.items()}
 
 
 def steps_in(metrics: Mapping[str, Any]) -> int:
-    """Returns of how many steps there are metrics."""
+    """Returns the number of steps that metrics ``[..., steps]`` are of."""
     return np.shape(next(iter(metrics.values())))[-1] if metrics else 0

@@ -20,29 +20,30 @@ from rnnjax.parallel.distributed import wait_for_all
 from rnnjax.parallel.mesh import BATCH, batch_mesh, filled_batch
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import device_feed, epoch_orders, epoch_steps, host_feed, left_out
-from rnnjax.training.calls import Plan, Programs, train_steps
+from rnnjax.training.calls import Programs, TrainingSchedule, train_steps
 from rnnjax.training.checkpoint import Checkpoints, Origin, Unfinished
 from rnnjax.training.devices import choose_devices
 from rnnjax.training.event_log import EventLog
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow, steps_in
-from rnnjax.training.program import TrainProgram, evaluator, place_state, scores
+from rnnjax.training.program import TrainProgram, place_state
 from rnnjax.training.progress import Progress
 from rnnjax.training.record import Record, means
 from rnnjax.training.run_directory import RunDirectory, config_digest
+from rnnjax.training.split_evaluation import evaluator, scores
 from rnnjax.training.state import TrainState, initial_train_state, require_room
 from rnnjax.training.summary import summarise
 
 _log = logging.getLogger(__name__)
 
-
-_MOST_STEPS = 2**31  # they are counted in 32 bits
+_MOST_STEPS = 2**31  # steps are counted in 32 bits
 
 
 def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
-    """Trains, or resumes from the run's last checkpoint; returns the summary, which it also writes.
+    """Trains, or resumes from the run's last checkpoint; writes the summary.
 
-    Of several processes the one that writes has the summary, the others nothing.
+    Returns:
+      the summary; if there are several processes, those that do not write get an empty one.
 
     Raises:
       ConfigError: if the config cannot be run on this data and these devices.
@@ -56,28 +57,28 @@ def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
 
 def _train(task: Task, config: TrainConfig, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
     started = time.perf_counter()
-    plan = make_plan(task, config)
-    optimizer = build_optimizer(config.optimizer, plan.steps, plan.epoch_steps)
+    schedule = training_schedule(task, config)
+    optimizer = build_optimizer(config.optimizer, schedule.steps, schedule.epoch_steps)
     require_room(task, optimizer)
-    devices = choose_devices(task, config, optimizer, plan.steps, run)
+    devices = choose_devices(task, config, optimizer, schedule.steps, run)
     programs = compile_programs(task, config, optimizer, devices)
     run.claim(to_dict(config))
     run.write_devices(devices)
-    say_what_does_not_divide(task, config.batch_size, programs.mesh)
+    log_uneven_batches(task, config.batch_size, programs.mesh)
     with open_checkpoints(run, task, to_dict(config)) as checkpoints:
-        state, begin, unfinished = initial_or_restored(task, optimizer, config, programs.mesh, checkpoints)
-        run.keep_metrics_until(begin, steps_in(unfinished.window), evaluated=bool(checkpoints.metrics(begin)))
+        state, start_step, unfinished = initial_or_restored(task, optimizer, config, programs.mesh, checkpoints)
+        run.keep_metrics_until(start_step, steps_in(unfinished.window), evaluated=bool(checkpoints.metrics(start_step)))
         with (
-            EventLog(run.tensorboard, run.metrics() if begin else [], writes=run.writes) as events,
-            Progress(begin, plan.steps, shown=run.writes) as progress,
+            EventLog(run.tensorboard, run.metrics() if start_step else [], writes=run.writes) as events,
+            Progress(start_step, schedule.steps, shown=run.writes) as progress,
         ):
-            first_step = time.perf_counter()
-            window = LogWindow(plan.epoch_steps, config.log_every, unfinished.window)
+            loop_started = time.perf_counter()
+            window = LogWindow(schedule.epoch_steps, config.log_every, unfinished.window)
             record = Record(task, run, events, progress, checkpoints, config.log_every, window)
-            state = train_steps(plan, programs, state, begin, unfinished, record, stop, config.call_seconds)
-            step_seconds = time.perf_counter() - first_step - programs.steps.compile_seconds
+            state = train_steps(schedule, programs, state, start_step, unfinished, record, stop, config.call_seconds)
+            step_seconds = time.perf_counter() - loop_started - programs.steps.compile_seconds
             checkpoints.wait()
-            test_at_the_end(plan, programs, state, record, stop)
+            evaluate_test_split(schedule, programs, state, record, stop)
     if not run.writes:
         return {}
     summary = summarise(
@@ -85,8 +86,8 @@ def _train(task: Task, config: TrainConfig, run: RunDirectory, stop: StopRequest
         run.metrics(),
         programs.mesh,
         seconds=time.perf_counter() - started,
-        seconds_to_first_step=max(programs.steps.ready - started, 0.0),  # 0: no step was left to take
-        steps_per_second=(plan.steps - begin) / max(step_seconds, 1e-9),
+        seconds_to_first_step=max(programs.steps.ready - started, 0.0),  # 0 if no step was left
+        steps_per_second=(schedule.steps - start_step) / max(step_seconds, 1e-9),
         compile_seconds=programs.steps.compile_seconds,
         input_wait=programs.steps.input_seconds / max(step_seconds, 1e-9),
     )
@@ -94,39 +95,62 @@ def _train(task: Task, config: TrainConfig, run: RunDirectory, stop: StopRequest
     return summary
 
 
-def test_at_the_end(plan: Plan, programs: Programs[Any], state: TrainState, record: Record, stop: StopRequest) -> None:
-    """Writes the metrics of the test split, the task's own scores with them, and the pictures of the run.
+def evaluate_test_split(
+    schedule: TrainingSchedule, programs: Programs[Any], state: TrainState, record: Record, stop: StopRequest
+) -> None:
+    """Records the metrics of the test split, with the task's own scores, and draws the plots of the run.
+
+    Args:
+      schedule: of the run.
+      programs: its compiled programs.
+      state: after the last step.
+      record: where the metrics are recorded.
+      stop: tells of signals.
 
     Raises:
-      Interrupted: if a signal stopped it; all of it is done again then.
+      Interrupted: if a signal stopped it; the resumed run repeats all of it.
     """
-    found = programs.evaluate["test"](state.params, stop.of_any_process)
+    metrics = programs.evaluate["test"](state.params, stop.of_any_process)
 
     def finish() -> None:
-        test = record.task.complete(means(found)) | scores(record.task, state.params, "test")
-        rows = [{"step": plan.steps, "epoch": plan.epochs, "split": "test", **test}]
-        record.add(rows)
+        test = record.task.complete(means(metrics)) | scores(record.task, state.params, "test")
+        record.add([{"step": schedule.steps, "epoch": schedule.epochs, "split": "test", **test}])
         plots.plot_curves(record.run.metrics(), record.run.plots)
         if record.task.plots is not None:
             record.task.plots(jax.device_get(state.params), record.run.plots)
 
-    if found is not None and record.run.writes:
+    if metrics is not None and record.run.writes:
         stop.unless_stopped(finish)
-    wait_for_all("scored")  # what takes one of them long would be too long for the checkpoints' own waiting
+    wait_for_all("scored")  # scoring may take longer than the time limit of the checkpoints' own barriers
     stopped = stop.of_any_process()
     if stopped:
-        raise Interrupted(f"stopped by {stopped} after the last step, {plan.steps}, and its checkpoint")
+        raise Interrupted(f"stopped by {stopped} after the last step, {schedule.steps}, and its checkpoint")
 
 
 def open_checkpoints(run: RunDirectory, task: Task, config: dict[str, Any], *, read_only: bool = False) -> Checkpoints:
-    """Returns the checkpoints of a run of a config, to be entered; the best is by the task's metric."""
+    """Opens the checkpoints of a run, of which the best is that with the best value of the task's metric.
+
+    Args:
+      run: the run directory.
+      task: its task.
+      config: its config, as JSON can hold it.
+      read_only: whether nothing may be written.
+
+    Returns:
+      the checkpoints, as a context manager.
+    """
     origin = Origin(config_digest(config), task.data.checksum)
-    better = task.higher_is_better
-    return Checkpoints(run.checkpoints, origin, metric=task.best_metric, higher_is_better=better, read_only=read_only)
+    return Checkpoints(
+        run.checkpoints,
+        origin,
+        metric=task.best_metric,
+        higher_is_better=task.higher_is_better,
+        read_only=read_only,
+    )
 
 
-def make_plan(task: Task, config: TrainConfig) -> Plan:
-    """Returns the shape of the run.
+def training_schedule(task: Task, config: TrainConfig) -> TrainingSchedule:
+    """Returns the numbers of epochs and steps of a run.
 
     Raises:
       ConfigError: if there are fewer examples than one batch takes, or more steps than can be counted.
@@ -136,12 +160,22 @@ def make_plan(task: Task, config: TrainConfig) -> Plan:
         steps * config.epochs < _MOST_STEPS,
         f"a run has at most {_MOST_STEPS - 1} steps, and {config.epochs} epochs of {steps} are more; lower epochs",
     )
-    return Plan(steps, config.epochs, min(config.steps_per_call or steps, steps), config.evaluate_every)
+    return TrainingSchedule(steps, config.epochs, min(config.steps_per_call or steps, steps), config.evaluate_every)
 
 
 def compile_programs(task: Task, config: TrainConfig, optimizer: Any, devices: int) -> Programs[TrainProgram]:
-    """Returns the programs of the run on so many devices, which are compiled when they are first called."""
-    size, via = config.batch_size, config.parallel.via
+    """Returns the programs of a run, which are compiled when they are first called.
+
+    Args:
+      task: the task.
+      config: the config.
+      optimizer: the optimiser.
+      devices: number of devices that each batch is split over.
+
+    Raises:
+      ConfigError: if the task carries state from batch to batch and a batch does not divide over the devices.
+    """
+    size = config.batch_size
     mesh = batch_mesh(str(devices), size, config.parallel.layers)
     require(
         task.carry is None or filled_batch(mesh, size) == size,
@@ -150,11 +184,11 @@ def compile_programs(task: Task, config: TrainConfig, optimizer: Any, devices: i
     )
     resident = config.data.feed == "device"
     feed = (device_feed if resident else host_feed)(mesh, task.data.splits["train"])
-    options = {"resident": resident, "via": via, "call_seconds": config.call_seconds}
-    most = make_plan(task, config).call_steps
+    options = {"resident": resident, "map": config.parallel.map, "call_seconds": config.call_seconds}
+    most = training_schedule(task, config).call_steps
     return Programs(
         mesh,
-        TrainProgram(task, optimizer, mesh, feed, size, via, most=most, known=knows_counts(config)),
+        TrainProgram(task, optimizer, mesh, feed, size, config.parallel.map, most=most, known=knows_counts(config)),
         epoch_orders(mesh, task, config.seed, size),
         {name: evaluator(task, mesh, name, size, **options) for name in ("validation", "test")},
         lambda state: jax.tree.map(jnp.copy, state),
@@ -162,30 +196,31 @@ def compile_programs(task: Task, config: TrainConfig, optimizer: Any, devices: i
 
 
 def knows_counts(config: TrainConfig) -> bool:
-    """Says whether a program is compiled for its number of steps: a GPU then need not ask after each whether to go on.
+    """Says whether a program is compiled for each number of steps in a call.
 
-    That is where calls are not bounded in time, and have one number or two in a run. On a CPU it makes no difference.
+    A loop of a known number of steps needs no synchronisation of a GPU with the host after each. But calls have few
+    different numbers of steps only if they are not bounded in time. On a CPU it makes no difference.
     """
     return config.call_seconds == 0 and asks_after_each_step()
 
 
-def say_what_does_not_divide(task: Task, batch_size: int, mesh: Mesh) -> None:
-    """Logs how many examples each epoch leaves out, and how batches are filled up for the devices."""
-    count, filled = left_out(task, batch_size), filled_batch(mesh, batch_size)
+def log_uneven_batches(task: Task, batch_size: int, mesh: Mesh) -> None:
+    """Logs how many examples each epoch leaves out, and how batches are padded for the devices."""
+    count, padded_size = left_out(task, batch_size), filled_batch(mesh, batch_size)
     if count:
-        which = "the same" if task.ordered else "others"
+        which = "the same" if task.ordered else "different ones"
         _log.info(
-            "each epoch leaves out %d of %d training examples, %s every time, that are too few for a batch of %d",
+            "each epoch leaves out %d of %d training examples, %s every time, because they do not fill a batch of %d",
             count,
             task.examples("train"),
             which,
             batch_size,
         )
-    if filled != batch_size:
+    if padded_size != batch_size:
         _log.info(
-            "batches of %d are filled up to %d with examples of weight zero, to divide over %d devices",
+            "batches of %d are padded to %d with examples of weight zero, to divide over %d devices",
             batch_size,
-            filled,
+            padded_size,
             mesh.shape[BATCH],
         )
 
@@ -193,11 +228,22 @@ def say_what_does_not_divide(task: Task, batch_size: int, mesh: Mesh) -> None:
 def initial_or_restored(
     task: Task, optimizer: Any, config: TrainConfig, mesh: Mesh, checkpoints: Checkpoints
 ) -> tuple[TrainState, int, Unfinished]:
-    """Returns the state of the last checkpoint, or a fresh one where there is none, its step and what is unfinished."""
+    """Returns the state to begin with: that of the last checkpoint, or a fresh one if there is none.
+
+    Args:
+      task: the task.
+      optimizer: the optimiser.
+      config: the config.
+      mesh: the devices.
+      checkpoints: of the run.
+
+    Returns:
+      the state, the number of steps that led to it, and what the run was doing when it was stopped.
+    """
     state = place_state(mesh, initial_train_state(task, optimizer)(config.seed))
-    found = checkpoints.restore_last(state)
-    if found is None:
+    checkpoint = checkpoints.restore_last(state)
+    if checkpoint is None:
         return state, 0, Unfinished()
-    step, state = found
+    step, state = checkpoint
     _log.info("resuming from the checkpoint of step %d", step)
     return state, step, checkpoints.unfinished(step)

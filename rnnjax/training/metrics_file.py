@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: a line for each set of metrics, read with damaged lines named and left out."""
+"""Reads and writes `metrics.jsonl`, which has one line per set of metrics; damaged lines are reported and skipped."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ _log = logging.getLogger(__name__)
 
 
 def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Adds lines."""
+    """Appends lines."""
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Writes all lines, in place of those that were there."""
+    """Replaces all lines."""
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Returns the lines; a last one that was cut off is left out, and so are damaged ones, which are logged."""
+    """Returns the lines without an incomplete last one, and without damaged ones, which are logged."""
     rows, damaged = _read(path)
     if damaged:
-        _log.warning("%s", _about(path, damaged))
+        _log.warning("%s", _damage_message(path, damaged))
     return rows
 
 
 def mend(path: Path) -> None:
-    """Sets a file with damaged lines aside, and writes the others anew."""
+    """Sets a file with damaged lines aside, and writes a new one with the other lines."""
     rows, damaged = _read(path)
     if damaged:
-        set_aside(path, _about(path, damaged))
+        set_aside(path, _damage_message(path, damaged))
         write_rows(path, rows)
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """Returns the rows that can be read, and the numbers of the lines that cannot."""
+    """Returns the undamaged lines, and the numbers of the damaged ones."""
     if path.is_dir():
         return [], [1]
     if not path.exists():
@@ -60,13 +60,13 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
 
 
 def is_row(value: Any) -> bool:
-    """Says whether a value is a line: step, epoch and split, and metrics that are numbers."""
+    """Says whether a value is a line of `metrics.jsonl`: step, epoch and split, and metrics that are numbers."""
     if not isinstance(value, dict) or not isinstance(value.get("split"), str):
         return False
     whole = all(type(value.get(name)) is int for name in ("step", "epoch"))
     return whole and all(is_number(value[name]) for name in value.keys() - {"split"})
 
 
-def _about(path: Path, damaged: list[int]) -> str:
+def _damage_message(path: Path, damaged: list[int]) -> str:
     shown = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
-    return f"{path}: damaged lines, {len(damaged)} ({shown}), are left out and cannot be made again"
+    return f"{path}: damaged lines, {len(damaged)} ({shown}), are left out and cannot be recovered"

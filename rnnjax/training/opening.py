@@ -1,6 +1,6 @@
-"""What comes before training: the directory is this run's alone, and all processes of the run see it and the same data.
+"""What comes before training: locking the run directory, and checking that all processes see it and the same data.
 
-What is wrong in one process is said by all of them.
+An error in one process is raised in all of them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax
 
 from rnnjax.config import TrainConfig
 from rnnjax.errors import ConfigError
-from rnnjax.parallel.agreement import OfAll, difference, in_all
+from rnnjax.parallel.agreement import CollectiveError, difference, in_all_processes
 from rnnjax.parallel.distributed import is_writer
 from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Task
@@ -22,42 +22,47 @@ from rnnjax.training.lock import locked, mark_of
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.summary import is_summary
 
-_PATIENCE = 5.0  # seconds in which a shared disk shows one host what another has written
+_VISIBLE_WITHIN = 5.0  # seconds until a shared disk shows one host what another has written
 
 
 @contextlib.contextmanager
 def opened(run: RunDirectory, config: dict[str, Any]) -> Iterator[dict[str, Any] | None]:
-    """Within it no other run writes in the directory; gives the summary of a run that is complete, where it may.
+    """Locks a run directory against other runs, and yields the run's summary if it is complete, otherwise None.
 
-    Of several processes those that do not write are given an empty summary.
+    If there are several processes, those that do not write get an empty summary of a complete run.
+
+    Args:
+      run: the directory.
+      config: of the run, as JSON can hold it.
 
     Raises:
-      ConfigError: if it holds another config's run or something else, or is not the same for all processes.
+      ConfigError: if the directory holds another config's run or something else, or differs between processes.
       DirectoryInUse: if another run writes there.
     """
-    with contextlib.ExitStack() as kept:
+    with contextlib.ExitStack() as locks:
         summary: dict[str, Any] | None = None
 
-        def enter() -> dict[str, str]:
+        def lock_unless_complete() -> dict[str, str]:
             nonlocal summary
             if not run.writes:
                 return {}
             run.check(config)
             summary, mark = run.summary(is_summary), ""
             if summary is None:
-                mark = kept.enter_context(locked(run.path))
-                run.check(config)  # again: another may have written until now
+                mark = locks.enter_context(locked(run.path))
+                run.check(config)  # again: another run may have written there before the lock was taken
                 summary = run.summary(is_summary)
             return {"path": str(run.path.absolute()), "mark": mark}
 
-        of_writer = in_all(enter)[0]
-        complete = in_all(lambda: _look(run, **of_writer) or summary is not None)[0]
+        writer = in_all_processes(lock_unless_complete)[0]
+        in_all_processes(lambda: _check_same_directory(run, **writer))
+        complete = in_all_processes(lambda: summary is not None)[0]
         yield {} if complete and summary is None else summary
 
 
-def _look(run: RunDirectory, path: str, mark: str) -> None:
-    """Raises `ConfigError` if this is not the directory in which the writing process has left its mark."""
-    end = time.monotonic() + _PATIENCE
+def _check_same_directory(run: RunDirectory, path: str, mark: str) -> None:
+    """Raises `ConfigError` if this is not the directory that the writing process has locked with a mark."""
+    end = time.monotonic() + _VISIBLE_WITHIN
     while mark and mark_of(run.path) != mark:
         if time.monotonic() < end:
             time.sleep(0.1)
@@ -69,21 +74,21 @@ def _look(run: RunDirectory, path: str, mark: str) -> None:
 
 
 def task_of_all(config: TrainConfig) -> Task:
-    """Returns the task with its data, which the writing process reads first: the others find what it prepares.
+    """Returns the task with its data. The writing process reads the data first, so that it alone prepares it.
 
     Raises:
       ConfigError, DataError: as `build_task`, or if the processes do not read the same data.
     """
     tasks: list[Task] = []
 
-    def read(mine: bool) -> dict[str, str]:
-        if mine:
+    def read_if(is_turn: bool) -> None:
+        if is_turn:
             tasks.append(build_task(config))
-        return {"checksum": tasks[0].data.checksum, "source": tasks[0].data.source} if tasks else {}
 
-    in_all(lambda: read(is_writer()))
-    found = in_all(lambda: read(not is_writer()))
-    sentence = difference([{"data": {"checksum": each["checksum"]}} for each in found])
+    in_all_processes(lambda: read_if(is_writer()))
+    in_all_processes(lambda: read_if(not is_writer()))
+    checksums = in_all_processes(lambda: tasks[0].data.checksum)
+    sentence = difference([{"data": {"checksum": checksum}} for checksum in checksums])
     if sentence is not None:
-        raise OfAll(ConfigError(sentence))
+        raise CollectiveError(ConfigError(sentence))
     return tasks[0]

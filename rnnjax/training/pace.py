@@ -1,34 +1,35 @@
-"""How many steps a call takes, so that none takes much longer than a number of seconds."""
+"""Chooses how many steps a call takes, so that no call takes much longer than a given time."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-_GROWTH = 8  # of a call over the longest that was measured: steps need not all take the same time
+_GROWTH = 8  # of a call over the longest one measured: not all steps take the same time
 
 
 class Pace(NamedTuple):
-    """What is known of the time of a step.
+    """What is known about the time that a step takes.
 
     Attributes:
-      bound: seconds that a call may take, about; 0 for any time.
-      step: seconds of a step, as they were last measured; 0 where they are not known.
-      longest: steps in the longest call that was measured.
+      bound: about how many seconds a call may take; 0 for no limit.
+      step: seconds per step, as last measured; 0 if unknown.
+      longest: steps in the longest call measured so far.
     """
 
     bound: float
     step: float = 0.0
     longest: int = 0
 
-    def count(self, room: int) -> int:
-        """Returns how many of at most `room` steps the next call takes: 1 where no step was measured."""
+    def count(self, available: int) -> int:
+        """Returns how many of at most `available` steps the next call takes: 1 if no step was measured yet."""
         if not self.bound:
-            return room
+            return available
         if not self.longest:
             return 1
-        fits = room if room * self.step <= self.bound else max(1, int(self.bound / self.step))
-        return min(fits, _GROWTH * self.longest)
+        if available * self.step > self.bound:
+            available = max(1, int(self.bound / self.step))
+        return min(available, _GROWTH * self.longest)
 
     def after(self, count: int, seconds: float) -> Pace:
-        """Returns what is known after a call of `count` steps that took so many seconds."""
+        """Returns the pace after a call of `count` steps that took `seconds`."""
         return Pace(self.bound, seconds / count, max(self.longest, count))

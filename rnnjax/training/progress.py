@@ -1,4 +1,4 @@
-"""Progress, for a person at a terminal or for a log."""
+"""Shows the progress of training, at a terminal or in a log."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from collections.abc import Mapping
 from types import TracebackType
 
 import numpy as np
+from jaxtyping import Float
 from tqdm import tqdm
 
 
 class Progress:
-    """A bar with rate, metrics and remaining time; a plain line an epoch where stderr is no terminal.
+    """A progress bar with rate, metrics and remaining time; if stderr is not a terminal, one plain line per epoch.
 
-    Of several processes one has it `shown`.
+    Args:
+      step: steps already taken.
+      steps: steps of the whole run.
+      shown: whether this process shows it, as only one of several does.
     """
 
     def __init__(self, step: int, steps: int, *, shown: bool = True):
@@ -24,16 +28,24 @@ class Progress:
         self._started = time.perf_counter()
         self._bar = tqdm(total=steps, initial=step, unit="step", disable=None if shown else True, dynamic_ncols=True)
 
-    def advance(self, step: int, metrics: Mapping[str, float], steps: Mapping[str, np.ndarray]) -> None:
-        """Says that the run is at `step`, with the training metrics there and those of all steps since the last."""
+    def advance(
+        self, step: int, metrics: Mapping[str, float], steps: Mapping[str, Float[np.ndarray, " steps"]]
+    ) -> None:
+        """Moves the progress bar.
+
+        Args:
+          step: steps taken so far.
+          metrics: shown beside the bar.
+          steps: metrics of every step since the last call, for the means over the epoch.
+        """
         self._epoch.append(steps)
         self._bar.update(step - self._step)
         self._bar.set_postfix({name: f"{value:.4g}" for name, value in metrics.items()})
         self._step = step
 
     def epoch(self, epoch: int, validation: Mapping[str, float]) -> None:
-        """Says that an epoch is over, with its validation metrics."""
-        names = self._epoch[0] if self._epoch else ()  # none where a run resumes with the evaluation
+        """Shows the metrics of an epoch that is over."""
+        names = self._epoch[0] if self._epoch else ()  # empty if a run resumes with the evaluation
         train = {name: np.concatenate([part[name] for part in self._epoch]).mean() for name in names}
         self._epoch = []
         if not self._shown:
@@ -49,7 +61,7 @@ class Progress:
         print(f"epoch {epoch}  step {self._step}/{self._steps}  {text}{self._rate()}", file=sys.stderr, flush=True)
 
     def _rate(self) -> str:
-        """Returns how fast steps are and the time that is left; nothing where no step was taken yet."""
+        """Returns steps per second and the remaining time; an empty string if no step was taken yet."""
         if self._step == self._first:
             return ""
         rate = (self._step - self._first) / max(time.perf_counter() - self._started, 1e-9)

@@ -1,4 +1,4 @@
-"""Groups of a sweep as tasks of a Ray cluster (an optional package): Ray says where and when each is trained."""
+"""Trains the groups of a sweep as tasks of a Ray cluster. Ray is an optional package."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from rnnjax.tasks.task import Task
 from rnnjax.training.grid import Group
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.sweep import Left, about
+from rnnjax.training.sweep import PendingGroups, about
 from rnnjax.training.sweep_group import train_group
 
 _log = logging.getLogger(__name__)
 
 
-def ray_trainer() -> Callable[[Left, Task], None]:
-    """Returns what trains the groups of a sweep on a Ray cluster, for `rnnjax.training.sweep.sweep`.
+def ray_trainer() -> Callable[[PendingGroups, Task], None]:
+    """Returns a function for `rnnjax.training.sweep.sweep` that trains the groups of a sweep on a Ray cluster.
 
     Raises:
       ConfigError: if Ray is not installed.
@@ -37,14 +37,15 @@ def ray_trainer() -> Callable[[Left, Task], None]:
     return train_on_ray
 
 
-def train_on_ray(left: Left, first: Task) -> None:
-    """Trains every group as a task of the Ray cluster at RAY_ADDRESS or on this machine, or of one started here.
+def train_on_ray(groups: PendingGroups, first_task: Task) -> None:
+    """Trains every group as a task of the Ray cluster at RAY_ADDRESS, or of one that is started on this machine.
 
-    A task has a GPU where the cluster has some, otherwise a CPU core. Its node needs rnnjax and the data, at the place
-    that the config or RNNJAX_DATA names; what it writes comes back to the work directory here.
+    A task gets a GPU if the cluster has any, otherwise a CPU core. Its node needs rnnjax and the data, at the place
+    that the config or RNNJAX_DATA names; what the task writes is copied to the work directory here.
 
     Raises:
-      TrainingError: if Ray lost a task; Interrupted: if a signal stopped it. Groups that are complete are kept.
+      TrainingError: if Ray lost a task.
+      Interrupted: if a signal stopped it; complete groups are kept.
     """
     import ray  # pyright: ignore[reportMissingImports]
 
@@ -52,25 +53,25 @@ def train_on_ray(left: Left, first: Task) -> None:
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
     gpus = int(ray.cluster_resources().get("GPU", 0) > 0)
     task = ray.remote(train_alone).options(num_cpus=1, num_gpus=gpus)
-    pending = {task.remote(group): (group, directory) for group, directory in left}
+    pending = {task.remote(group): (group, directory) for group, directory in groups}
     with StopRequest() as stop:  # after Ray has set its own handlers
         while pending:
             for finished in ray.wait(list(pending), timeout=1.0)[0]:
                 group, directory = pending.pop(finished)
                 try:
-                    keep(group, directory, *ray.get(finished))
+                    write_group(group, directory, *ray.get(finished))
                 except ray.exceptions.RayError as error:
-                    lost = str(error).strip().splitlines()[-1]
-                    raise TrainingError(f"a Ray task failed ({lost}); run again to resume") from error
+                    reason = str(error).strip().splitlines()[-1]
+                    raise TrainingError(f"a Ray task failed ({reason}); run again to resume") from error
                 _log.info("%s: done, tasks left: %d", about(group), len(pending))
             if stop.signal and pending:
-                for each in pending:
-                    ray.cancel(each, force=True)
-                raise Interrupted(f"stopped by {stop.signal}, {len(pending)} of {len(left)} tasks not complete")
+                for unfinished in pending:
+                    ray.cancel(unfinished, force=True)
+                raise Interrupted(f"stopped by {stop.signal}, {len(pending)} of {len(groups)} tasks not complete")
 
 
 def train_alone(group: Group) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Returns the summary and the metrics of a group, trained in a process of its own on one device."""
+    """Trains a group in a process of its own, on one device; returns its summary and its metrics."""
     if jax.config.values["jax_num_cpu_devices"] <= 0:
         jax.config.update("jax_num_cpu_devices", 1)
     keep_compilations()
@@ -82,8 +83,15 @@ def train_alone(group: Group) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         return summary, directory.metrics()
 
 
-def keep(group: Group, directory: RunDirectory, summary: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Writes what a task returned where the group belongs, in place of what another attempt left."""
+def write_group(group: Group, directory: RunDirectory, summary: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Writes what a Ray task returned into a group's directory, in place of what an earlier attempt left there.
+
+    Args:
+      group: the group.
+      directory: its directory.
+      summary: of the group.
+      rows: lines of `metrics.jsonl`.
+    """
     shutil.rmtree(directory.path, ignore_errors=True)
     directory.claim(group.as_dict())
     directory.append_metrics(rows)

@@ -1,4 +1,4 @@
-"""What is written down of a finished call."""
+"""Records the results of a call: metrics, events, progress and checkpoints."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from rnnjax.errors import TrainingError
 from rnnjax.tasks.task import Task
@@ -17,32 +17,42 @@ from rnnjax.training.progress import Progress
 from rnnjax.training.run_directory import RunDirectory
 
 
-class Finished(NamedTuple):
-    """A call whose results are on the way from the devices.
+class CallResults(NamedTuple):
+    """The results of a call, which the devices may not have computed yet.
 
     Attributes:
-      epoch: the epoch it belongs to, from 1.
-      step: steps of the run after it.
-      count: steps that it takes; 0 where it is but an evaluation.
-      metrics: of each of its steps, and zeros after.
-      validation: at the end of an epoch, metrics of the validation split.
-      state: at the end of an epoch, the state to keep.
+      epoch: the epoch that the call belongs to, from 1.
+      step: steps of the run after the call.
+      count: steps that the call takes; 0 if it is only an evaluation.
+      metrics: of each step, ``[..., most]``, zeros from `count` on.
+      validation: after an evaluation, the metrics of the validation split.
+      state: after an evaluation, the state for the checkpoint.
     """
 
     epoch: int
     step: int
     count: int
-    metrics: Mapping[str, Array]
-    validation: Mapping[str, Array] | None
+    metrics: Mapping[str, Float[Array, "*runs most"]]
+    validation: Mapping[str, Float[Array, "*runs"]] | None
     state: Any
 
-    def on_host(self) -> dict[str, np.ndarray]:
-        """Returns the metrics of its steps, ``[..., count]``, once they are there."""
+    def on_host(self) -> dict[str, Float[np.ndarray, "*runs count"]]:
+        """Returns the metrics of the call's steps, when they have been computed."""
         return {name: np.asarray(values)[..., : self.count] for name, values in self.metrics.items()}
 
 
 class Record(NamedTuple):
-    """The places where a run of a task is written down."""
+    """Records a run: in its directory, as events, as progress, and as checkpoints.
+
+    Attributes:
+      task: what is trained.
+      run: the run directory.
+      events: the TensorBoard events.
+      progress: the progress bar.
+      checkpoints: of the run.
+      log_every: training steps that a line of `metrics.jsonl` covers.
+      window: the training steps whose line is not complete yet.
+    """
 
     task: Task
     run: RunDirectory
@@ -52,49 +62,62 @@ class Record(NamedTuple):
     log_every: int
     window: LogWindow
 
-    def write(self, finished: Finished) -> None:
+    def write(self, results: CallResults) -> None:
         """Writes metrics, events, progress and, at the end of an epoch, a checkpoint.
 
         Raises:
-          TrainingError: if the loss is not finite; the lines and checkpoints before it are kept.
+          TrainingError: if the loss is not finite; lines and checkpoints of earlier steps are written.
         """
-        rows = self._training_rows(finished) if finished.count else []
+        rows = self._training_rows(results) if results.count else []
         validation = {}
-        if finished.validation is not None:
-            validation = self.task.complete(means(finished.validation))
-            check_finite(np.array([validation["loss"]]), finished.step)
-            rows.append({"step": finished.step, "epoch": finished.epoch, "split": "validation", **validation})
-            self.progress.epoch(finished.epoch, validation)
+        if results.validation is not None:
+            validation = self.task.complete(means(results.validation))
+            check_finite(np.array([validation["loss"]]), results.step)
+            rows.append({"step": results.step, "epoch": results.epoch, "split": "validation", **validation})
+            self.progress.epoch(results.epoch, validation)
         self.add(rows)
-        if finished.state is not None:
-            self.checkpoints.save(finished.step, finished.state, validation)
+        if results.state is not None:
+            self.checkpoints.save(results.step, results.state, validation)
 
-    def _training_rows(self, finished: Finished) -> list[dict[str, Any]]:
-        metrics = finished.on_host()
-        fine = finite_steps(metrics["loss"])
-        before = {name: values[:fine] for name, values in metrics.items()}
-        closed, step = self.window.closed(before, finished.step - finished.count + fine)
-        rows = [self.task.complete(row) for row in training_rows(closed, step, finished.epoch, self.log_every)]
-        if fine < finished.count:
-            self.add(rows)
-        check_finite(metrics["loss"], finished.step)
-        last = {name: values[-self.log_every :] for name, values in metrics.items()}
-        self.progress.advance(finished.step, self.task.complete(means(last)), metrics)
+    def _training_rows(self, results: CallResults) -> list[dict[str, Any]]:
+        metrics = results.on_host()
+        finite = finite_steps(metrics["loss"])
+        finite_metrics = {name: values[:finite] for name, values in metrics.items()}
+        lines, step = self.window.take_complete(finite_metrics, results.step - results.count + finite)
+        rows = [self.task.complete(row) for row in training_rows(lines, step, results.epoch, self.log_every)]
+        if finite < results.count:
+            self.add(rows)  # before the error is raised
+        check_finite(metrics["loss"], results.step)
+        last_metrics = {name: values[-self.log_every :] for name, values in metrics.items()}
+        self.progress.advance(results.step, self.task.complete(means(last_metrics)), metrics)
         return rows
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """Writes lines of `metrics.jsonl`, and the events of them."""
+        """Writes lines of `metrics.jsonl`, and the same as events."""
         self.run.append_metrics(rows)
         self.events.write(rows)
 
     def save_unfinished(self, step: int, state: Any, *, evaluation: bool) -> None:
-        """Writes a checkpoint to resume from; returns when it is there. `evaluation`: the validation is to follow."""
+        """Writes a checkpoint to resume from; returns when it is complete.
+
+        Args:
+          step: steps of the run so far.
+          state: after them.
+          evaluation: whether the validation split is still to be evaluated after this step.
+        """
         self.checkpoints.save(step, state, {}, Unfinished(self.window.as_json(), evaluation))
         self.checkpoints.wait()
 
 
 def training_rows(metrics: Metrics, step: int, epoch: int, log_every: int) -> list[dict[str, Any]]:
-    """Returns the lines of `metrics.jsonl` for the steps before a step: means over every `log_every`, and the rest."""
+    """Returns lines of `metrics.jsonl`.
+
+    Args:
+      metrics: of each of the last steps, ``[steps]``.
+      step: steps of the run after these.
+      epoch: that they belong to, from 1.
+      log_every: how many steps each line is the mean of; the last one may be of fewer.
+    """
     count = steps_in(metrics)
     return [
         {
@@ -113,21 +136,21 @@ def means(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the metrics in a line of `metrics.jsonl`."""
+    """Returns the metrics of a line of `metrics.jsonl`, without its step, epoch and split."""
     return {name: value for name, value in row.items() if name not in ("step", "epoch", "split")}
 
 
-def finite_steps(losses: np.ndarray) -> int:
-    """Returns how many losses are finite before the first that is not."""
-    wrong = np.flatnonzero(~np.isfinite(losses))
-    return int(wrong[0]) if wrong.size else len(losses)
+def finite_steps(losses: Float[np.ndarray, " steps"]) -> int:
+    """Returns the number of losses before the first that is not finite."""
+    not_finite = np.flatnonzero(~np.isfinite(losses))
+    return int(not_finite[0]) if not_finite.size else len(losses)
 
 
-def check_finite(losses: np.ndarray, step: int) -> None:
-    """Raises `TrainingError` if a loss is not a finite number; `step` is the step after the last of them."""
-    fine = finite_steps(losses)
-    if fine < len(losses):
-        at = step - len(losses) + fine + 1
+def check_finite(losses: Float[np.ndarray, " steps"], step: int) -> None:
+    """Raises `TrainingError` if a loss is not finite; `step` is the step of the last one."""
+    finite = finite_steps(losses)
+    if finite < len(losses):
+        at = step - len(losses) + finite + 1
         raise TrainingError(
-            f"the loss of step {at} is {losses[fine]}: lower optimizer.learning_rate, or set optimizer.clip_norm"
+            f"the loss of step {at} is {losses[finite]}: lower optimizer.learning_rate, or set optimizer.clip_norm"
         )

@@ -1,4 +1,4 @@
-"""What a run leaves behind: its config, metrics, summary, pictures and checkpoints in one directory."""
+"""The directory of a run, with its config, metrics, summary, plots and checkpoints."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _log = logging.getLogger(__name__)
 class RunDirectory:
     """The directory of a run.
 
-    Holds `config.json`, `devices.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `tensorboard/` and `plots/`;
-    while a run writes there also `lock`.
+    It contains `config.json`, `devices.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `tensorboard/`, `plots/`
+    and, while a run writes there, `lock`.
 
     Args:
-      path: where it is.
-      writes: whether this process writes there, as one of several does; what the others ask to be written is not.
+      path: of the directory.
+      writes: whether this process writes there, as only one of several does; in the others nothing is written.
     """
 
     def __init__(self, path: str | Path, *, writes: bool = True):
@@ -44,22 +44,22 @@ class RunDirectory:
         self._devices = self.path / "devices.json"
 
     def check(self, config: dict[str, Any]) -> None:
-        """Raises `ConfigError` if the directory holds another config's run, or something else.
+        """Raises `ConfigError` if the directory contains a run of another config, or something else.
 
-        Where the data is may differ, and how long a call may take.
+        The place of the data and the duration of calls may differ.
         """
         if self._holds_config():
-            different = [name for name in differences(self.config(), _as_json(config)) if name not in _FREE]
+            different = [name for name in differences(self.config(), _as_json(config)) if name not in _MAY_DIFFER]
             if different:
                 raise ConfigError(
                     f"{self.path} holds a run of another config (different: {', '.join(different)}); "
                     "choose another --workdir, or give the same config to resume"
                 )
-        elif self.path.exists() and (not self.path.is_dir() or self._holds_more()):
+        elif self.path.exists() and (not self.path.is_dir() or self._holds_other_files()):
             raise ConfigError(f"{self.path} is not empty and holds no run; choose another --workdir")
 
     def claim(self, config: dict[str, Any]) -> None:
-        """Makes the directory this config's, or finds that it is already.
+        """Creates the directory for a run of this config, unless it already contains one.
 
         Raises:
           ConfigError: as `check`, or if it cannot be written.
@@ -76,15 +76,15 @@ class RunDirectory:
             raise ConfigError(f"{self.path} cannot be used ({error.strerror}); choose another --workdir") from error
 
     def _holds_config(self) -> bool:
-        """Says whether there is a `config.json`; one without a byte in it and nothing beside it was not finished."""
+        """Says whether there is a `config.json`; an empty one alone is what a process leaves that was killed early."""
         if not self._config.is_file() or self._config.stat().st_size:
             return self._config.exists()
-        return self._holds_more()
+        return self._holds_other_files()
 
-    def _holds_more(self) -> bool:
-        """Says whether there is more than a process leaves that is killed before it has claimed the directory."""
-        left = (self._config, part_of(self._config), self.path / LOCK)
-        return any(path not in left for path in self.path.iterdir())
+    def _holds_other_files(self) -> bool:
+        """Says whether there are files other than those of a process that was killed while it claimed the directory."""
+        expected = (self._config, part_of(self._config), self.path / LOCK)
+        return any(path not in expected for path in self.path.iterdir())
 
     def config(self) -> dict[str, Any]:
         """Returns the config of the run.
@@ -105,12 +105,12 @@ class RunDirectory:
         return values
 
     def write_devices(self, count: int) -> None:
-        """Writes how many devices share a batch: with another number, a run that resumes would round otherwise."""
+        """Writes how many devices share a batch: a resumed run must use as many, or it would round differently."""
         if self.writes:
             write_json(self._devices, {"batch": count})
 
     def devices(self) -> int | None:
-        """Returns how many devices shared a batch when the run began; None where that is not known."""
+        """Returns how many devices shared a batch when the run began; None if that is unknown."""
         value = read_json(self._devices, _is_device_count, "how many devices share a batch is chosen anew")
         return None if value is None else value["batch"]
 
@@ -120,69 +120,68 @@ class RunDirectory:
             append_rows(self._metrics, rows)
 
     def write_metrics(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Writes all lines of `metrics.jsonl` anew."""
+        """Replaces all lines of `metrics.jsonl`."""
         write_rows(self._metrics, rows)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Returns the lines of `metrics.jsonl`; those that are cut off or damaged are left out."""
+        """Returns the lines of `metrics.jsonl`, without incomplete or damaged ones."""
         return read_rows(self._metrics)
 
     def keep_metrics_until(self, step: int, open_steps: int = 0, *, evaluated: bool = False) -> None:
-        """Drops the lines after a step, and those of the test split, which a resumed run will write again.
+        """Removes the lines after a step, and those of the test split: a resumed run will write them again.
 
-        A file with damaged lines is set aside, and what is missing up to the step is logged.
+        A file with damaged lines is set aside, and a warning is logged if lines up to the step are missing.
 
         Args:
-          step: where the run resumes.
-          open_steps: how many steps before it have no line yet; the run will write one of them and more.
-          evaluated: whether the validation split was evaluated there, so that a line says so.
+          step: at which the run resumes.
+          open_steps: number of steps before it that no line covers yet; the resumed run will write their line.
+          evaluated: whether the validation split was evaluated at this step, so that it must have a line.
         """
         if not self.writes:
             return
         mend(self._metrics)
-        kept = [row for row in self.metrics() if row["step"] <= step and row["split"] != "test"]
+        rows = [row for row in self.metrics() if row["step"] <= step and row["split"] != "test"]
         last = step - open_steps
-        if last and all(row["step"] < last for row in kept):
+        if last and all(row["step"] < last for row in rows):
             _log.warning("%s has no line of step %d, where the run resumes; it stays missing", self._metrics, last)
-        elif evaluated and ("validation", step) not in {(row["split"], row["step"]) for row in kept}:
+        elif evaluated and ("validation", step) not in {(row["split"], row["step"]) for row in rows}:
             _log.warning(
                 "%s has no validation line of step %d, where the run resumes; it stays missing", self._metrics, step
             )
-        write_rows(self._metrics, kept)
+        write_rows(self._metrics, rows)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes `summary.json`."""
         write_json(self._summary, summary)
 
     def summary(self, fits: Callable[[Any], bool] = is_object) -> dict[str, Any] | None:
-        """Returns the summary of a run that is complete; None where there is none, or none that can be read and `fits`.
+        """Returns the summary of a complete run; None if there is none, or it cannot be read, or `fits` rejects it.
 
-        Without one, a run is finished again from its last checkpoint.
+        A run without a summary is resumed from its last checkpoint.
         """
         return read_json(self._summary, fits, "it is made again")
 
 
-_FREE = (*PLACES, "call_seconds")
+_MAY_DIFFER = (*PLACES, "call_seconds")
 
 
 def new_directory(name: str) -> Path:
-    """Returns a path in `runs` where nothing is yet, named after the config and the time."""
+    """Returns a path in `runs` that does not exist yet, named after the config and the time."""
     base = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     names = itertools.chain([base], (f"{base}-{n}" for n in itertools.count(2)))
     return next(path for path in map(Path("runs").joinpath, names) if not path.exists())
 
 
 def config_digest(config: dict[str, Any]) -> str:
-    """Returns what tells a run's checkpoints from those of other configs: the SHA-256 of the config.
+    """Returns the SHA-256 of a config, which identifies the checkpoints of its runs.
 
-    Where the data is, how the work is split over devices and how long a call may take are left out: none of them
-    changes what is computed.
+    The place of the data, the split over devices and the duration of calls are left out: they do not change the result.
     """
     groups = {"data": dict(config.get("data", {})), "parallel": None}
     for name in PLACES:
         groups["data"].pop(name.removeprefix("data."), None)
-    said = {name: value for name, value in (config | groups).items() if name != "call_seconds"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    content = {name: value for name, value in (config | groups).items() if name != "call_seconds"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _is_device_count(value: Any) -> bool:

@@ -17,13 +17,13 @@ from rnnjax.tasks.task import Task
 
 @struct.dataclass
 class TrainState:
-    """All that a training step reads and changes.
+    """Everything that a training step reads and changes.
 
     Attributes:
       step: number of steps taken.
       params: parameters of the model.
       opt_state: state of the optimiser.
-      carry: recurrent state handed from batch to batch; None where each batch starts afresh.
+      carry: recurrent state that is passed from batch to batch; None if each batch starts from the initial state.
       key: PRNG key of the run; step t draws from the key folded with t.
     """
 
@@ -35,20 +35,20 @@ class TrainState:
 
 
 def initial_train_state(task: Task, optimizer: optax.GradientTransformation) -> Callable[[int], TrainState]:
-    """Returns a function of the seed: the state before the first step, made by one compiled program."""
+    """Returns a function that makes the state before the first step from a seed, by one compiled program."""
 
     @jax.jit
     def initial(key: PRNGKeyArray) -> TrainState:
-        k_params, k_run = jax.random.split(key)
-        params = task.init(k_params)
-        carry = jax.tree.map(jnp.array, task.carry)  # a copy, because the state's memory is given away
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), carry, k_run)
+        params_key, run_key = jax.random.split(key)
+        params = task.init(params_key)
+        carry = jax.tree.map(jnp.array, task.carry)  # a copy, because the state's memory is donated
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), carry, run_key)
 
     return lambda seed: initial(jax.random.key(seed))
 
 
 def require_room(task: Task, optimizer: optax.GradientTransformation, runs: int = 1) -> None:
-    """Raises `ConfigError` if the states of so many runs need more memory than there is, before any of it is taken."""
+    """Raises `ConfigError` if the states of `runs` runs need more memory than there is; allocates none."""
 
     def state() -> Any:
         params = task.init(jax.random.key(0))

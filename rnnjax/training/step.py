@@ -14,7 +14,7 @@ from rnnjax.tasks.task import Batch, Task, Values, Weighted
 from rnnjax.training.state import TrainState
 from rnnjax.unrolling.varying import vary, varying_axes
 
-Sums = dict[str, Weighted]  # for each metric the sum of its weighted values, and that of its weights
+Sums = dict[str, Weighted]  # for each metric, the sum of its weighted values and the sum of the weights
 
 
 def train_step(
@@ -24,11 +24,19 @@ def train_step(
     state: TrainState,
     batch: Batch,
     weight: Float[Array, " B"] | float = 1.0,
-) -> tuple[TrainState, dict[str, Array]]:
-    """Takes one step; returns the new state and the metrics' means over the batch.
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """Takes one training step, inside `jax.shard_map` or `jax.pmap`. Every device draws its own dropout masks.
 
-    Runs inside `jax.shard_map` or `jax.pmap`: `batch` is this device's part, `axis` the mapped axis over which
-    gradients and metrics are averaged; weight 0 marks padding. Every device draws its own dropout masks.
+    Args:
+      task: the task.
+      optimizer: updates the parameters.
+      axis: the mapped axis over which gradients and metrics are averaged.
+      state: the state before the step.
+      batch: this device's part of the batch, each field ``[B, ...]``.
+      weight: the weight of each example; 0 marks padding.
+
+    Returns:
+      the state after the step, and the mean of every metric over the whole batch.
     """
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), jax.lax.axis_index(axis))
 
@@ -37,37 +45,50 @@ def train_step(
         sums = metric_sums(values, weight)
         return sums["loss"].value, (sums, carry)
 
-    # A gradient is summed over the devices on its own where the parameters are known to be equal on all of them;
-    # declaring them different keeps it this device's, to be summed once, with the metrics.
+    # If parameters are known to be equal on all devices, JAX sums each leaf's gradient over them by a collective of its
+    # own. Declaring that parameters vary leaves gradients local, to be summed together with the metrics.
     params = vary(state.params, varying_axes(jax.lax.axis_index(axis)))
     gradients, (sums, carry) = jax.grad(total_loss, has_aux=True)(params)
     gradients, sums = sum_over(axis, (gradients, sums))
-    gradients = jax.tree.map(lambda gradient: mean(Weighted(gradient, sums["loss"].weight)), gradients)
+    gradients = jax.tree.map(lambda gradient: mean(gradient, sums["loss"].weight), gradients)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics = {name: mean(total) for name, total in sums.items()}
-    return TrainState(state.step + 1, params, opt_state, jax.lax.stop_gradient(carry), state.key), metrics
+    metrics = {name: mean(*total) for name, total in sums.items()}
+    carry = jax.lax.stop_gradient(carry)
+    return TrainState(state.step + 1, params, opt_state, carry, state.key), metrics
 
 
 def evaluation_sums(
     task: Task, axis: str, params: Any, carry: Any, batch: Batch, weight: Float[Array, " B"]
 ) -> tuple[Any, Sums]:
-    """Returns the new carry and the sums of the metrics over the whole batch; weight 0 marks padding."""
+    """Evaluates one batch, inside `jax.shard_map` or `jax.pmap`.
+
+    Args:
+      task: the task.
+      axis: the mapped axis over which metrics are summed.
+      params: parameters of the model.
+      carry: recurrent state before the batch.
+      batch: this device's part of the batch, each field ``[B, ...]``.
+      weight: the weight of each example; 0 marks padding.
+
+    Returns:
+      the recurrent state after the batch, and the sums of every metric over the whole batch.
+    """
     values, carry = task.values(params, carry, batch, None)
     return carry, sum_over(axis, metric_sums(values, weight))
 
 
 def metric_sums(values: Values, weight: Float[Array, " B"] | float = 1.0) -> Sums:
-    """Returns the weighted sums of every metric and of its weights, each example weighted by `weight` besides."""
+    """Returns the weighted sum of every metric and the sum of its weights; `weight` is a further factor per example."""
 
     def sums(value: Array | Weighted) -> Weighted:
-        value, own = value if isinstance(value, Weighted) else Weighted(value, jnp.ones_like(value))
-        weights = (own * weight).astype(jnp.float32)
+        value, metric_weight = value if isinstance(value, Weighted) else Weighted(value, jnp.ones_like(value))
+        weights = (metric_weight * weight).astype(jnp.float32)
         return Weighted((value.astype(jnp.float32) * weights).sum(), weights.sum())
 
     return {name: sums(value) for name, value in values.items()}
 
 
-def mean(total: Weighted) -> Array:
-    """Returns the mean from a weighted sum and its weight; zero where nothing counts."""
-    return total.value / jnp.where(total.weight > 0, total.weight, 1).astype(total.value.dtype)
+def mean(total: Float[Array, "*shape"], weight: Float[Array, "..."]) -> Float[Array, "*shape"]:
+    """Returns a mean from a weighted sum and the sum of its weights; zero if the weights are zero."""
+    return total / jnp.where(weight > 0, weight, 1).astype(total.dtype)

@@ -1,4 +1,4 @@
-"""The summary of a run: what came out, and on what."""
+"""The summary of a run: its metrics and times, and what it was computed with."""
 
 from __future__ import annotations
 
@@ -25,10 +25,17 @@ def summarise(
     compile_seconds: float,
     input_wait: float,
 ) -> dict[str, Any]:
-    """Returns the summary of a run from its metrics and the times of this process.
+    """Returns the summary of a run.
 
-    `seconds_to_first_step` has the choice of devices and compiling in it; `input_wait` is the host's time for gathering
-    and sending batches, as a part of the time of the steps.
+    Args:
+      task: the task.
+      rows: lines of `metrics.jsonl`.
+      mesh: the devices.
+      seconds: that this process has spent on the run.
+      seconds_to_first_step: of these, those before the first step, with choosing devices and compiling.
+      steps_per_second: without compiling the training steps.
+      compile_seconds: spent on tracing and compiling the training steps.
+      input_wait: the share of the steps' time that the host spent on gathering and sending batches.
     """
     return {
         "final": {split: last_metrics(rows, split) for split in dict.fromkeys(row["split"] for row in rows)},
@@ -50,7 +57,7 @@ def summarise(
 
 
 def is_summary(value: Any) -> bool:
-    """Says whether a value out of a JSON file is the summary of a run, of which a report can be made."""
+    """Says whether a value from a JSON file is the summary of a run, from which a report can be made."""
     if not isinstance(value, dict) or not isinstance(value.get("device"), dict) or "kind" not in value["device"]:
         return False
     numbers = [value.get(name) for name in ("seconds", "steps_per_second", "compile_seconds")]
@@ -62,7 +69,7 @@ def is_summary(value: Any) -> bool:
 
 
 def last_metrics(rows: Sequence[dict[str, Any]], split: str) -> dict[str, Any]:
-    """Returns the last metrics of a split."""
+    """Returns the last metrics of a split; an empty dict if there are none."""
     return next((dict(row) for row in reversed(rows) if row["split"] == split), {})
 
 

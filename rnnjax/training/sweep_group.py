@@ -1,4 +1,4 @@
-"""A group of a sweep: its runs trained by one program, and what is written down of them."""
+"""Trains a group of a sweep: runs that share one program, and records each of them."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int
 
 from rnnjax.optimizer import build_optimizer
 from rnnjax.tasks.task import Task
-from rnnjax.training.calls import Plan, Programs, train_steps
+from rnnjax.training.calls import Programs, TrainingSchedule, train_steps
 from rnnjax.training.checkpoint import Checkpoints, Origin, Unfinished
 from rnnjax.training.files import is_number
 from rnnjax.training.grid import Group
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow, Metrics, steps_in
-from rnnjax.training.loop import make_plan
-from rnnjax.training.program import scores
+from rnnjax.training.loop import training_schedule
 from rnnjax.training.progress import Progress
-from rnnjax.training.record import Finished, finite_steps, means, training_rows
+from rnnjax.training.record import CallResults, finite_steps, means, training_rows
 from rnnjax.training.run_directory import RunDirectory, config_digest
 from rnnjax.training.run_programs import (
     RunsProgram,
-    filled,
     first_states,
+    padded_runs,
     place_states,
     runs_evaluator,
     runs_feed,
@@ -37,6 +36,7 @@ from rnnjax.training.run_programs import (
     runs_orders,
     stack,
 )
+from rnnjax.training.split_evaluation import scores
 from rnnjax.training.state import TrainState, initial_train_state, require_room
 from rnnjax.training.summary import best_metrics, last_metrics
 
@@ -53,61 +53,66 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
     if stop.signal:
         raise Interrupted(f"stopped by {stop.signal} between two groups")
     started = time.perf_counter()
-    plan = make_plan(task, group.config)
-    require_room(task, build_optimizer(group.config.optimizer, plan.steps, plan.epoch_steps), len(group.runs))
-    programs = compile_programs(task, group, plan)
+    schedule = training_schedule(task, group.config)
+    optimizer = build_optimizer(group.config.optimizer, schedule.steps, schedule.epoch_steps)
+    require_room(task, optimizer, len(group.runs))
+    programs = compile_programs(task, group, schedule)
     directory.claim(group.as_dict())
     origin = Origin(config_digest(group.as_dict()), task.data.checksum)
     with Checkpoints(directory.checkpoints, origin) as checkpoints:
-        states, diverged, begin, unfinished = initial_or_restored(task, group, programs.mesh, plan, checkpoints)
-        directory.keep_metrics_until(begin, steps_in(unfinished.window))
-        with Progress(begin, plan.steps) as progress:
-            window = LogWindow(plan.epoch_steps, group.config.log_every, unfinished.window)
+        states, diverged, start_step, unfinished = initial_or_restored(
+            task, group, programs.mesh, schedule, checkpoints
+        )
+        directory.keep_metrics_until(start_step, steps_in(unfinished.window))
+        with Progress(start_step, schedule.steps) as progress:
+            window = LogWindow(schedule.epoch_steps, group.config.log_every, unfinished.window)
             record = GroupRecord(task, group, directory, progress, checkpoints, diverged, window)
-            first_step = time.perf_counter()
-            seconds = group.config.call_seconds
-            states = train_steps(plan, programs, states, begin, unfinished, record, stop, seconds)
-            step_seconds = time.perf_counter() - first_step - programs.steps.compile_seconds
+            loop_started = time.perf_counter()
+            states = train_steps(
+                schedule, programs, states, start_step, unfinished, record, stop, group.config.call_seconds
+            )
+            step_seconds = time.perf_counter() - loop_started - programs.steps.compile_seconds
         checkpoints.wait()
-        found = programs.evaluate["test"](states.params, stop.of_any_process)
-        if found is not None:
-            stop.unless_stopped(lambda: record.test(plan, found, states.params))
+        test_metrics = programs.evaluate["test"](states.params, stop.of_any_process)
+        if test_metrics is not None:
+            stop.unless_stopped(lambda: record.write_test(schedule, test_metrics, states.params))
         if stop.signal:
-            raise Interrupted(f"stopped by {stop.signal} after the last step of a group, {plan.steps}")
-    seconds = {
+            raise Interrupted(f"stopped by {stop.signal} after the last step of a group, {schedule.steps}")
+    times = {
         "seconds": round(time.perf_counter() - started, 3),
         "compile_seconds": round(programs.steps.compile_seconds, 3),
-        "steps_per_second": round(len(group.runs) * (plan.steps - begin) / max(step_seconds, 1e-9), 3),
+        "steps_per_second": round(len(group.runs) * (schedule.steps - start_step) / max(step_seconds, 1e-9), 3),
     }
-    directory.write_summary({"runs": record.results(), "devices": programs.mesh.size, **seconds})
+    directory.write_summary({"runs": record.results(), "devices": programs.mesh.size, **times})
     shutil.rmtree(directory.checkpoints, ignore_errors=True)
 
 
 def is_group_summary(value: Any) -> bool:
-    """Says whether a value out of a JSON file is a summary as `train_group` writes it."""
+    """Says whether a value from a JSON file is a summary as `train_group` writes it."""
     if not isinstance(value, dict) or not all(is_number(value.get(name)) for name in ("devices", *_TIMES)):
         return False
     runs = value.get("runs")
-    return isinstance(runs, list) and all(isinstance(run, dict) and run.keys() == _IN_A_RUN for run in runs)
+    return isinstance(runs, list) and all(isinstance(run, dict) and run.keys() == _RUN_FIELDS for run in runs)
 
 
 _TIMES = ("seconds", "compile_seconds", "steps_per_second")
-_IN_A_RUN = {"run", "seed", "values", "diverged", "final", "best"}
+_RUN_FIELDS = {"run", "seed", "values", "diverged", "final", "best"}
 
 
-def compile_programs(task: Task, group: Group, plan: Plan) -> Programs[RunsProgram]:
+def compile_programs(task: Task, group: Group, schedule: TrainingSchedule) -> Programs[RunsProgram]:
     """Returns the programs of a group, which are compiled when they are first called."""
-    config, mesh, resident = group.config, runs_mesh(len(group.runs)), group.config.data.feed == "device"
-    rows = filled(mesh, len(group.runs))
-    seeds = [group.runs[row].seed for row in rows]
-    traced = {name: values[rows] for name, values in group.traced_values().items()}
+    config, mesh = group.config, runs_mesh(len(group.runs))
+    resident = config.data.feed == "device"
+    padded = padded_runs(mesh, len(group.runs))
+    seeds = [group.runs[number].seed for number in padded]
+    traced = {name: values[padded] for name, values in group.traced_values().items()}
 
     def optimizer(traced: Mapping[str, Any]) -> Any:
-        return build_optimizer(config.optimizer, plan.steps, plan.epoch_steps, traced=traced)
+        return build_optimizer(config.optimizer, schedule.steps, schedule.epoch_steps, traced=traced)
 
     return Programs(
         mesh,
-        RunsProgram(task, optimizer, mesh, runs_feed(mesh, task, resident=resident), traced, plan.call_steps),
+        RunsProgram(task, optimizer, mesh, runs_feed(mesh, task, resident=resident), traced, schedule.call_steps),
         runs_orders(mesh, task, seeds, config.batch_size),
         {
             name: runs_evaluator(
@@ -115,7 +120,7 @@ def compile_programs(task: Task, group: Group, plan: Plan) -> Programs[RunsProgr
                 mesh,
                 name,
                 config.batch_size,
-                len(rows),
+                len(padded),
                 resident=resident,
                 call_seconds=config.call_seconds,
             )
@@ -126,31 +131,56 @@ def compile_programs(task: Task, group: Group, plan: Plan) -> Programs[RunsProgr
 
 
 def initial_or_restored(
-    task: Task, group: Group, mesh: Mesh, plan: Plan, checkpoints: Checkpoints
-) -> tuple[TrainState, np.ndarray, int, Unfinished]:
-    """Returns the states of the last checkpoint, or fresh ones where there is none; where each run diverged; the step;
-    what is unfinished.
+    task: Task, group: Group, mesh: Mesh, schedule: TrainingSchedule, checkpoints: Checkpoints
+) -> tuple[TrainState, Int[np.ndarray, " runs"], int, Unfinished]:
+    """Returns the states to begin with: those of the last checkpoint, or fresh ones if there is none.
 
-    A checkpoint holds the runs without those that fill up the devices, so it can be resumed on other devices.
+    A checkpoint holds the runs without padding, so that training can resume on another number of devices.
+
+    Args:
+      task: the task of all runs.
+      group: the runs.
+      mesh: the devices.
+      schedule: of each run.
+      checkpoints: of the group.
+
+    Returns:
+      the states; for each run the step at which it diverged, 0 if it has not; the number of steps that led to the
+      states; and what the group was doing when it was stopped.
     """
-    traced = {name: values[0] for name, values in group.traced_values().items()}  # the state is alike for all values
-    optimizer = build_optimizer(group.config.optimizer, plan.steps, plan.epoch_steps, traced)
+    traced = {
+        name: values[0] for name, values in group.traced_values().items()
+    }  # the state has the same structure for all
+    optimizer = build_optimizer(group.config.optimizer, schedule.steps, schedule.epoch_steps, traced)
     initial = initial_train_state(task, optimizer)
-    states = stack([initial(run.seed) for run in group.runs])
-    kept, begin, unfinished = {"states": states, "diverged": np.zeros(len(group.runs), np.int32)}, 0, Unfinished()
-    found = checkpoints.restore_last(kept)
-    if found is not None:
-        begin, kept = found
-        unfinished = checkpoints.unfinished(begin)
-        _log.info("resuming from the checkpoint of step %d", begin)
-    states = place_states(mesh, kept["states"], filled(mesh, len(group.runs)))
-    return states, np.array(kept["diverged"]), begin, unfinished
+    content = {
+        "states": stack([initial(run.seed) for run in group.runs]),
+        "diverged": np.zeros(len(group.runs), np.int32),
+    }
+    step, unfinished = 0, Unfinished()
+    checkpoint = checkpoints.restore_last(content)
+    if checkpoint is not None:
+        step, content = checkpoint
+        unfinished = checkpoints.unfinished(step)
+        _log.info("resuming from the checkpoint of step %d", step)
+    states = place_states(mesh, content["states"], padded_runs(mesh, len(group.runs)))
+    return states, np.array(content["diverged"]), step, unfinished
 
 
 class GroupRecord(NamedTuple):
-    """The places where a group is written down; `diverged` has the step at which a run's loss was first no number.
+    """Records a group of runs in its directory, as progress, and as checkpoints.
 
-    From the line on in which that step is, nothing is written of the run; the others go on.
+    A run whose loss is not finite has diverged: from the line that covers this step on, no line of it is written,
+    while the other runs continue.
+
+    Attributes:
+      task: the task of all runs.
+      group: the runs.
+      directory: of the group.
+      progress: the progress bar.
+      checkpoints: of the group.
+      diverged: for each run, the first step whose loss is not finite, 0 if there is none.
+      window: the training steps whose line is not complete yet.
     """
 
     task: Task
@@ -158,82 +188,101 @@ class GroupRecord(NamedTuple):
     directory: RunDirectory
     progress: Progress
     checkpoints: Checkpoints
-    diverged: np.ndarray
+    diverged: Int[np.ndarray, " runs"]
     window: LogWindow
 
-    def write(self, finished: Finished) -> None:
+    def write(self, results: CallResults) -> None:
         """Writes the metrics of all runs, progress and, at the end of an epoch, a checkpoint."""
-        metrics = {name: values[: len(self.diverged)] for name, values in finished.on_host().items()}
-        self._note_divergence(metrics, finished)
-        closed, step = self.window.closed(metrics, finished.step) if metrics else ({}, finished.step)
-        rows = [row for place in range(len(self.diverged)) for row in self._rows(place, closed, step, finished)]
-        # Not run by run, which would show where calls end.
+        runs = range(len(self.diverged))
+        metrics = {name: values[: len(runs)] for name, values in results.on_host().items()}  # without padding
+        self._note_divergence(metrics, results)
+        lines, step = self.window.take_complete(metrics, results.step) if metrics else ({}, results.step)
+        rows = [row for index in runs for row in self._rows(index, lines, step, results)]
+        # By step, not by run: the order of lines must not depend on where calls end.
         self.directory.append_metrics(sorted(rows, key=lambda row: (row["step"], row["split"] == "validation")))
-        shown = self._shown()
+        self._show_progress(metrics, results)
+        if results.state is not None:
+            self.save(results.step, results.state)
+
+    def _show_progress(self, metrics: Metrics, results: CallResults) -> None:
+        shown = self._shown_runs()
         if metrics:
             mean = {name: values[shown].mean(0) for name, values in metrics.items()}
-            self.progress.advance(finished.step, means({name: value[-1] for name, value in mean.items()}), mean)
-        if finished.validation is not None:
-            validation = _on_host(finished.validation)
-            of_epoch = means({name: values[shown] for name, values in validation.items()})
-            self.progress.epoch(finished.epoch, self.task.complete(of_epoch))
-        if finished.state is not None:
-            self.save(finished.step, finished.state)
+            self.progress.advance(results.step, means({name: values[-1] for name, values in mean.items()}), mean)
+        if results.validation is not None:
+            validation = {name: values[shown] for name, values in _on_host(results.validation).items()}
+            self.progress.epoch(results.epoch, self.task.complete(means(validation)))
 
-    def _note_divergence(self, metrics: Metrics, finished: Finished) -> None:
-        """Notes the runs whose loss was no number first in a call, or in the evaluation after it."""
-        for place in range(len(self.diverged)):
+    def _note_divergence(self, metrics: Metrics, results: CallResults) -> None:
+        """Notes the runs whose loss was not finite in a call, or in the evaluation after it."""
+        for index in range(len(self.diverged)):
             if metrics:
-                self._note_first(place, metrics["loss"][place], finished.step)
-            if finished.validation is not None:
-                self._note_first(place, _on_host(finished.validation)["loss"][place : place + 1], finished.step)
+                self._note_first(index, metrics["loss"][index], results.step)
+            if results.validation is not None:
+                self._note_first(index, _on_host(results.validation)["loss"][index : index + 1], results.step)
 
-    def _note_first(self, place: int, losses: np.ndarray, step: int) -> None:
-        fine = finite_steps(losses)
-        if fine < len(losses) and not self.diverged[place]:
-            self.diverged[place] = step - len(losses) + fine + 1
-            run = self.group.runs[place]
-            _log.warning("run %d (seed %d) diverged at step %d", run.number, run.seed, self.diverged[place])
+    def _note_first(self, index: int, losses: np.ndarray, step: int) -> None:
+        finite = finite_steps(losses)
+        if finite < len(losses) and not self.diverged[index]:
+            self.diverged[index] = step - len(losses) + finite + 1
+            run = self.group.runs[index]
+            _log.warning("run %d (seed %d) diverged at step %d", run.number, run.seed, self.diverged[index])
 
-    def _rows(self, place: int, closed: Metrics, step: int, finished: Finished) -> Iterator[dict[str, Any]]:
-        """Yields the lines of one run, up to the one in which its loss is no number."""
-        run, config = self.group.runs[place], self.group.config
-        own = {name: values[place] for name, values in closed.items()}
-        rows = [self.task.complete(row) for row in training_rows(own, step, finished.epoch, config.log_every)]
-        if finished.validation is not None:
-            about = {"step": finished.step, "epoch": finished.epoch, "split": "validation"}
-            rows.append(about | self.task.complete(_of_run(finished.validation, place)))
+    def _rows(self, index: int, lines: Metrics, step: int, results: CallResults) -> Iterator[dict[str, Any]]:
+        """Yields the lines of one run, up to the step at which it diverged."""
+        run, config = self.group.runs[index], self.group.config
+        metrics = {name: values[index] for name, values in lines.items()}
+        rows = [self.task.complete(row) for row in training_rows(metrics, step, results.epoch, config.log_every)]
+        if results.validation is not None:
+            about = {"step": results.step, "epoch": results.epoch, "split": "validation"}
+            rows.append(about | self.task.complete(_of_run(results.validation, index)))
         for row in rows:
-            if not self.diverged[place] or row["step"] < self.diverged[place]:
+            if not self.diverged[index] or row["step"] < self.diverged[index]:
                 yield {"run": run.number, **row}
 
-    def _shown(self) -> np.ndarray:
-        """Returns the runs that a mean is taken over: those that have not diverged, or all where all have."""
-        fine = np.flatnonzero(self.diverged == 0)
-        return fine if fine.size else np.arange(len(self.diverged))
+    def _shown_runs(self) -> np.ndarray:
+        """Returns the runs whose mean progress shows: those that have not diverged, or all if all have."""
+        finite = np.flatnonzero(self.diverged == 0)
+        return finite if finite.size else np.arange(len(self.diverged))
 
     def save(self, step: int, states: TrainState) -> None:
         """Writes a checkpoint."""
         self.checkpoints.save(step, {"states": states, "diverged": self.diverged.copy()}, {})
 
     def save_unfinished(self, step: int, states: TrainState, *, evaluation: bool) -> None:
-        """Writes a checkpoint to resume from; returns when it is there. `evaluation`: the validation is to follow."""
-        kept = {"states": states, "diverged": self.diverged.copy()}
-        self.checkpoints.save(step, kept, {}, Unfinished(self.window.as_json(), evaluation))
+        """Writes a checkpoint to resume from; returns when it is complete.
+
+        Args:
+          step: steps of each run so far.
+          states: after them.
+          evaluation: whether the validation split is still to be evaluated after this step.
+        """
+        content = {"states": states, "diverged": self.diverged.copy()}
+        self.checkpoints.save(step, content, {}, Unfinished(self.window.as_json(), evaluation))
         self.checkpoints.wait()
 
-    def test(self, plan: Plan, found: Mapping[str, Array], params: Any) -> None:
-        """Writes the metrics of the test split, the task's own scores with them."""
-        for place, run in enumerate(self.group.runs):
-            if self.diverged[place]:
+    def write_test(
+        self, schedule: TrainingSchedule, metrics: Mapping[str, Float[Array, " padded"]], params: Any
+    ) -> None:
+        """Writes the metrics of the test split, with the task's own scores.
+
+        Args:
+          schedule: of each run.
+          metrics: of the test split, of each run and of the padding.
+          params: the parameters of all runs, each leaf ``[padded, ...]``.
+        """
+        about = {"step": schedule.steps, "epoch": schedule.epochs, "split": "test"}
+        for index, run in enumerate(self.group.runs):
+            if self.diverged[index]:
                 continue
-            own = {} if self.task.score is None else jax.tree.map(lambda leaf, place=place: leaf[place], params)
-            test = self.task.complete(_of_run(found, place)) | scores(self.task, own, "test")
-            row = {"run": run.number, "step": plan.steps, "epoch": plan.epochs, "split": "test", **test}
-            self.directory.append_metrics([row])
+            test = self.task.complete(_of_run(metrics, index))
+            if self.task.score is not None:
+                params_of_run = jax.tree.map(lambda leaf, index=index: leaf[index], params)
+                test |= scores(self.task, params_of_run, "test")
+            self.directory.append_metrics([{"run": run.number, **about, **test}])
 
     def results(self) -> list[dict[str, Any]]:
-        """Returns what came out of every run, as a run's own summary has it."""
+        """Returns the results of every run, in the form of a run's own summary."""
         rows: dict[int, list[dict[str, Any]]] = {run.number: [] for run in self.group.runs}
         for row in self.directory.metrics():
             rows[row.pop("run")].append(row)
@@ -258,5 +307,5 @@ def _on_host(metrics: Mapping[str, Array]) -> dict[str, np.ndarray]:
     return {name: np.asarray(values) for name, values in metrics.items()}
 
 
-def _of_run(metrics: Mapping[str, Array], place: int) -> dict[str, float]:
-    return {name: float(values[place]) for name, values in _on_host(metrics).items()}
+def _of_run(metrics: Mapping[str, Array], index: int) -> dict[str, float]:
+    return {name: float(values[index]) for name, values in _on_host(metrics).items()}

@@ -1,4 +1,4 @@
-"""What came out of a sweep: means over seeds, a table and pictures."""
+"""Reports the results of a sweep: means over seeds, a table and plots."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ import numpy as np
 from rnnjax.plots import new_figure, save_figure
 from rnnjax.training.record import numbers
 
-Spread = dict[str, dict[str, float]]  # for each metric its mean and its standard deviation over the seeds
+Spread = dict[str, dict[str, float]]  # for each metric, its mean and its standard deviation over the seeds
 
 
 def points(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns for every point of the grid the metrics of its runs, as mean and standard deviation over the seeds.
+    """Returns the metrics at every point of the grid, as mean and standard deviation over the seeds.
 
-    Runs that diverged are counted and left out of the means.
+    Runs that diverged are counted, and excluded from the means.
     """
-    found = []
-    for values in _distinct(run["values"] for run in runs):
-        own = [run for run in runs if run["values"] == values]
-        fine = [run for run in own if run["diverged"] is None]
-        splits = dict.fromkeys(split for run in fine for split in run["final"])
-        found.append(
-            {
-                "values": values,
-                "seeds": [run["seed"] for run in own],
-                "diverged": len(own) - len(fine),
-                "final": {split: spread([run["final"][split] for run in fine]) for split in splits},
-                "best": spread([run["best"] for run in fine if run["best"]]),
-            }
-        )
-    return found
+    return [
+        _point(values, [run for run in runs if run["values"] == values])
+        for values in _distinct(run["values"] for run in runs)
+    ]
+
+
+def _point(values: dict[str, Any], runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    converged = [run for run in runs if run["diverged"] is None]
+    splits = dict.fromkeys(split for run in converged for split in run["final"])
+    return {
+        "values": values,
+        "seeds": [run["seed"] for run in runs],
+        "diverged": len(runs) - len(converged),
+        "final": {split: spread([run["final"][split] for run in converged]) for split in splits},
+        "best": spread([run["best"] for run in converged if run["best"]]),
+    }
 
 
 def _distinct(all_values: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -43,7 +44,7 @@ def _distinct(all_values: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def spread(rows: Sequence[Mapping[str, Any]]) -> Spread:
-    """Returns the mean and the standard deviation, of a sample, of every metric; that of a single row is 0."""
+    """Returns the mean and the sample standard deviation, 0 for a single row, of every metric."""
     columns = {name: [row[name] for row in rows] for name in (numbers(rows[0]) if rows else {})}
     return {
         name: {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0}
@@ -52,12 +53,17 @@ def spread(rows: Sequence[Mapping[str, Any]]) -> Spread:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Returns a table with a line for every point of the grid, and below it the best one."""
-    found, metric = results["points"], results["metric"]
-    splits = [(split, name) for split in ("validation", "test") for name in _metrics(found, split)]
-    titles = [*found[0]["values"], "runs", *(f"{split} {name}" for split, name in splits), f"best validation {metric}"]
+    """Returns a table with a line for every point of the grid, and below it the best point."""
+    all_points, metric = results["points"], results["metric"]
+    splits = [(split, name) for split in ("validation", "test") for name in _metrics(all_points, split)]
+    titles = [
+        *all_points[0]["values"],
+        "runs",
+        *(f"{split} {name}" for split, name in splits),
+        f"best validation {metric}",
+    ]
     lines = [titles]
-    for point in found:
+    for point in all_points:
         cells = [point["final"].get(split, {}).get(name) for split, name in splits]
         lines.append(
             [
@@ -71,8 +77,8 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join([*text, *_best_line(results), _time_line(results)])
 
 
-def _metrics(found: Sequence[dict[str, Any]], split: str) -> list[str]:
-    return list(dict.fromkeys(name for point in found for name in point["final"].get(split, {})))
+def _metrics(all_points: Sequence[dict[str, Any]], split: str) -> list[str]:
+    return list(dict.fromkeys(name for point in all_points for name in point["final"].get(split, {})))
 
 
 def _count(point: dict[str, Any]) -> str:
@@ -85,11 +91,13 @@ def _plus_minus(value: dict[str, float] | None) -> str:
 
 
 def best_point(results: dict[str, Any]) -> dict[str, Any] | None:
-    """Returns the point with the best mean of the metric at the end of training; one all of whose runs diverged is
-    none."""
+    """Returns the point whose mean of the metric is best at the end of training.
+
+    Points at which all runs diverged are ignored; if there are no others, it returns None.
+    """
     sign, metric = 1 if results["higher_is_better"] else -1, results["metric"]
-    known = [point for point in results["points"] if metric in point["final"].get("validation", {})]
-    return max(known, key=lambda point: sign * point["final"]["validation"][metric]["mean"], default=None)
+    candidates = [point for point in results["points"] if metric in point["final"].get("validation", {})]
+    return max(candidates, key=lambda point: sign * point["final"]["validation"][metric]["mean"], default=None)
 
 
 def _best_line(results: dict[str, Any]) -> list[str]:
@@ -110,22 +118,27 @@ def _time_line(results: dict[str, Any]) -> str:
 
 
 def point_name(values: Mapping[str, Any]) -> str:
-    """Returns a short name of a point, with the last parts of the fields' names."""
+    """Returns a short name of a point, in which fields are named by the last parts of their names."""
     return ", ".join(f"{name.split('.')[-1]}={value}" for name, value in values.items())
 
 
 def plot_sweep(results: dict[str, Any], rows: Sequence[dict[str, Any]], directory: Path) -> None:
-    """Draws each validation metric against the epoch: for every point the mean over the seeds, one standard deviation
-    around it."""
-    fine = [run for run in results["runs"] if run["diverged"] is None]
+    """Plots each validation metric against the epoch: mean and standard deviation over the seeds of every point.
+
+    Args:
+      results: of the sweep, as `rnnjax.training.sweep.gather` returns them.
+      rows: lines of `metrics.jsonl`.
+      directory: where the plots are written.
+    """
+    converged = [run for run in results["runs"] if run["diverged"] is None]
     validation = [row for row in rows if row["split"] == "validation"]
-    curves = {run["run"]: [row for row in validation if row["run"] == run["run"]] for run in fine}
+    curves = {run["run"]: [row for row in validation if row["run"] == run["run"]] for run in converged}
     for name in _metrics(results["points"], "validation"):
         figure, axes = new_figure(6, 4)
         for point in results["points"]:
-            own = [curves[run["run"]] for run in fine if run["values"] == point["values"]]
-            if own:
-                _plot_point(axes, point, own, name)
+            point_curves = [curves[run["run"]] for run in converged if run["values"] == point["values"]]
+            if point_curves:
+                _plot_point(axes, point, point_curves, name)
         axes.set(xlabel="epoch", ylabel=f"validation {name}")
         axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
@@ -135,7 +148,7 @@ def plot_sweep(results: dict[str, Any], rows: Sequence[dict[str, Any]], director
 def _plot_point(axes: Any, point: dict[str, Any], curves: Sequence[Sequence[dict[str, Any]]], name: str) -> None:
     epochs = [row["epoch"] for row in curves[0]]
     values = np.array([[row[name] for row in curve] for curve in curves])
-    middle, around = values.mean(0), values.std(0, ddof=min(1, len(values) - 1))
+    mean, std = values.mean(0), values.std(0, ddof=min(1, len(values) - 1))
     label = point_name(point["values"]) or f"{len(values)} seeds"
-    (line,) = axes.plot(epochs, middle, label=label, marker="." if len(epochs) < 50 else None)
-    axes.fill_between(epochs, middle - around, middle + around, color=line.get_color(), alpha=0.2, linewidth=0)
+    (line,) = axes.plot(epochs, mean, label=label, marker="." if len(epochs) < 50 else None)
+    axes.fill_between(epochs, mean - std, mean + std, color=line.get_color(), alpha=0.2, linewidth=0)

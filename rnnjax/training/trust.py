@@ -1,4 +1,4 @@
-"""Whose code the config of a run directory names: rnnjax's own runs, other code only where the user trusts it."""
+"""Checks that the config in a run directory names no code outside rnnjax, unless the user trusts it."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from typing import Any
 
 from rnnjax.errors import require
 
-TRUST = "RNNJAX_TRUST"  # the environment variable that says the same as --trust
+TRUST = "RNNJAX_TRUST"  # the environment variable with the effect of --trust
 
 
 def require_trust(values: Mapping[str, Any], path: object, *, trusted: bool) -> None:
-    """Raises `ConfigError` if a config that came with a run names code outside rnnjax, unless it is trusted.
+    """Raises `ConfigError` if the config of a run names code outside rnnjax, unless it is trusted.
 
     Args:
-      values: the config, as it was read from `path`.
-      path: its file, for the sentence.
+      values: the config.
+      path: its file, for the message.
       trusted: whether such code may be imported.
     """
     named = foreign_code(values)
-    said = " and ".join(f"{field} = {name!r}" for field, name in named.items())
+    fields = " and ".join(f"{field} = {name!r}" for field, name in named.items())
     require(
         trusted or not named,
-        f"{path} names code outside rnnjax, which would be run here: {said}; add --trust, or set {TRUST}=1, "
-        "if you know whose it is",
+        f"{path} names code outside rnnjax, which would be run here: {fields}; add --trust, or set {TRUST}=1, "
+        "if you trust its author",
     )
 
 
 def foreign_code(values: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the fields that name code outside rnnjax, with the names; their modules are not imported for it."""
+    """Returns the fields that name code outside rnnjax, and the names; it imports none of their modules."""
     cell, task = values.get("cell"), values.get("task")
-    named = {"task": _module(task, inside="." not in str(task))}
+    named = {"task": _foreign(task, is_own="." not in str(task))}
     if isinstance(cell, Mapping):
         kind = cell.get("kind")
-        named["cell.kind"] = _module(kind, inside=":" not in str(kind))
+        named["cell.kind"] = _foreign(kind, is_own=":" not in str(kind))
         wrappers = cell.get("wrappers")
-        foreign = [_module(name, inside=":" not in str(name)) for name in _listed(wrappers)]
+        foreign = [_foreign(name, is_own=":" not in str(name)) for name in _listed(wrappers)]
         named["cell.wrappers"] = ", ".join(filter(None, foreign)) or None
     return {field: name for field, name in named.items() if name is not None}
 
@@ -44,8 +44,8 @@ def _listed(names: Any) -> Sequence[Any]:
     return names if isinstance(names, list) else [names]
 
 
-def _module(name: Any, *, inside: bool) -> str | None:
-    """Returns a name that leads out of rnnjax; None for one that does not, or that is no name at all."""
-    if not isinstance(name, str) or inside:
+def _foreign(name: Any, *, is_own: bool) -> str | None:
+    """Returns a name if it is of code outside rnnjax, otherwise None."""
+    if not isinstance(name, str) or is_own:
         return None
     return None if name.partition(":")[0].split(".")[0] == "rnnjax" else name

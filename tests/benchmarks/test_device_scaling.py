@@ -14,7 +14,7 @@ SIZES = ["--cell", "BasicRNN", "--shape", "2,5,3,4", "--seconds", "0.01"]
 
 def test_every_way_of_mapping_takes_the_same_step():
     case = Case("BasicRNN", 1, 2, 5, 3, 4)
-    ways = [devices.Contender("strong", via, count, 5) for via, count in [("jit", 1), ("shard_map", 2), ("pmap", 2)]]
+    ways = [devices.Contender("strong", map, count, 5) for map, count in [("jit", 1), ("shard_map", 2), ("pmap", 2)]]
     calls = [devices.training_steps(case, way, 2) for way in ways]
     for _ in range(2):  # the second call from the state after the first
         first, *others = [np.asarray(call()["loss"]) for call in calls]
@@ -28,10 +28,10 @@ def test_every_way_of_mapping_is_timed_on_one_device_and_on_two(capsys, tmp_path
     assert exit_code(devices.main, [*SIZES, "--json", str(rows_path), "--plot", str(picture)]) == 0
     rows = json.loads(rows_path.read_text())["rows"]
     ways = [("jit", 1), ("shard_map", 1), ("pmap", 1), ("shard_map", 2), ("pmap", 2)]
-    assert [(row["via"], row["devices"]) for row in rows] == ways * 2
+    assert [(row["map"], row["devices"]) for row in rows] == ways * 2
     assert [row["batch"] for row in rows] == [5] * 5 + [5, 5, 5, 10, 10]
     assert all(row["seconds"]["low"] > 0 and row["turns"] >= 2 for row in rows)
-    assert [row["gain"] for row in rows if row["via"] == "jit"] == [1, 1]
+    assert [row["gain"] for row in rows if row["map"] == "jit"] == [1, 1]
     assert {row["devices"] for row in rows if "cost" in row} == {1}
     assert picture.stat().st_size > 0
     assert capsys.readouterr().out.count("shard_map") == 4

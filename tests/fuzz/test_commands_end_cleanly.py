@@ -47,7 +47,7 @@ from rnnjax.tasks import (
 from rnnjax.tasks.task import Request
 from rnnjax.training.evaluation import run_config
 from rnnjax.training.grid import read_grid
-from rnnjax.training.loop import make_plan
+from rnnjax.training.loop import training_schedule
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.state import require_room
 
@@ -312,7 +312,7 @@ def with_sizes(task, chosen, folder):
 def build_and_plan(task, chosen, folder):
     config = with_sizes(task, chosen, folder)
     built = build_task(config)
-    plan = make_plan(built, config)
+    plan = training_schedule(built, config)
     require_room(built, build_optimizer(config.optimizer, plan.steps, plan.epoch_steps))
 
 
@@ -384,7 +384,7 @@ def test_a_task_is_built_of_any_data_or_refuses_it(folder, task, content, times)
 
     def plan():
         config = freeze(from_dict(task.Config, values))
-        make_plan(build_task(config), config)
+        training_schedule(build_task(config), config)
 
     refuses_cleanly(plan)
 

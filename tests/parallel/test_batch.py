@@ -20,9 +20,9 @@ def parts(xs):
     return {"scalar": total.sum(), "short": total, "long": long, "longer": long[:, None] * 2, "count": xs.shape[0]}
 
 
-def compiled(devices, tree_of, xs, via="shard_map"):
+def compiled(devices, tree_of, xs, map="shard_map"):
     mesh = batch_mesh(str(devices), len(xs))
-    return map_over_devices(lambda xs: sum_over(BATCH, tree_of(xs)), mesh, (SPLIT,), EVERYWHERE, via=via)(xs)
+    return map_over_devices(lambda xs: sum_over(BATCH, tree_of(xs)), mesh, (SPLIT,), EVERYWHERE, map=map)(xs)
 
 
 def arrays(xs):
@@ -32,10 +32,10 @@ def arrays(xs):
 XS = np.arange(12, dtype=np.float32).reshape(4, 3)
 
 
-@pytest.mark.parametrize("via", ["shard_map", "pmap"])
+@pytest.mark.parametrize("map", ["shard_map", "pmap"])
 @pytest.mark.parametrize("devices", [1, 2])
-def test_sums_are_those_of_the_whole_batch(devices, via):
-    jax.tree.map(np.testing.assert_allclose, compiled(devices, arrays, XS, via)(XS), arrays(XS))
+def test_sums_are_those_of_the_whole_batch(devices, map):
+    jax.tree.map(np.testing.assert_allclose, compiled(devices, arrays, XS, map)(XS), arrays(XS))
 
 
 @pytest.mark.parametrize("names", [["long"], ["scalar"], ["long", "longer"]])

@@ -278,7 +278,7 @@ def open_mpi(process):
 def test_when_one_of_two_is_killed_the_other_ends_and_both_go_on_to_what_one_process_gives(start, tmp_path):
     path = tmp_path / "run"
     options = ["--config.epochs=8", "--config.data.feed=host", "--config.cell.dropout.input_rate=0.3"]
-    options += ["--config.parallel.via=pmap", "--heartbeat_timeout", "10"]
+    options += ["--config.parallel.map=pmap", "--heartbeat_timeout", "10"]
 
     processes = start(2, path, *options, environment=open_mpi, flags=False)
     wait_for_epoch(path, 2, processes)

@@ -17,16 +17,16 @@ from rnnjax.parallel.mapping import map_over_devices
 from rnnjax.parallel.mesh import BATCH, LAYERS, batch_mesh
 from rnnjax.tasks.task import Buckets, Task
 from rnnjax.training.batches import STEPS, place
-from rnnjax.training.loop import compile_programs, make_plan, say_what_does_not_divide
+from rnnjax.training.loop import compile_programs, log_uneven_batches, training_schedule
 from rnnjax.training.program import place_state
 from rnnjax.training.state import initial_train_state
 
-VIAS = ["shard_map", "pmap"]
+MAPS = ["shard_map", "pmap"]
 
 
 def trained(config, task):
     """What two epochs leave behind: the metrics of every step, those of the validation split, and the state."""
-    plan = make_plan(task, config)
+    plan = training_schedule(task, config)
     optimizer = build_optimizer(config.optimizer, plan.steps)
     programs = compile_programs(task, config, optimizer, int(config.parallel.batch))
     state, metrics = place_state(programs.mesh, initial_train_state(task, optimizer)(config.seed)), []
@@ -45,9 +45,9 @@ def assert_agree(one, other, rtol=1e-6):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-6)
 
 
-def on(devices: str, via: str, config):
+def on(devices: str, map: str, config):
     """A config on some devices."""
-    return dataclasses.replace(config, parallel=ParallelConfig(batch=devices, via=via))
+    return dataclasses.replace(config, parallel=ParallelConfig(batch=devices, map=map))
 
 
 def dropout_case():
@@ -87,7 +87,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_training_by_pmap_equals_training_by_shard_map(case):
     config, task = case()
-    assert_agree(*(trained(on("2", via, config), task) for via in VIAS))
+    assert_agree(*(trained(on("2", map, config), task) for map in MAPS))
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +96,9 @@ def seven_on_one_device():
     return trained(config, sign.build(config))
 
 
-@pytest.mark.parametrize(("via", "feed"), [("shard_map", "device"), ("pmap", "host")])
-def test_a_batch_that_does_not_divide_counts_every_example_once(via, feed, seven_on_one_device):
-    config = on("2", via, sign_config(batch_size=7, epochs=2, data=DataConfig(feed=feed)))
+@pytest.mark.parametrize(("map", "feed"), [("shard_map", "device"), ("pmap", "host")])
+def test_a_batch_that_does_not_divide_counts_every_example_once(map, feed, seven_on_one_device):
+    config = on("2", map, sign_config(batch_size=7, epochs=2, data=DataConfig(feed=feed)))
     assert_agree(trained(config, sign.build(config)), seven_on_one_device, rtol=1e-4)
 
 
@@ -126,25 +126,31 @@ def test_carried_state_is_not_filled_up_but_refused():
 @pytest.mark.parametrize(
     ("batch_size", "messages"),
     [
-        (8, ["each epoch leaves out 3 of 67 training examples, others every time, that are too few for a batch of 8"]),
-        (67, ["batches of 67 are filled up to 68 with examples of weight zero, to divide over 2 devices"]),
+        (
+            8,
+            [
+                "each epoch leaves out 3 of 67 training examples, different ones every time, because they do not fill "
+                "a batch of 8"
+            ],
+        ),
+        (67, ["batches of 67 are padded to 68 with examples of weight zero, to divide over 2 devices"]),
     ],
 )
 def test_what_does_not_divide_is_said(batch_size, messages, caplog):
     with caplog.at_level("INFO"):
-        say_what_does_not_divide(sign.build(sign_config()), batch_size, batch_mesh("2", batch_size))
+        log_uneven_batches(sign.build(sign_config()), batch_size, batch_mesh("2", batch_size))
     assert caplog.messages == messages
 
 
-@pytest.mark.parametrize("via", VIAS)
-def test_a_mapped_function_sees_parts_and_its_axis_and_gives_whole_arrays(via):
+@pytest.mark.parametrize("map", MAPS)
+def test_a_mapped_function_sees_parts_and_its_axis_and_gives_whole_arrays(map):
     mesh = batch_mesh("2", 4)
 
     def function(scale, xs):
         assert xs.shape == (3, 2)  # [steps, this device's part]
         return jax.lax.psum(xs.sum(1), BATCH), scale["of"] * xs + jax.lax.axis_index(BATCH)
 
-    compile_for = map_over_devices(function, mesh, (PartitionSpec(), STEPS), (PartitionSpec(), STEPS), via=via)
+    compile_for = map_over_devices(function, mesh, (PartitionSpec(), STEPS), (PartitionSpec(), STEPS), map=map)
     xs = np.arange(12, dtype=np.float32).reshape(3, 4)
     arguments = place(mesh, PartitionSpec(), {"of": np.float32(10)}), place(mesh, STEPS, xs)
     sums, scaled = compile_for(*arguments)(*arguments)
@@ -153,15 +159,15 @@ def test_a_mapped_function_sees_parts_and_its_axis_and_gives_whole_arrays(via):
     assert scaled.sharding.is_equivalent_to(arguments[1].sharding, 2)
 
 
-@pytest.mark.parametrize("via", VIAS)
-def test_the_memory_of_a_donated_argument_is_given_away(via):
+@pytest.mark.parametrize("map", MAPS)
+def test_the_memory_of_a_donated_argument_is_given_away(map):
     mesh, split = batch_mesh("2", 4), PartitionSpec(BATCH)
     everywhere = PartitionSpec()
 
     def function(state, xs):
         return state + jax.lax.psum(xs.sum(), BATCH)
 
-    compile_for = map_over_devices(function, mesh, (everywhere, split), everywhere, via=via, donate=[0])
+    compile_for = map_over_devices(function, mesh, (everywhere, split), everywhere, map=map, donate=[0])
     state, xs = place(mesh, everywhere, np.ones(3, np.float32)), place(mesh, split, np.ones(4, np.float32))
     np.testing.assert_array_equal(compile_for(state, xs)(state, xs), [5, 5, 5])
     assert state.is_deleted()
@@ -170,8 +176,8 @@ def test_the_memory_of_a_donated_argument_is_given_away(via):
 
 def test_what_cannot_be_mapped_is_refused():
     split = PartitionSpec(BATCH)
-    with pytest.raises(ValueError, match=r"via must be .* got 'vmap'"):
-        map_over_devices(jnp.sin, batch_mesh("2", 4), (split,), split, via="vmap")
+    with pytest.raises(ValueError, match=r"map must be .* got 'vmap'"):
+        map_over_devices(jnp.sin, batch_mesh("2", 4), (split,), split, map="vmap")
     plane = AbstractMesh((2, 2), (BATCH, LAYERS))
     with pytest.raises(ConfigError, match=r"pmap splits over one axis, but .* batch 2 and layers 2: set one to 1"):
-        map_over_devices(jnp.sin, plane, (split,), split, via="pmap")
+        map_over_devices(jnp.sin, plane, (split,), split, map="pmap")

@@ -12,7 +12,7 @@ from rnnjax.commands import exit_code
 from rnnjax.errors import ClusterError, ConfigError, DataError, DirectoryInUse
 from rnnjax.machine import versions
 from rnnjax.parallel import agreement, meeting
-from rnnjax.parallel.agreement import difference, run_of
+from rnnjax.parallel.agreement import describe_run, difference
 from rnnjax.parallel.meeting import Place, meet
 from rnnjax.train import main
 
@@ -24,7 +24,7 @@ def said(versions=VERSIONS, processes=2, **fields):
     for name, value in fields.items():
         group, _, field = name.rpartition("__")
         setattr(getattr(config, group) if group else config, field, value)
-    return run_of(config, versions, processes)
+    return describe_run(config, versions, processes)
 
 
 # What is compared
@@ -148,7 +148,7 @@ def test_one_that_goes_before_all_are_there_may_come_again(coordinator):
     port = int(coordinator.rpartition(":")[2])
     host = threading.Thread(target=lambda: meet(Place(coordinator, 0, 3, 10.0), said()))
     host.start()
-    hello = json.dumps({"process_id": 1, "said": said(seed=9)}).encode() + b"\n"
+    hello = json.dumps({"process_id": 1, "description": said(seed=9)}).encode() + b"\n"
     connection = connect(port)
     connection.sendall(hello)
     time.sleep(0.2)
@@ -168,9 +168,9 @@ def connect(port):
     raise AssertionError
 
 
-@pytest.mark.parametrize("noise", [b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"process_id": "x", "said": 3}\n', b""])
+@pytest.mark.parametrize("noise", [b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"process_id": "x", "description": 3}\n', b""])
 def test_who_is_no_process_of_the_run_is_shown_out(noise, coordinator, monkeypatch):
-    monkeypatch.setattr(meeting, "_SHYNESS", 0.5)
+    monkeypatch.setattr(meeting, "_INTRODUCTION_TIMEOUT", 0.5)
     end = []
     host = threading.Thread(target=lambda: end.append(meet(Place(coordinator, 0, 2, 10.0), said())))
     host.start()
@@ -206,12 +206,12 @@ CONFIG = ["--config", f"{__file__.rpartition('/parallel/')[0]}/training/toytasks
 
 @pytest.mark.parametrize("answer", [b"", b"\x00\x00\x12\x04\x00\x00\x00\x00\x00", b"220 smtp\r\n"])
 def test_a_port_in_use_ends_all_processes_with_1_and_one_sentence_and_soon(answer, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(meeting, "_SILENCE", 0.5)
+    monkeypatch.setattr(meeting, "_GREETING_TIMEOUT", 0.5)
     server, coordinator = listening(answer)
     with server:
         for process, sentence in (
             (0, f"port {coordinator.rpartition(':')[2]} of this machine is in use, maybe by another run; choose"),
-            (1, f"at {coordinator} something else listens than process 0 of this run"),
+            (1, f"something other than process 0 of this run listens at {coordinator}"),
         ):
             place = ["--coordinator", coordinator, "--process_id", str(process), "--processes", "2"]
             assert exit_code(main, [*CONFIG, *place, "--workdir", str(tmp_path / "run")]) == 1
@@ -231,7 +231,7 @@ def other_says(monkeypatch):
     def says(said):
         monkeypatch.setattr(agreement.jax, "process_count", lambda: 2)
         monkeypatch.setattr(agreement.jax, "process_index", lambda: 0)
-        monkeypatch.setattr(agreement, "gathered", lambda own: [json.loads(json.dumps(own)), said])
+        monkeypatch.setattr(agreement, "gather_json", lambda value: [json.loads(json.dumps(value)), said])
 
     return says
 
@@ -241,22 +241,22 @@ def fails(error):
 
 
 def test_what_every_process_returns_is_known_to_all(other_says):
-    assert agreement.in_all(lambda: 1) == [1]
+    assert agreement.in_all_processes(lambda: 1) == [1]
     other_says({"value": {"a": 2}})
-    assert agreement.in_all(lambda: 1) == [1, {"a": 2}]
+    assert agreement.in_all_processes(lambda: 1) == [1, {"a": 2}]
 
 
 @pytest.mark.parametrize("kind", [ConfigError, DataError, DirectoryInUse])
 def test_an_error_of_another_process_is_raised_here_and_one_here_is_raised_as_it_is(kind, other_says):
     with pytest.raises(kind, match="mine"):
-        agreement.in_all(lambda: fails(kind("mine")))
+        agreement.in_all_processes(lambda: fails(kind("mine")))
     other_says({"error": kind.__name__, "sentence": "no digits there"})
-    with pytest.raises(agreement.OfAll) as raised:
-        agreement.in_all(lambda: 1)
+    with pytest.raises(agreement.CollectiveError) as raised:
+        agreement.in_all_processes(lambda: 1)
     assert type(raised.value.error) is kind
     assert str(raised.value.error) == "no digits there"
     other_says({"value": 1})
     mine = kind("mine")
-    with pytest.raises(agreement.OfAll) as raised:
-        agreement.in_all(lambda: fails(mine))
+    with pytest.raises(agreement.CollectiveError) as raised:
+        agreement.in_all_processes(lambda: fails(mine))
     assert raised.value.error is mine

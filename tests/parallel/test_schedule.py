@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from rnnjax import BasicRNN
 from rnnjax.parallel import chunk_cost
+from rnnjax.parallel.operation_count import count_multiplications
 from rnnjax.parallel.schedule import ChunkCost, Schedule, balanced, best_chunk, bound, pipeline_seconds, simulate
-from rnnjax.parallel.work import multiplications
 
 SECONDS = st.floats(1e-6, 1e3)
 COUNTS = st.integers(1, 40)
@@ -75,7 +75,7 @@ def test_the_work_of_a_program_is_that_of_its_products():
         return jax.lax.scan(lambda h, x: (jnp.tanh(x @ w + h), None), xs[0] @ w, xs)[0]
 
     traced = jax.make_jaxpr(jax.jit(program))(jnp.ones((5, 2, 3)), jnp.ones((3, 3)))
-    assert multiplications(traced.jaxpr) == (1 + 5) * 2 * 3 * 3
+    assert count_multiplications(traced.jaxpr) == (1 + 5) * 2 * 3 * 3
 
 
 def test_two_sizes_of_chunks_give_both_parts_of_a_cost():

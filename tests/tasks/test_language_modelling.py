@@ -19,7 +19,7 @@ from rnnjax.parallel.mesh import BATCH, batch_mesh
 from rnnjax.tasks import language_model
 from rnnjax.tasks.language_model import Config, TextConfig
 from rnnjax.tasks.task import Request
-from rnnjax.training.program import evaluator
+from rnnjax.training.split_evaluation import evaluator
 from rnnjax.training.state import TrainState, initial_train_state
 from rnnjax.training.step import train_step
 

@@ -18,7 +18,7 @@ from rnnjax.config import CellConfig, DataConfig, ParallelConfig
 from rnnjax.config_group import freeze
 from rnnjax.optimizer import OptimizerConfig, build_optimizer
 from rnnjax.training import loop
-from rnnjax.training.calls import Plan
+from rnnjax.training.calls import TrainingSchedule
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow
 from rnnjax.training.record import Record
@@ -96,9 +96,9 @@ def test_metrics_and_checkpoints_do_not_depend_on_where_calls_end(fields, feed, 
     assert_same_checkpoints(run, unbounded)
 
 
-@pytest.mark.parametrize("via", ["shard_map", "pmap"])
-def test_nor_do_they_on_two_devices(via, tmp_path):
-    parallel = ParallelConfig(batch="2", via=via)
+@pytest.mark.parametrize("map", ["shard_map", "pmap"])
+def test_nor_do_they_on_two_devices(map, tmp_path):
+    parallel = ParallelConfig(batch="2", map=map)
     whole = run_training(tmp_path / "whole", config_of(parallel=parallel, batch_size=7))
     single = run_training(tmp_path / "single", config_of(parallel=parallel, batch_size=7, call_seconds=1e-9))
     assert_same_run(single, whole)
@@ -205,17 +205,17 @@ def test_lines_are_of_the_same_steps_wherever_their_metrics_come_from():
         window, found, begin = LogWindow(8, 3), [], 0
         for end in cuts:
             window = LogWindow(8, 3, window.as_json())
-            closed, step = window.closed({"loss": losses[begin:end]}, end)
-            found += list(zip(range(step - len(closed["loss"]), step), closed["loss"]))
+            lines, step = window.take_complete({"loss": losses[begin:end]}, end)
+            found += list(zip(range(step - len(lines["loss"]), step), lines["loss"]))
             begin = end
         assert found == list(zip(range(16), losses))
         assert window.as_json() == {}
 
 
 def test_a_call_ends_with_an_epoch_at_the_latest():
-    plan = Plan(8, 3, 3, 2)
-    assert [plan.room(step) for step in (0, 1, 5, 6, 7, 8, 14)] == [3, 3, 3, 2, 1, 3, 2]
-    assert [step for step in range(25) if plan.evaluates_at(step)] == [16, 24]
+    schedule = TrainingSchedule(8, 3, 3, 2)
+    assert [schedule.most_steps_after(step) for step in (0, 1, 5, 6, 7, 8, 14)] == [3, 3, 3, 2, 1, 3, 2]
+    assert [step for step in range(25) if schedule.evaluates_at(step)] == [16, 24]
 
 
 @pytest.fixture

@@ -257,14 +257,14 @@ def test_a_save_that_does_not_happen_is_an_error(copy):
 
 def test_a_save_that_is_not_on_disk_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(ocp.CheckpointManager, "save", lambda self, step, args: True)
-    with pytest.raises(CheckpointError, match="that of step 1 is not there"):
+    with pytest.raises(CheckpointError, match="that of step 1 is missing"):
         save(tmp_path, {1: {"loss": 1.0}})
 
 
 def test_a_copy_under_another_number_is_refused(copy, caplog):
     shutil.copytree(copy / "20", copy / "50")
     assert restore(copy)[0] == 40
-    assert "the checkpoint of step 50 is damaged (it is of step 20)" in caplog.text
+    assert "the checkpoint of step 50 is damaged (it is that of step 20)" in caplog.text
     assert "50.set-aside" in names(copy)
 
 
@@ -273,7 +273,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_never_the_best(copy, tmp_pat
     shutil.copytree(tmp_path / "other" / "50", copy / "50")
     assert restore(copy, "best", read_only=True)[0] == 20
     assert restore(copy)[0] == 40
-    assert "the checkpoint of step 50 is damaged (it is of a run of another config)" in caplog.text
+    assert "the checkpoint of step 50 is damaged (it belongs to a run of another config)" in caplog.text
 
 
 @pytest.mark.parametrize("change", [{"run": RUN.run}, {"step": 50}, {"metrics": {"loss": 0.0}}, {"data": "other"}])
@@ -288,28 +288,28 @@ def test_what_a_checkpoint_says_of_itself_is_within_its_digest(change, copy, cap
     path = copy / "50" / "about" / "metadata"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     assert restore(copy)[0] < 50
-    assert "the checkpoint of step 50 is damaged (its content is not what was written)" in caplog.text
+    assert "the checkpoint of step 50 is damaged (its content has changed since it was written)" in caplog.text
 
 
 def test_going_on_with_other_data_is_refused_and_reading_with_it_is_said(four, caplog):
     other = Origin(RUN.run, "other data")
-    with pytest.raises(DataError, match=r"the data is not that .* cannot resume from step 40"):
+    with pytest.raises(DataError, match=r"the data differs from .* cannot resume from step 40"):
         restore(four, origin=other)
     assert restore(four, origin=other, read_only=True)[0] == 40
-    assert "the data is not that which this run was trained on" in caplog.text
+    assert "the data differs from what this run was trained on" in caplog.text
 
 
 def test_where_the_model_does_not_fit_other_data_it_is_the_data_that_differs(four):
     with (
         Checkpoints(four, origin=Origin(RUN.run, "other data"), read_only=True) as checkpoints,
-        pytest.raises(DataError, match=r"the data is not that .* the model does not fit it"),
+        pytest.raises(DataError, match=r"the data differs from .* the model does not fit it"),
     ):
         checkpoints.restore_last({**state_of(0), "w": jnp.zeros(3)})
 
 
 def test_a_file_in_place_of_the_directory_is_an_error(tmp_path):
     (tmp_path / "checkpoints").write_text("mine")
-    with pytest.raises(CheckpointError, match="is no directory"):
+    with pytest.raises(CheckpointError, match="is not a directory"):
         restore(tmp_path / "checkpoints")
 
 

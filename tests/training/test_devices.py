@@ -150,7 +150,7 @@ def test_a_damaged_table_is_named(content, caplog):
 @pytest.mark.parametrize("entry", [None, [], 3, {}, {"1": 0.1}, {"1": "0.1", "2": 0.2}, {"1": None, "2": 0.2}])
 def test_a_damaged_entry_of_the_table_is_measured_anew(entry, measured, tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "step_key", lambda task, config: "key")
-    devices.keep_table({"key": entry})
+    devices.write_table({"key": entry})
     assert devices.choose_devices(None, large(), None, 10_000, RunDirectory(tmp_path)) == 1  # type: ignore[arg-type]
     assert measured == [(2, 1)]
     assert devices.read_table() == {"key": {"1": 0.001, "2": 0.002}}

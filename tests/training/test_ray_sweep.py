@@ -62,14 +62,14 @@ def test_groups_on_ray_are_those_trained_here(cluster, tmp_path):
 def test_a_signal_keeps_what_is_complete_and_the_rest_is_trained_later(cluster, tmp_path, monkeypatch):
     from rnnjax.training import ray_sweep
 
-    real, directory, grid = ray_sweep.keep, RunDirectory(tmp_path / "sweep"), read_grid(SMALL, 1, None)[0]
+    real, directory, grid = ray_sweep.write_group, RunDirectory(tmp_path / "sweep"), read_grid(SMALL, 1, None)[0]
 
     def keep(*arguments):
         real(*arguments)
         os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ray_sweep, "keep", keep)
+        patch.setattr(ray_sweep, "write_group", keep)
         with pytest.raises(Interrupted, match="stopped by SIGTERM, 1 of 2 tasks not complete"):
             sweep(grid, directory, ray_sweep.train_on_ray)
     assert [run["run"] for run in sweeping.read_results(directory)["runs"]] == [0]

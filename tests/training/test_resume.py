@@ -147,7 +147,7 @@ def test_a_line_that_was_cut_off_is_dropped(uninterrupted, tmp_path, monkeypatch
     [
         {"epochs": 2, "data": DataConfig(feed="host")},
         {"epochs": 2, "parallel": ParallelConfig(batch="2")},
-        {"epochs": 2, "parallel": ParallelConfig(batch="2", via="pmap"), "batch_size": 7},
+        {"epochs": 2, "parallel": ParallelConfig(batch="2", map="pmap"), "batch_size": 7},
         {"epochs": 3, "steps_per_call": 0},
     ],
     ids=["host feed", "two devices", "two devices by pmap, a batch filled up", "whole epochs"],
@@ -336,7 +336,7 @@ def test_a_run_is_not_gone_on_with_on_other_data(uninterrupted, tmp_path):
     path = damaged_copy(uninterrupted, tmp_path / "run", [])
     task = sign.build(config_of())
     other = dataclasses.replace(task, data=dataclasses.replace(task.data, checksum="other"))
-    with pytest.raises(DataError, match=r"the data is not that which the run of .* cannot resume from step 24"):
+    with pytest.raises(DataError, match=r"the data differs from what the run of .* cannot resume from step 24"):
         run_training(path, config_of(), other)
 
 
@@ -346,7 +346,7 @@ def test_a_checkpoint_of_another_seed_is_set_aside_and_the_run_ends_as_it_would(
     shutil.rmtree(path / "checkpoints" / "24")
     shutil.copytree(other.directory.checkpoints / "8", path / "checkpoints" / "24")
     assert_same_run(run_training(path, config_of()), uninterrupted)
-    assert "the checkpoint of step 24 is damaged (it is of a run of another config)" in caplog.text
+    assert "the checkpoint of step 24 is damaged (it belongs to a run of another config)" in caplog.text
     assert (path / "checkpoints" / "24.set-aside").is_dir()
 
 

@@ -9,9 +9,9 @@ from rnnjax.config import CellConfig, ParallelConfig
 from rnnjax.errors import ConfigError
 
 
-def trained(directory, layers, via="shard_map"):
+def trained(directory, layers, map="shard_map"):
     cell = CellConfig(hidden_size=4, layers=2, dropout={"output_rate": 0.3})
-    parallel = ParallelConfig(batch="1", layers=layers, via=via)
+    parallel = ParallelConfig(batch="1", layers=layers, map=map)
     return run_training(directory, sign_config(epochs=1, cell=cell, parallel=parallel))
 
 
@@ -20,9 +20,9 @@ def on_one(tmp_path_factory):
     return trained(tmp_path_factory.mktemp("one") / "run", "1")
 
 
-@pytest.mark.parametrize("via", ["shard_map", "pmap"])
-def test_layers_on_two_devices_train_as_on_one(via, on_one, tmp_path):
-    two = trained(tmp_path / "run", "2", via)
+@pytest.mark.parametrize("map", ["shard_map", "pmap"])
+def test_layers_on_two_devices_train_as_on_one(map, on_one, tmp_path):
+    two = trained(tmp_path / "run", "2", map)
     for split in ("train", "validation", "test"):
         np.testing.assert_allclose(two.of(split, "loss"), on_one.of(split, "loss"), rtol=1e-4)
     jax.tree.map(

@@ -236,7 +236,7 @@ def test_values_are_traced_where_they_differ_within_a_group():
 def test_seeds_whose_data_differ_share_no_program(tmp_path, monkeypatch):
     monkeypatch.setattr(sweeping, "build_task", lambda config: sign.build(freeze(sign.Config(length=2 + config.seed))))
     grid = grid_of("--config.optimizer.learning_rate=1e-2,1e-1", seeds=2)
-    task, seeds_apart = sweeping.first_task(grid)
+    task, seeds_apart = sweeping.build_first_task(grid)
     assert task.data.splits["train"]["x"].shape[1] == 2
     assert seeds_apart
     found = groups(grid, seeds_apart=seeds_apart)
@@ -381,5 +381,5 @@ def test_a_checkpoint_of_another_group_is_set_aside(swept, tmp_path, monkeypatch
     last.rename(tmp_path / "away")
     shutil.copytree(tmp_path / "other" / "checkpoints" / last.name, last)
     train_group(group, task, own, StopRequest())
-    assert f"the checkpoint of step {last.name} is damaged (it is of a run of another config)" in caplog.text
+    assert f"the checkpoint of step {last.name} is damaged (it belongs to a run of another config)" in caplog.text
     assert own.summary()["runs"] == results["runs"][5:]

@@ -10,7 +10,7 @@ from toytasks.runs import counting_task, data_set, examples_in, line_config, num
 from rnnjax.config import DataConfig, ParallelConfig
 from rnnjax.errors import ConfigError
 from rnnjax.tasks.task import Buckets, Task, Weighted
-from rnnjax.training.program import scores
+from rnnjax.training.split_evaluation import scores
 
 WIDTHS = ({"x": 2}, {"x": 5})
 BUCKET = np.array([0, 1, 1, 0, 1, 0, 1, 1, 1])  # 3 examples of the first bucket, 6 of the second
