@@ -105,7 +105,8 @@ def test_what_overflows_before_a_reset_reaches_no_value_and_no_gradient_after_it
     cell, methods = CASES[name]
     params, xs = overflowing(cell)
     assert not np.isfinite(unroll(cell, params, xs, resets=RESETS)[0][0, :RESET]).any()
-    expected = jax.value_and_grad(functools.partial(loss, cell, None, True), argnums=(0, 1))(params, xs)
+    of_what_comes_after = functools.partial(loss, cell, None, True)
+    expected = jax.jit(jax.value_and_grad(of_what_comes_after, argnums=(0, 1)))(params, xs)
     for method in methods:
         of_all = functools.partial(loss, cell, method, False)
         value, (for_params, for_xs) = jax.jit(jax.value_and_grad(of_all, argnums=(0, 1)))(params, xs)
@@ -119,14 +120,16 @@ def test_higher_derivatives_and_maps_are_those_of_what_comes_after_too(method):
     params, xs = overflowing(cell)
     change = parameters(cell, I)
 
+    @functools.partial(jax.jit, static_argnums=(0, 1))
     def along(after, method, params):
         derivative = jax.grad(functools.partial(loss, cell, method, after))
         return jax.jvp(lambda params: derivative(params, xs), (params,), (change,))
 
-    close(along(False, method, params), along(True, Scan(), params), rtol=1e-3, atol=1e-4)
-    each = jax.vmap(jax.grad(functools.partial(loss, cell, method, False)), (None, 0))
+    expected, _ = after = along(True, Scan(), params)
+    close(along(False, method, params), after, rtol=1e-3, atol=1e-4)
+    each = jax.jit(jax.vmap(jax.grad(functools.partial(loss, cell, method, False)), (None, 0)))
     twice = each(params, jnp.stack([xs, xs[::-1]]))
-    close(jax.tree.map(lambda leaf: leaf[0], twice), jax.grad(functools.partial(loss, cell, None, True))(params, xs))
+    close(jax.tree.map(lambda leaf: leaf[0], twice), expected)
 
 
 def test_dropout_of_the_state_with_keys_in_every_step():
@@ -134,12 +137,13 @@ def test_dropout_of_the_state_with_keys_in_every_step():
     params, xs = overflowing(cell)
     key = jax.random.key(4)
 
-    def ends(params, xs):
+    @jax.jit
+    @jax.grad
+    def gradient(params, xs):
         ys, _ = unroll(cell, params, xs, resets=RESETS, key=key)
         return jnp.cos(ys[:, RESET:]).sum()
 
-    harmless = xs.at[0, 0].set(0.1)
-    close(jax.grad(ends)(params, xs), jax.grad(ends)(params, harmless))
+    close(gradient(params, xs), gradient(params, xs.at[0, 0].set(0.1)))
 
 
 @pytest.mark.parametrize("name", ["gated", "not gated", "below another"])
@@ -166,5 +170,6 @@ def test_what_overflows_without_a_reset_after_it_is_not_hidden(method):
     early[:, 0] = early[1:, 4] = True
     ys, _ = unroll(cell, params, xs, resets=early, method=method)
     assert not np.isfinite(ys[0]).any()
-    gradient = jax.grad(lambda params: jnp.sum(unroll(cell, params, xs, resets=early, method=method)[0][:, 4]))(params)
+    last = lambda params: jnp.sum(unroll(cell, params, xs, resets=early, method=method)[0][:, 4])  # noqa: E731
+    gradient = jax.jit(jax.grad(last))(params)
     assert not any(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient)[:2])
