@@ -1,6 +1,6 @@
-"""Where the kind of machine decides how something is computed: a question a function, each with its reason.
+"""Decisions that depend on the kind of device, a function for each, with the reason.
 
-What is a matter of speed was measured on CPUs (docs/decisions.md, docs/performance.md), and nowhere else yet.
+Those about speed were measured on CPUs only (docs/decisions.md, docs/performance.md).
 """
 
 from __future__ import annotations
@@ -9,61 +9,61 @@ import jax
 
 
 def on_cpu(platform: str | None = None) -> bool:
-    """Returns whether JAX computes on a CPU; `platform` asks of another than JAX's default."""
+    """Says whether JAX computes on a CPU, or whether `platform` is one."""
     return (platform or jax.default_backend()) == "cpu"
 
 
 def sequences_as_matrices() -> bool:
-    """Whether a sequence is made a matrix before the product that gives a weight's gradient.
+    """Whether sequences are reshaped to matrices before the product that gives a weight's gradient.
 
-    XLA would transpose it on a CPU. Elsewhere an array that is spread over devices would have to be gathered.
+    Without it, XLA transposes them on a CPU. With it, an array that is sharded over other devices would be gathered.
     """
     return on_cpu()
 
 
 def z_by_step() -> bool:
-    """Whether a loop makes the gates' inputs step by step, where that saves z of the whole sequence.
+    """Whether a loop computes z step by step, if z of the whole sequence then need not be stored.
 
-    On a CPU that is memory which every call has to map; elsewhere one product of all steps is the faster one.
+    On a CPU, every call would have to map that memory. Elsewhere one product for all steps is faster.
     """
     return on_cpu()
 
 
 def fused_by_rule(platform: str | None = None) -> bool:
-    """Whether gated cells are unrolled by `Fused` where nothing else is known; elsewhere that has not been measured."""
+    """Whether gated cells are unrolled by `Fused` if nothing was measured; it is known to be fast on CPUs only."""
     return on_cpu(platform)
 
 
 def runs_in_turn() -> bool:
-    """Whether the runs of a sweep that share a program are computed one after the other.
+    """Whether the runs of a sweep that share a program are computed one after another.
 
-    XLA is slow on a CPU at small products of many runs in one.
+    On a CPU, XLA is slow at batched products of small matrices.
     """
     return on_cpu()
 
 
 def waits_for_calls() -> bool:
-    """Whether a call is waited for before the next one is made.
+    """Whether the host waits for a call before it makes the next one.
 
-    With programs of several CPU devices under way at the same time, each waiting for all devices, XLA's threads could
-    run out. Other devices take programs in turn.
+    Several programs that run at once on several CPU devices, each waiting for all devices, could use up XLA's threads.
+    Other devices run programs in turn.
     """
     return on_cpu()
 
 
 def asks_after_each_step() -> bool:
-    """Whether a loop that does not know its number of steps has to ask the host after each: so it may be on a GPU."""
+    """Whether a loop of an unknown number of steps may synchronise with the host after each step, as on a GPU."""
     return not on_cpu()
 
 
 def shares_memory() -> bool:
-    """Whether all devices have one memory, the machine's."""
+    """Whether all devices share the machine's memory."""
     return on_cpu()
 
 
 def device_takes_all_cores() -> bool:
-    """Whether one device alone may use all that several share: a batch is then split only if that is faster.
+    """Whether a single device may use all cores, so that splitting a batch over devices is not always faster.
 
-    Parts of a batch must also be large enough to be worth it.
+    Then the parts of a batch must also be large enough.
     """
     return on_cpu()

@@ -1,4 +1,4 @@
-"""What is kept between runs, so that the next one starts sooner."""
+"""The cache of the user, such as compiled programs, with which later runs start faster."""
 
 from __future__ import annotations
 
@@ -13,40 +13,41 @@ _log = logging.getLogger(__name__)
 
 
 def cache_directory() -> Path:
-    """Returns the directory of what is kept: RNNJAX_CACHE, or `rnnjax` in the user's caches."""
+    """Returns the cache directory: RNNJAX_CACHE, or `rnnjax` in the user's cache directory."""
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.path.expanduser(os.environ.get("RNNJAX_CACHE") or Path(caches, "rnnjax")))
 
 
 def keep_compilations() -> None:
-    """Has JAX keep compiled programs on disk, unless the user said where, or that it should not.
+    """Makes JAX store compiled programs on disk, unless the user has set JAX's own cache directory.
 
-    A program is found again by its own content, that of the compiler and of the machine, so that a run that resumes
-    or a second seed starts without compiling.
+    Programs are identified by their content, the compiler and the machine, so that a resumed run or a run with another
+    seed does not compile again.
     """
     import jax
 
-    warnings.filterwarnings("ignore", f"Error writing {_ENTRY}")  # a full disk, said of each program; it is compiled
+    warnings.filterwarnings("ignore", f"Error writing {_ENTRY}")  # a full disk, once per program
     settings: Any = jax.config
     if settings.jax_compilation_cache_dir is not None:
         return
     directory = cache_directory() / "compiled"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        mend_compilations(directory)
+        delete_damaged_programs(directory)
     except OSError as error:
         _log.warning("%s cannot be written (%s): programs are compiled again every time", directory, error.strerror)
         return
-    warnings.filterwarnings("ignore", f"Error reading {_ENTRY}")  # one damaged since: it is mended at the next start
+    warnings.filterwarnings("ignore", f"Error reading {_ENTRY}")  # damaged since this start; repaired at the next
     jax.config.update("jax_compilation_cache_dir", str(directory))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # the many small ones make up seconds
+    # Even small programs: their compilation takes seconds in total.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def mend_compilations(directory: Path) -> None:
-    """Deletes damaged programs among those written since this was last done, and says so; they are compiled again.
+def delete_damaged_programs(directory: Path) -> None:
+    """Deletes damaged programs among those written since the last call, and logs it; they are compiled again.
 
-    JAX writes a program to its place byte by byte, and never again: one that was cut off by a kill would be there, and
-    be compiled in vain, for good.
+    JAX does not write programs atomically, and never replaces one: a program whose writing was interrupted would stay
+    damaged, and would be compiled again in every run.
 
     Raises:
       OSError: if nothing can be written there.
@@ -55,17 +56,17 @@ def mend_compilations(directory: Path) -> None:
     since = stamp.stat().st_mtime_ns if stamp.exists() else 0
     stamp.touch()
     new = (path for path in directory.glob("*-cache") if path.stat().st_mtime_ns >= since)
-    damaged = [path for path in new if not _is_whole(path.read_bytes())]
+    damaged = [path for path in new if not _is_undamaged(path.read_bytes())]
     for path in damaged:
         path.unlink(missing_ok=True)
     if damaged:
         _log.warning("%s: damaged programs, %d, are deleted and compiled again", directory, len(damaged))
 
 
-def _is_whole(content: bytes) -> bool:
-    """Says whether a compiled program is whole, as JAX writes it: by zlib, or by zstandard where that is installed."""
+def _is_undamaged(content: bytes) -> bool:
+    """Says whether a stored program can be decompressed: JAX compresses with zlib, or zstandard if installed."""
     if content.startswith(_ZSTANDARD):
-        return True  # what is damaged there is found by JAX
+        return True  # here JAX detects damage itself
     try:
         zlib.decompress(content)
     except zlib.error:

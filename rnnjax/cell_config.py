@@ -1,4 +1,4 @@
-"""The group of a config that says which cell: its options are the fields of the cell's class, and of its wrappers'."""
+"""The group of a config that describes the cell: its options are the fields of the cell's and its wrappers' classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import rnnjax
 from rnnjax.cells.traits import attends
 from rnnjax.cells.tree import made_of_cells
-from rnnjax.class_options import ClassOptions, required, sayable_fields
+from rnnjax.class_options import ClassOptions, config_fields, required
 from rnnjax.config_group import ConfigGroup
 from rnnjax.errors import ConfigError, did_you_mean, require
 from rnnjax.named_code import named_module
@@ -20,14 +20,14 @@ _MOST_LAYERS = 1000
 
 
 @dataclasses.dataclass
-class _Own(ConfigGroup):
+class _CellFields(ConfigGroup):
     """The fields of `CellConfig` itself.
 
     Attributes:
-      kind: a cell of rnnjax by its class name, or one's own as package.module:Class.
-      layers: number of layers, each of such a cell in the same wrappers.
-      wrappers: what is around each layer, the innermost first: wrappers of rnnjax, such as dropout and residual, and
-        one's own as package.module:Class. Options of another wrapper of rnnjax put it outermost.
+      kind: a cell of rnnjax by its class name, or your own as package.module:Class.
+      layers: number of layers, which all have the same cell and wrappers.
+      wrappers: the wrappers around each layer, the innermost first: those of rnnjax, such as dropout and residual, and
+        your own as package.module:Class. Setting options of another wrapper of rnnjax adds it as the outermost.
     """
 
     kind: str = "BasicRNN"
@@ -35,27 +35,27 @@ class _Own(ConfigGroup):
     wrappers: tuple[str, ...] = ()
 
 
-_OWN = {field.name: field for field in dataclasses.fields(_Own())}
+_CELL_FIELDS = {field.name: field for field in dataclasses.fields(_CellFields())}
 
 
 class CellConfig(ClassOptions):
     """Which recurrent cell, and its options: the fields of the class that `kind` names.
 
     ``CellConfig(kind="LSTM", hidden_size=200, peephole=True, layers=2, dropout={"input_rate": 0.2})``: an option that
-    is not given is left to the class. Options of wrappers are groups of their own, ``cell.dropout.input_rate``.
+    is not given has the default of the class. Options of wrappers are groups of their own: ``cell.dropout.input_rate``.
 
     Args:
       kind, layers, wrappers: as in the config.
-      options: fields of the class, `hidden_size` (150 where a class has no default) among them; and for each wrapper,
-        by its name, its fields as a dict.
+      options: fields of the class, such as `hidden_size` (150 if the class has no default); and for each wrapper, by
+        its name, its fields as a dict.
 
     Raises:
       ConfigError: for an unknown cell or wrapper, or a field that it does not have.
     """
 
-    said_first: ClassVar[tuple[str, ...]] = ("kind", "wrappers")
+    read_first: ClassVar[tuple[str, ...]] = ("kind", "wrappers")
     without_default: ClassVar[Mapping[str, Any]] = {"hidden_size": 150}
-    own: ClassVar[type[ConfigGroup]] = _Own
+    group_fields: ClassVar[type[ConfigGroup]] = _CellFields
 
     kind: str
     layers: int
@@ -73,8 +73,8 @@ class CellConfig(ClassOptions):
     @property
     def __dataclass_fields__(self) -> dict[str, dataclasses.Field]:  # pyright: ignore
         groups: Any = dataclasses.make_dataclass("Groups", [(name, ClassOptions | None) for name in self._around])
-        fields = _OWN | groups.__dataclass_fields__ | self.class_fields() | _OWN
-        return dict(sorted(fields.items(), key=lambda item: (item[0] not in _OWN, item[0] in self._around)))
+        fields = _CELL_FIELDS | groups.__dataclass_fields__ | self.class_fields() | _CELL_FIELDS
+        return dict(sorted(fields.items(), key=lambda item: (item[0] not in _CELL_FIELDS, item[0] in self._around)))
 
     def __getattr__(self, name: str) -> Any:
         if name == "wrappers":
@@ -104,12 +104,12 @@ class CellConfig(ClassOptions):
             "wrapper once, or a class of your own that derives from it and has another name",
         )
         for name in classes:
-            taken = name in _OWN or name in self.class_fields()
+            taken = name in _CELL_FIELDS or name in self.class_fields()
             require(not taken, f"the options of the wrapper {name} would hide the field {name} of {self.kind}")
         before, known = self._around, wrapper_classes() | classes
         around = {name: ClassOptions(of, f"cell.{name}") for name, of in known.items()}
-        kept = [name for name in classes if name in before and before[name].described() is classes[name]]
-        self.__dict__["_around"] = around | {name: before[name] for name in kept}
+        unchanged = [name for name in classes if name in before and before[name].described() is classes[name]]
+        self.__dict__["_around"] = around | {name: before[name] for name in unchanged}
         self.__dict__["_listed"] = listed
 
     def _set_wrapper(self, name: str, value: Any) -> None:
@@ -123,11 +123,11 @@ class CellConfig(ClassOptions):
         self._around[name] = ClassOptions(self._around[name].described(), f"cell.{name}", **values)
 
     def around(self) -> dict[str, ClassOptions]:
-        """Returns the options of the wrappers that are around each layer, the innermost first."""
+        """Returns the options of the wrappers around each layer, the innermost first."""
         return {_group_name(each): self._around[_group_name(each)] for each in self.wrappers}
 
     def chosen(self) -> dict[str, Any]:
-        return {name: value for name, value in super().chosen().items() if name not in _OWN}
+        return {name: value for name, value in super().chosen().items() if name not in _CELL_FIELDS}
 
     def items(self) -> Iterator[tuple[str, Any]]:
         yield from (("kind", self.kind), ("layers", self.layers), ("wrappers", self.wrappers))
@@ -146,7 +146,7 @@ class CellConfig(ClassOptions):
         Raises:
           ConfigError: for an unknown cell.
         """
-        fields = sayable_fields(cell_class(kind))
+        fields = config_fields(cell_class(kind))
         options = {name: value for name, value in self.chosen().items() if name in fields}
         groups = {name: group for name, group in self.around().items() if name not in fields}
         wrappers = [each for each in self.wrappers if _group_name(each) in groups]
@@ -177,14 +177,14 @@ def build_cell(config: CellConfig) -> rnnjax.Cell:
 
 
 def _built(path: str, options: ClassOptions, *inner: rnnjax.Cell) -> rnnjax.Cell:
-    """Returns the cell that options describe, around another where one is given."""
+    """Returns the cell that options describe, around another one if that is given."""
     of, arguments = options.described(), options.arguments()
     for name in required(of)[len(inner) :]:
         require(name in arguments, f"{of.__name__} needs {name}; set {path}.{name}")
     try:
         cell = of(*inner, **arguments)
-        hash(cell)  # as every function that is compiled for it will
-    except Exception as error:  # a cell of one's own can raise anything
+        hash(cell)  # as JAX will, because cells are static arguments
+    except Exception as error:  # a user's cell can raise anything
         raise ConfigError(f"{path}: {str(error) or type(error).__name__}") from error
     return cell
 
@@ -199,11 +199,11 @@ def cell_class(kind: str) -> type[rnnjax.Cell]:
     choose = f"choose {', '.join(names[:-1])} or {names[-1]}, or name your own as package.module:Class"
     unknown = f"unknown cell {kind!r}; {choose}{did_you_mean(kind, names)}"
     require(":" in kind or hasattr(rnnjax, kind), unknown)
-    found = _named(kind, unknown)
-    single = _is_kind_of(found, rnnjax.Cell) and not made_of_cells(found)
+    cell = _named(kind, unknown)
+    single = _is_kind_of(cell, rnnjax.Cell) and not made_of_cells(cell)
     require(single, f"cell.kind must name a single cell, such as {' or '.join(names[:2])}, got {kind!r}")
-    require(dataclasses.is_dataclass(found), f"the cell {kind!r} must be a frozen dataclass: decorate its class")
-    return found
+    require(dataclasses.is_dataclass(cell), f"the cell {kind!r} must be a frozen dataclass: decorate its class")
+    return cell
 
 
 def wrapper_class(name: str) -> type[rnnjax.Wrapper]:
@@ -218,17 +218,17 @@ def wrapper_class(name: str) -> type[rnnjax.Wrapper]:
     choose = f"choose from {', '.join(known)}, or name your own as package.module:Class"
     unknown = f"unknown wrapper {name!r}; {choose}{did_you_mean(name, known)}"
     require(":" in name, unknown)
-    found = _named(name, unknown)
-    fits = _is_kind_of(found, rnnjax.Wrapper) and hasattr(found, "__dataclass_fields__")
+    wrapper = _named(name, unknown)
+    fits = _is_kind_of(wrapper, rnnjax.Wrapper) and hasattr(wrapper, "__dataclass_fields__")
     require(fits, f"cell.wrappers must name wrappers that are frozen dataclasses, got {name!r}")
-    return found
+    return wrapper
 
 
 C = TypeVar("C", bound=rnnjax.Cell)
 
 
 def _named(name: str, unknown: str) -> Any:
-    """Returns what a name of rnnjax, or package.module:Class, stands for."""
+    """Returns the object with a name in rnnjax, or of the form package.module:Class."""
     module, colon, name = name.rpartition(":")
     try:
         return getattr(named_module(module if colon else "rnnjax", unknown), name)
@@ -236,9 +236,9 @@ def _named(name: str, unknown: str) -> Any:
         raise ConfigError(f"{unknown}: {error}") from error
 
 
-def _is_kind_of(found: Any, base: type) -> bool:
-    """Says whether what a name stands for is a class of such."""
-    return isinstance(found, type) and issubclass(found, base)
+def _is_kind_of(value: Any, base: type) -> bool:
+    """Says whether a value is a class derived from `base`."""
+    return isinstance(value, type) and issubclass(value, base)
 
 
 def cell_classes() -> dict[str, type[rnnjax.Cell]]:
@@ -253,7 +253,7 @@ def wrapper_classes() -> dict[str, type[rnnjax.Wrapper]]:
 
 
 def _public(base: type[C]) -> dict[str, type[C]]:
-    """Returns the classes of rnnjax that are such and need no memory to look at, by their names."""
+    """Returns the classes of rnnjax derived from `base` that attend to no memory, by their names."""
     named = {name: getattr(rnnjax, name) for name in rnnjax.__all__}
     return {name: of for name, of in named.items() if _is_kind_of(of, base) and not attends(of)}
 

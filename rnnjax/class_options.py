@@ -1,4 +1,4 @@
-"""Groups of a config whose fields are those of another class, such as of the cell that the config names."""
+"""Groups of a config whose fields are those of another class, such as the cell that the config names."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from typing import Any, ClassVar, Literal
 from rnnjax.config_group import ConfigGroup
 from rnnjax.errors import did_you_mean
 
-_SAYABLE = (str, float, int, bool, tuple)  # what a flag can say, in the order in which a union is taken for one of them
+_FLAG_TYPES = (str, float, int, bool, tuple)  # in the order in which a flag for a union of types tries them
 
 
 class ClassOptions(ConfigGroup):
-    """Values for fields of a class. A field without a value is left to the class; None gives a value up again,
-    unless the class itself takes None.
+    """Values for fields of a class. A field without a value takes the default of the class.
+
+    None removes a value again, unless None is itself a value of the field.
 
     Args:
       of: the class, a dataclass.
-      path: of this group in the config, for sentences.
-      values: by the names of fields.
+      path: of this group in the config, for messages.
+      values: by field.
 
     Raises:
-      UnknownField: for a field that the class does not have, or that a config cannot say, such as a function.
+      UnknownField: for a field that the class does not have, or whose type no config can express, such as a function.
     """
 
-    without_default: ClassVar[Mapping[str, Any]] = {}  # values of fields for which the class has no default
-    own: ClassVar[type[ConfigGroup]] = ConfigGroup  # the fields of the group itself, which stand before the class's
+    without_default: ClassVar[Mapping[str, Any]] = {}  # for fields that have none in their class
+    group_fields: ClassVar[type[ConfigGroup]] = ConfigGroup  # has the fields of the group itself, besides the class's
 
     def __init__(self, of: type, path: str, /, **values: Any):
         self.__dict__.update(_of=of, _path=path)
@@ -46,12 +47,12 @@ class ClassOptions(ConfigGroup):
         return self.class_fields()
 
     def class_fields(self) -> dict[str, dataclasses.Field]:
-        """Returns the fields of the class that a config can say, but for those that are called as a method here."""
-        fields = sayable_fields(self.described())
+        """Returns the fields of the class that a config can express, without those whose name is a method's here."""
+        fields = config_fields(self.described())
         return {name: field for name, field in fields.items() if not hasattr(type(self), name)}
 
     def __getattr__(self, name: str) -> Any:
-        """Returns the default of a field that has no value; None where a config cannot say it."""
+        """Returns the default of a field that has no value; None if a config cannot express it."""
         fields = {} if name.startswith("_") else self.class_fields()
         if name not in fields:
             raise AttributeError(f"{type(self).__name__} has no field {name!r}")
@@ -65,15 +66,15 @@ class ClassOptions(ConfigGroup):
 
     def unknown(self, name: str) -> str:
         nearest = did_you_mean(name, self.__dataclass_fields__)
-        shown = name if name.isprintable() else ascii(name)
-        return f"{self.described().__name__} has no field {shown}; leave {self._path}.{shown} out{nearest}"
+        printable = name if name.isprintable() else ascii(name)
+        return f"{self.described().__name__} has no field {printable}; leave {self._path}.{printable} out{nearest}"
 
     def chosen(self) -> dict[str, Any]:
-        """Returns the values of the class's fields."""
+        """Returns the values of the class's fields that were set."""
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
     def arguments(self) -> dict[str, Any]:
-        """Returns what the class is called with."""
+        """Returns the arguments with which the class is called."""
         needed = required(self.described())
         return {name: value for name, value in self.without_default.items() if name in needed} | self.chosen()
 
@@ -101,19 +102,19 @@ def required(of: type) -> list[str]:
 
 
 @functools.lru_cache(maxsize=256)
-def sayable_fields(of: type) -> dict[str, dataclasses.Field]:
-    """Returns those fields of a dataclass that a config can say, each of one type, or None, which leaves it out.
+def config_fields(of: type) -> dict[str, dataclasses.Field]:
+    """Returns the fields of a dataclass that a config can express, each of one type or None, which means unset.
 
-    Their default is None where the class has none, or one that a config cannot say.
+    Their default is None if the class has none, or one that a config cannot express.
     """
     types_of = _types(of)
-    made = []
+    fields = []
     for field in dataclasses.fields(of):
-        kind = said_as(types_of[field.name])
+        kind = flag_type(types_of[field.name])
         if field.init and kind is not None:
             default = field.default if _fits(field.default, kind) else None
-            made.append((field.name, kind | None, dataclasses.field(default=default)))
-    options: Any = dataclasses.make_dataclass(f"{of.__name__}Options", made)
+            fields.append((field.name, kind | None, dataclasses.field(default=default)))
+    options: Any = dataclasses.make_dataclass(f"{of.__name__}Options", fields)
     return options.__dataclass_fields__
 
 
@@ -122,22 +123,22 @@ def _fits(default: Any, kind: Any) -> bool:
 
 
 def _types(of: type) -> dict[str, Any]:
-    """Returns the types of a dataclass's fields; of one that names what cannot be found, the types of the defaults."""
+    """Returns the types of a dataclass's fields; if its annotations cannot be evaluated, the types of the defaults."""
     try:
         hints = typing.get_type_hints(of)
-    except Exception:  # annotations are code of the class's author, and may name what only a type checker imports
+    except Exception:  # annotations may name what only a type checker imports
         hints = {}
     return {field.name: hints.get(field.name, type(field.default)) for field in dataclasses.fields(of)}
 
 
-def said_as(hint: Any) -> Any:
-    """Returns the one of the types of a union that a flag is read as; None where there is none of them."""
+def flag_type(hint: Any) -> Any:
+    """Returns the type, among those of a union, that a flag is parsed as; None if a flag can be none of them."""
     kinds = [kind for part in _parts(hint) for kind in _plain(part)]
-    return next((kind for plain in _SAYABLE for kind in kinds if (typing.get_origin(kind) or kind) is plain), None)
+    return next((kind for plain in _FLAG_TYPES for kind in kinds if (typing.get_origin(kind) or kind) is plain), None)
 
 
 def choices(of: type, name: str) -> tuple[Any, ...]:
-    """Returns the values of a field that is a choice among some, none where it is not."""
+    """Returns the values of a field of type `Literal`; none for other types."""
     literals = [part for part in _parts(_types(of)[name]) if typing.get_origin(part) is Literal]
     return tuple(value for literal in literals for value in typing.get_args(literal))
 
@@ -148,10 +149,10 @@ def takes_none(of: type, name: str) -> bool:
 
 
 def _parts(hint: Any) -> tuple[Any, ...]:
-    """Returns the types that a union, of unions even, is made of."""
+    """Returns the members of a union, nested unions included; of another type, that type."""
     if typing.get_origin(hint) not in (typing.Union, types.UnionType):
         return (hint,)
-    return tuple(part for each in typing.get_args(hint) for part in _parts(each))
+    return tuple(part for member in typing.get_args(hint) for part in _parts(member))
 
 
 def _plain(part: Any) -> list[Any]:

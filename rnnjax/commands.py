@@ -1,4 +1,4 @@
-"""What the commands share: errors as one sentence and an exit code, and the options of a trained run."""
+"""What the commands share: messages and exit codes of errors, and the options for a trained run."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from rnnjax.training.trust import TRUST
 
 _log = logging.getLogger(__name__)
 
-_LONGEST = 1500  # characters of a sentence
+_LONGEST = 1500  # characters of a message
 
 
 def exit_code(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
-    """Runs a command; returns its exit code, having printed what went wrong in one sentence."""
+    """Runs a command; returns its exit code, and prints a message of one sentence if it failed."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     _keep_libraries_quiet()
     try:
@@ -45,18 +45,18 @@ def exit_code(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -
         return _say(error, FAILED)
     except MemoryError as error:
         return _say(_MEMORY.format(first_line(error)), FAILED)
-    except BrokenPipeError:  # such as `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails again when it ends
-        return _say("nobody reads the output any more", FAILED)
+    except BrokenPipeError:  # for example with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would fail again at exit
+        return _say("the output is no longer read", FAILED)
     except UnicodeEncodeError as error:
         return _say(f"the output cannot be written as {error.encoding}; set PYTHONIOENCODING=utf-8", FAILED)
     except OSError as error:
         if error.errno is None:
             raise
         where = error.filename or "writing to the work directory"
-        return _say(f"{where}: {os.strerror(error.errno)}; mend that, then run again to resume", FAILED)
+        return _say(f"{where}: {os.strerror(error.errno)}; repair that, then run again to resume", FAILED)
     except RuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):  # what XLA says where a device's memory is full
+        if "RESOURCE_EXHAUSTED" not in str(error):  # XLA's message if a device's memory is full
             raise
         return _say(_MEMORY.format(first_line(error)), FAILED)
     except KeyboardInterrupt:
@@ -67,8 +67,8 @@ def exit_code(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -
 def end(code: int) -> NoReturn:
     """Ends the process of a command.
 
-    After an error, threads that a library has left waiting, as orbax does those of a save that failed, are not waited
-    for: Python would wait until they give up, for minutes.
+    After an error it does not wait for threads that a library has left, such as those of orbax after a failed save:
+    Python would wait for minutes.
     """
     others = (thread for thread in threading.enumerate() if thread is not threading.main_thread())
     if code and not all(thread.daemon for thread in others):
@@ -82,7 +82,7 @@ _MEMORY = "the memory is exhausted ({}); choose a smaller batch_size, a smaller 
 
 
 def _keep_libraries_quiet() -> None:
-    """Has libraries leave to us what goes wrong: what they raise is told in one sentence, what they log is the same."""
+    """Silences the logs of libraries about errors that they also raise, which are reported here."""
     for name in ("absl", "asyncio", "orbax"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("jax").setLevel(logging.ERROR)
@@ -90,22 +90,22 @@ def _keep_libraries_quiet() -> None:
 
 
 def leave_out_reads_given_up(hook: Callable[[sys.UnraisableHookArgs], Any]) -> None:
-    """Has errors that nothing can take go to a hook, but for those of reads of a damaged checkpoint.
+    """Makes a hook report errors that Python cannot raise, except for those of reads of a damaged checkpoint.
 
-    Of the many that orbax has under way it waits for the first that fails; the others report to a loop that is closed.
+    Orbax starts many reads and waits only for the first that fails; the others then report to a closed event loop.
     """
 
-    def tell(unraisable: sys.UnraisableHookArgs) -> None:
+    def filtered_hook(unraisable: sys.UnraisableHookArgs) -> None:
         if str(unraisable.exc_value) != "Event loop is closed" and not inspect.iscoroutine(unraisable.object):
             hook(unraisable)
 
-    sys.unraisablehook = tell
+    sys.unraisablehook = filtered_hook
 
 
 def _say(message: object, code: int) -> int:
-    said = " ".join(str(message).splitlines())  # what it quotes of the user's may have several lines, or be long
-    said = said if len(said) <= _LONGEST else f"{said[: _LONGEST - 200]} ... {said[-200:]}"
-    print(f"rnnjax: {said}", file=sys.stderr, flush=True)
+    text = " ".join(str(message).splitlines())  # what it quotes may have several lines, or be long
+    text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 200]} ... {text[-200:]}"
+    print(f"rnnjax: {text}", file=sys.stderr, flush=True)
     distributed = sys.modules.get("rnnjax.parallel.distributed")
     if distributed is not None:
         distributed.leave_at_once(code)
@@ -113,7 +113,7 @@ def _say(message: object, code: int) -> int:
 
 
 def run_parser(command: str, description: str) -> argparse.ArgumentParser:
-    """Returns a parser of what all commands that use a trained run take."""
+    """Returns a parser with the options of all commands that use a trained run."""
     parser = argparse.ArgumentParser(prog=f"python -m rnnjax.{command}", description=description)
     parser.add_argument("directory", help="run directory")
     parser.add_argument("--checkpoint", default="best", choices=["best", "last"])
@@ -162,7 +162,7 @@ def resumable(directory: Path) -> Iterator[None]:
 
 
 def require_packages() -> None:
-    """Raises `ConfigError` where the packages that training needs are not installed."""
+    """Raises `ConfigError` if the packages that training needs are not installed."""
     try:
         import absl  # noqa: F401
         import ml_collections  # noqa: F401

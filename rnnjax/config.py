@@ -1,6 +1,6 @@
-"""Configs: plain dataclasses, built by `get_config(variant)` in a Python file, read through `ml_collections`.
+"""The groups of a config that all tasks share. They are plain dataclasses, built by `get_config(variant)` in a file.
 
-While flags are read a config can be changed; `freeze` ends that. A task derives its own from `TrainConfig`.
+A config can be changed while flags are read, until `freeze`. Every task derives its own config from `TrainConfig`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ __all__ = ["CellConfig", "DataConfig", "OptimizerConfig", "ParallelConfig", "Tra
 
 @dataclasses.dataclass
 class DataConfig(ConfigGroup):
-    """Where the data is, and how it reaches the device.
+    """Where the data is, and how it reaches the devices.
 
     Attributes:
-      name: which data set of those that the task knows.
-      path: a local folder; None looks in RNNJAX_DATA, then for a prepared TFDS directory, then downloads.
-      tfds_dir: where TFDS keeps prepared data sets; None takes its default.
-      feed: "device" keeps the training split on the device; "host" sends every batch, for data that does not fit.
+      name: a data set of the task.
+      path: a local folder; if it is None, RNNJAX_DATA is tried, then a prepared TFDS directory, then the download.
+      tfds_dir: where TFDS stores prepared data sets; None takes its default.
+      feed: "device" keeps the training split on the devices; "host" sends every batch, for data that does not fit.
     """
 
     name: str = ""
@@ -49,14 +49,14 @@ def _can_name_a_file(path: str | None) -> bool:
 
 @dataclasses.dataclass
 class ParallelConfig(ConfigGroup):
-    """How the work is split over devices.
+    """How computation is split over devices.
 
     Attributes:
-      batch: number of devices that share each batch; "all", or "auto" for as many as pay. A batch that does not divide
-        is filled up with examples of weight zero.
+      batch: number of devices that share each batch; "all", or "auto" for the number that is expected to be fastest. A
+        batch that does not divide evenly is padded with examples of weight zero.
       layers: number of devices that share the layers of a stack, for each part of the batch; "all" takes all devices.
-      map: what maps a step over devices: "shard_map", or "pmap", which computes the same but splits batches or layers,
-        not both.
+      map: what maps a step over devices: "shard_map", or "pmap", which computes the same but can split batches or
+        layers only, not both.
     """
 
     batch: str = "auto"
@@ -74,20 +74,19 @@ class ParallelConfig(ConfigGroup):
 
 @dataclasses.dataclass
 class TrainConfig(ConfigGroup):
-    """What every task shares.
+    """The fields that all tasks share.
 
     Attributes:
-      task: module of the task, in `rnnjax.tasks` or, with a dot in its name, anywhere.
-      seed: of parameters, data order and dropout.
+      task: module of the task in `rnnjax.tasks`; a name with a dot is the path of any module.
+      seed: of parameters, order of the data and dropout.
       epochs: passes over the training split.
-      evaluate_every: epochs between evaluations, each with a checkpoint; the last epoch has both.
+      evaluate_every: epochs from one evaluation, with a checkpoint, to the next; there is always one after the last.
       batch_size: examples in a training step.
-      dtype: compute type; parameters are float32.
-      steps_per_call: training steps in one compiled call, at most; 0 takes a whole epoch.
-      call_seconds: seconds that a call takes at most, about, so that a signal is answered soon; 0 for any time. Neither
-        changes the results.
-      log_every: steps over which training metrics are averaged for the log, from an epoch's first; its last line may
-        be of fewer.
+      dtype: dtype of computation; parameters are float32.
+      steps_per_call: most training steps in one compiled call; 0 takes a whole epoch.
+      call_seconds: about how many seconds a call may take, so that a signal is handled soon; 0 for no limit. Neither
+        this nor `steps_per_call` changes the results.
+      log_every: training steps that a line of the log is the mean of; the last line of an epoch may be of fewer.
     """
 
     task: str = ""
@@ -116,4 +115,4 @@ class TrainConfig(ConfigGroup):
         require(self.dtype in dtypes, f"dtype must be one of {', '.join(dtypes)}, got {self.dtype!r}")
 
 
-PLACES = ("data.path", "data.tfds_dir")  # where the data is: two runs that differ there alone are the same
+PLACES = ("data.path", "data.tfds_dir")  # of the data: runs that differ only in these fields are the same

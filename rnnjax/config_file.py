@@ -1,4 +1,4 @@
-"""Config files: Python with a function `get_config(variant)`, and `VARIANTS`, by whose names it can be asked."""
+"""Config files: Python files with a function `get_config(variant)` and the names of its variants in `VARIANTS`."""
 
 from __future__ import annotations
 
@@ -17,18 +17,24 @@ _MODULE = "rnnjax_config_file"
 
 
 class ConfigFile(NamedTuple):
-    """A config file that was read, and the variant that is asked for, None for the one it begins with."""
+    """A config file.
+
+    Attributes:
+      path: of the file.
+      variant: the requested variant; None for the default.
+      module: the file as a module.
+    """
 
     path: str
     variant: str | None
     module: ModuleType
 
     def variants(self) -> list[str]:
-        """Returns the variants that the file lists, none where it lists none."""
+        """Returns the variants that the file lists."""
         return [str(name) for name in getattr(self.module, "VARIANTS", ())]
 
     def default(self) -> str | None:
-        """Returns the variant of a file that is asked for none."""
+        """Returns the variant that the file has by default; None if there is no such."""
         parameters = list(inspect.signature(self.module.get_config).parameters.values())
         default = parameters[0].default if parameters else None
         return default if isinstance(default, str) else None
@@ -37,7 +43,7 @@ class ConfigFile(NamedTuple):
         """Returns the config of the variant.
 
         Raises:
-          ConfigError: for an unknown variant, or a file that makes no config.
+          ConfigError: for an unknown variant, or if `get_config` fails.
         """
         variants = self.variants()
         if self.variant is not None and variants:
@@ -45,10 +51,10 @@ class ConfigFile(NamedTuple):
             require(self.variant in variants, f"unknown variant {self.variant!r} of {self.path}; {known}")
         try:
             config = self.module.get_config(*([] if self.variant is None else [self.variant]))
-        except (Exception, SystemExit) as error:  # a config file is a program, and can raise anything
+        except (Exception, SystemExit) as error:  # a config file can raise anything
             raise ConfigError(reason(error)) from error
-        made = type(config).__name__
-        require(isinstance(config, TrainConfig), f"get_config must return a rnnjax.config.TrainConfig, got {made}")
+        kind = type(config).__name__
+        require(isinstance(config, TrainConfig), f"get_config must return a rnnjax.config.TrainConfig, got {kind}")
         return config
 
 
@@ -65,9 +71,9 @@ def read_config_file(name: str) -> ConfigFile:
         spec = spec_from_loader(_MODULE, loader)
         assert spec is not None
         module = module_from_spec(spec)
-        sys.modules[_MODULE] = module  # where dataclasses of the file look for the names in their annotations
+        sys.modules[_MODULE] = module  # dataclasses look there for names in annotations
         loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # a config file is a program, and can raise anything
+    except (Exception, SystemExit) as error:  # a config file can raise anything
         sys.modules.pop(_MODULE, None)
         raise ConfigError(reason(error)) from error
     require(callable(getattr(module, "get_config", None)), f"{path} has no function get_config; write one")
@@ -75,7 +81,7 @@ def read_config_file(name: str) -> ConfigFile:
 
 
 def reason(error: BaseException) -> str:
-    """Returns the last line of an error, without its type."""
-    said = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
-    text = (said or f"the config file raised {type(error).__name__}").splitlines()[-1].strip()
+    """Returns the last line of an error's message, without its type."""
+    message = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
+    text = (message or f"the config file raised {type(error).__name__}").splitlines()[-1].strip()
     return re.sub(r"^(\w*(Error|Exception): |\[Errno \d+\] )", "", text)

@@ -22,7 +22,7 @@ _UNSET = ("None", "none")
 
 
 def read_config(arguments: Sequence[str]) -> tuple[TrainConfig, str, Path | None]:
-    """Returns the config, frozen, a name for it made of its file's and the variant's, and the work directory.
+    """Returns the config, frozen; a name for it, from its file and variant; and the work directory.
 
     Raises:
       ConfigError: for a file that cannot be read, an unknown variant, field or flag, or a value of the wrong type.
@@ -33,12 +33,12 @@ def read_config(arguments: Sequence[str]) -> tuple[TrainConfig, str, Path | None
 
 
 def open_config(arguments: Sequence[str]) -> tuple[TrainConfig, ConfigFile, Path | None]:
-    """Returns the config, not yet checked, the file that it is from, and the work directory.
+    """Returns the config, not checked yet; its file; and the work directory.
 
     Raises:
       ConfigError: as `read_config`.
     """
-    names, arguments = _taken(arguments, "config")
+    names, arguments = _extracted(arguments, "config")
     require(bool(names), f"no config is given; usage: {_USAGE}")
     file = read_config_file(names[-1])
     config = file.config()
@@ -48,37 +48,37 @@ def open_config(arguments: Sequence[str]) -> tuple[TrainConfig, ConfigFile, Path
         config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=rest)
         flags.DEFINE_string("workdir", None, "run directory", flag_values=values)
         stray = values(rest)[1:]
-    except (Exception, SystemExit) as error:  # of the many that absl has
+    except (Exception, SystemExit) as error:  # absl has many types of errors
         raise ConfigError(reason(error)) from error
     require(not stray, f"unexpected argument {stray[0] if stray else ''!r}; usage: {_USAGE}")
     return values.config, file, Path(values.workdir) if values.workdir else None
 
 
-def _taken(arguments: Sequence[str], name: str) -> tuple[list[str], list[str]]:
-    """Returns the values that a flag is given, and the arguments without it."""
-    values, rest, left = [], [], list(arguments)
-    while left:
-        argument = left.pop(0)
+def _extracted(arguments: Sequence[str], name: str) -> tuple[list[str], list[str]]:
+    """Returns the values of all uses of a flag, and the arguments without them."""
+    values, rest, remaining = [], [], list(arguments)
+    while remaining:
+        argument = remaining.pop(0)
         flag = re.fullmatch(rf"--?{re.escape(name)}(=(.*))?", argument, re.DOTALL)
         if flag is None:
             rest.append(argument)
         elif flag[1] is not None:
             values.append(flag[2])
         else:
-            require(bool(left), f"--{name} has no value; usage: {_USAGE}")
-            values.append(left.pop(0))
+            require(bool(remaining), f"--{name} has no value; usage: {_USAGE}")
+            values.append(remaining.pop(0))
     return values, rest
 
 
 def _choose_cell(config: TrainConfig, arguments: Sequence[str]) -> list[str]:
-    """Gives the config the cell and the wrappers that flags name, and returns the other arguments.
+    """Sets the cell and the wrappers that flags name, and returns the other arguments.
 
-    Options that the config file gives to another cell are left out; those of flags are refused when they are read.
+    Options that the config file sets and the new cell does not have are removed; those of flags are refused later.
     """
-    kinds, arguments = _taken(arguments, "config.cell.kind")
+    kinds, arguments = _extracted(arguments, "config.cell.kind")
     if kinds:
         config.cell = config.cell.of_kind(kinds[-1])
-    wrappers, arguments = _taken(arguments, "config.cell.wrappers")
+    wrappers, arguments = _extracted(arguments, "config.cell.wrappers")
     if wrappers:
         names = ",".join(wrappers).split(",")
         config.cell.wrappers = tuple(name for name in names if name and name not in _UNSET)
@@ -86,16 +86,16 @@ def _choose_cell(config: TrainConfig, arguments: Sequence[str]) -> list[str]:
 
 
 def _unset(config: TrainConfig, arguments: Sequence[str]) -> list[str]:
-    """Sets to None the fields for which the last flag says so, and returns the arguments without these flags.
+    """Sets fields to None whose last flag says so, and returns the arguments without flags of these fields.
 
     Raises:
-      ConfigError: for a flag of a field that there is not.
+      ConfigError: for a flag of an unknown field.
     """
     rest: list[str] = []
     for argument in arguments:
         flag = _FIELD.fullmatch(argument)
         if flag is not None and _can_be_none(config, flag["path"]) and flag["value"] in _UNSET:
-            rest = [each for each in rest if not _is_of(each, flag["path"])]
+            rest = [other for other in rest if not _is_flag_of(other, flag["path"])]
             group, name = _place(config, flag["path"])
             setattr(group, name, None)
         else:
@@ -109,8 +109,8 @@ def _unset(config: TrainConfig, arguments: Sequence[str]) -> list[str]:
     return rest
 
 
-def _is_of(argument: str, path: str) -> bool:
-    """Says whether an argument is a flag of a field, or of one in it."""
+def _is_flag_of(argument: str, path: str) -> bool:
+    """Says whether an argument is a flag of a field or of a field within it."""
     flag = _FIELD.fullmatch(argument)
     return flag is not None and f"{flag['path']}.".startswith(f"{path}.")
 
@@ -121,10 +121,10 @@ def _can_be_none(config: TrainConfig, path: str) -> bool:
 
 
 def _place(config: TrainConfig, path: str) -> tuple[ConfigGroup, str]:
-    """Returns the group that a dotted name leads to, and the last part of the name.
+    """Returns the group that contains the field of a dotted name, and the last part of the name.
 
     Raises:
-      ConfigError: if there is no such field, with the nearest name.
+      ConfigError: if there is no such field; the message has the most similar name.
     """
     group, (*outer, last) = config, path.split(".")
     for name in outer:
@@ -137,5 +137,5 @@ def _place(config: TrainConfig, path: str) -> tuple[ConfigGroup, str]:
 
 def _check_field(config: TrainConfig, group: ConfigGroup, name: str) -> None:
     if name not in field_types(group):
-        of_all = f"the config has no field {name!r}{did_you_mean(name, field_types(group))}"
-        raise ConfigError(of_all if group is config else group.unknown(name))
+        message = f"the config has no field {name!r}{did_you_mean(name, field_types(group))}"
+        raise ConfigError(message if group is config else group.unknown(name))

@@ -1,4 +1,4 @@
-"""The base of configs: plain dataclasses whose fields are checked, which can be frozen, and which JSON can hold."""
+"""The base of configs: plain dataclasses whose fields are checked, that can be frozen, and that JSON can hold."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ C = TypeVar("C", bound="ConfigGroup")
 
 
 class UnknownField(ConfigError, AttributeError):
-    """A name that a group of a config does not have."""
+    """A field that a group of a config does not have."""
 
 
 @dataclasses.dataclass
 class ConfigGroup:
-    """A group of fields. Unknown names are refused, and so is any change after `freeze`."""
+    """A group of fields. Unknown fields are refused, and so are changes after `freeze`."""
 
-    said_first: ClassVar[tuple[str, ...]] = ()  # fields that the other ones depend on
+    read_first: ClassVar[tuple[str, ...]] = ()  # fields that decide which other fields there are
 
     def __post_init__(self) -> None:
         # `config_flags` reads the fields' types, which postponed annotations leave as strings.
@@ -42,11 +42,11 @@ class ConfigGroup:
             raise dataclasses.FrozenInstanceError(f"the config is frozen; {name} cannot be set to {value!r}")
 
     def unknown(self, name: str) -> str:
-        """Returns the sentence about a field that there is not."""
+        """Returns the message about a field that does not exist."""
         return f"{type(self).__name__} has no field {name!r}{did_you_mean(name, field_types(self))}"
 
     def items(self) -> Iterator[tuple[str, Any]]:
-        """Yields the names of fields and their values, all that tells one config from another."""
+        """Yields the names of fields and their values: everything in which configs can differ."""
         for field in dataclasses.fields(self):
             yield field.name, getattr(self, field.name)
 
@@ -55,11 +55,11 @@ class ConfigGroup:
         return [value for value in vars(self).values() if isinstance(value, ConfigGroup)]
 
     def fresh(self: C) -> C:
-        """Returns such a group with its defaults."""
+        """Returns a new group of this kind with default values."""
         return type(self)()
 
     def check(self) -> None:
-        """Raises `ConfigError` for values that cannot be meant; a subclass checks its own after this."""
+        """Raises `ConfigError` for invalid values; subclasses extend it to check their own fields."""
         for name, value in self.items():
             if isinstance(value, ConfigGroup):
                 value.check()
@@ -69,7 +69,7 @@ class ConfigGroup:
                 require(abs(value) < _TOO_LARGE, f"{name} must be below {_TOO_LARGE}, got {reprlib.repr(value)}")
 
 
-_TOO_LARGE = 2**32  # for any number of things, and for a seed
+_TOO_LARGE = 2**32  # for any count or seed
 
 
 def field_types(config: ConfigGroup) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def field_types(config: ConfigGroup) -> dict[str, Any]:
 
 
 def freeze(config: C) -> C:
-    """Returns `config`, checked and from now on unchangeable."""
+    """Checks a config and makes it immutable; returns it."""
     config.check()
     _freeze(config)
     return config
@@ -102,17 +102,17 @@ def _as_json(value: Any) -> Any:
 
 
 def from_dict(kind: type[C], values: Mapping[str, Any]) -> C:
-    """Returns the config that `to_dict` made `values` from.
+    """Returns the config from which `to_dict` made `values`.
 
     Raises:
-      ConfigError: for a name that the config does not have, or a value of another type.
+      ConfigError: for an unknown field, or a value of the wrong type.
     """
     return _filled(kind(), values)
 
 
 def _filled(config: C, values: Mapping[str, Any]) -> C:
-    """Returns `config`, which is fresh, with its fields set to `values`."""
-    first = [name for name in config.said_first if name in values]
+    """Returns `config`, which has its default values, with fields set to `values`."""
+    first = [name for name in config.read_first if name in values]
     for name in dict.fromkeys([*first, *values]):
         value, types = values[name], field_types(config)
         if name not in types:
@@ -122,26 +122,26 @@ def _filled(config: C, values: Mapping[str, Any]) -> C:
             value = _filled(inner.fresh(), value)
         elif typing.get_origin(types[name]) is tuple and isinstance(value, list):
             value = tuple(value)
-        shown = getattr(types[name], "__name__", types[name])
-        sentence = f"{name} of {type(config).__name__} must be {shown}, got {reprlib.repr(value)}"
-        require(_fits(value, types[name]), sentence)
+        type_name = getattr(types[name], "__name__", types[name])
+        message = f"{name} of {type(config).__name__} must be {type_name}, got {reprlib.repr(value)}"
+        require(_fits(value, types[name]), message)
         setattr(config, name, value)
     return config
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Says whether a value is of a type; a whole number is a float too."""
+    """Says whether a value is of a type; an int is accepted for a float."""
     if typing.get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(each, typing.get_args(hint)[0]) for each in value)
+        return isinstance(value, tuple) and all(_fits(item, typing.get_args(hint)[0]) for item in value)
     kinds = typing.get_args(hint) or (hint,)
     return type(value) in kinds or (float in kinds and type(value) is int)
 
 
-def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
-    """Returns the dotted names of the fields in which two nested dicts differ."""
+def differences(first: dict[str, Any], second: dict[str, Any], prefix: str = "") -> list[str]:
+    """Returns the dotted names of the fields in which two nested dicts differ; each name begins with `prefix`."""
     names = []
-    for name in sorted(one.keys() | other.keys()):
-        a, b = one.get(name), other.get(name)
+    for name in sorted(first.keys() | second.keys()):
+        a, b = first.get(name), second.get(name)
         if isinstance(a, dict) and isinstance(b, dict):
             names += differences(a, b, f"{prefix}{name}.")
         elif a != b:

@@ -1,4 +1,4 @@
-"""What can be said of a config on the command line: its variants, and its fields, as the docstrings describe them."""
+"""The help about a config: its variants and its fields, described by their docstrings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import types
 from collections.abc import Iterator
 from typing import Any, NamedTuple, get_args
 
-from rnnjax.class_options import ClassOptions, choices, said_as, takes_none
+from rnnjax.class_options import ClassOptions, choices, flag_type, takes_none
 from rnnjax.config import TrainConfig
 from rnnjax.config_file import ConfigFile
 from rnnjax.config_group import ConfigGroup
@@ -20,7 +20,14 @@ _WIDTH = 110
 
 
 class Described(NamedTuple):
-    """A field of a config: its dotted name, its type in words, its value as text, and a sentence about it."""
+    """A field of a config.
+
+    Attributes:
+      name: its dotted name.
+      kind: its type in words.
+      value: its value as text.
+      sentence: its description.
+    """
 
     name: str
     kind: str
@@ -29,7 +36,7 @@ class Described(NamedTuple):
 
 
 def help_text(config: TrainConfig, file: ConfigFile) -> str:
-    """Returns the variants of a config's file and the fields of the config, with type, value and a sentence each."""
+    """Returns the variants of a config file, and the fields of the config with types, values and descriptions."""
     lines = [f"Variants of {file.path}: {_variants(file)}", "", "Fields, with their values:", ""]
     for field in described(config):
         lines.append(f"--config.{field.name}={field.value}  ({field.kind})")
@@ -61,21 +68,21 @@ def _class_of(config: ConfigGroup, name: str) -> type:
     """Returns the class whose docstring describes a field."""
     if not isinstance(config, ClassOptions):
         return type(config)
-    own = {field.name for field in dataclasses.fields(config.own)}
-    return config.own if name in own else config.described()
+    names = {field.name for field in dataclasses.fields(config.group_fields)}
+    return config.group_fields if name in names else config.described()
 
 
 def _kind(of: type, field: dataclasses.Field) -> str:
     """Returns a field's type in words."""
     options = not issubclass(of, ConfigGroup)
-    kind, none = said_as(field.type), types.NoneType in get_args(field.type)
+    kind, none = flag_type(field.type), types.NoneType in get_args(field.type)
     text = " or ".join(map(repr, choices(of, field.name))) if options else ""
     text = text or (f"list of {get_args(kind)[0].__name__}" if get_args(kind) else kind.__name__)
     return f"{text} or None" if none and (not options or takes_none(of, field.name)) else text
 
 
 def _shown(of: type, name: str, value: Any) -> str:
-    """Returns a value as text; where it is left to a class that has a default no flag can say, that default's name."""
+    """Returns a value as text; for an unset field whose default no flag can express, the name of that default."""
     if value is None and not issubclass(of, ConfigGroup):
         default = next(field.default for field in dataclasses.fields(of) if field.name == name)
         value = None if default is dataclasses.MISSING else getattr(default, "__name__", default)
@@ -84,24 +91,24 @@ def _shown(of: type, name: str, value: Any) -> str:
 
 @functools.lru_cache(maxsize=256)
 def sentences(of: type) -> dict[str, str]:
-    """Returns what the docstrings of a class and of its bases say of each attribute."""
-    found: dict[str, str] = {}
+    """Returns the descriptions of attributes in the docstrings of a class and of its bases."""
+    descriptions: dict[str, str] = {}
     for base in reversed(of.__mro__):
-        found |= _attributes(inspect.cleandoc(base.__dict__.get("__doc__") or ""))
-    return found
+        descriptions |= _attributes(inspect.cleandoc(base.__dict__.get("__doc__") or ""))
+    return descriptions
 
 
 def _attributes(docstring: str) -> dict[str, str]:
-    found: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     names: list[str] = []
     _, _, section = docstring.partition("Attributes:\n")
     for line in section.splitlines():
         entry = re.match(r"  (\w+(?:, \w+)*): (.*)", line)
         if entry is not None:
             names = entry[1].split(", ")
-            found |= dict.fromkeys(names, entry[2])
+            descriptions |= dict.fromkeys(names, entry[2])
         elif line.startswith("    ") and names:
-            found |= {name: f"{found[name]} {line.strip()}" for name in names}
+            descriptions |= {name: f"{descriptions[name]} {line.strip()}" for name in names}
         else:
             break
-    return found
+    return descriptions

@@ -1,4 +1,4 @@
-"""Types of numbers, said rather than left to implicit promotion."""
+"""Explicit promotion of dtypes."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,5 +6,5 @@ from jax.typing import DTypeLike
 
 
 def at_least_float32(dtype: DTypeLike) -> np.dtype:
-    """Returns the type in which numbers of a type are summed and kept: float32 for those of 16 bits, else itself."""
+    """Returns the dtype in which values of a dtype are summed and stored: float32 for 16-bit floats, else itself."""
     return np.promote_types(jnp.dtype(dtype), np.float32)

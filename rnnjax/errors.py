@@ -1,9 +1,10 @@
-"""Errors whose message alone tells a person what is wrong and what to do, and the exit codes of commands."""
+"""Errors whose messages say what is wrong and what to do, and the exit codes of commands."""
 
 import difflib
 from collections.abc import Iterable
 
-FAILED, USAGE, STOPPED = 1, 2, 75  # exit codes: 0 is done, STOPPED is by a signal and after a checkpoint
+# Exit codes besides 0; STOPPED means by a signal, after a checkpoint.
+FAILED, USAGE, STOPPED = 1, 2, 75
 
 
 class ConfigError(ValueError):
@@ -11,7 +12,7 @@ class ConfigError(ValueError):
 
 
 class DataError(RuntimeError):
-    """Data that is missing, incomplete or not what it should be (exit code 1)."""
+    """Data that is missing, incomplete or invalid (exit code 1)."""
 
 
 class CheckpointError(RuntimeError):
@@ -23,15 +24,15 @@ class DirectoryInUse(RuntimeError):
 
 
 class ClusterError(RuntimeError):
-    """Other processes of the run that cannot be reached or are gone (exit code 1)."""
+    """Other processes of the run that cannot be reached or are lost (exit code 1)."""
 
 
 class TrainingError(RuntimeError):
-    """Training that cannot go on, such as a loss that is no longer finite (exit code 1)."""
+    """Training that cannot continue, for example because the loss is not finite (exit code 1)."""
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of an error, not too much of it."""
+    """Returns the first line of an error's message, at most 200 characters of it."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
@@ -42,7 +43,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Returns the end of a sentence about an unknown name: the nearest of those that are known, or nothing."""
-    known = {each.lower(): each for each in names}
+    """Returns the end of a message about an unknown name: the most similar known name, or an empty string."""
+    known = {known_name.lower(): known_name for known_name in names}
     nearest = difflib.get_close_matches(name[:100].lower(), known, n=1)
     return f"; did you mean {known[nearest[0]]!r}?" if nearest else ""

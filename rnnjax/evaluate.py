@@ -24,8 +24,8 @@ def main(arguments: Sequence[str]) -> None:
 
     provide_cpu_devices()
     keep_compilations()
-    found = evaluate_run(options.directory, options.split, options.checkpoint, options.data, trusted=options.trust)
-    print(json.dumps(found))
+    metrics = evaluate_run(options.directory, options.split, options.checkpoint, options.data, trusted=options.trust)
+    print(json.dumps(metrics))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

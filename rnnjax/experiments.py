@@ -1,4 +1,4 @@
-"""The published figures that are reproduced: what is run, what is read off it, and what the source says."""
+"""The published figures that are reproduced: configs, metrics, and the figures of the sources."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ Rows = Sequence[dict[str, Any]]
 
 
 class Figure(NamedTuple):
-    """A number read off a run.
+    """A number that is read from a run's metrics.
 
     Attributes:
       what: its name in the table.
       read: computes it from the lines of `metrics.jsonl`.
       source: the published figure, as text.
-      target: what ours must reach, None where nothing was published; `higher` says in which direction.
+      target: the value that ours must reach; None if nothing was published.
+      higher: whether higher values are better.
     """
 
     what: str
@@ -27,7 +28,7 @@ class Figure(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """A config, as the training command takes it, and the figures to read off."""
+    """A config, as the training command takes it, and the figures to read from its runs."""
 
     config: str
     figures: tuple[Figure, ...]
@@ -43,7 +44,7 @@ def final(split: str, metric: str) -> Callable[[Rows], float]:
 
 
 def last_steps(metric: str, count: int) -> Callable[[Rows], float]:
-    """Returns a reader of a training metric's mean over the last `count` steps, in whole lines of the log."""
+    """Returns a reader of a training metric's mean over at least the last `count` steps, in whole lines of the log."""
 
     def read(rows: Rows) -> float:
         train = [row for row in rows if row["split"] == "train"]
@@ -59,7 +60,7 @@ def last_steps(metric: str, count: int) -> Callable[[Rows], float]:
 
 
 def around(metric: str, first: int, last: int) -> Callable[[Rows], float]:
-    """Returns a reader of a training metric's mean over the lines of the log at the steps `first` to `last`."""
+    """Returns a reader of a training metric's mean over the lines of the log from step `first` to step `last`."""
 
     def read(rows: Rows) -> float:
         lines = [row[metric] for row in rows if row["split"] == "train" and first <= row["step"] <= last]
@@ -78,7 +79,7 @@ def at_step(split: str, metric: str, step: int) -> Callable[[Rows], float]:
 
 
 def always_right_from(rows: Rows) -> float:
-    """Reads the first step from which the training accuracy stays 1; infinite where it does not."""
+    """Reads the first step from which the training accuracy stays 1; infinite if there is none."""
     train = [row for row in rows if row["split"] == "train"]
     wrong = [number for number, row in enumerate(train) if row["accuracy"] < 1]
     first = wrong[-1] + 1 if wrong else 0

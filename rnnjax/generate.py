@@ -12,16 +12,16 @@ from rnnjax.cache import keep_compilations
 from rnnjax.commands import end, exit_code, require_packages, run_parser
 from rnnjax.errors import ConfigError, DataError
 
-_MOST_STEPS = 1_000_000  # they are one program's result, which is held in memory
+_MOST_STEPS = 1_000_000  # all are the result of one program, which is held in memory
 _MOST_BEAMS = 1000
-_COLDEST = 1e-4  # below it logits divided by the temperature may be infinite
+_LOWEST_TEMPERATURE = 1e-4  # below it, logits divided by the temperature may overflow
 
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the command with the arguments after its name; prints what the run's task yields, line by line.
 
     Raises:
-      ConfigError: for numbers that make no sense, or a run whose task generates nothing.
+      ConfigError: for invalid numbers, or a run whose task generates nothing.
       DataError, CheckpointError: if the run's data or checkpoints cannot be read.
     """
     options = parse(arguments)
@@ -34,8 +34,8 @@ def main(arguments: Sequence[str]) -> None:
     task, params, run = restored_params(options.directory, options.checkpoint, options.data, trusted=options.trust)
     if task.generate is None:
         raise ConfigError(f"the task of {options.directory} generates nothing; evaluate it with rnnjax.evaluate")
-    given = {name: value for name, value in vars(options).items() if name in Request._fields}
-    for line in task.generate(params, Request(**given, lines=input_lines(sys.stdin), plots=run.plots)):
+    fields = {name: value for name, value in vars(options).items() if name in Request._fields}
+    for line in task.generate(params, Request(**fields, lines=input_lines(sys.stdin), plots=run.plots)):
         print(line, flush=True)
 
 
@@ -56,10 +56,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def input_lines(stream: Any) -> Iterator[str]:
-    """Yields the lines of the standard input without their ends; none where it is closed.
+    """Yields the lines of the standard input without line ends; none if it is closed.
 
     Raises:
-      DataError: for a line that is no text.
+      DataError: for a line that is not text.
     """
     for number, line in enumerate(getattr(stream, "buffer", stream) or (), 1):
         try:
@@ -71,15 +71,15 @@ def input_lines(stream: Any) -> Iterator[str]:
 
 
 def check(options: Any) -> None:
-    """Raises `ConfigError` for numbers that make no sense."""
+    """Raises `ConfigError` for invalid numbers."""
 
     def require(name: str, fits: bool, what: str) -> None:
         if not fits:
             raise ConfigError(f"--{name} must be {what}, got {getattr(options, name.replace('-', '_'))}")
 
     require("length", 1 <= options.length <= _MOST_STEPS, f"from 1 to {_MOST_STEPS}")
-    fits = options.temperature == 0 or _COLDEST <= options.temperature < math.inf
-    require("temperature", fits, f"0, or {_COLDEST} or above")
+    fits = options.temperature == 0 or _LOWEST_TEMPERATURE <= options.temperature < math.inf
+    require("temperature", fits, f"0, or {_LOWEST_TEMPERATURE} or above")
     require("top-k", options.top_k is None or options.top_k >= 1, "at least 1")
     require("top-p", options.top_p is None or 0 < options.top_p <= 1, "above 0 and at most 1")
     require("seed", 0 <= options.seed < 2**32, f"from 0 to {2**32 - 1}")

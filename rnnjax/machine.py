@@ -1,4 +1,4 @@
-"""What a run was computed with: the device, and the versions of what is installed."""
+"""What a run is computed with: the device and the versions of packages."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-d
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python, of this library, and of those that it computes with."""
-    found = {"python": platform.python_version(), "rnnjax": rnnjax.__version__}
+    """Returns the versions of Python, of this library, and of the packages that it computes with."""
+    installed = {"python": platform.python_version(), "rnnjax": rnnjax.__version__}
     for package in _PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def device_name() -> str:
@@ -39,7 +39,7 @@ def device_name() -> str:
 
 
 def git_commit() -> str | None:
-    """Returns the commit of the checkout that the library runs from, marked where more than `docs` was changed."""
+    """Returns the commit of the checkout that the library is in, marked if files outside `docs` were changed."""
     git = ["git", "-C", str(Path(__file__).parent)]
     options: Any = {"capture_output": True, "text": True, "timeout": 10}
     try:

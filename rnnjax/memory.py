@@ -1,4 +1,4 @@
-"""How much memory there is, and what cannot fit into it."""
+"""How much memory there is, and checks that something fits into it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_
 
 
 def machine_memory() -> int:
-    """Returns the bytes of memory that this process can have at most: the machine's, or its container's limit."""
+    """Returns the bytes of memory that this process can use: the machine's memory, or the container's limit."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for file in _CGROUPS:
         try:
@@ -28,13 +28,13 @@ def machine_memory() -> int:
 
 
 def device_memory() -> int:
-    """Returns the bytes of memory of the device that computes; CPU devices share the machine's."""
+    """Returns the bytes of memory of the first device; CPU devices share the machine's memory."""
     stats = jax.local_devices()[0].memory_stats()
     return (stats or {}).get("bytes_limit") or machine_memory()
 
 
 def program_size(compiled: Any, devices: int) -> int:
-    """Returns the bytes that a compiled program takes where it is run on so many devices; 0 where that is not known."""
+    """Returns the bytes of memory that a compiled program needs on a number of devices; 0 if that is unknown."""
     analysis = compiled.memory_analysis() if hasattr(compiled, "memory_analysis") else None
     if analysis is None:
         return 0
@@ -51,26 +51,37 @@ def program_that_fits(compiled: Any, devices: int) -> Any:
 
 
 def require_room_for(make: Callable[[], Any], what: str, *, times: int = 1) -> None:
-    """Raises `ConfigError` if what a function makes, so many times, needs more memory than there is; makes nothing.
+    """Raises `ConfigError` if what a function returns needs too much memory, or if the function raises an error.
 
-    So it does where the function refuses to make it.
+    The function is only traced; nothing is computed.
+
+    Args:
+      make: returns a pytree of arrays.
+      what: names these, for the message.
+      times: how many copies of them there will be.
     """
     remedy = "lower the sizes, such as cell.hidden_size"
     try:
         shapes = jax.eval_shape(make)
     except OverflowError as error:
-        raise ConfigError(f"{what} have sizes that are too large to be counted in 32 bits; {remedy}") from error
-    except ValueError as error:  # such as of a cell that takes inputs of one size alone
+        raise ConfigError(f"{what} have sizes that do not fit 32 bits; {remedy}") from error
+    except ValueError as error:  # for example, a cell may accept inputs of one size only
         raise ConfigError(f"{what} cannot be made: {first_line(error)}") from error
     require_memory(times * sum(map(_bytes, jax.tree.leaves(shapes))), what, remedy)
 
 
 def _bytes(leaf: Any) -> int:
-    return math.prod(leaf.shape) * leaf.dtype.itemsize  # not NumPy's product, which may overflow
+    return math.prod(leaf.shape) * leaf.dtype.itemsize  # NumPy's product may overflow
 
 
 def require_memory(needed: int, what: str, remedy: str) -> None:
-    """Raises `ConfigError` if something takes more memory than the device has, before any of it is taken."""
+    """Raises `ConfigError` if something needs more memory than the device has, before it is allocated.
+
+    Args:
+      needed: bytes.
+      what: names it, in the plural, for the message.
+      remedy: what to do, for the message.
+    """
     available = device_memory()
     if needed > available:
         raise ConfigError(

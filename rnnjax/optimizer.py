@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules, optax's: their config, and what is built of it."""
+"""Optimisers and learning-rate schedules of optax: their config, and building them from it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rnnjax.errors import require
 
 @dataclasses.dataclass
 class OptimizerConfig(ConfigGroup):
-    """Which optimiser and learning-rate schedule of optax.
+    """An optimiser and a learning-rate schedule of optax.
 
     Attributes:
       name: adam, adamw, sgd, rmsprop, adagrad, lamb or lion.
-      learning_rate: the highest learning rate.
-      schedule: constant, cosine, linear or exponential, over the whole run, after the warm-up; or staircase.
+      learning_rate: the peak learning rate.
+      schedule: constant, cosine, linear or exponential, from the end of the warm-up to that of the run; or staircase.
       warmup_steps: steps over which the learning rate rises from zero.
-      final_fraction: what the schedule ends at, as a fraction of `learning_rate`.
-      decay_after, decay_rate: for staircase, the epochs before the first decay, and the factor for each one after.
+      final_fraction: the final learning rate as a fraction of `learning_rate`.
+      decay_after, decay_rate: for staircase, the epochs before the first decay, and the factor for each later epoch.
       momentum: for sgd and rmsprop.
       weight_decay: decoupled, for adamw, lamb and lion.
       clip_norm: if given, gradients are scaled to at most this global norm.
@@ -59,10 +59,14 @@ _SCHEDULES = ("constant", "cosine", "linear", "exponential", "staircase")
 def build_optimizer(
     config: OptimizerConfig, steps: int, epoch_steps: int | None = None, traced: Mapping[str, Any] | None = None
 ) -> optax.GradientTransformation:
-    """Returns the optimiser for a run of `steps` steps, `epoch_steps` of them an epoch (None: all).
+    """Returns the optimiser for a run.
 
-    Values in `traced`, by the names of their fields, stand in for the config's own, which alone are checked: so one
-    compiled program can serve many of them.
+    Args:
+      config: the config, which is checked.
+      steps: number of steps of the run.
+      epoch_steps: number of steps of an epoch; None takes that of the run.
+      traced: values, by field, that replace the config's own and are not checked. They may be traced arrays, so that
+        one compiled program serves runs of different values.
 
     Raises:
       ConfigError: for an unknown name, a field that the optimiser does not have, or a rate that is not positive.
@@ -91,10 +95,10 @@ def _check_optimizer(config: OptimizerConfig) -> None:
 
 
 def build_schedule(config: OptimizerConfig, steps: int, epoch_steps: int | None = None) -> optax.Schedule:
-    """Returns the learning rate as a function of the step, for a run of `steps` steps, `epoch_steps` an epoch.
+    """Returns the learning rate as a function of the step, for a run of `steps` steps, `epoch_steps` in each epoch.
 
     Raises:
-      ConfigError: for an unknown schedule, or numbers that make none.
+      ConfigError: for an unknown schedule, or invalid numbers.
     """
     _check_schedule(config, steps)
     return _schedule(config, steps, epoch_steps)
@@ -133,6 +137,6 @@ def _schedule(config: OptimizerConfig, steps: int, epoch_steps: int | None) -> o
 
 
 def _staircase(config: OptimizerConfig, epoch_steps: int) -> optax.Schedule:
-    """Returns a rate that is constant for `decay_after` epochs and multiplied by `decay_rate` before each later one."""
+    """Returns a rate that is constant for `decay_after` epochs, then multiplied by `decay_rate` in each later one."""
     begin = (config.decay_after - 1) * epoch_steps
     return optax.exponential_decay(config.learning_rate, epoch_steps, config.decay_rate, begin, staircase=True)

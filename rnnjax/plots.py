@@ -1,4 +1,4 @@
-"""Pictures of a run."""
+"""Plots of a run."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 
 _log = logging.getLogger(__name__)
 
-_TITLE, _GAP = 6, 4  # pixels over and beside each of several images
+_TITLE, _GAP = 6, 4  # pixels above and beside each image of a sheet
 
 
 def plot_curves(rows: Sequence[dict[str, Any]], directory: Path) -> None:
-    """Draws each metric of `metrics.jsonl` against the step, one picture a metric and one line a split."""
+    """Plots the metrics of `metrics.jsonl` against the step: a plot for each metric, with a line for each split."""
     names = sorted({name for row in rows for name in row} - {"step", "epoch", "split"})
     for name in names:
         figure, axes = new_figure(6, 4)
@@ -28,19 +29,19 @@ def plot_curves(rows: Sequence[dict[str, Any]], directory: Path) -> None:
         save_figure(figure, directory / f"{name}.png")
 
 
-def plot_images(images: np.ndarray, titles: Sequence[str], path: Path) -> None:
-    """Draws images ``[N, height, width]`` in rows of five, a title over each."""
+def plot_images(images: Shaped[np.ndarray, "N height width"], titles: Sequence[str], path: Path) -> None:
+    """Draws images in rows of five, each below its title."""
     if not len(images):
         return
     count, height, width = images.shape
     sheet = np.zeros((-(-count // 5), height + _TITLE, 5, width + _GAP), images.dtype)
     figure, axes = new_figure(8, 1.8 * len(sheet))
-    for place, (image, title) in enumerate(zip(images, titles)):
-        row, column = divmod(place, 5)
+    for number, (image, title) in enumerate(zip(images, titles)):
+        row, column = divmod(number, 5)
         sheet[row, _TITLE:, column, :width] = image
         x, y = column * (width + _GAP) + width / 2, row * (height + _TITLE) + _TITLE / 2
         axes.text(x, y, title, fontsize=8, ha="center", va="center")
-    axes.imshow(sheet.reshape(sheet.shape[0] * sheet.shape[1], -1), cmap="gray_r")  # one picture is drawn the faster
+    axes.imshow(sheet.reshape(sheet.shape[0] * sheet.shape[1], -1), cmap="gray_r")  # drawing a single image is faster
     axes.axis("off")
     save_figure(figure, path)
 
@@ -57,9 +58,9 @@ def new_figure(width: float, height: float) -> tuple[Any, Any]:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Writes a figure, making the directory where it is missing; where that cannot be, it is logged and left out."""
+    """Writes a figure, and creates its directory if needed; if that fails, it logs a warning."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=110)
     except OSError as error:
-        _log.warning("the picture %s cannot be written (%s)", path, error.strerror)
+        _log.warning("the plot %s cannot be written (%s)", path, error.strerror)

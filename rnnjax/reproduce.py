@@ -1,8 +1,8 @@
 """Reproduces published figures: ``python -m rnnjax.reproduce [NAME ...] [--seeds N] [--device D] [--list]``.
 
-Runs the training command once a seed, each in its own directory; a run that was stopped goes on, and one that is
-complete is not run again. Writes `docs/results.json` and a table, `docs/results.md`, which keep what earlier calls
-found.
+Runs the training command once for each seed, each in its own directory; a run that was stopped is resumed, and one
+that is complete is not run again. Writes `docs/results.json` and a table, `docs/results.md`, which keep the results of
+earlier calls.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
 
     results = read_json(options.results, is_object, "nothing is written there")
     if results is None and options.results.exists():
-        raise ConfigError(f"{options.results} is damaged; mend it, or choose another --results")
+        raise ConfigError(f"{options.results} is damaged; repair it, or choose another --results")
     results = results or {}
     names = options.names or list(EXPERIMENTS)
     for name in names:
@@ -71,12 +71,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def run(experiment: Experiment, directory: Path, seeds: int, device: str | None = None) -> dict[str, Any]:
-    """Returns the figures of every seed, with time, device, versions and command.
+    """Runs an experiment with several seeds.
 
-    A `device` is JAX's name of a platform; None leaves the choice to JAX.
+    Args:
+      experiment: the experiment.
+      directory: of its runs.
+      seeds: number of runs.
+      device: JAX's name of a platform; None leaves the choice to JAX.
+
+    Returns:
+      the figures of every seed, with time, device, versions and command.
 
     Raises:
-      TrainingError: if a run does not end well; what it said stands above.
+      TrainingError: if a run fails, after it has printed its message.
     """
     from rnnjax.training.run_directory import RunDirectory
 
@@ -102,12 +109,12 @@ def run(experiment: Experiment, directory: Path, seeds: int, device: str | None 
         "seconds": [summary["seconds"] for summary in summaries],
         "steps_per_second": [summary["steps_per_second"] for summary in summaries],
         **{name: last[name] for name in ("device", "versions", "git_commit")},
-        "data": {name: last["data"][name] for name in ("name", "checksum")},  # not where it was on this machine
+        "data": {name: last["data"][name] for name in ("name", "checksum")},  # not its place on this machine
     }
 
 
 def table(results: dict[str, Any]) -> str:
-    """Returns the results as a page."""
+    """Returns the results as a page of Markdown."""
     lines = [
         "# Results",
         "",
@@ -126,7 +133,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def row(name: str, figure: Figure, results: dict[str, Any]) -> str:
-    """Returns a line of the table."""
+    """Returns the line of the table for a figure of an experiment."""
     must = "" if figure.target is None else f"{'≥' if figure.higher else '≤'} {figure.target:g}"
     result = results.get(name, {"figures": {}})
     values = result["figures"].get(figure.what)

@@ -1,7 +1,7 @@
-"""What Ctrl-C does to a command: it ends it at once, as SIGTERM does, until training takes both for itself.
+"""Makes Ctrl-C end a command at once, as SIGTERM does, until training installs its own handlers for both.
 
-Python would raise `KeyboardInterrupt` wherever it is: among imports, where nothing of ours can say so in a sentence, or
-in callbacks of the garbage collector, of which JAX has some, where it is printed and then forgotten.
+Otherwise Python raises `KeyboardInterrupt` anywhere: during imports, where it cannot be turned into a message, or in
+callbacks of the garbage collector, such as JAX's, where it is printed and ignored.
 """
 
 import signal
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 
 def is_command(argv: Sequence[str], original: Sequence[str]) -> bool:
-    """Says whether this process is being started as ``python -m rnnjax.COMMAND``.
+    """Says whether this process was started as ``python -m rnnjax.COMMAND``.
 
     Args:
-      argv: `sys.argv`, whose first is ``-m`` as long as Python looks for the module.
+      argv: `sys.argv`, which begins with ``-m`` while Python looks for the module.
       original: `sys.orig_argv`.
     """
     if list(argv[:1]) != ["-m"] or "-m" not in original[:-1]:
@@ -22,7 +22,7 @@ def is_command(argv: Sequence[str], original: Sequence[str]) -> bool:
 
 
 def end_at_once_by_ctrl_c() -> None:
-    """Leaves SIGINT to the system, unless this process was started to ignore it."""
+    """Restores the system's default action for SIGINT, unless this process was started with SIGINT ignored."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 

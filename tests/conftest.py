@@ -66,16 +66,6 @@ def pytest_sessionstart(session):
     leave_out_reads_given_up(sys.unraisablehook)
 
 
-def _hold_annotations():
-    from fixtures.annotations import hold_annotations
-
-    import rnnjax.interop
-    import rnnjax.models
-    import rnnjax.nn
-
-    hold_annotations([rnnjax, rnnjax.interop, rnnjax.models, rnnjax.nn])
-
-
 def pytest_unconfigure(config):
     if hasattr(config, "own_cache"):
         shutil.rmtree(config.own_cache, ignore_errors=True)

@@ -14,15 +14,15 @@ Lengths = Mapping[str, Int[np.ndarray, " N"]]
 def choose_widths(lengths: Lengths, *, most: int, smallest: int, waste: float = 0.1) -> Widths:
     """Returns the widths of buckets for examples that have several sequences each, such as source and target.
 
-    Starting from one bucket as wide as the longest sequences, it cuts in two the bucket, along the field and at the
-    length, that saves the most padding, until less than `waste` of the positions is padding. The last bucket fits
-    every example.
+    A greedy algorithm: starting from one bucket as wide as the longest sequences, it repeatedly splits in two the
+    bucket whose split (by the length of one field) saves the most padding, until less than `waste` of all positions is
+    padding. The last bucket fits every example.
 
     Args:
       lengths: for each field the length of every example.
-      most: most buckets; each is compiled by itself.
-      smallest: fewest examples in a bucket: a batch.
-      waste: share of padding that is good enough.
+      most: most buckets; a program is compiled for each.
+      smallest: fewest examples in a bucket, usually a batch.
+      waste: share of padding at which it stops.
     """
     table = np.stack([np.maximum(values, 1) for values in lengths.values()], axis=1)
     groups, cuts = [table], [_best_cut(table, smallest)]
@@ -34,12 +34,12 @@ def choose_widths(lengths: Lengths, *, most: int, smallest: int, waste: float = 
         groups[best : best + 1] = parts = cuts[best]
         cuts[best : best + 1] = [_best_cut(part, smallest) for part in parts]
     widths = {tuple(group.max(0).tolist()) for group in groups} | {tuple(table.max(0).tolist())}
-    found = _with_enough(table, sorted(widths, key=lambda width: (sum(width), width)), smallest)
-    return tuple(dict(zip(lengths, width)) for width in found)
+    ordered = sorted(widths, key=lambda width: (sum(width), width))
+    return tuple(dict(zip(lengths, width)) for width in _without_small_buckets(table, ordered, smallest))
 
 
 def assign_buckets(lengths: Lengths, widths: Widths) -> Int[np.ndarray, " N"]:
-    """Returns the bucket of every example: of those that it fits in, the one with the fewest positions.
+    """Returns the bucket of every example: the one with the fewest positions in which it fits.
 
     Raises:
       ValueError: if an example fits in none.
@@ -49,7 +49,7 @@ def assign_buckets(lengths: Lengths, widths: Widths) -> Int[np.ndarray, " N"]:
 
 
 def padding_waste(lengths: Lengths, widths: Widths) -> float:
-    """Returns the share of padding among all positions of all sequences, each as wide as its bucket."""
+    """Returns the share of padding among all positions of all sequences, each padded to the width of its bucket."""
     buckets = assign_buckets(lengths, widths)
     positions = sum(np.array([width[name] for width in widths])[buckets].sum() for name in lengths)
     return 1 - sum(values.sum() for values in lengths.values()) / positions
@@ -62,21 +62,21 @@ def _assign(table: np.ndarray, widths: np.ndarray) -> np.ndarray:
     return np.where(fits, widths.sum(-1), np.iinfo(np.int64).max).argmin(-1)
 
 
-def _with_enough(table: np.ndarray, widths: list[tuple[int, ...]], smallest: int) -> list[tuple[int, ...]]:
-    """Returns the widths without those of buckets that would have too few examples, the widest always kept."""
+def _without_small_buckets(table: np.ndarray, widths: list[tuple[int, ...]], smallest: int) -> list[tuple[int, ...]]:
+    """Returns the widths without those of buckets with too few examples; the widest is never removed."""
     while len(widths) > 1:
         counts = np.bincount(_assign(table, np.array(widths)), minlength=len(widths))
         scarce = int(counts.argmin())
         if counts[scarce] >= smallest:
             break
-        if scarce == len(widths) - 1:  # the widest must stay: its neighbour's examples join it
+        if scarce == len(widths) - 1:  # the widest must stay: it takes the examples of its neighbour
             scarce = len(widths) - 2
         widths = widths[:scarce] + widths[scarce + 1 :]
     return widths
 
 
 def _positions(group: np.ndarray) -> int:
-    """Returns the positions that a group takes when it is padded to its longest."""
+    """Returns the number of positions of a group that is padded to its longest sequences."""
     return int(len(group) * group.max(0).sum())
 
 
@@ -85,7 +85,7 @@ def _padding(groups: list[np.ndarray]) -> int:
 
 
 def _best_cut(group: np.ndarray, smallest: int) -> list[np.ndarray]:
-    """Returns the two parts of a group that take the fewest positions; none where it is too small."""
+    """Returns the two parts of a group with the fewest positions in total; an empty list if it is too small."""
     best, parts = _positions(group), []
     for axis in range(group.shape[1]):
         for length in np.unique(group[:, axis])[:-1]:

@@ -1,4 +1,4 @@
-"""Windows of clicks in the order of time, from which the next item is learnt."""
+"""Windows of clicks in temporal order, for predicting the next item."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ UNKNOWN = -1
 
 
 class Windows(NamedTuple):
-    """Windows of clicks that follow each other in a session: ``items [N, length]``, ``session [N]``, in the order of
-    the sessions' last clicks, and within a session of time."""
+    """Windows of consecutive clicks in a session: ``items [N, length]``, ``session [N]``.
+
+    They are ordered by the time of the session's last click, and within a session by time.
+    """
 
     items: np.ndarray
     session: np.ndarray
 
 
 class ClickData(NamedTuple):
-    """The data set, and ``items [V]``: the numbers of its items, those clicked most in training first."""
+    """The data set, and the numbers of its items ``[V]``, by descending number of clicks in training."""
 
     data: DataSet
     items: np.ndarray
 
 
 def make_windows(clicks: Clicks, length: int = LENGTH) -> Windows:
-    """Returns every window of `length` clicks, from every session that has as many.
+    """Returns all windows of `length` clicks in all sessions that are long enough.
 
     Raises:
-      DataError: if no session has.
+      DataError: if no session is long enough.
     """
     session, item = _in_order(clicks)
     whole = np.flatnonzero(session[length - 1 :] == session[: max(len(session) - length + 1, 0)])
@@ -43,15 +45,15 @@ def make_windows(clicks: Clicks, length: int = LENGTH) -> Windows:
 
 
 def distinct_windows(windows: Windows) -> Windows:
-    """Returns the windows whose items before the last no earlier window has: none contradicts another."""
+    """Returns the windows without those whose items before the last one occur in an earlier window, too."""
     _, first = np.unique(windows.items[:, :-1], axis=0, return_index=True)
-    kept = np.sort(first)
-    return Windows(windows.items[kept], windows.session[kept])
+    indices = np.sort(first)
+    return Windows(windows.items[indices], windows.session[indices])
 
 
 def _in_order(clicks: Clicks) -> tuple[np.ndarray, np.ndarray]:
-    """Returns session and item of every click, sessions by the time of their last click, clicks by time."""
-    by_session = np.lexsort((clicks.time, clicks.session))  # stable: clicks of one time stay in the file's order
+    """Returns session and item of every click, ordered by the time of the session's last click, then by time."""
+    by_session = np.lexsort((clicks.time, clicks.session))  # stable: clicks of the same time keep the order of the file
     session, time = clicks.session[by_session], clicks.time[by_session]
     starts = np.flatnonzero(np.r_[True, session[1:] != session[:-1]])
     counts = np.diff(np.r_[starts, len(session)])
@@ -61,12 +63,12 @@ def _in_order(clicks: Clicks) -> tuple[np.ndarray, np.ndarray]:
 
 
 def split_windows(windows: Windows, train: int | None = None) -> dict[str, Windows]:
-    """Returns the windows cut by time into `train`, `validation` and `test`, no session in two of them.
+    """Splits windows by time into `train`, `validation` and `test`; no session is in two of them.
 
     Args:
       windows: the windows.
-      train: windows in `train`, a quarter of which validation and test get each; None takes all windows, four fifths
-        of them for `train`.
+      train: number of windows in `train`; validation and test have a quarter as many each. None uses all windows, four
+        fifths of them for `train`.
 
     Raises:
       DataError: if there are not enough.
@@ -76,8 +78,8 @@ def split_windows(windows: Windows, train: int | None = None) -> dict[str, Windo
     splits, start = {}, 0
     for name, size in zip(("train", "validation", "test"), sizes):
         end = _session_end(windows.session, start + size)
-        kept = slice(start, end if train is None else min(start + size, end))
-        splits[name] = Windows(windows.items[kept], windows.session[kept])
+        rows = slice(start, end if train is None else min(start + size, end))
+        splits[name] = Windows(windows.items[rows], windows.session[rows])
         short = len(splits[name].session) < (1 if train is None else max(size, 1))
         if short:
             raise DataError(f"{total} windows of clicks are too few for a {name} split: give a larger file")
@@ -86,7 +88,7 @@ def split_windows(windows: Windows, train: int | None = None) -> dict[str, Windo
 
 
 def _session_end(session: np.ndarray, at: int) -> int:
-    """Returns the first place from `at` on where a session ends."""
+    """Returns the first position from `at` on at which a session ends."""
     if at >= len(session):
         return len(session)
     other = np.flatnonzero(session[at:] != session[at - 1])
@@ -96,8 +98,8 @@ def _session_end(session: np.ndarray, at: int) -> int:
 def click_data(name: str, source: str, splits: dict[str, Windows]) -> ClickData:
     """Returns the windows as fields ``items [N, 4]``, ``next [N]`` and ``session [N]``, all int32.
 
-    Items are numbered by their clicks in the training split, the most frequent 0; one that is not there is `UNKNOWN`.
-    Sessions are numbered within their split.
+    Items are numbered by descending number of clicks in the training split; an item that does not occur there is
+    `UNKNOWN`. Sessions are numbered within their split.
     """
     numbers, counts = np.unique(splits["train"].items, return_counts=True)
     items = numbers[np.lexsort((numbers, -counts))]
@@ -112,8 +114,8 @@ def _fields(windows: Windows, items: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def item_ids(numbers: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """Returns the places of item numbers in `items [V]` as int32, `UNKNOWN` for those that are not there."""
+    """Returns the indices of item numbers in `items [V]` as int32, `UNKNOWN` for those that are not in it."""
     order = np.argsort(items)
-    place = np.searchsorted(items, numbers, sorter=order).clip(max=len(items) - 1)
-    ids = order[place]
+    positions = np.searchsorted(items, numbers, sorter=order).clip(max=len(items) - 1)
+    ids = order[positions]
     return np.where(items[ids] == numbers, ids, UNKNOWN).astype(np.int32)

@@ -39,8 +39,8 @@ _HINT = "name a file or a folder of the RecSys 2015 clicks with --config.data.pa
 def find_click_files(path: str | None = None) -> list[Path]:
     """Returns the files of clicks: `path` itself, or those in it or in its folder `yoochoose`.
 
-    Without `path`, the folder is the one that the environment variable `RNNJAX_DATA` names. Where the whole challenge
-    is there, `yoochoose-clicks.dat`, samples of it beside it are left out.
+    Without `path`, the folder is the one that the environment variable `RNNJAX_DATA` names. If the complete data
+    `yoochoose-clicks.dat` is there, samples of it in the same folder are ignored.
 
     Raises:
       DataError: if there are none.
@@ -52,21 +52,21 @@ def find_click_files(path: str | None = None) -> list[Path]:
     if folder.is_file():
         return [folder]
     for place in (folder, folder / "yoochoose"):
-        found = sorted(file for file in place.glob("yoochoose-clicks*") if file.suffix in (".dat", ".txt", ".csv"))
-        if found:
-            return [file for file in found if file.name == _CHALLENGE] or found
+        files = sorted(file for file in place.glob("yoochoose-clicks*") if file.suffix in (".dat", ".txt", ".csv"))
+        if files:
+            return [file for file in files if file.name == _CHALLENGE] or files
     raise DataError(f"{folder} holds no file yoochoose-clicks*.dat, .txt or .csv: {_HINT}")
 
 
 def read_clicks(files: Sequence[Path]) -> Clicks:
     """Returns the clicks of all files.
 
-    A line is ``session,timestamp,item,category``, separated by commas or tabs, or has the columns that a first line
-    names (`SessionId`, `ItemId`, `Time`); others are not looked at. Sessions and items are whole numbers, times are
-    seconds since 1970 or ISO 8601 (``2014-04-07T10:51:09.277Z``, without a zone UTC).
+    A line is ``session,timestamp,item,category``, separated by commas or tabs, or has the columns that the first line
+    names (`SessionId`, `ItemId`, `Time`; other columns are ignored). Sessions and items are whole numbers, times are
+    seconds since 1970 or ISO 8601 (``2014-04-07T10:51:09.277Z``, in UTC unless a time zone is given).
 
     Raises:
-      DataError: for a file that cannot be read or has no clicks, or a line that is none of that.
+      DataError: for a file that cannot be read or has no clicks, or a line of another format.
     """
     session, time, item = array("q"), array("d"), array("q")
     for file in files:
@@ -101,7 +101,7 @@ def _read_file(file: Path) -> Iterator[tuple[int, float, int]]:
 
 
 def _line_parser(first: str) -> tuple[Callable[[str], tuple[int, float, int]], bool]:
-    """Returns the function that reads the lines of a file with this first line, and whether that is a header."""
+    """Returns a function that parses lines of a file with this first line, and whether that line is a header."""
     separator = "\t" if "\t" in first else ","
     names = [name.strip().strip('\ufeff"').lower() for name in first.split(separator)]
     header = not re.fullmatch(r"-?\d+", names[0])
@@ -153,11 +153,17 @@ def _short(text: str) -> str:
 
 
 def markov_clicks(sessions: int = 6000, items: int = 100, successors: int = 4, seed: int = 0) -> Clicks:
-    """Returns generated clicks: sessions of a Markov chain in which the last two items say what comes next.
+    """Generates sessions from a second-order Markov chain, in which the last two items determine the next one.
 
-    An item leads to `successors` others; which of them is said by the item before it (its number modulo
-    `successors`) four times in five, and is any item otherwise. So one who looks at the last item alone is right
-    once in `successors` times. Sessions have 5 to 10 clicks.
+    An item has `successors` possible successors. With probability 0.8, the item before it chooses among them by its
+    number modulo `successors`; otherwise the next item is any. So the last item alone predicts the next one in about
+    one case in `successors`. Sessions have 5 to 10 clicks.
+
+    Args:
+      sessions: number of sessions.
+      items: number of items.
+      successors: number of successors of an item.
+      seed: of the generator.
     """
     rng = np.random.default_rng(seed)
     leads_to = np.stack([rng.choice(items, successors, replace=False) for _ in range(items)])

@@ -1,4 +1,4 @@
-"""What every loader in this package returns: named splits of arrays that say where they came from."""
+"""What every loader in this package returns: named splits of arrays, with their source."""
 
 import hashlib
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ class DataSet:
     Attributes:
       name: short name, such as `"mnist"`.
       splits: split name -> field name -> array; all fields of a split have the same leading axis. To be read only.
-      source: one phrase saying where the data came from, for the log and `summary.json`.
-      checksum: hex digest of the content; the same data has the same checksum whatever source it was read from.
+      source: a phrase that says where the data came from, for the log and `summary.json`.
+      checksum: hex digest of the content, independent of the source.
     """
 
     name: str
@@ -27,7 +27,7 @@ class DataSet:
 
 
 def content_checksum(splits: Mapping[str, Arrays]) -> str:
-    """Returns the SHA-256 of all splits: names, dtypes, shapes and values, whatever the order of the names."""
+    """Returns the SHA-256 of all splits: names, dtypes, shapes and values, independent of the order of names."""
     digest = hashlib.sha256()
     for split, fields in sorted(splits.items()):
         for field, values in sorted(fields.items()):

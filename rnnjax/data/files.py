@@ -9,10 +9,11 @@ from rnnjax.errors import DataError
 
 
 def regular(file: Path) -> Path:
-    """Returns a file that is one, or a pipe; a device such as /dev/zero may have no end.
+    """Returns a path, unless it is a device: one such as /dev/zero may have no end.
 
     Raises:
-      DataError: if it is a device; OSError: if there is none.
+      DataError: if it is a device.
+      OSError: if it does not exist.
     """
     mode = file.stat().st_mode
     if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):

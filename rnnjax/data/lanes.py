@@ -1,15 +1,17 @@
 """Windows of a long text for stateful truncated BPTT.
 
-The text is cut into B lanes, which are read side by side, each from one window of T tokens to the next. Row
-``s * B + b`` of the arrays is window s of lane b, so that batch after batch, in this order, goes on where the one
-before it stopped. Fields of a split:
+The text is cut into B lanes of equal length, which are read in parallel, window after window of T tokens. Row
+``s * B + b`` of the arrays is window s of lane b, so that each batch, in this order, continues where the previous one
+ended. Fields of a split:
 
-- ``tokens`` int32 [S * B, T + 1]: what is read, and, one place on, what is to be predicted;
+- ``tokens`` int32 [S * B, T + 1]: the inputs, and shifted by one the targets;
 - ``counted`` bool [S * B, T]: which predictions count;
-- ``start`` bool [S * B]: whether the lane starts here, with a fresh state.
+- ``start`` bool [S * B]: whether the lane starts here, from the initial state.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from jaxtyping import Int
@@ -18,12 +20,12 @@ from rnnjax.data.dataset import Arrays
 
 
 def training_windows(tokens: Int[np.ndarray, " N"], lanes: int, length: int) -> Arrays:
-    """Returns the windows of B lanes of ``N // B`` tokens each; what fills no window of every lane is left out.
+    """Returns the windows of B lanes of ``N // B`` tokens each; tokens that do not fill a window are left out.
 
     Every prediction counts, and each lane starts at the beginning of an epoch (Zaremba et al., 2014).
 
     Raises:
-      ValueError: if the tokens make no window for every lane.
+      ValueError: if there are too few tokens for one window in every lane.
     """
     lane = len(tokens) // lanes
     windows = (lane - 1) // length
@@ -40,32 +42,32 @@ def training_windows(tokens: Int[np.ndarray, " N"], lanes: int, length: int) -> 
 def evaluation_windows(tokens: Int[np.ndarray, " N"], before: int, lanes: int, length: int) -> Arrays:
     """Returns windows in which each of the N tokens is predicted, and counts, exactly once.
 
-    Each lane but the first reads one window of the lane before it, uncounted, so that cutting the text into lanes
-    costs its tokens no context worth mentioning.
+    Each lane but the first begins with one window of the lane before it, which does not count, so that its first
+    tokens are predicted with context, too.
 
     Args:
       tokens: the text.
       before: the token that is read before the first one.
       lanes: number B of lanes.
-      length: number T of steps of a window.
+      length: number T of steps in a window.
     """
     sequence = np.concatenate([[before], tokens])  # token i of the text is predicted from entry i
-    lane = -(-len(tokens) // lanes)
-    window, lane_start = np.arange(-1, -(-lane // length))[:, None], np.arange(lanes) * lane
+    lane = math.ceil(len(tokens) / lanes)
+    window, lane_start = np.arange(-1, math.ceil(lane / length))[:, None], np.arange(lanes) * lane
     first = lane_start + window * length
-    place = first[..., None] + np.arange(length)
+    position = first[..., None] + np.arange(length)
     lane_end = np.minimum(lane_start + lane, len(tokens))
-    counted = (window[..., None] >= 0) & (place < lane_end[:, None])
+    counted = (window[..., None] >= 0) & (position < lane_end[:, None])
     # A lane with no whole window before it starts at its own first token.
     return _fields(sequence, first, counted, (window == -1) | ((window == 0) & (lane_start < length)))
 
 
 def _fields(sequence: np.ndarray, first: np.ndarray, counted: np.ndarray, start: np.ndarray) -> Arrays:
-    """Returns the fields of windows that begin at ``first [S, B]``; places outside the sequence count for nothing."""
+    """Returns the fields of windows that begin at ``first [S, B]``; positions outside the sequence must not count."""
     length = counted.shape[-1]
-    places = np.clip(first[..., None] + np.arange(length + 1), 0, len(sequence) - 1)
+    positions = np.clip(first[..., None] + np.arange(length + 1), 0, len(sequence) - 1)
     return {
-        "tokens": sequence[places].reshape(-1, length + 1).astype(np.int32),
+        "tokens": sequence[positions].reshape(-1, length + 1).astype(np.int32),
         "counted": counted.reshape(-1, length),
         "start": start.reshape(-1),
     }

@@ -109,7 +109,7 @@ def mnist_builder(data_dir: str | None = None) -> RnnjaxMnist:
     """Returns the builder for `data_dir` (default: `TFDS_DATA_DIR`, or else TFDS's own), prepared or not.
 
     Raises:
-      DataError: a directory is there but what describes its content is missing or damaged.
+      DataError: the directory exists but the description of its content is missing or damaged.
     """
     # TFDS reads the variable only when it is imported.
     root = data_dir or os.environ.get("TFDS_DATA_DIR")
@@ -127,18 +127,18 @@ def mnist_builder(data_dir: str | None = None) -> RnnjaxMnist:
 
 
 def prepare_mnist(data_dir: str | None = None, *, source_dir: str | None = None) -> RnnjaxMnist:
-    """Prepares MNIST under `data_dir` and returns its builder; a directory that is already there is left as it is.
+    """Prepares MNIST under `data_dir` and returns its builder; an existing directory is not changed.
 
-    It is written under a temporary name and renamed when all of it has been read back, so that a directory that has
-    the final name is a complete one.
+    It is written under a temporary name and renamed when all of it has been read back, so that a directory with the
+    final name is complete.
 
     Args:
       data_dir: where TFDS keeps its data sets, as for `mnist_builder`.
       source_dir: a folder with the original files (or whose `mnist` subfolder has them); without it, they are
-        downloaded from the first mirror that answers, and not kept.
+        downloaded from the first mirror that answers, and deleted afterwards.
 
     Raises:
-      DataError: the files could not be had, or could not be stored. Nothing half-written is left in place.
+      DataError: the files could not be obtained or stored. Nothing incomplete is left under the final name.
     """
     builder = mnist_builder(data_dir)
     if builder.data_path.exists():
@@ -279,7 +279,7 @@ def _checked_content(builder: RnnjaxMnist) -> dict[str, Arrays]:
 
 
 def _read_records(builder: RnnjaxMnist, split: str) -> list[bytes]:
-    """Returns the split's serialised records, read in bulk: one call a file, where a data source makes one a record."""
+    """Returns the split's serialised records, read by one call per file; TFDS itself would make one per record."""
     if split not in builder.info.splits:
         raise DataError(f"the prepared MNIST in {builder.data_path} has no split {split}")
     records = []
@@ -293,8 +293,8 @@ def _read_records(builder: RnnjaxMnist, split: str) -> list[bytes]:
     return records
 
 
-# A record is a serialised tf.train.Example, whose wire form for an image and a label differs between records only in
-# the pixels, the label and (protobuf promises no order) which of the two comes first.
+# A record is a serialised tf.train.Example. The serialised forms of two records differ only in the pixels, the label
+# and the order of the two, which protobuf does not guarantee.
 _EXAMPLE = b"\n\xb3\x06"
 _IMAGE = b"\n\xa0\x06\n\x05image\x12\x96\x06\n\x93\x06\n\x90\x06"
 _LABEL = b"\n\x0e\n\x05label\x12\x05\x1a\x03\n\x01"
@@ -313,7 +313,7 @@ def _decode(records: list[bytes], features: Any) -> Arrays:
         rows = _match(joined, len(records), layout)
         if rows is not None:
             return {"image": np.ascontiguousarray(rows["image"]), "label": rows["label"].astype(np.int32)}
-    # Valid examples in another wire form, from another writer: slow (seconds), but the same result.
+    # Valid examples that another program has serialised differently: this takes seconds, but gives the same result.
     return _decode_one_by_one(records, features)
 
 

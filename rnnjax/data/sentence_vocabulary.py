@@ -1,4 +1,4 @@
-"""Vocabularies of characters, subwords or words, learned by sentencepiece."""
+"""Vocabularies of characters, subwords or words, learnt by sentencepiece."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KINDS = ("char", "word", "bpe", "unigram")
 
 
 class SentenceVocabulary:
-    """Text to tokens and back. Tokens 0 to 3 are `<pad>`, `<bos>`, `<eos>` and `<unk>`.
+    """Maps text to tokens and back. Tokens 0 to 3 are `<pad>`, `<bos>`, `<eos>` and `<unk>`.
 
     Attributes:
       size: number V of tokens.
@@ -25,34 +25,35 @@ class SentenceVocabulary:
         self.size: int = processor.get_piece_size()
 
     def encode(self, text: str) -> list[int]:
-        """Returns the tokens of a text, without first and end."""
+        """Returns the tokens of a text, without first and end tokens."""
         return self._processor.encode(text)
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Returns the text of tokens up to the end; an unknown one reads ``<unk>``."""
-        kept = []
+        """Returns the text of the tokens before the end token, with ``<unk>`` for unknown ones."""
+        text_tokens = []
         for token in map(int, tokens):
             if token == END:
                 break
             if token not in (PADDING, FIRST):
-                kept.append(token)
-        return self._processor.decode(kept).strip() if kept else ""
+                text_tokens.append(token)
+        return self._processor.decode(text_tokens).strip() if text_tokens else ""
 
     def pieces(self, tokens: Iterable[int]) -> list[str]:
-        """Returns each token as it is to be read; a space reads ``▁``."""
+        """Returns each token as text, with ``▁`` for a space."""
         return [self._processor.id_to_piece(int(token)) for token in tokens]
 
 
 def learn_vocabulary(lines: Sequence[str], kind: str, size: int) -> SentenceVocabulary:
-    """Returns the vocabulary of some text, the same for the same text.
+    """Learns the vocabulary of a text, deterministically.
 
     Args:
       lines: the text.
       kind: "char", "word" (split at spaces), "bpe" (Sennrich et al., 2016) or "unigram" (Kudo, 2018).
-      size: most tokens, the four special ones among them.
+      size: most tokens, the four special ones included.
 
     Raises:
-      ValueError: for an unknown kind; DataError: if sentencepiece is missing or cannot learn from the text.
+      ValueError: for an unknown kind.
+      DataError: if sentencepiece is missing or cannot learn from the text.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")

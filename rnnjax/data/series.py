@@ -1,4 +1,4 @@
-"""Windows of a function of time, for learning to say what comes next."""
+"""Windows of a function of time, for predicting its next value."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def series(t: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
 
 
 def window_at(starts: Float[np.ndarray, " N"], steps: int) -> Float[np.ndarray, "N steps+1"]:
-    """Returns the values at `steps` + 1 times 0.1 apart from each start on, in float32: inputs and the last target."""
+    """Returns the values at `steps` + 1 times, 0.1 apart, after each start, in float32: inputs and the last target."""
     return series(np.asarray(starts)[:, None] + RESOLUTION * np.arange(steps + 1)).astype(np.float32)
 
 
 def load_series(windows: int, steps: int, seed: int) -> DataSet:
     """Generates windows of `series` on [0, 30], each split with `window` float32 [N, steps + 1].
 
-    Those of `train` start at random times, as the seed has it. `validation` and `test` are 1,000 each, always the same,
-    evenly spread, those of one split halfway between those of the other: they are other windows of the same stretch of
-    time, so they tell how well the function is learnt, not how well it is continued beyond.
+    The windows of `train` start at random times. `validation` and `test` have 1,000 windows each, always the same,
+    which start at equal distances, those of `test` halfway between those of `validation`. They are other windows of the
+    same interval, so they measure interpolation, not extrapolation.
 
     Args:
       windows: number of training windows.
@@ -52,5 +52,5 @@ def load_series(windows: int, steps: int, seed: int) -> DataSet:
 
 
 def longest_window() -> int:
-    """Returns the greatest number of steps that a window can have and still start at different times."""
+    """Returns the largest number of steps in a window for which windows can start at different times."""
     return round((END - START) / RESOLUTION) - 1

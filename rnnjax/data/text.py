@@ -1,4 +1,4 @@
-"""Texts for language models: Tiny Shakespeare, the Penn Treebank, one that CPython ships, and one's own."""
+"""Texts for language models: Tiny Shakespeare, the Penn Treebank, one that CPython ships, and your own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NAME_A_FOLDER = "name its folder with --config.data.path or RNNJAX_DATA"
 
 
 class Texts(NamedTuple):
-    """The texts of a data set, by split, with a phrase that says where they came from."""
+    """The texts of a data set, by split, with a phrase that names their source."""
 
     name: str
     splits: Mapping[str, str]
@@ -42,8 +42,8 @@ class Texts(NamedTuple):
 class Cuts(NamedTuple):
     """How one text becomes three splits: first `train`, then `test`, and `validation` at the end.
 
-    With a tenth for validation, that split of Tiny Shakespeare is the one that published figures are on; the test
-    split is taken from the end of what others train on, and trained on by no one here.
+    With a tenth for validation, the validation split of Tiny Shakespeare is that of published figures. The test split
+    is the end of what published models are trained on; here it is not trained on.
 
     Attributes:
       validation, test: their fractions of the text's characters.
@@ -63,12 +63,12 @@ def load_tiny_shakespeare(
     """Loads 1,115,394 characters of Shakespeare's plays (Karpathy, 2015).
 
     The file `input.txt` is taken from `path`, or else from the folder that RNNJAX_DATA names, or from a subfolder
-    `tinyshakespeare` of either; where neither is given, it is downloaded once.
+    `tinyshakespeare` of either; if neither is given, it is downloaded once.
 
     Args:
       path: its folder; no other source is tried.
       cuts: how it becomes three splits.
-      data_dir: where what is downloaded is kept; by default `TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
+      data_dir: where downloads are kept; by default `TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
 
     Raises:
       DataError: the file is missing or is not the published one.
@@ -94,7 +94,7 @@ def load_ptb(path: str | None = None) -> Texts:
     RNNJAX_DATA names, or from its subfolder `ptb`. Its licence allows no download.
 
     Raises:
-      DataError: a file is missing, or has not the tokens that it should have.
+      DataError: a file is missing, or does not have the expected number of tokens.
     """
     folder, named_by = _folder(path, "ptb", "ptb.train.txt")
     if folder is None:
@@ -114,7 +114,7 @@ def load_embedded_text(cuts: Cuts = Cuts()) -> Texts:  # noqa: B008
     """Loads the help topics of Python's own documentation, which CPython ships: about half a million characters.
 
     Raises:
-      DataError: this Python comes without them.
+      DataError: the installed Python does not include them.
     """
     try:
         from pydoc_data.topics import topics
@@ -128,13 +128,13 @@ def load_embedded_text(cuts: Cuts = Cuts()) -> Texts:  # noqa: B008
 
 
 def load_own_text(path: str, cuts: Cuts = Cuts()) -> Texts:  # noqa: B008
-    """Loads a text of one's own, in UTF-8: one file, which is cut into splits, or a folder with one file a split.
+    """Loads your own text, in UTF-8: one file, which is cut into splits, or a folder with one file for each split.
 
-    In a folder the files are called `train.txt`, `valid.txt` and `test.txt`, or `NAME.train.txt` and so on, as those
-    of the Penn Treebank are.
+    In a folder the files are called `train.txt`, `valid.txt` and `test.txt`, or `NAME.train.txt` and so on, like those
+    of the Penn Treebank.
 
     Raises:
-      DataError: a file is missing, empty, or no text.
+      DataError: a file is missing, empty, or not text.
     """
     root = Path(os.path.expanduser(path))
     if root.is_dir():
@@ -144,15 +144,15 @@ def load_own_text(path: str, cuts: Cuts = Cuts()) -> Texts:  # noqa: B008
 
 
 def _split_file(folder: Path, name: str) -> Path:
-    found = sorted({*folder.glob(name), *folder.glob(f"*.{name}")})
-    if len(found) != 1:
-        got = ", ".join(file.name for file in found) or "none"
+    files = sorted({*folder.glob(name), *folder.glob(f"*.{name}")})
+    if len(files) != 1:
+        got = ", ".join(file.name for file in files) or "none"
         raise DataError(f"{folder} must hold one file {name} or NAME.{name}, got {got}: put the right one there")
-    return found[0]
+    return files[0]
 
 
 def read_text(file: Path) -> str:
-    """Returns the text in a UTF-8 file, every kind of line end as a line feed.
+    """Returns the text in a UTF-8 file, with line feeds for all kinds of line ends.
 
     Raises:
       DataError: the file is missing, cannot be read, is not UTF-8, or is empty.
@@ -191,15 +191,16 @@ def _cut_place(text: str, fraction: float, cuts: Cuts) -> int:
 
 
 def _folder(path: str | None, name: str, file: str) -> tuple[Path | None, str]:
-    """Returns the folder that holds a data set's file, and what named it; None if nothing did.
+    """Returns the folder that contains a data set's file, and what named the folder; None if nothing did.
 
     Raises:
-      DataError: the folder that is named does not hold the file.
+      DataError: the folder that was named does not contain the file.
     """
-    given, named_by = path or os.environ.get("RNNJAX_DATA"), "--config.data.path" if path else "RNNJAX_DATA"
-    if not given:
+    name_of_root = path or os.environ.get("RNNJAX_DATA")
+    named_by = "--config.data.path" if path else "RNNJAX_DATA"
+    if not name_of_root:
         return None, ""
-    root = Path(os.path.expanduser(given))
+    root = Path(os.path.expanduser(name_of_root))
     for folder in (root / name, root, root.parent):
         if (folder / file).is_file() and (folder != root.parent or root.name == file):
             return folder, named_by

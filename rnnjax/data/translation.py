@@ -54,38 +54,41 @@ def load_translation(
 ) -> Translation:
     """Loads pairs of sentences and learns their vocabularies from the training split.
 
-    Pairs with a sequence of more than `max_length` tokens, the end among them, are left out of training; in the other
-    splits such sequences are cut, while `pairs` keeps the whole text.
+    Pairs with a sequence of more than `max_length` tokens, the end token included, are left out of training. In the
+    other splits such sequences are truncated, while `pairs` keeps the whole text.
 
     Args:
-      name: "dates" (generated), "multi30k_de_en", "tatoeba_en_fr", "tatoeba_en_ko", or "tsv" for a file of one's own
-        with a source and a target in every line, a tab between them.
+      name: "dates" (generated), "multi30k_de_en", "tatoeba_en_fr", "tatoeba_en_ko", or "tsv" for your own file
+        with a source, a tab and a target in every line.
       path: the folder of the files, or the file; None looks in RNNJAX_DATA.
-      kind, source_size, target_size: of the vocabularies, as `learn_vocabulary` takes them.
+      kind: of the vocabularies, as for `learn_vocabulary`.
+      source_size: most tokens of the source's vocabulary.
+      target_size: most tokens of the target's vocabulary.
       max_length: most tokens of a sequence.
 
     Raises:
-      DataError: for files that are missing or not what they should be; ValueError: for an unknown name.
+      DataError: for files that are missing or have wrong content.
+      ValueError: for an unknown name.
     """
     pairs, source = load_pairs(name, path)
     vocabularies = (
-        learn_vocabulary([one for one, _ in pairs["train"]], kind, source_size),
-        learn_vocabulary([other for _, other in pairs["train"]], kind, target_size),
+        learn_vocabulary([source_text for source_text, _ in pairs["train"]], kind, source_size),
+        learn_vocabulary([target_text for _, target_text in pairs["train"]], kind, target_size),
     )
     tokens = {split: [_tokens(pair, vocabularies) for pair in part] for split, part in pairs.items()}
-    kept = [max(map(len, pair)) <= max_length for pair in tokens["train"]]
-    if not any(kept):
+    fits = [max(map(len, pair)) <= max_length for pair in tokens["train"]]
+    if not any(fits):
         raise DataError(f"no training pair of {source} has at most {max_length} tokens a side; raise max_length")
-    if not all(kept):
-        _log.warning("%d of %d training pairs have more than %d tokens", kept.count(False), len(kept), max_length)
-    pairs = {**pairs, "train": [pair for pair, keep in zip(pairs["train"], kept) if keep]}
-    tokens["train"] = [pair for pair, keep in zip(tokens["train"], kept) if keep]
+    if not all(fits):
+        _log.warning("%d of %d training pairs have more than %d tokens", fits.count(False), len(fits), max_length)
+    pairs = {**pairs, "train": [pair for pair, is_short in zip(pairs["train"], fits) if is_short]}
+    tokens["train"] = [pair for pair, is_short in zip(tokens["train"], fits) if is_short]
     splits = _arrays(tokens, max_length)
     return Translation(DataSet(name, splits, source, content_checksum(splits)), pairs, *vocabularies)
 
 
 def load_pairs(name: str, path: str | None) -> tuple[Pairs, str]:
-    """Returns the pairs of every split, and a phrase that says where they came from; as `load_translation`."""
+    """Returns the pairs of every split and a phrase that names their source; it raises what `load_translation` does."""
     if name == "dates":
         return generate_dates(_DATE_SIZES, _DATE_SEED), f"dates generated with seed {_DATE_SEED}"
     if name == "multi30k_de_en":
@@ -94,13 +97,13 @@ def load_pairs(name: str, path: str | None) -> tuple[Pairs, str]:
         return _tatoeba(_folder(path, "tatoeba", "https://www.manythings.org/anki"), _TATOEBA[name])
     if name == "tsv":
         if path is None:
-            raise DataError("pairs of one's own need their file: give it as --config.data.path")
+            raise DataError("the data set tsv needs a file: give it as --config.data.path")
         return split_by_source(_read_pairs(Path(os.path.expanduser(path)))), f"the pairs in {path}"
     raise ValueError(f"name must be one of {', '.join(NAMES)}, got {name!r}")
 
 
 def _folder(path: str | None, name: str, url: str) -> Path:
-    """Returns the folder of a data set: the one given, or its folder in that or in RNNJAX_DATA."""
+    """Returns the folder of a data set: `path` or RNNJAX_DATA, or its own folder in there."""
     root = path or os.environ.get("RNNJAX_DATA")
     if not root:
         raise DataError(f"no folder holds {name}: get it from {url} and give --config.data.path or RNNJAX_DATA")
@@ -121,10 +124,10 @@ def _multi30k(folder: Path) -> tuple[Pairs, str]:
 
 def _tatoeba(folder: Path, patterns: Sequence[str]) -> tuple[Pairs, str]:
     """Returns sentence pairs of tatoeba.org as manythings.org gives them."""
-    found = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
-    if not found:
+    files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
+    if not files:
         raise DataError(f"{folder} has none of {', '.join(patterns)}; get it from https://www.manythings.org/anki")
-    return split_by_source(_read_pairs(found[0])), f"the Tatoeba pairs in {found[0]}"
+    return split_by_source(_read_pairs(files[0])), f"the Tatoeba pairs in {files[0]}"
 
 
 def _lines(file: Path) -> list[str]:
@@ -136,13 +139,13 @@ def _lines(file: Path) -> list[str]:
 
 
 def _content(file: Path) -> bytes:
-    """Returns a text file's content, or that of the one in an archive whose name begins with no underscore."""
+    """Returns the content of a text file, or of the text file in an archive (not one whose name begins with _)."""
     if regular(file).suffix != ".zip":
         return file.read_bytes()
     try:
         with zipfile.ZipFile(file) as archive:
-            return _member(archive, [one for one in archive.infolist() if one.filename.endswith(".txt")])
-    except Exception as error:  # one that is damaged, encrypted or compressed otherwise raises errors of many kinds
+            return _member(archive, [member for member in archive.infolist() if member.filename.endswith(".txt")])
+    except Exception as error:  # damaged and encrypted archives raise errors of many types
         reason = str(error) or type(error).__name__
         raise DataError(
             f"{file} cannot be unpacked ({reason}); unpack it yourself, or give another data.path"
@@ -150,8 +153,8 @@ def _content(file: Path) -> bytes:
 
 
 def _member(archive: zipfile.ZipFile, texts: Sequence[zipfile.ZipInfo]) -> bytes:
-    """Returns the first text in an archive, which may say that it is larger than anything that can be read."""
-    member = next((one for one in texts if not one.filename.startswith("_")), None)
+    """Returns the first text in an archive, unless the archive states a size that cannot be read."""
+    member = next((text for text in texts if not text.filename.startswith("_")), None)
     if member is None:
         raise ValueError("there is no text in it")
     if member.file_size > machine_memory() // 4:
@@ -172,9 +175,9 @@ def _read_pairs(file: Path) -> list[Pair]:
 
 
 def split_by_source(pairs: Sequence[Pair]) -> Pairs:
-    """Returns pairs as `train`, `validation` and `test`; no source is in two of them, and the order mixes them.
+    """Returns pairs as `train`, `validation` and `test`, in mixed order; no source is in two of them.
 
-    By digest of the source: the same for the same pairs, whatever their order.
+    Pairs are split by the digest of their source, so that the result does not depend on their order.
     """
     ordered = sorted(pairs, key=lambda pair: (hashlib.sha256(pair[0].encode()).digest(), pair[1]))
     held_out = min(_HELD_OUT, len(pairs) // 10)
@@ -191,25 +194,25 @@ def split_by_source(pairs: Sequence[Pair]) -> Pairs:
 
 
 def _tokens(pair: Pair, vocabularies: tuple[SentenceVocabulary, SentenceVocabulary]) -> tuple[list[int], list[int]]:
-    """Returns the tokens of a pair, the target's with the end."""
+    """Returns the tokens of source and target, the latter with the end token."""
     return vocabularies[0].encode(pair[0]), [*vocabularies[1].encode(pair[1]), END]
 
 
 def _arrays(tokens: Mapping[str, Sequence[tuple[list[int], list[int]]]], max_length: int) -> Mapping[str, Arrays]:
-    """Returns the fields of every split, all as wide as the longest sequence of any."""
+    """Returns the fields of every split, padded to the longest sequence of any split."""
     sides = {split: (list(zip(*part)) if part else [(), ()]) for split, part in tokens.items()}
     splits: dict[str, dict[str, np.ndarray]] = {split: {} for split in tokens}
     for side, field in enumerate(("source", "target")):
-        width = min(max_length, max(len(one) for part in sides.values() for one in part[side]))
+        width = min(max_length, max(len(sequence) for part in sides.values() for sequence in part[side]))
         for split, part in sides.items():
             splits[split][field], splits[split][f"{field}_length"] = padded(part[side], width)
     return splits
 
 
 def padded(sequences: Sequence[Sequence[int]], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns sequences as ``[N, width]`` with padding behind, cut where they are longer, and their lengths ``[N]``."""
+    """Returns sequences padded at the end, or truncated, to ``[N, width]``, and their lengths ``[N]``."""
     table = np.full((len(sequences), width), PADDING, np.int32)
-    lengths = np.array([min(len(one), width) for one in sequences], np.int32)
-    for row, one in zip(table, sequences):
-        row[: min(len(one), width)] = one[:width]
+    lengths = np.array([min(len(sequence), width) for sequence in sequences], np.int32)
+    for row, sequence in zip(table, sequences):
+        row[: min(len(sequence), width)] = sequence[:width]
     return table, lengths

@@ -1,4 +1,4 @@
-"""Vocabularies of characters and of words: text to numbers and back."""
+"""Vocabularies of characters and of words, which map text to tokens and back."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from jaxtyping import Int
 END, UNKNOWN = "<eos>", "<unk>"
 
 
-class Vocabulary(Protocol):
-    """Tokens by number.
+class TextVocabulary(Protocol):
+    """The contract of a vocabulary: text to tokens and back.
 
     Attributes:
       size: number V of tokens.
-      start: the token that stands before the first one of a text: the end of a line.
+      start: the token that a text is read after: the end of a line.
     """
 
     @property
@@ -34,7 +34,7 @@ class Vocabulary(Protocol):
         ...
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Returns the text that tokens stand for."""
+        """Returns the text of some tokens."""
         ...
 
 
@@ -68,9 +68,9 @@ class CharacterVocabulary:
         Raises:
           ValueError: for a character that is not in the vocabulary.
         """
-        known, given = _code_points(self.characters), _code_points(text)
-        tokens = np.minimum(np.searchsorted(known, given), self.size - 1)
-        unknown = np.flatnonzero(known[tokens] != given)
+        known, characters = _code_points(self.characters), _code_points(text)
+        tokens = np.minimum(np.searchsorted(known, characters), self.size - 1)
+        unknown = np.flatnonzero(known[tokens] != characters)
         if unknown.size:
             raise ValueError(f"the character {text[unknown[0]]!r} is not in the text that the model learns from")
         return tokens.astype(np.int32)
@@ -80,7 +80,7 @@ class CharacterVocabulary:
 
 
 def _code_points(text: str) -> np.ndarray:
-    # What a terminal passes on may hold surrogates, which no text has.
+    # Text from a terminal may contain surrogates, which UTF-32 cannot encode otherwise.
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
@@ -98,8 +98,8 @@ class WordVocabulary:
     def of(cls, text: str, size: int) -> WordVocabulary:
         """Returns the `size` most frequent words of a text, the two special ones included.
 
-        Where the text has no `<unk>` of its own, words that it has only once are left out, so that a model of it
-        learns what an unknown word is like.
+        If the text itself contains no `<unk>`, words that occur only once are left out, so that a model learns to
+        predict unknown words.
         """
         counts = collections.Counter(split_words(text))
         frequent = by_frequency(counts, least=1 if UNKNOWN in counts else 2)
@@ -127,10 +127,10 @@ class WordVocabulary:
 
 
 def split_words(text: str) -> list[str]:
-    """Returns the words of a text, each line feed becoming `<eos>` (Mikolov et al., 2010)."""
+    """Returns the words of a text, with `<eos>` for every line feed (Mikolov et al., 2010)."""
     return text.replace("\n", f" {END} ").split()
 
 
 def by_frequency(counts: Mapping[str, int], least: int) -> list[str]:
-    """Returns the words that occur so often at least, the most frequent first, equals in alphabetical order."""
+    """Returns the words that occur at least `least` times, by descending frequency, then alphabetically."""
     return sorted((word for word in counts if counts[word] >= least), key=lambda word: (-counts[word], word))

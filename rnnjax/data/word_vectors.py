@@ -1,4 +1,4 @@
-"""Word vectors in the text format of word2vec: a line with V and D, then a word and its D numbers a line."""
+"""Word vectors in the text format of word2vec: a line with V and D, then a line for each word and its D numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def write_word_vectors(path: str | Path, words: Sequence[str], vectors: Float[np
     """Writes vectors, with as many digits as float32 holds.
 
     Raises:
-      ValueError: if there is not one vector a word, a word is empty, has white space or is there twice.
+      ValueError: if the numbers of words and vectors differ, or a word is empty, has white space or occurs twice.
     """
     vectors = np.asarray(vectors, np.float32)
     if vectors.ndim != 2 or len(vectors) != len(words):
@@ -27,9 +27,7 @@ def write_word_vectors(path: str | Path, words: Sequence[str], vectors: Float[np
         if word.split() != [word]:
             raise ValueError(f"a word must not be empty or have white space in it, got {word!r}")
     if len(set(words)) < len(words):
-        raise ValueError(
-            f"a word can be there once only: there are {len(words)} words, {len(set(words))} of them different"
-        )
+        raise ValueError(f"every word must occur once, but of {len(words)} words only {len(set(words))} are different")
     with Path(path).open("w", encoding="utf-8", newline="\n") as file:
         file.write(f"{vectors.shape[0]} {vectors.shape[1]}\n")
         for word, vector in zip(words, vectors.tolist()):

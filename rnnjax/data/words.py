@@ -1,7 +1,8 @@
-"""Words as numbers: vocabulary by frequency, the distributions that word embeddings draw from, rows of text."""
+"""Words as numbers: word counts, the distributions that skip-gram samples from, and rows of text."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,11 +17,11 @@ from rnnjax.errors import DataError
 NO_WORD = -1
 
 
-class Vocabulary(NamedTuple):
+class WordCounts(NamedTuple):
     """Words, the most frequent first, and their ``counts [V]``."""
 
     words: tuple[str, ...]
-    counts: np.ndarray
+    counts: Int[np.ndarray, " V"]
 
 
 def tokenise(text: str) -> list[str]:
@@ -29,14 +30,14 @@ def tokenise(text: str) -> list[str]:
 
 
 def known_words(text: str) -> list[str]:
-    """Returns the words of a prepared text, between white space, without the marks that stand for rare ones."""
+    """Returns the words of a tokenised text, without the marks that replace rare words."""
     return [word for word in text.split() if word != UNKNOWN]
 
 
-def build_vocabulary(tokens: Iterable[str], min_count: int = 1, max_size: int | None = None) -> Vocabulary:
-    """Returns the words that occur at least `min_count` times, the `max_size` most frequent where it is given.
+def count_words(tokens: Iterable[str], min_count: int = 1, max_size: int | None = None) -> WordCounts:
+    """Returns the words that occur at least `min_count` times with their counts, at most the `max_size` most frequent.
 
-    Words of one frequency are in alphabetical order.
+    Words of the same frequency are in alphabetical order.
 
     Raises:
       DataError: if there are fewer than two.
@@ -45,13 +46,13 @@ def build_vocabulary(tokens: Iterable[str], min_count: int = 1, max_size: int | 
     words = by_frequency(counts, min_count)[:max_size]
     if len(words) < 2:
         raise DataError(f"only {len(words)} words occur {min_count} times or more: give a longer text")
-    return Vocabulary(tuple(words), np.array([counts[word] for word in words], np.int64))
+    return WordCounts(tuple(words), np.array([counts[word] for word in words], np.int64))
 
 
-def word_ids(tokens: Sequence[str], vocabulary: Vocabulary) -> Int[np.ndarray, " N"]:
-    """Returns the places of the tokens in the vocabulary, without those that are not in it."""
-    place = {word: i for i, word in enumerate(vocabulary.words)}
-    return np.array([place[token] for token in tokens if token in place], np.int32)
+def word_ids(tokens: Sequence[str], vocabulary: WordCounts) -> Int[np.ndarray, " N"]:
+    """Returns the numbers of the tokens in a vocabulary, leaving out tokens that are not in it."""
+    ids = {word: number for number, word in enumerate(vocabulary.words)}
+    return np.array([ids[token] for token in tokens if token in ids], np.int32)
 
 
 def keep_probability(counts: Int[np.ndarray, " V"], threshold: float) -> Float[np.ndarray, " V"]:
@@ -66,7 +67,7 @@ def noise_bounds(counts: Int[np.ndarray, " V"], power: float = 0.75) -> Float[np
 
 
 def text_rows(ids: Int[np.ndarray, " N"], length: int) -> Int[np.ndarray, "R length"]:
-    """Returns a text cut into rows; the last is filled with `NO_WORD`."""
-    rows = np.full((-(-len(ids) // length), length), NO_WORD, np.int32)
+    """Returns a text cut into rows; the last one is padded with `NO_WORD`."""
+    rows = np.full((math.ceil(len(ids) / length), length), NO_WORD, np.int32)
     rows.flat[: len(ids)] = ids
     return rows

@@ -14,7 +14,7 @@ def task_module(name: str) -> ModuleType:
     """Returns a task's module, in this package or, for a name with a dot in it, anywhere.
 
     Raises:
-      ConfigError: if there is none of that name, it cannot be imported, or it lacks `Config` or `build`.
+      ConfigError: if there is no such module, it cannot be imported, or it lacks `Config` or `build`.
     """
     path = name if "." in name else f"{__name__}.{name}"
     module = named_module(path, f"unknown task {name!r}")
@@ -28,14 +28,15 @@ def build_task(config: TrainConfig) -> Any:
     """Returns the `Task` that a config names.
 
     Raises:
-      ConfigError: as `task_module`, if the config is another task's, and as the task's own `build`, whose other errors
-        are raised too.
+      ConfigError: as `task_module`, or if the config is that of another task. Errors of the task's own `build` are
+        raised, too.
     """
     module = task_module(config.task)
-    own = type(config)
+    config_class = type(config)
+    config_name = f"{config_class.__module__}.{config_class.__name__}"
     require(
         isinstance(config, module.Config),
-        f"task {config.task!r} takes a {module.__name__}.Config, but this config is a {own.__module__}.{own.__name__}; "
+        f"task {config.task!r} takes a {module.__name__}.Config, but this config is a {config_name}; "
         "leave config.task out, or give a config of that task",
     )
     return module.build(config)

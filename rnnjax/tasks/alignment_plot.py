@@ -1,4 +1,4 @@
-"""Pictures of what a decoder attends to."""
+"""Plots of a decoder's attention weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ _log = logging.getLogger(__name__)
 
 
 def plot_alignment(weights: Float[np.ndarray, "T S"], source: Sequence[str], target: Sequence[str], path: Path) -> None:
-    """Draws the weights over the source tokens, from left to right, in each step of the target, from top to bottom."""
+    """Plots attention weights: source tokens from left to right, steps of the target from top to bottom.
+
+    Args:
+      weights: of every source token in every step of the target.
+      source: the source tokens.
+      target: the target tokens.
+      path: of the plot.
+    """
     figure, axes = new_figure(2 + 0.28 * len(source), 1.5 + 0.28 * len(target))
     axes.imshow(weights, cmap="gray_r", vmin=0, vmax=1, aspect="auto")
     fonts = {"family": _installed_fonts()}

@@ -1,4 +1,4 @@
-"""The next character of a word: from "hihell", "ihello"."""
+"""Predicts the next character of a word: from "hihell", "ihello"."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Config(TrainConfig):
     """Fields of this task.
 
     Attributes:
-      text: what is learnt, each character but the first from those before it.
+      text: the text, of which each character but the first is predicted from those before it.
     """
 
     task: str = "hihello"
@@ -48,8 +48,8 @@ def build(config: Config) -> Task:
         return model.init(key, jnp.zeros((1, 1, len(vocabulary))))
 
     def logits(params: Any, inputs: Int[Array, "B T"], rngs: Any = None) -> Float[Array, "B T V"]:
-        found: Any = model.apply(params, jax.nn.one_hot(inputs, len(vocabulary)), rngs=rngs, deterministic=rngs is None)
-        return found
+        apply: Any = model.apply
+        return apply(params, jax.nn.one_hot(inputs, len(vocabulary)), rngs=rngs, deterministic=rngs is None)
 
     def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:
         scores = logits(params, batch["inputs"], None if key is None else {"dropout": key})
@@ -68,7 +68,7 @@ def build(config: Config) -> Task:
 def load(text: str, vocabulary: tuple[str, ...]) -> DataSet:
     """Returns the one example as every split: `inputs` and `targets` int32 [1, T], `weights` float32 [1, T].
 
-    There is nothing held out: the task is to learn the text by heart.
+    Nothing is held out: the task is to learn the text by heart.
     """
     codes = encode(text, vocabulary)[None]
     example = {"inputs": codes[:, :-1], "targets": codes[:, 1:], "weights": np.ones(codes[:, 1:].shape, np.float32)}

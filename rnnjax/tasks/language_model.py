@@ -16,7 +16,7 @@ from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell
 from rnnjax.data.dataset import DataSet
 from rnnjax.data.lanes import evaluation_windows, training_windows
 from rnnjax.data.text import Cuts, Texts, load_embedded_text, load_own_text, load_ptb, load_tiny_shakespeare
-from rnnjax.data.vocabulary import CharacterVocabulary, Vocabulary, WordVocabulary
+from rnnjax.data.vocabulary import CharacterVocabulary, TextVocabulary, WordVocabulary
 from rnnjax.errors import ConfigError, require
 from rnnjax.memory import require_room_for
 from rnnjax.models.language_model import LanguageModel, continue_tokens
@@ -29,14 +29,14 @@ _TEXTS = ("tinyshakespeare", "ptb", "embedded", "text")
 
 @dataclasses.dataclass
 class TextConfig(DataConfig):
-    """Which text, and how it is read.
+    """The text, and how it is split into tokens.
 
     Attributes:
-      name: "tinyshakespeare", "ptb", "embedded" for one that CPython ships, or "text" for one's own at `path`: a
+      name: "tinyshakespeare", "ptb", "embedded" for one that CPython ships, or "text" for your own at `path`: a
         UTF-8 file, or a folder with `train.txt`, `valid.txt` and `test.txt` (or `NAME.train.txt` and so on).
       tokens: "characters" or "words".
-      vocabulary_size: words that the model knows at most, `<eos>` and `<unk>` included.
-      validation_fraction, test_fraction: of a text that is one file; validation is at its end, test before that.
+      vocabulary_size: most words that the model knows, `<eos>` and `<unk>` included.
+      validation_fraction, test_fraction: of a text in one file; validation is at its end, test before that.
     """
 
     name: str = "tinyshakespeare"
@@ -67,11 +67,12 @@ class Config(TrainConfig):
     """Fields of this task.
 
     Attributes:
-      window: number T of steps that the gradient goes back.
+      window: number T of steps over which gradients are propagated back.
       embedding_size: features of an embedded token.
-      tied: whether the embedding is the softmax layer's weight too.
-      output_dropout: rate of dropping what the softmax layer reads (`cell.dropout.output_rate` is that of every layer).
-      init_scale: if given, every parameter, biases included, starts uniform within plus and minus this.
+      tied: whether the embedding is also the weight of the softmax layer.
+      output_dropout: rate of dropout on the input of the softmax layer (`cell.dropout.output_rate` is that of every
+        layer).
+      init_scale: if given, all parameters, biases included, are initialised uniformly within plus and minus this.
     """
 
     task: str = "language_model"
@@ -122,7 +123,7 @@ def build(config: Config) -> Task:
 
     def init(key: PRNGKeyArray) -> Any:
         params = model.init(key, jnp.zeros((1, 1), jnp.int32))
-        return params if config.init_scale is None else redrawn(key, params, config.init_scale)
+        return params if config.init_scale is None else redraw_uniformly(key, params, config.init_scale)
 
     def values(params: Any, carry: State, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, State]:
         tokens = batch["tokens"]
@@ -158,15 +159,15 @@ def load(config: TextConfig) -> Texts:
     return load_embedded_text(cuts) if config.path is None else load_own_text(config.path, cuts)
 
 
-def build_vocabulary(config: TextConfig, texts: Texts) -> Vocabulary:
+def build_vocabulary(config: TextConfig, texts: Texts) -> TextVocabulary:
     """Returns the vocabulary: all characters of all splits, or the most frequent words of the training split."""
     if config.tokens == "words":
         return WordVocabulary.of(texts.splits["train"], config.vocabulary_size)
     return CharacterVocabulary.of(texts.splits.values())
 
 
-def windows(texts: Texts, vocabulary: Vocabulary, config: Config) -> DataSet:
-    """Returns the data set of windows, as `rnnjax.data.lanes` lays them out.
+def windows(texts: Texts, vocabulary: TextVocabulary, config: Config) -> DataSet:
+    """Returns the data set of windows, arranged as in `rnnjax.data.lanes`.
 
     Raises:
       ConfigError: if the training text is too short for the batch.
@@ -182,7 +183,7 @@ def windows(texts: Texts, vocabulary: Vocabulary, config: Config) -> DataSet:
     return DataSet(texts.name, splits, texts.source, texts.checksum)
 
 
-def redrawn(key: PRNGKeyArray, params: Any, scale: float) -> Any:
+def redraw_uniformly(key: PRNGKeyArray, params: Any, scale: float) -> Any:
     """Returns parameters of the same shapes, every one uniform within plus and minus `scale`."""
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
@@ -191,7 +192,7 @@ def redrawn(key: PRNGKeyArray, params: Any, scale: float) -> Any:
 
 
 def perplexity(means: dict[str, float]) -> dict[str, float]:
-    """Returns the perplexity, e to the loss, infinite where that is beyond what a number holds."""
+    """Returns the perplexity, the exponential of the loss; infinite if it overflows."""
     return {"perplexity": math.exp(means["loss"]) if means["loss"] < 700 else math.inf}
 
 
@@ -200,8 +201,14 @@ def bits_per_character(means: dict[str, float]) -> dict[str, float]:
     return {"bits_per_character": means["loss"] / math.log(2)}
 
 
-def continuation(model: LanguageModel, params: Any, vocabulary: Vocabulary, request: Request) -> str:
-    """Returns the prompt and what follows it, read as the beginning of a line.
+def continuation(model: LanguageModel, params: Any, vocabulary: TextVocabulary, request: Request) -> str:
+    """Returns the prompt and its continuation; the prompt is taken as the beginning of a line.
+
+    Args:
+      model: the model.
+      params: its parameters.
+      vocabulary: its vocabulary.
+      request: the options of `python -m rnnjax.generate`.
 
     Raises:
       ConfigError: for a character that the model does not know (a word becomes `<unk>`).

@@ -1,4 +1,4 @@
-"""Handwritten digits, read row by row."""
+"""Classifies handwritten digits, read row by row."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Config(TrainConfig):
 
 
 def build(config: Config) -> Task:
-    """Returns the task: images `[B, 28, 28]` are sequences of 28 rows, classified after the last.
+    """Returns the task: images `[B, 28, 28]` are sequences of 28 rows, classified after the last row.
 
     Raises:
       DataError: as `rnnjax.data.mnist.load_mnist` and `load_embedded_digits`.

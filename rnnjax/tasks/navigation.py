@@ -1,4 +1,4 @@
-"""The next item that a visitor of a shop clicks, from the last four."""
+"""Predicts the next item that a visitor of a shop clicks, from the last four."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from rnnjax.models.next_item import NextItem, SharedNextItem
 from rnnjax.models.next_item_baselines import Successors, items_again, popular_items, recall_and_mrr
 from rnnjax.tasks.task import Batch, Request, Task, Values, Weighted
 
-_AT = 20
+_AT = 20  # number of recommended items
 
 
 @dataclasses.dataclass
 class Config(TrainConfig):
-    """Fields of this task: `data.name` is "yoochoose" for the clicks of the RecSys 2015 challenge, or "embedded" for
-    sessions that are generated.
+    """Fields of this task.
+
+    `data.name` is "yoochoose" for the clicks of the RecSys 2015 challenge, or "embedded" for generated sessions.
 
     Attributes:
-      windows: windows to train on, the first in time; 0 takes four fifths of all.
-      distinct: whether windows with the same four items as one before are left out.
-      embedding: size of the vectors that reading and scoring items share; 0 reads items one-hot, as the source does.
-      dropout: rate, of the vectors and of the cell's last output, where items are embedded.
+      windows: number of training windows, the first in time; 0 takes four fifths of all.
+      distinct: whether to leave out windows with the same four items as an earlier one.
+      embedding: size of the embedding, shared by input and output layers; 0 reads items one-hot, as the source does.
+      dropout: rate of dropout on the embedding and on the cell's last output; needs an embedding.
     """
 
     task: str = "navigation"
@@ -53,14 +54,14 @@ class Config(TrainConfig):
         require(self.embedding >= 0, f"embedding must not be negative, got {self.embedding}")
         require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
         dropped = self.dropout and not self.embedding
-        require(not dropped, "dropout is of embedded items; set embedding, or use cell.dropout.output_rate")
+        require(not dropped, "dropout needs an embedding; set embedding, or use cell.dropout.output_rate")
 
 
 def build(config: Config) -> Task:
-    """Returns the task: windows of four items, and the fifth to be predicted.
+    """Returns the task: windows of four items, after which the fifth is to be predicted.
 
-    `recall_20` and `mrr_20` are those of the 20 items that the model thinks most likely. An item that training has
-    not seen counts as a miss; the loss is that of the others.
+    `recall_20` and `mrr_20` are recall and mean reciprocal rank among the 20 items with the highest scores. An item
+    that does not occur in training counts as a miss, and is left out of the loss.
 
     Raises:
       DataError: as `rnnjax.data.clicks` and `click_windows`.
@@ -114,21 +115,28 @@ def load(config: Config) -> ClickData:
 
 
 def ranking(logits: Float[Array, "B V"], following: Int[Array, " B"]) -> dict[str, Float[Array, " B"]]:
-    """Returns accuracy, recall and reciprocal rank among the first 20 of each example; of equals the item is last."""
+    """Returns accuracy, recall and reciprocal rank among the first 20 items, for every example.
+
+    Args:
+      logits: the score of every item.
+      following: the item that was clicked; -1 if it does not occur in training.
+    """
     score = jnp.take_along_axis(logits, jnp.maximum(following, 0)[:, None], axis=1)
-    # Not (logits < score), so that NaN is no hit.
+    # Items with the same score rank before the item. "Not less" counts NaN, too, so that a NaN score is never a hit.
     rank = jnp.where(following >= 0, (~(logits < score)).sum(1), logits.shape[1] + _AT)
-    found = rank <= _AT
+    hit = rank <= _AT
     return {
         "accuracy": (rank == 1).astype(jnp.float32),
-        f"recall_{_AT}": found.astype(jnp.float32),
-        f"mrr_{_AT}": jnp.where(found, 1 / rank, 0.0),
+        f"recall_{_AT}": hit.astype(jnp.float32),
+        f"mrr_{_AT}": jnp.where(hit, 1 / rank, 0.0),
     }
 
 
 def baseline_scores(clicks: ClickData, split: str) -> dict[str, float]:
-    """Returns recall and MRR of the baselines: the most popular items, the window's own again, and the most frequent
-    successors of its last."""
+    """Returns recall and MRR of three baselines.
+
+    They recommend the most popular items, the items of the window, and the most frequent successors of its last item.
+    """
     train, test = clicks.data.splits["train"], clicks.data.splits[split]
     size = min(_AT, len(clicks.items))
     successors = Successors(train["items"], train["next"], train["session"])
@@ -141,10 +149,10 @@ def baseline_scores(clicks: ClickData, split: str) -> dict[str, float]:
 
 
 def line_ids(line: str, items: Int[np.ndarray, " V"]) -> Int[np.ndarray, "1 4"]:
-    """Returns the last four items of a line of item numbers; those that are missing or unknown are -1.
+    """Returns the last four items of a line of item numbers; missing and unknown ones are -1.
 
     Raises:
-      ConfigError: if the line has anything but whole numbers.
+      ConfigError: if the line contains anything but whole numbers.
     """
     try:
         numbers = np.array([int(word) for word in line.replace(",", " ").split()][-4:], np.int64)

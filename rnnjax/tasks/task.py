@@ -1,4 +1,4 @@
-"""What is trained: data, model, loss and metrics."""
+"""The contract of a task: data, model, loss and metrics."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from rnnjax.data.dataset import DataSet
 
-Batch = dict[str, Array]
+Batch = dict[str, Shaped[Array, "B ..."]]
 
 
 class Weighted(NamedTuple):
-    """A metric whose examples do not count alike: its mean is ``sum(value * weight) / sum(weight)``.
+    """A metric whose examples have weights: its mean is ``sum(value * weight) / sum(weight)``.
 
-    For the mean over all valid steps, `value` is each example's mean over its own, `weight` how many they are.
+    For a mean over all valid steps, `value` is each example's mean over its valid steps, `weight` their number.
     """
 
     value: Float[Array, " B"]
     weight: Float[Array, " B"]
 
 
-Values = dict[str, Array | Weighted]
+Values = dict[str, Shaped[Array, " B"] | Weighted]
 
 
 class Buckets(NamedTuple):
-    """Padded widths for sequences of unequal length: a batch holds examples of one bucket, cut to its widths.
+    """Padded widths for sequences of unequal length: a batch has examples of one bucket only, cut to its widths.
 
     Attributes:
       of: for each split, the bucket of every example, ``[N]``.
-      widths: for each bucket, how much of axis 1 is kept of which fields.
+      widths: for each bucket, by field, the length to which axis 1 is cut.
     """
 
     of: Mapping[str, Int[np.ndarray, " N"]]
@@ -41,17 +41,19 @@ class Buckets(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What `python -m rnnjax.generate` is asked for.
+    """The options of `python -m rnnjax.generate`.
 
     Attributes:
-      prompt: what to continue; None leaves it to the task.
+      prompt: what to continue; None takes the task's default.
       length: number of steps to generate.
-      temperature: of sampling; 0 takes the likeliest.
-      top_k, top_p: if given, sampling is among the k likeliest, or the likeliest that make up probability p.
+      temperature: of sampling; 0 always takes the most likely.
+      top_k: if given, samples only from the k most likely.
+      top_p: if given, samples only from the most likely that together have probability p.
       seed: of sampling.
-      beam_size, n_best: width of the beam, and how many of its results are given.
-      lines: of the standard input, without their ends, read when they are asked for.
-      plots: directory for pictures.
+      beam_size: width of the beam.
+      n_best: number of results of the beam that are printed.
+      lines: of the standard input, without line ends, read lazily.
+      plots: directory for plots.
     """
 
     prompt: str | None
@@ -68,23 +70,24 @@ class Request(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A task, as the training loop sees it.
+    """A task, as the training loop uses it.
 
     Attributes:
       data: its data set, with splits `train`, `validation` and `test`.
       init: returns fresh parameters from a PRNG key.
-      values: ``(params, carry, batch, key) -> (values, carry)``: one value an example, ``[B]`` or `Weighted`, for every
-        metric by its name; `loss` is what training makes small. `key` is None in evaluation.
-      best_metric: the validation metric that says which parameters are the best.
-      higher_is_better: whether the best is the highest.
-      carry: recurrent state before the first batch, each leaf ``[B, ...]``; None where each batch starts afresh.
-      ordered: whether training takes the examples as they stand, B at a time, as carried state needs it; otherwise
-        they are shuffled every epoch.
+      values: ``(params, carry, batch, key) -> (values, carry)``: for every metric by name, a value for each example,
+        ``[B]`` or `Weighted`; training minimises `loss`. `key` is None in evaluation.
+      best_metric: the validation metric that decides which parameters are best.
+      higher_is_better: whether the highest value is the best.
+      carry: recurrent state before the first batch, each leaf ``[B, ...]``; None if each batch starts from the initial
+        state.
+      ordered: whether batches are consecutive examples in the order of the data, as carried state requires; otherwise
+        examples are shuffled every epoch.
       buckets: if given, how batches are made of sequences of unequal length.
-      derived: if given, more metrics from the means of `values`, such as the perplexity from the loss.
-      score: if given, ``score(params, split)`` returns metrics that need more than `values`, such as what decoding a
-        whole split gives; for the test split after training, and in evaluation.
-      plots: if given, ``plots(params, directory)`` draws pictures of the trained model into a directory.
+      derived: if given, returns further metrics from the means of `values`, such as the perplexity from the loss.
+      score: if given, ``score(params, split)`` returns metrics that need more than `values`, such as decoding a whole
+        split. It is called for the test split after training, and in evaluation.
+      plots: if given, ``plots(params, directory)`` writes plots of the trained model into a directory.
       generate: if given, ``generate(params, request)`` yields the lines that `python -m rnnjax.generate` prints.
     """
 

@@ -1,4 +1,4 @@
-"""The next value of a function of time, from the values before it."""
+"""Predicts the next value of a function of time from earlier values."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Config(TrainConfig):
     """Fields of this task.
 
     Attributes:
-      windows: number of training windows; with one epoch, every step has fresh ones.
+      windows: number of training windows; with one epoch, no step sees a window of another.
       window: number T of inputs in a window, 0.1 apart.
-      project: whether predictions are the outputs of a `Project` cell; otherwise a dense layer makes them.
+      project: whether predictions are the outputs of a `Project` cell; otherwise those of a dense layer.
     """
 
     task: str = "time_series"
@@ -77,12 +77,12 @@ def build(config: Config) -> Task:
         plot_prediction(INSTANCE_START, window, np.asarray(predicted), directory / "prediction.png")
 
     @jax.jit(static_argnums=2)
-    def go_on(params: Any, window: Float[Array, "T 1"], steps: int) -> Float[Array, "steps 1"]:
+    def continued(params: Any, window: Float[Array, "T 1"], steps: int) -> Float[Array, "steps 1"]:
         return continue_series(lambda xs: predict(params, xs), window, steps)
 
     def generate(params: Any, request: Request) -> Iterator[str]:
         window, truth = prompt_window(request.prompt, config.window, request.length)
-        following = np.asarray(go_on(params, window[:, None], request.length))[:, 0]
+        following = np.asarray(continued(params, window[:, None], request.length))[:, 0]
         plot_generated(window, following, truth, request.plots / "generated.png")
         return map("{:.6f}".format, following)
 
@@ -90,17 +90,22 @@ def build(config: Config) -> Task:
 
 
 def instance(steps: int) -> Float[np.ndarray, "steps+1"]:
-    """Returns the window that pictures show, the one from t = 12.2 on."""
+    """Returns the window that plots show, which starts at t = 12.2."""
     return window_at(np.array([INSTANCE_START]), steps)[0]
 
 
 def prompt_window(
     prompt: str | None, steps: int, length: int
 ) -> tuple[Float[np.ndarray, " steps"], Float[np.ndarray, " length"] | None]:
-    """Returns the values that a prompt stands for, and those that the function has after them, if any.
+    """Returns the values that a prompt stands for, and the following values of the function, if there are any.
+
+    Args:
+      prompt: "zeros" (for which None stands) or "instance".
+      steps: number of values of the prompt.
+      length: number of values after them.
 
     Raises:
-      ConfigError: for a prompt other than "zeros" (which None stands for) and "instance".
+      ConfigError: for another prompt.
     """
     require(prompt in (None, "zeros", "instance"), f'--prompt must be "zeros" or "instance", got {prompt!r}')
     if prompt != "instance":

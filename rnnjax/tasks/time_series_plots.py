@@ -1,4 +1,4 @@
-"""Pictures of a time series, of what a model predicts of it, and of what it goes on with."""
+"""Plots of a time series, of a model's predictions, and of a series that it generates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rnnjax.plots import new_figure, save_figure
 
 
 def plot_series(start: float, steps: int, directory: Path) -> None:
-    """Draws the whole series with one training window in it, and that window by itself with its targets."""
+    """Plots the whole series with one training window, and this window alone with its targets."""
     window, times = window_at(np.array([start]), steps)[0], start + RESOLUTION * np.arange(steps + 1)
     figure, axes = new_figure(8, 3.5)
     everywhere = np.arange(START, END, RESOLUTION)
@@ -29,7 +29,14 @@ def plot_series(start: float, steps: int, directory: Path) -> None:
 def plot_prediction(
     start: float, window: Float[np.ndarray, "T+1"], predicted: Float[np.ndarray, " T"], path: Path
 ) -> None:
-    """Draws the predictions of a window's steps beside their targets."""
+    """Plots the predictions for a window beside their targets.
+
+    Args:
+      start: time of its first value.
+      window: the values.
+      predicted: the predictions of all values but the first.
+      path: of the plot.
+    """
     times = start + RESOLUTION * np.arange(1, len(window))
     figure, axes = new_figure(6, 4)
     axes.plot(times, window[1:], "*", label="target")
@@ -43,12 +50,19 @@ def plot_generated(
     truth: Float[np.ndarray, " N"] | None,
     path: Path,
 ) -> None:
-    """Draws the values given and those generated after them, over the series itself where it is known."""
+    """Plots the prompt and the values generated after it, over the series itself if that is known.
+
+    Args:
+      window: the values of the prompt.
+      following: the generated values.
+      truth: the values of the series after the prompt; None if there are none.
+      path: of the plot.
+    """
     steps = np.arange(len(window), len(window) + len(following))
     figure, axes = new_figure(8, 3.5)
     if truth is not None:
         axes.plot(steps, truth, color="0.7", label="the series")
-    axes.plot(np.arange(len(window)), window, linewidth=3, label="given")
+    axes.plot(np.arange(len(window)), window, linewidth=3, label="prompt")
     axes.plot(steps, following, label="generated")
     _finish(figure, axes, "step", path)
 

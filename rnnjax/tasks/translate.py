@@ -33,8 +33,8 @@ _PICTURES = 4
 _LONGEST, _MOST_BEAMS = 100_000, 1000
 _FIELDS = ("source", "target")
 
-# How sacrebleu finds words: Multi30k is in tokens already, which must not be split again, and is compared in lower
-# case as it stands, as its published figures are; Korean and dates have no words between spaces to speak of.
+# How sacrebleu splits words. Multi30k is tokenised and in lower case already, and compared as it is, like in published
+# figures. Korean and dates are split into characters.
 _BLEU_TOKENS = {"multi30k_de_en": "none", "tatoeba_en_ko": "char", "dates": "char"}
 
 _log = logging.getLogger(__name__)
@@ -42,11 +42,11 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class VocabularyConfig(ConfigGroup):
-    """Of what both vocabularies are made.
+    """The vocabularies of source and target.
 
     Attributes:
       kind: "char", "word", "bpe" or "unigram".
-      source_size, target_size: most tokens.
+      source_size, target_size: most tokens of each.
     """
 
     kind: str = "bpe"
@@ -65,8 +65,8 @@ class SamplingConfig(ConfigGroup):
     """Scheduled sampling: how often the decoder reads its own prediction in training.
 
     Attributes:
-      probability: of doing so at a step, in the end; 0 is teacher forcing.
-      ramp_steps: training steps over which it rises from 0 to that.
+      probability: of doing so at a step, after the ramp; 0 is teacher forcing.
+      ramp_steps: training steps over which the probability rises from 0.
     """
 
     probability: float = 0.0
@@ -80,19 +80,19 @@ class SamplingConfig(ConfigGroup):
 
 @dataclasses.dataclass
 class Config(TrainConfig):
-    """Fields of this task; `cell` is that of the encoder and of the decoder.
+    """Fields of this task; `cell` is the cell of both encoder and decoder.
 
     Attributes:
-      embedding_size: features of a token.
+      embedding_size: features of an embedded token.
       attention: "none", "bahdanau" or "luong".
-      score: of the attention: "additive", "dot", "general" or "concat".
+      score: score function of the attention: "additive", "dot", "general" or "concat".
       input_feeding: whether Luong's attention feeds its output to the next step.
       bidirectional: whether the encoder reads in both directions.
       reverse_source: whether an encoder of one direction reads the source backwards.
       max_length: most tokens of a sequence; longer pairs are left out of training.
-      max_buckets: most widths that batches are padded to; there are fewer where padding is below a tenth.
+      max_buckets: most widths that batches are padded to; fewer are used if less than a tenth is padding.
       label_smoothing: share of the target's probability that is spread over all tokens, in training.
-      beam_size, length_penalty: of the search that `score` reports on.
+      beam_size, length_penalty: of the search whose translations are scored.
     """
 
     task: str = "translate"
@@ -133,7 +133,7 @@ class Config(TrainConfig):
 
 
 def build(config: Config) -> Task:
-    """Returns the task: sentences to sentences, by the masked cross-entropy of the target's tokens.
+    """Returns the task: translating sentences, trained by the masked cross-entropy of the target's tokens.
 
     Raises:
       DataError: as `rnnjax.data.translation.load_translation`.
@@ -167,15 +167,14 @@ def build(config: Config) -> Task:
     def score(params: Any, split: str) -> dict[str, float]:
         sources, references = zip(*text.pairs[split])
         outputs = translator.translate(params, sources, beam_size=config.beam_size, batch_size=config.batch_size)
-        return translation_scores([best.text for best, *_ in outputs], references, config.data.name) | {
-            "padding_waste": waste
-        }
+        scores = translation_scores([best.text for best, *_ in outputs], references, config.data.name)
+        return scores | {"padding_waste": waste}
 
     def plots(params: Any, directory: Path) -> None:
         if config.attention != "none":
             lines = [source for source, _ in text.pairs["test"][:_PICTURES]]
             for number, (line, outputs) in enumerate(zip(lines, translator.translate(params, lines)), 1):
-                draw(translator, params, line, outputs[0], directory / f"attention_{number}.png")
+                draw_alignment(translator, params, line, outputs[0], directory / f"attention_{number}.png")
 
     def generate(params: Any, request: Request) -> Iterator[str]:
         drawn = 0
@@ -183,8 +182,8 @@ def build(config: Config) -> Task:
             outputs = translator.translate(params, [line], beam_size=request.beam_size)[0]
             if config.attention != "none" and drawn < _PICTURES and outputs[0].tokens:
                 drawn += 1
-                draw(translator, params, line, outputs[0], request.plots / f"translation_{drawn}.png")
-            yield from written(outputs, request.n_best)
+                draw_alignment(translator, params, line, outputs[0], request.plots / f"translation_{drawn}.png")
+            yield from output_lines(outputs, request.n_best)
 
     carry = jnp.zeros(config.batch_size, jnp.int32) if sampled else None
     return Task(
@@ -219,7 +218,7 @@ def build_model(config: Config, source_size: int, target_size: int) -> EncoderDe
 
 
 def build_decoder(config: Config) -> Cell:
-    """Returns the decoder's cell: the config's, the top layer of it with attention.
+    """Returns the decoder's cell: the config's cell, with attention around its top layer.
 
     Raises:
       ConfigError: if the cell or the score does not fit.
@@ -229,13 +228,13 @@ def build_decoder(config: Config) -> Cell:
         return cell
     memory_size = cell.output_size * (2 if config.bidirectional else 1)
     try:
-        return with_last(cell, lambda top: _attending(config, top, memory_size))
+        return with_last(cell, lambda top: _with_attention(config, top, memory_size))
     except (TypeError, ValueError) as error:
         require(False, f"attention: {error}")
         raise
 
 
-def _attending(config: Config, cell: GatedCell | Any, memory_size: int) -> Cell:
+def _with_attention(config: Config, cell: GatedCell | Any, memory_size: int) -> Cell:
     """Returns a cell with attention around it."""
     if config.attention == "bahdanau":
         return Bahdanau(cell, memory_size, score=config.score)
@@ -243,29 +242,35 @@ def _attending(config: Config, cell: GatedCell | Any, memory_size: int) -> Cell:
 
 
 def build_buckets(config: Config, text: Translation) -> tuple[Buckets, float]:
-    """Returns the buckets of all splits, chosen for the training split, and the padding that is left in that."""
+    """Returns the buckets of all splits, chosen for the training split, and the share of padding in that split."""
     lengths = {
         split: {field: arrays[f"{field}_length"] for field in _FIELDS} for split, arrays in text.data.splits.items()
     }
     whole = {field: text.data.splits["train"][field].shape[1] for field in _FIELDS}
     smallest = min(config.batch_size, len(text.pairs["train"]))
     widths = choose_widths(lengths["train"], most=config.max_buckets, smallest=smallest)
-    widths = (*widths[:-1], whole)  # the other splits may have longer ones
+    widths = (*widths[:-1], whole)  # other splits may have longer sequences
     waste = padding_waste(lengths["train"], widths)
     _log.info("%d buckets of %s: %.1f%% of a batch is padding", len(widths), " and ".join(_FIELDS), 100 * waste)
     return Buckets({split: assign_buckets(part, widths) for split, part in lengths.items()}, widths), waste
 
 
 def sampling_probability(config: SamplingConfig, steps: Array) -> Array:
-    """Returns the probability of reading an own prediction after so many training steps."""
+    """Returns the probability that the decoder reads its own prediction after `steps` training steps."""
     return config.probability * jnp.minimum(1.0, steps / max(config.ramp_steps, 1) if config.ramp_steps else 1.0)
 
 
 def token_values(logits: Float[Array, "B T V"], target: Array, lengths: Array, smoothing: float) -> Values:
-    """Returns the loss and the accuracy of the tokens, and whether a sequence is right in all of them.
+    """Returns loss and accuracy of the tokens, and whether all tokens of a sequence are right.
 
-    As long as every token is right, greedy search reads what teacher forcing does: so `exact_match` is that of greedy
-    search.
+    As long as all tokens so far are right, greedy search reads the same as teacher forcing, so that `exact_match` is
+    the one of greedy search.
+
+    Args:
+      logits: the scores of every token.
+      target: the right tokens ``[B, T]``.
+      lengths: number of valid tokens ``[B]``.
+      smoothing: share of the target's probability that is spread over all tokens.
     """
     valid = (jnp.arange(target.shape[1]) < lengths[:, None]).astype(jnp.float32)
     loss, count = sequence_loss(logits, target, valid)
@@ -282,7 +287,7 @@ def _mean_log_probability(logits: Float[Array, "B T V"]) -> Float[Array, "B T"]:
     return jax.nn.log_softmax(logits).mean(-1)
 
 
-def translation_scores(found: Sequence[str], references: Sequence[str], name: str) -> dict[str, float]:
+def translation_scores(outputs: Sequence[str], references: Sequence[str], name: str) -> dict[str, float]:
     """Returns `bleu` and `chrf` (0 to 100) and `exact_match` (0 to 1) of translations.
 
     BLEU (Papineni et al., 2002) and chrF (Popović, 2015) are sacrebleu's (Post, 2018).
@@ -297,24 +302,32 @@ def translation_scores(found: Sequence[str], references: Sequence[str], name: st
     except ImportError:
         require(False, 'translations are scored by the package sacrebleu: pip install "rnnjax[translate]"')
         raise
-    exact = sum(one == other for one, other in zip(found, references)) / len(references)
+    exact = sum(output == reference for output, reference in zip(outputs, references)) / len(references)
     return {
-        # `force`: no warning about text in tokens, which some of it is on purpose.
-        "bleu": BLEU(tokenize=_BLEU_TOKENS.get(name, "13a"), force=True).corpus_score(found, [references]).score,
-        "chrf": CHRF().corpus_score(found, [references]).score,
+        # `force`: no warning about tokenised text.
+        "bleu": BLEU(tokenize=_BLEU_TOKENS.get(name, "13a"), force=True).corpus_score(outputs, [references]).score,
+        "chrf": CHRF().corpus_score(outputs, [references]).score,
         "exact_match": exact,
     }
 
 
-def written(outputs: Sequence[Output], n_best: int) -> Iterator[str]:
-    """Yields the best outputs of a line: the text alone, or with several also the score, a tab before the text."""
+def output_lines(outputs: Sequence[Output], n_best: int) -> Iterator[str]:
+    """Yields the best outputs of a line: the text if `n_best` is 1, otherwise the score, a tab and the text."""
     if n_best == 1 or not outputs[0].tokens:
         yield outputs[0].text
     else:
         yield from (f"{output.score:.4f}\t{output.text}" for output in outputs[:n_best])
 
 
-def draw(translator: Translator, params: Any, line: str, output: Output, path: Path) -> None:
-    """Draws what an output attended to."""
+def draw_alignment(translator: Translator, params: Any, line: str, output: Output, path: Path) -> None:
+    """Plots the attention weights of an output.
+
+    Args:
+      translator: made the output.
+      params: parameters of its model.
+      line: the source.
+      output: a translation of it; nothing is drawn if it is empty.
+      path: of the plot.
+    """
     if output.tokens:
         plot_alignment(*translator.alignment(params, line, output), path)

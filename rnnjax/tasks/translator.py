@@ -1,7 +1,8 @@
-"""Sentences in, sentences out: a trained encoder-decoder with its vocabularies."""
+"""Translates sentences with a trained encoder-decoder and its vocabularies."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,19 +16,19 @@ from rnnjax.data.translation import padded
 from rnnjax.models.decoding import Hypotheses, beam_search, greedy
 from rnnjax.models.encoder_decoder import EncoderDecoder
 
-_WIDTH_STEP = 8  # widths of sources are multiples of it, so that few programs are compiled
+_WIDTH_STEP = 8  # sources are padded to multiples of it, so that few programs are compiled
 
 
 class Output(NamedTuple):
-    """One translation: its text, its tokens up to the end, and its score."""
+    """A translation: its text, its tokens up to the end, and its score."""
 
     text: str
     tokens: tuple[int, ...]
     score: float
 
 
-class Alignment(NamedTuple):
-    """What a translation attended to: ``weights [T, S]`` and the tokens of both sides as text."""
+class TranslationAlignment(NamedTuple):
+    """The attention weights of a translation ``[T, S]``, and the tokens of source and target as text."""
 
     weights: Float[np.ndarray, "T S"]
     source: list[str]
@@ -35,13 +36,14 @@ class Alignment(NamedTuple):
 
 
 class Translator:
-    """Translates with parameters that are given every time; compiles one program a width of sources.
+    """Translates with parameters that each call is given; one program is compiled for each width of sources.
 
     Args:
       model: the model.
-      source, target: its vocabularies.
-      max_length: most tokens of an output, the end among them, and of a source, which is cut after them.
-      length_penalty: of the beam, as in `beam_search`.
+      source: vocabulary of the source.
+      target: vocabulary of the target.
+      max_length: most tokens of an output, including the end token, and of a source, which is truncated.
+      length_penalty: as for `beam_search`.
     """
 
     def __init__(
@@ -61,21 +63,27 @@ class Translator:
     def translate(
         self, params: Any, lines: Sequence[str], *, beam_size: int = 1, batch_size: int = 1
     ) -> list[list[Output]]:
-        """Returns the outputs for each line, the best first: one, or as many as the beam found.
+        """Returns the outputs for each line, the best first: one by greedy search, or those that beam search found.
 
-        A line without tokens gives one empty output. Lines of about the same length are taken together.
+        A line without tokens has one empty output.
+
+        Args:
+          params: parameters of the model.
+          lines: the sources.
+          beam_size: width of the beam; 1 is greedy search.
+          batch_size: number of lines, of about the same length, that are translated at a time.
         """
         tokens = [self._source.encode(line)[: self._max_length] for line in lines]
         order = sorted((i for i, sequence in enumerate(tokens) if sequence), key=lambda i: len(tokens[i]))
         outputs: list[list[Output]] = [[Output("", (), 0.0)] for _ in lines]
         for first in range(0, len(order), batch_size):
             rows = order[first : first + batch_size]
-            # The last batch is filled up with its last row: a batch of another size would be compiled anew.
+            # The last batch is padded with its last row: another batch size would need another program.
             batch = [tokens[row] for row in rows + rows[-1:] * (batch_size - len(rows))]
             source, lengths = padded(batch, _rounded_up(len(batch[-1])))
-            found = jax.device_get(self._search(params, source, lengths, beam_size=beam_size))
+            hypotheses = jax.device_get(self._search(params, source, lengths, beam_size=beam_size))
             for number, row in enumerate(rows):
-                outputs[row] = self._outputs(jax.tree.map(lambda leaf, n=number: leaf[n], found))
+                outputs[row] = self._outputs(jax.tree.map(lambda leaf, n=number: leaf[n], hypotheses))
         return outputs
 
     def _hypotheses(self, params: Any, source: Any, lengths: Any, beam_size: int) -> Hypotheses:
@@ -88,24 +96,24 @@ class Translator:
         penalty = {"beam_size": beam_size, "length_penalty": self._length_penalty}
         return beam_search(step, encoded.state, **limits, **penalty)
 
-    def _outputs(self, found: Hypotheses) -> list[Output]:
-        """Returns the outputs of one line, those that the beam did not find left out."""
+    def _outputs(self, hypotheses: Hypotheses) -> list[Output]:
+        """Returns the outputs of one line, without empty places of the beam, whose score is not finite."""
         outputs = []
-        for tokens, length, score in zip(*found):
+        for tokens, length, score in zip(*hypotheses):
             if np.isfinite(score):
-                kept = tuple(tokens[:length].tolist())
-                outputs.append(Output(self._target.decode(kept), kept, float(score)))
+                valid = tuple(tokens[:length].tolist())
+                outputs.append(Output(self._target.decode(valid), valid, float(score)))
         return outputs
 
-    def alignment(self, params: Any, line: str, output: Output) -> Alignment:
-        """Returns what an output of a line attended to."""
+    def alignment(self, params: Any, line: str, output: Output) -> TranslationAlignment:
+        """Returns the attention weights of an output for a line."""
         tokens = self._source.encode(line)[: self._max_length]
         source, lengths = padded([tokens], _rounded_up(len(tokens)))
         target, _ = padded([output.tokens], self._max_length)
         weights = np.asarray(self._align(params, source, lengths, jnp.asarray(target)))[0]
         pieces = self._source.pieces(tokens), self._target.pieces(output.tokens)
-        return Alignment(weights[: len(output.tokens), : len(tokens)], *pieces)
+        return TranslationAlignment(weights[: len(output.tokens), : len(tokens)], *pieces)
 
 
 def _rounded_up(width: int) -> int:
-    return -(-max(width, 1) // _WIDTH_STEP) * _WIDTH_STEP
+    return math.ceil(max(width, 1) / _WIDTH_STEP) * _WIDTH_STEP

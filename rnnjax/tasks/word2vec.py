@@ -1,4 +1,4 @@
-"""Word vectors learnt from a text: skip-gram with negative sampling."""
+"""Learns word vectors from a text: skip-gram with negative sampling."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from rnnjax.data.dataset import DataSet, content_checksum
 from rnnjax.data.text import Cuts, Texts, load_embedded_text, load_own_text, load_ptb
 from rnnjax.data.word_vectors import write_word_vectors
 from rnnjax.data.words import (
-    Vocabulary,
-    build_vocabulary,
+    WordCounts,
+    count_words,
     keep_probability,
     known_words,
     noise_bounds,
@@ -35,7 +35,7 @@ from rnnjax.tasks.word_plots import plot_words
 
 _CORPORA = ("ptb", "text", "embedded")
 
-# Closed classes of English words: good vectors have the words of one near each other.
+# Classes of similar English words, which good vectors place near each other.
 _CLASSES = (
     "monday tuesday wednesday thursday friday saturday sunday",
     "january february march april may june july august september october november december",
@@ -48,7 +48,7 @@ _CLASSES = (
     "year month week day quarter decade",
 )
 _PLOTTED = 150
-_LONGEST = 10_000  # every word of a row is weighed against every other
+_LONGEST = 10_000  # memory grows with the square of a row's length
 
 _log = logging.getLogger(__name__)
 
@@ -59,13 +59,13 @@ class Config(TrainConfig):
 
     Attributes:
       size: numbers in a vector.
-      window: words on each side that a context reaches at most.
-      negatives: noise words that each context is weighed against.
-      noise: noise words drawn for a row of text, shared by its centres.
-      subsample: frequency above which words are thinned out; 0 keeps all.
-      min_count: a word that occurs less often is left out of the text.
-      row_length: words in a row of text; contexts do not reach beyond.
-      probes: words, separated by commas, whose neighbours are shown.
+      window: most words on each side of a centre that belong to its context.
+      negatives: number of negative samples that each context word counts against.
+      noise: number of noise words drawn for a row of text, shared by its centres.
+      subsample: frequency above which words are subsampled; 0 keeps all.
+      min_count: words that occur less often are removed from the text.
+      row_length: words in a row of text; contexts do not extend beyond a row.
+      probes: words, separated by commas, whose nearest neighbours are shown.
     """
 
     task: str = "word2vec"
@@ -96,10 +96,10 @@ class Config(TrainConfig):
 
 
 def build(config: Config) -> Task:
-    """Returns the task: rows of text, in which every word speaks for those around it.
+    """Returns the task: rows of text, in which every word predicts those around it.
 
-    `loss` is that of a pair of a centre and a context. In evaluation the same noise, contexts and thinning are drawn
-    every time.
+    `loss` is the mean over pairs of a centre and a context word. In evaluation, the same noise, windows and subsampling
+    are drawn every time.
 
     Raises:
       DataError: as the loaders in `rnnjax.data.text`, or if a split has no row.
@@ -112,11 +112,11 @@ def build(config: Config) -> Task:
     bounds = noise_bounds(vocabulary.counts)
 
     def draw_rows(key: PRNGKeyArray, batch: Batch) -> Any:
-        def one(row: Any, text: Any) -> Any:
-            k = jax.random.fold_in(key, row)
-            return draw(k, text, jnp.asarray(keep), jnp.asarray(bounds), window=config.window, noise=config.noise)
+        def draw_row(row: Any, text: Any) -> Any:
+            row_key = jax.random.fold_in(key, row)
+            return draw(row_key, text, jnp.asarray(keep), jnp.asarray(bounds), window=config.window, noise=config.noise)
 
-        return jax.vmap(one)(batch["row"], batch["text"])
+        return jax.vmap(draw_row)(batch["row"], batch["text"])
 
     def init(key: PRNGKeyArray) -> Any:
         empty = {"row": jnp.zeros(1, jnp.int32), "text": jnp.zeros((1, config.row_length), jnp.int32)}
@@ -152,7 +152,7 @@ def build(config: Config) -> Task:
     )
 
 
-def load(config: Config) -> tuple[DataSet, Vocabulary]:
+def load(config: Config) -> tuple[DataSet, WordCounts]:
     """Returns rows of text, ``text [N, row_length]`` with their number ``row [N]``, and the vocabulary."""
     texts = load_texts(config.data)
     words = known_words if config.data.name == "ptb" else tokenise
@@ -160,7 +160,7 @@ def load(config: Config) -> tuple[DataSet, Vocabulary]:
     total = sum(map(len, tokens.values()))
     if total < 100:
         raise DataError(f"{texts.source} has {total} words; give a text of 100 or more")
-    vocabulary = build_vocabulary(tokens["train"], config.min_count)
+    vocabulary = count_words(tokens["train"], config.min_count)
     splits = {}
     for split in tokens:
         rows = text_rows(word_ids(tokens[split], vocabulary), config.row_length)
@@ -179,7 +179,7 @@ def load_texts(config: DataConfig) -> Texts:
 
 
 def word_vectors(params: Any) -> Float[np.ndarray, "V D"]:
-    """Returns the vectors of the words as centres, which are those that are kept."""
+    """Returns the vectors of words as centres, which are the result of training."""
     return np.asarray(params["params"]["centre"])
 
 
@@ -190,10 +190,16 @@ def probes(config: Config, words: Sequence[str]) -> list[str]:
 
 
 def neighbour_line(expression: str, vectors: Float[np.ndarray, "V D"], words: Sequence[str], count: int = 8) -> str:
-    """Returns the words nearest to a word, or to a sum such as ``king - man + woman``, with their cosines.
+    """Returns the words nearest to a word, or to a sum such as ``king - man + woman``, with cosine similarities.
+
+    Args:
+      expression: the word or the sum.
+      vectors: of all words.
+      words: in the order of their vectors.
+      count: number of neighbours.
 
     Raises:
-      ConfigError: for a word that is not in the vocabulary, or an expression that is no such sum.
+      ConfigError: for a word that is not in the vocabulary, or an expression that is not such a sum.
     """
     first, *rest = expression.lower().split() or [""]
     signs = {"+": 1.0, "-": -1.0}
@@ -203,8 +209,9 @@ def neighbour_line(expression: str, vectors: Float[np.ndarray, "V D"], words: Se
     unknown = [word for _, word in terms if word not in words]
     if unknown:
         raise ConfigError(f"{unknown[0]!r} is not one of the {len(words)} words; choose another")
-    places = [words.index(word) for _, word in terms]
-    lengths = np.linalg.norm(vectors[places], axis=1, keepdims=True)
-    query = (np.array([[sign] for sign, _ in terms]) * vectors[places] / np.maximum(lengths, 1e-12)).sum(0)
-    found, cosines = nearest(vectors, query, count, places)
-    return f"{expression}: " + ", ".join(f"{words[i]} {cosine:.2f}" for i, cosine in zip(found, cosines))
+    indices = [words.index(word) for _, word in terms]
+    lengths = np.linalg.norm(vectors[indices], axis=1, keepdims=True)
+    unit_vectors = vectors[indices] / np.maximum(lengths, 1e-12)
+    signs_of_terms = np.array([[sign] for sign, _ in terms])
+    neighbours, cosines = nearest(vectors, (signs_of_terms * unit_vectors).sum(0), count, indices)
+    return f"{expression}: " + ", ".join(f"{words[i]} {cosine:.2f}" for i, cosine in zip(neighbours, cosines))

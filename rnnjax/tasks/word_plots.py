@@ -1,4 +1,4 @@
-"""Pictures of word vectors."""
+"""Plots of word vectors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rnnjax.plots import new_figure, save_figure
 
 
 def plot_words(points: Float[np.ndarray, "N 2"], words: Sequence[str], path: Path) -> None:
-    """Draws words at points in the plane."""
+    """Plots words at points in the plane."""
     figure, axes = new_figure(10, 8)
     axes.scatter(*points.T, s=4, color="lightgray")
     for point, word in zip(points, words):

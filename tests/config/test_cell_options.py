@@ -12,7 +12,7 @@ from config_reading import read
 
 import rnnjax
 from rnnjax.cell_config import CellConfig, build_cell, cell_classes, wrapper_classes
-from rnnjax.class_options import choices, sayable_fields
+from rnnjax.class_options import choices, config_fields
 from rnnjax.config_group import freeze, from_dict, to_dict
 from rnnjax.errors import ConfigError
 
@@ -85,7 +85,7 @@ def test_every_field_that_is_a_number_a_name_or_a_choice_is_an_option(of):
         for field in dataclasses.fields(of)
         if isinstance(field.default, (bool, int, float, str)) or "DTypeLike" in str(field.type)
     }
-    assert plain <= sayable_fields(of).keys()
+    assert plain <= config_fields(of).keys()
 
 
 def test_a_cell_of_ones_own_has_its_own_options_and_no_other():

@@ -48,7 +48,7 @@ def test_fields_are_listed_with_value_type_and_sentence(capsys):
     lines = said(capsys, "--config", "configs/mnist.py:lstm150", "--config.cell.cell_clip=3").splitlines()
     for line, sentence in (
         ("--config.epochs=5  (int)", "passes over the training split."),
-        ("--config.cell.kind=LSTM  (str)", "a cell of rnnjax by its class name, or one's own as package.module:Class."),
+        ("--config.cell.kind=LSTM  (str)", "a cell of rnnjax by its class name, or your own as package.module:Class."),
         ("--config.cell.hidden_size=150  (int)", "number H of hidden units."),
         ("--config.cell.cell_clip=3.0  (float or None)", "if given, c' is clipped to plus or minus this value."),
         ("--config.cell.param_dtype=float32  (str)", "type of the parameters."),

@@ -95,7 +95,7 @@ def test_what_is_wrong_with_the_files_is_said(tmp_path, monkeypatch):
     for name, message in [
         ("multi30k_de_en", "no folder holds multi30k"),
         ("tatoeba_en_fr", "no folder holds tatoeba"),
-        ("tsv", "need their file"),
+        ("tsv", "needs a file"),
     ]:
         with pytest.raises(DataError, match=message):
             load_pairs(name, None)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from rnnjax.data.word_vectors import read_word_vectors, write_word_vectors
 from rnnjax.data.words import (
     NO_WORD,
-    build_vocabulary,
+    count_words,
     keep_probability,
     known_words,
     noise_bounds,
@@ -35,17 +35,17 @@ def test_the_marks_of_rare_words_are_no_words():
 
 
 def test_the_vocabulary_is_by_frequency_then_alphabet():
-    found = build_vocabulary(["b", "a", "c", "b", "a", "d", "b"], min_count=1)
+    found = count_words(["b", "a", "c", "b", "a", "d", "b"], min_count=1)
     assert found.words == ("b", "a", "c", "d")
     np.testing.assert_array_equal(found.counts, [3, 2, 1, 1])
-    assert build_vocabulary(["b", "a", "c", "b", "a", "d", "b"], min_count=2).words == ("b", "a")
-    assert build_vocabulary(["b", "a", "c", "b", "a", "d", "b"], max_size=3).words == ("b", "a", "c")
+    assert count_words(["b", "a", "c", "b", "a", "d", "b"], min_count=2).words == ("b", "a")
+    assert count_words(["b", "a", "c", "b", "a", "d", "b"], max_size=3).words == ("b", "a", "c")
     with pytest.raises(DataError, match="only 1 words occur 3 times or more"):
-        build_vocabulary(["b", "a", "c", "b", "a", "d", "b"], min_count=3)
+        count_words(["b", "a", "c", "b", "a", "d", "b"], min_count=3)
 
 
 def test_words_out_of_the_vocabulary_are_left_out():
-    vocabulary = build_vocabulary(["b", "a", "c", "b", "a", "d", "b"], min_count=2)
+    vocabulary = count_words(["b", "a", "c", "b", "a", "d", "b"], min_count=2)
     np.testing.assert_array_equal(word_ids(["a", "x", "b", "d", "a"], vocabulary), [1, 0, 1])
 
 
@@ -95,7 +95,7 @@ def test_what_word2vec_writes_is_read(tmp_path):
         (["a", "b"], (3, 2), r"shape \[V, D\] with V = 2 words, got \[3, 2\]"),
         (["a", "b c"], (2, 2), "white space in it, got 'b c'"),
         (["a", ""], (2, 2), "must not be empty"),
-        (["a", "a"], (2, 2), "once only"),
+        (["a", "a"], (2, 2), "must occur once"),
     ],
 )
 def test_words_that_the_format_cannot_hold_are_refused(tmp_path, words, shape, message):

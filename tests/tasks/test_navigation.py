@@ -94,7 +94,7 @@ def test_a_line_is_read_as_the_last_four_items():
         ({"windows": 3}, "windows must be 0 for all, or at least 4, got 3"),
         ({"embedding": -1}, "embedding must not be negative"),
         ({"embedding": 8, "dropout": 1.0}, r"dropout must be in \[0, 1\)"),
-        ({"dropout": 0.1}, "dropout is of embedded items"),
+        ({"dropout": 0.1}, "dropout needs an embedding"),
     ],
 )
 def test_a_config_that_cannot_be_meant_is_refused(changes, message):

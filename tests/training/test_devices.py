@@ -10,7 +10,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from toytasks.runs import run_training, sign_config
 
 from rnnjax import cache
-from rnnjax.cache import cache_directory, keep_compilations, mend_compilations
+from rnnjax.cache import cache_directory, delete_damaged_programs, keep_compilations
 from rnnjax.config import ParallelConfig
 from rnnjax.training import devices
 from rnnjax.training.run_directory import RunDirectory
@@ -179,13 +179,13 @@ def test_damaged_programs_are_deleted_and_compiled_again(damage, compiled_here, 
     assert doubled(1) == 42
     whole = {path: path.read_bytes() for path in compiled_here.glob("*-cache")}
     assert whole
-    mend_compilations(compiled_here)
+    delete_damaged_programs(compiled_here)
     assert {path: path.read_bytes() for path in compiled_here.glob("*-cache")} == whole
     for path, content in whole.items():
         path.write_bytes(damage(content))
     jax.clear_caches()
     assert doubled(1) == 42  # without a word of JAX's, which would be an error here
-    mend_compilations(compiled_here)
+    delete_damaged_programs(compiled_here)
     assert f"{compiled_here}: damaged programs, {len(whole)}, are deleted and compiled again" in caplog.text
     assert not list(compiled_here.glob("*-cache"))
     jax.clear_caches()
@@ -195,9 +195,9 @@ def test_damaged_programs_are_deleted_and_compiled_again(damage, compiled_here, 
 
 def test_only_programs_written_since_are_looked_at(tmp_path, monkeypatch):
     read = []
-    monkeypatch.setattr(cache, "_is_whole", lambda content: not read.append(content))
+    monkeypatch.setattr(cache, "_is_undamaged", lambda content: not read.append(content))
     for content in (b"first", b"second"):
         (tmp_path / f"{content.decode()}-cache").write_bytes(content)
         time.sleep(0.05)
-        mend_compilations(tmp_path)
+        delete_damaged_programs(tmp_path)
     assert read == [b"first", b"second"]
