@@ -66,6 +66,14 @@ def pytest_sessionstart(session):
     leave_out_reads_given_up(sys.unraisablehook)
 
 
+def pytest_collection_finish(session):
+    """Holds annotations of training and parallel, whose modules the tests that are collected have imported by now."""
+    from fixtures.annotations import hold_annotations_of_modules
+
+    tests = {item.module for item in session.items if hasattr(item, "module")}
+    hold_annotations_of_modules(["rnnjax.parallel", "rnnjax.training"], tests)
+
+
 def pytest_unconfigure(config):
     if hasattr(config, "own_cache"):
         shutil.rmtree(config.own_cache, ignore_errors=True)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PyTree, Shaped
 
 from rnnjax.unrolling.varying import varying_axes
 
 _LARGE_LEAF = 2**13  # entries; copying more costs more than another synchronisation of the devices
 
 
-def sum_over(axis: str, tree: Any) -> Any:
+def sum_over(axis: str, tree: PyTree[Shaped[Array, "..."]]) -> PyTree[Shaped[Array, "..."]]:
     """Returns the sums of the leaves over a mapped axis, computed by one collective.
 
     Small leaves are concatenated, because XLA's CPU devices synchronise once per operand. Large leaves are not: XLA's

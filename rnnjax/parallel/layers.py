@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from rnnjax.cells.cell import Cell, State
 from rnnjax.cells.randomness import split, timed
@@ -60,8 +60,8 @@ class Wavefront(Method):
         if self.inner is not None:
             check_method(self.inner)
 
-    def over(self, sequence: CellSequence) -> tuple[Array, State]:
-        """Returns ``ys [T, *batch, O]`` and the state after the last step."""
+    def over(self, sequence: CellSequence) -> tuple[Float[Array, "T *batch O"], State]:
+        """Returns the outputs and the state after the last step."""
         devices = _axis_size(self.axis)
         cells = layers_for(devices, sequence.cell)
         length = len(sequence.xs)

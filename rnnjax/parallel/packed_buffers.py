@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree, Shaped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class PackedBuffers:
         layouts = tuple(_layout(tree, buffers) for tree in trees)
         return cls(tuple(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype, _ in buffers), layouts)
 
-    def pack(self, index: int, tree: Any) -> list[Array]:
+    def pack(self, index: int, tree: PyTree[Shaped[Array, "..."]]) -> list[Shaped[Array, "..."]]:
         """Returns the buffers with tree number `index` stored in them; those it does not use are zero."""
         arrays = [jnp.zeros(like.shape, like.dtype) for like in self.shapes]
         _, buffers = self.layouts[index]
@@ -42,7 +42,7 @@ class PackedBuffers:
             arrays[buffer] = leaf
         return arrays
 
-    def unpack(self, index: int, arrays: Sequence[Array]) -> Any:
+    def unpack(self, index: int, arrays: Sequence[Shaped[Array, "..."]]) -> PyTree[Shaped[Array, "..."]]:
         """Returns tree number `index`, which `pack` stored in these buffers."""
         structure, buffers = self.layouts[index]
         return jax.tree.unflatten(structure, [arrays[buffer] for buffer in buffers])

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt32
 
 from rnnjax.cells.cell import Cell, State
 from rnnjax.cells.randomness import TimedKey
@@ -22,15 +22,17 @@ from rnnjax.parallel.switch import switch
 from rnnjax.unrolling.recurrence import CellSequence, Method
 from rnnjax.unrolling.varying import vary, varying_axes
 
+Packed = list[Shaped[Array, "..."]]  # a pytree in `PackedBuffers`
+
 
 class SequenceInputs(NamedTuple):
-    """What the layers read at each step, each leaf ``[T, ...]``; `time` numbers the steps for random keys."""
+    """What the layers read at each step; `time` numbers the steps for random keys."""
 
-    xs: Array
-    valid: Array | None
-    resets: Array | None
-    followed: Array | None
-    time: Array | None
+    xs: Float[Array, "T *batch I"]
+    valid: Bool[Array, "T *batch"] | None
+    resets: Bool[Array, "T *batch"] | None
+    followed: Bool[Array, "T *batch"] | None
+    time: Int[Array, " T"] | None
 
 
 class LayerInputs(NamedTuple):
@@ -42,7 +44,7 @@ class LayerInputs(NamedTuple):
 
     params: tuple[Any, ...]
     initial: tuple[Any, ...] | None
-    keys: tuple[Array, ...] | None
+    keys: tuple[UInt32[Array, "..."], ...] | None
 
     def of_layers(self, layers: slice) -> LayerInputs:
         """Returns the inputs of some of the layers."""
@@ -70,17 +72,17 @@ class LayerMethod(NamedTuple):
         layers: LayerInputs,
         states: Sequence[State],
         sequence: SequenceInputs,
-    ) -> tuple[Array, tuple[State, ...]]:
+    ) -> tuple[Float[Array, "T *batch O"], tuple[State, ...]]:
         """Unrolls one layer after another.
 
         Args:
           cells: the layers' cells.
           layers: their inputs.
           states: their states before the first step.
-          sequence: the inputs of the first layer, ``xs [T, *batch, I]``.
+          sequence: the inputs of the first layer.
 
         Returns:
-          the last layer's outputs ``[T, *batch, O]``, and every layer's state after the last step.
+          the last layer's outputs, and every layer's state after the last step.
         """
         ys, last_states = sequence.xs, []
         for number, cell in enumerate(cells):
@@ -103,13 +105,13 @@ class StageInputs(NamedTuple):
 
     Attributes:
       sequence: the pipeline's inputs for one chunk.
-      message: outputs of the device before, ``[C, *batch, W]``, padded to the widest outputs of any device.
+      message: outputs of the device before, padded to the widest outputs of any device.
       states: the states of the device's layers, packed.
     """
 
     sequence: SequenceInputs
-    message: Array
-    states: list[Array]
+    message: Float[Array, "C *batch W"]
+    states: Packed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +135,7 @@ class Stage:
     reads: jax.ShapeDtypeStruct | None
     message: jax.ShapeDtypeStruct
 
-    def __call__(self, packed_layers: list[Array], inputs: StageInputs) -> tuple[Array, list[Array]]:
+    def __call__(self, packed_layers: Packed, inputs: StageInputs) -> tuple[Float[Array, "C *batch W"], Packed]:
         """Returns the message to the next device and the packed states after the chunk."""
         layers = self.layer_buffers.unpack(self.number, packed_layers)
         states = self.state_buffers.unpack(self.number, inputs.states)
@@ -154,7 +156,7 @@ class Stage:
         return self.cells, self.reads, self.layer_buffers.layouts[self.number], self.state_buffers.layouts[self.number]
 
 
-def _idle(packed_layers: list[Array], inputs: StageInputs) -> tuple[Array, list[Array]]:
+def _idle(packed_layers: Packed, inputs: StageInputs) -> tuple[Array, Packed]:
     """The branch of a device that has no chunk at this tick."""
     return jnp.zeros_like(inputs.message), inputs.states
 
@@ -177,11 +179,11 @@ class Pipeline:
     stages: tuple[Stage, ...]
     output: jax.ShapeDtypeStruct
 
-    def pack(self, layers: LayerInputs, states: tuple[State, ...]) -> tuple[list[Array], list[Array]]:
+    def pack(self, layers: LayerInputs, states: tuple[State, ...]) -> tuple[Packed, Packed]:
         """Returns the packed inputs and states of this device's layers, from those of all layers."""
         axes = varying_axes((layers, states))
 
-        def on_device(number: int, layers: LayerInputs, states: tuple[State, ...]) -> tuple[list[Array], list[Array]]:
+        def on_device(number: int, layers: LayerInputs, states: tuple[State, ...]) -> tuple[Packed, Packed]:
             stage, own_layers = self.stages[number], self.layers_of[number]
             packed_layers = stage.layer_buffers.pack(number, layers.of_layers(own_layers))
             packed_states = stage.state_buffers.pack(number, states[own_layers])
@@ -191,16 +193,16 @@ class Pipeline:
         return jax.lax.switch(self._device(), branches, layers, states)
 
     def run(
-        self, sequence: SequenceInputs, packed_layers: list[Array], packed_states: list[Array]
-    ) -> tuple[Array, list[Array]]:
+        self, sequence: SequenceInputs, packed_layers: Packed, packed_states: Packed
+    ) -> tuple[Float[Array, "KC *batch O"], Packed]:
         """Passes all chunks through all devices.
 
         Args:
-          sequence: the inputs of the first layer, ``xs [T, *batch, I]``.
+          sequence: the inputs of the first layer.
           packed_layers, packed_states: as `pack` returns them.
 
         Returns:
-          the outputs ``[K C, *batch, O]`` of K chunks, which are right on the last device only, and the packed states
+          the outputs of K chunks of C steps, which are right on the last device only, and the packed states
           of this device's layers after the last step.
         """
         devices, chunks = len(self.stages), math.ceil(len(sequence.xs) / self.chunk)
@@ -234,7 +236,9 @@ class Pipeline:
         branch_of = jnp.asarray([1 + programs.index(stage.program) for stage in self.stages])
         return (_idle, *stages), branch_of[self._device()]
 
-    def gather(self, ys: Array, packed_states: list[Array]) -> tuple[Array, tuple[State, ...]]:
+    def gather(
+        self, ys: Float[Array, "T *batch O"], packed_states: Packed
+    ) -> tuple[Float[Array, "T *batch O"], tuple[State, ...]]:
         """Returns the outputs and the states of all layers on every device, from what `run` returns on each."""
         own = self._device()
 

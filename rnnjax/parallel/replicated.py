@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Array
+from jaxtyping import Array, PyTree, Shaped
 
 from rnnjax.parallel.batch import sum_over
 from rnnjax.unrolling.varying import vary, varying_axes
 
 
-def copy_to_axis(axis: str, tree: Any) -> Any:
+def copy_to_axis(axis: str, tree: PyTree[Shaped[Array, "..."]]) -> PyTree[Shaped[Array, "..."]]:
     """Returns a tree that is equal on every device of an axis as copies that each device may use differently.
 
     The gradient is the sum of the devices' gradients, computed on every device by one collective for all leaves.
@@ -32,7 +32,7 @@ def copy_to_axis(axis: str, tree: Any) -> Any:
     return jax.tree.unflatten(structure, local)
 
 
-def reduce_from_axis(axis: str, tree: Any) -> Any:
+def reduce_from_axis(axis: str, tree: PyTree[Shaped[Array, "..."]]) -> PyTree[Shaped[Array, "..."]]:
     """Returns the sums over the devices of an axis by one collective; each device's gradient is that of the sum.
 
     If every device then computes the same loss from the sums, gradients are those of that one loss, both inside

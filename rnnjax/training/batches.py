@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from rnnjax.data.dataset import Arrays
 from rnnjax.errors import require
@@ -52,7 +52,9 @@ class Feed(NamedTuple):
     whole: bool = False
 
 
-def place(mesh: Mesh, spec: PartitionSpec, tree: Any) -> Any:
+def place(
+    mesh: Mesh, spec: PartitionSpec, tree: PyTree[Shaped[Array | np.ndarray, "..."]]
+) -> PyTree[Shaped[Array, "..."]]:
     """Returns a pytree of arrays on the devices of a mesh; each process places the parts of its own devices.
 
     Args:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from rnnjax.backend import runs_in_turn
 from rnnjax.memory import program_that_fits
@@ -66,7 +66,7 @@ def padded_runs(mesh: Mesh, runs: int) -> Int[np.ndarray, " padded"]:
     return np.minimum(np.arange(count), runs - 1)
 
 
-def stack(states: Sequence[Any]) -> Any:
+def stack(states: Sequence[PyTree[Shaped[Array, "..."]]]) -> PyTree[Shaped[Array, "runs ..."]]:
     """Returns pytrees of the same structure stacked along a new leading axis."""
     return jax.jit(lambda *states: jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))(*states)
 

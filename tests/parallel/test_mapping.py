@@ -152,7 +152,7 @@ def test_a_mapped_function_sees_parts_and_its_axis_and_gives_whole_arrays(map):
 
     compile_for = map_over_devices(function, mesh, (PartitionSpec(), STEPS), (PartitionSpec(), STEPS), map=map)
     xs = np.arange(12, dtype=np.float32).reshape(3, 4)
-    arguments = place(mesh, PartitionSpec(), {"of": np.float32(10)}), place(mesh, STEPS, xs)
+    arguments = place(mesh, PartitionSpec(), {"of": np.array(10, np.float32)}), place(mesh, STEPS, xs)
     sums, scaled = compile_for(*arguments)(*arguments)
     np.testing.assert_array_equal(sums, xs.sum(1))
     np.testing.assert_array_equal(scaled, 10 * xs + [0, 0, 1, 1])
