@@ -8,30 +8,18 @@ device, taking turns with it in one process? With `--methods`, so in each of sev
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks import report, timing
-from benchmarks.training import METHODS, rnnjax_calls, torch_device, torch_module, working
+from benchmarks import beside_torch, report, timing
+from benchmarks.training import torch_device, torch_module
 from configs.ptb import get_config
-from rnnjax.commands import exit_code
-from rnnjax.config_group import freeze
-from rnnjax.parallel.mesh import provide_cpu_devices
 from rnnjax.tasks.language_model import Config, build
 from rnnjax.tasks.task import Task
 
-_COLUMNS = (
-    report.Column("model", 16, left=True),
-    report.Column("words/s", 9),
-    report.Column("low", 9),
-    report.Column("high", 9),
-    report.Column("a step", 8),
-    report.Column("runs", 4),
-)
+_COLUMNS = (report.Column("model", 16, left=True), report.Column("words/s", 9), *beside_torch.COLUMNS)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -41,31 +29,18 @@ def main(arguments: Sequence[str]) -> None:
       ConfigError: if PyTorch is not installed; DataError: if the Penn Treebank is not found.
     """
     options = parse(arguments)
-    torch_module()
-    provide_cpu_devices()
-    config = get_config(options.variant)
-    config.data.path = options.data
-    config = freeze(config)
-    task = build(config)
-    calls = rnnjax_calls(task, config, options.methods, options.steps)
-    able, reasons = working(calls | {"PyTorch": torch_steps(task, config, options.steps)})
-    times = timing.interleave(able, repeats=options.repeats)
+    task, config = beside_torch.task_of(options, get_config, build)
+    times, reasons = beside_torch.turns(options, task, config, options.steps, torch_steps(task, config, options.steps))
     words = options.steps * config.batch_size * config.window
     rows = [row(name, seconds, words, options.steps) for name, seconds in times.items()]
     machine = report.machine()
     print(f"{report.header(machine)}\nPyTorch {torch_module().__version__}, {torch_module().get_num_threads()} threads")
     print(f"{options.variant}: calls of {options.steps} steps, {words // options.steps} words a step\n")
-    print(report.title_line(_COLUMNS))
-    for each in rows:
-        print(report.line(_COLUMNS, cells(each)))
-    for name, reason in reasons.items():
-        print(report.line(_COLUMNS, [name, reason]))
+    beside_torch.print_table(_COLUMNS, map(cells, rows), reasons)
     ratios = {name: ratio(times, name) for name in times if name != "PyTorch" and "PyTorch" in times}
     for name, value in ratios.items():
         print(f"{name} trains on {value:.2f} times the words per second of PyTorch (median of turns)")
-    if options.json:
-        settings = {"variant": options.variant, "steps": options.steps, "torch": torch_module().__version__}
-        report.write_json(options.json, machine=machine, settings=settings, rows=rows, ratios=ratios, reasons=reasons)
+    beside_torch.write(options, machine, options.steps, rows=rows, ratios=ratios, reasons=reasons)
 
 
 def ratio(times: dict[str, list[float]], name: str) -> float:
@@ -75,16 +50,10 @@ def ratio(times: dict[str, list[float]], name: str) -> float:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Returns the command's options."""
-    parser = report.Parser(
-        prog="python -m benchmarks.language_model", description="Words per second of training, beside PyTorch."
+    parser = beside_torch.parser(
+        "language_model", "Words per second of training", ["small", "medium", "large"], "small", repeats=15
     )
-    parser.add_argument("--variant", choices=["small", "medium", "large"], default="small")
-    parser.add_argument("--data", metavar="PATH", help="folder of the Penn Treebank; else RNNJAX_DATA")
     parser.add_argument("--steps", type=report.at_least_one, default=20, help="training steps of a call; 20")
-    parser.add_argument("--repeats", type=report.at_least_one, default=15, help="calls of each; 15")
-    ways = f"ways of unrolling, of {', '.join(METHODS)}; auto, as in training"
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["auto"], metavar="METHOD", help=ways)
-    parser.add_argument("--json", type=report.output_path, metavar="PATH")
     return parser.parse_args(arguments)
 
 
@@ -156,6 +125,4 @@ def torch_model(config: Config, device: str) -> Any:
 
 
 if __name__ == "__main__":
-    # JAX would take most of a GPU's memory at its start, and PyTorch needs some of it.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    sys.exit(exit_code(main, sys.argv[1:]))
+    beside_torch.run(main)

@@ -7,30 +7,18 @@ epoch of the same model written for PyTorch (`benchmarks.torch_mnist`), its data
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks import report, timing
-from benchmarks.training import METHODS, rnnjax_calls, torch_device, torch_module, working
+from benchmarks import beside_torch, report, timing
+from benchmarks.training import torch_device, torch_module
 from configs.mnist import get_config
-from rnnjax.commands import exit_code
-from rnnjax.config_group import freeze
-from rnnjax.parallel.mesh import provide_cpu_devices
 from rnnjax.tasks.mnist import Config, build
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import epoch_steps
 
-_VARIANTS = ("rnn150", "lstm150", "gru150")
-_COLUMNS = (
-    report.Column("model", 16, left=True),
-    report.Column("an epoch", 9),
-    report.Column("low", 9),
-    report.Column("high", 9),
-    report.Column("a step", 8),
-    report.Column("runs", 4),
-)
+_COLUMNS = (report.Column("model", 16, left=True), report.Column("an epoch", 9), *beside_torch.COLUMNS)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -40,44 +28,31 @@ def main(arguments: Sequence[str]) -> None:
       ConfigError: if PyTorch is not installed; DataError: if MNIST is not found.
     """
     options = parse(arguments)
-    torch_module()
-    provide_cpu_devices()
-    config = get_config(options.variant)
-    config.data.path = options.data
-    config = freeze(config)
-    task = build(config)
+    task, config = beside_torch.task_of(options, get_config, build)
     steps = min(epoch_steps(task, config.batch_size), options.steps or sys.maxsize)
-    calls = rnnjax_calls(task, config, options.methods, steps)
-    able, reasons = working(calls | {"PyTorch": torch_epoch(task, config, steps)})
-    times = timing.interleave(able, repeats=options.repeats)
+    times, reasons = beside_torch.turns(options, task, config, steps, torch_epoch(task, config, steps))
     machine, spreads = report.machine(), {name: timing.spread(seconds) for name, seconds in times.items()}
     print(
         f"{report.header(machine)}\nPyTorch {torch_module().__version__}\n{options.variant}: {steps} steps an epoch\n"
     )
-    print(report.title_line(_COLUMNS))
-    for name, spread in spreads.items():
-        seconds = [report.si(value, "s") for value in (*spread, spread.median / steps)]
-        print(report.line(_COLUMNS, [name, *seconds, len(times[name])]))
-    for name, reason in reasons.items():
-        print(report.line(_COLUMNS, [name, reason]))
-    if options.json:
-        rows = {name: spread._asdict() for name, spread in spreads.items()}
-        settings = {"variant": options.variant, "steps": steps, "torch": torch_module().__version__}
-        report.write_json(options.json, machine=machine, settings=settings, seconds=rows, reasons=reasons)
+    rows = [cells(name, spread, steps, len(times[name])) for name, spread in spreads.items()]
+    beside_torch.print_table(_COLUMNS, rows, reasons)
+    seconds = {name: spread._asdict() for name, spread in spreads.items()}
+    beside_torch.write(options, machine, steps, seconds=seconds, reasons=reasons)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Returns the command's options."""
-    parser = report.Parser("python -m benchmarks.mnist", description="Seconds of an epoch of MNIST, beside PyTorch.")
-    add = parser.add_argument
-    add("--variant", choices=_VARIANTS, default="lstm150")
-    add("--data", metavar="PATH", help="folder of the original files; else RNNJAX_DATA")
-    add("--steps", type=report.at_least_one, help="steps that are taken for an epoch; all of it")
-    add("--repeats", type=report.at_least_one, default=5, help="epochs of each; 5")
-    ways = f"ways of unrolling, of {', '.join(METHODS)}; auto, as in training"
-    add("--methods", nargs="+", choices=METHODS, default=["auto"], metavar="METHOD", help=ways)
-    add("--json", type=report.output_path, metavar="PATH")
+    parser = beside_torch.parser(
+        "mnist", "Seconds of an epoch of MNIST", ["rnn150", "lstm150", "gru150"], "lstm150", repeats=5
+    )
+    parser.add_argument("--steps", type=report.at_least_one, help="steps that are taken for an epoch; all of it")
     return parser.parse_args(arguments)
+
+
+def cells(name: str, spread: timing.Spread, steps: int, runs: int) -> list[object]:
+    """Returns a contender's line of the table."""
+    return [name, *(report.si(value, "s") for value in (*spread, spread.median / steps)), runs]
 
 
 def torch_epoch(task: Task, config: Config, steps: int) -> Callable[[], Any]:
@@ -94,6 +69,4 @@ def torch_epoch(task: Task, config: Config, steps: int) -> Callable[[], Any]:
 
 
 if __name__ == "__main__":
-    # JAX would take most of a GPU's memory at its start, and PyTorch needs some of it.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    sys.exit(exit_code(main, sys.argv[1:]))
+    beside_torch.run(main)

@@ -6,51 +6,9 @@ from rnnjax import starting as _starting  # noqa: F401  (before what takes long 
 import importlib
 from typing import Any
 
-from rnnjax.cells import (
-    GRU,
-    LSTM,
-    Bahdanau,
-    BasicRNN,
-    Cell,
-    Dropout,
-    GatedCell,
-    GatedParams,
-    GRUParams,
-    HiddenState,
-    LearnedParams,
-    LearnedState,
-    LSTMNorm,
-    LSTMParams,
-    LSTMState,
-    Luong,
-    Project,
-    ProjectParams,
-    Residual,
-    Stack,
-    TimedKey,
-    WeightDrop,
-    Wrapper,
-    Zoneout,
-    attending,
-)
-from rnnjax.unrolling import (
-    Auto,
-    CellSequence,
-    CuDNN,
-    Fused,
-    Method,
-    Pallas,
-    Recurrence,
-    Scan,
-    Static,
-    Steps,
-    bidirectional,
-    choose_method,
-    init_bidirectional,
-    static_unroll,
-    unroll,
-    unroll_states,
-)
+from rnnjax import cells, unrolling
+from rnnjax.cells import *  # noqa: F403  (what `__all__` there names is public here)
+from rnnjax.unrolling import *  # noqa: F403
 
 __version__ = "0.1.0"
 
@@ -65,46 +23,6 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'rnnjax' has no attribute {name!r}")
 
 
-__all__ = [
-    "GRU",
-    "LSTM",
-    "Auto",
-    "Bahdanau",
-    "BasicRNN",
-    "Cell",
-    "CellSequence",
-    "CuDNN",
-    "Dropout",
-    "Fused",
-    "GRUParams",
-    "GatedCell",
-    "GatedParams",
-    "HiddenState",
-    "LSTMNorm",
-    "LSTMParams",
-    "LSTMState",
-    "LearnedParams",
-    "LearnedState",
-    "Method",
-    "Pallas",
-    "Luong",
-    "Project",
-    "ProjectParams",
-    "Recurrence",
-    "Residual",
-    "Scan",
-    "Stack",
-    "Static",
-    "Steps",
-    "TimedKey",
-    "WeightDrop",
-    "Wrapper",
-    "Zoneout",
-    "attending",
-    "bidirectional",
-    "choose_method",
-    "init_bidirectional",
-    "static_unroll",
-    "unroll",
-    "unroll_states",
-]
+__all__: list[str] = []
+__all__ += cells.__all__
+__all__ += unrolling.__all__

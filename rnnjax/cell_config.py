@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import rnnjax
+from rnnjax.cells.traits import attends
+from rnnjax.cells.tree import made_of_cells
 from rnnjax.class_options import ClassOptions, config_fields, required
 from rnnjax.config_group import ConfigGroup
 from rnnjax.errors import ConfigError, did_you_mean, require
@@ -96,7 +98,11 @@ class CellConfig(ClassOptions):
     def _set_wrappers(self, value: Iterable[str]) -> None:
         listed = tuple(value)
         classes = {_group_name(name): wrapper_class(name) for name in listed}
-        require(len(classes) == len(listed), f"cell.wrappers names a wrapper twice: {', '.join(listed)}")
+        require(
+            len(classes) == len(listed),
+            f"cell.wrappers names a wrapper twice: {', '.join(listed)}; each name has one group of options, so name a "
+            "wrapper once, or a class of your own that derives from it and has another name",
+        )
         for name in classes:
             taken = name in _CELL_FIELDS or name in self.class_fields()
             require(not taken, f"the options of the wrapper {name} would hide the field {name} of {self.kind}")
@@ -194,7 +200,7 @@ def cell_class(kind: str) -> type[rnnjax.Cell]:
     unknown = f"unknown cell {kind!r}; {choose}{did_you_mean(kind, names)}"
     require(":" in kind or hasattr(rnnjax, kind), unknown)
     cell = _named(kind, unknown)
-    single = _is_kind_of(cell, rnnjax.Cell) and not issubclass(cell, _MADE_OF_CELLS)
+    single = _is_kind_of(cell, rnnjax.Cell) and not made_of_cells(cell)
     require(single, f"cell.kind must name a single cell, such as {' or '.join(names[:2])}, got {kind!r}")
     require(dataclasses.is_dataclass(cell), f"the cell {kind!r} must be a frozen dataclass: decorate its class")
     return cell
@@ -219,7 +225,6 @@ def wrapper_class(name: str) -> type[rnnjax.Wrapper]:
 
 
 C = TypeVar("C", bound=rnnjax.Cell)
-_MADE_OF_CELLS = (rnnjax.Stack, rnnjax.Wrapper)
 
 
 def _named(name: str, unknown: str) -> Any:
@@ -239,7 +244,7 @@ def _is_kind_of(value: Any, base: type) -> bool:
 def cell_classes() -> dict[str, type[rnnjax.Cell]]:
     """Returns rnnjax's single cells by their names."""
     cells = {name: of for name, of in _public(rnnjax.Cell).items() if not inspect.isabstract(of)}
-    return {name: of for name, of in cells.items() if not issubclass(of, _MADE_OF_CELLS)}
+    return {name: of for name, of in cells.items() if not made_of_cells(of)}
 
 
 def wrapper_classes() -> dict[str, type[rnnjax.Wrapper]]:
@@ -248,9 +253,9 @@ def wrapper_classes() -> dict[str, type[rnnjax.Wrapper]]:
 
 
 def _public(base: type[C]) -> dict[str, type[C]]:
-    """Returns the classes of rnnjax derived from `base` whose parameters are all made by `init`, by their names."""
+    """Returns the classes of rnnjax derived from `base` that attend to no memory, by their names."""
     named = {name: getattr(rnnjax, name) for name in rnnjax.__all__}
-    return {name: of for name, of in named.items() if _is_kind_of(of, base) and of.params_are_of_init}
+    return {name: of for name, of in named.items() if _is_kind_of(of, base) and not attends(of)}
 
 
 def _group_name(wrapper: str) -> str:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
 import logging
 import os
+import re
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from rnnjax.errors import (
     FAILED,
+    STOPPED,
     USAGE,
     CheckpointError,
     ClusterError,
@@ -23,6 +27,8 @@ from rnnjax.errors import (
     first_line,
 )
 from rnnjax.training.trust import TRUST
+
+_log = logging.getLogger(__name__)
 
 _LONGEST = 1500  # characters of a message
 
@@ -119,6 +125,40 @@ def run_parser(command: str, description: str) -> argparse.ArgumentParser:
         help=f"run code outside rnnjax that the run's config names, as {TRUST}=1 does for all commands",
     )
     return parser
+
+
+HELP = {"-h", "--help"}
+
+
+def help_of_config(about: str, arguments: Sequence[str]) -> str:
+    """Returns how a command is used, and where its arguments name a config, that config's variants and fields.
+
+    Args:
+      about: what the command's module says of itself.
+      arguments: those of the config, as `rnnjax.config_flags.open_config` takes them.
+
+    Raises:
+      ConfigError: for a config that cannot be read, or flags of it that cannot be meant.
+    """
+    from rnnjax.config_flags import open_config
+    from rnnjax.config_help import help_text
+
+    if not any(re.match("--?config(=|$)", argument) for argument in arguments):
+        return f"{about}\nWith --config FILE.py --help it lists the file's variants and every field of its config."
+    config, file, _ = open_config(arguments)
+    return help_text(config, file)
+
+
+@contextlib.contextmanager
+def resumable(directory: Path) -> Iterator[None]:
+    """Within it a signal that stops the run ends the command with code 75, and the log says how to resume."""
+    from rnnjax.training.interruption import Interrupted
+
+    try:
+        yield
+    except Interrupted as stopped:
+        _log.info("%s; run again with --workdir %s to resume", stopped, directory)
+        raise SystemExit(STOPPED) from None
 
 
 def require_packages() -> None:

@@ -2,10 +2,11 @@
 --seeds N [--config.FIELD=VALUE[,VALUE ...] ...] [--at-once N] [--ray] [--workdir DIR]``.
 
 A field with several values is swept over, several such fields in every combination, each with the seeds from
-config.seed on. Runs that differ in the seed and in numbers of the optimiser are trained by one compiled program, at
-most N of them with --at-once; those that differ in more follow one after the other. Every run is what
-`python -m rnnjax.train` makes of its config on one device. With --ray each program is a task of a Ray cluster, or of
-this machine where there is none.
+config.seed on. Values that have commas in them are parted by semicolons, as in
+--config.cell.wrappers="dropout,residual;dropout;none"; without one, that field has a single value, as in training.
+Runs that differ in the seed and in numbers of the optimiser are trained by one compiled program, at most N of them with
+--at-once; those that differ in more follow one after the other. Every run is what `python -m rnnjax.train` makes of its
+config on one device. With --ray each program is a task of a Ray cluster, or of this machine where there is none.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from rnnjax.cache import keep_compilations
-from rnnjax.commands import end, exit_code, require_packages
-from rnnjax.errors import STOPPED, ConfigError
+from rnnjax.commands import HELP, end, exit_code, help_of_config, require_packages, resumable
+from rnnjax.errors import ConfigError
 
 _log = logging.getLogger(__name__)
 
@@ -32,15 +33,15 @@ def main(arguments: Sequence[str]) -> None:
     """
     require_packages()
     from rnnjax.parallel.mesh import provide_cpu_devices
-    from rnnjax.training.grid import read_grid
-    from rnnjax.training.interruption import Interrupted
+    from rnnjax.training.grid import one_of_each, read_grid
     from rnnjax.training.ray_sweep import ray_trainer
     from rnnjax.training.run_directory import RunDirectory, new_directory
     from rnnjax.training.sweep import sweep, train_in_turn
     from rnnjax.training.sweep_report import table
 
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
+    if HELP & set(arguments):
+        _, rest = parse([argument for argument in arguments if argument not in HELP])
+        print(help_of_config(str(__doc__), one_of_each(rest)))
         return
     options, rest = parse(arguments)
     grid, name, workdir = read_grid(rest, options.seeds, options.at_once)
@@ -50,11 +51,8 @@ def main(arguments: Sequence[str]) -> None:
     directory = RunDirectory(workdir or new_directory(f"{name}-sweep"))
     directory.check(grid.as_dict())
     _log.info("work directory: %s", directory.path)
-    try:
+    with resumable(directory.path):
         results = sweep(grid, directory, train_left)
-    except Interrupted as stopped:
-        _log.info("%s; run again with --workdir %s to resume", stopped, directory.path)
-        raise SystemExit(STOPPED) from None
     print(table(results))
 
 

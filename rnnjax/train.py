@@ -7,16 +7,15 @@ Slurm, Open MPI and Kubernetes say the three themselves.
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rnnjax.cache import keep_compilations
-from rnnjax.commands import end, exit_code, require_packages
+from rnnjax.commands import HELP, end, exit_code, help_of_config, require_packages, resumable
 from rnnjax.config import TrainConfig
-from rnnjax.errors import STOPPED, require
+from rnnjax.errors import require
 
 _log = logging.getLogger(__name__)
 
@@ -36,8 +35,8 @@ def main(arguments: Sequence[str]) -> None:
     from rnnjax.parallel.mesh import provide_cpu_devices
     from rnnjax.training.run_directory import new_directory
 
-    if _HELP & set(arguments):
-        print(usage([argument for argument in arguments if argument not in _HELP]))
+    if HELP & set(arguments):
+        print(help_of_config(str(__doc__), [argument for argument in arguments if argument not in HELP]))
         return
     cluster, arguments = read_cluster(arguments)
     config, name, workdir = read_config(arguments)
@@ -48,29 +47,10 @@ def main(arguments: Sequence[str]) -> None:
         train_or_go_on(config, workdir or new_directory(name))
 
 
-_HELP = {"-h", "--help"}
-
-
-def usage(arguments: Sequence[str]) -> str:
-    """Returns how the command is used, and where its arguments name a config, that config's variants and fields.
-
-    Raises:
-      ConfigError: for a config that cannot be read, or flags of it that cannot be meant.
-    """
-    from rnnjax.config_flags import open_config
-    from rnnjax.config_help import help_text
-
-    if not any(re.match("--?config(=|$)", argument) for argument in arguments):
-        return f"{__doc__}\nWith --config FILE.py --help it lists the file's variants and every field of its config."
-    config, file, _ = open_config(arguments)
-    return help_text(config, file)
-
-
 def train_or_go_on(config: TrainConfig, directory: Path) -> None:
     """Trains in a run directory, from its last checkpoint if it has one, and prints the report."""
     from rnnjax.config_group import to_dict
     from rnnjax.parallel.distributed import is_writer
-    from rnnjax.training.interruption import Interrupted
     from rnnjax.training.loop import train
     from rnnjax.training.opening import opened, task_of_all
     from rnnjax.training.run_directory import RunDirectory
@@ -83,11 +63,8 @@ def train_or_go_on(config: TrainConfig, directory: Path) -> None:
         else:
             task = task_of_all(config)
             _log.info("data: %s", task.data.source)
-            try:
+            with resumable(run.path):
                 summary = train(task, config, run)
-            except Interrupted as stopped:
-                _log.info("%s; run again with --workdir %s to resume", stopped, run.path)
-                raise SystemExit(STOPPED) from None
     if run.writes:
         print(report(summary))
 

@@ -23,7 +23,11 @@ _ACTIVATIONS = {
 
 
 def activation_function(choice: str | Activation) -> Activation:
-    """Returns the pointwise function that a name such as ``"tanh"`` stands for; a function stands for itself."""
+    """Returns the pointwise function of a name such as ``"tanh"``; a function is returned as it is.
+
+    Raises:
+      ValueError: for an unknown name.
+    """
     if callable(choice):
         return choice
     if choice not in _ACTIVATIONS:
@@ -33,5 +37,5 @@ def activation_function(choice: str | Activation) -> Activation:
 
 def complement(gate: Activation, x: Float[Array, "*N"]) -> Float[Array, "*N"]:
     """Returns ``1 - gate(x)``."""
-    # 1 - sigmoid(x) would lose all digits where the gate is nearly closed, sigmoid(-x) loses none.
+    # 1 - sigmoid(x) loses all its digits where sigmoid(x) is nearly 1; sigmoid(-x), its equal, loses none.
     return jax.nn.sigmoid(-x) if gate is jax.nn.sigmoid else 1 - gate(x)

@@ -23,6 +23,14 @@ class BasicRNN(GatedCell):
 
     Raises:
       ValueError: for an unknown activation.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, rnnjax
+      >>> cell = rnnjax.BasicRNN(8, activation="relu")
+      >>> params = cell.init(jax.random.key(0), 3)
+      >>> state, y = cell(params, cell.initial_state(2), jnp.ones((2, 3)))  # one step
+      >>> y.shape
+      (2, 8)
     """
 
     activation: str | Activation = "tanh"

@@ -1,4 +1,4 @@
-"""The contract of a recurrent cell: a few pure functions, cut where time cuts them."""
+"""The contract of a recurrent cell: pure functions for what is before, in, and after the loop over time."""
 
 from __future__ import annotations
 
@@ -28,14 +28,38 @@ Key = PRNGKeyArray | TimedKey | None
 class Cell(ABC):
     """A recurrent cell: hashable, without arrays; its parameters are a separate pytree.
 
-    A sequence is computed as ``outputs(step over time(inputs(xs)))``. What does not depend on the state
-    is in `inputs`, for all steps at once; only `step` is repeated; what no later step needs is in `outputs`.
-    A subclass defines `step`, or the two halves of one, `advance` and `read`, between which a wrapper can change the
-    new state. Sequences are time-major here, ``[T, *batch, ...]``; `rnnjax.unroll` takes either order.
-    Derive from it as a frozen dataclass; derive from `GatedCell` where the cell is gated.
+    A sequence is computed in three parts: `inputs` computes everything that does not depend on the state, for all steps
+    at once; `step` is repeated over time; `outputs` computes what no later step needs, again for all steps at once.
+    Sequences are time-major here, ``[T, *batch, ...]``; `rnnjax.unroll` takes either order.
+
+    Derive from it as a frozen dataclass, or from `GatedCell` if the cell is gated. A subclass defines `output_size`,
+    `init`, `initial_state`, `inputs`, and either `step` or its two halves, `advance` and `read`, between which a
+    wrapper can change the new state.
+
+    Example:
+      >>> import dataclasses, jax, jax.numpy as jnp, rnnjax
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class MovingAverage(rnnjax.Cell):
+      ...     size: int
+      ...     output_size = property(lambda self: self.size)
+      ...     def init(self, key, input_size):
+      ...         return {"rate": jnp.full(self.size, 0.5)}
+      ...     def initial_state(self, batch_size, dtype=jnp.float32):
+      ...         return jnp.zeros((batch_size, self.size), dtype)
+      ...     def inputs(self, params, xs, *, key=None):
+      ...         return xs
+      ...     def step(self, params, state, z):
+      ...         state = state + params["rate"] * (z - state)
+      ...         return state, state
+      >>> cell = MovingAverage(3)
+      >>> params = cell.init(jax.random.key(0), 3)
+      >>> ys, state = rnnjax.unroll(cell, params, jnp.ones((2, 4, 3)))
+      >>> print(ys[0, :, 0])
+      [0.5    0.75   0.875  0.9375]
     """
 
-    params_are_of_init: ClassVar[bool] = True  # whether `init` makes all of the parameters, so that they can be checked
+    # Whether `init` returns the parameters, all but what they leave out in their `of_init`; only such can be checked.
+    params_are_of_init: ClassVar[bool] = True
 
     @property
     @abstractmethod
@@ -44,7 +68,7 @@ class Cell(ABC):
 
     @property
     def stochastic(self) -> bool:
-        """Whether `inputs` draws from its key; a cell that does says so, and its modules then ask for a key."""
+        """Whether `inputs` uses its key; Flax modules of such a cell require an rng in training."""
         return False
 
     @abstractmethod
@@ -53,17 +77,25 @@ class Cell(ABC):
 
     @abstractmethod
     def initial_state(self, batch_size: int | tuple[int, ...], dtype: DTypeLike = jnp.float32) -> State:
-        """Returns the state before the first step, each leaf ``[*batch, ...]``; `dtype` is that of the inputs."""
+        """Returns the state before the first step, each leaf ``[*batch, ...]``.
+
+        Args:
+          batch_size: the size of the batch axis, or a tuple of sizes for another number of batch axes.
+          dtype: type of the inputs.
+        """
 
     @abstractmethod
     def inputs(self, params: Params, xs: Float[Array, "*N I"], *, key: Key = None) -> Any:
-        """Returns what every step needs of the inputs: a pytree, each leaf ``[T, *batch, ...]``.
+        """Returns what the steps read: a pytree, each leaf ``[T, *batch, ...]``.
 
-        All randomness is drawn here, from `key`; None means evaluation.
+        Args:
+          params: the parameters.
+          xs: inputs ``[T, *batch, I]``.
+          key: PRNG key for all the randomness of the cell; None means evaluation.
         """
 
     def step(self, params: Params, state: State, z: Any) -> tuple[State, Array]:
-        """Takes one step, ``z`` being one time of what `inputs` returned; returns the new state and ``y``."""
+        """Returns the new state and ``y``, from the state and one step ``z`` of what `inputs` returned."""
         state = self.advance(params, state, z)
         return state, self.read(params, state, z)
 
@@ -81,25 +113,38 @@ class Cell(ABC):
         return type(self).step is Cell.step
 
     def outputs(self, params: Params, ys: Float[Array, "*N H"]) -> Float[Array, "*N O"]:
-        """Returns the outputs from the ``y`` of every step (identity unless a cell says otherwise)."""
+        """Returns the outputs from the ``y`` of every step; the identity unless it is overridden."""
         return ys
 
     def start(self, params: Params, batch_size: int | tuple[int, ...], dtype: DTypeLike) -> State:
-        """Returns the state that sequences start from and are reset to: `initial_state`, unless it is learned."""
+        """Returns the state that sequences start from and are reset to: `initial_state`, unless it is learned.
+
+        Args:
+          params: the parameters.
+          batch_size, dtype: as in `initial_state`.
+        """
         return self.initial_state(batch_size, dtype)
 
     def over_time(self, recur: Recur, params: Params, xs: Array, state: State, initial: State, key: Key):
-        """Returns ``(ys, state)`` of a sequence, leaving the recurrence itself to ``recur``.
+        """Returns ``(ys, state)`` of a sequence, whose recurrence is run by `recur`.
 
-        `recur(cell, params, zs, state, initial, xs=None) -> (ys, state)` repeats `step`; where `inputs` alone made `zs`
-        from `xs`, a method that is given them may do without `zs`. A cell made of cells hands on its parts wherever
-        that is the same computation, so that each recurrence is as small as it can be.
+        A cell made of cells calls `over_time` of its parts wherever that is the same computation, so that each
+        recurrence is as small as possible.
+
+        Args:
+          recur: ``recur(cell, params, zs, state, initial, xs=None) -> (ys, state)`` repeats `step`. A cell passes `xs`
+            if `inputs` computes `zs` from them alone; a method may then ignore `zs` and compute it otherwise.
+          params: the parameters.
+          xs: inputs ``[T, *batch, I]``.
+          state: the state before the first step, each leaf ``[*batch, ...]``.
+          initial: the state that resets go back to; None without resets.
+          key: PRNG key; None means evaluation.
         """
         ys, state = recur(self, params, self.inputs(params, xs, key=key), state, initial)
         return self.outputs(params, ys), state
 
     def parts(self) -> Iterator[Cell]:
-        """Yields the cell and the cells that it is made of."""
+        """Yields the cell and all cells in it."""
         yield self
         for field in dataclasses.fields(self) if dataclasses.is_dataclass(self) else ():
             value = getattr(self, field.name)
@@ -108,10 +153,17 @@ class Cell(ABC):
                     yield from inner.parts()
 
     def __call__(self, params: Params, state: State, x: Float[ArrayLike, "*B I"], *, key: Key = None):
-        """Takes one whole step from an input ``x [*batch, I]``; returns ``(state, y)``.
+        """Takes one whole step; returns ``(state, y)``.
+
+        Args:
+          params: the parameters.
+          state: the state before the step, each leaf ``[*batch, ...]``.
+          x: input ``[*batch, I]``.
+          key: PRNG key; None means evaluation.
 
         Raises:
-          TypeError: for numbers that are not floating point; ValueError: for shapes that do not fit the cell.
+          TypeError: for an input that is not floating point.
+          ValueError: for shapes that do not fit the cell.
         """
         x = jnp.asarray(x)
         if x.ndim == 0:
@@ -121,7 +173,14 @@ class Cell(ABC):
         return self.whole_step(params, check_state(self, state, x.shape[:-1], x.dtype), x, key=key)
 
     def whole_step(self, params: Params, state: State, x: Float[Array, "*B I"], *, key: Key = None):
-        """Returns what calling the cell does, of arguments that are known to fit."""
+        """Takes one whole step, as a call of the cell does, without checking the arguments; returns ``(state, y)``.
+
+        Args:
+          params: the parameters.
+          state: the state before the step, each leaf ``[*batch, ...]``.
+          x: input ``[*batch, I]``.
+          key: PRNG key; None means evaluation.
+        """
         zs = self.inputs(params, x[None], key=key)
         state, y = self.step(params, state, jax.tree.map(lambda z: z[0], zs))
         return state, self.outputs(params, y)
@@ -140,26 +199,41 @@ class GatedParams(NamedTuple):
 
 
 class HiddenState(NamedTuple):
-    """State of a cell that remembers nothing but its hidden units: ``h [*batch, H]``."""
+    """State of a cell that has nothing but its hidden units: ``h [*batch, H]``."""
 
     h: Array
 
 
 @dataclasses.dataclass(frozen=True)
 class GatedCell(Cell):
-    """A cell whose step is one product of the hidden state and pointwise `gates`.
+    """A cell whose step is one product with the hidden state, then pointwise `gates`.
 
     A subclass defines `gates`, sets `gate_count`, and overrides what else differs. Its state is a NamedTuple with
-    a field `h`. If its gates mix hidden units (a projection, a normalisation), it says ``pointwise = False``.
+    a field `h`. If its gates mix hidden units (a projection, a normalisation), it overrides `pointwise` to be False.
 
     Attributes:
       hidden_size: number H of hidden units.
       dtype: type of the products and of the outputs; None takes that of the inputs.
-      param_dtype: type in which parameters are made and kept.
-      state_dtype: type of the state and of the pointwise work; None takes `dtype`, but never below float32.
+      param_dtype: type of the parameters.
+      state_dtype: type of the state and of the pointwise operations; None takes `dtype`, but at least float32.
       kernel_init, recurrent_init, bias_init: names from `jax.nn.initializers`, or functions ``(key, shape, dtype)``,
-        which are asked for each gate's matrix, and each gate's vector ``[H]``, by itself.
-      use_bias: whether there are biases; without, they are None in the parameters.
+        called once for each gate's matrix, or each gate's vector ``[H]``.
+      use_bias: whether there are biases; otherwise they are None in the parameters.
+
+    Example:
+      >>> import dataclasses, jax, jax.numpy as jnp, rnnjax
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class MinimalGatedUnit(rnnjax.GatedCell):
+      ...     gate_count = 2
+      ...     def gates(self, params, state, z, r):
+      ...         f = jax.nn.sigmoid(z[..., 0, :] + r[..., 0, :])
+      ...         candidate = jnp.tanh(z[..., 1, :] + f * r[..., 1, :])
+      ...         return rnnjax.HiddenState((1 - f) * state.h + f * candidate)
+      >>> cell = MinimalGatedUnit(8)
+      >>> params = cell.init(jax.random.key(0), 3)
+      >>> ys, state = rnnjax.unroll(cell, params, jnp.ones((2, 5, 3)))
+      >>> ys.shape, rnnjax.choose_method(cell, (5, 2, 3), "cpu")
+      ((2, 5, 8), Fused(unroll=1))
     """
 
     hidden_size: int
@@ -180,11 +254,12 @@ class GatedCell(Cell):
             initializer(choice)
         vector_initializer(self.bias_init)
         for name in ("dtype", "param_dtype", "state_dtype"):
-            # One form for every way to name a type; and NumPy has `dtype("float64") == None`.
-            given = getattr(self, name)
-            if given is not None and not jnp.issubdtype(given, jnp.floating):
-                raise TypeError(f"{name} must be a floating-point type, got {jnp.dtype(given)}")
-            object.__setattr__(self, name, None if given is None else jnp.dtype(given).type)
+            # Stored in one form, so that equal cells are equal however a type was named; and as the scalar type, since
+            # NumPy's dtypes compare float64 as equal to None.
+            dtype = getattr(self, name)
+            if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+                raise TypeError(f"{name} must be a floating-point type, got {jnp.dtype(dtype)}")
+            object.__setattr__(self, name, None if dtype is None else jnp.dtype(dtype).type)
 
     @property
     def output_size(self) -> int:
@@ -192,21 +267,28 @@ class GatedCell(Cell):
 
     @property
     def pointwise(self) -> bool:
-        """Whether `gates` treats every hidden unit by itself."""
+        """Whether each hidden unit's gates read that unit only."""
         return True
 
     @abstractmethod
     def gates(self, params: Params, state: State, z: Any, r: Float[Array, "*B G H"]) -> State:
-        """Returns the new state from one step's ``z [*batch, G, H]`` and ``r = state.h @ recurrent_weight``."""
+        """Returns the new state of one step.
+
+        Args:
+          params: the parameters.
+          state: the state before the step, each leaf ``[*batch, ...]``.
+          z: one step of what `inputs` returned, by default the projected inputs ``[*batch, G, H]``.
+          r: ``state.h @ recurrent_weight``, ``[*batch, G, H]``.
+        """
 
     def init(self, key: PRNGKeyArray, input_size: Size) -> Params:
         check_size("input_size", input_size)
         return GatedParams(*self.init_gates(key, input_size, self.gate_count))
 
     def init_gates(self, key: PRNGKeyArray, input_size: Size, gate_count: int) -> tuple[Array, Array, Array | None]:
-        """Returns fresh ``w_x [I, G, H]``, ``w_h [O, G, H]`` and ``b [G, H]``, each gate initialised by itself.
+        """Returns fresh ``w_x [I, G, H]``, ``w_h [O, G, H]`` and ``b [G, H]``, each gate initialised separately.
 
-        ``b`` is None without a bias.
+        ``b`` is None with ``use_bias=False``.
         """
         k_x, k_h, k_b = jax.random.split(key, 3)
         shape = (gate_count, self.hidden_size)
@@ -224,7 +306,7 @@ class GatedCell(Cell):
         return HiddenState(self.zeros(batch_size, self.hidden_size, dtype))
 
     def zeros(self, batch_size: int | tuple[int, ...], size: int, dtype: DTypeLike) -> Array:
-        """Returns zeros ``[*batch, size]`` of the type that the state is kept in, given that of the inputs."""
+        """Returns zeros ``[*batch, size]`` in the type of the state, for inputs of type `dtype`."""
         return jnp.zeros((*batch_shape(batch_size), size), self._state_dtype(dtype))
 
     def _state_dtype(self, dtype: DTypeLike) -> DTypeLike:
@@ -234,10 +316,10 @@ class GatedCell(Cell):
         return self.gate_inputs(params, self.project(params.w_x, xs))
 
     def gate_inputs(self, params: Params, zs: Float[Array, "*N G H"]) -> Any:
-        """Returns what `inputs` does, from inputs that are already projected: ``zs = xs @ w_x``, plus the bias.
+        """Returns what the steps read, from projected inputs ``zs = xs @ w_x``: by default with the bias added.
 
-        A cell that does more with projected inputs overrides this rather than `inputs`, so that they can come from
-        elsewhere than a product, such as a lookup.
+        A cell that does more with projected inputs overrides this, not `inputs`, so that a lookup can replace the
+        product for one-hot inputs.
         """
         return add_bias(zs, params.b)
 
@@ -246,7 +328,11 @@ class GatedCell(Cell):
         return self.outputs(params, ys), state
 
     def project(self, w_x: Float[Array, "I G H"], xs: Float[Array, "*N I"]) -> Float[Array, "*N G H"]:
-        """Returns ``xs @ w_x``, the input projection of all steps as one product, in the compute type."""
+        """Returns ``xs @ w_x``, the projected inputs of all steps, as one product in the compute type.
+
+        Raises:
+          ValueError: if the inputs have another number of features than the parameters.
+        """
         if xs.shape[-1] != w_x.shape[0]:
             raise ValueError(f"xs has {xs.shape[-1]} features, but the cell was initialised for {w_x.shape[0]}")
         dtype = self.dtype or xs.dtype
@@ -263,12 +349,12 @@ class GatedCell(Cell):
 
 
 def add_bias(zs: Float[Array, "*N G H"], b: Float[Array, "G H"] | None) -> Float[Array, "*N G H"]:
-    """Returns projected inputs with a bias added, if there is one."""
+    """Returns projected inputs plus the bias, if there is one."""
     return zs if b is None else zs + b.astype(zs.dtype)
 
 
 def recurrent_product(h: Float[Array, "*B K"], w: Float[Array, "K ..."], dtype: DTypeLike) -> Array:
-    """Returns ``h @ w`` with operands of `dtype`, accumulated and returned in the type of `h`."""
+    """Returns ``h @ w`` with operands in `dtype`, accumulated and returned in the type of `h`."""
     r = jnp.tensordot(h.astype(dtype), matrix(w).astype(dtype), 1, preferred_element_type=h.dtype)
     return r.reshape(*h.shape[:-1], *w.shape[1:])
 
@@ -280,22 +366,22 @@ def _product(xs: Float[Array, "*N I"], w: Float[Array, "I O"]) -> Float[Array, "
 
 @_product.defjvp
 def _derivative_of_product(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    """The usual one; the gradient of `w` is a product of two matrices."""
+    """The derivative of a product, written so that the gradient of `w` is a product of two matrices."""
     (xs, w), (d_xs, d_w) = primals, tangents
     ys = _product(xs, w)
     return ys, _product(d_xs, w) + jnp.tensordot(rows(xs), d_w, 1).reshape(ys.shape)
 
 
 def matrix(w: Float[Array, "K ..."]) -> Float[Array, "K N"]:
-    """Returns a weight with one axis of outputs: its gradient then needs no transposition."""
+    """Returns a weight as a matrix with one axis of outputs, whose gradient needs no transposition."""
     return w.reshape(w.shape[0], -1)
 
 
 def rows(xs: Float[Array, "... K"]) -> Array:
-    """Returns a sequence as a matrix where the gradient of a weight is then faster, else as it is."""
+    """Returns a sequence as a matrix, if the backend then computes the gradient of a weight faster."""
     return xs.reshape(-1, xs.shape[-1]) if sequences_as_matrices() else xs
 
 
 def compute_dtype(z: Any) -> jnp.dtype:
-    """Returns the type in which a cell computes its products: that of what its `inputs` returned."""
+    """Returns the type in which a cell computes its products, that of what its `inputs` returned."""
     return jnp.result_type(*jax.tree.leaves(z))

@@ -1,4 +1,4 @@
-"""What a cell asks of its parameters, its state and its inputs, said in one sentence where it does not hold."""
+"""Checks of a cell's parameters, state and inputs, each of which raises an error of one sentence."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ def check_floating(name: str, xs: Any) -> None:
 
 
 def check_rates(fields: Any, *names: str) -> None:
-    """Raises unless these fields are probabilities of dropping something, and not all of it."""
+    """Raises unless these fields are rates of dropout, in [0, 1)."""
     for name in names:
         if not 0 <= getattr(fields, name) < 1:
             raise ValueError(f"{name} must be in [0, 1), got {getattr(fields, name)}")
 
 
 def check_params(cell: Any, params: Any, input_size: int) -> None:
-    """Raises unless `params` have the structure, the shapes and the kinds of numbers that the cell's `init` gives."""
+    """Raises unless `params` have the structure, shapes and kinds of types that the cell's `init` returns."""
+    params = _of_init(params)
     expected = _expected_params(cell, input_size)
     if expected is None or _alike(params, expected):
         return
-    if jax.tree.structure(params) != jax.tree.structure(expected):
-        raise TypeError(f"params must be those of {cell!r}, a {describe(expected)}, got {describe(params)}")
+    check_structure(cell, params, input_size)
     leaves = jax.tree.leaves(params)
-    wrong = next((leaf for leaf in leaves if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)), None)
-    if wrong is not None:
-        raise TypeError(f"params must be floating point, got {jnp.result_type(wrong)} in {describe(params)}")
+    not_floating = next((leaf for leaf in leaves if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)), None)
+    if not_floating is not None:
+        raise TypeError(f"params must be floating point, got {jnp.result_type(not_floating)} in {describe(params)}")
+    # The first parameter of most cells has the number of features first: if all is well for it, the inputs are wrong.
     first = np.shape(leaves[0])
     if first and first[0] and _alike(params, _expected_params(cell, first[0])):
         raise ValueError(f"xs has {input_size} features, but the cell was initialised for {first[0]}")
@@ -50,14 +51,27 @@ def check_params(cell: Any, params: Any, input_size: int) -> None:
     )
 
 
+def check_structure(cell: Any, params: Any, input_size: int = 1) -> None:
+    """Raises unless `params` are built as those that the cell's `init` gives, whatever their shapes."""
+    params, expected = _of_init(params), _expected_params(cell, input_size)
+    if expected is not None and jax.tree.structure(params) != jax.tree.structure(expected):
+        raise TypeError(f"params must be those of {cell!r}, a {describe(expected)}, got {describe(params)}")
+
+
+def _of_init(params: Any) -> Any:
+    """Returns parameters without what was put among them later, such as a memory that is attended to."""
+    has_more = lambda part: hasattr(part, "of_init")  # noqa: E731
+    return jax.tree.map(lambda part: part.of_init() if has_more(part) else part, params, is_leaf=has_more)
+
+
 @functools.lru_cache(maxsize=256)
 def _expected_params(cell: Any, input_size: int) -> Any:
-    """Returns the shapes and types of a cell's parameters, None where they are not all of its `init`."""
+    """Returns the shapes and types of a cell's parameters; None if `init` does not tell."""
     if not all(part.params_are_of_init for part in cell.parts()):
         return None
     try:
         return jax.eval_shape(lambda key: cell.init(key, input_size), jax.random.key(0))
-    except (*_UNTRACEABLE, ValueError):  # drawn by NumPy, or not for inputs of this size, which the cell says itself
+    except (*_UNTRACEABLE, ValueError):  # drawn by NumPy; or refused for this size, which the cell will say itself
         return None
 
 
@@ -69,14 +83,21 @@ def _alike(params: Any, expected: Any) -> bool:
 
 
 def _same_kind(leaf: Any, like: jax.ShapeDtypeStruct) -> bool:
-    """Returns whether a parameter is floating point wherever `init` makes it so."""
+    """Returns whether a parameter is floating point if that of `init` is."""
     if not jnp.issubdtype(like.dtype, jnp.floating):
         return True
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
 
 def check_state(cell: Any, state: Any, batch: tuple[int, ...], dtype: Any) -> Any:
-    """Returns `state` in the types of the cell's, raising unless it has its structure, shapes and kinds of numbers."""
+    """Returns `state` in the types of the cell's state, raising unless it has its structure, shapes and kinds of types.
+
+    Args:
+      cell: the cell.
+      state: the state to check.
+      batch: the batch axes of the inputs.
+      dtype: type of the inputs.
+    """
     expected = jax.eval_shape(lambda: cell.initial_state(as_batch_size(batch), dtype))
     if jax.tree.structure(state) != jax.tree.structure(expected):
         raise TypeError(f"state must be a {describe(expected)}, got {describe(state)}")

@@ -15,10 +15,10 @@ from rnnjax.cells.sizes import Size, check_size
 
 
 class GRUParams(NamedTuple):
-    """Gates in the order r, z, n: ``w_x [I, 3, H]``, ``w_h [H, 3, H]``, ``b [3, H]``.
+    """Parameters, with the gates in the order r, z, n: ``w_x [I, 3, H]``, ``w_h [H, 3, H]``, ``b [3, H]``.
 
-    ``b_hn [H]`` is the candidate's own recurrent bias; None where the reset comes before the product. Both biases are
-    None with ``use_bias=False``.
+    ``b_hn [H]`` is the recurrent bias of the candidate, None with ``reset="before"``. Both biases are None with
+    ``use_bias=False``.
     """
 
     w_x: Array
@@ -37,7 +37,7 @@ class GRU(GatedCell):
     n = tanh(x W_xn + b_n + (r * h) W_hn)             reset="before", the original, as TensorFlow 1 has it
     h' = (1 - z) * n + z * h;  y = h'
 
-    Where others are asked for, `activation` takes the place of tanh, and `gate_activation` that of the sigmoid.
+    `activation` replaces tanh, and `gate_activation` the sigmoid.
 
     Attributes:
       reset: whether the reset gate is applied "after" or "before" the candidate's product.
@@ -45,6 +45,14 @@ class GRU(GatedCell):
 
     Raises:
       ValueError: for another value of `reset`, or an unknown activation.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, rnnjax
+      >>> cell = rnnjax.GRU(8)
+      >>> params = cell.init(jax.random.key(0), 3)
+      >>> ys, state = rnnjax.unroll(cell, params, jnp.ones((2, 5, 3)))
+      >>> ys.shape, params.w_h.shape
+      ((2, 5, 8), (8, 3, 8))
     """
 
     reset: Literal["after", "before"] = "after"

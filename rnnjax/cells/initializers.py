@@ -25,16 +25,17 @@ _FACTORIES = (
     "uniform",
     "normal",
 )
-# What draws a vector, whose two fans are the same: then Glorot's bound is LeCun's.
+# The initialisers of vectors, whose fans in and out are the same: Glorot's bound is then LeCun's.
 _BY_FAN_IN = {
     name: name.replace("glorot", "lecun") for name in _FACTORIES if name.startswith(("glorot", "he", "lecun"))
 }
 
 
 def initializer(choice: str | Initializer) -> Initializer:
-    """Returns the initialiser ``(key, shape, dtype) -> array`` that a name from `jax.nn.initializers` stands for.
+    """Returns the initialiser ``(key, shape, dtype) -> array`` of a name from `jax.nn.initializers`.
 
-    One given by name draws in float32 or above, because not all can draw in less; a function stands for itself.
+    It draws in float32 or a wider type, since not all initialisers support narrower ones. A function is returned as it
+    is.
 
     Raises:
       ValueError: for an unknown name.
@@ -46,7 +47,7 @@ def vector_initializer(choice: str | Initializer) -> Initializer:
     """Returns the same for vectors ``[H]``, whose fans in and out are both H, as TensorFlow and Keras count them.
 
     Raises:
-      ValueError: for an unknown name, and for "orthogonal", which vectors cannot be.
+      ValueError: for an unknown name, and for "orthogonal", which is defined for matrices only.
     """
     if callable(choice):
         return _drawing_vectors(choice)
@@ -61,7 +62,7 @@ def vector_initializer(choice: str | Initializer) -> Initializer:
 
 
 def _drawing_vectors(function: Initializer) -> Initializer:
-    """Returns the function, which says what was asked of it where it knows matrices only, as most of JAX's do."""
+    """Returns the function with a clearer error where it is defined for matrices only, as most of JAX's are."""
 
     def draw(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         try:
@@ -76,17 +77,17 @@ def _drawing_vectors(function: Initializer) -> Initializer:
 
 
 def _named(choice: str, **axes: Any) -> Initializer:
-    """Returns the initialiser of a name, its matrices having their inputs and outputs on the axes given."""
+    """Returns the initialiser of a name; `axes` says which axes of a weight are inputs and outputs."""
     if choice in _PLAIN:
-        chosen = getattr(jax.nn.initializers, choice)
+        initialise = getattr(jax.nn.initializers, choice)
     elif choice in _FACTORIES:
-        chosen = getattr(jax.nn.initializers, choice)(**axes)
+        initialise = getattr(jax.nn.initializers, choice)(**axes)
     else:
         known = ", ".join(_PLAIN + _FACTORIES)
         raise ValueError(f"unknown initialiser {choice!r}; choose from {known}, or give a function")
 
     def draw(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        return chosen(key, shape, at_least_float32(dtype)).astype(dtype)
+        return initialise(key, shape, at_least_float32(dtype)).astype(dtype)
 
     return draw
 
@@ -94,7 +95,16 @@ def _named(choice: str, **axes: Any) -> Initializer:
 def gate_kernels(
     choice: str | Initializer, key: PRNGKeyArray, rows: int, gates: int, columns: int, dtype: DTypeLike
 ) -> Float[Array, "rows gates columns"]:
-    """Returns one ``[rows, columns]`` kernel a gate, drawn one by one so that fans and orthogonality are per gate."""
+    """Returns a ``[rows, columns]`` kernel for each gate, drawn one by one so that fans and orthogonality are per gate.
+
+    Args:
+      choice: the initialiser, a name or a function.
+      key: PRNG key.
+      rows: number of inputs.
+      gates: number of gates.
+      columns: number of outputs of each gate.
+      dtype: type of the parameters.
+    """
     draw = initializer(choice)
     kernels = [draw(k, (rows, columns), dtype) for k in jax.random.split(key, gates)]
     return jnp.stack(kernels, axis=1)
@@ -103,6 +113,14 @@ def gate_kernels(
 def gate_vectors(
     choice: str | Initializer, key: PRNGKeyArray, gates: int, size: int, dtype: DTypeLike
 ) -> Float[Array, "gates size"]:
-    """Returns one vector ``[size]`` a gate, drawn one by one."""
+    """Returns a vector ``[size]`` for each gate, drawn one by one.
+
+    Args:
+      choice: the initialiser, a name or a function.
+      key: PRNG key.
+      gates: number of gates.
+      size: number of hidden units.
+      dtype: type of the parameters.
+    """
     draw = vector_initializer(choice)
     return jnp.stack([draw(k, (size,), dtype) for k in jax.random.split(key, gates)])

@@ -1,4 +1,4 @@
-"""The basic cell as TensorFlow 1 starts it."""
+"""The basic cell with TensorFlow 1's initial weights."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rnnjax.cells.sizes import Size, check_size
 
 @dataclasses.dataclass(frozen=True)
 class JointBasicRNN(BasicRNN):
-    """A `BasicRNN` whose two weights are drawn as one matrix ``[I + H, H]``, as TensorFlow 1 keeps them.
+    """A `BasicRNN` whose two weights are initialised as one matrix ``[I + H, H]``, as TensorFlow 1 stores them.
 
-    With Glorot's initialiser, which looks at a matrix's sides, they are smaller than two drawn by themselves: by
-    a factor of sqrt(2/3) where I = H. `recurrent_init` is not used.
+    With Glorot's initialiser, whose bound falls with the size of the matrix, they are smaller than two weights drawn
+    separately: by a factor of sqrt(2/3) where I = H. `recurrent_init` is not used.
     """
 
     def init(self, key: PRNGKeyArray, input_size: Size) -> GatedParams:

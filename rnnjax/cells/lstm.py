@@ -25,8 +25,11 @@ class LSTMState(NamedTuple):
 
 
 class LSTMNorm(NamedTuple):
-    """Layer normalisation: scales of the projected inputs ``x [G, H]``, of the recurrent product ``h [G, H]`` and of
-    the cell state ``c [H]``, and the shift of the last, ``c_bias [H]`` (the gates' shift is the cell's ``b``)."""
+    """Parameters of layer normalisation: the scales, and the shift of the cell state.
+
+    Scales are ``x [G, H]`` of the projected inputs, ``h [G, H]`` of the recurrent product and ``c [H]`` of the cell
+    state; its shift is ``c_bias [H]``. (The gates are shifted by the cell's ``b``.)
+    """
 
     x: Array
     h: Array
@@ -35,10 +38,11 @@ class LSTMNorm(NamedTuple):
 
 
 class LSTMParams(NamedTuple):
-    """Gates in the order i, f, g, o (f, g, o where coupled): ``w_x [I, G, H]``, ``w_h [O, G, H]``, ``b [G, H]``.
+    """Parameters, with the gates in the order i, f, g, o: ``w_x [I, G, H]``, ``w_h [O, G, H]``, ``b [G, H]``.
 
-    Each is None where the cell has no such part: ``b``; ``peephole [3, H]``, the weights from c to i, f, o (f, o where
-    coupled, ``[2, H]``); ``w_p [H, O]``, the projection; ``norm``, the layer normalisation.
+    With coupled gates, the order is f, g, o. The following are None where the cell does not have them: ``b``;
+    ``peephole [3, H]``, the weights from c to i, f, o (``[2, H]``, to f, o, with coupled gates); ``w_p [H, O]``, the
+    projection; ``norm``, the layer normalisation.
     """
 
     w_x: Array
@@ -60,24 +64,31 @@ class LSTM(GatedCell):
     o = sigmoid(x W_xo + h W_ho + p_o * c' + b_o)
     h' = o * tanh(c');  y = h'
 
-    The terms with p are there with `peephole` (Gers and Schmidhuber, 2000). Where others are asked for, `activation`
-    takes the place of both tanh, and `gate_activation` that of the sigmoid.
+    The terms with p are present with `peephole` (Gers and Schmidhuber, 2000). `activation` replaces both tanh, and
+    `gate_activation` the sigmoid.
 
     Attributes:
-      forget_bias: initial bias of the forget gate; of no effect without biases.
-      peephole: whether the gates see the cell state; each gate's weights are a vector of their own, drawn by
-        `kernel_init`.
+      forget_bias: initial bias of the forget gate; no effect with ``use_bias=False``.
+      peephole: whether the gates read the cell state, each through a vector of weights, initialised by `kernel_init`.
       projection_size: if given, h' = (o * tanh(c')) W_p has this size (Sak et al., 2014).
-      cell_clip: if given, c' is kept within plus or minus this value.
-      projection_clip: if given, the projected h' is kept within plus or minus this value.
+      cell_clip: if given, c' is clipped to plus or minus this value.
+      projection_clip: if given, the projected h' is clipped to plus or minus this value.
       coupled_gates: whether i = 1 - f (Greff et al., 2017).
-      layer_norm: whether x W_x, h W_h (over all gates together) and c' (where the output reads it) are normalised
+      layer_norm: whether to normalise x W_x, h W_h (each over all gates together), and c' where the output reads it
         (Ba et al., 2016).
       activation, gate_activation: names (``"tanh"``, ``"relu"``, ...) or pointwise functions.
 
     Raises:
       ValueError: for an unknown activation, a projection_clip without a projection, clips that are not positive, or
         peepholes with ``kernel_init="orthogonal"``.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, rnnjax
+      >>> cell = rnnjax.LSTM(8, peephole=True, projection_size=4)
+      >>> params = cell.init(jax.random.key(0), 3)
+      >>> ys, state = rnnjax.unroll(cell, params, jnp.ones((2, 5, 3)))
+      >>> ys.shape, state.h.shape, state.c.shape
+      ((2, 5, 4), (2, 4), (2, 8))
     """
 
     forget_bias: float = 1.0
@@ -151,24 +162,26 @@ class LSTM(GatedCell):
     def gates(self, params: LSTMParams, state: LSTMState, z: Array, r: Array) -> LSTMState:
         if params.norm is not None:
             r = _normalise(r, (-2, -1)) * params.norm.h
-        gate, activation = activation_function(self.gate_activation), activation_function(self.activation)
-        a = z + r
-        entering, leaving = a[..., :-2, :], a[..., -1, :]
+        gate = activation_function(self.gate_activation)
+        activation = activation_function(self.activation)
+        sums = z + r
+        before_i_and_f, before_g, before_o = sums[..., :-2, :], sums[..., -2, :], sums[..., -1, :]
         if params.peephole is not None:
-            entering = entering + params.peephole[:-1] * state.c[..., None, :]
-        i = complement(gate, entering[..., 0, :]) if self.coupled_gates else gate(entering[..., 0, :])
-        f, g = gate(entering[..., -1, :]), activation(a[..., -2, :])
-        c = f * state.c + i * g
+            before_i_and_f = before_i_and_f + params.peephole[:-1] * state.c[..., None, :]
+        # With coupled gates there is one entry, that of f.
+        before_i, before_f = before_i_and_f[..., 0, :], before_i_and_f[..., -1, :]
+        i = complement(gate, before_f) if self.coupled_gates else gate(before_i)
+        c = gate(before_f) * state.c + i * activation(before_g)
         if self.cell_clip is not None:
             c = jnp.clip(c, -self.cell_clip, self.cell_clip)
         if params.peephole is not None:
-            leaving = leaving + params.peephole[-1] * c
-        o = gate(leaving)
-        read = c if params.norm is None else _normalise(c, -1) * params.norm.c + params.norm.c_bias
-        return LSTMState(self._project(params, o * activation(read), compute_dtype(z)), c)
+            before_o = before_o + params.peephole[-1] * c
+        normalised = c if params.norm is None else _normalise(c, -1) * params.norm.c + params.norm.c_bias
+        h = gate(before_o) * activation(normalised)
+        return LSTMState(self._project(params, h, compute_dtype(z)), c)
 
     def _project(self, params: LSTMParams, h: Array, dtype: DTypeLike) -> Array:
-        """Returns the hidden state after the projection and its clip, where the cell has them."""
+        """Returns the hidden state after the projection and its clipping, if the cell has them."""
         if params.w_p is None:
             return h
         h = recurrent_product(h, params.w_p, dtype)
@@ -176,7 +189,7 @@ class LSTM(GatedCell):
 
 
 def _normalise(x: Array, axes: int | tuple[int, ...]) -> Array:
-    """Returns `x` with zero mean and unit variance over `axes`, computed in float32 or above."""
+    """Returns `x` with zero mean and unit variance over `axes`, computed in float32 or a wider type."""
     wide = x.astype(at_least_float32(x.dtype))
     wide = wide - wide.mean(axes, keepdims=True)
     return (wide * jax.lax.rsqrt(jnp.square(wide).mean(axes, keepdims=True) + 1e-6)).astype(x.dtype)

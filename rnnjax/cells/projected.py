@@ -1,4 +1,4 @@
-"""Gated cells whose inputs come already projected, so that a lookup can take the place of a product."""
+"""Gated cells whose inputs are already projected, so that a lookup can replace the product."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
-from rnnjax.cells.cell import Cell, GatedCell, Key, Params, Recur, State
-from rnnjax.cells.tree import first_with_params, with_first
-from rnnjax.cells.weight_drop import WeightDrop
+from rnnjax.cells.cell import Cell, Key, Params, Recur, State
+from rnnjax.cells.checks import check_params, check_structure
+from rnnjax.cells.traits import is_gated, projects_inputs
+from rnnjax.cells.tree import first_with_params, hands_inputs_on, with_first
 from rnnjax.cells.wrapper import Wrapper
-from rnnjax.cells.wrappers import Dropout, LearnedState, Project, Stack
-from rnnjax.cells.zoneout import Zoneout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +28,12 @@ class Projected(Wrapper):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.cell, GatedCell):
-            raise TypeError(f"Projected takes a gated cell, such as LSTM(128), got {self.cell!r}")
-        if type(self.cell).inputs is not GatedCell.inputs:
+        if not is_gated(self.cell):
+            raise TypeError(
+                "inputs are looked up for a gated cell, such as LSTM(128), alone or in stacks and wrappers that leave "
+                f"the inputs as they are, which is not so for {self.cell!r}"
+            )
+        if not projects_inputs(self.cell):
             name = type(self.cell).__name__
             raise TypeError(
                 f"{name} has its own `inputs`; override `gate_inputs` instead, so that a lookup can serve it"
@@ -43,29 +45,23 @@ class Projected(Wrapper):
         return cell.gate_inputs(params, zs.astype(cell.dtype or xs.dtype))
 
     def over_time(self, recur: Recur, params: Params, xs: Array, state: State, initial: State, key: Key):
-        # What is left is the recurrence of the bare gated cell, which a fused method knows.
+        # Hands on the gated cell itself, without this wrapper, since fused methods run gated cells only.
         ys, state = recur(self.cell, params, self.inputs(params, xs), state, initial)
         return self.cell.outputs(params, ys), state
 
 
 def projected(cell: Cell, params: Params) -> tuple[Cell, Float[Array, "I G H"]]:
-    """Returns the cell that takes projected inputs, and the weight ``w_x`` that they are projected with.
+    """Returns the cell for projected inputs, and the weight ``w_x`` to project them with.
 
-    The cell may be gated, a `Stack` whose first layer is such a cell, or in wrappers that leave the inputs alone, as a
-    `Dropout` does that drops none of them.
+    The cell must be gated, or a `Stack` whose first layer is, or such a cell in wrappers that do not change the inputs,
+    such as a `Dropout` without an input rate (see `Wrapper.reads_inputs`).
 
     Raises:
-      TypeError: as `Projected`; ValueError: for a Dropout with an input rate.
+      TypeError: as `Projected`, and for parameters of another cell.
+      ValueError: for parameters of other shapes.
     """
-    taking = with_first(cell, Projected, _leaves_inputs_alone)
-    return taking, first_with_params(cell, params, _leaves_inputs_alone)[1].w_x
-
-
-def _leaves_inputs_alone(cell: Cell) -> bool:
-    """Returns whether the first cell inside reads the inputs as they are."""
-    if isinstance(cell, Dropout) and cell.input_rate:
-        raise ValueError(
-            f"input_rate={cell.input_rate} would drop parts of a one-hot input, which is only looked up; "
-            "leave it out of the first layer"
-        )
-    return type(cell) in (Stack, Dropout, Project, LearnedState, Zoneout, WeightDrop)
+    without_projection = with_first(cell, Projected, hands_inputs_on)
+    check_structure(cell, params)
+    w_x = first_with_params(cell, params, hands_inputs_on)[1].w_x
+    check_params(cell, params, w_x.shape[0])
+    return without_projection, w_x

@@ -1,4 +1,4 @@
-"""Random masks that are the same whether a sequence is taken whole or step by step."""
+"""Random masks that are the same for a whole sequence, for its chunks, and for single steps."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 
 class TimedKey(NamedTuple):
-    """A PRNG key together with the time steps ``time [T]`` that it is used for.
+    """A PRNG key and the time steps ``time [T]`` that it is used for.
 
-    A plain key stands for the steps from 0 on. Naming the steps lets a part of a sequence (one step, a chunk)
-    draw exactly what the whole sequence would have drawn there.
+    A plain key is used for the steps from 0 on. With a `TimedKey`, a part of a sequence (one step, a chunk) draws
+    exactly what the whole sequence would draw there.
     """
 
     key: PRNGKeyArray
@@ -25,17 +25,19 @@ def timed(key: PRNGKeyArray | TimedKey, length: int) -> TimedKey:
     """Returns `key` with its time steps, which are ``0 .. length - 1`` for a plain key.
 
     Raises:
-      ValueError: if it names another number of steps.
+      ValueError: if it has another number of steps.
     """
     if not isinstance(key, TimedKey):
         return TimedKey(key, jnp.arange(length))
     if key.time.shape != (length,):
-        raise ValueError(f"the TimedKey names {key.time.size} steps, but the sequence has {length}")
+        raise ValueError(
+            f"the TimedKey must have one time for each of the sequence's {length} steps, got {key.time.size}"
+        )
     return key
 
 
 def split(key: PRNGKeyArray | TimedKey | None, count: int) -> list:
-    """Returns `count` independent keys for the same time steps (None gives None)."""
+    """Returns `count` independent keys for the same time steps; for None, `count` times None."""
     if key is None:
         return [None] * count
     if isinstance(key, TimedKey):
@@ -46,9 +48,13 @@ def split(key: PRNGKeyArray | TimedKey | None, count: int) -> list:
 def keep_mask(
     key: PRNGKeyArray | TimedKey, rate: float, shape: tuple[int, ...], *, variational: bool
 ) -> Bool[Array, "T *B N"]:
-    """Returns what is kept, false with probability `rate`, of shape ``[T, *batch, N]``.
+    """Returns a mask that is false with probability `rate`.
 
-    With `variational`, one mask a sequence, the same at every step (Gal and Ghahramani, 2016); else one a step.
+    Args:
+      key: PRNG key.
+      rate: probability of false.
+      shape: ``(T, *batch, N)``.
+      variational: whether the mask of a sequence is the same at every step (Gal and Ghahramani, 2016), not drawn anew.
     """
     length, *rest = shape
     key, time = timed(key, length)
@@ -58,12 +64,20 @@ def keep_mask(
 
 
 def scaled(kept: Bool[Array, "*N"], rate: float, dtype: DTypeLike) -> Float[Array, "*N"]:
-    """Returns factors that leave the expected value as it is: 0, or ``1 / (1 - rate)`` for what is kept."""
+    """Returns a mask as factors 0 and ``1 / (1 - rate)``, whose expected value is 1."""
     return kept.astype(dtype) / jnp.asarray(1 - rate, dtype)
 
 
 def dropout_mask(
     key: PRNGKeyArray | TimedKey, rate: float, shape: tuple[int, ...], dtype: DTypeLike, *, variational: bool
 ) -> Float[Array, "T *B N"]:
-    """Returns factors of 0 (with probability `rate`) or ``1 / (1 - rate)``, the masks being those of `keep_mask`."""
+    """Returns factors that are 0 with probability `rate`, else ``1 / (1 - rate)``.
+
+    Args:
+      key: PRNG key.
+      rate: probability of 0.
+      shape: ``(T, *batch, N)``.
+      dtype: type of the factors.
+      variational: whether the factors of a sequence are the same at every step, not drawn anew.
+    """
     return scaled(keep_mask(key, rate, shape, variational=variational), rate, dtype)

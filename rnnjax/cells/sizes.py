@@ -1,4 +1,4 @@
-"""Sizes, as whole numbers of any kind."""
+"""Sizes, which may be Python's or NumPy's integers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def batch_shape(batch_size: int | tuple[int, ...]) -> tuple[int, ...]:
 
 
 def as_batch_size(batch: tuple[int, ...]) -> int | tuple[int, ...]:
-    """Returns what `initial_state` is given for leading axes: a whole number where there is one, else all of them."""
+    """Returns the `batch_size` of `initial_state` for leading axes: an int for one axis, else a tuple."""
     return batch[0] if len(batch) == 1 else tuple(batch)
 
 
 def check_size(name: str, value: Any) -> int:
-    """Returns `value`, a whole number of Python's or NumPy's, as Python's; raises unless it is positive."""
+    """Returns `value`, a Python or NumPy integer, as an int; raises unless it is positive."""
     try:
         size = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -34,7 +34,13 @@ def check_size(name: str, value: Any) -> int:
 
 
 def keep_sizes(fields: Any, *names: str, optional: tuple[str, ...] = ()) -> None:
-    """Keeps a frozen dataclass's sizes as Python's numbers, raising for what is none; optional ones may be None."""
+    """Converts the sizes among a frozen dataclass's fields to int, raising for other values.
+
+    Args:
+      fields: the dataclass.
+      *names: the names of its sizes.
+      optional: the names of sizes that may be None.
+    """
     for name in (*names, *optional):
         value = getattr(fields, name)
         if value is not None or name in names:

@@ -1,4 +1,4 @@
-"""What is known of a cell, so that whoever unrolls it may do more than repeat its step: every such question is here."""
+"""Properties of cells that allow faster ways to unroll them than repeating the step."""
 
 from __future__ import annotations
 
@@ -8,38 +8,71 @@ import jax
 from jaxtyping import Array
 
 from rnnjax.cells.cell import Cell, GatedCell, Params, State
+from rnnjax.cells.lstm import LSTM
+
+
+def is_gated(cell: Any) -> TypeGuard[GatedCell]:
+    """Returns whether a cell is gated, whatever its step."""
+    return isinstance(cell, GatedCell)
+
+
+def is_lstm(cell: Any) -> TypeGuard[LSTM]:
+    """Returns whether a cell is an `LSTM` itself, and no class of one's own that derives from it."""
+    return type(cell) is LSTM
+
+
+def attends(cell: Any) -> bool:
+    """Returns whether a cell, or a class of cells, attends to a memory, and has `attention_weights` over it."""
+    return hasattr(cell, "attention_weights")
 
 
 def fuses(cell: Cell | None) -> TypeGuard[GatedCell]:
-    """Returns whether a cell's step is what `GatedCell` makes of its `gates` and `recurrent_weight`."""
-    if not isinstance(cell, GatedCell):
+    """Returns whether a cell's step is that of `GatedCell`: one product, then `gates`."""
+    if not is_gated(cell):
         return False
     kind = type(cell)
     return (kind.step, kind.advance, kind.read) == (GatedCell.step, GatedCell.advance, GatedCell.read)
 
 
-def adds_a_bias(cell: Cell, params: Params, xs: Array | None) -> bool:
-    """Returns whether a cell's z is known to be ``xs @ w_x`` plus, at most, something that does not depend on `xs`.
+def projects_inputs(cell: GatedCell) -> bool:
+    """Returns whether a cell's z is what its `gate_inputs` makes of ``xs @ w_x``, wherever that comes from."""
+    return type(cell).inputs is GatedCell.inputs
 
-    Each step's z is then made from its own inputs alone, so that they can be made wherever they are read. Without
-    inputs (None) nothing is known.
+
+def outputs_its_state(cell: Cell) -> TypeGuard[GatedCell]:
+    """Returns whether a cell's outputs are its hidden states."""
+    return fuses(cell) and (type(cell).outputs, type(cell).over_time) == (Cell.outputs, GatedCell.over_time)
+
+
+def adds_a_bias(cell: Cell, params: Params, xs: Array | None) -> bool:
+    """Returns whether a cell's z is known to be ``xs @ w_x``, with or without something added that is no input.
+
+    Each step's z then depends on its own input only, and can be computed at any time. The answer is read off the jaxpr
+    of `gate_inputs`: the projected inputs must have one reader, an addition. It is no without inputs (None).
     """
-    if xs is None or not isinstance(cell, GatedCell):
+    if xs is None or not is_gated(cell):
         return False
-    if (type(cell).inputs, type(cell).project) != (GatedCell.inputs, GatedCell.project):
+    if not projects_inputs(cell) or type(cell).project is not GatedCell.project:
         return False
     zs = jax.eval_shape(cell.project, params.w_x, xs)
     jaxpr = jax.make_jaxpr(cell.gate_inputs)(params, zs).jaxpr
     readers = [equation for equation in jaxpr.eqns if jaxpr.invars[-1] in equation.invars]
-    if not readers:  # nothing is added
+    if not readers:  # nothing is added: the projected inputs are the result
         return jaxpr.outvars == jaxpr.invars[-1:]
     return len(readers) == 1 and readers[0].primitive.name == "add" and readers[0].outvars == jaxpr.outvars
 
 
 def reads_a_sum(cell: GatedCell, params: Params, state: State, z: Any, r: Array) -> bool:
-    """Returns whether gates read ``z`` and ``r`` in ``z + r`` only, as those of most cells do.
+    """Returns whether a cell's gates read ``z`` and ``r`` in ``z + r`` only, as those of most cells do.
 
-    The arrays are those of one step, or their shapes.
+    The answer is read off the jaxpr of `gates`: z and r must have one reader, their addition.
+
+    Args:
+      cell: the cell.
+      params: its parameters.
+      state: the state of one step, each leaf ``[*batch, ...]``, or its shapes and types.
+      z: the projected inputs of one step, likewise.
+      r: the product of the hidden state ``[*batch, G, H]``, likewise.
     """
     jaxpr = jax.make_jaxpr(cell.gates)(params, state, z, r).jaxpr
     terms = set(map(id, jaxpr.invars[-1 - len(jax.tree.leaves(z)) :]))

@@ -1,4 +1,4 @@
-"""Recurrent weights of which some are left out at random."""
+"""DropConnect on the recurrent weight."""
 
 from __future__ import annotations
 
@@ -24,16 +24,25 @@ class WeightDrop(Wrapper):
 
     w_h' = m * w_h / (1 - rate)
 
-    There is one mask a call, the same for every step and every sequence of the batch, and the same in all chunks that
-    are given one key. In evaluation w_h is used as it is. Parameters, state and inputs are those of the wrapped cell,
-    and so is the recurrence: every method that runs the cell runs it with the mask. (Where a wrapper around it goes
-    step by step, as `Zoneout` does, every step draws the mask again.)
+    One mask is drawn a call: it is the same for all steps and all sequences of the batch, and for all chunks that are
+    given the same key. In evaluation w_h is used as it is. Parameters, state and inputs are those of the wrapped cell,
+    and so is the recurrence: every method that runs the cell runs it with the mask. (A wrapper around it that goes step
+    by step, such as `Zoneout`, draws the same mask again at every step.)
 
     Attributes:
-      rate: probability of leaving out an entry of w_h, in [0, 1).
+      rate: probability of dropping an entry of w_h, in [0, 1).
 
     Raises:
-      ValueError: for a rate outside [0, 1); TypeError: from `init` and when it runs, for parameters without a ``w_h``.
+      ValueError: for a rate outside [0, 1).
+      TypeError: from `init` and when it runs, for parameters without a ``w_h``.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, rnnjax
+      >>> cell = rnnjax.WeightDrop(rnnjax.LSTM(8), 0.5)
+      >>> params = cell.init(jax.random.key(0), 3)
+      >>> ys, state = rnnjax.unroll(cell, params, jnp.ones((2, 5, 3)), key=jax.random.key(1))
+      >>> ys.shape
+      (2, 5, 8)
     """
 
     rate: float
@@ -46,6 +55,10 @@ class WeightDrop(Wrapper):
     def stochastic(self) -> bool:
         return bool(self.rate) or self.cell.stochastic
 
+    @property
+    def reads_inputs(self) -> bool:
+        return False
+
     def init(self, key: PRNGKeyArray, input_size: Size) -> Params:
         params = self.cell.init(key, input_size)
         self._check(params)
@@ -53,19 +66,21 @@ class WeightDrop(Wrapper):
 
     def draw(self, params: Params, xs: Array, key: Key) -> tuple[Array | None, Key]:
         self._check(params)
-        inner, own = split(key, 2)
-        if own is None or not self.rate:
-            return None, inner
-        own = own.key if isinstance(own, TimedKey) else own
-        own = own if jnp.issubdtype(own.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(own)
-        return jnp.broadcast_to(own, xs.shape[:1]), inner
+        cell_key, mask_key = split(key, 2)
+        if mask_key is None or not self.rate:
+            return None, cell_key
+        mask_key = mask_key.key if isinstance(mask_key, TimedKey) else mask_key
+        if not jnp.issubdtype(mask_key.dtype, jax.dtypes.prng_key):  # an old-style key, an array of two numbers
+            mask_key = jax.random.wrap_key_data(mask_key)
+        # The key instead of the mask is handed to every step: a mask for each would be T times the weight's size.
+        return jnp.broadcast_to(mask_key, xs.shape[:1]), cell_key
 
     def weights(self, params: Params, drawn: Any) -> Params:
         if drawn is None:
             return params
-        key = drawn[0] if drawn.ndim else drawn  # the same at all steps
-        kept = jax.random.bernoulli(key, 1 - self.rate, params.w_h.shape)
-        return params._replace(w_h=params.w_h * scaled(kept, self.rate, params.w_h.dtype))
+        key = drawn[0] if drawn.ndim else drawn  # of all steps, or of one: they are the same
+        mask = jax.random.bernoulli(key, 1 - self.rate, params.w_h.shape)
+        return params._replace(w_h=params.w_h * scaled(mask, self.rate, params.w_h.dtype))
 
     def _check(self, params: Params) -> None:
         if not hasattr(params, "w_h"):

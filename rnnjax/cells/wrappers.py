@@ -1,4 +1,4 @@
-"""Cells made of cells."""
+"""Cells made of other cells."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rnnjax.cells.wrapper import Wrapper
 
 
 class StackZs(NamedTuple):
-    """Inputs of a stack's step: the first layer's, and the other layers' keys (None in evaluation)."""
+    """What a stack's steps read: the ``z`` of the first layer, and the keys of the others (None in evaluation)."""
 
     first: Any
     keys: TimedKey | None
@@ -30,10 +30,22 @@ class StackZs(NamedTuple):
 class Stack(Cell):
     """Cells on top of each other, each reading the outputs of the one below.
 
-    Parameters and states are tuples with one entry a layer. `rnnjax.unroll` takes it layer by layer.
+    Parameters and states are tuples with an entry for each layer. `rnnjax.unroll` unrolls it layer by layer.
+
+    Attributes:
+      cells: the cells, from the lowest layer to the highest.
 
     Raises:
-      ValueError: for no cells; TypeError: for something that is not a cell.
+      ValueError: for no cells.
+      TypeError: for something that is not a cell.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, rnnjax
+      >>> cell = rnnjax.Stack([rnnjax.LSTM(8), rnnjax.GRU(4)])
+      >>> params = cell.init(jax.random.key(0), 3)
+      >>> ys, (lstm_state, gru_state) = rnnjax.unroll(cell, params, jnp.ones((2, 5, 3)))
+      >>> ys.shape, lstm_state.h.shape
+      ((2, 5, 4), (2, 8))
     """
 
     cells: Sequence[Cell]
@@ -72,6 +84,7 @@ class Stack(Cell):
         return StackZs(self.cells[0].inputs(params[0], xs, key=first), _keys_by_time(rest, xs.shape[0]))
 
     def step(self, params, state, z: StackZs) -> tuple[tuple[State, ...], Array]:
+        # The inputs of the first layer are known before the loop; those of the others only here.
         after, y = self.cells[0].step(params[0], state[0], z.first)
         y = self.cells[0].outputs(params[0], y)
         states = [after]
@@ -82,25 +95,29 @@ class Stack(Cell):
         return tuple(states), y
 
     def over_time(self, recur: Recur, params, xs: Array, state, initial, key: Key):
-        keys, ys, states = split(key, len(self.cells)), xs, []
+        keys = split(key, len(self.cells))
+        states = []
         for layer, cell in enumerate(self.cells):
             reset_to = None if initial is None else initial[layer]
-            ys, after = cell.over_time(recur, params[layer], ys, state[layer], reset_to, keys[layer])
-            states.append(after)
-        return ys, tuple(states)
+            xs, last = cell.over_time(recur, params[layer], xs, state[layer], reset_to, keys[layer])
+            states.append(last)
+        return xs, tuple(states)
 
 
 def _keys_by_time(keys: list[Key], length: int) -> TimedKey | None:
-    """Returns the keys of several layers as ``key [T, layers]`` with their time steps, None without any."""
-    drawn = [timed(key, length) for key in keys if key is not None]
-    if not drawn:
+    """Returns the keys of several layers as ``key [T, layers]`` with their time steps; None if there are none."""
+    timed_keys = [timed(key, length) for key in keys if key is not None]
+    if not timed_keys:
         return None
-    stacked = jnp.stack([key.key for key in drawn])
-    return TimedKey(jnp.broadcast_to(stacked, (length, *stacked.shape)), drawn[0].time)
+    stacked = jnp.stack([key.key for key in timed_keys])
+    return TimedKey(jnp.broadcast_to(stacked, (length, *stacked.shape)), timed_keys[0].time)
 
 
 class DropoutMasks(NamedTuple):
-    """Which inputs and outputs dropout keeps, and the factors of every hidden state, ``[T, *batch, N]``; None: all."""
+    """Masks of the inputs and outputs that are kept, and factors of every hidden state, each ``[T, *batch, N]``.
+
+    None where nothing is dropped.
+    """
 
     input: Array | None
     state: list[Array] | None
@@ -109,17 +126,27 @@ class DropoutMasks(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Dropout(Wrapper):
-    """Dropout in TensorFlow's three places around a cell, active only where a key is given.
+    """Dropout of a cell's inputs, state and outputs, as in TensorFlow's `DropoutWrapper`; active only with a key.
 
-    What is kept is scaled by ``1 / (1 - rate)``. State dropout acts on the hidden state ``h`` that is handed to the
-    next step, not on the output, and leaves other memory, such as an LSTM's ``c``, alone.
+    Units that are kept are scaled by ``1 / (1 - rate)``. State dropout acts on the hidden state ``h`` that goes to the
+    next step, not on the output, and not on other parts of the state, such as an LSTM's ``c``.
 
     Attributes:
       input_rate, state_rate, output_rate: probability of dropping a unit, each in [0, 1).
-      variational: one mask a sequence, the same at every step (Gal and Ghahramani, 2016), instead of one a step.
+      variational: whether the mask of a sequence is the same at every step (Gal and Ghahramani, 2016), not drawn anew.
 
     Raises:
       ValueError: for a rate outside [0, 1).
+
+    Example:
+      >>> import jax, jax.numpy as jnp, rnnjax
+      >>> cell = rnnjax.Dropout(rnnjax.LSTM(8), input_rate=0.2, output_rate=0.5)
+      >>> params = cell.init(jax.random.key(0), 3)
+      >>> xs = jnp.ones((2, 5, 3))
+      >>> ys, state = rnnjax.unroll(cell, params, xs, key=jax.random.key(1))  # training
+      >>> ys, state = rnnjax.unroll(cell, params, xs)  # evaluation: nothing is dropped
+      >>> ys.shape
+      (2, 5, 8)
     """
 
     _: dataclasses.KW_ONLY
@@ -140,13 +167,18 @@ class Dropout(Wrapper):
     def advances(self) -> bool:
         return self.cell.advances and not self.state_rate
 
+    @property
+    def reads_inputs(self) -> bool:
+        return bool(self.input_rate)
+
     def in_time(self, key: Key) -> bool:
         return bool(self.state_rate) and key is not None
 
     def draw(self, params: Params, xs: Array, key: Key) -> tuple[DropoutMasks, Key]:
-        inner, k_input, k_state, k_output = split(key, 4)
-        outputs = self._kept(k_output, self.output_rate, (*xs.shape[:-1], self.output_size))
-        return DropoutMasks(self._kept(k_input, self.input_rate, xs.shape), self._factors(k_state, xs), outputs), inner
+        k_cell, k_input, k_state, k_output = split(key, 4)
+        inputs = self._mask(k_input, self.input_rate, xs.shape)
+        outputs = self._mask(k_output, self.output_rate, (*xs.shape[:-1], self.output_size))
+        return DropoutMasks(inputs, self._state_factors(k_state, xs), outputs), k_cell
 
     def before(self, params: Params, xs: Array, drawn: DropoutMasks) -> Array:
         return _drop(xs, drawn.input, self.input_rate)
@@ -160,13 +192,14 @@ class Dropout(Wrapper):
         factors = iter(drawn.state)
         return _map_hidden(lambda h: h * next(factors).astype(h.dtype), state)
 
-    def _kept(self, key: Key, rate: float, shape: tuple[int, ...]) -> Array | None:
+    def _mask(self, key: Key, rate: float, shape: tuple[int, ...]) -> Array | None:
+        """Returns which units are kept; None for all."""
         if key is None or not rate:
             return None
         return keep_mask(key, rate, shape, variational=self.variational)
 
-    def _factors(self, key: Key, xs: Array) -> list[Array] | None:
-        """Returns factors for each hidden state, in the order of `_map_hidden`."""
+    def _state_factors(self, key: Key, xs: Array) -> list[Array] | None:
+        """Returns the factors of each hidden state, in the order of `_map_hidden`; None if no state is dropped."""
         if key is None or not self.state_rate:
             return None
         state = jax.eval_shape(lambda: self.cell.initial_state(as_batch_size(xs.shape[1:-1]), xs.dtype))
@@ -176,20 +209,19 @@ class Dropout(Wrapper):
             raise ValueError(
                 f"state_rate={self.state_rate} needs a state with a field h; that of {self.cell!r} has none"
             )
-        keys, shapes = split(key, len(hidden)), [(xs.shape[0], *h.shape) for h in hidden]
         return [
-            dropout_mask(k, self.state_rate, shape, h.dtype, variational=self.variational)
-            for k, shape, h in zip(keys, shapes, hidden)
+            dropout_mask(k, self.state_rate, (xs.shape[0], *h.shape), h.dtype, variational=self.variational)
+            for k, h in zip(split(key, len(hidden)), hidden)
         ]
 
 
-def _drop(xs: Array, kept: Array | None, rate: float) -> Array:
-    """Returns `xs` with what is not kept set to zero, and the rest scaled; None keeps all as it is."""
-    return xs if kept is None else xs * scaled(kept, rate, xs.dtype)
+def _drop(xs: Array, mask: Array | None, rate: float) -> Array:
+    """Returns `xs` with units outside of the mask set to zero and the others scaled; unchanged without a mask."""
+    return xs if mask is None else xs * scaled(mask, rate, xs.dtype)
 
 
 def _map_hidden(function: Callable[[Any], Any], state: State) -> State:
-    """Returns the state with `function` applied to every field ``h`` in it, other leaves left as they are."""
+    """Returns the state with `function` applied to every field ``h`` in it, however deep."""
     if hasattr(state, "h"):
         return state._replace(h=function(state.h))
     if isinstance(state, tuple):
@@ -212,8 +244,16 @@ class Project(Wrapper):
 
     Attributes:
       size: number O of outputs.
-      kernel_init: name or function that initialises W; b starts at zero.
-      param_dtype: type in which W and b are made and kept.
+      kernel_init: the initialiser of W, a name or a function; b is initialised with zeros.
+      param_dtype: type of W and b.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, rnnjax
+      >>> cell = rnnjax.Project(rnnjax.GRU(8), 4)
+      >>> params = cell.init(jax.random.key(0), 3)
+      >>> ys, state = rnnjax.unroll(cell, params, jnp.ones((2, 5, 3)))
+      >>> ys.shape, state.h.shape
+      ((2, 5, 4), (2, 8))
     """
 
     size: int
@@ -248,7 +288,15 @@ class Residual(Wrapper):
     """A cell whose input is added to its output, ``y' = x + y`` (He et al., 2016; Wu et al., 2016).
 
     Raises:
-      ValueError: from `init`, where the sizes of input and output differ.
+      ValueError: from `init`, if the sizes of input and output differ.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, rnnjax
+      >>> cell = rnnjax.Stack([rnnjax.GRU(8), rnnjax.Residual(rnnjax.GRU(8))])
+      >>> params = cell.init(jax.random.key(0), 3)
+      >>> ys, state = rnnjax.unroll(cell, params, jnp.ones((2, 5, 3)))
+      >>> ys.shape
+      (2, 5, 8)
     """
 
     def init(self, key: PRNGKeyArray, input_size: Size) -> Params:
@@ -272,19 +320,29 @@ class LearnedParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LearnedState(Wrapper):
-    """A cell whose initial state is a parameter, at first the wrapped cell's own.
+    """A cell whose initial state is a parameter, which starts as the wrapped cell's initial state.
 
-    It is used where no state is given, and wherever the state is reset.
+    It is used if no state is given, and wherever the state is reset.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, rnnjax
+      >>> cell = rnnjax.LearnedState(rnnjax.GRU(8))
+      >>> params = cell.init(jax.random.key(0), 3)
+      >>> params.state.h.shape
+      (8,)
+      >>> ys, state = rnnjax.unroll(cell, params, jnp.ones((2, 5, 3)))
+      >>> ys.shape
+      (2, 5, 8)
     """
 
     def init(self, key: PRNGKeyArray, input_size: Size) -> LearnedParams:
         params = self.cell.init(key, input_size)
-        one = self.cell.start(params, 1, jnp.float32)
-        return LearnedParams(params, jax.tree.map(lambda leaf: leaf[0], one))
+        batch_of_one = self.cell.start(params, 1, jnp.float32)
+        return LearnedParams(params, jax.tree.map(lambda leaf: leaf[0], batch_of_one))
 
     def start(self, params: LearnedParams, batch_size: int | tuple[int, ...], dtype: DTypeLike) -> State:
-        like = jax.eval_shape(lambda: self.cell.initial_state(batch_size, dtype))
-        return jax.tree.map(lambda leaf, to: jnp.broadcast_to(leaf, to.shape).astype(to.dtype), params.state, like)
+        shapes = jax.eval_shape(lambda: self.cell.initial_state(batch_size, dtype))
+        return jax.tree.map(lambda leaf, to: jnp.broadcast_to(leaf, to.shape).astype(to.dtype), params.state, shapes)
 
     def inner(self, params: LearnedParams) -> Params:
         return params.cell

@@ -1,12 +1,12 @@
 """Parameters from TensorFlow 1, PyTorch and Flax, for the cells that exist on both sides.
 
-Each function takes a rnnjax cell and the other framework's variables by name, and returns the cell's parameters:
-the same computation, so the cell has to be the counterpart of the one that was saved. Every variable must be used,
-with the shape that the cell expects; what is missing, left over or misshapen is refused by name. What carries no
-parameters (an activation, a clip, dropout) is not in the variables, and is the caller's to choose alike.
+Each function takes an rnnjax cell and the other framework's variables by name, and returns parameters with which the
+cell computes the same. The cell must be the counterpart of the one that was saved. Every variable must be used and have
+the shape that the cell expects; an error names the variables that are missing, unused, or of another shape. Options
+without parameters (an activation, clipping, dropout) are not in the variables: give the cell the same ones.
 
-Arrays may be NumPy's, JAX's or PyTorch's. The conversions are traceable, so gradients with respect to the other
-framework's variables come out in its own layout.
+Arrays may be NumPy's, JAX's or PyTorch's. The conversions are traceable, so that gradients can be taken with respect to
+the other framework's variables.
 """
 
 from rnnjax.interop.flax import from_flax

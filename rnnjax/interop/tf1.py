@@ -13,7 +13,7 @@ from jaxtyping import Array
 from rnnjax.cells import GRU, LSTM, BasicRNN, Cell, GatedCell, GatedParams, GRUParams, LSTMParams
 from rnnjax.cells.cell import Params
 from rnnjax.interop.conversion import DenseNames, Framework, convert
-from rnnjax.interop.variables import Found, Shapes, below, paths, read, refuse, size_of
+from rnnjax.interop.variables import NamedVariables, Shapes, below_scope, paths, read, refuse, size_of
 
 
 def from_tf1(cell: Cell, variables: Mapping[str, Any], *, scope: str = "") -> Params:
@@ -28,34 +28,43 @@ def from_tf1(cell: Cell, variables: Mapping[str, Any], *, scope: str = "") -> Pa
     | MultiRNNCell | Stack |
     | ResidualWrapper, DropoutWrapper, OutputProjectionWrapper | Residual, Dropout, Project |
 
-    TensorFlow adds an LSTM's `forget_bias` at every step and keeps it out of the bias variable, and no checkpoint
-    records it. Here it is part of the bias, so `cell.forget_bias` is added to what the variable holds: make the cell
-    with the number that the TensorFlow cell was made with (1.0 is the default of both), each layer with its own.
+    TensorFlow adds an LSTM's `forget_bias` at every step: it is neither in the bias variable nor in a checkpoint. Here
+    it is part of the bias, so that `cell.forget_bias` is added to the variable. Give the cell the same `forget_bias` as
+    the TensorFlow cell (1.0 is the default of both), and each layer of a stack its own.
 
     Args:
       cell: the rnnjax cell.
-      variables: arrays by name, with any scope in front of the names, and with or without ``:0`` behind.
-        A name below another variable's name (``.../kernel/Adam``, ``.../kernel/ExponentialMovingAverage``) is an
-        optimiser's slot or an average, and not read.
-      scope: read only the variables below this scope, such as ``"bidirectional_rnn/fw"``.
+      variables: arrays by name, in any scope, and with or without ``:0`` at the end of the name. A name below another
+        variable's name (``.../kernel/Adam``, ``.../kernel/ExponentialMovingAverage``) is that of an optimiser's slot or
+        of an average, and is not read.
+      scope: if given, only the variables below this scope are read, such as ``"bidirectional_rnn/fw"``.
 
     Raises:
-      ValueError: if a variable is missing, left over or misshapen, or TensorFlow 1 has no such cell.
+      ValueError: if a variable is missing, unused or of another shape, or TensorFlow 1 has no such cell.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np, rnnjax
+      >>> variables = {"rnn/basic_rnn_cell/kernel": np.ones((3 + 8, 8)), "rnn/basic_rnn_cell/bias": np.zeros(8)}
+      >>> cell = rnnjax.BasicRNN(8)
+      >>> params = rnnjax.interop.from_tf1(cell, variables)
+      >>> ys, state = rnnjax.unroll(cell, params, jnp.ones((2, 5, 3)))
+      >>> ys.shape
+      (2, 5, 8)
     """
-    found = below(paths(variables, "/"), scope, "/")
-    found = {(*path[:-1], re.sub(r":\d+$", "", path[-1])): variable for path, variable in found.items()}
-    slots = {path for path in found if any(path[:end] in found for end in range(1, len(path)))}
-    return convert(_FRAMEWORK, cell, {path: found[path] for path in found if path not in slots}, None)
+    selected = below_scope(paths(variables, "/"), scope, "/")
+    selected = {(*path[:-1], re.sub(r":\d+$", "", path[-1])): variable for path, variable in selected.items()}
+    slots = {path for path in selected if any(path[:end] in selected for end in range(1, len(path)))}
+    return convert(_FRAMEWORK, cell, {path: v for path, v in selected.items() if path not in slots}, None)
 
 
-def _tf1_basic(cell: BasicRNN, found: Found, input_size: int | None) -> GatedParams:
+def _tf1_basic(cell: BasicRNN, named: NamedVariables, input_size: int | None) -> GatedParams:
     refuse(cell, "TensorFlow 1", use_bias=True)
-    values, rows = _tf1_read(cell, found, input_size, {"kernel": 1}, {"bias": (cell.hidden_size,)})
+    values, rows = _tf1_read(cell, named, input_size, {"kernel": 1}, {"bias": (cell.hidden_size,)})
     return GatedParams(*_tf1_kernel(values["kernel"], rows, (0,)), values["bias"][None])
 
 
 class _TF1Names(NamedTuple):
-    """The names of an LSTM's variables, and where its gates are that rnnjax has in the order i, f, g, o."""
+    """The names of an LSTM's variables, and `order`: where the gates i, f, g, o (f, g, o if coupled) are in them."""
 
     kernel: str
     bias: str
@@ -68,14 +77,14 @@ _TF1_LSTM = _TF1Names("kernel", "bias", ("w_i_diag", "w_f_diag", "w_o_diag"), "p
 _TF1_COUPLED_LSTM = _TF1Names("W_0", "B", ("W_F_diag", "W_O_diag"), "W_P_0", (1, 0, 2))
 
 
-def _tf1_lstm(cell: LSTM, found: Found, input_size: int | None) -> LSTMParams:
+def _tf1_lstm(cell: LSTM, named: NamedVariables, input_size: int | None) -> LSTMParams:
     refuse(cell, "TensorFlow 1", use_bias=True, gate_activation="sigmoid", layer_norm=False)
     names = _TF1_COUPLED_LSTM if cell.coupled_gates else _TF1_LSTM
     H, gates = cell.hidden_size, len(names.order)
     shapes = {names.bias: (gates * H,)}
     shapes |= {name: (H,) for name in names.peepholes if cell.peephole}
     shapes |= {names.projection: (H, cell.output_size)} if cell.projection_size else {}
-    values, rows = _tf1_read(cell, found, input_size, {names.kernel: gates}, shapes)
+    values, rows = _tf1_read(cell, named, input_size, {names.kernel: gates}, shapes)
     b = values[names.bias].reshape(gates, H)[np.array(names.order)]
     return LSTMParams(
         *_tf1_kernel(values[names.kernel], rows, names.order),
@@ -85,26 +94,29 @@ def _tf1_lstm(cell: LSTM, found: Found, input_size: int | None) -> LSTMParams:
     )
 
 
-def _tf1_gru(cell: GRU, found: Found, input_size: int | None) -> GRUParams:
+def _tf1_gru(cell: GRU, named: NamedVariables, input_size: int | None) -> GRUParams:
     refuse(cell, "TensorFlow 1", use_bias=True, gate_activation="sigmoid", reset="before")
     H = cell.hidden_size
     kernels = {"gates/kernel": 2, "candidate/kernel": 1}
     shapes = {"gates/bias": (2 * H,), "candidate/bias": (H,)}
-    values, rows = _tf1_read(cell, found, input_size, kernels, shapes)
+    values, rows = _tf1_read(cell, named, input_size, kernels, shapes)
     kernel = jnp.concatenate([values[name] for name in kernels], -1)
     b = jnp.concatenate([values[name] for name in shapes]).reshape(3, H)
     return GRUParams(*_tf1_kernel(kernel, rows, (0, 1, 2)), b, None)
 
 
-def _tf1_read(cell: GatedCell, found: Found, input_size: int | None, kernels: dict[str, int], others: Shapes):
-    """Returns the values, and the kernels' number of input rows; `kernels` gives the number of gates in each."""
-    rows = input_size or max(1, size_of(found, next(iter(kernels)), 0) - cell.output_size)
+def _tf1_read(cell: GatedCell, named: NamedVariables, input_size: int | None, kernels: dict[str, int], others: Shapes):
+    """Returns the values of all variables, and the number of input features.
+
+    `kernels` has the number of gates in each kernel, `others` the shapes of the other variables.
+    """
+    rows = input_size or max(1, size_of(named, next(iter(kernels)), 0) - cell.output_size)
     shapes = {name: (rows + cell.output_size, gates * cell.hidden_size) for name, gates in kernels.items()}
-    return read(cell, found, shapes | others), rows
+    return read(cell, named, shapes | others), rows
 
 
 def _tf1_kernel(kernel: Array, rows: int, order: tuple[int, ...]) -> tuple[Array, Array]:
-    """Returns ``w_x`` and ``w_h`` from a kernel that has input rows above hidden rows, and its gates side by side."""
+    """Returns ``w_x`` and ``w_h`` from a kernel with `rows` rows for the inputs above those for the hidden state."""
     w = kernel.reshape(kernel.shape[0], len(order), -1)[:, np.array(order)]
     return w[:rows], w[rows:]
 

@@ -12,7 +12,17 @@ from jaxtyping import Array
 from rnnjax.cells import GRU, LSTM, BasicRNN, Cell, GatedCell, GatedParams, GRUParams, LSTMParams
 from rnnjax.cells.cell import Params
 from rnnjax.interop.conversion import DenseNames, Framework, convert
-from rnnjax.interop.variables import Found, Shapes, Variables, below, names_of, paths, read, refuse, size_of
+from rnnjax.interop.variables import (
+    NamedVariables,
+    Shapes,
+    Variables,
+    below_scope,
+    names_of,
+    paths,
+    read,
+    refuse,
+    size_of,
+)
 from rnnjax.unrolling.bidirectional import Cells, input_sizes, layers
 
 
@@ -35,21 +45,34 @@ def from_torch(
     | several layers, or modules in a list | Stack |
     | a Linear beside the module | Project |
 
-    A layer of a bidirectional module reads both directions of the one below, so it is no cell:
-    `bidirectional_from_torch` converts all of its layers for `rnnjax.bidirectional`.
+    A bidirectional module is no cell, since its layers read both directions of the layer below:
+    `bidirectional_from_torch` converts it for `rnnjax.bidirectional`.
 
     Args:
       cell: the rnnjax cell.
-      state_dict: arrays or tensors by name, such as ``rnn.weight_ih_l0``; where it has no biases, a cell's are zero.
-      layer: read this layer of the module alone, counted from 0; None reads all, which `cell` must have.
-      reverse: whether to read the reverse direction; None says that there is only one direction.
-      scope: read only the variables of this submodule, such as ``"encoder.rnn"``.
+      state_dict: arrays or tensors by name, such as ``rnn.weight_ih_l0``. Without biases, those of the cell are zero.
+      layer: if given, only this layer of the module is read, counted from 0; None reads all layers, each of which must
+        have a cell.
+      reverse: which direction of a bidirectional module to read; None for a module of one direction.
+      scope: if given, only the variables of this submodule are read, such as ``"encoder.rnn"``.
 
     Raises:
-      ValueError: if a variable is missing, left over or misshapen, or PyTorch has no such cell.
+      ValueError: if a variable is missing, unused or of another shape, or PyTorch has no such cell.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np, rnnjax
+      >>> state_dict = {  # such as torch.nn.GRU(3, 8, batch_first=True).state_dict()
+      ...     "weight_ih_l0": np.ones((24, 3)), "weight_hh_l0": np.ones((24, 8)),
+      ...     "bias_ih_l0": np.zeros(24), "bias_hh_l0": np.zeros(24),
+      ... }
+      >>> cell = rnnjax.GRU(8)
+      >>> params = rnnjax.interop.from_torch(cell, state_dict)
+      >>> ys, state = rnnjax.unroll(cell, params, jnp.ones((2, 5, 3)))
+      >>> ys.shape
+      (2, 5, 8)
     """
-    found = below(paths(state_dict, "."), scope, ".")
-    return convert(_FRAMEWORK, cell, _torch_selection(found, layer, reverse), None)
+    variables = below_scope(paths(state_dict, "."), scope, ".")
+    return convert(_FRAMEWORK, cell, _torch_selection(variables, layer, reverse), None)
 
 
 def bidirectional_from_torch(
@@ -58,61 +81,82 @@ def bidirectional_from_torch(
     """Returns the parameters for `rnnjax.bidirectional` from a `state_dict` of a bidirectional PyTorch module.
 
     Args:
-      forward, backward: the two cells of a module of one layer, or two lists of cells, one a layer.
-      state_dict, scope: as in `from_torch`.
+      forward, backward: the two cells of a module of one layer, or two lists with a cell for each layer.
+      state_dict: arrays or tensors by name, such as ``rnn.weight_ih_l0_reverse``.
+      scope: if given, only the variables of this submodule are read, such as ``"encoder.rnn"``.
 
     Returns:
-      A pair of parameters, or, for lists, a pair a layer.
+      A pair of parameters, or for lists of cells a tuple with a pair for each layer.
 
     Raises:
       ValueError: if the module has another number of layers, or one direction only; otherwise as `from_torch`.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np, rnnjax
+      >>> shapes = {"weight_ih_l0": (8, 3), "weight_hh_l0": (8, 8), "bias_ih_l0": (8,), "bias_hh_l0": (8,)}
+      >>> state_dict = {
+      ...     name + way: np.ones(shape) for name, shape in shapes.items() for way in ("", "_reverse")
+      ... }  # such as torch.nn.RNN(3, 8, batch_first=True, bidirectional=True).state_dict()
+      >>> forward = backward = rnnjax.BasicRNN(8)
+      >>> params = rnnjax.interop.bidirectional_from_torch(forward, backward, state_dict)
+      >>> ys, states = rnnjax.bidirectional(forward, backward, params, jnp.ones((2, 5, 3)))
+      >>> ys.shape
+      (2, 5, 16)
     """
-    pairs, found = layers(forward, backward), below(paths(state_dict, "."), scope, ".")
-    matches = [_TORCH_NAME.fullmatch(path[-1]) for path in found]
+    pairs = layers(forward, backward)
+    variables = below_scope(paths(state_dict, "."), scope, ".")
+    matches = [_TORCH_NAME.fullmatch(path[-1]) for path in variables]
     saved = {int(match[2]) for match in matches if match and match[2]}
     if saved != set(range(len(pairs))):
-        raise ValueError(f"there are cells for {len(pairs)} layers, but layers {sorted(saved)} in {names_of(found)}")
-    made = tuple(
+        raise ValueError(
+            f"there are cells for {len(pairs)} layers, but layers {sorted(saved)} in {names_of(variables)}"
+        )
+    params = tuple(
         tuple(
-            convert(_FRAMEWORK, cell, _torch_selection(found, layer, reverse), size)
+            convert(_FRAMEWORK, cell, _torch_selection(variables, layer, reverse), size)
             for cell, reverse in zip(pair, (False, True))
         )
         for layer, (pair, size) in enumerate(zip(pairs, input_sizes(pairs, None)))
     )
-    return made[0] if isinstance(forward, Cell) else made
+    return params[0] if isinstance(forward, Cell) else params
 
 
 _ACTIVATIONS = {"activation": "tanh", "gate_activation": "sigmoid"}
 
 
-def _torch_basic(cell: BasicRNN, found: Found, input_size: int | None) -> GatedParams:
-    w_x, w_h, b_x, b_h = _torch_gated(cell, _torch_read(cell, found, input_size, 1, {}), 1)
+def _torch_basic(cell: BasicRNN, named: NamedVariables, input_size: int | None) -> GatedParams:
+    w_x, w_h, b_x, b_h = _torch_gated(cell, _torch_read(cell, named, input_size, 1, {}), 1)
     return GatedParams(w_x, w_h, b_x + b_h if cell.use_bias else None)
 
 
-def _torch_lstm(cell: LSTM, found: Found, input_size: int | None) -> LSTMParams:
+def _torch_lstm(cell: LSTM, named: NamedVariables, input_size: int | None) -> LSTMParams:
     refuse(cell, "PyTorch", **_ACTIVATIONS, peephole=False, coupled_gates=False, layer_norm=False)
     projection: Shapes = {"weight_hr": (cell.output_size, cell.hidden_size)} if cell.projection_size else {}
-    values = _torch_read(cell, found, input_size, 4, projection)
+    values = _torch_read(cell, named, input_size, 4, projection)
     w_x, w_h, b_x, b_h = _torch_gated(cell, values, 4)
     b = b_x + b_h if cell.use_bias else None
     return LSTMParams(w_x, w_h, b, w_p=values["weight_hr"].T if projection else None)
 
 
-def _torch_gru(cell: GRU, found: Found, input_size: int | None) -> GRUParams:
+def _torch_gru(cell: GRU, named: NamedVariables, input_size: int | None) -> GRUParams:
     refuse(cell, "PyTorch", **_ACTIVATIONS, reset="after")
-    w_x, w_h, b_x, b_h = _torch_gated(cell, _torch_read(cell, found, input_size, 3, {}), 3)
-    return GRUParams(w_x, w_h, *((b_x.at[:2].add(b_h[:2]), b_h[2]) if cell.use_bias else (None, None)))
+    w_x, w_h, b_x, b_h = _torch_gated(cell, _torch_read(cell, named, input_size, 3, {}), 3)
+    if not cell.use_bias:
+        return GRUParams(w_x, w_h, None, None)
+    # The candidate's recurrent bias is inside of the reset, and cannot be added to the other one.
+    return GRUParams(w_x, w_h, b_x.at[:2].add(b_h[:2]), b_h[2])
 
 
-def _torch_read(cell: GatedCell, found: Found, input_size: int | None, gates: int, others: Shapes) -> dict[str, Array]:
-    """Returns the values; biases that a module made with ``bias=False`` has not, or the cell, are zeros here."""
-    rows, columns = gates * cell.hidden_size, input_size or size_of(found, "weight_ih", 1)
+def _torch_read(
+    cell: GatedCell, named: NamedVariables, input_size: int | None, gates: int, others: Shapes
+) -> dict[str, Array]:
+    """Returns the values of all variables; the biases are zeros if the module or the cell has none."""
+    rows, columns = gates * cell.hidden_size, input_size or size_of(named, "weight_ih", 1)
     shapes = {"weight_ih": (rows, columns), "weight_hh": (rows, cell.output_size)} | others
     biases: Shapes = dict.fromkeys(("bias_ih", "bias_hh"), (rows,))
-    if cell.use_bias and found.keys() & biases:
-        return read(cell, found, shapes | biases)
-    return read(cell, found, shapes) | dict.fromkeys(biases, jnp.zeros(rows))
+    if cell.use_bias and named.keys() & biases:
+        return read(cell, named, shapes | biases)
+    return read(cell, named, shapes) | dict.fromkeys(biases, jnp.zeros(rows))
 
 
 def _torch_gated(cell: GatedCell, values: dict[str, Array], gates: int) -> tuple[Array, Array, Array, Array]:
@@ -125,24 +169,24 @@ def _torch_gated(cell: GatedCell, values: dict[str, Array], gates: int) -> tuple
 _TORCH_NAME = re.compile(r"((?:weight|bias)_(?:ih|hh|hr))(?:_l(\d+))?(_reverse)?")
 
 
-def _torch_selection(found: Variables, layer: int | None, reverse: bool | None) -> Variables:
-    """Returns the variables of a layer and a direction; a layer becomes a scope, ``weight_ih_l0`` ``l0, weight_ih``."""
-    matches = {path: _TORCH_NAME.fullmatch(path[-1]) for path in found}
-    backward = [found[path].name for path, match in matches.items() if match and match[3]]
+def _torch_selection(variables: Variables, layer: int | None, reverse: bool | None) -> Variables:
+    """Returns the variables of a layer and a direction, each layer in a scope: ``weight_ih_l0`` as ``l0/weight_ih``."""
+    matches = {path: _TORCH_NAME.fullmatch(path[-1]) for path in variables}
+    backward = [variables[path].name for path, match in matches.items() if match and match[3]]
     if backward and reverse is None:
         raise ValueError(
-            f"{backward[0]} is of a second direction; choose reverse=False or reverse=True, "
+            f"{backward[0]} belongs to a second direction; choose reverse=False or reverse=True, "
             "or read both with bidirectional_from_torch"
         )
     selection: Variables = {}
     for path, match in matches.items():
         if match is None:
-            selection[path] = found[path]
+            selection[path] = variables[path]
         elif bool(match[3]) == bool(reverse) and (layer is None or match[2] == str(layer)):
             scope = (f"l{match[2]}",) if match[2] else ()
-            selection[(*path[:-1], *scope, match[1])] = found[path]
+            selection[(*path[:-1], *scope, match[1])] = variables[path]
     if selection.keys() == {path for path, match in matches.items() if match is None}:
-        raise ValueError(f"there is nothing of layer={layer}, reverse={reverse} among {names_of(found)}")
+        raise ValueError(f"there is no variable of layer={layer}, reverse={reverse} among {names_of(variables)}")
     return selection
 
 

@@ -1,4 +1,4 @@
-"""Foreign variables by name: found, chosen, and read with every one of them used."""
+"""Another framework's variables by name: listed, selected, and read with checks that all of them are used."""
 
 from __future__ import annotations
 
@@ -7,84 +7,106 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from rnnjax.cells import GatedCell, Project
+from rnnjax.cells.tree import has_dense
 from rnnjax.dtypes import at_least_float32
 
 
 class Variable(NamedTuple):
-    """A foreign variable, and its name as its owner knows it."""
+    """Another framework's variable, and its full name there, for errors."""
 
     name: str
     value: Any
 
 
 Variables = dict[tuple[str, ...], Variable]
-Found = dict[str, Variable]
+NamedVariables = dict[str, Variable]
 Shapes = dict[str, tuple[int, ...]]
 
 
 def paths(variables: Mapping, separator: str, above: tuple[str, ...] = ()) -> Variables:
-    """Returns variables of nested or flat mappings by the parts of their names."""
+    """Returns the variables of nested or flat mappings by the parts of their names.
+
+    Args:
+      variables: the mapping.
+      separator: what separates the parts of a name.
+      above: the parts of the names above this mapping.
+    """
     if not isinstance(variables, Mapping):
         raise TypeError(f"variables must be a dict of arrays by name, got {type(variables).__name__}")
-    found: Variables = {}
+    by_path: Variables = {}
     for key, value in variables.items():
         path = (*above, *str(key).split(separator))
         if isinstance(value, Mapping):
-            found |= paths(value, separator, path)
+            by_path |= paths(value, separator, path)
         else:
-            found[path] = Variable(separator.join(path), value)
-    return found
+            by_path[path] = Variable(separator.join(path), value)
+    return by_path
 
 
-def below(variables: Variables, scope: str, separator: str) -> Variables:
-    """Returns the variables below a scope, under names without it."""
+def below_scope(variables: Variables, scope: str, separator: str) -> Variables:
+    """Returns the variables below a scope, under names without it.
+
+    Raises:
+      ValueError: if there are none.
+    """
     above = tuple(part for part in scope.split(separator) if part)
-    found = {path[len(above) :]: v for path, v in variables.items() if path[: len(above)] == above != path}
-    if not found:
-        raise ValueError(
-            f"there are no variables{f' below scope {scope!r}' * bool(above)}; there are {names_of(variables)}"
-        )
-    return found
+    depth = len(above)
+    selected = {
+        path[depth:]: variable for path, variable in variables.items() if path[:depth] == above and len(path) > depth
+    }
+    if not selected:
+        below = f" below scope {scope!r}" if above else ""
+        raise ValueError(f"there are no variables{below}; there are {names_of(variables)}")
+    return selected
 
 
-def inside(variables: Variables) -> Variables:
-    """Returns the variables under names without the scopes that all of them are in."""
+def without_common_scope(variables: Variables) -> Variables:
+    """Returns the variables under names without the scopes that all of them share."""
     depth = 0
     while len({path[: depth + 1] for path in variables}) == 1 and all(len(path) > depth + 1 for path in variables):
         depth += 1
     return {path[depth:]: variable for path, variable in variables.items()}
 
 
-def read(cell: GatedCell | Project, found: Found, shapes: Shapes) -> dict[str, Array]:
-    """Returns the values of the variables in `shapes`, raising unless they and no others are there."""
+def read(cell: GatedCell | Project, named: NamedVariables, shapes: Shapes) -> dict[str, Array]:
+    """Returns the values of the variables in `shapes`.
+
+    Raises:
+      ValueError: if one of them is missing or has another shape, or if there are more variables.
+    """
     reads = f"{describe(cell)} reads {', '.join(shapes)}"
-    missing = [name for name in shapes if name not in found]
+    missing = [name for name in shapes if name not in named]
     if missing:
-        raise ValueError(
-            f"{reads}, but there is no {', '.join(missing)} among {names_of(found)}{_elsewhere(missing[0], found)}"
-        )
-    extra = {name: variable for name, variable in found.items() if name not in shapes}
-    if extra:
-        raise ValueError(f"{reads}, and has no use for {names_of(extra)}; make the cell match, or choose with scope=")
+        hint = _scope_hint(missing[0], named)
+        raise ValueError(f"{reads}, but there is no {', '.join(missing)} among {names_of(named)}{hint}")
+    unused = {name: variable for name, variable in named.items() if name not in shapes}
+    if unused:
+        raise ValueError(f"{reads}, and has no use for {names_of(unused)}; make the cell match, or choose with scope=")
     for name, shape in shapes.items():
-        if np.shape(found[name].value) != shape:
-            got = list(np.shape(found[name].value))
-            raise ValueError(f"{found[name].name} must have shape {list(shape)} for {describe(cell)}, got {got}")
-    return {name: array_of(found[name]) for name in shapes}
+        variable = named[name]
+        if np.shape(variable.value) != shape:
+            got = list(np.shape(variable.value))
+            raise ValueError(f"{variable.name} must have shape {list(shape)} for {describe(cell)}, got {got}")
+    return {name: array_of(named[name]) for name in shapes}
 
 
-def _elsewhere(missing: str, found: Found) -> str:
-    """Returns what to do where a missing variable is there, but in scopes below."""
-    below = {name: variable for name, variable in found.items() if name.endswith(f"/{missing}")}
-    choose = f"; choose {names_of(below)} with scope= (a layer of PyTorch's with layer=), or convert to a Stack"
-    return choose if below else ""
+def _scope_hint(missing: str, named: NamedVariables) -> str:
+    """Returns what to do if a missing variable exists in a scope below; otherwise nothing."""
+    below = {name: variable for name, variable in named.items() if name.endswith(f"/{missing}")}
+    if not below:
+        return ""
+    return f"; choose {names_of(below)} with scope= (a layer of PyTorch's with layer=), or convert to a Stack"
 
 
-def array_of(variable: Variable) -> Array:
-    """Returns a value as an array of float32 or above."""
+def array_of(variable: Variable) -> Float[Array, "..."]:
+    """Returns a variable's value as an array of float32 or a wider type.
+
+    Raises:
+      TypeError: if it is not floating point.
+    """
     value = variable.value
     if hasattr(value, "detach"):  # A PyTorch tensor; NumPy has no bfloat16, and every float type fits into double.
         value = value.detach().cpu().double().numpy()
@@ -94,14 +116,14 @@ def array_of(variable: Variable) -> Array:
     return array.astype(at_least_float32(array.dtype))
 
 
-def size_of(found: Found, name: str, axis: int) -> int:
-    """Returns the size of one axis of a variable, 1 if it is not there: reading it then says what is wrong."""
-    shape = np.shape(found[name].value) if name in found else ()
+def size_of(named: NamedVariables, name: str, axis: int) -> int:
+    """Returns the size of one axis of a variable; 1 if there is no such axis, which `read` will report."""
+    shape = np.shape(named[name].value) if name in named else ()
     return shape[axis] if axis < len(shape) else 1
 
 
 def refuse(cell: GatedCell, framework: str, **counterpart: Any) -> None:
-    """Raises if an option of the cell is not the one that the framework has."""
+    """Raises if an option of the cell has not the one value that the framework has a counterpart of."""
     for option, value in counterpart.items():
         if getattr(cell, option) != value:
             kind = type(cell).__name__
@@ -112,12 +134,15 @@ def refuse(cell: GatedCell, framework: str, **counterpart: Any) -> None:
 
 
 def describe(cell: GatedCell | Project) -> str:
-    """Returns a cell with its size alone, for a sentence."""
-    size = f"size={cell.size}" if isinstance(cell, Project) else f"hidden_size={cell.hidden_size}"
-    return f"{type(cell).__name__}({size})"
+    """Returns a cell's class and size, for an error."""
+    size = "size" if has_dense(cell) else "hidden_size"
+    return f"{type(cell).__name__}({size}={getattr(cell, size)})"
 
 
 def names_of(variables: Mapping[Any, Variable], most: int = 12) -> str:
-    """Returns the names of variables for a sentence."""
+    """Returns the names of variables for an error, `most` of them at most."""
     names = [variable.name for variable in variables.values()]
-    return (", ".join(names[:most]) or "none") + (f" and {len(names) - most} more" if len(names) > most else "")
+    if not names:
+        return "none"
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,4 +1,4 @@
-"""Models: Flax modules and functions made of recurrent layers, the losses of sequences, and search."""
+"""Models: Flax modules and functions made of recurrent layers, losses of sequences, and decoding."""
 
 from rnnjax.models.classifier import SequenceClassifier
 from rnnjax.models.decoding import beam_search, greedy

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from rnnjax.cells.cell import Cell, GatedCell, State
-from rnnjax.cells.traits import fuses
-from rnnjax.cells.tree import last_with_state
-from rnnjax.cells.wrappers import Stack
+from rnnjax.cells.cell import Cell, State
+from rnnjax.cells.traits import outputs_its_state
+from rnnjax.cells.tree import is_stack, last_with_state
 from rnnjax.nn.rnn import RNN
 
 
@@ -33,8 +32,12 @@ class SequenceClassifier(nn.Module):
     ) -> Float[Array, "B C"]:
         """Returns the logits of the classes; dropout is as in `rnnjax.nn.RNN`."""
         ys, state = RNN(self.cell)(xs.astype(self.dtype), lengths=lengths, deterministic=deterministic)
-        last = last_outputs(self.cell, ys, state, lengths)
-        return nn.Dense(self.classes, dtype=self.dtype)(last).astype(jnp.float32)
+        return scores(last_outputs(self.cell, ys, state, lengths), self.classes, self.dtype)
+
+
+def scores(features: Float[Array, "B O"], classes: int, dtype: DTypeLike) -> Float[Array, "B C"]:
+    """Returns the float32 logits of classes by a dense layer of the module that calls it, which computes in `dtype`."""
+    return nn.Dense(classes, dtype=dtype)(features).astype(jnp.float32)
 
 
 def last_outputs(
@@ -54,6 +57,5 @@ def last_outputs(
 
 def _hidden(cell: Cell, state: State) -> Float[Array, "B O"] | None:
     """Returns the hidden state of a cell whose outputs it is, else None."""
-    last, own = last_with_state(cell, state, lambda part: type(part) is Stack)
-    plain = fuses(last) and (type(last).outputs, type(last).over_time) == (Cell.outputs, GatedCell.over_time)
-    return own.h if plain else None
+    last, own = last_with_state(cell, state, is_stack)
+    return own.h if outputs_its_state(last) else None

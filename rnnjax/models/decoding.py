@@ -1,7 +1,7 @@
-"""Search for the likeliest output sequences: greedy, and with a beam, each one compiled loop.
+"""Decoding, the search for likely output sequences: greedy, and with a beam, each one compiled loop.
 
-What is searched is any function ``step(state, token) -> (state, logits)``, such as a decoder or a language model. Every
-search calls it with the same leading axes ``[B, K]``, K sequences for each of B; of `greedy`, K = 1.
+A search is given any function ``step(state, token) -> (state, logits)``, such as a step of a decoder or a language
+model. It calls the function with leading axes ``[B, K]``: K sequences for each of B examples, where K = 1 for `greedy`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ Step = Callable[[State, Array], tuple[State, Array]]
 
 
 class Hypotheses(NamedTuple):
-    """Output sequences: ``tokens [*batch, L]``, how many of them count (the end is one), and their scores.
+    """Output sequences: ``tokens [*batch, L]``, ``lengths [*batch]`` and ``scores [*batch]``.
 
-    Tokens past the end are padding. One that has not ended after L tokens is cut there. The score is the sum of the
-    tokens' log-probabilities, divided by the length penalty where there is one.
+    The length counts the tokens up to the end token, which is included; those after it are padding. A sequence without
+    an end token after L tokens is cut there. The score is the sum of the tokens' log-probabilities, divided by the
+    length penalty if there is one.
     """
 
     tokens: Array
@@ -31,25 +32,31 @@ class Hypotheses(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """The state of a search after `time` tokens."""
+    """A search after `time` tokens: the state of `step`, the last token, and the sequences so far."""
 
     time: Array
     state: Any
     token: Array
-    found: Hypotheses
+    hypotheses: Hypotheses
     ended: Array
 
 
 def greedy(step: Step, state: State, *, length: int, first: int, end: int, padding: int = 0) -> Hypotheses:
-    """Returns the sequences that take the likeliest token at every step.
+    """Returns the sequences that have the most likely token at every step.
 
     Args:
       step: ``step(state, token [B, 1]) -> (state, logits [B, 1, V])``, as `beam_search` calls it.
-      state: the state before the first step, each leaf ``[B, ...]``; `step` sees ``[B, 1, ...]``.
-      length: most tokens of a sequence, the end among them.
+      state: the state before the first step, each leaf ``[B, ...]``; `step` is given ``[B, 1, ...]``.
+      length: largest number of tokens of a sequence, with the end token.
       first: the token that is read first.
       end: the token that ends a sequence.
-      padding: the token that fills what is left.
+      padding: the token behind the end.
+
+    Returns:
+      Hypotheses with the batch axes ``[B]``.
+
+    Raises:
+      ValueError: for a length below 1.
     """
     check_size("length", length)
 
@@ -59,14 +66,14 @@ def greedy(step: Step, state: State, *, length: int, first: int, end: int, paddi
         best = log_probabilities.argmax(-1).astype(jnp.int32)
         token = jnp.where(search.ended, padding, best)
         gained = jnp.where(search.ended, 0, log_probabilities.max(-1))
-        tokens, lengths, scores = search.found
-        found = Hypotheses(
+        tokens, lengths, scores = search.hypotheses
+        hypotheses = Hypotheses(
             tokens.at[:, :, search.time].set(token), lengths + 1 - search.ended.astype(jnp.int32), scores + gained
         )
-        return _Search(search.time + 1, state, token, found, search.ended | (token == end))
+        return _Search(search.time + 1, state, token, hypotheses, search.ended | (token == end))
 
-    begin = _begin(_beams(state, 1), (_batch_size(state), 1), length, first, padding)
-    return jax.tree.map(lambda leaf: leaf[:, 0], _until_ended(advance, begin).found)
+    start = _start(_beams(state, 1), (_batch_size(state), 1), length, first, padding)
+    return jax.tree.map(lambda leaf: leaf[:, 0], _until_ended(advance, start).hypotheses)
 
 
 def beam_search(
@@ -80,18 +87,27 @@ def beam_search(
     padding: int = 0,
     length_penalty: float = 0.0,
 ) -> Hypotheses:
-    """Returns the best sequences found with a beam, ``[B, K]`` of them, the best first.
+    """Returns the best sequences of a beam search, the best first.
 
-    At every step the K sequences with the highest scores are kept, ended ones among them. The score is the sum of
-    log-probabilities divided by ((5 + length) / 6)^length_penalty (Wu et al., 2016). With K = 1 it is `greedy`. Where
-    fewer than K sequences exist, the rest have the score -inf.
+    At every step the K sequences with the highest scores are kept, ended ones included. The score is the sum of
+    log-probabilities, divided by ((5 + length) / 6)^length_penalty (Wu et al., 2016). With K = 1 it is `greedy`. If
+    there are fewer than K sequences, the rest have the score -inf.
 
     Args:
       step: ``step(state, token [B, K]) -> (state, logits [B, K, V])``.
-      state: the state before the first step, each leaf ``[B, ...]``; `step` sees ``[B, K, ...]``.
-      beam_size: number K of sequences kept.
-      length, first, end, padding: as for `greedy`.
-      length_penalty: 0 favours short sequences, 1 compares means over the tokens, nearly.
+      state: the state before the first step, each leaf ``[B, ...]``; `step` is given ``[B, K, ...]``.
+      beam_size: number K of sequences to keep.
+      length: largest number of tokens of a sequence, with the end token.
+      first: the token that is read first.
+      end: the token that ends a sequence.
+      padding: the token behind the end.
+      length_penalty: 0 favours short sequences; 1 nearly compares means over the tokens.
+
+    Returns:
+      Hypotheses with the batch axes ``[B, K]``.
+
+    Raises:
+      ValueError: for a beam size or a length below 1.
     """
     check_size("beam_size", beam_size)
     check_size("length", length)
@@ -101,23 +117,25 @@ def beam_search(
         search, total = carry
         state, logits = step(search.state, search.token)
         gained = jax.nn.log_softmax(logits.astype(jnp.float32))
-        # An ended sequence goes on in one way only: with padding, for nothing.
-        nothing = jnp.where(jnp.arange(gained.shape[-1]) == padding, 0.0, -jnp.inf)
-        totals = total[..., None] + jnp.where(search.ended[..., None], nothing, gained)
-        lengths = search.found.lengths + 1 - search.ended.astype(jnp.int32)
-        scores, chosen = jax.lax.top_k(
-            (totals / penalty(lengths, length_penalty)[..., None]).reshape(batch, -1), beam_size
-        )
-        parent, token = chosen // gained.shape[-1], (chosen % gained.shape[-1]).astype(jnp.int32)
-        state, tokens, lengths, ended = _of_parents((state, search.found.tokens, lengths, search.ended), parent)
-        found = Hypotheses(tokens.at[:, :, search.time].set(token), lengths, scores)
-        total = jnp.take_along_axis(totals.reshape(batch, -1), chosen, 1)
-        return _Search(search.time + 1, state, token, found, ended | (token == end)), total
+        vocabulary_size = gained.shape[-1]
+        # An ended sequence has one continuation, a padding token with log-probability 0: its score stays as it is.
+        only_padding = jnp.where(jnp.arange(vocabulary_size) == padding, 0.0, -jnp.inf)
+        totals = total[..., None] + jnp.where(search.ended[..., None], only_padding, gained)
+        lengths = search.hypotheses.lengths + 1 - search.ended.astype(jnp.int32)
+        penalised = totals / penalty(lengths, length_penalty)[..., None]
+        # The best K of all continuations of all K sequences, numbered beam by beam.
+        scores, best = jax.lax.top_k(penalised.reshape(batch, -1), beam_size)
+        parent, token = best // vocabulary_size, (best % vocabulary_size).astype(jnp.int32)
+        state, tokens, lengths, ended = _of_parents((state, search.hypotheses.tokens, lengths, search.ended), parent)
+        hypotheses = Hypotheses(tokens.at[:, :, search.time].set(token), lengths, scores)
+        total = jnp.take_along_axis(totals.reshape(batch, -1), best, 1)
+        return _Search(search.time + 1, state, token, hypotheses, ended | (token == end)), total
 
-    # All beams begin alike, so that only the first may branch.
-    alone = jnp.broadcast_to(jnp.where(jnp.arange(beam_size) == 0, 0.0, -jnp.inf), (batch, beam_size))
-    begin = _begin(_beams(state, beam_size), (batch, beam_size), length, first, padding)
-    return _until_ended(advance, (begin, alone), lambda carry: carry[0])[0].found
+    # All K sequences are the same at first: only the first one may be continued, or all beams would stay the same.
+    only_first = jnp.where(jnp.arange(beam_size) == 0, 0.0, -jnp.inf)
+    total = jnp.broadcast_to(only_first, (batch, beam_size))
+    start = _start(_beams(state, beam_size), (batch, beam_size), length, first, padding)
+    return _until_ended(advance, (start, total), lambda carry: carry[0])[0].hypotheses
 
 
 def penalty(lengths: Int[Array, "*B"], exponent: float) -> Float[Array, "*B"]:
@@ -126,27 +144,29 @@ def penalty(lengths: Int[Array, "*B"], exponent: float) -> Float[Array, "*B"]:
 
 
 def _beams(state: State, count: int) -> State:
-    """Returns leaves ``[B, K, ...]``, the state of each sequence K times."""
+    """Returns a state with leaves ``[B, K, ...]``, K times that of each example."""
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:, None], (len(leaf), count, *leaf.shape[1:])), state)
 
 
-def _begin(state: State, batch: tuple[int, int], length: int, first: int, padding: int) -> _Search:
-    nothing = Hypotheses(jnp.full((*batch, length), padding), jnp.zeros(batch, jnp.int32), jnp.zeros(batch))
-    return _Search(jnp.zeros((), jnp.int32), state, jnp.full(batch, first), nothing, jnp.zeros(batch, bool))
+def _start(state: State, batch: tuple[int, int], length: int, first: int, padding: int) -> _Search:
+    """Returns a search before its first token, with empty sequences."""
+    empty = Hypotheses(jnp.full((*batch, length), padding), jnp.zeros(batch, jnp.int32), jnp.zeros(batch))
+    return _Search(jnp.zeros((), jnp.int32), state, jnp.full(batch, first), empty, jnp.zeros(batch, bool))
 
 
 def _until_ended(advance: Callable[[Any], Any], carry: Any, search: Callable[[Any], _Search] = lambda c: c) -> Any:
-    """Repeats `advance` until every sequence has ended or is as long as it may be."""
+    """Repeats `advance` until every sequence has ended or has its largest length."""
 
     def unfinished(carry: Any) -> Array:
-        return (search(carry).time < search(carry).found.tokens.shape[-1]) & ~search(carry).ended.all()
+        longest = search(carry).hypotheses.tokens.shape[-1]
+        return (search(carry).time < longest) & ~search(carry).ended.all()
 
     return jax.lax.while_loop(unfinished, advance, carry)
 
 
 def _of_parents(tree: Any, parent: Int[Array, "B K"]) -> Any:
-    """Returns leaves ``[B, K, ...]`` with each beam's taken from the one it goes on from."""
-    return jax.tree.map(lambda leaf: jax.vmap(lambda beams, chosen: beams[chosen])(leaf, parent), tree)
+    """Returns leaves ``[B, K, ...]`` in which each sequence has the values of its parent, the one that it continues."""
+    return jax.tree.map(lambda leaf: jax.vmap(lambda beams, parent: beams[parent])(leaf, parent), tree)
 
 
 def _batch_size(state: State) -> int:

@@ -20,14 +20,13 @@ class Dense(NamedTuple):
 
 
 def init_dense(key: PRNGKeyArray, input_size: int, size: int) -> Dense:
-    """Returns a fresh layer: w by Glorot and Bengio (2010), b zero."""
+    """Returns fresh parameters of a layer: w by Glorot and Bengio (2010), b zero."""
     return Dense(jax.nn.initializers.glorot_uniform()(key, (input_size, size)), jnp.zeros(size))
 
 
 def init_embedding(key: PRNGKeyArray, vocabulary_size: int, features: int) -> Float[Array, "V E"]:
     """Returns fresh embeddings with standard normal features.
 
-    With smaller ones, such as of norm 1, a decoder can stay for long at the frequencies of the words, whatever the
-    source.
+    With smaller ones, such as of norm 1, a decoder can take long to learn more than the frequencies of the words.
     """
     return jax.random.normal(key, (vocabulary_size, features))

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from rnnjax.cells.attention import attending, showing_alignment
+from rnnjax.cells.attention import attending, with_attention_weights
 from rnnjax.cells.cell import Cell, Key, State, check_size
 from rnnjax.cells.randomness import split
 from rnnjax.models.decoding import Step
 from rnnjax.models.dense import Dense, init_dense, init_embedding
 from rnnjax.models.scheduled_sampling import SamplingParams, ScheduledSampling, true_tokens_shifted
 from rnnjax.unrolling.bidirectional import bidirectional
-from rnnjax.unrolling.unroll import unroll
+from rnnjax.unrolling.sequences import unroll
 
 
 class EncoderDecoderParams(NamedTuple):
@@ -32,7 +32,7 @@ class EncoderDecoderParams(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """A source as the decoder sees it: ``memory [B, S, M]``, ``lengths [B]``, and the decoder's first state."""
+    """What the decoder reads of a source: ``memory [B, S, M]``, ``lengths [B]``, and the decoder's first state."""
 
     memory: Array
     lengths: Array
@@ -41,21 +41,21 @@ class Encoded(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class EncoderDecoder:
-    """Reads a source with one cell, or two in both directions, and writes a target with another.
+    """Reads a source with one cell, or with two in both directions, and writes a target with another cell.
 
-    The decoder starts from tanh(W s + b), s being the encoder's whole final state (Cho et al., 2014). If it has
-    attention, it attends to the encoder's outputs: `memory_size` says how many features they have. It holds no arrays;
-    its parameters are apart, as a cell's are.
+    The decoder starts from tanh(W s + b), where s is the encoder's whole final state (Cho et al., 2014). If it has
+    attention, it attends to the encoder's outputs; its `memory_size` must be their number of features. Like a cell, the
+    model has no arrays: its parameters are a separate pytree.
 
     Attributes:
-      source_size, target_size: numbers of tokens.
+      source_size, target_size: sizes of the two vocabularies.
       embedding_size: features of an embedded token.
       encoder: the cell that reads, a `Stack` for several layers.
       decoder: the cell that writes, with attention or without.
       backward: if given, a second cell that reads from the last token to the first.
       reverse: whether the source is read from its last token to its first (Sutskever et al., 2014).
       first: the token that the decoder reads first.
-      dtype: compute type; parameters and logits are float32.
+      dtype: type of the computation; parameters and logits are float32.
 
     Raises:
       ValueError: for sizes below 1, or `reverse` together with `backward`.
@@ -76,7 +76,7 @@ class EncoderDecoder:
         for name in ("source_size", "target_size", "embedding_size"):
             check_size(name, getattr(self, name))
         if self.reverse and self.backward is not None:
-            raise ValueError("an encoder of both directions reads the source in reverse already; leave reverse out")
+            raise ValueError("an encoder of both directions already reads the source in reverse; leave reverse out")
 
     @property
     def encoders(self) -> tuple[Cell, ...]:
@@ -101,7 +101,14 @@ class EncoderDecoder:
     def encode(
         self, params: EncoderDecoderParams, source: Int[Array, "B S"], lengths: Int[Array, " B"], *, key: Key = None
     ) -> Encoded:
-        """Returns sources read."""
+        """Returns encoded sources.
+
+        Args:
+          params: the parameters.
+          source: tokens ``[B, S]``.
+          lengths: number of valid tokens of each source, ``[B]``.
+          key: PRNG key for dropout; None means evaluation.
+        """
         xs = params.source_embedding[source].astype(self.dtype)
         if self.backward is None:
             memory, state = unroll(self.encoder, params.encoder, xs, lengths=lengths, reverse=self.reverse, key=key)
@@ -131,15 +138,15 @@ class EncoderDecoder:
         sampling: Float[Array, ""] | float | None = None,
         key: Key = None,
     ) -> Float[Array, "B T V"]:
-        """Returns the scores of every target token given the source and the right tokens before it.
+        """Returns the logits of every target token, given the source and the true tokens before it.
 
         Args:
           params: the parameters.
-          source: tokens, and how many of them are valid.
-          lengths: valid tokens of each source.
-          target: the right tokens, the end of the sequence among them.
-          sampling: if given, the probability with which the decoder reads its own prediction in place of the right
-            token, in training only (scheduled sampling); None: teacher forcing.
+          source: source tokens ``[B, S]``.
+          lengths: number of valid tokens of each source, ``[B]``.
+          target: true target tokens ``[B, T]``, with the end token.
+          sampling: in training, the probability with which the decoder reads its own prediction instead of the true
+            token (scheduled sampling); None: teacher forcing.
           key: PRNG key for dropout and sampling; None means evaluation.
         """
         k_encoder, k_decoder = split(key, 2)
@@ -150,18 +157,23 @@ class EncoderDecoder:
             ys, _ = unroll(self.decoder, decoder, xs, encoded.state, key=k_decoder)
             return params.readout(ys).astype(jnp.float32)
         cell = ScheduledSampling(self.decoder, self.target_size)
-        own = SamplingParams(decoder, params.target_embedding, params.readout, sampling)
-        ys, _ = unroll(cell, own, xs, cell.after(encoded.state, len(source)), key=k_decoder)
-        return ys
+        sampling_params = SamplingParams(decoder, params.target_embedding, params.readout, sampling)
+        logits, _ = unroll(cell, sampling_params, xs, cell.after(encoded.state, len(source)), key=k_decoder)
+        return logits
 
     def decoder_step(self, params: EncoderDecoderParams, encoded: Encoded, *, beam: bool = False) -> Step:
-        """Returns ``step(state, token) -> (state, logits)``, as search takes it, to begin from `encoded.state`.
+        """Returns ``step(state, token) -> (state, logits)`` for decoding, to be started from `encoded.state`.
 
-        Tokens are ``[B]``, or ``[B, K]`` with `beam`, as in every search: then K sequences attend to the same memory,
-        which is kept once.
+        Args:
+          params: the parameters.
+          encoded: the encoded sources.
+          beam: whether tokens are ``[B, K]``, as in every search, not ``[B]``. The K sequences of a source then attend
+            to the same memory, of which there is one copy.
         """
         memory, lengths = encoded.memory, encoded.lengths
-        decoder = attending(params.decoder, *((memory[:, None], lengths[:, None]) if beam else (memory, lengths)))
+        if beam:
+            memory, lengths = memory[:, None], lengths[:, None]
+        decoder = attending(params.decoder, memory, lengths)
 
         def step(state: State, token: Int[Array, "B *K"]) -> tuple[State, Float[Array, "B *K V"]]:
             state, y = self.decoder(decoder, state, self._embedded(params, token))
@@ -176,7 +188,13 @@ class EncoderDecoder:
         lengths: Int[Array, " B"],
         target: Int[Array, "B T"],
     ) -> Float[Array, "B T S"]:
-        """Returns the decoder's attention to each source token when it writes each target token.
+        """Returns the weights of the decoder's attention to each source token at each target token.
+
+        Args:
+          params: the parameters.
+          source: source tokens ``[B, S]``.
+          lengths: number of valid tokens of each source, ``[B]``.
+          target: target tokens ``[B, T]``, with the end token.
 
         Raises:
           ValueError: if the decoder has no attention.
@@ -184,12 +202,12 @@ class EncoderDecoder:
         encoded = self.encode(params, source, lengths)
         decoder = attending(params.decoder, encoded.memory, encoded.lengths)
         xs = self._embedded(params, true_tokens_shifted(target, self.first))
-        return unroll(showing_alignment(self.decoder), decoder, xs, encoded.state)[0]
+        return unroll(with_attention_weights(self.decoder), decoder, xs, encoded.state)[0]
 
     def _embedded(self, params: EncoderDecoderParams, tokens: Array) -> Array:
         return params.target_embedding[tokens].astype(self.dtype)
 
 
 def _features(state: State) -> int:
-    """Returns the number of features of a state of one example."""
+    """Returns the number of features of the state of one example."""
     return sum(leaf.size for leaf in jax.tree.leaves(state))

@@ -1,4 +1,4 @@
-"""A model that says at every step of a sequence what comes next, and the series that it goes on with."""
+"""A model that predicts at every step of a sequence what comes next, and the continuation of a series with it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from rnnjax.nn.rnn import RNN
 class Forecaster(nn.Module):
     """Predicts `size` numbers at every step of a sequence, from that step and those before it.
 
-    Numbers of a series, or the logits of the next token. The dense layer is one product over all steps at once, and its
-    weights start as TensorFlow 1's do, Glorot uniform.
+    They can be the next values of a series, or the logits of the next token. The dense layer is one product of all
+    steps; its weights are initialised as in TensorFlow 1, Glorot uniform.
 
     Attributes:
       cell: the recurrent cell, a `Stack` for several layers.
-      size: number O of predictions a step.
-      dense: whether a dense layer makes them; if not, they are the outputs of the cell, as of ``Project(cell, size)``.
-      dtype: compute type; predictions are float32.
+      size: number O of predictions at each step.
+      dense: whether a dense layer computes them; if not, they are the cell's outputs, as of ``Project(cell, size)``.
+      dtype: type of the computation; predictions are float32.
 
     Raises:
-      ValueError: if there is no dense layer and the outputs of the cell are not as many as the predictions.
+      ValueError: if there is no dense layer and the cell has another number of outputs.
     """
 
     cell: Cell
@@ -52,12 +52,12 @@ class Forecaster(nn.Module):
 def continue_series(
     predict: Callable[[Float[Array, "1 T O"]], Float[Array, "1 T O"]], window: Float[Array, "T O"], steps: int
 ) -> Float[Array, "steps O"]:
-    """Returns the values that follow a window, one at a time: each is the last prediction from the T values before it.
+    """Returns predicted values that follow a window, each of them the prediction from the T values before it.
 
     Args:
       predict: the model, such as a `Forecaster` with its parameters.
       window: the values that the series continues.
-      steps: number of values, all in one `jax.lax.scan`.
+      steps: number of values to predict, all in one `jax.lax.scan`.
     """
 
     def step(window: Array, _: None) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""A model of text: which token comes next."""
+"""A language model: it predicts which token comes next."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class LanguageModel(nn.Module):
       vocabulary_size: number V of tokens.
       embedding_size: features of an embedded token.
       output_dropout: rate of dropping what the softmax layer reads, drawn from the rng `dropout`.
-      tied: whether the embedding is the softmax layer's weight too (Press and Wolf, 2017); the cell's outputs must
-        then be of the embedding's size.
-      dtype: compute type; logits are float32.
+      tied: whether the embedding is also the softmax layer's weight (Press and Wolf, 2017), so that the cell must have
+        `embedding_size` outputs.
+      dtype: type of the computation; logits are float32.
 
     Raises:
       ValueError: if `tied` and the sizes differ.
@@ -55,7 +55,7 @@ class LanguageModel(nn.Module):
     def __call__(
         self, tokens: Int[Array, "B T"], state: State | None = None, *, deterministic: bool = False
     ) -> tuple[Float[Array, "B T V"], State]:
-        """Returns the logits of the token after each, and the state to read on from.
+        """Returns the logits of the token after each token, and the state after the last one.
 
         Dropout is drawn from the rng `dropout`, as in `rnnjax.nn.RNN`.
         """
@@ -67,7 +67,7 @@ class LanguageModel(nn.Module):
         """Returns the same for embedded tokens."""
         ys, state = self.recurrent(xs, state, deterministic=deterministic)
         ys = self.dropout(ys, deterministic=deterministic or self.is_initializing())
-        # As rows of one matrix: on a CPU the gradient of the product is a tenth faster than with an axis for time.
+        # As the rows of one matrix: on a CPU the gradient of the product is then a tenth faster.
         rows = ys.reshape(-1, ys.shape[-1])
         logits = self.embedding.attend(rows) + self.bias if self.tied else self.softmax(rows)
         return logits.reshape(*ys.shape[:-1], -1).astype(jnp.float32), state
@@ -85,9 +85,15 @@ def continue_tokens(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Int[Array, "B N"]:
-    """Returns N = `length` tokens that follow each prompt, each drawn by `rnnjax.models.sampling.sample`.
+    """Returns tokens that follow each prompt, each drawn by `rnnjax.models.sampling.sample`, as one program.
 
-    Prompt and continuation are one program; the same key draws the same tokens.
+    Args:
+      model: the model.
+      variables: its variables.
+      prompt: the tokens ``[B, P]`` to continue.
+      key: PRNG key; the same key draws the same tokens.
+      length: number N of tokens to draw.
+      temperature, top_k, top_p: as in `sample`.
 
     Raises:
       ValueError: for an empty prompt or a length below 1, and as `sample`.

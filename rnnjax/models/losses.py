@@ -1,4 +1,4 @@
-"""Losses of sequences whose steps do not count alike."""
+"""Losses of sequences whose steps have different weights."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ Weights = Float[Array | np.ndarray, "*B T"] | Bool[Array | np.ndarray, "*B T"]
 def sequence_loss(
     logits: Float[Array, "*B T V"], targets: Targets, weights: Weights | None = None
 ) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
-    """Returns the cross-entropy of sequences in nats a step, and what each sequence weighs.
+    """Returns the mean cross-entropy of each sequence, in nats a step, and the sum of its weights.
 
     loss = sum_t weights_t token_losses_t / sum_t weights_t
 
-    The mean of the losses by their weights is TensorFlow 1's `seq2seq.sequence_loss`: every step of the batch counts
-    by its own weight, however long its sequence is. Steps of weight 0 change neither loss nor gradient, whatever is
-    in them (NaN, or a target that is no class); a sequence without any other has loss 0 and weighs 0.
+    The mean of the losses, weighted by the sums, is TensorFlow 1's `seq2seq.sequence_loss`: every step of the batch
+    counts by its own weight, however long its sequence is. Steps of weight 0 change neither the loss nor a gradient,
+    whatever they contain (NaN, or a target that is no class). A sequence of such steps only has loss 0 and sum 0.
 
     Args:
-      logits: one score a class, ``[*batch, T, V]``.
-      targets: the right classes, from 0 to V - 1.
-      weights: of the steps, not negative, such as 1 where a step is valid and 0 in the padding; None: 1 everywhere.
+      logits: a score for each class, ``[*batch, T, V]``.
+      targets: the true classes ``[*batch, T]``, from 0 to V - 1.
+      weights: weights of the steps ``[*batch, T]``, not negative, such as 1 for valid steps and 0 for padding; None:
+        1 everywhere.
 
     Raises:
       ValueError: if the shapes do not fit.
@@ -54,10 +55,10 @@ def token_losses(logits: Float[Array, "*B T V"], targets: Targets) -> Float[Arra
 def mean_over_steps(
     values: Float[Array, "*B T"], weights: Weights | None = None
 ) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
-    """Returns each sequence's mean over its steps, by their weights (None: alike), and the sum of the weights.
+    """Returns each sequence's weighted mean over its steps, and the sum of the weights.
 
-    Where all weights are 0, so is the mean. It makes a metric of the steps, such as whether they are right, comparable
-    with `sequence_loss`.
+    Without weights all steps count the same; if all weights are 0, so is the mean. `sequence_loss` takes the same mean,
+    with which metrics of the steps, such as accuracy, can be compared.
     """
     values = jnp.asarray(values)
     weights = jnp.ones_like(values) if weights is None else jnp.asarray(weights).astype(values.dtype)
@@ -66,7 +67,8 @@ def mean_over_steps(
     return sums / jnp.where(total == 0, 1, total), total
 
 
-def _check_shape(name: str, given: Any, logits: Array) -> None:
+def _check_shape(name: str, values: Any, logits: Array) -> None:
+    """Raises unless there is one value for each step of the logits."""
     expected = np.shape(logits)[:-1]
-    if np.shape(given) != expected:
-        raise ValueError(f"{name} must have shape [*batch, T] = {list(expected)}, got {list(np.shape(given))}")
+    if np.shape(values) != expected:
+        raise ValueError(f"{name} must have shape [*batch, T] = {list(expected)}, got {list(np.shape(values))}")

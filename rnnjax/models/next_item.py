@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from rnnjax.cells.cell import Cell
-from rnnjax.models.classifier import last_outputs
+from rnnjax.models.classifier import last_outputs, scores
 from rnnjax.nn.one_hot import OneHotRNN
 from rnnjax.nn.rnn import RNN
 
@@ -32,8 +32,7 @@ class NextItem(nn.Module):
     def __call__(self, items: Int[Array, "B T"], *, deterministic: bool = False) -> Float[Array, "B V"]:
         """Returns the logits of the next item; an item outside ``[0, V)`` is one that is not known."""
         ys, state = OneHotRNN(self.cell, self.items, self.dtype)(items, deterministic=deterministic)
-        last = last_outputs(self.cell, ys, state)
-        return nn.Dense(self.items, dtype=self.dtype)(last).astype(jnp.float32)
+        return scores(last_outputs(self.cell, ys, state), self.items, self.dtype)
 
 
 class SharedNextItem(nn.Module):

@@ -1,4 +1,4 @@
-"""What a next-item model must beat: recommendations that only count, and how good a list of them is."""
+"""Baselines for next-item models, which only count clicks, and the metrics of recommendations."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from jaxtyping import Int
 
 
 def popular_items(items: Int[np.ndarray, "N T"], size: int) -> Int[np.ndarray, "N size"]:
-    """Returns the most clicked items for everyone, where items are numbered from the most clicked on."""
+    """Returns the most clicked items for every window; items are numbered by their clicks, the most clicked is 0."""
     return np.tile(np.arange(size), (len(items), 1))
 
 
 def items_again(items: Int[np.ndarray, "N T"], size: int) -> Int[np.ndarray, "N size"]:
-    """Returns the items of each window, the last first, and after them the most clicked."""
+    """Returns the items of each window, the last one first, followed by the most clicked items."""
     return np.array([_filled(dict.fromkeys(window[::-1]), size) for window in items.tolist()])
 
 
 class Successors:
-    """The most frequent successors of the last item, and after them the most clicked items.
+    """The most frequent successors of the last item, followed by the most clicked items.
 
     Args:
       items: training windows ``[N, T]``, in the order of time within a session.
-      following: the item after each, ``[N]``.
-      session: the session of each, ``[N]``; windows of one session overlap, and each of its steps is counted once.
+      following: the item after each window, ``[N]``.
+      session: the session of each window, ``[N]``. Windows of one session overlap; each step is counted once.
     """
 
     def __init__(self, items: Int[np.ndarray, "N T"], following: Int[np.ndarray, " N"], session: Int[np.ndarray, " N"]):
@@ -37,7 +37,7 @@ class Successors:
             self._counts[a][b] += 1
 
     def __call__(self, items: Int[np.ndarray, "N T"], size: int) -> Int[np.ndarray, "N size"]:
-        """Returns recommendations for windows."""
+        """Returns `size` recommendations for each window."""
         lists = {last: self._after(last, size) for last in set(items[:, -1].tolist())}
         return np.array([lists[last] for last in items[:, -1].tolist()])
 
@@ -46,16 +46,19 @@ class Successors:
         return _filled(dict.fromkeys(sorted(counts, key=lambda item: (-counts[item], item))), size)
 
 
-def _filled(chosen: dict[int, None], size: int) -> list[int]:
-    """Returns the known ones of the chosen items, and the most clicked of the others, `size` in all."""
-    kept = [item for item in chosen if item >= 0][:size]
-    others = (item for item in range(size + len(kept)) if item not in chosen)
-    return kept + [next(others) for _ in range(size - len(kept))]
+def _filled(first: dict[int, None], size: int) -> list[int]:
+    """Returns `size` items: those of `first` that are known (not negative), then the most clicked of the others."""
+    known = [item for item in first if item >= 0][:size]
+    others = (item for item in range(size + len(known)) if item not in first)
+    return known + [next(others) for _ in range(size - len(known))]
 
 
 def recall_and_mrr(lists: Int[np.ndarray, "N K"], following: Int[np.ndarray, " N"]) -> tuple[float, float]:
-    """Returns recall@K, the share of next items that are in their list, and MRR@K, the mean of 1 over their place in
-    it, 0 where they are not (Hidasi et al., 2016). An unknown item, -1, is in no list."""
+    """Returns recall@K and MRR@K of recommendations (Hidasi et al., 2016).
+
+    Recall is the share of next items that are in their list; MRR is the mean of 1 over their rank, or 0 for those that
+    are not. An unknown next item, -1, is in no list.
+    """
     hits = (lists == following[:, None]) & (following[:, None] >= 0)
     reciprocal = hits / np.arange(1, lists.shape[1] + 1)
     return float(hits.any(1).mean()), float(reciprocal.sum(1).mean())

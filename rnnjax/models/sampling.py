@@ -15,14 +15,15 @@ def sample(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Int[Array, "*B"]:
-    """Returns tokens drawn with probability ``softmax(logits / temperature)``, of those that `top_k` and `top_p` leave.
+    """Returns tokens drawn with probability ``softmax(logits / temperature)``, after `top_k` and `top_p`.
 
     Args:
       key: PRNG key; the same key draws the same tokens.
-      logits: unnormalised log probabilities.
-      temperature: below 1 the likely become likelier; 0 takes the likeliest.
-      top_k: if given, as `keep_top_k`.
-      top_p: if given, as `keep_top_p`, of the probabilities at this temperature and after `top_k`.
+      logits: unnormalised log-probabilities ``[*batch, V]``.
+      temperature: below 1, likely tokens become more likely; with 0 the most likely token is taken.
+      top_k: if given, only the k most likely tokens are drawn from, as in `keep_top_k`.
+      top_p: if given, only tokens of this total probability are drawn from, as in `keep_top_p`, after `top_k` and at
+        this temperature.
 
     Raises:
       ValueError: for a negative temperature, and as `keep_top_k` and `keep_top_p`.
@@ -39,7 +40,7 @@ def sample(
 
 
 def keep_top_k(logits: Float[Array, "*B V"], k: int) -> Float[Array, "*B V"]:
-    """Returns the k highest logits, minus infinity elsewhere; of equal ones, the first are kept.
+    """Returns the k highest logits, and minus infinity elsewhere; among equal logits, the first are kept.
 
     Raises:
       ValueError: for a k below 1.
@@ -50,20 +51,21 @@ def keep_top_k(logits: Float[Array, "*B V"], k: int) -> Float[Array, "*B V"]:
 
 
 def keep_top_p(logits: Float[Array, "*B V"], p: float) -> Float[Array, "*B V"]:
-    """Returns the fewest of the highest logits whose probabilities come to p, minus infinity elsewhere.
+    """Returns the smallest set of highest logits with total probability p, and minus infinity elsewhere.
 
-    At least one is kept; of equal ones, the first are (nucleus sampling, Holtzman et al., 2020).
+    At least one is kept; among equal logits, the first are (nucleus sampling, Holtzman et al., 2020).
 
     Raises:
       ValueError: for a p that is not above 0 and at most 1.
     """
     if not 0 < p <= 1:
         raise ValueError(f"top_p must be above 0 and at most 1, got {p}")
-    falling = -jnp.sort(-jax.nn.softmax(logits), axis=-1)
-    kept = jnp.maximum((falling.cumsum(-1) - falling < p).sum(-1, keepdims=True), 1)  # a small p may round to 0
-    return jnp.where(_ranks(logits) < kept, logits, -jnp.inf)
+    descending = -jnp.sort(-jax.nn.softmax(logits), axis=-1)
+    before = descending.cumsum(-1) - descending
+    count = jnp.maximum((before < p).sum(-1, keepdims=True), 1)  # a small p may round to 0
+    return jnp.where(_ranks(logits) < count, logits, -jnp.inf)
 
 
 def _ranks(logits: Float[Array, "*B V"]) -> Int[Array, "*B V"]:
-    """Returns the place of each logit among all, 0 for the highest."""
+    """Returns the rank of each logit, 0 for the highest."""
     return jnp.argsort(jnp.argsort(-logits, axis=-1), axis=-1)

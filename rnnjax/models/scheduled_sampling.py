@@ -33,21 +33,28 @@ class SamplingState(NamedTuple):
 
 
 class SamplingZs(NamedTuple):
-    """Inputs of a step: the right token's embedding, whether the prediction is read in its place, and keys."""
+    """What a step reads.
+
+    Attributes:
+      x: the true token's embedding.
+      sampled: whether the prediction is read instead.
+      draw: the key that the step's own prediction is drawn with; None in evaluation.
+      cell: the key for the cell; None in evaluation.
+    """
 
     x: Array
-    own: Array
+    sampled: Array
     draw: Array | None
     cell: TimedKey | None
 
 
 @dataclasses.dataclass(frozen=True)
 class ScheduledSampling(Cell):
-    """A cell that now and then reads its own prediction in place of the right token (Bengio et al., 2015).
+    """A cell that at random reads its own prediction instead of the true token (Bengio et al., 2015).
 
-    Its inputs are the embeddings of the right tokens, its outputs are logits. At every step but the first, with
+    Its inputs are the embeddings of the true tokens, its outputs are logits. At every step but the first, with
     `SamplingParams.probability`, it reads the embedding of a token drawn from its last logits. No gradient flows
-    through the draw. Without a key nothing is drawn: that is teacher forcing.
+    through the draw. Without a key nothing is drawn, which is teacher forcing.
 
     Attributes:
       cell: the cell, whose inputs are embeddings.
@@ -86,22 +93,23 @@ class ScheduledSampling(Cell):
         return self.after(self.cell.start(params.cell, batch_size, dtype), batch_size)
 
     def after(self, state: State, batch_size: int | tuple[int, ...]) -> SamplingState:
-        """Returns the state before the first step, from the cell's."""
+        """Returns the state before the first step, from that of the cell."""
         return SamplingState(state, jnp.zeros(batch_shape(batch_size), jnp.int32))
 
     def inputs(self, params: SamplingParams, xs: Float[Array, "T *B E"], *, key: Key = None) -> SamplingZs:
         if key is None:
             return SamplingZs(xs, jnp.zeros(xs.shape[:-1], bool), None, None)
         k_coin, k_draw, k_cell = (timed(k, xs.shape[0]) for k in split(key, 3))
-        own = _at_each_time(k_coin, lambda k: jax.random.bernoulli(k, params.probability, xs.shape[1:-1]))
-        first = k_coin.time.reshape(-1, *[1] * (own.ndim - 1)) == 0
+        sampled = _at_each_time(k_coin, lambda k: jax.random.bernoulli(k, params.probability, xs.shape[1:-1]))
+        first = k_coin.time.reshape(-1, *[1] * (sampled.ndim - 1)) == 0  # there is no prediction before it
         draw = _at_each_time(k_draw, lambda k: k)
-        return SamplingZs(xs, own & ~first, draw, TimedKey(jnp.broadcast_to(k_cell.key, xs.shape[:1]), k_cell.time))
+        cell_keys = TimedKey(jnp.broadcast_to(k_cell.key, xs.shape[:1]), k_cell.time)
+        return SamplingZs(xs, sampled & ~first, draw, cell_keys)
 
     def step(self, params: SamplingParams, state: SamplingState, z: SamplingZs) -> tuple[SamplingState, Array]:
         x, key = z.x, None
         if z.cell is not None:
-            x = jnp.where(z.own[..., None], params.embedding[state.token].astype(x.dtype), x)
+            x = jnp.where(z.sampled[..., None], params.embedding[state.token].astype(x.dtype), x)
             key = TimedKey(z.cell.key, z.cell.time[None])
         inner, y = self.cell.whole_step(params.cell, state.cell, x, key=key)
         logits = params.readout(y).astype(jnp.float32)
@@ -110,7 +118,7 @@ class ScheduledSampling(Cell):
 
 
 def _at_each_time(key: TimedKey, draw: Any) -> Any:
-    """Returns what is drawn at each time, ``[T, ...]``."""
+    """Returns ``draw(key)`` with a key for each time, ``[T, ...]``."""
     return jax.vmap(lambda t: draw(jax.random.fold_in(key.key, t)))(key.time)
 
 

@@ -11,12 +11,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 
 class Draw(NamedTuple):
-    """What is drawn at random for rows of text.
+    """A random draw for rows of text.
 
     Attributes:
-      words: the words that are left after frequent ones were thinned out, and -1 behind them.
-      reach: for each of them as a centre, how many words away its context goes.
-      noise: words that every centre of the row is contrasted with.
+      words: the words that remain after frequent ones were subsampled, with -1 behind them.
+      reach: for each word as a centre, the number of words on each side that are its context.
+      noise: noise words, which all centres of a row share.
     """
 
     words: Int[Array, "*B L"]
@@ -33,22 +33,29 @@ def draw(
     window: int,
     noise: int,
 ) -> Draw:
-    """Returns a draw for one row of text; -1 marks places without a word.
+    """Returns a draw for one row of text.
 
-    A word is kept with its probability in `keep`, before contexts are looked at, so that they reach further; reaches
-    are uniform from 1 to `window`; `noise` words are drawn from the cumulative distribution `noise_bounds`.
+    Words are subsampled before contexts are taken, so that contexts reach further (Mikolov et al., 2013).
+
+    Args:
+      key: PRNG key.
+      text: the words ``[L]``; -1 where there is none.
+      keep: for each word of the vocabulary, the probability of keeping it, ``[V]``.
+      noise_bounds: the cumulative distribution of noise words, ``[V]``.
+      window: largest reach; reaches are uniform from 1 on.
+      noise: number of noise words.
     """
     k_keep, k_reach, k_noise = jax.random.split(key, 3)
-    kept = (text >= 0) & (jax.random.uniform(k_keep, text.shape) < keep[text])
-    order = jnp.argsort(~kept, stable=True)
-    words = jnp.where(kept[order], text[order], -1)
+    is_kept = (text >= 0) & (jax.random.uniform(k_keep, text.shape) < keep[text])
+    kept_first = jnp.argsort(~is_kept, stable=True)
+    words = jnp.where(is_kept[kept_first], text[kept_first], -1)
     reach = jax.random.randint(k_reach, text.shape, 1, window + 1)
     drawn = jnp.searchsorted(noise_bounds, jax.random.uniform(k_noise, (noise,)), side="right")
     return Draw(words, reach, jnp.minimum(drawn, len(keep) - 1))
 
 
 def contexts(words: Int[Array, "*B L"], reach: Int[Array, "*B L"]) -> Float[Array, "*B L L"]:
-    """Returns 1 where the word of the last axis is in the context of the centre in the axis before, else 0."""
+    """Returns 1 where a word (last axis) is in the context of a centre (the axis before it), else 0."""
     place = jnp.arange(words.shape[-1])
     distance = jnp.abs(place[:, None] - place)
     present = words >= 0
@@ -57,17 +64,17 @@ def contexts(words: Int[Array, "*B L"], reach: Int[Array, "*B L"]) -> Float[Arra
 
 
 class SkipGram(nn.Module):
-    """Two vectors a word: v to speak as a centre, u to be recognised as a context.
+    """Skip-gram with two vectors a word, v as a centre and u as a context.
 
     loss of a centre c = sum over its contexts o of ( -log sigmoid(u_o . v_c) - K E_n log sigmoid(-u_n . v_c) )
 
-    The expectation over noise words n is the mean over a row's, which all of its centres share, so that it is one
-    product (Ji et al., 2016). Noise that happens to be the context is not taken out.
+    The expectation over noise words n is the mean over those of a row, which all its centres share, so that it is one
+    product (Ji et al., 2016). Noise words that happen to be the context are not removed.
 
     Attributes:
       vocabulary: number V of words.
-      size: numbers D in a vector.
-      negatives: number K of noise words that a context is weighed against.
+      size: number D of features of a vector.
+      negatives: number K of noise words for each context.
     """
 
     vocabulary: int
@@ -84,7 +91,8 @@ class SkipGram(nn.Module):
         words = jnp.maximum(draw.words, 0)
         v, u, noise = centre[words], context[words], context[draw.noise]
         pairs = contexts(draw.words, draw.reach)
-        heard = jax.nn.softplus(-jnp.einsum("btd,bsd->bts", v, u))
-        false = jax.nn.softplus(jnp.einsum("btd,bnd->btn", v, noise)).mean(-1)
-        loss = (pairs * heard).sum((1, 2)) + self.negatives * (pairs.sum(2) * false).sum(1)
+        # -log sigmoid(x) is softplus(-x).
+        positive = jax.nn.softplus(-jnp.einsum("btd,bsd->bts", v, u))
+        negative = jax.nn.softplus(jnp.einsum("btd,bnd->btn", v, noise)).mean(-1)
+        loss = (pairs * positive).sum((1, 2)) + self.negatives * (pairs.sum(2) * negative).sum(1)
         return loss, pairs.sum((1, 2))

@@ -12,9 +12,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rnnjax.cells.cell import Cell, Key, Params, State
 from rnnjax.cells.sizes import Size
-from rnnjax.unrolling.bidirectional import Cells, bidirectional, init_bidirectional, layers
+from rnnjax.unrolling.bidirectional import Cells, bidirectional, drops, init_bidirectional
 from rnnjax.unrolling.recurrence import Method
-from rnnjax.unrolling.unroll import unroll
+from rnnjax.unrolling.sequences import unroll
 
 
 class RNN(nnx.Module):
@@ -118,7 +118,7 @@ class Bidirectional(nnx.Module):
         self.params = nnx.data(
             _as_variables(init_bidirectional(rngs.params(), forward_cell, backward_cell, int(input_size)))
         )
-        self.rngs = _dropout_stream(rngs, self._stochastic())
+        self.rngs = _dropout_stream(rngs, drops(forward_cell, backward_cell, dropout))
 
     def __call__(
         self,
@@ -143,13 +143,9 @@ class Bidirectional(nnx.Module):
             resets=resets,
             method=self.method,
             dropout=self.dropout,
-            key=_dropout_key(self, deterministic, rngs, self._stochastic()),
+            key=_dropout_key(self, deterministic, rngs, drops(self.forward_cell, self.backward_cell, self.dropout)),
             time_major=self.time_major,
         )
-
-    def _stochastic(self) -> bool:
-        pairs = layers(self.forward_cell, self.backward_cell)
-        return self.dropout > 0 or any(cell.stochastic for pair in pairs for cell in pair)
 
 
 def _hashable(cells: Cells) -> Cells:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from rnnjax.cells.cell import Cell, Key, Params, State
+from rnnjax.cells.cell import Cell, Params, State
 from rnnjax.cells.projected import projected
-from rnnjax.nn.rnn import dropout_key
+from rnnjax.nn.rnn import unrolled
 from rnnjax.unrolling.recurrence import Method
-from rnnjax.unrolling.unroll import unroll
+from rnnjax.unrolling.sequences import unroll
 
 
 def lookup(weight: Float[Array, "I G H"], ids: Int[Array, "*B"], dtype: DTypeLike) -> Float[Array, "*B G H"]:
@@ -77,19 +78,7 @@ class OneHotRNN(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        ids: Int[Array, "*B T"],
-        state: State | None = None,
-        *,
-        lengths: Int[Array, " *B"] | None = None,
-        mask: Bool[Array, "*B T"] | None = None,
-        resets: Bool[Array, "*B T"] | None = None,
-        deterministic: bool = False,
+        self, ids: Int[Array, "*B T"], state: State | None = None, **options: Any
     ) -> tuple[Float[Array, "*B T O"], State]:
-        """Returns the outputs and the final state, as `unroll_one_hot` does."""
-        key: Key = dropout_key(self, deterministic, self.cell.stochastic)
-        options = {"lengths": lengths, "mask": mask, "resets": resets, "reverse": self.reverse, "method": self.method}
-        params = self.param("rnn", self.cell.init, self.size)
-        return unroll_one_hot(
-            self.cell, params, ids, state, dtype=self.dtype, key=key, time_major=self.time_major, **options
-        )
+        """Returns the outputs and the final state, as `unroll_one_hot` does; options are those of a call of `RNN`."""
+        return unrolled(self, functools.partial(unroll_one_hot, dtype=self.dtype), self.size, ids, state, **options)

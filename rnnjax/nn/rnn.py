@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -10,9 +10,9 @@ from flax.errors import InvalidRngError
 from jaxtyping import Array, Bool, Float, Int
 
 from rnnjax.cells.cell import Cell, Key, State
-from rnnjax.unrolling.bidirectional import Cells, bidirectional, input_sizes, layers
+from rnnjax.unrolling.bidirectional import Cells, bidirectional, drops, input_sizes, layers
 from rnnjax.unrolling.recurrence import Method
-from rnnjax.unrolling.unroll import unroll
+from rnnjax.unrolling.sequences import unroll
 
 
 class RNN(nn.Module):
@@ -24,6 +24,15 @@ class RNN(nn.Module):
     Attributes:
       cell: the cell, a `Stack` for several layers.
       method, reverse, time_major: as in `rnnjax.unroll`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, rnnjax
+      >>> model = rnnjax.nn.RNN(rnnjax.LSTM(8))
+      >>> xs = jnp.ones((2, 5, 3))
+      >>> variables = model.init(jax.random.key(0), xs)
+      >>> ys, state = model.apply(variables, xs, lengths=jnp.array([5, 2]))
+      >>> ys.shape
+      (2, 5, 8)
     """
 
     cell: Cell
@@ -43,19 +52,8 @@ class RNN(nn.Module):
         deterministic: bool = False,
     ) -> tuple[Float[Array, "*B T O"], State]:
         """Returns the outputs and the final state, as `rnnjax.unroll` does."""
-        return unroll(
-            self.cell,
-            self.param("rnn", self.cell.init, xs.shape[-1]),
-            xs,
-            state,
-            lengths=lengths,
-            mask=mask,
-            resets=resets,
-            reverse=self.reverse,
-            method=self.method,
-            key=dropout_key(self, deterministic, self.cell.stochastic),
-            time_major=self.time_major,
-        )
+        options = {"lengths": lengths, "mask": mask, "resets": resets, "deterministic": deterministic}
+        return unrolled(self, unroll, xs.shape[-1], xs, state, **options)
 
 
 class Bidirectional(nn.Module):
@@ -68,6 +66,15 @@ class Bidirectional(nn.Module):
       forward_cell, backward_cell: the cells, or two lists of cells, one a layer.
       method, time_major: as in `rnnjax.unroll`.
       dropout: rate of dropping what a layer reads of the layer below, as in `rnnjax.bidirectional`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, rnnjax
+      >>> model = rnnjax.nn.Bidirectional(rnnjax.LSTM(8), rnnjax.LSTM(8))
+      >>> xs = jnp.ones((2, 5, 3))
+      >>> variables = model.init(jax.random.key(0), xs)
+      >>> ys, (forward_state, backward_state) = model.apply(variables, xs)
+      >>> ys.shape
+      (2, 5, 16)
     """
 
     forward_cell: Cells
@@ -99,14 +106,9 @@ class Bidirectional(nn.Module):
             resets=resets,
             method=self.method,
             dropout=self.dropout,
-            key=dropout_key(self, deterministic, self._stochastic()),
+            key=dropout_key(self, deterministic, drops(self.forward_cell, self.backward_cell, self.dropout)),
             time_major=self.time_major,
         )
-
-    def _stochastic(self) -> bool:
-        """Returns whether anything is dropped, in the cells or between the layers."""
-        pairs = layers(self.forward_cell, self.backward_cell)
-        return self.dropout > 0 or any(cell.stochastic for pair in pairs for cell in pair)
 
     def _parameters(self, input_size: int) -> tuple:
         """Returns the pair of parameters of one layer, or a pair a layer."""
@@ -119,6 +121,23 @@ class Bidirectional(nn.Module):
             for layer, (pair, size) in enumerate(zip(pairs, input_sizes(pairs, input_size)))
         ]
         return made[0] if one else tuple(made)
+
+
+def unrolled(
+    module: Any,
+    unroll: Callable,
+    input_size: int,
+    inputs: Array,
+    state: State | None,
+    *,
+    deterministic: bool = False,
+    **options: Any,
+) -> tuple[Float[Array, "*B T O"], State]:
+    """Returns what a module's cell makes of inputs, as `unroll` takes them; its parameters are under the name `rnn`."""
+    params = module.param("rnn", module.cell.init, input_size)
+    key = dropout_key(module, deterministic, module.cell.stochastic)
+    how = {"reverse": module.reverse, "method": module.method, "time_major": module.time_major}
+    return unroll(module.cell, params, inputs, state, key=key, **how, **options)
 
 
 def dropout_key(module: nn.Module, deterministic: bool, stochastic: bool) -> Key:

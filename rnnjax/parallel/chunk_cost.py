@@ -16,7 +16,7 @@ from rnnjax.cells.wrappers import Stack
 from rnnjax.parallel.layers import Wavefront
 from rnnjax.parallel.mesh import LAYERS
 from rnnjax.parallel.schedule import ChunkCost
-from rnnjax.unrolling.unroll import unroll
+from rnnjax.unrolling.sequences import unroll
 
 _LENGTH = 96  # steps
 _CHUNKS = (6, 48)  # steps in a chunk

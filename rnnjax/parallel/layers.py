@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from rnnjax.cells.cell import Cell, State
 from rnnjax.cells.randomness import split, timed
 from rnnjax.cells.sizes import keep_sizes
-from rnnjax.cells.wrappers import Stack
+from rnnjax.cells.tree import is_stack
 from rnnjax.errors import ConfigError
 from rnnjax.parallel.mesh import LAYERS
 from rnnjax.parallel.pipeline import LayerInputs, LayerMethod, PipelineInputs, SequenceInputs, build_pipeline
@@ -89,7 +89,7 @@ def splitting_layers(function: Callable[..., Any], mesh: Mesh) -> Callable[..., 
         return function
 
     def method_for(cell: Cell) -> Method | None:
-        if not isinstance(cell, Stack) or len(cell.cells) < devices:
+        if not is_stack(cell) or len(cell.cells) < devices:
             return None
         stacks.append(cell)
         return Wavefront()
@@ -115,7 +115,7 @@ def layers_for(devices: int, cell: Cell) -> tuple[Cell, ...]:
       TypeError: if the cell is not a `Stack`.
       ValueError: if it has fewer layers than there are devices.
     """
-    if not isinstance(cell, Stack):
+    if not is_stack(cell):
         raise TypeError(f"layers are split over devices for a Stack, got {cell!r}")
     if len(cell.cells) < devices:
         raise ValueError(
@@ -152,7 +152,8 @@ def _pipeline_inputs(sequence: CellSequence, *, pads: bool) -> tuple[PipelineInp
         key_impl = jax.random.key_impl(key)
         keys = tuple(map(jax.random.key_data, split(key, len(sequence.state))))  # buffers hold plain arrays
     layers = LayerInputs(sequence.params, sequence.initial, keys)
-    return PipelineInputs(SequenceInputs(sequence.xs, valid, sequence.resets, time), layers, sequence.state), key_impl
+    over_time = SequenceInputs(sequence.xs, valid, sequence.resets, sequence.followed, time)
+    return PipelineInputs(over_time, layers, sequence.state), key_impl
 
 
 def _copied(axis: str, inputs: PipelineInputs) -> PipelineInputs:

@@ -31,6 +31,7 @@ class SequenceInputs(NamedTuple):
     xs: Float[Array, "T *batch I"]
     valid: Bool[Array, "T *batch"] | None
     resets: Bool[Array, "T *batch"] | None
+    followed: Bool[Array, "T *batch"] | None
     time: Int[Array, " T"] | None
 
 
@@ -88,7 +89,7 @@ class LayerMethod(NamedTuple):
             initial = None if layers.initial is None else layers.initial[number]
             key = self._key(layers, number, sequence.time)
             arguments = layers.params[number], ys, states[number], initial, sequence.valid, sequence.resets, key
-            layer_sequence = CellSequence(cell, *arguments, self.gaps)
+            layer_sequence = CellSequence(cell, *arguments, self.gaps, followed=sequence.followed)
             ys, last_state = self.method.over(layer_sequence)
             last_states.append(last_state)
         return ys, tuple(last_states)

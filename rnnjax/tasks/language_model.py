@@ -22,7 +22,7 @@ from rnnjax.memory import require_room_for
 from rnnjax.models.language_model import LanguageModel, continue_tokens
 from rnnjax.models.losses import mean_over_steps, token_losses
 from rnnjax.tasks.task import Batch, Request, Task, Values, Weighted
-from rnnjax.unrolling.recurrence import select
+from rnnjax.unrolling.selecting import select
 
 _TEXTS = ("tinyshakespeare", "ptb", "embedded", "text")
 

@@ -58,7 +58,17 @@ class Steps(Protocol):
     compile_seconds: float
 
     def __call__(self, state: TrainState, order: Order, first: int, count: int, /) -> tuple[TrainState, Any]:
-        """Takes `count` steps from batch `first` of an order on; returns the state and the metrics ``[..., most]``."""
+        """Takes some training steps.
+
+        Args:
+          state: the state to begin with.
+          order: batches, of which each step takes one.
+          first: number of the first step's batch.
+          count: number of steps.
+
+        Returns:
+          the state after the last step, and the metrics of each step, zeros from `count` on.
+        """
         ...
 
     def best_count(self, count: int) -> int:

@@ -24,6 +24,7 @@ from rnnjax.errors import require
 from rnnjax.optimizer import build_optimizer
 
 _OPTIMIZER = "optimizer."
+_LIST_FIELD = "cell.wrappers"
 _MOST_RUNS = 100_000
 T = TypeVar("T")
 
@@ -95,7 +96,8 @@ def read_grid(arguments: Sequence[str], seeds: int, at_once: int | None) -> tupl
     """Returns the sweep, a name for it, and the work directory.
 
     Args:
-      arguments: as `rnnjax.config_flags.read_config` takes them, with lists of values where there are commas.
+      arguments: as `rnnjax.config_flags.read_config` takes them, with lists of values where there are commas; with
+        semicolons between values that have commas themselves, such as ``--config.cell.wrappers=residual,dropout;none``.
       seeds: how many seeds every point of the grid has.
       at_once: how many runs one program may train at most; None for no limit.
 
@@ -117,25 +119,44 @@ def read_grid(arguments: Sequence[str], seeds: int, at_once: int | None) -> tupl
         points.append((base, {field: _value(base, field) for field in lists}))
     values = {field: list(dict.fromkeys(point[field] for _, point in points)) for field in lists}
     for field, texts in lists.items():
-        require(len(values[field]) == len(texts), f"--config.{field} has a value twice in {','.join(texts)!r}")
+        require(len(values[field]) == len(texts), f"--config.{field} has a value twice in {_joined(texts)!r}")
     return Grid(points[0][0], seeds, values, _runs(points, seeds), at_once), name, workdir
 
 
+def _joined(texts: Sequence[str]) -> str:
+    return (";" if any("," in text for text in texts) else ",").join(texts)
+
+
+def one_of_each(arguments: Iterable[str]) -> list[str]:
+    """Returns the arguments of one run, which has the first value of every list.
+
+    Raises:
+      ConfigError: for an empty value in a list.
+    """
+    fixed, lists = _lists(arguments)
+    return [*fixed, *(f"--config.{field}={texts[0]}" for field, texts in lists.items())]
+
+
 def _lists(arguments: Iterable[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """Returns the arguments that are not lists of values, and the lists by the names of their fields."""
+    """Returns the arguments that are not lists of values, and the lists by the names of their fields.
+
+    Values are separated by semicolons where there are any, else by commas, except those of a field that is a list.
+    """
     fixed, lists = [], {}
     for argument in arguments:
-        field = re.fullmatch(r"--?config\.([\w.]+)=(.*,.*)", argument, re.DOTALL)
-        if field is None:
+        field = re.fullmatch(r"--?config\.([\w.]+)=(.*[,;].*)", argument, re.DOTALL)
+        if field is None or (field[1] == _LIST_FIELD and ";" not in field[2]):
             fixed.append(argument)
             continue
-        lists[field[1]] = field[2].split(",")
+        lists[field[1]] = field[2].split(";" if ";" in field[2] else ",")
         require(all(lists[field[1]]), f"--config.{field[1]} has an empty value in {field[2]!r}")
     return fixed, lists
 
 
 def _value(config: TrainConfig, field: str) -> Any:
-    return functools.reduce(getattr, field.split("."), config)
+    """Returns a field's value; a list as the text that a flag says it with."""
+    value = functools.reduce(getattr, field.split("."), config)
+    return ",".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 def _check_parallel(config: ParallelConfig) -> None:

@@ -7,8 +7,8 @@ from rnnjax.unrolling.kernels.cudnn import CuDNN
 from rnnjax.unrolling.kernels.pallas import Pallas
 from rnnjax.unrolling.recurrence import CellSequence, Method, Recurrence, Steps
 from rnnjax.unrolling.scan import Scan
+from rnnjax.unrolling.sequences import static_unroll, unroll, unroll_states
 from rnnjax.unrolling.static import Static
-from rnnjax.unrolling.unroll import static_unroll, unroll, unroll_states
 
 __all__ = [
     "Auto",

@@ -1,4 +1,4 @@
-"""The choice of a method, for each recurrence by itself: everything that decides it is in this room."""
+"""The choice of a method for each recurrence; everything that decides it is in this module."""
 
 from __future__ import annotations
 
@@ -31,16 +31,24 @@ class Row(NamedTuple):
     method: Method
 
 
-# Rows are read in order. It is empty until a GPU has been measured; on a CPU the rule of `fastest` was measured.
+# The first row that fits decides. No GPU has been measured yet; the rule that `fastest` has for a CPU was measured.
 MEASURED: tuple[Row, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Auto(Method):
-    """For each recurrence the method that was measured to be fastest on this kind of device, else a rule.
+    """For each recurrence, the method that was measured to be fastest on this kind of device.
 
-    A stack of a gated layer and one that is not gets a method each. The rule: on a CPU `Fused` for gated cells, `Scan`
-    for everything else. It is what `unroll` takes where it is given no method.
+    Where nothing was measured, it takes `Fused` for gated cells on a CPU, and `Scan` for everything else. In a stack,
+    every layer gets its own method. `unroll` uses it by default.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, rnnjax
+      >>> cell = rnnjax.Stack([rnnjax.LSTM(8), rnnjax.GRU(4)])
+      >>> params = cell.init(jax.random.key(0), 3)
+      >>> ys, state = rnnjax.unroll(cell, params, jnp.ones((2, 5, 3)), method=rnnjax.Auto())
+      >>> ys.shape
+      (2, 5, 4)
     """
 
     keeps_states: ClassVar[bool] = True
@@ -50,7 +58,7 @@ class Auto(Method):
 
 
 def fastest(recurrence: Recurrence, platform: str) -> Method:
-    """Returns the method that `Auto` takes for a recurrence on "cpu", "gpu" or "tpu"; it can serve."""
+    """Returns the method that `Auto` takes for a recurrence on "cpu", "gpu" or "tpu"; its `why_not` is None."""
     if recurrence.keeps_states:
         return Scan()
     measured = _measured(recurrence, platform)
@@ -60,11 +68,13 @@ def fastest(recurrence: Recurrence, platform: str) -> Method:
 
 
 def _measured(recurrence: Recurrence, platform: str) -> Method | None:
-    """Returns what the table says for the device that JAX computes on."""
+    """Returns what the table has for the device that JAX computes on, None if nothing."""
     if not MEASURED or on_cpu(platform) or not fuses(recurrence.cell):
         return None
-    device_kind, h = jax.devices()[0].device_kind, recurrence.state.h
-    dtype, hidden, batch = jnp.dtype(compute_dtype(recurrence.steps.z)).name, h.shape[-1], h.size // h.shape[-1]
+    h = recurrence.state.h
+    hidden, batch = h.shape[-1], h.size // h.shape[-1]
+    device_kind = jax.devices()[0].device_kind
+    dtype = jnp.dtype(compute_dtype(recurrence.steps.z)).name
     rows = (row for row in MEASURED if row.device_kind in device_kind and row.dtype == dtype)
     return next((row.method for row in rows if hidden <= row.hidden and batch <= row.batch), None)
 
@@ -72,17 +82,21 @@ def _measured(recurrence: Recurrence, platform: str) -> Method | None:
 def choose_method(
     cell: Cell, shape: tuple[int, ...], platform: str | None = None, *, params: Params | None = None
 ) -> Method:
-    """Returns the method that `unroll` takes for a cell where none is given.
+    """Returns the method that `unroll` takes for a cell by default.
 
     Args:
       cell: the cell.
       shape: ``(T, *batch, I)``, the time-major shape of the inputs, which are float32.
       platform: "cpu", "gpu" or "tpu"; None takes JAX's default.
-      params: its parameters, for a cell whose `init` does not make all of them, such as one that attends to a memory.
+      params: the cell's parameters, needed if `init` does not return all of them, as for a cell with attention.
 
     Returns:
-      What `Auto` takes for every recurrence that the cell is made of, or ``Auto()`` where it takes several;
-      `methods_of` tells them one by one.
+      The method that `Auto` takes for all recurrences in the cell, or ``Auto()`` if it takes more than one.
+
+    Example:
+      >>> import rnnjax
+      >>> rnnjax.choose_method(rnnjax.LSTM(128), (50, 32, 16), "cpu")
+      Fused(unroll=1)
     """
     methods = set(methods_of(cell, shape, platform, params=params))
     return methods.pop() if len(methods) == 1 else Auto()
@@ -91,25 +105,28 @@ def choose_method(
 def methods_of(
     cell: Cell, shape: tuple[int, ...], platform: str | None = None, *, params: Params | None = None
 ) -> list[Method]:
-    """Returns the method that `Auto` takes for each recurrence that a cell is made of, in the order they are run.
+    """Returns the method that `Auto` takes for each recurrence in a cell, in the order in which they are run.
 
     Args:
-      cell, shape, platform, params: as in `choose_method`; the cell is taken as in evaluation, without a key.
+      cell: the cell, which is unrolled without a key, as in evaluation.
+      shape: ``(T, *batch, I)``, the time-major shape of the inputs, which are float32.
+      platform: "cpu", "gpu" or "tpu"; None takes JAX's default.
+      params: the cell's parameters, needed if `init` does not return all of them.
     """
-    listening = _Listening(platform or jax.default_backend(), [])
+    recording = _Recording(platform or jax.default_backend(), [])
 
     def unrolled(params, xs):
         params = cell.init(jax.random.key(0), shape[-1]) if params is None else params
         state = cell.start(params, as_batch_size(shape[1:-1]), xs.dtype)
-        return listening.over(CellSequence(cell, params, xs, state, None, None, None, None))
+        return recording.over(CellSequence(cell, params, xs, state, None, None, None, None))
 
     jax.eval_shape(unrolled, params, jax.ShapeDtypeStruct(shape, jnp.float32))
-    return listening.methods
+    return recording.methods
 
 
 @dataclasses.dataclass(frozen=True)
-class _Listening(Method):
-    """Notes what `Auto` would take for each recurrence, and lets it pass by the loop that takes any."""
+class _Recording(Method):
+    """Records what `Auto` would take for each recurrence, and runs it by `Scan`, which can run any."""
 
     platform: str
     methods: list[Method]
@@ -121,9 +138,10 @@ class _Listening(Method):
 
 @contextlib.contextmanager
 def choosing(method_for: Callable[[Cell], Method | None]) -> Iterator[None]:
-    """Within it, `unroll` without a method takes ``method_for(cell)``; where that is None, `Auto`.
+    """Within this context, the default method of `unroll` is ``method_for(cell)``, or `Auto` where that is None.
 
-    So a whole model is unrolled in some way without its own code knowing of it. What is traced within stays so.
+    It chooses the methods of a whole model without a change to the model's code. A function that is traced within the
+    context keeps its methods afterwards.
     """
     token = _CHOOSING.set(method_for)
     try:
@@ -133,7 +151,7 @@ def choosing(method_for: Callable[[Cell], Method | None]) -> Iterator[None]:
 
 
 def default_method(cell: Cell) -> Method:
-    """Returns what `unroll` takes for a cell where it is given no method."""
+    """Returns the default method of `unroll` for a cell."""
     return _CHOOSING.get()(cell) or Auto()
 
 

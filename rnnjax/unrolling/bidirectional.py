@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from rnnjax.cells.cell import Cell, Key, Params, State
 from rnnjax.cells.randomness import dropout_mask, split
 from rnnjax.unrolling.checks import check_cell
-from rnnjax.unrolling.unroll import unroll
+from rnnjax.unrolling.sequences import unroll
 
 Cells = Cell | Sequence[Cell]
 
@@ -31,26 +31,36 @@ def bidirectional(
 ) -> tuple[Float[Array, "*B T O"], tuple[Any, ...]]:
     """Runs one cell from the first step to the last and another from the last to the first (Schuster, 1997).
 
-    With lists of cells, one a layer, every layer reads the outputs of both directions of the layer below, as in
-    PyTorch's and Keras's stacks (two `Stack`s would be joined behind the last layer alone). Parameters, states and
-    what is returned as state are then a pair a layer.
+    With two lists of cells, every layer reads the outputs of both directions of the layer below, as in PyTorch and
+    Keras. (Two `Stack`s would be two separate directions, joined after the last layer only.) Parameters and states are
+    then tuples with a pair for each layer.
 
     Args:
-      forward, backward: the two cells, or two lists of them, from the lowest layer to the highest.
-      params: their parameters, as a pair, or a pair a layer; `init_bidirectional` makes them.
-      xs: inputs, as in `unroll`.
-      state: a pair of states, or a pair a layer; None takes the cells' initial states.
-      dropout: rate of dropping, at each step, what a layer reads of the layer below, the same for both directions.
+      forward, backward: the two cells, or two lists of cells, from the lowest layer to the highest.
+      params: a pair of parameters, or a pair for each layer, as `init_bidirectional` returns them.
+      xs: inputs ``[*batch, T, I]``; ``[T, *batch, I]`` with `time_major`.
+      state: a pair of states, or a pair for each layer; None takes the cells' initial states.
+      dropout: rate of dropping, at each step, units that a layer reads of the layer below, the same units for both
+        directions.
       key: PRNG key for dropout, between layers and in the cells; None means evaluation.
       **options: as in `unroll`, except `reverse`.
 
     Returns:
-      The outputs, those of `backward` behind those of `forward` in the last axis, and the pair of final states, or a
-      tuple of such pairs.
+      The outputs ``[*batch, T, O]``, those of `backward` behind those of `forward` on the last axis, and the pair of
+      final states, or a tuple with a pair for each layer.
 
     Raises:
-      ValueError: for lists of different lengths, numbers of pairs that are not the number of layers, a dropout that is
-        not in [0, 1) or has no layers to be between; otherwise as `unroll`.
+      ValueError: if the lists differ in length, if there is not a pair of parameters or states for each layer, or if
+        `dropout` is not in [0, 1) or there is one layer only; otherwise as `unroll`.
+      TypeError: for a cell and a list; otherwise as `unroll`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, rnnjax
+      >>> forward, backward = rnnjax.LSTM(8), rnnjax.LSTM(8)
+      >>> params = rnnjax.init_bidirectional(jax.random.key(0), forward, backward, 3)
+      >>> ys, (first, second) = rnnjax.bidirectional(forward, backward, params, jnp.ones((2, 5, 3)), lengths=[5, 2])
+      >>> ys.shape, first.h.shape
+      ((2, 5, 16), (2, 8))
     """
     pairs = layers(forward, backward)
     check_dropout(dropout, len(pairs))
@@ -60,62 +70,94 @@ def bidirectional(
     _check_pairs("params", params, len(pairs))
     if state is not None:
         _check_pairs("state", state, len(pairs))
-    states, time_axis = [], 0 if options.get("time_major") else -2
+    time_axis = 0 if options.get("time_major") else -2
+    first_states = [None] * len(pairs) if state is None else state
+    last_states = []
     for layer, (pair, k) in enumerate(zip(pairs, split(key, len(pairs)))):
         k_layer, k_dropout = split(k, 2)
-        if layer:
+        if layer > 0:
             xs = _dropped(k_dropout, dropout, xs, time_axis)
-        xs, after = _layer(pair, params[layer], xs, None if state is None else state[layer], k_layer, options)
-        states.append(after)
-    return xs, tuple(states)
+        xs, last = _layer(pair, params[layer], xs, first_states[layer], k_layer, options)
+        last_states.append(last)
+    return xs, tuple(last_states)
 
 
 def init_bidirectional(key: PRNGKeyArray, forward: Cells, backward: Cells, input_size: int) -> tuple:
-    """Returns fresh parameters for `bidirectional`: a pair, or a pair a layer where the cells are lists."""
+    """Returns fresh parameters for `bidirectional`.
+
+    Args:
+      key: PRNG key.
+      forward, backward: the two cells, or two lists of cells, from the lowest layer to the highest.
+      input_size: number I of input features.
+
+    Returns:
+      A pair of parameters, or for lists of cells a tuple with a pair for each layer.
+
+    Raises:
+      ValueError: if the lists differ in length.
+      TypeError: for a cell and a list, or something that is not a cell.
+
+    Example:
+      >>> import jax, rnnjax
+      >>> cells = [rnnjax.GRU(8), rnnjax.GRU(8)]
+      >>> params = rnnjax.init_bidirectional(jax.random.key(0), cells, cells, 3)
+      >>> params[1][0].w_x.shape  # the second layer reads both directions of the first
+      (16, 3, 8)
+    """
     pairs = layers(forward, backward)
     keys = jax.random.split(key, (len(pairs), 2))
-    made = [
-        tuple(cell.init(k, size) for cell, k in zip(pair, two))
-        for pair, two, size in zip(pairs, keys, input_sizes(pairs, input_size))
+    params = [
+        tuple(cell.init(k, size) for cell, k in zip(pair, keys_of_pair))
+        for pair, keys_of_pair, size in zip(pairs, keys, input_sizes(pairs, input_size))
     ]
-    return made[0] if isinstance(forward, Cell) else tuple(made)
+    return params[0] if isinstance(forward, Cell) else tuple(params)
 
 
 def layers(forward: Cells, backward: Cells) -> tuple[tuple[Cell, Cell], ...]:
     """Returns the two cells of each layer.
 
     Raises:
-      ValueError: unless there is a backward cell for each forward cell; TypeError: for what is not a cell.
+      ValueError: unless there is a backward cell for each forward cell.
+      TypeError: for something that is not a cell.
     """
     if isinstance(forward, Cell) != isinstance(backward, Cell):
-        raise TypeError("forward and backward must be two cells, or two lists of cells, one a layer; got one of each")
-    ahead, back = ((cells,) if isinstance(cells, Cell) else tuple(cells) for cells in (forward, backward))
-    if not ahead or len(ahead) != len(back):
+        raise TypeError("forward and backward must be two cells, or two lists of cells; got a cell and a list")
+    forward_cells, backward_cells = (
+        (cells,) if isinstance(cells, Cell) else tuple(cells) for cells in (forward, backward)
+    )
+    if not forward_cells or len(forward_cells) != len(backward_cells):
         raise ValueError(
-            f"every layer needs a forward and a backward cell; got {len(ahead)} forward and {len(back)} backward"
+            "every layer needs a forward and a backward cell; "
+            f"got {len(forward_cells)} forward and {len(backward_cells)} backward"
         )
-    for cell in (*ahead, *back):
+    for cell in (*forward_cells, *backward_cells):
         check_cell(cell)
-    return tuple(zip(ahead, back))
+    return tuple(zip(forward_cells, backward_cells))
+
+
+def drops(forward: Cells, backward: Cells, dropout: float) -> bool:
+    """Returns whether a key is drawn from, in the cells or between the layers."""
+    return dropout > 0 or any(cell.stochastic for pair in layers(forward, backward) for cell in pair)
 
 
 def input_sizes(pairs: Sequence[tuple[Cell, Cell]], input_size: Any) -> list:
     """Returns the number of features that each layer reads: above the first, the outputs of both cells below."""
-    return [input_size, *(ahead.output_size + back.output_size for ahead, back in pairs[:-1])]
+    return [input_size, *(forward.output_size + backward.output_size for forward, backward in pairs[:-1])]
 
 
-def check_dropout(dropout: float, count: int) -> None:
-    """Raises unless `dropout` is a rate, and 0 where only one layer is there."""
+def check_dropout(dropout: float, layer_count: int) -> None:
+    """Raises unless `dropout` is a rate in [0, 1), and 0 if there is one layer only."""
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be in [0, 1), got {dropout}")
-    if dropout and count == 1:
+    if dropout and layer_count == 1:
         raise ValueError(
-            f"dropout={dropout} is between layers, and there is one; give more, or wrap the cells in Dropout"
+            f"dropout={dropout} acts between layers, but there is only one; give lists of cells, "
+            "or wrap the cells in Dropout"
         )
 
 
 def _check_pairs(name: str, pairs: Any, count: int) -> None:
-    """Raises unless there is a pair a layer."""
+    """Raises unless there is a pair for each layer."""
     if len(pairs) != count or not all(type(pair) in (tuple, list) and len(pair) == 2 for pair in pairs):
         got = ", ".join(type(pair).__name__ for pair in pairs)
         raise ValueError(f"{name} must be a pair for each of the {count} layers, got {len(pairs)}: {got}")
@@ -123,14 +165,15 @@ def _check_pairs(name: str, pairs: Any, count: int) -> None:
 
 def _layer(pair: tuple[Cell, Cell], params, xs: Array, state, key: Key, options: dict[str, Any]):
     """Returns the outputs of both directions side by side, and the pair of final states."""
-    states, keys = state or (None, None), split(key, 2)
-    ahead, first = unroll(pair[0], params[0], xs, states[0], key=keys[0], **options)
-    back, second = unroll(pair[1], params[1], xs, states[1], key=keys[1], reverse=True, **options)
-    return jnp.concatenate([ahead, back], axis=-1), (first, second)
+    states = state or (None, None)
+    keys = split(key, 2)
+    forward_ys, forward_state = unroll(pair[0], params[0], xs, states[0], key=keys[0], **options)
+    backward_ys, backward_state = unroll(pair[1], params[1], xs, states[1], key=keys[1], reverse=True, **options)
+    return jnp.concatenate([forward_ys, backward_ys], axis=-1), (forward_state, backward_state)
 
 
 def _dropped(key: Key, rate: float, xs: Array, time_axis: int) -> Array:
-    """Returns a sequence with dropout at every step."""
+    """Returns a sequence with dropout, a new mask at every step."""
     if key is None or not rate:
         return xs
     shape = jnp.moveaxis(xs, time_axis, 0).shape

@@ -1,4 +1,4 @@
-"""What `unroll` asks of its arguments, said in one sentence where it does not hold."""
+"""Checks of the arguments of `unroll`, each of which raises an error of one sentence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Int
 
 from rnnjax.cells.cell import Cell
 from rnnjax.cells.checks import check_floating
@@ -17,13 +17,18 @@ from rnnjax.unrolling.recurrence import Method
 
 def check_cell(cell: Any) -> None:
     """Raises unless `cell` is one."""
-    if not isinstance(cell, Cell):
-        got = cell.__name__ if isinstance(cell, type) else repr(cell) if isinstance(cell, str) else type(cell).__name__
-        raise TypeError(f"cell must be a cell, such as LSTM(128), got {got}")
+    if isinstance(cell, Cell):
+        return
+    got = type(cell).__name__
+    if isinstance(cell, type):
+        got = f"the class {cell.__name__}"
+    elif isinstance(cell, str):
+        got = repr(cell)
+    raise TypeError(f"cell must be a cell, such as LSTM(128), got {got}")
 
 
 def check_inputs(xs: Any) -> None:
-    """Raises unless `xs` can be a batch of sequences of features; there may be no step, or no sequence."""
+    """Raises unless `xs` can be a batch of sequences of features; T = 0 and an empty batch are allowed."""
     shape = np.shape(xs)
     if len(shape) < 2:
         raise ValueError(f"xs must have shape [*batch, T, I], two axes at least, got {list(shape)}")
@@ -32,23 +37,35 @@ def check_inputs(xs: Any) -> None:
     check_floating("xs", xs)
 
 
-def check_lengths(lengths: Any, batch: tuple[int, ...], length: int) -> Array:
-    """Returns `lengths` as int32, raising unless it has one whole number from 0 to T a sequence."""
+def check_lengths(lengths: Any, batch: tuple[int, ...], length: int) -> Int[Array, " *B"]:
+    """Returns `lengths` as int32, raising unless it has one whole number from 0 to T for each sequence."""
     lengths = lengths if isinstance(lengths, jax.Array) else np.asarray(lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"lengths must be whole numbers, got {lengths.dtype}")
     if np.shape(lengths) != batch:
         raise ValueError(f"lengths must have shape [*batch] = {list(batch)}, got {list(np.shape(lengths))}")
     if not isinstance(lengths, Tracer):
-        known = np.asarray(lengths)
-        wrong = known[(known < 0) | (known > length)]
-        if wrong.size:
-            raise ValueError(f"lengths must be between 0 and T = {length}, got {wrong.flat[0]}")
+        values = np.asarray(lengths)
+        outside = values[(values < 0) | (values > length)]
+        if outside.size:
+            raise ValueError(f"lengths must be between 0 and T = {length}, got {outside.flat[0]}")
     return jnp.asarray(lengths).astype(jnp.int32)
 
 
-def check_flags(name: str, flags: Any, batch: tuple[int, ...], length: int, time_major: bool) -> Array:
-    """Returns `resets` or a `mask` as an array, raising unless it has one truth value a step."""
+def check_flags(name: str, flags: Any, batch: tuple[int, ...], length: int, time_major: bool) -> Bool[Array, "..."]:
+    """Returns `resets` or a `mask` as an array, raising unless it has one bool for each step of each sequence.
+
+    Args:
+      name: the argument's name, for the error.
+      flags: its value.
+      batch: the batch axes of the inputs.
+      length: their number T of steps.
+      time_major: whether time is the first axis.
+
+    Raises:
+      ValueError: for another shape.
+      TypeError: for another type.
+    """
     flags = jnp.asarray(flags)
     if flags.dtype != bool:
         raise TypeError(f"{name} must be bool, got {flags.dtype}")
@@ -59,7 +76,7 @@ def check_flags(name: str, flags: Any, batch: tuple[int, ...], length: int, time
 
 
 def check_method(method: Any) -> Method:
-    """Returns `method`, raising unless it is one."""
+    """Returns `method`, raising unless it is an unrolling method."""
     if not isinstance(method, Method):
         raise TypeError(f"method must be an unrolling method such as Scan() or Static(), got {method!r}")
     return method

@@ -1,54 +1,99 @@
-"""What lies before a reset is cut off from what comes after it, numbers that are not finite included.
+"""What lies before a reset has no influence on what comes after it, even if it is NaN or infinite.
 
-A reset puts a fresh state in the place of the old one, which is enough for values. For gradients it is not: what a step
-before it contributes is zero times its derivative, and zero times NaN is NaN.
+A reset replaces the state, which is enough for values but not for gradients: a step before the reset contributes zero
+times its derivative, and zero times NaN is NaN. So where a reset follows, the inputs and the first state are made
+finite, and where a cell overflows by itself, its step's derivative is taken at another point.
 """
 
 from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rnnjax.cells.cell import State
-from rnnjax.unrolling.recurrence import select
+from rnnjax.cells.cell import Cell, Params, State
+from rnnjax.unrolling.selecting import all_finite, select, zeros_where
 
 
 def cut_off(
     xs: Float[Array, "T *B I"], state: State, initial: State, resets: Bool[Array, "T *B"]
 ) -> tuple[Array, State, Bool[Array, "T *B"]]:
-    """Returns inputs and first state that are finite wherever a reset follows, and which steps' outputs are lost.
+    """Returns inputs and a first state that are finite wherever a reset follows, and which steps' outputs are NaN.
 
-    An input that is not finite is replaced by zeros, a state by the initial one, and every output from there on up to
-    the next reset is lost, as it would have been NaN.
+    Where a reset follows, an input that is not finite is replaced by zeros, and a first state by the initial one. The
+    outputs from there on up to the reset, which would have been NaN, must then be set to NaN.
+
+    Args:
+      xs: the inputs.
+      state: the state before the first step, each leaf ``[*batch, ...]``.
+      initial: the state that resets go back to.
+      resets: which sequences are reset before each step.
     """
-    followed = _any_later(resets)
-    bad = followed & ~jnp.isfinite(xs).all(-1)
-    bad_state = resets.any(0) & ~_finite(state, resets.ndim - 1)
-    lost = _since_reset(bad, bad_state & ~resets[0], resets)
-    xs = select(bad, jnp.zeros_like(xs), xs)
-    return xs, select(bad_state, initial, state), lost
+    bad_input = followed_by_reset(resets) & ~jnp.isfinite(xs).all(-1)
+    bad_state = resets.any(0) & ~all_finite(state, resets.ndim - 1)
+    lost = since_reset(bad_input, bad_state & ~resets[0], resets)
+    return zeros_where(bad_input, xs), select(bad_state, initial, state), lost
 
 
-def _any_later(resets: Bool[Array, "T *B"]) -> Bool[Array, "T *B"]:
-    """Returns whether a reset follows a step."""
+def followed_by_reset(resets: Bool[Array, "T *B"]) -> Bool[Array, "T *B"]:
+    """Returns whether a reset follows each step."""
     from_here_on = jax.lax.cummax(resets.astype(jnp.int32), 0, reverse=True) > 0
     return jnp.concatenate([from_here_on[1:], jnp.zeros_like(resets[:1])])
 
 
-def _finite(state: State, batch_axes: int) -> Bool[Array, "*B"]:
-    """Returns whether all of each sequence's state is finite."""
-    leaves = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    each = [jnp.isfinite(leaf).all(tuple(range(batch_axes, leaf.ndim))) for leaf in leaves]
-    return jnp.stack(each).all(0) if each else jnp.asarray(True)
-
-
-def _since_reset(
+def since_reset(
     bad: Bool[Array, "T *B"], at_start: Bool[Array, "*B"], resets: Bool[Array, "T *B"]
 ) -> Bool[Array, "T *B"]:
-    """Returns whether there was something bad at a step or before it, since the last reset."""
+    """Returns for each step whether, since the last reset, any step up to it was bad, or the start was."""
     bad, at_start = bad.astype(jnp.int32), at_start.astype(jnp.int32)
     count = jnp.cumsum(bad, 0) + at_start
     before = count - bad
     at_reset = jax.lax.cummax(jnp.where(resets, before, 0), axis=0)
     return count > at_reset
+
+
+class Taken(NamedTuple):
+    """The arguments of a cell's step, the state that resets go to, and whether a reset follows at some time."""
+
+    params: Params
+    before: State
+    z: Any
+    initial: State
+    followed: Bool[Array, " *B"]
+
+
+def lost_to_reset(followed: Bool[Array, " *B"], before: State, after: State) -> Bool[Array, " *B"]:
+    """Returns where a step met or made something that is not finite, which a reset later cuts off."""
+    return followed & ~(all_finite(before, followed.ndim) & all_finite(after, followed.ndim))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def step_before_reset(cell: Cell, taken: Taken) -> tuple[State, Array]:
+    """Returns what a cell's step does, with a derivative that is zero where the step is lost to a reset.
+
+    It is computed on the way back, at the initial state and z = 0 where the step is lost.
+    """
+    return cell.step(taken.params, taken.before, taken.z)
+
+
+@step_before_reset.defjvp
+def _derivative(cell: Cell, primals: tuple[Taken], tangents: tuple[Taken]) -> tuple[Any, Any]:
+    (taken,), (change,) = primals, tangents
+    after, y = cell.step(taken.params, taken.before, taken.z)
+    lost = lost_to_reset(taken.followed, taken.before, after)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def of_step(params: Params, before: State, z: Any) -> Any:
+        arguments = params, select(lost, taken.initial, before), zeros_where(lost, z)
+        changes = change.params, _zero(lost, change.before), _zero(lost, change.z)
+        return jax.jvp(cell.step, arguments, changes)[1]
+
+    return (after, y), _zero(lost, of_step(taken.params, taken.before, taken.z))
+
+
+def _zero(lost: Bool[Array, " *B"], tangents: Any) -> Any:
+    """Returns tangents that are zero where a step is lost; those of whole numbers are not arrays, and are zero."""
+    return jax.tree.map(lambda leaf: leaf if leaf.dtype == jax.dtypes.float0 else zeros_where(lost, leaf), tangents)

@@ -1,7 +1,12 @@
 """The products of a gated cell's steps: three ways to multiply inputs and hidden states, and the choice of one.
 
-A gated step needs z, what its inputs are to the gates, and r, the product of its hidden state. Which of the two is made
-where is all that tells the ways apart; the loop and its derivative, in `fused.py`, are the same for all of them.
+A gated step needs z, the projected inputs, and r, the product of the hidden state and the recurrent weight:
+
+- `ZBefore`: z of all steps is one product before the loop, and the loop takes r;
+- `ZByStep`: every step takes two products, z and r;
+- `Joined`: every step takes one product, z + r.
+
+The loop and its derivative, in `fused.py`, are the same for all of them.
 """
 
 from __future__ import annotations
@@ -19,11 +24,14 @@ from rnnjax.cells.cell import GatedCell, Params, State, compute_dtype, recurrent
 from rnnjax.cells.traits import adds_a_bias, reads_a_sum
 from rnnjax.unrolling.recurrence import Recurrence
 
-_SMALL_WEIGHT = 2**19  # entries, 2 MiB in float32: it stays in a core's cache, and half of it is not read for nothing
+_SMALL_WEIGHT = 2**19  # entries, 2 MiB in float32: a weight of this size stays in a core's cache from step to step
 
 
 class Starts(NamedTuple):
-    """What every step's gates read, each leaf ``[T, *batch, ...]``: the state before it, z (None: it is in r) and r."""
+    """What the gates of every step read: the state before the step, z, and r; each leaf ``[T, *batch, ...]``.
+
+    z is None where r is the sum of both.
+    """
 
     state: State
     z: Any
@@ -32,13 +40,13 @@ class Starts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Products(ABC):
-    """A way to make the products of every step; a pytree, so that derivatives are taken in its arrays.
+    """A way to compute the products of every step: a pytree, with respect to whose arrays derivatives are taken.
 
     Attributes:
-      weight: what each step multiplies by; its last rows are those of the hidden state.
+      weight: the weight that each step multiplies by; its last rows belong to the hidden state.
     """
 
-    makes_z: ClassVar[bool] = False  # whether the loop makes z, which the derivative then reads
+    makes_z: ClassVar[bool] = False  # whether z is computed in the loop, which must then return it for the derivative
 
     weight: Float[Array, "K G H"]
 
@@ -49,41 +57,54 @@ class Products(ABC):
 
     @abstractmethod
     def items(self) -> Any:
-        """Returns what each step of the loop is given, each leaf ``[T, *batch, ...]``."""
+        """Returns what each step of the loop reads, each leaf ``[T, *batch, ...]``."""
 
     def first(self) -> Any:
-        """Returns what the loop carries to its first step beside the state."""
+        """Returns what the loop carries to its first step besides the state."""
         return None
 
     @abstractmethod
     def step(self, cell: GatedCell, params: Params, carried: Any, item: Any, h: Array) -> tuple[Any, Array, Any]:
-        """Returns one step's z and r, from its hidden state, its item and what was carried to it, and what is carried
-        to the next."""
+        """Returns one step's z and r, and what the loop carries to the next step.
 
-    def zs_after(self, made: Any) -> Any:
-        """Returns the z of every step once the loop is over; `made` is that of a loop that makes it, else None."""
-        return made
+        Args:
+          cell: the cell.
+          params: its parameters.
+          carried: what the loop carried to this step.
+          item: what `items` returned for this step.
+          h: the hidden state before the step, ``[*batch, O]``.
+        """
+
+    def zs_after(self, zs: Any) -> Any:
+        """Returns the z of every step after the loop; `zs` is what the loop computed, None if it computes no z."""
+        return zs
 
     @abstractmethod
     def tangents(self, change: Products, cell: GatedCell, params: Params, starts: Starts) -> tuple[Any, Array]:
-        """Returns what a change of the products' arrays changes in every step's z and r, states being what they are.
+        """Returns the tangents of every step's z and r for tangents of the products' arrays, with all states constant.
 
-        Where the gates read no more than z + r, the change of z is None and that of r is that of the sum, so that the
-        loop backward has one gradient for both. `change` may hold symbolic zeros.
+        Where the gates read z + r only, the tangent of z is None and that of r is the tangent of the sum, so that the
+        backward loop computes one gradient for both.
+
+        Args:
+          change: the tangents of the products' arrays, which may be symbolic zeros.
+          cell: the cell.
+          params: its parameters.
+          starts: what every step started from.
         """
 
     def hidden_rows(self, h: Array) -> Float[Array, "O G H"]:
-        """Returns the weight of the hidden state alone."""
+        """Returns the rows of the weight that multiply the hidden state."""
         return self.weight[-h.shape[-1] :]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ZBefore(Products):
-    """z of all steps is made before the loop: any cell, and any z.
+    """z of all steps is computed before the loop, by any cell's `inputs`.
 
-    With several gates, each step fetches z of the next: XLA's CPU compiler, which would look up every gate of every
-    unit in the whole sequence, then reads them from one place.
+    With several gates, each step carries the z of the next step along: XLA's CPU compiler would otherwise look up every
+    gate of every unit in the whole sequence, and so reads them from one small array.
     """
 
     zs: Any
@@ -106,12 +127,13 @@ class ZBefore(Products):
         z, z_after = (carried, item) if self._fetches_ahead else (item, None)
         return z, recurrent_product(h, self.weight, self.dtype), z_after
 
-    def zs_after(self, made: Any) -> Any:
+    def zs_after(self, zs: Any) -> Any:
         return self.zs
 
     def tangents(self, change: Products, cell: GatedCell, params: Params, starts: Starts) -> tuple[Any, Array]:
         assert isinstance(change, ZBefore)
-        d_weight, d_zs = (instantiated(getattr(self, name), getattr(change, name)) for name in ("weight", "zs"))
+        d_weight = instantiated(self.weight, change.weight)
+        d_zs = instantiated(self.zs, change.zs)
         d_rs = recurrent_product(rows(starts.state.h), d_weight, self.dtype).reshape(starts.r.shape)
         if reads_a_sum(cell, params, *jax.tree.map(lambda leaf: leaf[0], starts)):
             return None, sum(jax.tree.leaves(d_zs), d_rs)
@@ -121,10 +143,10 @@ class ZBefore(Products):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ZByStep(Products):
-    """z is made step by step, by a product of its own, and neither written nor read for the whole sequence before.
+    """z is computed step by step, by a product of its own, so that it is never in memory for the whole sequence.
 
-    The derivative is that of `ZBefore`, taken at the z that the loop has made: what changes z reaches it as a change of
-    `zs`, whose values are not read.
+    The derivative is that of `ZBefore` at the z that the loop computed. The field `zs` is there for its tangent alone:
+    its values are not read, and XLA then does not compute them.
     """
 
     makes_z: ClassVar[bool] = True
@@ -144,16 +166,20 @@ class ZByStep(Products):
 
     def tangents(self, change: Products, cell: GatedCell, params: Params, starts: Starts) -> tuple[Any, Array]:
         assert isinstance(change, ZByStep)
-        made, d_made = ZBefore(self.weight, starts.z), ZBefore(change.weight, change.zs)
-        return made.tangents(d_made, cell, params, starts)
+        computed_before = ZBefore(self.weight, starts.z)
+        return computed_before.tangents(ZBefore(change.weight, change.zs), cell, params, starts)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Joined(Products):
-    """z + r is one product a step, of ``[x, 1, h]`` by ``[W_x; b; W]``: for gates that read no more than that sum."""
+    """z + r is one product a step, of ``[x, 1, h]`` by ``[W_x; b; W]``: for gates that read that sum only.
 
-    xs: Float[Array, "T *B N"]  # with the ones
+    Attributes:
+      xs: the inputs with a one behind each, which multiplies the bias.
+    """
+
+    xs: Float[Array, "T *B N"]
 
     @classmethod
     def of(cls, cell: GatedCell, weight: Float[Array, "O G H"], recurrence: Recurrence) -> Joined:
@@ -187,7 +213,7 @@ class Joined(Products):
 
 
 def products_of(cell: GatedCell, recurrence: Recurrence) -> Products:
-    """Returns the way that was measured to be the fastest for a recurrence's sizes."""
+    """Returns the products of a recurrence, in the way that was measured to be fastest for its sizes."""
     weight = cell.recurrent_weight(recurrence.params)
     if _joins(cell, weight, recurrence):
         return Joined.of(cell, weight, recurrence)
@@ -197,17 +223,17 @@ def products_of(cell: GatedCell, recurrence: Recurrence) -> Products:
 
 
 def _joins(cell: GatedCell, weight: Float[Array, "O G H"], recurrence: Recurrence) -> bool:
-    """Returns whether the inputs are to be multiplied in the loop, beside the hidden state.
+    """Returns whether to multiply the inputs and the hidden state together, in one product a step.
 
-    A single gate is read as fast from z: measured, it loses by the longer product.
+    Not for a single gate: measured, the longer product costs more than reading z, which is then one small array.
     """
     xs, params, state = recurrence.xs, recurrence.params, recurrence.state
-    rows_at_most = _SMALL_WEIGHT // (weight.shape[1] * weight.shape[2])
-    if xs is None or weight.shape[1] == 1 or xs.shape[-1] + weight.shape[0] > rows_at_most:
+    most_rows = _SMALL_WEIGHT // (weight.shape[1] * weight.shape[2])
+    if xs is None or weight.shape[1] == 1 or xs.shape[-1] + weight.shape[0] > most_rows:
         return False
     zs = jax.tree.leaves(recurrence.steps.z)
     if len(zs) != 1 or zs[0].shape[1:] != (*state.h.shape[:-1], *weight.shape[1:]):
-        return False  # not the terms of a sum
+        return False  # z and r differ in shape: the gates cannot read their sum only
     if not cell.pointwise or not adds_a_bias(cell, params, xs):
         return False
     z = jax.tree.map(lambda leaf: leaf[0], recurrence.steps.z)
@@ -215,29 +241,31 @@ def _joins(cell: GatedCell, weight: Float[Array, "O G H"], recurrence: Recurrenc
 
 
 def _makes_z_by_step(cell: GatedCell, weight: Float[Array, "O G H"], recurrence: Recurrence) -> bool:
-    """Returns whether the inputs are to be projected in the loop, by a product of their own.
+    """Returns whether to project the inputs step by step, by a product of their own.
 
-    So on a CPU, where z of the whole sequence is memory that every call has to map; but one input is no matrix product.
+    That pays on a CPU, where every call must map fresh memory for the z of the whole sequence; but not for a single
+    input feature, whose projection is no matrix product.
     """
     if recurrence.xs is None or not z_by_step():
         return False
-    if weight.shape[1] == 1 or not 1 < recurrence.xs.shape[-1] <= _SMALL_WEIGHT // weight[0].size:
+    most_features = _SMALL_WEIGHT // weight[0].size
+    if weight.shape[1] == 1 or not 1 < recurrence.xs.shape[-1] <= most_features:
         return False
     return adds_a_bias(cell, recurrence.params, recurrence.xs)
 
 
 def _side_by_side(x: Array, h: Array) -> Array:
-    """Returns what a joined weight multiplies: the inputs, then the hidden state."""
+    """Returns the operand of a joined weight: the inputs, then the hidden state."""
     return jnp.concatenate([x.astype(h.dtype), h], -1)
 
 
 def is_zero(tangent: Any) -> bool:
-    """Returns whether a tangent is known to be zero without an array."""
+    """Returns whether a tangent is a symbolic zero, which has no array."""
     return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
 
 
 def instantiated(primals: Any, tangents: Any) -> Any:
-    """Returns tangents, each leaf an array."""
+    """Returns tangents with arrays of zeros in the place of symbolic zeros."""
 
     def leaf(primal: Array, tangent: Any) -> Any:
         return jax.custom_derivatives.zero_from_primal(primal) if is_zero(tangent) else tangent

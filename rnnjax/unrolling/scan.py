@@ -21,13 +21,22 @@ class Scan(Method):
 
     Attributes:
       unroll: copies of the step in the loop's body.
-      remat_every: if given, the gradient keeps a state every so many steps, and on the way back makes what lies
-        between again, a chunk at a time: with about sqrt(T), what is kept grows like sqrt(T) (Chen et al., 2016).
-        What grows like T all the same: inputs, and outputs where they are read, a layer above included (the last
-        one is in the final state as well); and z where a cell makes it by more than a product and a bias.
+      remat_every: if given, the forward pass stores the state only every so many steps, and the backward pass computes
+        the steps between again, one chunk at a time. With about sqrt(T), stored states grow like sqrt(T) (Chen et al.,
+        2016). Still of size T: the inputs; the outputs, if something reads them all, such as a layer above (the last
+        output is in the final state too); and z, if a cell computes it by more than a product and a bias.
 
     Raises:
       ValueError: for numbers below 1.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, rnnjax
+      >>> cell = rnnjax.LSTM(8)
+      >>> params = cell.init(jax.random.key(0), 3)
+      >>> method = rnnjax.Scan(remat_every=10)
+      >>> ys, state = rnnjax.unroll(cell, params, jnp.ones((2, 100, 3)), method=method)
+      >>> ys.shape
+      (2, 100, 8)
     """
 
     keeps_states: ClassVar[bool] = True
@@ -44,24 +53,24 @@ class Scan(Method):
             return self._steps(recurrence, recurrence.state, recurrence.steps, None)
         steps, xs = recurrence.steps, None
         if adds_a_bias(recurrence.cell, recurrence.params, recurrence.xs):
-            # z of all steps, and its gradient, are then never there at once.
+            # Each chunk computes its own z, so that z of all steps, or its gradient, is never in memory at once.
             steps, xs = steps._replace(z=None), recurrence.xs
-        whole = length - length % every
-        ys, state = self._chunks(recurrence, *jax.tree.map(lambda leaf: leaf[:whole], (steps, xs)))
-        if whole == length:
+        in_chunks = length - length % every
+        ys, state = self._chunks(recurrence, *jax.tree.map(lambda leaf: leaf[:in_chunks], (steps, xs)))
+        if in_chunks == length:
             return ys, state
-        last, state = self._steps(recurrence, state, *jax.tree.map(lambda leaf: leaf[whole:], (steps, xs)))
-        return jax.tree.map(lambda *both: jnp.concatenate(both), ys, last), state
+        last_ys, state = self._steps(recurrence, state, *jax.tree.map(lambda leaf: leaf[in_chunks:], (steps, xs)))
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), ys, last_ys), state
 
     def _steps(self, recurrence: Recurrence, state: State, steps: Steps, xs: Array | None) -> tuple[Array, State]:
-        """Returns the outputs and the last state of some steps, whose z is made from `xs` where those are given."""
+        """Returns the outputs and the last state of some steps; z is computed from `xs` if they are given."""
         if xs is not None:
             steps = steps._replace(z=recurrence.cell.inputs(recurrence.params, xs))
         state, ys = jax.lax.scan(recurrence.step, state, steps, unroll=self.unroll)
         return ys, state
 
     def _chunks(self, recurrence: Recurrence, steps: Steps, xs: Array | None) -> tuple[Array, State]:
-        """Returns the same for a length that `remat_every` divides, with only the states between chunks kept."""
+        """Returns the same for a length that `remat_every` divides, storing only the states between chunks."""
 
         @jax.checkpoint
         def chunk(state: State, piece: tuple[Steps, Array | None]) -> tuple[State, Array]:

@@ -15,9 +15,15 @@ from rnnjax.unrolling.recurrence import Method, Recurrence
 
 @dataclasses.dataclass(frozen=True)
 class Static(Method):
-    """T copies of the step in the program: the compiler sees them all, and compiles them all.
+    """T copies of the step in the program, for short sequences: time to compile grows with T.
 
-    For short sequences; time to compile grows with T.
+    Example:
+      >>> import jax, jax.numpy as jnp, rnnjax
+      >>> cell = rnnjax.BasicRNN(4)
+      >>> params = cell.init(jax.random.key(0), 3)
+      >>> ys, state = rnnjax.unroll(cell, params, jnp.ones((2, 3, 3)), method=rnnjax.Static())
+      >>> ys.shape
+      (2, 3, 4)
     """
 
     keeps_states: ClassVar[bool] = True

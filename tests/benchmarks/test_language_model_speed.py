@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from benchmarks import language_model
+from benchmarks.training import torch_module
 from rnnjax.commands import exit_code
 
 
@@ -17,7 +18,7 @@ def test_words_per_second_are_those_of_the_median_call():
 
 def test_without_pytorch_it_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
-    language_model.torch_module.cache_clear()
+    torch_module.cache_clear()
     assert exit_code(language_model.main, []) == 2
     assert 'this benchmark needs PyTorch; install it with: pip install "rnnjax[bench]"' in capsys.readouterr().err
 

@@ -15,7 +15,7 @@ from rnnjax.cells.attention import (
     init_score,
     masked_softmax,
     remember,
-    showing_alignment,
+    with_attention_weights,
 )
 
 B, T, S, I, H, M = 2, 4, 5, 3, 4, 6
@@ -167,7 +167,7 @@ def test_a_beam_looks_at_one_memory(name):
 @pytest.mark.parametrize("name", ["bahdanau", "luong", "luong_not_fed", "stack"])
 def test_the_alignment_of_a_step_is_the_weights_it_used(name):
     cell = CELLS[name]
-    weights, last = run(showing_alignment(cell))
+    weights, last = run(with_attention_weights(cell))
     assert weights.shape == (B, T, S)
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
     assert not np.asarray(weights)[1, :, 2:].any()
@@ -192,9 +192,9 @@ def test_in_bfloat16_outputs_are_bfloat16_and_close():
 
 
 def test_misuse_is_named():
-    with pytest.raises(ValueError, match="attends to nothing yet"):
+    with pytest.raises(ValueError, match="has no memory to attend to"):
         rnnjax.unroll(CELLS["bahdanau"], parameters(CELLS["bahdanau"]), XS)
-    with pytest.raises(ValueError, match="attends to nothing yet"):
+    with pytest.raises(ValueError, match="has no memory to attend to"):
         rnnjax.unroll(CELLS["luong_not_fed"], parameters(CELLS["luong_not_fed"]), XS)
     with pytest.raises(TypeError, match="needs a gated cell"):
         Bahdanau(rnnjax.Stack((rnnjax.GRU(3),)), M)
@@ -202,8 +202,30 @@ def test_misuse_is_named():
         Luong(rnnjax.GRU(H), M, score="cosine")
     with pytest.raises(ValueError, match=r'"dot" needs a memory of the query.s size 4, got 6'):
         Luong(rnnjax.GRU(H), M, score="dot")
-    with pytest.raises(ValueError, match="does not attend to anything"):
-        showing_alignment(rnnjax.GRU(3))
+    with pytest.raises(ValueError, match="has no attention"):
+        with_attention_weights(rnnjax.GRU(3))
+
+
+@pytest.mark.parametrize(
+    ("cell", "of", "message"),
+    [
+        (CELLS["stack"], rnnjax.Stack((rnnjax.GRU(2), *CELLS["stack"].cells[1:])), "has for 3 features"),
+        (CELLS["bahdanau"], Bahdanau(rnnjax.GRU(H), M, size=3), r"got AttentionParams\(.*w_out=\[10, 3\]"),
+        (CELLS["bahdanau"], CELLS["stack"], r"params must be those of Bahdanau\(.*, got \("),
+        (
+            CELLS["luong"],
+            Luong(rnnjax.LSTM(H), M),
+            r"params must be those of Luong\(.*, got AttentionParams\(cell=LSTM",
+        ),
+    ],
+    ids=["below", "output", "another cell", "another inside"],
+)
+def test_parameters_of_another_cell_are_refused_with_a_memory_among_them(cell, of, message):
+    params = attending(parameters(of), MEMORY, LENGTHS)
+    with pytest.raises((TypeError, ValueError), match=message):
+        rnnjax.unroll(cell, params, XS)
+    with pytest.raises((TypeError, ValueError), match=message):
+        cell(params, cell.initial_state(B), XS[:, 0])
 
 
 def test_dropout_around_attention_sees_the_same_parameters():

@@ -136,7 +136,9 @@ def test_outputs_are_read_from_the_state_that_an_update_made():
 
 
 def test_an_update_is_refused_around_a_cell_with_a_step_of_its_own():
-    with pytest.raises(TypeError, match="Clipped changes the new state before the output is read from it, which"):
+    with pytest.raises(
+        TypeError, match="Clipped changes the new state before the output is read from it, and so needs"
+    ):
         Clipped(Counted(GRU(H)))
 
 

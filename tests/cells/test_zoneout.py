@@ -107,7 +107,9 @@ def test_zoneout_reads_the_outputs_of_wrappers_within_from_the_state_that_it_cha
 
 @pytest.mark.parametrize("cell", [Stack((LSTM(3), GRU(3))), Dropout(LSTM(3), state_rate=0.1)])
 def test_a_cell_that_makes_state_and_output_at_once_is_refused(cell):
-    with pytest.raises(TypeError, match="Zoneout changes the new state before the output is read from it, which"):
+    with pytest.raises(
+        TypeError, match="Zoneout changes the new state before the output is read from it, and so needs"
+    ):
         Zoneout(cell, 0.1)
 
 

@@ -188,7 +188,10 @@ def test_a_wrapper_of_ones_own_has_its_options_by_its_name():
 
 WRONG_WRAPPERS = [
     ("--config.cell.wrappers=dropuot", "unknown wrapper 'dropuot'; choose from dropout, .*; did you mean 'dropout'"),
-    ("--config.cell.wrappers=dropout,dropout", "names a wrapper twice: dropout, dropout"),
+    (
+        "--config.cell.wrappers=dropout,dropout",
+        "names a wrapper twice: dropout, dropout; each .*, so name a wrapper once",
+    ),
     ("--config.cell.wrappers=rnnjax:LSTM", "must name wrappers that are frozen dataclasses, got 'rnnjax:LSTM'"),
     ("--config.cell.wrappers=no.such:Thing", "unknown wrapper 'no.such:Thing'; .*there is no module no.such"),
     ("--config.cell.wrappers=project", "Project needs size; set cell.project.size"),

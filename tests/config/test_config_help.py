@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from rnnjax import train
+from rnnjax import sweep, train
 from rnnjax.cell_config import CellConfig, cell_classes
 from rnnjax.config_help import described, sentences
 from rnnjax.errors import ConfigError
@@ -50,8 +50,8 @@ def test_fields_are_listed_with_value_type_and_sentence(capsys):
         ("--config.epochs=5  (int)", "passes over the training split."),
         ("--config.cell.kind=LSTM  (str)", "a cell of rnnjax by its class name, or your own as package.module:Class."),
         ("--config.cell.hidden_size=150  (int)", "number H of hidden units."),
-        ("--config.cell.cell_clip=3.0  (float or None)", "if given, c' is kept within plus or minus this value."),
-        ("--config.cell.param_dtype=float32  (str)", "type in which parameters are made and kept."),
+        ("--config.cell.cell_clip=3.0  (float or None)", "if given, c' is clipped to plus or minus this value."),
+        ("--config.cell.param_dtype=float32  (str)", "type of the parameters."),
         ("--config.cell.dropout.input_rate=0.0  (float)", "probability of dropping a unit, each in [0, 1)."),
     ):
         assert lines[lines.index(line) + 1].strip() == sentence
@@ -61,6 +61,16 @@ def test_the_fields_are_those_of_the_cell_that_a_flag_names(capsys):
     text = said(capsys, "--config", "configs/mnist.py", "--config.cell.kind=GRU")
     assert "--config.cell.reset=after  ('after' or 'before')" in text
     assert "cell.peephole" not in text
+
+
+def test_a_sweep_says_the_same_with_the_first_of_every_list_of_values(capsys):
+    flags = ["--config", "configs/mnist.py:embedded", "--config.cell.kind=GRU,LSTM", "--config.epochs=2;3"]
+    sweep.main(["--seeds", "3", *flags, "--help"])
+    own = capsys.readouterr().out
+    assert own == said(capsys, *flags[:2], "--config.cell.kind=GRU", "--config.epochs=2")
+    assert "--config.epochs=2  (int)" in own
+    sweep.main(["-h"])
+    assert "With --config FILE.py --help it lists the file's variants" in capsys.readouterr().out
 
 
 def test_without_a_config_help_says_how_to_see_its_fields(capsys):

@@ -62,7 +62,7 @@ def test_modules_of_nnx_are_read_alike():
 
 def test_a_stack_has_a_module_a_layer():
     cell, modules = Stack((LSTM(H), BasicRNN(H))), [linen.OptimizedLSTMCell(H), linen.SimpleCell(H, residual=True)]
-    with pytest.raises(ValueError, match="module must be one a layer, 2 of them for Stack"):
+    with pytest.raises(ValueError, match="module must have one for each of the 2 layers of Stack"):
         from_flax(cell, {}, module=modules[0])
     with pytest.raises(ValueError, match="SimpleCell has residual=True"):
         from_flax(cell, {}, module=modules)

@@ -70,13 +70,13 @@ REFUSED = {
     ),
     "tf1, no such cell": (
         lambda: from_tf1(LearnedState(BasicRNN(H)), randoms(TF1_BASIC)),
-        "TensorFlow 1 has no counterpart of LearnedState, but of BasicRNN, LSTM, GRU, Stack, Residual, Dropout, "
-        "Project",
+        "TensorFlow 1 has no counterpart of LearnedState; it has one of BasicRNN, LSTM, GRU, alone or in Stack, "
+        "Project and wrappers",
     ),
     "tf1, too few layers": (
         lambda: from_tf1(Stack([BasicRNN(H)] * 3), randoms(TF1_BASIC, "cell_0/") | randoms(TF1_UPPER, "cell_1/")),
-        "a Stack of 3 layers needs variables in as many scopes that differ by a number alone, such as cell_0, cell_1; "
-        "they are in cell_0, cell_1",
+        "a Stack of 3 layers needs variables in as many scopes whose names differ in a number only, "
+        "such as cell_0, cell_1; they are in cell_0, cell_1",
     ),
     "tf1, one layer for two": (
         lambda: from_tf1(Stack([BasicRNN(H)] * 2), randoms(TF1_BASIC, "cell_0/")),
@@ -112,7 +112,7 @@ REFUSED = {
     "nothing": (lambda: from_tf1(BasicRNN(H), {}), "there are no variables; there are none"),
     "torch, two directions": (
         lambda: from_torch(LSTM(H), randoms(BOTH_WAYS, "rnn.")),
-        "rnn.weight_ih_l0_reverse is of a second direction; choose reverse=False or reverse=True",
+        "rnn.weight_ih_l0_reverse belongs to a second direction; choose reverse=False or reverse=True",
     ),
     "torch, another number of bidirectional layers": (
         lambda: bidirectional_from_torch([LSTM(H)] * 2, [LSTM(H)] * 2, randoms(BOTH_WAYS)),
@@ -120,7 +120,7 @@ REFUSED = {
     ),
     "torch, layers of one direction for two": (
         lambda: bidirectional_from_torch(LSTM(H), LSTM(H), randoms(TORCH_LSTM)),
-        "there is nothing of layer=0, reverse=True among weight_ih_l0",
+        "there is no variable of layer=0, reverse=True among weight_ih_l0",
     ),
     "torch, an upper layer that reads one direction": (
         lambda: bidirectional_from_torch(
@@ -130,11 +130,11 @@ REFUSED = {
     ),
     "torch, one direction": (
         lambda: from_torch(LSTM(H), randoms(TORCH_LSTM), reverse=True),
-        "there is nothing of layer=None, reverse=True among weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0",
+        "there is no variable of layer=None, reverse=True among weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0",
     ),
     "torch, no such layer": (
         lambda: from_torch(LSTM(H), randoms(TORCH_LSTM), layer=1),
-        "there is nothing of layer=1, reverse=None among weight_ih_l0",
+        "there is no variable of layer=1, reverse=None among weight_ih_l0",
     ),
     "torch, a second layer": (
         lambda: from_torch(LSTM(H), randoms(TWO_LAYERS)),
@@ -196,7 +196,7 @@ REFUSED = {
     ),
     "flax, an order that names do not tell": (
         lambda: from_flax(Stack([BasicRNN(H)] * 2), {"upper": FLAX_UPPER, "lower": FLAX_BASIC}),
-        "differ by a number alone, such as cell_0, cell_1; they are in upper, lower",
+        "differ in a number only, such as cell_0, cell_1; they are in upper, lower",
     ),
     "flax, two dense layers": (
         lambda: from_flax(

@@ -97,7 +97,7 @@ def test_parameters_of_other_types_are_named():
 def test_a_sequence_too_long_to_index_names_the_limit_with_the_padding_of_the_batch():
     most = 2**31 // (8 * 4 * 768) - 1
     reason = unsuited_recurrence(shapes(LSTM(768), batch=1, steps=most + 1))
-    assert f"at most {most} steps at once, got {most + 1}" in reason
+    assert f"at most {most} steps at once here, got {most + 1}" in reason
     assert unsuited_recurrence(shapes(LSTM(768), batch=1, steps=most)) is None
 
 

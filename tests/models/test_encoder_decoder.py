@@ -127,7 +127,7 @@ def test_alignment_is_over_the_valid_source_only():
     assert not weights[1, :, 2:].any()
     np.testing.assert_allclose(weights[2, :, 0], 1, rtol=1e-6)
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
-    with pytest.raises(ValueError, match="does not attend"):
+    with pytest.raises(ValueError, match="has no attention"):
         MODELS["plain"].alignment(parameters(MODELS["plain"]), SOURCE, LENGTHS, TARGET)
 
 

@@ -57,8 +57,8 @@ def test_the_token_read_is_drawn_from_the_last_logits():
 def test_the_share_of_own_tokens_is_the_probability_and_never_the_first():
     xs = jnp.zeros((40, 500, E))
     zs = SAMPLING.inputs(PARAMS._replace(probability=0.3), xs, key=jax.random.key(0))
-    assert not np.asarray(zs.own[0]).any()
-    assert abs(float(zs.own[1:].mean()) - 0.3) < 0.02
+    assert not np.asarray(zs.sampled[0]).any()
+    assert abs(float(zs.sampled[1:].mean()) - 0.3) < 0.02
 
 
 def test_dropout_inside_is_still_drawn_from_the_key():

@@ -106,8 +106,8 @@ def test_in_bfloat16_the_lookup_rounds_as_the_product_does(cell):
 @pytest.mark.parametrize(
     ("cell", "error", "message"),
     [
-        (rnnjax.Dropout(rnnjax.LSTM(4), input_rate=0.5), ValueError, "input_rate=0.5 .* one-hot"),
-        (rnnjax.Residual(rnnjax.LSTM(5)), TypeError, "takes a gated cell"),
+        (rnnjax.Dropout(rnnjax.LSTM(4), input_rate=0.5), TypeError, "looked up for a gated cell, .*input_rate=0.5"),
+        (rnnjax.Residual(rnnjax.LSTM(5)), TypeError, "looked up for a gated cell, .* which is not so for Residual"),
         (OwnInputs(4), TypeError, "OwnInputs has its own `inputs`; override `gate_inputs`"),
     ],
     ids=["input dropout", "not gated", "own inputs"],
@@ -115,6 +115,25 @@ def test_in_bfloat16_the_lookup_rounds_as_the_product_does(cell):
 def test_a_cell_whose_inputs_cannot_be_looked_up_is_refused(cell, error, message):
     params = cell.init(jax.random.key(0), SIZE)
     with pytest.raises(error, match=message):
+        nn.unroll_one_hot(cell, params, IDS)
+
+
+@pytest.mark.parametrize(
+    ("cell", "params", "message"),
+    [
+        (rnnjax.LSTM(4), None, "params must be those of LSTM"),
+        (CELLS["stack"], rnnjax.LSTM(4).init(jax.random.key(0), SIZE), "params must be those of Stack"),
+        (rnnjax.LSTM(4), rnnjax.LSTM(3).init(jax.random.key(0), SIZE), "params must have the shapes that LSTM"),
+        (
+            rnnjax.Project(rnnjax.LSTM(4), 2),
+            rnnjax.Project(rnnjax.LSTM(4), 3).init(jax.random.key(0), SIZE),
+            r"has for 5 features, ProjectParams\(.*w=\[4, 2\].*, got .*w=\[4, 3\]",
+        ),
+    ],
+    ids=["none", "another cell", "another size", "another projection"],
+)
+def test_parameters_that_are_not_the_cells_are_refused(cell, params, message):
+    with pytest.raises((TypeError, ValueError), match=message):
         nn.unroll_one_hot(cell, params, IDS)
 
 

@@ -25,6 +25,8 @@ from rnnjax.training.record import Record
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.state import initial_train_state
 
+pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
+
 
 def config_of(**fields):
     """8 steps an epoch, lines of 3, 3 and 2, for 2 epochs; all that could get lost on the way."""

@@ -20,6 +20,8 @@ from rnnjax.training.loop import train
 from rnnjax.training.record import Record
 from rnnjax.training.run_directory import RunDirectory
 
+pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
+
 
 def config_of(**fields) -> Config:
     """A config in which all that could get lost on the way matters: dropout, schedule, moments, half epochs."""

@@ -15,7 +15,7 @@ from toytasks.runs import data_set, line_config
 
 from rnnjax.config import DataConfig, OptimizerConfig
 from rnnjax.config_group import freeze, to_dict
-from rnnjax.errors import DirectoryInUse
+from rnnjax.errors import ConfigError, DirectoryInUse
 from rnnjax.tasks.task import Buckets, Task
 from rnnjax.training import sweep as sweeping
 from rnnjax.training import sweep_group
@@ -191,6 +191,26 @@ def test_the_grid_is_the_cross_product_of_seeds_and_values():
     assert found == [(seed, rate, kind) for rate in (1.0, 2.0) for kind in ("GRU", "LSTM") for seed in (7, 8)]
     assert [run.config.seed for run in grid.runs] == [run.seed for run in grid.runs]
     assert [run.number for run in grid.runs] == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("text", "wrappers"),
+    [
+        ("dropout,learned_state;dropout;none", [("dropout", "learned_state"), ("dropout",), ()]),
+        ("dropout,learned_state", [("dropout", "learned_state")]),
+        ("dropout", [("dropout",)]),
+    ],
+)
+def test_values_that_are_lists_are_parted_by_semicolons(text, wrappers):
+    grid = grid_of(f"--config.cell.wrappers={text}")
+    assert [run.config.cell.wrappers for run in grid.runs] == wrappers
+    assert json.loads(json.dumps(grid.as_dict())) == grid.as_dict()
+
+
+@pytest.mark.parametrize("text", ["dropout;", "dropout,residual;dropout,residual"])
+def test_semicolons_without_a_value_or_with_one_twice_are_refused(text):
+    with pytest.raises(ConfigError, match=f"--config.cell.wrappers has .* '{text}'"):
+        grid_of(f"--config.cell.wrappers={text}")
 
 
 def test_runs_that_differ_in_more_than_traced_numbers_are_groups_of_their_own():

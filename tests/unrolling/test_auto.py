@@ -82,7 +82,7 @@ def test_a_mask_drawn_for_the_state_leaves_a_gated_cell_to_scan(served):
 def test_the_method_of_a_cell_with_a_memory_is_told_from_its_parameters():
     cell = Luong(GRU(H), memory_size=2)
     params = attending(parameters(cell), inputs(B, 3, 2))
-    with pytest.raises(ValueError, match="attends to nothing yet"):
+    with pytest.raises(ValueError, match="has no memory to attend to"):
         choose_method(cell, (T, B, I), "cpu")
     assert choose_method(cell, (T, B, I), "cpu", params=params) == Scan()
 

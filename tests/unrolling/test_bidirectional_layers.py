@@ -91,7 +91,7 @@ REFUSED = {
         {"state": [(None, None)]},
         "state must be a pair for each of the 2 layers, got 1",
     ),
-    "dropout of one layer": ((GRU(H), GRU(H), PAIRS[0]), {"dropout": 0.5}, "dropout=0.5 is between layers, and there"),
+    "dropout of one layer": ((GRU(H), GRU(H), PAIRS[0]), {"dropout": 0.5}, "dropout=0.5 acts between layers, but"),
     "a rate of one": (([GRU(H)] * 2, [GRU(H)] * 2, PAIRS), {"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
 }
 

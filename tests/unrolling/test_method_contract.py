@@ -55,12 +55,12 @@ def test_a_method_that_defines_nothing_says_what_is_missing():
     class Nothing(Method):
         pass
 
-    with pytest.raises(NotImplementedError, match="Nothing must define run, or over if it takes whole cells"):
+    with pytest.raises(NotImplementedError, match="Nothing must define run, or over if it unrolls whole cells"):
         unroll(GRU(H), parameters(GRU(H)), inputs(B, T, I), method=Nothing())
 
 
 def test_states_of_all_steps_are_asked_only_of_methods_that_keep_them():
-    with pytest.raises(ValueError, match=r"keeps all states, such as Scan\(\), got GatedOnly\(\)"):
+    with pytest.raises(ValueError, match=r"returns all states, such as Scan\(\), got GatedOnly\(\)"):
         unroll_states(GRU(H), parameters(GRU(H)), inputs(B, T, I), method=GatedOnly())
 
 

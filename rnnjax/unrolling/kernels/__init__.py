@@ -1,1 +1,1 @@
-"""The methods that are kernels for GPUs, `Pallas` and `CuDNN`, one file each, and what the first is made of."""
+"""Unrolling methods that are GPU kernels, `Pallas` and `CuDNN`, one file each, and the parts of `Pallas`."""

@@ -1,8 +1,9 @@
 """The plain LSTM by NVIDIA's cuDNN, as `jax.experimental.rnn` binds it: one call for a whole sequence.
 
-The binding takes float32 (products in TF32, unless JAX's precision is set to "highest"), and waits for the device at
-every call. It has one layer here: a `Stack` and `bidirectional` come here layer by layer and direction by direction, as
-they come to every unrolling method. `jax.grad` applies, once; `jax.vmap` and `jax.jvp` do not, for want of rules.
+The binding supports float32 only (its products are in TensorFloat-32 unless JAX's precision is set to "highest"), and
+waits for the device at every call. It is used for one layer in one direction at a time: every unrolling method is given
+a `Stack` layer by layer, and `bidirectional` direction by direction. The binding has a rule for `jax.grad`, once, but
+none for `jax.vmap` or `jax.jvp`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import jax.numpy as jnp
 from jax.experimental import rnn
 from jaxtyping import Array, Float, Int
 
-from rnnjax.cells.lstm import LSTM, LSTMParams, LSTMState
+from rnnjax.cells.lstm import LSTMParams, LSTMState
+from rnnjax.cells.traits import is_lstm
 from rnnjax.unrolling.kernels.precision import exact_products
-from rnnjax.unrolling.recurrence import Method, Recurrence, select
+from rnnjax.unrolling.recurrence import Method, Recurrence
+from rnnjax.unrolling.selecting import select
 from rnnjax.unrolling.varying import vary, varying_axes
 
 _EXTRAS = ("peephole", "projection_size", "cell_clip", "coupled_gates", "layer_norm")
@@ -26,7 +29,9 @@ _PLAIN = {"use_bias": True, "activation": "tanh", "gate_activation": "sigmoid"}
 
 @dataclasses.dataclass(frozen=True)
 class CuDNN(Method):
-    """The plain LSTM in float32 by NVIDIA's cuDNN: one call for a whole sequence, with `jax.grad` once.
+    """The plain LSTM in float32 by NVIDIA's cuDNN: one call for a whole sequence.
+
+    `jax.grad` applies once; `jax.vmap` and `jax.jvp` do not.
 
     Raises:
       ValueError: when it runs, for any other recurrence, or without an NVIDIA GPU.
@@ -34,7 +39,7 @@ class CuDNN(Method):
 
     def why_not(self, recurrence: Recurrence) -> str | None:
         cell, steps = recurrence.cell, recurrence.steps
-        if not isinstance(cell, LSTM) or type(cell) is not LSTM:
+        if not is_lstm(cell):
             return f"cuDNN runs the plain LSTM only, got {type(cell).__name__}; use another method"
         extras = [name for name in _EXTRAS if getattr(cell, name) not in (None, False)]
         extras += [f"{name}={getattr(cell, name)!r}" for name, plain in _PLAIN.items() if getattr(cell, name) != plain]
@@ -43,31 +48,34 @@ class CuDNN(Method):
         if steps.resets is not None:
             return "cuDNN cannot reset the state within a sequence; use another method, or leave out resets"
         if recurrence.gaps:
-            return "cuDNN cannot skip steps within a sequence; use another method, or give lengths in place of a mask"
+            return "cuDNN cannot skip steps within a sequence; use another method, or pass lengths instead of a mask"
         if recurrence.xs is None:
             return "cuDNN projects the inputs itself, but they are already projected here; use another method"
-        wrong = _other_types(recurrence)
-        if wrong:
-            return f"cuDNN is bound to JAX for float32 only, got {', '.join(wrong)}; convert it, or use another method"
-        return _no_device()
+        unsupported = _types_but_float32(recurrence)
+        if unsupported:
+            types = ", ".join(unsupported)
+            return f"JAX's binding of cuDNN supports float32 only, got {types}; convert it, or use another method"
+        return _unsuited_device()
 
     def run(self, recurrence: Recurrence) -> tuple[Float[Array, "T *B H"], LSTMState]:
-        """Returns the outputs and the final state of a recurrence that `why_not` has nothing against.
+        """Returns the outputs and the final state of a recurrence for which `why_not` returned None.
 
-        Valid steps must come before all others, as `rnnjax.unroll` puts them; outputs at the others are of no meaning.
-        cuDNN fails for sequences without a step (https://github.com/jax-ml/jax/issues/17966), so they take one, and
-        what it did is not used: they end as they begin.
+        The valid steps of a sequence must come first, as `rnnjax.unroll` arranges them; outputs at the other steps are
+        undefined.
         """
         xs, valid, first = recurrence.xs, recurrence.steps.valid, recurrence.state
         assert xs is not None
         length, *batch, size = xs.shape
         lengths = jnp.full(batch, length) if valid is None else valid.sum(0)
+        # cuDNN fails for sequences of no steps (https://github.com/jax-ml/jax/issues/17966): they take one, whose
+        # state is then discarded.
+        at_least_one = jnp.maximum(lengths.reshape(-1), 1).astype(jnp.int32)
         arguments = (
             jnp.moveaxis(xs.reshape(length, -1, size), 0, 1),
             first.h.reshape(1, -1, first.h.shape[-1]),
             first.c.reshape(1, -1, first.c.shape[-1]),
             flat_weights(recurrence.params),
-            jnp.maximum(lengths.reshape(-1), 1).astype(jnp.int32),
+            at_least_one,
         )
         ys, h, c = _layer(*vary(arguments, varying_axes(arguments)))
         last = LSTMState(h.reshape(first.h.shape), c.reshape(first.c.shape))
@@ -75,13 +83,14 @@ class CuDNN(Method):
         return jnp.moveaxis(ys, 1, 0).reshape(length, *batch, -1), last
 
 
-def _other_types(recurrence: Recurrence) -> list[str]:
-    """Returns what types other than float32 there are among the arrays and in the cell's own."""
+def _types_but_float32(recurrence: Recurrence) -> list[str]:
+    """Returns the names of all types other than float32 among the recurrence's arrays."""
     arrays = jax.tree.leaves((recurrence.xs, recurrence.params, recurrence.state, recurrence.steps.z))
     return sorted({str(array.dtype) for array in arrays} - {"float32"})
 
 
-def _no_device() -> str | None:
+def _unsuited_device() -> str | None:
+    """Returns in one sentence why cuDNN cannot run on this machine; None if it can."""
     if jax.default_backend() != "gpu":
         return f"cuDNN needs an NVIDIA GPU, but JAX runs on {jax.default_backend()}; use another method"
     if "rocm" in jax.devices()[0].client.platform_version.lower():
@@ -92,9 +101,9 @@ def _no_device() -> str | None:
 
 
 def flat_weights(params: LSTMParams) -> Float[Array, " N"]:
-    """Returns an LSTM's parameters as cuDNN keeps them: W_x, W_h, the bias, and a second bias, which stays zero.
+    """Returns an LSTM's parameters as cuDNN stores them: W_x, W_h, the bias, and a second bias, which is zero.
 
-    Both have the gates in the order i, f, g, o; cuDNN's matrices have a row for every unit of every gate.
+    The order of the gates is i, f, g, o on both sides; cuDNN's matrices have a row for every unit of every gate.
     """
     assert params.b is not None
     parts = (jnp.moveaxis(params.w_x, 0, -1), jnp.moveaxis(params.w_h, 0, -1), params.b, jnp.zeros_like(params.b))
@@ -109,21 +118,21 @@ def _layer(
     weights: Float[Array, " N"],
     lengths: Int[Array, " B"],
 ) -> tuple[Float[Array, "B T H"], Float[Array, "1 B H"], Float[Array, "1 B H"]]:
-    """cuDNN's outputs and final states.
+    """Returns cuDNN's outputs and final states.
 
-    The binding's own derivative would do but for `jax.shard_map`: it does not know that its outputs vary over the mesh.
+    The binding has a derivative, but declares no axes of a mesh over which its outputs vary, as `jax.shard_map` needs.
     """
     return _forward(xs, h, c, weights, lengths)[0]
 
 
 def _forward(xs: Array, h: Array, c: Array, weights: Array, lengths: Array) -> tuple[Any, Any]:
-    outputs, kept = rnn.lstm_fwd(xs, h, c, weights, lengths, **_settings(xs, h))
-    return vary(outputs, varying_axes(xs)), kept
+    outputs, residuals = rnn.lstm_fwd(xs, h, c, weights, lengths, **_settings(xs, h))
+    return vary(outputs, varying_axes(xs)), residuals
 
 
-def _backward(kept: Any, d_outputs: Any) -> tuple[Any, ...]:
-    xs, h, *_ = kept
-    *gradients, _ = rnn.lstm_bwd(**_settings(xs, h), residuals=kept, gradients=d_outputs)
+def _backward(residuals: Any, d_outputs: Any) -> tuple[Any, ...]:
+    xs, h, *_ = residuals
+    *gradients, _ = rnn.lstm_bwd(**_settings(xs, h), residuals=residuals, gradients=d_outputs)
     return *gradients, None
 
 

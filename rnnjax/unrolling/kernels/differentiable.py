@@ -1,6 +1,6 @@
 """A recurrence by its two kernels, as a function that JAX can differentiate.
 
-Products are accumulated in float32; operands in float32 are multiplied as XLA does by default, in TensorFloat-32.
+Products are accumulated in float32; float32 operands are multiplied in TensorFloat-32, as XLA does by default.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float
 
 from rnnjax.cells.cell import GatedCell, Params, State
 from rnnjax.unrolling.kernels import persistent
@@ -30,40 +30,53 @@ class Differentiable(NamedTuple):
     z: Any
 
 
-def run(recurrence: Recurrence, *, interpret: bool = False) -> tuple[Array, State]:
-    """Returns ``ys [T, *batch, H]`` and the state after the last step, where `why_not` has nothing against it.
+def run(recurrence: Recurrence, *, interpret: bool = False) -> tuple[Float[Array, "T *B H"], State]:
+    """Returns the outputs and the state after the last step of a recurrence for which `Pallas.why_not` returned None.
 
-    Gradients are those of reverse mode, by a kernel; derivatives of the gradients are those of `Scan`. `jax.jvp` and
-    `jax.linearize` of the recurrence itself are not to be had.
+    `jax.grad` uses the backward kernel; derivatives of gradients are computed by `Scan`. Forward mode (`jax.jvp`,
+    `jax.linearize`) is not supported.
+
+    Args:
+      recurrence: the recurrence.
+      interpret: whether to run in JAX's interpreter of GPU kernels, on a CPU.
     """
     cell: Any = recurrence.cell
-    steps, kernels = recurrence.steps, _kernels(cell, recurrence, interpret)
+    steps = recurrence.steps
     initial = None if steps.resets is None else recurrence.initial
-    parts = Differentiable(recurrence.params, recurrence.state, initial, steps.z), (steps.valid, steps.resets)
-    return _with_derivatives(cell, kernels)(*vary(parts, varying_axes(parts)))
+    arrays = Differentiable(recurrence.params, recurrence.state, initial, steps.z)
+    masks = (steps.valid, steps.resets)
+    arrays, masks = vary((arrays, masks), varying_axes((arrays, masks)))
+    return _with_derivatives(cell, _kernels(cell, recurrence, interpret))(arrays, masks)
 
 
 def _kernels(cell: GatedCell, recurrence: Recurrence, interpret: bool) -> Kernels:
-    state, z, sizes = recurrence.state, recurrence.steps.z, sizes_of(cell, recurrence)
+    """Returns what the two kernels of a recurrence are built from."""
+    state, sizes = recurrence.state, sizes_of(cell, recurrence)
+    batch_axes = state.h.ndim - 1
 
-    def of_one(tree: Any, axes: int) -> Any:
-        """Returns shapes and types without the first axes, time and batch."""
+    def of_one_sequence(tree: Any, axes: int) -> Any:
+        """Returns the shapes and types of a tree without its first axes."""
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[axes:], leaf.dtype), tree)
 
-    r, axes = jax.ShapeDtypeStruct((sizes.gates, sizes.hidden), state.h.dtype), state.h.ndim - 1
-    gates = traced(cell, recurrence.params, of_one(state, axes), of_one(z, axes + 1), r)
-    places = jax.tree.structure(state)
-    hidden = places.unflatten(range(places.num_leaves)).h
-    ahead, back = layouts_of(cell, recurrence, split=not interpret)
-    assert ahead is not None
-    assert back is not None
-    return Kernels(gates, hidden, sizes.dtype, ahead, back, interpret)
+    gates = traced(
+        cell,
+        recurrence.params,
+        of_one_sequence(state, batch_axes),
+        of_one_sequence(recurrence.steps.z, batch_axes + 1),  # the first is time
+        jax.ShapeDtypeStruct((sizes.gates, sizes.hidden), state.h.dtype),
+    )
+    structure = jax.tree.structure(state)
+    positions = structure.unflatten(range(structure.num_leaves))
+    forward, backward = layouts_of(cell, recurrence, split=not interpret)
+    assert forward is not None
+    assert backward is not None
+    return Kernels(gates, positions.h, sizes.dtype, forward, backward, interpret)
 
 
 def _with_derivatives(cell: GatedCell, kernels: Kernels) -> Any:
-    """Returns the recurrence as a function of its arrays and its masks, its derivative being the second kernel.
+    """Returns the recurrence as a function of its arrays and its masks, whose derivative is the backward kernel.
 
-    Neither kernel is differentiated: where that is asked for, as in a gradient of a gradient, `Scan` takes its place.
+    Neither kernel can be differentiated itself: for a gradient of a gradient, `Scan` takes its place.
     """
 
     def scanned(arrays: Differentiable, masks: Any) -> tuple[Array, State]:
@@ -71,10 +84,10 @@ def _with_derivatives(cell: GatedCell, kernels: Kernels) -> Any:
 
     @jax.custom_jvp
     def forward(arrays, masks):
-        ys, state, starts = persistent.forward(kernels, _operands(cell, kernels, arrays, masks))
-        old, structure = jax.tree.flatten(arrays.state)
-        state = structure.unflatten([leaf.reshape(like.shape) for leaf, like in zip(state, old)])
-        return (ys.reshape(-1, *arrays.state.h.shape), state), starts
+        ys, last_leaves, starts = persistent.forward(kernels, _operands(cell, kernels, arrays, masks))
+        first_leaves, structure = jax.tree.flatten(arrays.state)
+        last_leaves = [last.reshape(first.shape) for last, first in zip(last_leaves, first_leaves)]
+        return (ys.reshape(-1, *arrays.state.h.shape), structure.unflatten(last_leaves)), starts
 
     @forward.defjvp
     def _(primals, tangents):
@@ -84,18 +97,24 @@ def _with_derivatives(cell: GatedCell, kernels: Kernels) -> Any:
 
     @jax.custom_jvp
     def backward(arrays, masks, starts, d_outputs):
+        # The masks, which have no gradient, are added after `jax.vjp`.
         operands, pull = jax.vjp(lambda arrays: _operands(cell, kernels, arrays, (None, None)), arrays)
-        operands = operands._replace(**dict(zip(("valid", "resets"), (_flat(mask, 1, arrays) for mask in masks))))
-        (d_ys, d_state), size = d_outputs, kernels.forward.hidden
-        d_state = [leaf.reshape(-1, size) for leaf in jax.tree.leaves(d_state)]
+        valid, resets = (_flat(mask, 1, arrays) for mask in masks)
+        operands = operands._replace(valid=valid, resets=resets)
+        d_ys, d_state = d_outputs
+        d_state = [leaf.reshape(-1, kernels.forward.hidden) for leaf in jax.tree.leaves(d_state)]
         d_operands = persistent.backward(kernels, operands, starts, _flat(d_ys, 1, arrays), d_state)
         return pull(Operands(*d_operands, valid=None, resets=None))[0]
 
     @backward.defjvp
     def _(primals, tangents):
         arrays, masks, _, d_outputs = primals
-        pull = lambda arrays, d_outputs: jax.vjp(lambda arrays: scanned(arrays, masks), arrays)[1](d_outputs)[0]  # noqa: E731
-        return backward(*primals), jax.jvp(pull, (arrays, d_outputs), (tangents[0], tangents[3]))[1]
+        d_arrays, _, _, dd_outputs = tangents
+
+        def gradients(arrays, d_outputs):
+            return jax.vjp(lambda arrays: scanned(arrays, masks), arrays)[1](d_outputs)[0]
+
+        return backward(*primals), jax.jvp(gradients, (arrays, d_outputs), (d_arrays, dd_outputs))[1]
 
     @jax.custom_vjp
     def recur(arrays, masks):
@@ -109,10 +128,11 @@ def _with_derivatives(cell: GatedCell, kernels: Kernels) -> Any:
     return recur
 
 
-def _operands(
-    cell: GatedCell, kernels: Kernels, arrays: Differentiable, masks: tuple[Array | None, Array | None]
-) -> Operands:
-    """Returns a recurrence as the kernels take it."""
+Mask = Bool[Array, "T *B"] | None
+
+
+def _operands(cell: GatedCell, kernels: Kernels, arrays: Differentiable, masks: tuple[Mask, Mask]) -> Operands:
+    """Returns a recurrence in the form that the kernels take."""
     size, params = kernels.forward.hidden, jax.tree.leaves(arrays.params)
     return Operands(
         cell.recurrent_weight(arrays.params),
@@ -125,7 +145,7 @@ def _operands(
 
 
 def _flat(leaf: Array | None, before: int, arrays: Differentiable) -> Any:
-    """Returns an array with one batch axis, after `before` others."""
+    """Returns an array with its batch axes joined into one, which comes after `before` other axes."""
     if leaf is None:
         return None
     return leaf.reshape(*leaf.shape[:before], -1, *leaf.shape[before + arrays.state.h.ndim - 1 :])

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from rnnjax.cells.cell import GatedCell, State, compute_dtype
 from rnnjax.cells.traits import fuses
@@ -31,16 +31,24 @@ _MOST_ENTRIES = 2**31  # of an array with its padding, as kernels index it
 class Pallas(Method):
     """One kernel forward and one backward for all steps of a pointwise gated cell, a user's own too, on an H100.
 
-    The recurrent weight stays on the chip from step to step. Gradients are those of reverse mode, by a kernel;
-    derivatives of the gradients are those of `Scan`. `jax.jvp` and `jax.linearize` of the recurrence itself are not to
-    be had. Products of float32 are in TensorFloat-32, as XLA's are by default.
+    The recurrent weight stays on the chip from step to step. `jax.grad` uses a kernel of its own; derivatives of
+    gradients are computed by `Scan`. Forward mode (`jax.jvp`, `jax.linearize`) is not supported. Products of float32
+    are computed in TensorFloat-32, as XLA computes them by default.
 
     Attributes:
-      interpret: whether to run the kernels on a CPU, slowly, as their tests do.
+      interpret: whether to run the kernels in JAX's interpreter on a CPU, slowly, as the tests do.
 
     Raises:
-      TypeError: for an `interpret` that is not a bool; ValueError: when it runs, for a recurrence or a device that the
-        kernels are not for.
+      TypeError: if `interpret` is not a bool.
+      ValueError: when it runs, if the kernels do not support the recurrence or the device.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, rnnjax
+      >>> cell = rnnjax.LSTM(16)
+      >>> params = cell.init(jax.random.key(0), 3)
+      >>> ys, state = rnnjax.unroll(cell, params, jnp.ones((2, 4, 3)), method=rnnjax.Pallas(interpret=True))
+      >>> ys.shape
+      (2, 4, 16)
     """
 
     interpret: bool = False
@@ -53,23 +61,24 @@ class Pallas(Method):
         on_this_machine = None if self.interpret else unsuited_device()
         return on_this_machine or unsuited_recurrence(recurrence, self.interpret)
 
-    def run(self, recurrence: Recurrence) -> tuple[Array, State]:
-        # Pallas for GPUs takes half a second to import, which most programs would wait for in vain.
+    def run(self, recurrence: Recurrence) -> tuple[Float[Array, "T *B H"], State]:
+        # Pallas for GPUs takes half a second to import, and most programs never use it.
         from rnnjax.unrolling.kernels import differentiable
 
         return differentiable.run(recurrence, interpret=self.interpret)
 
 
 def unsuited_device() -> str | None:
-    """Returns a sentence about a machine that the kernels are not for: blocks that wait for each other must all fit.
+    """Returns in one sentence why the kernels cannot run on this machine; None if they can.
 
-    The assembler of CUDA 12 (seen in ptxas 12.8 and 12.9, not in 13.0) takes the results of a product for the zeros it
-    starts from where threads exchange them: the outputs would be wrong without a word.
+    Blocks that wait for each other must all run at once, so there must be enough multiprocessors. The assembler of
+    CUDA 12 (seen in ptxas 12.8 and 12.9, not in 13.0) miscompiles the exchange of a product between threads: it reads
+    the zeros that the accumulator started from, and the outputs would be silently wrong.
     """
     if jax.default_backend() != "gpu":
         return "Pallas() runs on a GPU; elsewhere use Fused() or Scan(), or Pallas(interpret=True) to test it"
     device: Any = jax.devices()[0]
-    if device.platform != "gpu":  # programs made here for a GPU elsewhere
+    if device.platform != "gpu":  # compiling here for a GPU on another machine
         return None
     cuda = re.search(r"cuda (\d+)\d{3}", device.client.platform_version.lower())
     if cuda is not None and int(cuda[1]) < 13:
@@ -84,33 +93,45 @@ def unsuited_device() -> str | None:
 
 
 def unsuited_recurrence(recurrence: Recurrence, interpret: bool = False) -> str | None:
-    """Returns a sentence about a recurrence that the kernels cannot run on any machine, None for one that they can."""
+    """Returns in one sentence why the kernels cannot run a recurrence on any machine; None if they can."""
     cell, name = recurrence.cell, type(recurrence.cell).__name__
     if not fuses(cell):
         return f"Pallas() takes gated cells whose step is GatedCell's, and {name} is not one here; use Scan() or Auto()"
     if not cell.pointwise:
         return f"{name} mixes hidden units in its gates, and Pallas() splits them; use Fused() or Scan()"
     leaves = jax.tree.leaves((recurrence.params, recurrence.state, recurrence.steps.z))
-    wrong = next((leaf.dtype for leaf in leaves if leaf.dtype.name not in _TYPES), None)
-    if wrong is not None:
-        return f"Pallas() computes in {', '.join(_TYPES)}, got {wrong}; convert it, or use Fused() or Scan()"
+    unsupported = next((leaf.dtype for leaf in leaves if leaf.dtype.name not in _TYPES), None)
+    if unsupported is not None:
+        return f"Pallas() computes in {', '.join(_TYPES)}, got {unsupported}; convert it, or use Fused() or Scan()"
     if not interpret and compute_dtype(recurrence.steps.z) == jnp.float32 and exact_products():
-        return "Pallas() multiplies float32 in TensorFloat-32, less than was asked for; use Fused() or Scan()"
-    return _too_large(cell, recurrence, split=not interpret)
+        return (
+            "Pallas() multiplies float32 in TensorFloat-32, below the default_matmul_precision that JAX is set to; "
+            "use Fused() or Scan()"
+        )
+    layouts = layouts_of(cell, recurrence, split=not interpret)
+    if None in layouts:
+        return _too_wide(cell, recurrence, split=not interpret)
+    return _too_long(cell, recurrence, layouts)
 
 
-def _too_large(cell: GatedCell, recurrence: Recurrence, *, split: bool) -> str | None:
-    """Returns a sentence with the limit and the nearest shape within it, None if the recurrence is within."""
+def _too_long(cell: GatedCell, recurrence: Recurrence, layouts: tuple[Any, ...]) -> str | None:
+    """Returns in one sentence how many steps the kernels can index; None if the recurrence has no more."""
+    gates, hidden, batch, _ = sizes_of(cell, recurrence)
+    per_step = [one_unit(leaf, hidden).size for leaf in jax.tree.leaves(recurrence.steps.z)]
+    entries = max(gates, *(size // (recurrence.length * batch) for size in per_step))
+    padded = max(layout.tiles * layout.rows * layout.width for layout in layouts)
+    most = _MOST_ENTRIES // (padded * entries) - 1  # the arrays have one step more than the sequence
+    if recurrence.length <= most:
+        return None
+    return (
+        f"Pallas() indexes with 32 bits, which allows at most {most} steps at once here, got {recurrence.length}; "
+        "unroll the sequence in chunks, or use Fused() or Scan()"
+    )
+
+
+def _too_wide(cell: GatedCell, recurrence: Recurrence, *, split: bool) -> str:
+    """Returns in one sentence that the recurrent weight does not fit, and the nearest size that does."""
     gates, hidden, batch, dtype = sizes_of(cell, recurrence)
-    ahead, back = layouts_of(cell, recurrence, split=split)
-    if ahead is not None and back is not None:
-        per_step = [one_unit(leaf, hidden).size for leaf in jax.tree.leaves(recurrence.steps.z)]
-        entries = max(gates, *(size // (recurrence.length * batch) for size in per_step))
-        padded = max(layout.tiles * layout.rows * layout.width for layout in (ahead, back))
-        most = _MOST_ENTRIES // (padded * entries) - 1
-        if recurrence.length <= most:
-            return None
-        return f"Pallas() indexes with 32 bits, here at most {most} steps at once, got {recurrence.length}"
     most = min(most_units(gates, parts, dtype.itemsize, batch, split=split) for parts in (1, gates))
     place = f"{MULTIPROCESSORS} blocks of {SHARED_MEMORY // 1024} KiB" if split else f"{SHARED_MEMORY // 1024} KiB"
     return (

@@ -1,9 +1,14 @@
-"""The two kernels of a recurrence, one launch for all steps each: forward, and backward in time for its gradients.
+"""The two kernels of a recurrence, each one launch for all steps: forward, and backward in time for the gradients.
 
-Forward, with h_t the state before step t, a kernel repeats: r_t = h_t W, the gates, which make the next state, and that
-state's way to whoever multiplies it next. It writes the states. Backward another one repeats, from the last step to the
-first: d r_{t+1} W^T, and the derivative of the gates at the states that were written and at r_t, which is one product
-of all steps before the loop. The weight's gradient, sum_t h_t^T d r_t, is one product of all steps after it.
+With h_t the hidden state before step t and r_t = h_t W, each step of the forward kernel
+
+1. multiplies h_t by W,
+2. evaluates the gates, which give the new state, and
+3. publishes the new hidden state to all warpgroups, which multiply it in the next step.
+
+It writes the states to the GPU's memory. The backward kernel goes from the last step to the first: it multiplies
+d r_{t+1} by W^T, and evaluates the derivative of the gates at the stored states and at r_t. XLA computes two products
+of all steps: the r_t, before the backward kernel, and the weight's gradient, sum_t h_t^T d r_t, after it.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float
 
 from rnnjax.cells.cell import recurrent_product
 from rnnjax.unrolling.kernels.gpu_block import Block, launch
@@ -24,43 +29,61 @@ from rnnjax.unrolling.kernels.traced_gates import Gates, Tiles
 
 
 class Operands(NamedTuple):
-    """A recurrence as the kernels take it: units last, one batch axis, pytrees as lists of their leaves.
+    """A recurrence as the kernels take it: hidden units on the last axis, one batch axis, pytrees as lists of leaves.
 
-    `weight [H, G, H]`; the parameters that gates read, ``[n, H]``; leaves of `state` and `initial` ``[B, H]``, of z
-    ``[T, B, n, H]``; `valid` and `resets` are ``[T, B]``.
+    Attributes:
+      weight: the recurrent weight.
+      gate_params: the parameters that the gates read.
+      state, initial: the leaves of the first state, and of the state that resets go back to (None without resets).
+      zs: the leaves of the projected inputs z.
+      valid, resets: which sequences take each step, and which are reset before it; None: all, and none.
     """
 
-    weight: Array
-    gate_params: list[Array]
-    state: list[Array]
-    initial: list[Array] | None
-    zs: list[Array]
-    valid: Array | None
-    resets: Array | None
+    weight: Float[Array, "H G H"]
+    gate_params: list[Float[Array, "_ H"]]
+    state: list[Float[Array, "B H"]]
+    initial: list[Float[Array, "B H"]] | None
+    zs: list[Float[Array, "T B _ H"]]
+    valid: Bool[Array, "T B"] | None
+    resets: Bool[Array, "T B"] | None
 
 
 class StepStarts(NamedTuple):
-    """What steps started from: `hs [T + 1, B, H]` as it was multiplied, and the leaves of the state that the derivative
-    of the gates reads, ``[T, B, H]``."""
+    """What the steps started from.
 
-    hs: Array
-    befores: list[Array | None]
+    Attributes:
+      hs: the hidden states in the type in which they were multiplied, and the last one.
+      befores: the leaves of the states that the derivative of the gates reads, None for the other leaves.
+    """
+
+    hs: Float[Array, "T+1 B H"]
+    befores: list[Float[Array, "T B H"] | None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Kernels:
-    """What the two kernels are made from."""
+    """What the two kernels are built from, none of it an array.
+
+    Attributes:
+      gates: the gates and their derivative, traced for one hidden unit.
+      hidden: the position of the hidden state among the leaves of the state.
+      dtype: type of the operands of products.
+      forward, backward: the layouts of the two kernels.
+      interpret: whether to run in JAX's interpreter of GPU kernels.
+    """
 
     gates: Gates
-    hidden: int  # which leaf of the state the hidden state is
-    dtype: Any  # of the operands of products
+    hidden: int
+    dtype: Any
     forward: Layout
     backward: Layout
     interpret: bool
 
 
-def forward(kernels: Kernels, operands: Operands) -> tuple[Array, list[Array], StepStarts]:
-    """Returns ``ys [T, B, H]``, the leaves of the last state, and what the gradients need."""
+def forward(
+    kernels: Kernels, operands: Operands
+) -> tuple[Float[Array, "T B H"], list[Float[Array, "B H"]], StepStarts]:
+    """Returns the outputs, the leaves of the last state, and what the gradients need."""
     layout, dtype, length = kernels.forward, kernels.dtype, operands.zs[0].shape[0]
     masked = operands.valid is not None or operands.resets is not None
     inputs = {
@@ -72,11 +95,15 @@ def forward(kernels: Kernels, operands: Operands) -> tuple[Array, list[Array], S
         "valid": _mask(operands.valid, layout),
         "resets": _mask(operands.resets, layout),
     }
-    reads = kernels.gates.backward.reads[len(operands.gate_params) :]
+    reads_state = kernels.gates.backward.reads[len(operands.gate_params) :]
     outputs = {
         "hs": _published(layout, length + 1, dtype),
+        # Without masks the outputs are the hidden states, which are written anyway.
         "ys": _empty(layout, 1, dtype, length) if masked else None,
-        "befores": [_empty(layout, 1, x.dtype, length) if read else None for x, read in zip(operands.state, reads)],
+        "befores": [
+            _empty(layout, 1, leaf.dtype, length) if is_read else None
+            for leaf, is_read in zip(operands.state, reads_state)
+        ],
         "state": [_empty(layout, 1, x.dtype) for x in operands.state],
     }
     results = launch(_forward_kernel(kernels, length), layout, dtype, inputs, outputs, kernels.interpret)
@@ -87,40 +114,44 @@ def forward(kernels: Kernels, operands: Operands) -> tuple[Array, list[Array], S
 
 
 def _forward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
+    """Returns the forward kernel, whose loop carries the state's tiles and what the coming step reads."""
     layout, gates, hidden = kernels.forward, kernels.gates.forward, kernels.hidden
 
     def kernel(block: Block, inputs: Any, outputs: Any) -> None:
         block.load_matrix(inputs["matrix"])
-        gate_params, initial = [_entries(block, x) for x in inputs["gate_params"]], None
+        gate_params = [_entries(block, x) for x in inputs["gate_params"]]
+        initial = None
         if inputs["resets"] is not None:
             initial = [block.read(x, 0) for x in inputs["initial"]]
-        state, now = [block.read(x, 0) for x in inputs["state"]], _fetched(block, inputs, 0)
 
-        def reset(state: list[Array], at: dict[str, Any]) -> list[Array]:
-            return state if initial is None else _select(at["resets"], initial, state)
+        def reset(state: list[Array], reads: dict[str, Any]) -> list[Array]:
+            return state if initial is None else _select(reads["resets"], initial, state)
 
-        def publish(count: Any, state: list[Array], at: dict[str, Any]) -> None:
-            h = reset(state, at)[hidden].astype(kernels.dtype)
+        def publish(count: Any, state: list[Array], reads: dict[str, Any]) -> None:
+            h = reset(state, reads)[hidden].astype(kernels.dtype)
             block.publish(count, [h], outputs["hs"], count)
 
         def step(t, carry):
-            state, now = carry
-            ahead, before = _fetched(block, inputs, jax.lax.min(t + 1, length - 1)), reset(state, now)
+            state, reads = carry
+            next_reads = _prefetched(block, inputs, jax.lax.min(t + 1, length - 1))
+            before = reset(state, reads)
             for target, tile in zip(outputs["befores"], before):
                 if target is not None:
                     block.write(target, 0, tile, t)
             product = block.multiply(t)
             r = [product(0, gate).astype(state[hidden].dtype) for gate in range(layout.gates)]
-            new = [tile for (tile,) in gates(*gate_params, *([x] for x in before), *now["zs"], r, like=r[0])]
+            new = [tile for (tile,) in gates(*gate_params, *([x] for x in before), *reads["zs"], r, like=r[0])]
             if outputs["ys"] is not None:
                 block.write(outputs["ys"], 0, new[hidden].astype(kernels.dtype), t)
-            after = new if now["valid"] is None else _select(now["valid"], new, state)
-            publish(t + 1, after, ahead)
-            return settled((after, ahead))
+            after = new if reads["valid"] is None else _select(reads["valid"], new, state)
+            publish(t + 1, after, next_reads)
+            return settled((after, next_reads))
 
         settled = functools.partial(jax.tree.map, block.settled)
-        publish(0, state, now)
-        state, _ = jax.lax.fori_loop(0, length, step, settled((state, now)))
+        state = [block.read(x, 0) for x in inputs["state"]]
+        reads = _prefetched(block, inputs, 0)
+        publish(0, state, reads)
+        state, _ = jax.lax.fori_loop(0, length, step, settled((state, reads)))
         for target, tile in zip(outputs["state"], state):
             block.write(target, 0, tile)
 
@@ -128,9 +159,27 @@ def _forward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
 
 
 def backward(
-    kernels: Kernels, operands: Operands, starts: StepStarts, d_ys: Array, d_state: list[Array]
-) -> tuple[Any, ...]:
-    """Returns the gradients of the first five fields of `operands`, in their order."""
+    kernels: Kernels,
+    operands: Operands,
+    starts: StepStarts,
+    d_ys: Float[Array, "T B H"],
+    d_state: list[Float[Array, "B H"]],
+) -> tuple[
+    Float[Array, "H G H"],
+    list[Float[Array, "_ H"]],
+    list[Float[Array, "B H"]],
+    list[Float[Array, "B H"]] | None,
+    list[Float[Array, "T B _ H"]],
+]:
+    """Returns the gradients of the first five fields of `operands`, in their order.
+
+    Args:
+      kernels: what the kernels are built from.
+      operands: the recurrence.
+      starts: what `forward` returned for it.
+      d_ys: gradient of the outputs.
+      d_state: gradients of the leaves of the last state.
+    """
     layout, dtype, length = kernels.backward, kernels.dtype, d_ys.shape[0]
     h = operands.state[kernels.hidden]
     inputs = {
@@ -145,6 +194,7 @@ def backward(
         "resets": _mask(operands.resets, layout),
     }
     state = [_empty(layout, 1, x.dtype) for x in operands.state]
+    # See `_backward_kernel` for the three parts of the state's gradient.
     d_zs = [_empty(layout, x.shape[2], x.dtype, length) for x in operands.zs]
     outputs = {
         "d_rs": _published(layout, length + 1, dtype),
@@ -159,50 +209,67 @@ def backward(
 
 
 def _backward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
-    """The kernel that carries the gradient of the state before step t + 1, in its parts.
+    """Returns the backward kernel, whose loop carries the gradient of the state after step t, in parts.
 
-    `direct` is what came through the gates, without what comes through the product; `skipped` is that of sequences that
-    did not take the step; `d_initial` collects what goes to the initial state where a step was reset.
+    - `direct` came through the gates of step t + 1. What comes through its product is still missing: that product,
+      d r_{t+1} W^T, is taken at the beginning of the loop's next turn.
+    - `skipped` is the gradient of sequences that did not take step t + 1, whose state stayed as it was.
+    - `d_initial` sums what goes to the initial state, from every step that was reset.
     """
     layout, gates, hidden = kernels.backward, kernels.gates.backward, kernels.hidden
 
     def kernel(block: Block, inputs: Any, outputs: Any) -> None:
         block.load_matrix(inputs["matrix"])
-        gate_params, like = [_entries(block, x) for x in inputs["gate_params"]], block.full(0, kernels.dtype)
-        last = [block.read(x, 0) for x in inputs["d_state"]]
-        nothing = [block.full(0, x.dtype) for x in last]
+        gate_params = [_entries(block, x) for x in inputs["gate_params"]]
+        d_last = [block.read(x, 0) for x in inputs["d_state"]]
+        zeros = [block.full(0.0, x.dtype) for x in d_last]
+        zero_operand = block.full(0.0, kernels.dtype)
 
-        def step(i, carry):
-            t, (direct, skipped, d_params, d_initial, resets, now) = length - 1 - i, carry
-            product, ahead = block.multiply(i), _fetched(block, inputs, jax.lax.max(t - 1, 0))
+        def through_product(direct, product):
             d_state = list(direct)
             for gate in range(layout.gates):
                 d_state[hidden] += product(gate, gate).astype(d_state[hidden].dtype)
-            if d_initial is not None:  # step t + 1 started from the initial state where it was reset
-                d_initial = [a + b for a, b in zip(d_initial, _select(resets, d_state, nothing))]
-                d_state = _select(resets, nothing, d_state)
-            d_state = [a + b for a, b in zip(d_state, skipped)]
-            d_new, skipped = d_state, nothing
-            if now["valid"] is not None:
-                d_new, skipped = _select(now["valid"], d_state, nothing), _select(now["valid"], nothing, d_state)
-            d_y = now["d_ys"].astype(d_new[hidden].dtype)
+            return d_state
+
+        def gate_gradients(d_new, reads):
+            d_y = reads["d_ys"].astype(d_new[hidden].dtype)
             d_new = [[x + d_y if leaf == hidden else x] for leaf, x in enumerate(d_new)]
-            start = [None if x is None else [x] for x in now["befores"]]
-            gradients = gates(*gate_params, *start, *now["zs"], now["r"], *d_new, like=like)
+            before = [None if x is None else [x] for x in reads["befores"]]
+            return gates(*gate_params, *before, *reads["zs"], reads["r"], *d_new, like=zero_operand)
+
+        def step(i, carry):
+            direct, skipped, d_params, d_initial, later_resets, reads = carry
+            t = length - 1 - i
+            product = block.multiply(i)
+            next_reads = _prefetched(block, inputs, jax.lax.max(t - 1, 0))
+            d_state = through_product(direct, product)
+            if d_initial is not None:  # where step t + 1 was reset, it started from the initial state
+                d_initial = _sums(d_initial, _select(later_resets, d_state, zeros))
+                d_state = _select(later_resets, zeros, d_state)
+            d_state = _sums(d_state, skipped)
+            d_new, skipped = d_state, zeros
+            if reads["valid"] is not None:
+                d_new = _select(reads["valid"], d_state, zeros)
+                skipped = _select(reads["valid"], zeros, d_state)
+            gradients = gate_gradients(d_new, reads)
             d_params = [[a + b.astype(a.dtype) for a, b in zip(*sums)] for sums in zip(d_params, gradients)]
-            direct = [tile for (tile,) in gradients[len(gate_params) : len(gate_params) + len(direct)]]
-            for target, tiles in zip(outputs["d_zs"], gradients[len(gate_params) + len(direct) :]):
+            d_state_and_zs = gradients[len(gate_params) :]
+            direct = [tile for (tile,) in d_state_and_zs[: len(direct)]]
+            for target, tiles in zip(outputs["d_zs"], d_state_and_zs[len(direct) :]):
                 for n, tile in enumerate(tiles):
                     block.write(target, n, tile, t)
-            block.publish(i + 1, [tile.astype(kernels.dtype) for tile in gradients[-1]], outputs["d_rs"], t)
-            return settled((direct, skipped, d_params, d_initial, now["resets"], ahead))
+            d_r = [tile.astype(kernels.dtype) for tile in gradients[-1]]
+            block.publish(i + 1, d_r, outputs["d_rs"], t)
+            return settled((direct, skipped, d_params, d_initial, reads["resets"], next_reads))
 
-        masked = inputs["resets"] is not None
-        sums = [[block.full(0, jnp.float32) for _ in tiles] for tiles in gate_params]
-        block.publish(0, [like] * layout.gates, outputs["d_rs"], length)
-        resets, d_initial = (block.full(0, jnp.float32), nothing) if masked else (None, None)
         settled = functools.partial(jax.tree.map, block.settled)
-        carry = settled((nothing, last, sums, d_initial, resets, _fetched(block, inputs, length - 1)))
+        d_params = [[block.full(0.0, jnp.float32) for _ in tiles] for tiles in gate_params]
+        # No step follows the last one: its product is of zeros, and nothing is reset after it.
+        block.publish(0, [zero_operand] * layout.gates, outputs["d_rs"], length)
+        masked = inputs["resets"] is not None
+        resets, d_initial = (block.full(0.0, jnp.float32), zeros) if masked else (None, None)
+        reads = _prefetched(block, inputs, length - 1)
+        carry = settled((zeros, d_last, d_params, d_initial, resets, reads))
         direct, skipped, d_params, d_initial, _, _ = jax.lax.fori_loop(0, length, step, carry)
         for name, tiles in {"direct": direct, "skipped": skipped, "d_initial": d_initial}.items():
             for target, tile in zip(outputs[name] or (), tiles or ()):
@@ -215,19 +282,22 @@ def _backward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
 
 
 def _gradients(kernels: Kernels, operands: Operands, starts: StepStarts, results: dict[str, Any]) -> tuple[Any, ...]:
-    """Returns the gradients: sums over time and batch, and the first step's share of the state's, are left to XLA."""
-    layout, dtype, exact = kernels.backward, kernels.dtype, {"preferred_element_type": jnp.float32}
+    """Returns the gradients: XLA sums over time and batch, and adds what came through the first step's product."""
+    layout, dtype = kernels.backward, kernels.dtype
+    einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     d_rs = _restored(results["d_rs"].swapaxes(2, 3), layout)[:-1]
-    d_weight = jnp.einsum("tbk,tbgh->kgh", starts.hs[:-1], d_rs, **exact).astype(operands.weight.dtype)
+    d_weight = einsum("tbk,tbgh->kgh", starts.hs[:-1], d_rs).astype(operands.weight.dtype)
     sums = zip(results["d_gate_params"], operands.gate_params)
     d_gate_params = [_restored(x, layout).sum(0).astype(like.dtype) for x, like in sums]
-    d_state, d_initial = [_single(x, layout) for x in results["direct"]], None
-    through = jnp.einsum("bgh,kgh->bk", d_rs[0], operands.weight.astype(dtype), **exact)
-    d_state[kernels.hidden] += through.astype(d_state[kernels.hidden].dtype)
+    d_state = [_single(x, layout) for x in results["direct"]]
+    through_product = einsum("bgh,kgh->bk", d_rs[0], operands.weight.astype(dtype))
+    d_state[kernels.hidden] += through_product.astype(d_state[kernels.hidden].dtype)
+    d_initial = None
     if operands.resets is not None:
-        first, none = operands.resets[0][:, None], [jnp.zeros_like(x) for x in d_state]
-        d_initial = [_single(x, layout) + jnp.where(first, y, 0) for x, y in zip(results["d_initial"], d_state)]
-        d_state = [jnp.where(first, a, b) for a, b in zip(none, d_state)]
+        reset_first = operands.resets[0][:, None]
+        later_resets = [_single(x, layout) for x in results["d_initial"]]
+        d_initial = [x + jnp.where(reset_first, y, 0) for x, y in zip(later_resets, d_state)]
+        d_state = [jnp.where(reset_first, 0, x) for x in d_state]
     if operands.valid is not None:
         d_state = [x + _single(skipped, layout) for x, skipped in zip(d_state, results["skipped"])]
     d_zs = [d_rs] if kernels.gates.summed else [_restored(x, layout) for x in results["d_zs"]]
@@ -236,12 +306,12 @@ def _gradients(kernels: Kernels, operands: Operands, starts: StepStarts, results
 
 
 def _entries(block: Block, source: Any, *time: Any) -> Tiles:
-    """Returns every entry of an array as a tile."""
+    """Returns every entry n of an array ``[..., rows, n, blocks, groups, units]`` as a tile."""
     return [block.read(source, n, *time) for n in range(source.shape[-4])]
 
 
-def _fetched(block: Block, inputs: dict[str, Any], t: Any) -> dict[str, Any]:
-    """Returns what step t reads: asked for one step before it is needed, it arrives while that step computes."""
+def _prefetched(block: Block, inputs: dict[str, Any], t: Any) -> dict[str, Any]:
+    """Returns what step t reads; loaded one step early, it arrives while that step computes."""
     tiles: dict[str, Any] = {"zs": [_entries(block, x, t) for x in inputs["zs"]]}
     tiles["befores"] = [None if x is None else block.read(x, 0, t) for x in inputs.get("befores", ())]
     tiles["r"] = _entries(block, inputs["r"], t) if "r" in inputs else None
@@ -251,13 +321,21 @@ def _fetched(block: Block, inputs: dict[str, Any], t: Any) -> dict[str, Any]:
 
 
 def _select(mask: Array, yes: list[Array], no: list[Array]) -> list[Array]:
+    """Returns the tiles of `yes` where the mask is not zero, of `no` elsewhere."""
     return [jax.lax.select(mask != 0, a, b) for a, b in zip(yes, no)]
 
 
-def _arranged(x: Array, layout: Layout, tiles: int | None = None) -> Array:
-    """Returns ``[..., B, n, H]`` as ``[..., tiles, rows, n, blocks, groups, units]``.
+def _sums(xs: list[Array], ys: list[Array]) -> list[Array]:
+    """Returns the sums of tiles, pair by pair."""
+    return [x + y for x, y in zip(xs, ys)]
 
-    The padding repeats the last sequence and the last unit, so that gates see nothing there that they might not bear.
+
+def _arranged(
+    x: Float[Array, "*N B n H"], layout: Layout, tiles: int | None = None
+) -> Float[Array, "*N tiles rows n blocks groups units"]:
+    """Returns an array with its batch and its hidden units laid out as the kernels read them.
+
+    The padding repeats the last sequence and the last unit: zeros might lie outside what the gates are defined for.
     """
     *others, size, n, hidden = x.shape
     tiles = layout.tiles if tiles is None else tiles
@@ -266,50 +344,57 @@ def _arranged(x: Array, layout: Layout, tiles: int | None = None) -> Array:
     return x.reshape(*others, tiles, layout.rows, n, layout.blocks, layout.groups, layout.units)
 
 
-def _restored(x: Array, layout: Layout) -> Array:
-    """Returns ``[..., tiles, rows, n, blocks, groups, units]`` as ``[..., B, n, H]``."""
+def _restored(x: Float[Array, "*N tiles rows n blocks groups units"], layout: Layout) -> Float[Array, "*N B n H"]:
+    """Returns what the kernels wrote as an array without padding: the inverse of `_arranged`."""
     *others, tiles, rows, n, _, _, _ = x.shape
     return x.reshape(*others, tiles * rows, n, layout.width)[..., : layout.batch, :, : layout.hidden]
 
 
-def _single(x: Array, layout: Layout) -> Array:
+def _single(x: Float[Array, "*N tiles rows 1 blocks groups units"], layout: Layout) -> Float[Array, "*N B H"]:
+    """Returns the same for an array with one entry a unit."""
     return _restored(x, layout)[..., 0, :]
 
 
 def _units(leaves: list[Any] | None, layout: Layout) -> Any:
-    """Returns leaves ``[..., B, H]`` of a state, arranged."""
+    """Returns the leaves ``[..., B, H]`` of a state, arranged with one entry a unit."""
     return None if leaves is None else [None if x is None else _arranged(x[..., None, :], layout) for x in leaves]
 
 
 def _for_all(gate_params: list[Array], layout: Layout) -> list[Array]:
-    """Returns parameters ``[n, H]``, arranged, the same for every sequence."""
+    """Returns parameters ``[n, H]``, arranged: one batch tile, in which all sequences have the same."""
     return [_arranged(jnp.broadcast_to(x, (layout.rows, *x.shape)), layout, tiles=1) for x in gate_params]
 
 
-def _mask(where: Array | None, layout: Layout) -> Array | None:
-    """Returns truth values ``[T, B]`` as tiles of zeros and ones, the same for all warpgroups."""
-    if where is None:
+def _mask(mask: Bool[Array, "T B"] | None, layout: Layout) -> Float[Array, "T tiles rows 1 1 1 units"] | None:
+    """Returns a mask as tiles of zeros and ones, the same for all warpgroups."""
+    if mask is None:
         return None
-    where = jnp.pad(where.astype(jnp.float32), [(0, 0), (0, layout.tiles * layout.rows - layout.batch)], mode="edge")
-    where = where.reshape(-1, layout.tiles, layout.rows, 1, 1, 1, 1)
-    return jnp.broadcast_to(where, (*where.shape[:-1], layout.units))
+    padding = layout.tiles * layout.rows - layout.batch
+    tiles = jnp.pad(mask.astype(jnp.float32), [(0, 0), (0, padding)], mode="edge")
+    tiles = tiles.reshape(-1, layout.tiles, layout.rows, 1, 1, 1, 1)
+    return jnp.broadcast_to(tiles, (*tiles.shape[:-1], layout.units))
 
 
-def _matrices(weight: Array, layout: Layout, dtype: Any) -> Array:
-    """Returns ``[H, G, K]``, what each unit's gates are made with, as ``[blocks, groups, matrix rows, width]``."""
+def _matrices(
+    weight: Float[Array, "H G H"], layout: Layout, dtype: Any
+) -> Float[Array, "blocks groups matrix_rows width"]:
+    """Returns a weight, whose first axis is that of the units that it computes, in one part for each warpgroup."""
     padding = layout.width - layout.hidden
     weight = jnp.pad(weight.astype(dtype), [(0, padding), (0, 0), (0, 0)], mode="edge")
-    weight = jnp.pad(weight, [(0, 0), (0, 0), (0, padding)])  # nothing multiplies what is in the padding
+    # Zeros, so that the operand's entries in the padding add nothing to a product.
+    weight = jnp.pad(weight, [(0, 0), (0, 0), (0, padding)])
     weight = weight.reshape(layout.blocks, layout.groups, layout.units, layout.gates, layout.width).swapaxes(2, 3)
     weight = weight.reshape(layout.blocks, layout.groups, layout.gates * layout.units, layout.width)
     return jnp.pad(weight, [(0, 0), (0, 0), (0, layout.matrix_rows - weight.shape[2]), (0, 0)])
 
 
 def _empty(layout: Layout, n: int, dtype: Any, *time: int) -> jax.ShapeDtypeStruct:
+    """Returns the shape and type of an output with n entries a unit, of every step where `time` is given."""
     shape = (*time, layout.tiles, layout.rows, n, layout.blocks, layout.groups, layout.units)
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def _published(layout: Layout, length: int, dtype: Any) -> jax.ShapeDtypeStruct:
+    """Returns the shape and type of what the blocks publish, for `length` products."""
     shape = (length, layout.tiles, layout.parts, layout.rows, layout.blocks, layout.groups, layout.units)
     return jax.ShapeDtypeStruct(shape, dtype)

@@ -1,9 +1,9 @@
-"""The gates of one hidden unit, traced once, and evaluated on tiles of many.
+"""The gates of one hidden unit, traced once, and evaluated on tiles of many units.
 
-A kernel holds each gate of its units as an array of its own, ``[rows, units]``, while a cell's `gates` are written for
-``[..., G, H]``. As they treat every unit by itself, tracing them for H = 1 tells all: what is left of every array are
-the axes before the last, which are few and known, so that its entries are a list of tiles. What only moves entries
-(slices, reshapes, ...) permutes the list; everything else is applied to the tiles one by one.
+A cell's `gates` are written for arrays ``[..., G, H]``, but a kernel holds each gate of its units in an array of its
+own, a tile ``[rows, units]``. Pointwise gates treat every unit alike, so that tracing them for H = 1 is enough. Without
+its last axis every traced array is small, and becomes a list with a tile for each of its entries. Operations that only
+move entries (slices, reshapes, ...) permute the list; all others are applied tile by tile.
 """
 
 from __future__ import annotations
@@ -19,70 +19,91 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 from jax.interpreters import partial_eval
-from jaxtyping import Array
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from rnnjax.cells.cell import GatedCell, Params, State
 from rnnjax.unrolling.kernels.layout import one_unit
 
-Tiles = list[Array]  # the entries of one small array, the last axis first to change
+Tiles = list[Shaped[Array, "rows units"]]  # the entries of one small array, in row-major order
+Entry = Shaped[Array, "rows units"] | np.generic  # a NumPy scalar stands for a tile of equal entries
 
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """A small array whose entries are tiles, or NumPy scalars: ``entries[index]``."""
+    """A small array whose entries are tiles or NumPy scalars: ``entries[index]``.
 
-    entries: list[Any]
-    index: np.ndarray
+    Attributes:
+      entries: a list of entries.
+      index: where each entry of the array is in that list.
+    """
 
-    def tiles(self) -> list[Any]:
+    entries: list[Entry]
+    index: Int[np.ndarray, "..."]
+
+    def flat(self) -> list[Entry]:
+        """Returns the array's entries in row-major order."""
         return [self.entries[i] for i in self.index.ravel()]
 
     @property
     def constant(self) -> bool:
-        return all(isinstance(entry, np.generic) for entry in self.tiles())
+        """Whether all entries are NumPy scalars."""
+        return all(isinstance(entry, np.generic) for entry in self.flat())
 
-    def numpy(self) -> np.ndarray:
-        return np.array(self.tiles()).reshape(self.index.shape)
+    def numpy(self) -> Shaped[np.ndarray, "..."]:
+        """Returns an array of NumPy scalars as NumPy's."""
+        return np.array(self.flat()).reshape(self.index.shape)
 
 
-def value(entries: Sequence[Any], shape: tuple[int, ...]) -> Value:
-    """Returns a value from its entries in order."""
+def value(entries: Sequence[Entry], shape: tuple[int, ...]) -> Value:
+    """Returns a value of a shape from its entries in row-major order."""
     return Value(list(entries), np.arange(len(entries)).reshape(shape))
 
 
-def constant(x: Any) -> Value:
+def constant(x: Shaped[ArrayLike, "..."]) -> Value:
     """Returns a value of NumPy scalars."""
     x = np.asarray(x)
     return value([x.dtype.type(entry) for entry in x.ravel()], x.shape)
 
 
 class Pointwise:
-    """A function of small arrays, evaluated on lists of tiles.
+    """A function of small arrays ``[..., 1]``, evaluated on lists of tiles.
+
+    Args:
+      function: the function, of pytrees of arrays.
+      *examples: its arguments, or their shapes and types, to trace it with.
 
     Attributes:
-      reads: which of its flat arguments it reads.
+      reads: for each leaf of the arguments, whether the function reads it.
     """
 
     def __init__(self, function: Callable[..., Any], *examples: Any):
         closed = jax.make_jaxpr(function)(*examples)
-        self._constants, everything = closed.consts, [True] * len(closed.jaxpr.outvars)
+        self._constants = closed.consts
+        # Without dead code, an argument that is in no equation is not read.
+        everything = [True] * len(closed.jaxpr.outvars)
         self._jaxpr: Any = partial_eval.dce_jaxpr(closed.jaxpr, everything, instantiate=True)[0]
         read = {id(v) for e in self._jaxpr.eqns for v in e.invars} | {id(v) for v in self._jaxpr.outvars}
         self.reads = tuple(id(v) in read for v in self._jaxpr.invars)
 
-    def __call__(self, *arguments: Tiles | None, like: Array) -> list[Tiles]:
-        """Returns each flat result; an argument that is not read may be None, `like` is any tile."""
+    def __call__(self, *arguments: Tiles | None, like: Shaped[Array, "rows units"]) -> list[Tiles]:
+        """Returns the leaves of the result.
+
+        Args:
+          *arguments: the leaves of the arguments; one that is not read may be None.
+          like: any tile, for the shape of tiles.
+        """
         variables = self._jaxpr.invars
         values = [None if tiles is None else value(tiles, v.aval.shape) for v, tiles in zip(variables, arguments)]
         results = _evaluate(self._jaxpr, self._constants, values)
         return [_filled(result, v.aval.dtype, like) for result, v in zip(results, self._jaxpr.outvars)]
 
     def alike(self, a: int, b: int) -> bool:
-        """Returns whether two results are one value, up to a conversion of its type."""
-        maker = {id(v): equation for equation in self._jaxpr.eqns for v in equation.outvars}
+        """Returns whether two leaves of the result are the same value, up to conversions of type."""
+        equation_of = {id(v): equation for equation in self._jaxpr.eqns for v in equation.outvars}
 
         def source(atom: Any) -> Any:
-            equation = maker.get(id(atom))
+            equation = equation_of.get(id(atom))
             if equation is None or equation.primitive.name != "convert_element_type":
                 return atom
             return source(equation.invars[0])
@@ -91,29 +112,32 @@ class Pointwise:
 
 
 def _filled(result: Value, dtype: Any, like: Array) -> Tiles:
-    return [_tile(entry, like.shape, dtype) for entry in result.tiles()]
+    """Returns a value's entries, scalars as tiles too."""
+    return [_tile(entry, like.shape, dtype) for entry in result.flat()]
 
 
-def _tile(entry: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+def _tile(entry: Entry, shape: tuple[int, ...], dtype: Any) -> Array:
     return jax.lax.full(shape, entry.item(), dtype) if isinstance(entry, np.generic) else entry
 
 
 def _evaluate(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Value | None]) -> list[Value]:
-    known: dict[Any, Any] = dict(zip(jaxpr.constvars, map(constant, constants)))
-    known.update(zip(jaxpr.invars, arguments))
+    """Returns the results of a jaxpr, evaluated on values equation by equation."""
+    values: dict[Any, Any] = dict(zip(jaxpr.constvars, map(constant, constants)))
+    values.update(zip(jaxpr.invars, arguments))
 
     def read(atom: Any) -> Any:
         if not isinstance(atom, Literal):
-            return known[atom]
+            return values[atom]
         aval: Any = atom.aval
         return constant(np.asarray(atom.val, aval.dtype))
 
     for equation in jaxpr.eqns:
-        known.update(zip(equation.outvars, _apply(equation, [read(atom) for atom in equation.invars])))
+        values.update(zip(equation.outvars, _apply(equation, [read(atom) for atom in equation.invars])))
     return [read(atom) for atom in jaxpr.outvars]
 
 
 def _apply(equation: Any, operands: list[Value]) -> list[Value]:
+    """Returns the results of one equation of a jaxpr."""
     name, params = equation.primitive.name, equation.params
     if name in _CALLS:
         inner = params.get("call_jaxpr", params.get("jaxpr"))
@@ -124,6 +148,7 @@ def _apply(equation: Any, operands: list[Value]) -> list[Value]:
             results = equation.primitive.bind(*(jnp.asarray(x.numpy()) for x in operands), **params)
         return [constant(result) for result in (results if equation.primitive.multiple_results else [results])]
     if name in _MOVES:
+        # Moving the indices of entries moves the entries.
         moved = _MOVES[name](*_indices(operands), **params)
         entries = [entry for operand in operands for entry in operand.entries]
         return [Value(entries, index) for index in (moved if isinstance(moved, list) else [moved])]
@@ -133,26 +158,31 @@ def _apply(equation: Any, operands: list[Value]) -> list[Value]:
 
 
 def _indices(operands: list[Value]) -> list[np.ndarray]:
-    """Returns where the entries of each operand are in all of them together."""
+    """Returns where the entries of each operand are in the entries of all operands, one list behind the other."""
     starts = np.cumsum([0, *(len(operand.entries) for operand in operands)])
     return [operand.index + start for operand, start in zip(operands, starts)]
 
 
 def _reduced(combine: Callable[..., Any], x: Value, axes: tuple[int, ...], dtype: Any) -> Value:
+    """Returns a value with some of its axes reduced, by combining whole tiles."""
     remaining = [axis for axis in range(x.index.ndim) if axis not in axes]
     shape = [x.index.shape[axis] for axis in remaining]
     terms = x.index.transpose(*remaining, *axes).reshape(math.prod(shape), -1)
-    like = next(entry for entry in x.tiles() if not isinstance(entry, np.generic)).shape
-    rows = [[_tile(x.entries[i], like, dtype) for i in row] for row in terms]
+    tile_shape = next(entry.shape for entry in x.flat() if not isinstance(entry, np.generic))
+    rows = [[_tile(x.entries[i], tile_shape, dtype) for i in row] for row in terms]
     return value([functools.reduce(combine, row) for row in rows], tuple(shape))
 
 
 def _each(equation: Any, operands: list[Value]) -> Value:
-    """Applies a primitive to every entry by itself."""
+    """Applies a primitive to every entry by itself.
+
+    Raises:
+      NotImplementedError: for a primitive that is not known to be pointwise.
+    """
     shape = equation.outvars[0].aval.shape
     if equation.primitive.multiple_results or any(not _broadcasts(x.index.shape, shape) for x in operands):
         raise NotImplementedError(f"gates use {equation.primitive.name}, which is not known to be pointwise")
-    columns = [Value(x.entries, np.broadcast_to(x.index, shape)).tiles() for x in operands]
+    columns = [Value(x.entries, np.broadcast_to(x.index, shape)).flat() for x in operands]
     dtypes = [atom.aval.dtype for atom in equation.invars]
     bind = _REWRITTEN.get(equation.primitive.name, functools.partial(equation.primitive.bind, **equation.params))
     results = []
@@ -167,32 +197,36 @@ def _each(equation: Any, operands: list[Value]) -> Value:
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    """Returns whether a primitive takes an operand of a shape as if it had another."""
+    """Returns whether a pointwise primitive accepts an operand of one shape for a result of another."""
     return shape == () or (len(shape) == len(to) and all(a in (1, b) for a, b in zip(shape, to)))
 
 
 def _log1p(x: Array) -> Array:
-    """Kahan's: the rounding of 1 + x is undone."""
+    """Returns log(1 + x) by Kahan's formula, which corrects for the rounding of 1 + x."""
     wide = 1 + x
     return jax.lax.select(wide == 1, x, jnp.log(wide) * (x / jax.lax.select(wide == 1, wide, wide - 1)))
 
 
 def _expm1(x: Array) -> Array:
-    """Kahan's: the rounding of exp(x) is undone, where it is neither 1 nor too small for it to matter."""
-    grown, one = jnp.exp(x), jnp.ones_like(x)
-    plain = (jnp.abs(x) > 1) | (grown == 1)
-    exact = (grown - 1) * (x / jax.lax.select(plain, one, jnp.log(grown)))
-    return jax.lax.select(grown == 1, x, jax.lax.select(plain, grown - 1, exact))
+    """Returns exp(x) - 1 by Kahan's formula, which corrects for the rounding of exp(x).
+
+    No correction is needed where abs(x) > 1, and none is possible where exp(x) rounds to 1: the result there is x.
+    """
+    exponential = jnp.exp(x)
+    plain = (jnp.abs(x) > 1) | (exponential == 1)
+    corrected = (exponential - 1) * (x / jax.lax.select(plain, jnp.ones_like(x), jnp.log(exponential)))
+    return jax.lax.select(exponential == 1, x, jax.lax.select(plain, exponential - 1, corrected))
 
 
 def _pad(x: np.ndarray, filler: np.ndarray, *, padding_config: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """Returns what `jax.lax.pad` does, which NumPy has only without negative and interior padding."""
     for axis, (low, high, step) in enumerate(padding_config):
         size = x.shape[axis] + max(x.shape[axis] - 1, 0) * step
         spaced = np.full((*x.shape[:axis], size, *x.shape[axis + 1 :]), filler[()])
         spaced[(slice(None),) * axis + (slice(None, None, step + 1),)] = x
         margins = [(0, 0)] * axis + [(max(low, 0), max(high, 0))] + [(0, 0)] * (x.ndim - axis - 1)
         x = np.pad(spaced, margins, constant_values=filler[()])
-        inside = slice(max(-low, 0), x.shape[axis] - max(-high, 0))  # a negative margin takes entries away
+        inside = slice(max(-low, 0), x.shape[axis] - max(-high, 0))  # negative padding removes entries
         x = x[(slice(None),) * axis + (inside,)]
     return x
 
@@ -208,7 +242,7 @@ def _slice(x: np.ndarray, *, start_indices: Any, limit_indices: Any, strides: An
     return x[tuple(map(slice, start_indices, limit_indices, strides or (1,) * x.ndim))]
 
 
-_REWRITTEN = {"add_any": jax.lax.add, "expm1": _expm1, "log1p": _log1p}  # Mosaic GPU does not know these
+_REWRITTEN = {"add_any": jax.lax.add, "expm1": _expm1, "log1p": _log1p}  # primitives that Mosaic GPU does not lower
 _REDUCTIONS = {
     "reduce_sum": jax.lax.add,
     "reduce_max": jax.lax.max,
@@ -236,9 +270,12 @@ _MOVES = {
 class Gates:
     """A cell's gates and their derivative for one hidden unit.
 
-    `forward` takes the leaves of the parameters that gates read (`reads_params` says which), of the state and of z, and
-    r; it returns the leaves of the new state. `backward` takes the same and the new state's gradients, and returns the
-    gradients of the first. `summed` says whether z is one array whose gradient is r's.
+    Attributes:
+      forward: takes the leaves of the parameters that the gates read, of the state and of z, and r; returns the leaves
+        of the new state.
+      backward: takes the same and the gradients of the leaves of the new state; returns the gradients of the former.
+      reads_params: for each leaf of the parameters, whether the gates read it.
+      summed: whether z is one array that has the same gradient as r, as where gates read z + r only.
     """
 
     forward: Pointwise
@@ -247,8 +284,25 @@ class Gates:
     summed: bool
 
 
-def traced(cell: GatedCell, params: Params, state: State, zs: Any, r: Any) -> Gates:
-    """Traces the gates of a cell, given arrays of one time step without batch axes (or their shapes)."""
+def traced(
+    cell: GatedCell,
+    params: Params,
+    state: State,
+    zs: PyTree[Shaped[jax.ShapeDtypeStruct, "..."]],
+    r: Float[jax.ShapeDtypeStruct, "G H"],
+) -> Gates:
+    """Traces the gates of a cell for one hidden unit.
+
+    Args:
+      cell: a cell whose gates are pointwise.
+      params: its parameters, or their shapes and types.
+      state: shapes and types of its state, without batch axes.
+      zs: shapes and types of what `inputs` returns, of one step and without batch axes.
+      r: shape and type of the product of the hidden state, likewise.
+
+    Raises:
+      NotImplementedError: when evaluated, if the gates use an operation that is not known to be pointwise.
+    """
     size = r.shape[-1]
     cell = dataclasses.replace(cell, hidden_size=1)
     leaves, tree = jax.tree.flatten(params)
@@ -263,9 +317,11 @@ def traced(cell: GatedCell, params: Params, state: State, zs: Any, r: Any) -> Ga
     params_read = [leaf for leaf, is_read in zip(leaves, read) if is_read]
 
     def gates(params_read, *others):
-        rest = iter(params_read)
-        filled = [next(rest) if is_read else jnp.zeros(leaf.shape, leaf.dtype) for leaf, is_read in zip(leaves, read)]
-        return new_state(filled, *others)
+        remaining = iter(params_read)
+        params = [
+            next(remaining) if is_read else jnp.zeros(leaf.shape, leaf.dtype) for leaf, is_read in zip(leaves, read)
+        ]
+        return new_state(params, *others)
 
     def gradients(params_read, state, zs, r, d_new):
         return jax.vjp(gates, params_read, state, zs, r)[1](d_new)
@@ -275,8 +331,15 @@ def traced(cell: GatedCell, params: Params, state: State, zs: Any, r: Any) -> Ga
     return Gates(Pointwise(gates, params_read, state, zs, r), backward, read, summed)
 
 
-def by_unit(leaf: Array, size: int, batch_axes: int = 0) -> Array:
-    """Returns an array as ``[*batch, n, H]``, a row for each entry that one hidden unit has of it."""
+def by_unit(leaf: Shaped[Array, "*N"], size: int, batch_axes: int = 0) -> Shaped[Array, "*M n H"]:
+    """Returns an array as ``[*batch, n, H]``, with the n entries that each hidden unit has of it.
+
+    Args:
+      leaf: an array ``[*batch, ...]``. If its last axis is that of the hidden units, each unit has its own entries;
+        otherwise every unit has the whole array.
+      size: number H of hidden units.
+      batch_axes: number of axes in front that are left as they are.
+    """
     batch = leaf.shape[:batch_axes]
     if leaf.shape[batch_axes:][-1:] == (size,):
         return leaf.reshape(*batch, -1, size)

@@ -1,0 +1,175 @@
+"""A cell that overflows by itself, from finite inputs, before a reset changes no value and no gradient after it."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cells_under_test import I, close, inputs, parameters, same
+
+from rnnjax import (
+    GRU,
+    BasicRNN,
+    Cell,
+    Dropout,
+    Fused,
+    GatedCell,
+    HiddenState,
+    Project,
+    Residual,
+    Scan,
+    Stack,
+    Static,
+    unroll,
+    unroll_states,
+)
+
+B, T, RESET = 3, 5, 3
+RESETS = np.arange(T) == np.full((B, 1), RESET)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExponentialGate(GatedCell):
+    """h' = exp(z_i + r_i) * (z_c + r_c): what the first gate is infinite for, the derivative of both is."""
+
+    gate_count = 2
+
+    def gates(self, params, state, z, r):
+        gate, content = jnp.moveaxis(z + r, -2, 0)
+        return HiddenState(jnp.exp(gate) * content)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixing(ExponentialGate):
+    """The same, said to mix hidden units."""
+
+    pointwise = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Exponential(Cell):
+    """s' = exp(s + x . w); y = s': no gated cell."""
+
+    @property
+    def output_size(self):
+        return I
+
+    def init(self, key, input_size):
+        return jax.random.uniform(key, (input_size,))
+
+    def initial_state(self, batch_size, dtype=jnp.float32):
+        return jnp.zeros((*(batch_size if isinstance(batch_size, tuple) else (batch_size,)), I), dtype)
+
+    def inputs(self, params, xs, *, key=None):
+        return xs * params
+
+    def advance(self, params, state, z):
+        return jnp.exp(state + z)
+
+    def read(self, params, state, z):
+        return state
+
+
+GATED = [Fused(), Fused(unroll=2), Scan(), Scan(remat_every=2), Static()]
+ANY = [Scan(), Scan(remat_every=2), Static()]
+CASES = {
+    "gated": (ExponentialGate(4), GATED),
+    "not pointwise": (Mixing(4), GATED),
+    "relu": (BasicRNN(4, "relu"), GATED),
+    "not gated": (Exponential(), ANY),
+    "state dropout": (Dropout(ExponentialGate(I), state_rate=0.3), ANY),
+    "projected": (Project(ExponentialGate(4), 2), [None]),
+    "below another": (Stack([ExponentialGate(I), Exponential(), GRU(4)]), [None, Scan()]),
+    "residual": (Residual(Stack([Project(ExponentialGate(4), 2), ExponentialGate(I)])), [None]),
+}
+
+
+def overflowing(cell):
+    """Parameters, and inputs of which the first of the first sequence, finite as it is, is too much for the cell."""
+    scale, much = (2, 3e38) if isinstance(cell, BasicRNN) else (0.3, 3000)
+    params = jax.tree.map(lambda leaf: scale * jnp.abs(leaf), parameters(cell))
+    return params, inputs(B, T, I).at[0, 0].set(much)
+
+
+def loss(cell, method, after, params, xs):
+    """A loss of what comes after the reset: of whole sequences, or of their ends alone."""
+    options = {} if after else {"resets": RESETS}
+    ys, last = unroll(cell, params, xs[:, RESET:] if after else xs, method=method, **options)
+    return jnp.cos(ys if after else ys[:, RESET:]).sum() + sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(last))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_overflows_before_a_reset_reaches_no_value_and_no_gradient_after_it(name):
+    cell, methods = CASES[name]
+    params, xs = overflowing(cell)
+    assert not np.isfinite(unroll(cell, params, xs, resets=RESETS)[0][0, :RESET]).any()
+    of_what_comes_after = functools.partial(loss, cell, None, True)
+    expected = jax.jit(jax.value_and_grad(of_what_comes_after, argnums=(0, 1)))(params, xs)
+    for method in methods:
+        of_all = functools.partial(loss, cell, method, False)
+        value, (for_params, for_xs) = jax.jit(jax.value_and_grad(of_all, argnums=(0, 1)))(params, xs)
+        close((value, (for_params, for_xs)), expected)
+        same(for_xs[:, :RESET], jnp.zeros_like(for_xs[:, :RESET]))
+
+
+@pytest.mark.parametrize("method", GATED, ids=str)
+def test_higher_derivatives_and_maps_are_those_of_what_comes_after_too(method):
+    cell = ExponentialGate(4)
+    params, xs = overflowing(cell)
+    change = parameters(cell, I)
+
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def along(after, method, params):
+        derivative = jax.grad(functools.partial(loss, cell, method, after))
+        return jax.jvp(lambda params: derivative(params, xs), (params,), (change,))
+
+    expected, _ = after = along(True, Scan(), params)
+    close(along(False, method, params), after, rtol=1e-3, atol=1e-4)
+    each = jax.jit(jax.vmap(jax.grad(functools.partial(loss, cell, method, False)), (None, 0)))
+    twice = each(params, jnp.stack([xs, xs[::-1]]))
+    close(jax.tree.map(lambda leaf: leaf[0], twice), expected)
+
+
+def test_dropout_of_the_state_with_keys_in_every_step():
+    cell = Dropout(Stack([ExponentialGate(I), Dropout(GRU(4), output_rate=0.2)]), state_rate=0.3)
+    params, xs = overflowing(cell)
+    key = jax.random.key(4)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params, xs):
+        ys, _ = unroll(cell, params, xs, resets=RESETS, key=key)
+        return jnp.cos(ys[:, RESET:]).sum()
+
+    close(gradient(params, xs), gradient(params, xs.at[0, 0].set(0.1)))
+
+
+@pytest.mark.parametrize("name", ["gated", "not gated", "below another"])
+def test_outputs_are_nan_from_there_on_up_to_the_reset_and_states_are_what_they_are(name):
+    cell, methods = CASES[name]
+    params, xs = overflowing(cell)
+    lost = np.zeros((B, T), bool)
+    lost[0, :RESET] = True
+    for method in methods:
+        ys, _ = unroll(cell, params, xs, resets=RESETS, method=method)
+        same(np.isnan(ys).all(-1), lost)
+        close(ys[~lost], unroll(cell, params, xs.at[0, 0].set(0.1), resets=RESETS, method=method)[0][~lost])
+    ys, states = unroll_states(cell, params, xs, resets=RESETS)
+    same(np.isnan(ys).all(-1), lost)
+    first = np.concatenate([leaf.reshape(B, T, -1) for leaf in jax.tree.leaves(states)], -1)
+    assert np.isfinite(first[~lost]).all()
+
+
+@pytest.mark.parametrize("method", GATED, ids=str)
+def test_what_overflows_without_a_reset_after_it_is_not_hidden(method):
+    cell = ExponentialGate(4)
+    params, xs = overflowing(cell)
+    early = np.zeros((B, T), bool)
+    early[:, 0] = early[1:, 4] = True
+    ys, _ = unroll(cell, params, xs, resets=early, method=method)
+    assert not np.isfinite(ys[0]).any()
+    last = lambda params: jnp.sum(unroll(cell, params, xs, resets=early, method=method)[0][:, 4])  # noqa: E731
+    gradient = jax.jit(jax.grad(last))(params)
+    assert not any(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient)[:2])
