@@ -67,11 +67,11 @@ def pytest_sessionstart(session):
 
 
 def pytest_collection_finish(session):
-    """Holds annotations of training and parallel, whose modules the tests that are collected have imported by now."""
-    from fixtures.annotations import hold_annotations_of_modules
+    """Holds annotations of packages whose modules the tests that are collected have imported by now."""
+    from fixtures.annotations import hold_annotations_in
 
     tests = {item.module for item in session.items if hasattr(item, "module")}
-    hold_annotations_of_modules(["rnnjax.parallel", "rnnjax.training"], tests)
+    hold_annotations_in(["rnnjax.parallel", "rnnjax.training", "rnnjax.unrolling.kernels"], tests)
 
 
 def pytest_unconfigure(config):

@@ -46,6 +46,12 @@ def last_outputs(
     """Returns the output of each sequence's last valid step; zeros where it has none.
 
     It is read off the final state where that has it, so that no step's output need be kept for it.
+
+    Args:
+      cell: the cell.
+      ys: its outputs.
+      state: its final state, each leaf ``[B, ...]``.
+      lengths: valid steps of each sequence; None: all.
     """
     last = _hidden(cell, state)
     if lengths is None:

@@ -154,9 +154,8 @@ def initial_or_restored(
       the states; for each run the step at which it diverged, 0 if it has not; the number of steps that led to the
       states; and what the group was doing when it was stopped.
     """
-    traced = {
-        name: values[0] for name, values in group.traced_values().items()
-    }  # the state has the same structure for all
+    # The state has the same structure for all values.
+    traced = {name: values[0] for name, values in group.traced_values().items()}
     optimizer = build_optimizer(group.config.optimizer, schedule.steps, schedule.epoch_steps, traced)
     initial = initial_train_state(task, optimizer)
     content = {

@@ -93,7 +93,7 @@ class CellSequence(NamedTuple):
     key: Key
     gaps: bool = False
     keeps_states: bool = False
-    followed: Array | None = None
+    followed: Bool[Array, "T *B"] | None = None
 
 
 class Method:
@@ -130,7 +130,6 @@ class Method:
         Raises:
           ValueError: if the method cannot run one of them.
         """
-
         cut = _Cut(sequence)
 
         def recur(cell, params, zs, state, initial, xs=None) -> tuple[Any, State]:
@@ -143,8 +142,8 @@ class Method:
             ys, states = outputs if sequence.keeps_states else (outputs, last)
             return cut.finite(ys), states
 
-        cell, params, xs, state, initial = sequence[:5]
-        ys, state = cell.over_time(recur, params, cut.finite(xs), state, initial, sequence.key)
+        xs = cut.finite(sequence.xs)
+        ys, state = sequence.cell.over_time(recur, sequence.params, xs, sequence.state, sequence.initial, sequence.key)
         return cut.marked(ys), state
 
 
