@@ -14,7 +14,7 @@ import pytest
 
 _ANNOTATIONS = ["fixtures.annotations"] if importlib.util.find_spec("beartype") else []
 
-pytest_plugins = ["fixtures.commands", "fixtures.originals", "fixtures.training", *_ANNOTATIONS]
+pytest_plugins = ["fixtures.commands", "fixtures.fuzzing", "fixtures.originals", "fixtures.training", *_ANNOTATIONS]
 
 jax.config.update("jax_num_cpu_devices", 2)
 
