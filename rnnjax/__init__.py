@@ -51,9 +51,7 @@ from rnnjax.unrolling import (
     unroll,
     unroll_states,
 )
-
-__version__ = "0.1.0"
-
+from rnnjax.version import __version__ as __version__
 
 _WHEN_ASKED_FOR = {name: f"rnnjax.{name}" for name in ("interop", "models", "nn")}
 

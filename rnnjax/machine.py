@@ -10,14 +10,14 @@ from typing import Any
 
 import jax
 
-import rnnjax
+from rnnjax.version import __version__
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
 def versions() -> dict[str, str]:
     """Returns the versions of Python, of this library, and of those that it computes with."""
-    found = {"python": platform.python_version(), "rnnjax": rnnjax.__version__}
+    found = {"python": platform.python_version(), "rnnjax": __version__}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

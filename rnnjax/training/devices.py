@@ -18,11 +18,11 @@ import optax
 from rnnjax.cache import cache_directory
 from rnnjax.config import TrainConfig
 from rnnjax.config_group import to_dict
+from rnnjax.files import is_number, is_object, read_json, write_json
 from rnnjax.machine import device_name, versions
 from rnnjax.parallel.mesh import batch_mesh, device_counts
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import Order, device_feed
-from rnnjax.training.files import is_number, is_object, read_json, write_json
 from rnnjax.training.program import TrainProgram, place_state
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.state import TrainState, initial_train_state

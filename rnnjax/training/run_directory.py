@@ -14,7 +14,7 @@ from typing import Any
 from rnnjax.config import PLACES
 from rnnjax.config_group import differences
 from rnnjax.errors import ConfigError, first_line
-from rnnjax.training.files import is_object, parse_json, part_of, read_json, write_json
+from rnnjax.files import is_object, parse_json, part_of, read_json, write_json
 from rnnjax.training.lock import LOCK
 from rnnjax.training.metrics_file import append_rows, mend, read_rows, write_rows
 

@@ -13,11 +13,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from rnnjax.files import is_number
 from rnnjax.optimizer import build_optimizer
 from rnnjax.tasks.task import Task
 from rnnjax.training.calls import Plan, Programs, train_steps
 from rnnjax.training.checkpoint import Checkpoints, Origin, Unfinished
-from rnnjax.training.files import is_number
 from rnnjax.training.grid import Group
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow, Metrics, steps_in

@@ -1,4 +1,4 @@
-"""The small files of a run: written whole or not at all, and read with what is damaged named."""
+"""Small files that are kept: written whole or not at all, and read with what is damaged named."""
 
 from __future__ import annotations
 
