@@ -44,10 +44,12 @@ from rnnjax.unrolling import (
     Scan,
     Static,
     Steps,
+    TuneReport,
     bidirectional,
     choose_method,
     init_bidirectional,
     static_unroll,
+    tune,
     unroll,
     unroll_states,
 )
@@ -95,6 +97,7 @@ __all__ = [
     "Static",
     "Steps",
     "TimedKey",
+    "TuneReport",
     "WeightDrop",
     "Wrapper",
     "Zoneout",
@@ -103,6 +106,7 @@ __all__ = [
     "choose_method",
     "init_bidirectional",
     "static_unroll",
+    "tune",
     "unroll",
     "unroll_states",
 ]

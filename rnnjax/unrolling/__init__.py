@@ -8,6 +8,7 @@ from rnnjax.unrolling.kernels.pallas import Pallas
 from rnnjax.unrolling.recurrence import CellSequence, Method, Recurrence, Steps
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.static import Static
+from rnnjax.unrolling.tune import TuneReport, tune
 from rnnjax.unrolling.unroll import static_unroll, unroll, unroll_states
 
 __all__ = [
@@ -21,10 +22,12 @@ __all__ = [
     "Scan",
     "Static",
     "Steps",
+    "TuneReport",
     "bidirectional",
     "choose_method",
     "init_bidirectional",
     "static_unroll",
+    "tune",
     "unroll",
     "unroll_states",
 ]

@@ -4,69 +4,65 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from rnnjax.backend import fused_by_rule, on_cpu
-from rnnjax.cells.cell import Cell, Params, State, compute_dtype
+from rnnjax.backend import fused_by_rule
+from rnnjax.cells.cell import Cell, Params, State
 from rnnjax.cells.sizes import as_batch_size
 from rnnjax.cells.traits import fuses
 from rnnjax.unrolling.fused import Fused
+from rnnjax.unrolling.known import Methods, given_choice, kept_choice, shipped_choice
 from rnnjax.unrolling.recurrence import CellSequence, Method, Recurrence
 from rnnjax.unrolling.scan import Scan
 
 
-class Row(NamedTuple):
-    """A measurement: on devices of a kind, for a type, up to a width and a batch, this method was the fastest."""
-
-    device_kind: str
-    dtype: str
-    hidden: int
-    batch: int
-    method: Method
-
-
-# Rows are read in order. It is empty until a GPU has been measured; on a CPU the rule of `fastest` was measured.
-MEASURED: tuple[Row, ...] = ()
-
-
 @dataclasses.dataclass(frozen=True)
 class Auto(Method):
-    """For each recurrence the method that was measured to be fastest on this kind of device, else a rule.
+    """For each recurrence the method that is known to be fastest: by a measurement, by a table of devices, by a rule.
 
-    A stack of a gated layer and one that is not gets a method each. The rule: on a CPU `Fused` for gated cells, `Scan`
-    for everything else. It is what `unroll` takes where it is given no method.
+    `rnnjax.tune` measures a recurrence here, which then holds for that one exactly (RNNJAX_TUNE=0 leaves it unread).
+    Next comes the table of devices that the library ships, then the rule: on a CPU `Fused` for gated cells, `Scan` for
+    everything else. A stack of a gated layer and one that is not gets a method each. It is what `unroll` takes where it
+    is given no method. What is compiled already stays as it is.
+
+    Attributes:
+      gradient: whether the time counts that a recurrence takes with its gradient, or forward alone.
+      methods: methods by `rnnjax.unrolling.known.recurrence_key`, in place of what was measured here; ``()`` for none.
     """
 
     keeps_states: ClassVar[bool] = True
 
+    gradient: bool = True
+    methods: Methods | None = None
+
     def run(self, recurrence: Recurrence) -> tuple[Array, State]:
-        return fastest(recurrence, jax.default_backend()).run(recurrence)
+        return self.method_for(recurrence, jax.default_backend()).run(recurrence)
+
+    def method_for(self, recurrence: Recurrence, platform: str) -> Method:
+        """Returns the method for a recurrence on "cpu", "gpu" or "tpu"; it can serve."""
+        if recurrence.keeps_states:
+            return Scan()
+        known = self._known(recurrence) if platform == jax.default_backend() else None
+        return known or by_rule(recurrence, platform)
+
+    def _known(self, recurrence: Recurrence) -> Method | None:
+        if self.methods is None:
+            measured = kept_choice(recurrence, gradient=self.gradient)
+        else:
+            measured = given_choice(self.methods, recurrence)
+        return measured or shipped_choice(recurrence)
 
 
-def fastest(recurrence: Recurrence, platform: str) -> Method:
-    """Returns the method that `Auto` takes for a recurrence on "cpu", "gpu" or "tpu"; it can serve."""
-    if recurrence.keeps_states:
-        return Scan()
-    measured = _measured(recurrence, platform)
-    if measured is not None and measured.why_not(recurrence) is None:
-        return measured
+def by_rule(recurrence: Recurrence, platform: str) -> Method:
+    """Returns the method for a recurrence of which nothing is known."""
     return Fused() if fused_by_rule(platform) and fuses(recurrence.cell) else Scan()
-
-
-def _measured(recurrence: Recurrence, platform: str) -> Method | None:
-    """Returns what the table says for the device that JAX computes on."""
-    if not MEASURED or on_cpu(platform) or not fuses(recurrence.cell):
-        return None
-    device_kind, h = jax.devices()[0].device_kind, recurrence.state.h
-    dtype, hidden, batch = jnp.dtype(compute_dtype(recurrence.steps.z)).name, h.shape[-1], h.size // h.shape[-1]
-    rows = (row for row in MEASURED if row.device_kind in device_kind and row.dtype == dtype)
-    return next((row.method for row in rows if hidden <= row.hidden and batch <= row.batch), None)
 
 
 def choose_method(
@@ -96,36 +92,49 @@ def methods_of(
     Args:
       cell, shape, platform, params: as in `choose_method`; the cell is taken as in evaluation, without a key.
     """
-    listening = _Listening(platform or jax.default_backend(), [])
+    platform = platform or jax.default_backend()
 
-    def unrolled(params, xs):
+    def unrolled(listening, params, xs):
         params = cell.init(jax.random.key(0), shape[-1]) if params is None else params
         state = cell.start(params, as_batch_size(shape[1:-1]), xs.dtype)
         return listening.over(CellSequence(cell, params, xs, state, None, None, None, None))
 
-    jax.eval_shape(unrolled, params, jax.ShapeDtypeStruct(shape, jnp.float32))
-    return listening.methods
+    listening = Listening([])
+    jax.eval_shape(functools.partial(unrolled, listening), params, jax.ShapeDtypeStruct(shape, jnp.float32))
+    return [Auto().method_for(recurrence, platform) for recurrence in listening.recurrences]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Listening(Method):
-    """Notes what `Auto` would take for each recurrence, and lets it pass by the loop that takes any."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Listening(Method):
+    """Notes each recurrence that passes by, as shapes, and has the loop run it that takes any."""
 
-    platform: str
-    methods: list[Method]
+    recurrences: list[Recurrence]
 
     def run(self, recurrence: Recurrence) -> tuple[Array, State]:
-        self.methods.append(fastest(recurrence, self.platform))
+        arrays = (recurrence.params, recurrence.state, recurrence.initial, recurrence.steps, recurrence.xs)
+        params, state, initial, steps, xs = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arrays
+        )
+        self.recurrences.append(recurrence._replace(params=params, state=state, initial=initial, steps=steps, xs=xs))
         return Scan().run(recurrence)
+
+
+def recurrences_in(function: Callable[..., Any], *arguments: Any) -> list[Recurrence]:
+    """Returns, as shapes, each recurrence that a function unrolls without naming a method, in that order."""
+    listening = Listening([])
+    with choosing(lambda cell: listening):
+        jax.eval_shape(function, *arguments)
+    return listening.recurrences
 
 
 @contextlib.contextmanager
 def choosing(method_for: Callable[[Cell], Method | None]) -> Iterator[None]:
-    """Within it, `unroll` without a method takes ``method_for(cell)``; where that is None, `Auto`.
+    """Within it, `unroll` without a method takes ``method_for(cell)``; where that is None, what it took outside of it.
 
     So a whole model is unrolled in some way without its own code knowing of it. What is traced within stays so.
     """
-    token = _CHOOSING.set(method_for)
+    outer = _CHOOSING.get()
+    token = _CHOOSING.set(lambda cell: method_for(cell) or outer(cell))
     try:
         yield
     finally:

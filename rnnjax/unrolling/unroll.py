@@ -118,6 +118,11 @@ def _checked(keeps_states, cell, params, xs, state, lengths, mask, resets, rever
     return _unroll(how, params, xs, state, lengths, mask, resets, key)
 
 
+def choose_again() -> None:
+    """Has `unroll` outside of `jit` ask `Auto` again, where it is compiled with what was known before."""
+    _unroll.clear_cache()
+
+
 class _How(NamedTuple):
     """What of an unrolling is no array, and so static under `jit`."""
 
