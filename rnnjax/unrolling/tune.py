@@ -66,7 +66,7 @@ class Tuned:
             best = {"forward": self.forward, "with gradient": self.gradient}
             chosen = [measure for measure, method in best.items() if method == timed.method]
             remark = timed.trouble or (f"fastest {' and '.join(chosen)}" if chosen else "")
-            rows.append((repr(timed.method), _milliseconds(timed.forward), _milliseconds(timed.gradient), remark))
+            rows.append((short(timed.method), _milliseconds(timed.forward), _milliseconds(timed.gradient), remark))
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {remark}" for a, b, c, remark in rows]
         return "\n".join([self.title, *map(str.rstrip, lines)])
@@ -77,7 +77,7 @@ class Tuned:
         recurrence = self.recurrence
         batch = jax.tree.leaves(recurrence.steps.z)[0].shape[1:]
         batch = recurrence.xs.shape[1:-1] if recurrence.xs is not None else batch[:1]
-        of = f"{recurrence.cell}, T {recurrence.length}, batch {' x '.join(map(str, batch))}"
+        of = f"{short(recurrence.cell)}, T {recurrence.length}, batch {' x '.join(map(str, batch))}"
         features = "" if recurrence.xs is None else f", {recurrence.xs.shape[-1]} features"
         flags = [name for name in ("valid", "resets") if getattr(recurrence.steps, name) is not None]
         named = "".join({"valid": ", steps missing", "resets": ", resets"}[name] for name in flags)
@@ -182,20 +182,23 @@ def recurrences_of(
     """Returns the recurrences that a cell is made of, as shapes, in the order they are run."""
     listening, (length, *batch, features) = Listening([]), shape
 
-    def unrolled(params: Params, xs: Any, flags: Any) -> Any:
+    def unrolled(params: Params, xs: Any, valid: Any, resets: Any) -> Any:
         params = cell.init(jax.random.key(0), features) if params is None else params
         state = cell.start(params, as_batch_size(tuple(batch)), xs.dtype)
-        return listening.over(CellSequence(cell, params, xs, state, state, *flags, None))
+        return listening.over(CellSequence(cell, params, xs, state, state, valid, resets, None))
 
     flag = jax.ShapeDtypeStruct((length, *batch), jnp.bool)
     xs = jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
-    jax.eval_shape(unrolled, params, xs, (flag if lengths else None, flag if resets else None))
+    jax.eval_shape(unrolled, params, xs, flag if lengths else None, flag if resets else None)
     return listening.recurrences
 
 
 def distinct(recurrences: Sequence[Recurrence]) -> list[Recurrence]:
     """Returns those that differ from all before them in what their time depends on."""
-    return list({recurrence_key(each): each for each in reversed(recurrences)}.values())[::-1]
+    found: dict[str, Recurrence] = {}
+    for each in recurrences:
+        found.setdefault(recurrence_key(each), each)
+    return list(found.values())
 
 
 def keep_tuned(tuned: Sequence[Tuned]) -> None:
@@ -297,6 +300,15 @@ def medians(calls: Mapping[Any, Callable[[], Any]], seconds: float) -> dict[Any,
             fastest = min(map(min, times.values()))
             left = [name for name in left if min(times[name]) <= _TOO_SLOW * fastest]
     return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def short(value: Any) -> str:
+    """Returns a cell or a method in words, without those options that are what they are by default."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return getattr(value, "__name__", None) or repr(value)
+    options = ((field, getattr(value, field.name)) for field in dataclasses.fields(value) if field.init)
+    said = [f"{field.name}={short(option)}" for field, option in options if option != field.default]
+    return f"{type(value).__name__}({', '.join(said)})"
 
 
 def _milliseconds(seconds: float | None) -> str:

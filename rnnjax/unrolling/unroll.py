@@ -120,7 +120,8 @@ def _checked(keeps_states, cell, params, xs, state, lengths, mask, resets, rever
 
 def choose_again() -> None:
     """Has `unroll` outside of `jit` ask `Auto` again, where it is compiled with what was known before."""
-    _unroll.clear_cache()
+    compiled: Any = _unroll
+    compiled.clear_cache()
 
 
 class _How(NamedTuple):
