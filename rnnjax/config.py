@@ -57,11 +57,14 @@ class ParallelConfig(ConfigGroup):
       layers: number of devices that share the layers of a stack, for each part of the batch; "all" takes all devices.
       via: what maps a step over devices: "shard_map", or "pmap", which computes the same but splits batches or layers,
         not both.
+      tune: whether a step of a long run is measured when it begins, once for a machine: on how many devices, where
+        `batch` leaves it open, and of a run of half an hour and more also by which methods.
     """
 
     batch: str = "auto"
     layers: str = "1"
     via: str = "shard_map"
+    tune: bool = True
 
     def check(self) -> None:
         super().check()

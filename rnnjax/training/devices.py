@@ -1,18 +1,18 @@
-"""How many devices share a batch where the config leaves it open: measured once, then known."""
+"""How many devices share a batch, and how recurrences are unrolled, where the config leaves it open.
+
+The two are one choice, measured once and then known: parts of a batch are other recurrences than the whole.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import optax
 
 from rnnjax.cache import cache_directory
@@ -20,27 +20,35 @@ from rnnjax.config import TrainConfig
 from rnnjax.config_group import to_dict
 from rnnjax.files import is_number, is_object, read_json, write_json
 from rnnjax.machine import device_name, versions
-from rnnjax.parallel.mesh import batch_mesh, device_counts
+from rnnjax.parallel.mesh import device_counts
 from rnnjax.tasks.task import Task
-from rnnjax.training.batches import Order, device_feed
-from rnnjax.training.program import TrainProgram, place_state
+from rnnjax.training.choice import Choice, choice_from_json
 from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.state import TrainState, initial_train_state
+from rnnjax.training.step_seconds import step_seconds, tuned_methods
 
 _log = logging.getLogger(__name__)
 
-_WORTH_MEASURING = 1000  # steps; a shorter run is over before a better choice has paid for the measurement
-_STEPS, _SECONDS = 8, 0.5  # steps in a measured call, and the least time of measuring each number of devices
+# Steps of a run: a shorter one is over before a better choice of devices, or of methods alone, has paid for measuring.
+_WORTH_MEASURING, _WORTH_A_LOOK = 1000, 5000
+_WORTH_TUNING = 1800.0  # seconds that a run's steps take; methods are measured for half a minute each
 _NOT_IN_A_STEP = ("seed", "epochs", "evaluate_every", "log_every", "steps_per_call", "call_seconds", "parallel")
 
 
-def choose_devices(
-    task: Task, config: TrainConfig, optimizer: optax.GradientTransformation, steps: int, run: RunDirectory
-) -> int:
-    """Returns how many devices share a batch.
+class Measured(NamedTuple):
+    """The seconds of a step by each choice, and whether methods were measured for them too."""
 
-    A number in the config stands. "auto" takes what the run began with; else the fastest of what may pay, as it was
-    measured for such a step on such a machine before, or is measured now where the run is long enough.
+    seconds: Mapping[Choice, float]
+    tuned: bool = False
+
+
+def choose(
+    task: Task, config: TrainConfig, optimizer: optax.GradientTransformation, steps: int, run: RunDirectory
+) -> Choice:
+    """Returns how many devices share a batch, and how recurrences are unrolled.
+
+    A number of devices in the config stands. A run that was begun goes on as it began. Of a new one that is long enough
+    a step is measured on each number of devices that may pay, and where the run is to take half an hour or more, by the
+    methods that are the fastest for its recurrences besides; unless such a step was measured on such a machine before.
 
     Args:
       task, config, optimizer: of the run.
@@ -51,22 +59,45 @@ def choose_devices(
       ConfigError: if there are not so many devices.
     """
     counts = device_counts(config.parallel.batch, config.batch_size, config.parallel.layers)
-    if len(counts) == 1:
-        return counts[0]
-    begun = run.devices()
-    if begun in counts:
+    begun = run.choice()
+    if begun is not None and begun.devices in counts:
         return begun
-    if steps < _WORTH_MEASURING:
-        return counts[0]
+    if not _measures(config, counts, steps):
+        return Choice(counts[0])
     key, table = step_key(task, config), read_table()
-    if not _has_seconds(table.get(key), counts):
-        table[key] = {str(count): seconds for count, seconds in step_seconds(task, config, optimizer, counts).items()}
-        keep_table(table)
-    seconds = {count: table[key][str(count)] for count in counts}
-    fastest = min(counts, key=seconds.__getitem__)
-    measured = ", ".join(f"{1000 * seconds[count]:.2f} ms on {count}" for count in counts)
-    _log.info("devices that share a batch: %d (a step takes %s)", fastest, measured)
+    known = read_measured(table.get(key), counts)
+    measured = known or Measured(step_seconds(task, config, optimizer, [Choice(count) for count in counts]))
+    if not measured.tuned and steps * min(measured.seconds.values()) >= _WORTH_TUNING:
+        measured = _with_methods(task, config, optimizer, measured)
+    if measured is not known:
+        keep_table(table | {key: measured_as_json(measured)})
+    fastest = min(measured.seconds, key=measured.seconds.__getitem__)
+    _log.info("a step takes %s", ", ".join(_in_words(*each, fastest) for each in measured.seconds.items()))
     return fastest
+
+
+def _measures(config: TrainConfig, counts: Sequence[int], steps: int) -> bool:
+    """Says whether something is measured for a run: what differs between machines must not differ within one run."""
+    whole = config.parallel.layers == "1" and jax.process_count() == 1
+    return config.parallel.tune and whole and steps >= (_WORTH_MEASURING if len(counts) > 1 else _WORTH_A_LOOK)
+
+
+def _with_methods(
+    task: Task, config: TrainConfig, optimizer: optax.GradientTransformation, measured: Measured
+) -> Measured:
+    """Returns the seconds by the methods that are the fastest for a step's recurrences as well, all in turns."""
+    _log.info("measuring methods for the recurrences of a step, once; --config.parallel.tune=False takes the rule's")
+    tuned = [Choice(choice.devices, tuned_methods(task, config, choice.devices)) for choice in measured.seconds]
+    choices = list(dict.fromkeys([*measured.seconds, *tuned]))
+    if len(choices) == len(measured.seconds):
+        return measured._replace(tuned=True)
+    return Measured(step_seconds(task, config, optimizer, choices), tuned=True)
+
+
+def _in_words(choice: Choice, seconds: float, fastest: Choice) -> str:
+    names = sorted({repr(method) for _, method in choice.methods})
+    by = f" by {' and '.join(names)}" if names else ""
+    return f"{1000 * seconds:.2f} ms on {choice.devices}{by}{' (taken)' if choice == fastest else ''}"
 
 
 def step_key(task: Task, config: TrainConfig) -> str:
@@ -77,58 +108,29 @@ def step_key(task: Task, config: TrainConfig) -> str:
     return hashlib.sha256(json.dumps([settings, shapes, machine], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def step_seconds(
-    task: Task, config: TrainConfig, optimizer: optax.GradientTransformation, counts: Sequence[int]
-) -> dict[int, float]:
-    """Returns the seconds of a training step on each number of devices, taken in turns."""
-    initial = initial_train_state(task, optimizer)
-    calls = {count: steps_call(task, config, optimizer, initial(config.seed), count, _STEPS) for count in counts}
-    times: dict[int, list[float]] = {count: [] for count in counts}
-    for call in calls.values():
-        call()  # compiles
-    while min(map(sum, times.values())) < _SECONDS:
-        for count, call in calls.items():
-            started = time.perf_counter()
-            call()
-            times[count].append(time.perf_counter() - started)
-    return {count: statistics.median(taken) / _STEPS for count, taken in times.items()}
+def measured_as_json(measured: Measured) -> dict[str, Any]:
+    """Returns what was measured as an object to be written to a file."""
+    choices = [choice.as_json() | {"seconds": seconds} for choice, seconds in measured.seconds.items()]
+    return {"tuned": measured.tuned, "choices": choices}
 
 
-def steps_call(
-    task: Task,
-    config: TrainConfig,
-    optimizer: optax.GradientTransformation,
-    state: TrainState,
-    devices: int,
-    steps: int,
-) -> Callable[[], Any]:
-    """Returns a call that takes some steps on so many devices, each on the first examples, and gives their metrics."""
-    mesh = batch_mesh(str(devices), config.batch_size)
-    batch = {name: values[: config.batch_size] for name, values in task.data.splits["train"].items()}
-    program = TrainProgram(task, optimizer, mesh, device_feed(mesh, batch), config.batch_size, config.parallel.via)
-    buckets = None if task.buckets is None else np.full(steps, len(task.buckets.widths) // 2)
-    order = Order(np.tile(np.arange(config.batch_size), (steps, 1)), buckets)
-    state = place_state(mesh, state)
-
-    def call() -> Any:
-        nonlocal state
-        state, metrics = program(state, order)
-        return jax.block_until_ready(metrics)
-
-    return call
+def read_measured(entry: Any, counts: Sequence[int]) -> Measured | None:
+    """Returns what an entry of the table says; None where it is damaged, or not of each number of devices."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("choices"), list):
+        return None
+    seconds = {choice_from_json(each): each.get("seconds") for each in entry["choices"] if is_object(each)}
+    whole = {choice: value for choice, value in seconds.items() if choice is not None and is_number(value)}
+    if len(whole) < len(entry["choices"]) or {choice.devices for choice in whole} != set(counts):
+        return None
+    return Measured(whole, entry.get("tuned") is True)
 
 
-def read_table() -> dict[str, dict[str, float]]:
-    """Returns the seconds measured before, by `step_key` and number of devices; nothing where they cannot be read."""
+def read_table() -> dict[str, Any]:
+    """Returns what was measured before, by `step_key`; nothing where it cannot be read."""
     return read_json(_table(), is_object, "it is measured anew") or {}
 
 
-def _has_seconds(measured: Any, counts: Sequence[int]) -> bool:
-    """Says whether an entry of the table has the seconds for each number of devices."""
-    return isinstance(measured, dict) and all(is_number(measured.get(str(count))) for count in counts)
-
-
-def keep_table(table: dict[str, dict[str, float]]) -> None:
+def keep_table(table: dict[str, Any]) -> None:
     """Keeps what was measured; where that cannot be written, the next run measures again."""
     try:
         _table().parent.mkdir(parents=True, exist_ok=True)

@@ -128,7 +128,7 @@ def _check_parallel(config: ParallelConfig) -> None:
     """Raises `ConfigError` where a run is to be split over devices: in a sweep each is whole on one."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        whole = value == field.default or (field.name, value) == ("batch", "1")
+        whole = value == field.default or (field.name, value) in (("batch", "1"), ("tune", False))
         require(
             whole,
             f"parallel.{field.name} is {value!r}, but a sweep trains every run whole on one device and splits "

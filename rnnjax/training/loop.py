@@ -22,7 +22,7 @@ from rnnjax.tasks.task import Task
 from rnnjax.training.batches import device_feed, epoch_orders, epoch_steps, host_feed, left_out
 from rnnjax.training.calls import Plan, Programs, train_steps
 from rnnjax.training.checkpoint import Checkpoints, Origin, Unfinished
-from rnnjax.training.devices import choose_devices
+from rnnjax.training.devices import choose
 from rnnjax.training.event_log import EventLog
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow, steps_in
@@ -32,6 +32,7 @@ from rnnjax.training.record import Record, means
 from rnnjax.training.run_directory import RunDirectory, config_digest
 from rnnjax.training.state import TrainState, initial_train_state, require_room
 from rnnjax.training.summary import summarise
+from rnnjax.unrolling.auto import using
 
 _log = logging.getLogger(__name__)
 
@@ -59,12 +60,12 @@ def _train(task: Task, config: TrainConfig, run: RunDirectory, stop: StopRequest
     plan = make_plan(task, config)
     optimizer = build_optimizer(config.optimizer, plan.steps, plan.epoch_steps)
     require_room(task, optimizer)
-    devices = choose_devices(task, config, optimizer, plan.steps, run)
-    programs = compile_programs(task, config, optimizer, devices)
+    choice = choose(task, config, optimizer, plan.steps, run)
+    programs = compile_programs(task, config, optimizer, choice.devices)
     run.claim(to_dict(config))
-    run.write_devices(devices)
+    run.write_choice(choice)
     say_what_does_not_divide(task, config.batch_size, programs.mesh)
-    with open_checkpoints(run, task, to_dict(config)) as checkpoints:
+    with using(choice.methods), open_checkpoints(run, task, to_dict(config)) as checkpoints:
         state, begin, unfinished = initial_or_restored(task, optimizer, config, programs.mesh, checkpoints)
         run.keep_metrics_until(begin, steps_in(unfinished.window), evaluated=bool(checkpoints.metrics(begin)))
         with (

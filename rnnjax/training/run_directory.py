@@ -15,6 +15,7 @@ from rnnjax.config import PLACES
 from rnnjax.config_group import differences
 from rnnjax.errors import ConfigError, first_line
 from rnnjax.files import is_object, parse_json, part_of, read_json, write_json
+from rnnjax.training.choice import Choice, choice_from_json
 from rnnjax.training.lock import LOCK
 from rnnjax.training.metrics_file import append_rows, mend, read_rows, write_rows
 
@@ -104,15 +105,16 @@ class RunDirectory:
             raise ConfigError(f"{self._config} is damaged (it holds no object); choose another --workdir")
         return values
 
-    def write_devices(self, count: int) -> None:
-        """Writes how many devices share a batch: with another number, a run that resumes would round otherwise."""
+    def write_choice(self, choice: Choice) -> None:
+        """Writes how the run is computed: by another number of devices or other methods it would round otherwise."""
         if self.writes:
-            write_json(self._devices, {"batch": count})
+            write_json(self._devices, choice.as_json())
 
-    def devices(self) -> int | None:
-        """Returns how many devices shared a batch when the run began; None where that is not known."""
-        value = read_json(self._devices, _is_device_count, "how many devices share a batch is chosen anew")
-        return None if value is None else value["batch"]
+    def choice(self) -> Choice | None:
+        """Returns how the run was computed when it began; None where that is not known."""
+        then = "how many devices share a batch, and by which methods, is chosen anew"
+        value = read_json(self._devices, lambda value: choice_from_json(value) is not None, then)
+        return choice_from_json(value)
 
     def append_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
         """Adds lines to `metrics.jsonl`."""
@@ -183,10 +185,6 @@ def config_digest(config: dict[str, Any]) -> str:
         groups["data"].pop(name.removeprefix("data."), None)
     said = {name: value for name, value in (config | groups).items() if name != "call_seconds"}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-
-def _is_device_count(value: Any) -> bool:
-    return isinstance(value, dict) and type(value.get("batch")) is int and value["batch"] >= 1
 
 
 def _as_json(config: dict[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from rnnjax.training.run_programs import (
 )
 from rnnjax.training.state import TrainState, initial_train_state, require_room
 from rnnjax.training.summary import best_metrics, last_metrics
+from rnnjax.unrolling.auto import using
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
     programs = compile_programs(task, group, plan)
     directory.claim(group.as_dict())
     origin = Origin(config_digest(group.as_dict()), task.data.checksum)
-    with Checkpoints(directory.checkpoints, origin) as checkpoints:
+    with using(()), Checkpoints(directory.checkpoints, origin) as checkpoints:
         states, diverged, begin, unfinished = initial_or_restored(task, group, programs.mesh, plan, checkpoints)
         directory.keep_metrics_until(begin, steps_in(unfinished.window))
         with Progress(begin, plan.steps) as progress:

@@ -141,6 +141,11 @@ def choosing(method_for: Callable[[Cell], Method | None]) -> Iterator[None]:
         _CHOOSING.reset(token)
 
 
+def using(methods: Methods) -> contextlib.AbstractContextManager[None]:
+    """Within it, `unroll` without a method takes these, by `recurrence_key`, else the rule's: nothing of the cache."""
+    return choosing(lambda cell: Auto(methods=methods))
+
+
 def default_method(cell: Cell) -> Method:
     """Returns what `unroll` takes for a cell where it is given no method."""
     return _CHOOSING.get()(cell) or Auto()
