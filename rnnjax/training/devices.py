@@ -23,6 +23,7 @@ from rnnjax.machine import device_name, versions
 from rnnjax.parallel.mesh import device_counts
 from rnnjax.tasks.task import Task
 from rnnjax.training.choice import Choice, choice_from_json
+from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.step_seconds import step_seconds, tuned_methods
 
@@ -42,7 +43,12 @@ class Measured(NamedTuple):
 
 
 def choose(
-    task: Task, config: TrainConfig, optimizer: optax.GradientTransformation, steps: int, run: RunDirectory
+    task: Task,
+    config: TrainConfig,
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    run: RunDirectory,
+    stop: StopRequest,
 ) -> Choice:
     """Returns how many devices share a batch, and how recurrences are unrolled.
 
@@ -54,9 +60,11 @@ def choose(
       task, config, optimizer: of the run.
       steps: how many the whole run has.
       run: its directory.
+      stop: ends what is measured.
 
     Raises:
       ConfigError: if there are not so many devices.
+      Interrupted: if a signal stopped it.
     """
     counts = device_counts(config.parallel.batch, config.batch_size, config.parallel.layers)
     begun = run.choice()
@@ -64,6 +72,16 @@ def choose(
         return begun
     if not _measures(config, counts, steps):
         return Choice(counts[0])
+    fastest = stop.unless_stopped(lambda: _fastest(task, config, optimizer, steps, counts))
+    if fastest is None:
+        raise Interrupted(f"stopped by {stop.signal} before the first step")
+    return fastest
+
+
+def _fastest(
+    task: Task, config: TrainConfig, optimizer: optax.GradientTransformation, steps: int, counts: Sequence[int]
+) -> Choice:
+    """Returns the fastest choice for a step, as it was measured before, or is now."""
     key, table = step_key(task, config), read_table()
     known = read_measured(table.get(key), counts)
     measured = known or Measured(step_seconds(task, config, optimizer, [Choice(count) for count in counts]))

@@ -60,7 +60,7 @@ def _train(task: Task, config: TrainConfig, run: RunDirectory, stop: StopRequest
     plan = make_plan(task, config)
     optimizer = build_optimizer(config.optimizer, plan.steps, plan.epoch_steps)
     require_room(task, optimizer)
-    choice = choose(task, config, optimizer, plan.steps, run)
+    choice = choose(task, config, optimizer, plan.steps, run, stop)
     programs = compile_programs(task, config, optimizer, choice.devices)
     run.claim(to_dict(config))
     run.write_choice(choice)

@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+import signal
 import time
 import warnings
 
@@ -16,6 +18,7 @@ from rnnjax.cache import cache_directory, keep_compilations, mend_compilations
 from rnnjax.config import ParallelConfig
 from rnnjax.training import devices, step_seconds
 from rnnjax.training.choice import Choice
+from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.unrolling.known import keep_choices, recurrence_key
 from rnnjax.unrolling.tune import Tuned, distinct
@@ -61,6 +64,11 @@ def tuned(measured, monkeypatch):
     return asked
 
 
+def chosen(task, config, steps, run):
+    with StopRequest() as stop:
+        return devices.choose(task, config, None, steps, run, stop)  # type: ignore[arg-type]
+
+
 def kept():
     return [*json.loads((cache_directory() / "devices.json").read_text()).values()]
 
@@ -85,7 +93,7 @@ def test_a_run_that_resumes_keeps_its_number_of_devices_and_its_methods(measured
     run.path.mkdir()
     begun = Choice(2, (("key", Scan(unroll=4)), ("another", Fused())))
     run.write_choice(begun)
-    assert devices.choose(None, large(), None, 10_000, run) == begun  # type: ignore[arg-type]
+    assert chosen(None, large(), 10_000, run) == begun
     assert measured == []
 
 
@@ -108,8 +116,14 @@ def test_a_short_run_is_not_worth_measuring(measured, monkeypatch, tmp_path):
 
 
 def test_a_run_that_asks_for_it_is_not_measured_however_long(tuned, measured, tmp_path):
-    choice = devices.choose(None, large(parallel=ParallelConfig(tune=False)), None, 10**6, RunDirectory(tmp_path))  # type: ignore[arg-type]
+    choice = chosen(None, large(parallel=ParallelConfig(tune=False)), 10**6, RunDirectory(tmp_path))
     assert (choice, tuned, measured) == (Choice(2), [], [])
+
+
+def test_a_signal_ends_what_is_measured_and_the_run_before_its_first_step(measured, monkeypatch, tmp_path):
+    monkeypatch.setattr(devices, "step_seconds", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted, match="stopped by SIGTERM before the first step"):
+        run_training(tmp_path / "run", large())
 
 
 def test_a_damaged_table_is_measured_anew(measured, tmp_path):
@@ -134,7 +148,7 @@ def test_methods_and_devices_are_one_choice_measured_once(tuned, measured, tmp_p
 def test_methods_are_measured_for_a_run_that_is_long_enough(tuned, measured, monkeypatch, tmp_path):
     monkeypatch.setattr(devices, "_WORTH_TUNING", 1800.0)
     task, run = sign.build(large()), RunDirectory(tmp_path)
-    short, long = (devices.choose(task, large(), None, steps, run) for steps in (1_799_999, 1_800_001))  # type: ignore[arg-type]
+    short, long = (chosen(task, large(), steps, run) for steps in (1_799_999, 1_800_001))
     assert (short, tuned) == (Choice(1), [2, 1])
     assert long.methods
 
@@ -261,7 +275,7 @@ ENTRIES += [{"choices": [ONE, TWO, {"batch": 2}]}, {"choices": [ONE, TWO | {"met
 def test_a_damaged_entry_of_the_table_is_measured_anew(entry, measured, tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "step_key", lambda task, config: "key")
     devices.keep_table({"key": entry})
-    assert devices.choose(None, large(), None, 10_000, RunDirectory(tmp_path)) == Choice(1)  # type: ignore[arg-type]
+    assert chosen(None, large(), 10_000, RunDirectory(tmp_path)) == Choice(1)
     assert measured == [[2, 1]]
     assert devices.read_measured(devices.read_table()["key"], [1, 2]) == devices.Measured(
         {Choice(2): 0.002, Choice(1): 0.001}
@@ -271,7 +285,7 @@ def test_a_damaged_entry_of_the_table_is_measured_anew(entry, measured, tmp_path
 def test_an_entry_that_is_whole_is_taken(measured, tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "step_key", lambda task, config: "key")
     devices.keep_table({"key": {"choices": [ONE, TWO | {"seconds": 0.01}]}})
-    assert devices.choose(None, large(), None, 10_000, RunDirectory(tmp_path)) == Choice(2)  # type: ignore[arg-type]
+    assert chosen(None, large(), 10_000, RunDirectory(tmp_path)) == Choice(2)
     assert measured == []
 
 
