@@ -98,13 +98,14 @@ def rnnjax_calls(case: Case) -> Calls:
     from rnnjax.config import TrainConfig
     from rnnjax.parallel.mesh import BATCH, batch_mesh, device_counts
     from rnnjax.training.batches import place
-    from rnnjax.training.devices import step_seconds, steps_call
+    from rnnjax.training.choice import Choice
     from rnnjax.training.state import initial_train_state
+    from rnnjax.training.step_seconds import step_seconds, steps_call
 
     model, task = classifier(case)
     config, optimizer = TrainConfig(batch_size=case.B), optax.adam(LEARNING_RATE)
-    seconds = step_seconds(task, config, optimizer, device_counts("auto", case.B))
-    devices = min(seconds, key=seconds.__getitem__)
+    seconds = step_seconds(task, config, optimizer, [Choice(count) for count in device_counts("auto", case.B)])
+    choice = min(seconds, key=seconds.__getitem__)
     params, xs = task.init(jax.random.key(0)), case.inputs()[0]
 
     def predictor(devices: int) -> Callable[[], Any]:
@@ -117,8 +118,8 @@ def rnnjax_calls(case: Case) -> Calls:
     predictors = {count: predictor(count) for count in device_counts("auto", case.B)}
     quickest = min(predictors, key=lambda count: timing.usual(predictors[count]))
     state = initial_train_state(task, optimizer)(config.seed)
-    train = steps_call(task, config, optimizer, state, devices, STEPS)
-    return Calls(train, predictors[quickest], STEPS, devices, quickest)
+    train = steps_call(task, config, optimizer, state, choice, STEPS)
+    return Calls(train, predictors[quickest], STEPS, choice.devices, quickest)
 
 
 def repeated(step: Callable[[Any, Any], tuple[Any, Any]], state: Any, batch: Any) -> Callable[[], Any]:

@@ -9,9 +9,7 @@ from typing import Any
 from rnnjax import cells, unrolling
 from rnnjax.cells import *  # noqa: F403  (what `__all__` there names is public here)
 from rnnjax.unrolling import *  # noqa: F403
-
-__version__ = "0.1.0"
-
+from rnnjax.version import __version__ as __version__
 
 _WHEN_ASKED_FOR = {name: f"rnnjax.{name}" for name in ("interop", "models", "nn")}
 

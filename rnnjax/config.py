@@ -57,11 +57,14 @@ class ParallelConfig(ConfigGroup):
       layers: number of devices that share the layers of a stack, for each part of the batch; "all" takes all devices.
       map: what maps a step over devices: "shard_map", or "pmap", which computes the same but can split batches or
         layers only, not both.
+      tune: whether a step of a long run is measured before it starts, once per machine: on how many devices, if `batch`
+        leaves that open, and in a run of half an hour or more also by which methods.
     """
 
     batch: str = "auto"
     layers: str = "1"
     map: str = "shard_map"
+    tune: bool = True
 
     def check(self) -> None:
         super().check()

@@ -28,15 +28,17 @@ def main(arguments: Sequence[str]) -> None:
     check(options)
     require_packages()
     from rnnjax.tasks.task import Request
-    from rnnjax.training.evaluation import restored_params
+    from rnnjax.training.evaluation import methods_of_run, restored_params
+    from rnnjax.unrolling.auto import using
 
     keep_compilations()
     task, params, run = restored_params(options.directory, options.checkpoint, options.data, trusted=options.trust)
     if task.generate is None:
         raise ConfigError(f"the task of {options.directory} generates nothing; evaluate it with rnnjax.evaluate")
     fields = {name: value for name, value in vars(options).items() if name in Request._fields}
-    for line in task.generate(params, Request(**fields, lines=input_lines(sys.stdin), plots=run.plots)):
-        print(line, flush=True)
+    with using(methods_of_run(run)):
+        for line in task.generate(params, Request(**fields, lines=input_lines(sys.stdin), plots=run.plots)):
+            print(line, flush=True)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -10,14 +10,14 @@ from typing import Any
 
 import jax
 
-import rnnjax
+from rnnjax.version import __version__
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
 def versions() -> dict[str, str]:
     """Returns the versions of Python, of this library, and of the packages that it computes with."""
-    installed = {"python": platform.python_version(), "rnnjax": rnnjax.__version__}
+    installed = {"python": platform.python_version(), "rnnjax": __version__}
     for package in _PACKAGES:
         try:
             installed[package] = importlib.metadata.version(package)

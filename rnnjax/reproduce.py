@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.list:
         print("\n".join(f"{name:<28}{experiment.config}" for name, experiment in EXPERIMENTS.items()))
         return
-    from rnnjax.training.files import is_object, read_json, write_json
+    from rnnjax.files import is_object, read_json, write_json
 
     results = read_json(options.results, is_object, "nothing is written there")
     if results is None and options.results.exists():

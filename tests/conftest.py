@@ -47,7 +47,11 @@ _PROMOTING = ("benchmarks", "commands", "docs", "kernels", "parallel", "tasks", 
 
 
 def pytest_configure(config):
-    """What commands keep between runs is kept for this session of tests only, by all of its processes."""
+    """What commands keep between runs is kept for this session of tests only, by all of its processes.
+
+    Methods that were measured on this machine are left unread, but in tests of that.
+    """
+    os.environ["RNNJAX_TUNE"] = "0"
     config.addinivalue_line("markers", "promotes_types: the types that meet in this test are different on purpose")
     if "RNNJAX_CACHE" not in os.environ:
         config.own_cache = os.environ["RNNJAX_CACHE"] = tempfile.mkdtemp(prefix="rnnjax-cache-")

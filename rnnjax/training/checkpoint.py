@@ -19,8 +19,8 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from rnnjax.errors import CheckpointError, DataError, first_line
+from rnnjax.files import is_number, set_aside
 from rnnjax.parallel.distributed import is_loss_of_process, is_writer, maximum_over_processes, wait_for_all
-from rnnjax.training.files import is_number, set_aside
 
 _log = logging.getLogger(__name__)
 

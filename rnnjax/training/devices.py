@@ -1,48 +1,62 @@
-"""Chooses how many devices share a batch if the config leaves it open, by measuring once per machine."""
+"""Chooses how many devices share a batch, and the methods of recurrences, by measuring once per machine.
+
+The two are one choice: a part of a batch is another recurrence than the whole.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import optax
 
 from rnnjax.cache import cache_directory
 from rnnjax.config import TrainConfig
 from rnnjax.config_group import to_dict
+from rnnjax.files import is_number, is_object, read_json, write_json
 from rnnjax.machine import device_name, versions
-from rnnjax.parallel.mesh import batch_mesh, device_counts
+from rnnjax.parallel.mesh import device_counts
 from rnnjax.tasks.task import Task
-from rnnjax.training.batches import Order, device_feed
-from rnnjax.training.files import is_number, is_object, read_json, write_json
-from rnnjax.training.program import TrainProgram, place_state
+from rnnjax.training.choice import Choice, choice_from_json
+from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.state import TrainState, initial_train_state
+from rnnjax.training.step_seconds import step_seconds, tuned_methods
 
 _log = logging.getLogger(__name__)
 
-_WORTH_MEASURING = 1000  # steps; in a shorter run, a better choice saves less time than the measurement takes
-_STEPS = 8  # in a measured call
-_SECONDS = 0.5  # at least, for measuring each number of devices
+# In a shorter run, a better choice saves less time than the measurement takes.
+_STEPS_FOR_DEVICES = 1000
+_STEPS_FOR_METHODS = 5000
+_SECONDS_FOR_METHODS = 1800.0  # that the steps of the run take; each method is measured for half a minute
 _NOT_IN_A_STEP = ("seed", "epochs", "evaluate_every", "log_every", "steps_per_call", "call_seconds", "parallel")
 
 
-def choose_devices(
-    task: Task, config: TrainConfig, optimizer: optax.GradientTransformation, steps: int, run: RunDirectory
-) -> int:
-    """Returns how many devices share a batch.
+class Measured(NamedTuple):
+    """Seconds of a step by each choice, and whether methods were measured as well as numbers of devices."""
 
-    A number in the config is taken as it is. For "auto", a run that is resumed keeps the number that it began with.
-    Otherwise the fastest is taken, as measured for the same step on the same machine before; if it was not, it is
-    measured now, provided that the run is long enough.
+    seconds: Mapping[Choice, float]
+    tuned: bool = False
+
+
+def choose(
+    task: Task,
+    config: TrainConfig,
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    run: RunDirectory,
+    stop: StopRequest,
+) -> Choice:
+    """Returns how many devices share a batch, and the methods of recurrences.
+
+    A number of devices in the config is taken as it is. A run that is resumed keeps the choice that it began with. For
+    a new run that is long enough, a step is measured on each number of devices that may be fastest, and, if the run
+    takes half an hour or more, also by the methods that are fastest for its recurrences. A step that was measured on
+    the same machine before is not measured again.
 
     Args:
       task: the task.
@@ -50,28 +64,62 @@ def choose_devices(
       optimizer: the optimiser.
       steps: number of steps of the whole run.
       run: the run directory.
+      stop: ends the measurement.
 
     Raises:
       ConfigError: if there are fewer devices than the config asks for.
+      Interrupted: if a signal stopped the measurement.
     """
     counts = device_counts(config.parallel.batch, config.batch_size, config.parallel.layers)
-    if len(counts) == 1:
-        return counts[0]
-    initial_count = run.devices()
-    if initial_count in counts:
-        return initial_count
-    if steps < _WORTH_MEASURING:
-        return counts[0]
-    key, table = step_key(task, config), read_table()
-    if not _has_seconds(table.get(key), counts):
-        measured_seconds = step_seconds(task, config, optimizer, counts)
-        table[key] = {str(count): seconds for count, seconds in measured_seconds.items()}
-        write_table(table)
-    seconds = {count: table[key][str(count)] for count in counts}
-    fastest = min(counts, key=seconds.__getitem__)
-    measured = ", ".join(f"{1000 * seconds[count]:.2f} ms on {count}" for count in counts)
-    _log.info("devices that share a batch: %d (a step takes %s)", fastest, measured)
+    initial_choice = run.choice()
+    if initial_choice is not None and initial_choice.devices in counts:
+        return initial_choice
+    if not _measures(config, counts, steps):
+        return Choice(counts[0])
+    fastest = stop.unless_stopped(lambda: _fastest(task, config, optimizer, steps, counts))
+    if fastest is None:
+        raise Interrupted(f"stopped by {stop.signal} before the first step")
     return fastest
+
+
+def _fastest(
+    task: Task, config: TrainConfig, optimizer: optax.GradientTransformation, steps: int, counts: Sequence[int]
+) -> Choice:
+    """Returns the fastest choice for a step, as measured before, or else now."""
+    key, table = step_key(task, config), read_table()
+    known = read_measured(table.get(key), counts)
+    measured = known or Measured(step_seconds(task, config, optimizer, [Choice(count) for count in counts]))
+    if not measured.tuned and steps * min(measured.seconds.values()) >= _SECONDS_FOR_METHODS:
+        measured = _with_methods(task, config, optimizer, measured)
+    if measured is not known:
+        write_table(table | {key: measured_as_json(measured)})
+    fastest = min(measured.seconds, key=measured.seconds.__getitem__)
+    _log.info("a step takes %s", ", ".join(_described(*each, fastest) for each in measured.seconds.items()))
+    return fastest
+
+
+def _measures(config: TrainConfig, counts: Sequence[int], steps: int) -> bool:
+    """Says whether anything is measured for a run; not where several processes would choose differently."""
+    whole = config.parallel.layers == "1" and jax.process_count() == 1
+    return config.parallel.tune and whole and steps >= (_STEPS_FOR_DEVICES if len(counts) > 1 else _STEPS_FOR_METHODS)
+
+
+def _with_methods(
+    task: Task, config: TrainConfig, optimizer: optax.GradientTransformation, measured: Measured
+) -> Measured:
+    """Adds the choices of the fastest methods for a step's recurrences, all measured in turns."""
+    _log.info("measuring methods for the recurrences of a step, once; --config.parallel.tune=False takes the rule's")
+    tuned = [Choice(choice.devices, tuned_methods(task, config, choice.devices)) for choice in measured.seconds]
+    choices = list(dict.fromkeys([*measured.seconds, *tuned]))
+    if len(choices) == len(measured.seconds):
+        return measured._replace(tuned=True)
+    return Measured(step_seconds(task, config, optimizer, choices), tuned=True)
+
+
+def _described(choice: Choice, seconds: float, fastest: Choice) -> str:
+    names = sorted({repr(method) for _, method in choice.methods})
+    by = f" by {' and '.join(names)}" if names else ""
+    return f"{1000 * seconds:.2f} ms on {choice.devices}{by}{' (taken)' if choice == fastest else ''}"
 
 
 def step_key(task: Task, config: TrainConfig) -> str:
@@ -82,74 +130,29 @@ def step_key(task: Task, config: TrainConfig) -> str:
     return hashlib.sha256(json.dumps([settings, shapes, machine], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def step_seconds(
-    task: Task, config: TrainConfig, optimizer: optax.GradientTransformation, counts: Sequence[int]
-) -> dict[int, float]:
-    """Returns the seconds that a training step takes on each number of devices, measured in turns.
-
-    Args:
-      task: the task.
-      config: the config.
-      optimizer: the optimiser.
-      counts: the numbers of devices.
-    """
-    initial = initial_train_state(task, optimizer)
-    calls = {count: steps_call(task, config, optimizer, initial(config.seed), count, _STEPS) for count in counts}
-    times: dict[int, list[float]] = {count: [] for count in counts}
-    for call in calls.values():
-        call()  # compiles
-    while min(map(sum, times.values())) < _SECONDS:
-        for count, call in calls.items():
-            started = time.perf_counter()
-            call()
-            times[count].append(time.perf_counter() - started)
-    return {count: statistics.median(seconds) / _STEPS for count, seconds in times.items()}
+def measured_as_json(measured: Measured) -> dict[str, Any]:
+    """Returns what was measured as an object to be written to a file."""
+    choices = [choice.as_json() | {"seconds": seconds} for choice, seconds in measured.seconds.items()]
+    return {"tuned": measured.tuned, "choices": choices}
 
 
-def steps_call(
-    task: Task,
-    config: TrainConfig,
-    optimizer: optax.GradientTransformation,
-    state: TrainState,
-    devices: int,
-    steps: int,
-) -> Callable[[], Any]:
-    """Returns a function that takes some training steps, all on the first examples, and returns their metrics.
-
-    Args:
-      task: the task.
-      config: the config.
-      optimizer: the optimiser.
-      state: the state before the first step.
-      devices: number of devices.
-      steps: number of steps in a call.
-    """
-    mesh = batch_mesh(str(devices), config.batch_size)
-    batch = {name: values[: config.batch_size] for name, values in task.data.splits["train"].items()}
-    program = TrainProgram(task, optimizer, mesh, device_feed(mesh, batch), config.batch_size, config.parallel.map)
-    buckets = None if task.buckets is None else np.full(steps, len(task.buckets.widths) // 2)
-    order = Order(np.tile(np.arange(config.batch_size), (steps, 1)), buckets)
-    state = place_state(mesh, state)
-
-    def call() -> Any:
-        nonlocal state
-        state, metrics = program(state, order)
-        return jax.block_until_ready(metrics)
-
-    return call
+def read_measured(entry: Any, counts: Sequence[int]) -> Measured | None:
+    """Returns the content of an entry of the table; None if it is damaged, or lacks a number of devices."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("choices"), list):
+        return None
+    seconds = {choice_from_json(each): each.get("seconds") for each in entry["choices"] if is_object(each)}
+    whole = {choice: value for choice, value in seconds.items() if choice is not None and is_number(value)}
+    if len(whole) < len(entry["choices"]) or {choice.devices for choice in whole} != set(counts):
+        return None
+    return Measured(whole, entry.get("tuned") is True)
 
 
-def read_table() -> dict[str, dict[str, float]]:
-    """Returns the seconds measured before, by `step_key` and number of devices; empty if they cannot be read."""
+def read_table() -> dict[str, Any]:
+    """Returns what was measured before, by `step_key`; empty if it cannot be read."""
     return read_json(_table(), is_object, "it is measured anew") or {}
 
 
-def _has_seconds(measured: Any, counts: Sequence[int]) -> bool:
-    """Says whether an entry of the table has the seconds for every number of devices."""
-    return isinstance(measured, dict) and all(is_number(measured.get(str(count))) for count in counts)
-
-
-def write_table(table: dict[str, dict[str, float]]) -> None:
+def write_table(table: dict[str, Any]) -> None:
     """Writes what was measured to the cache; if that fails, the next run measures again."""
     try:
         _table().parent.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,8 @@ from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.split_evaluation import evaluator, scores
 from rnnjax.training.state import TrainState, initial_train_state, require_room
 from rnnjax.training.trust import require_trust
+from rnnjax.unrolling.auto import using
+from rnnjax.unrolling.known import Methods
 
 
 def evaluate_run(
@@ -46,9 +48,16 @@ def evaluate_run(
     step, state = restore(run, task, config, mesh, checkpoint)
     resident = config.data.feed == "device"
     evaluate = evaluator(task, mesh, split, config.batch_size, resident=resident, map=config.parallel.map)
-    metrics = means(evaluate(state.params))
-    metrics = task.complete(metrics) | scores(task, state.params, split)
+    with using(methods_of_run(run)):
+        metrics = means(evaluate(state.params))
+        metrics = task.complete(metrics) | scores(task, state.params, split)
     return {"step": step, "checkpoint": checkpoint, "split": split, **metrics, "data": task.data.source}
+
+
+def methods_of_run(run: RunDirectory) -> Methods:
+    """Returns the methods by which a run was computed, so that what is computed with it later is rounded as it was."""
+    choice = run.choice()
+    return () if choice is None else choice.methods
 
 
 def restored_params(

@@ -163,7 +163,7 @@ def _check_parallel(config: ParallelConfig) -> None:
     """Raises `ConfigError` if a run is to be split over devices: in a sweep each run is on one device."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        whole = value == field.default or (field.name, value) == ("batch", "1")
+        whole = value == field.default or (field.name, value) in (("batch", "1"), ("tune", False))
         require(
             whole,
             f"parallel.{field.name} is {value!r}, but a sweep trains every run whole on one device and splits "

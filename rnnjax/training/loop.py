@@ -22,7 +22,7 @@ from rnnjax.tasks.task import Task
 from rnnjax.training.batches import device_feed, epoch_orders, epoch_steps, host_feed, left_out
 from rnnjax.training.calls import Programs, TrainingSchedule, train_steps
 from rnnjax.training.checkpoint import Checkpoints, Origin, Unfinished
-from rnnjax.training.devices import choose_devices
+from rnnjax.training.devices import choose
 from rnnjax.training.event_log import EventLog
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow, steps_in
@@ -33,6 +33,7 @@ from rnnjax.training.run_directory import RunDirectory, config_digest
 from rnnjax.training.split_evaluation import evaluator, scores
 from rnnjax.training.state import TrainState, initial_train_state, require_room
 from rnnjax.training.summary import summarise
+from rnnjax.unrolling.auto import using
 
 _log = logging.getLogger(__name__)
 
@@ -60,12 +61,12 @@ def _train(task: Task, config: TrainConfig, run: RunDirectory, stop: StopRequest
     schedule = training_schedule(task, config)
     optimizer = build_optimizer(config.optimizer, schedule.steps, schedule.epoch_steps)
     require_room(task, optimizer)
-    devices = choose_devices(task, config, optimizer, schedule.steps, run)
-    programs = compile_programs(task, config, optimizer, devices)
+    choice = choose(task, config, optimizer, schedule.steps, run, stop)
+    programs = compile_programs(task, config, optimizer, choice.devices)
     run.claim(to_dict(config))
-    run.write_devices(devices)
+    run.write_choice(choice)
     log_uneven_batches(task, config.batch_size, programs.mesh)
-    with open_checkpoints(run, task, to_dict(config)) as checkpoints:
+    with using(choice.methods), open_checkpoints(run, task, to_dict(config)) as checkpoints:
         state, start_step, unfinished = initial_or_restored(task, optimizer, config, programs.mesh, checkpoints)
         run.keep_metrics_until(start_step, steps_in(unfinished.window), evaluated=bool(checkpoints.metrics(start_step)))
         with (

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rnnjax.training.files import is_number, parse_json, set_aside, write_text
+from rnnjax.files import is_number, parse_json, set_aside, write_text
 
 _log = logging.getLogger(__name__)
 

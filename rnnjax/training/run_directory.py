@@ -14,7 +14,8 @@ from typing import Any
 from rnnjax.config import PLACES
 from rnnjax.config_group import differences
 from rnnjax.errors import ConfigError, first_line
-from rnnjax.training.files import is_object, parse_json, part_of, read_json, write_json
+from rnnjax.files import is_object, parse_json, part_of, read_json, write_json
+from rnnjax.training.choice import Choice, choice_from_json
 from rnnjax.training.lock import LOCK
 from rnnjax.training.metrics_file import append_rows, mend, read_rows, write_rows
 
@@ -104,15 +105,16 @@ class RunDirectory:
             raise ConfigError(f"{self._config} is damaged (it holds no object); choose another --workdir")
         return values
 
-    def write_devices(self, count: int) -> None:
-        """Writes how many devices share a batch: a resumed run must use as many, or it would round differently."""
+    def write_choice(self, choice: Choice) -> None:
+        """Writes the devices and methods of the run: a resumed run must use the same, or it would round differently."""
         if self.writes:
-            write_json(self._devices, {"batch": count})
+            write_json(self._devices, choice.as_json())
 
-    def devices(self) -> int | None:
-        """Returns how many devices shared a batch when the run began; None if that is unknown."""
-        value = read_json(self._devices, _is_device_count, "how many devices share a batch is chosen anew")
-        return None if value is None else value["batch"]
+    def choice(self) -> Choice | None:
+        """Returns the devices and methods that the run began with; None if that is unknown."""
+        then = "how many devices share a batch, and by which methods, is chosen anew"
+        value = read_json(self._devices, lambda value: choice_from_json(value) is not None, then)
+        return choice_from_json(value)
 
     def append_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
         """Adds lines to `metrics.jsonl`."""
@@ -182,10 +184,6 @@ def config_digest(config: dict[str, Any]) -> str:
         groups["data"].pop(name.removeprefix("data."), None)
     content = {name: value for name, value in (config | groups).items() if name != "call_seconds"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _is_device_count(value: Any) -> bool:
-    return isinstance(value, dict) and type(value.get("batch")) is int and value["batch"] >= 1
 
 
 def _as_json(config: dict[str, Any]) -> dict[str, Any]:

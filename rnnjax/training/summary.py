@@ -9,9 +9,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from rnnjax.files import is_number
 from rnnjax.machine import device_name, git_commit, versions
 from rnnjax.tasks.task import Task
-from rnnjax.training.files import is_number
 
 
 def summarise(

@@ -9,10 +9,10 @@ from typing import Any
 
 import jax
 
+from rnnjax.files import read_json, write_json
 from rnnjax.machine import device_name, git_commit, versions
 from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Task
-from rnnjax.training.files import read_json, write_json
 from rnnjax.training.grid import Grid, Group, groups
 from rnnjax.training.interruption import StopRequest
 from rnnjax.training.lock import locked

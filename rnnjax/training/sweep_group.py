@@ -13,11 +13,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from rnnjax.files import is_number
 from rnnjax.optimizer import build_optimizer
 from rnnjax.tasks.task import Task
 from rnnjax.training.calls import Programs, TrainingSchedule, train_steps
 from rnnjax.training.checkpoint import Checkpoints, Origin, Unfinished
-from rnnjax.training.files import is_number
 from rnnjax.training.grid import Group
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow, Metrics, steps_in
@@ -39,6 +39,7 @@ from rnnjax.training.run_programs import (
 from rnnjax.training.split_evaluation import scores
 from rnnjax.training.state import TrainState, initial_train_state, require_room
 from rnnjax.training.summary import best_metrics, last_metrics
+from rnnjax.unrolling.auto import using
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
     programs = compile_programs(task, group, schedule)
     directory.claim(group.as_dict())
     origin = Origin(config_digest(group.as_dict()), task.data.checksum)
-    with Checkpoints(directory.checkpoints, origin) as checkpoints:
+    with using(()), Checkpoints(directory.checkpoints, origin) as checkpoints:
         states, diverged, start_step, unfinished = initial_or_restored(
             task, group, programs.mesh, schedule, checkpoints
         )

@@ -9,6 +9,7 @@ from rnnjax.unrolling.recurrence import CellSequence, Method, Recurrence, Steps
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.sequences import static_unroll, unroll, unroll_states
 from rnnjax.unrolling.static import Static
+from rnnjax.unrolling.tuning import TuneReport, tune
 
 __all__ = [
     "Auto",
@@ -21,10 +22,12 @@ __all__ = [
     "Scan",
     "Static",
     "Steps",
+    "TuneReport",
     "bidirectional",
     "choose_method",
     "init_bidirectional",
     "static_unroll",
+    "tune",
     "unroll",
     "unroll_states",
 ]

@@ -4,43 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from rnnjax.backend import fused_by_rule, on_cpu
-from rnnjax.cells.cell import Cell, Params, State, compute_dtype
+from rnnjax.backend import fused_by_rule
+from rnnjax.cells.cell import Cell, Params, State
 from rnnjax.cells.sizes import as_batch_size
 from rnnjax.cells.traits import fuses
 from rnnjax.unrolling.fused import Fused
+from rnnjax.unrolling.known import Methods, given_choice, kept_choice, shipped_choice
 from rnnjax.unrolling.recurrence import CellSequence, Method, Recurrence
 from rnnjax.unrolling.scan import Scan
 
 
-class Row(NamedTuple):
-    """A measurement: on devices of a kind, for a type, up to a width and a batch, this method was the fastest."""
-
-    device_kind: str
-    dtype: str
-    hidden: int
-    batch: int
-    method: Method
-
-
-# The first row that fits decides. No GPU has been measured yet; the rule that `fastest` has for a CPU was measured.
-MEASURED: tuple[Row, ...] = ()
-
-
 @dataclasses.dataclass(frozen=True)
 class Auto(Method):
-    """For each recurrence, the method that was measured to be fastest on this kind of device.
+    """For each recurrence the fastest method: as measured here, by a table of devices, or by a rule.
 
-    Where nothing was measured, it takes `Fused` for gated cells on a CPU, and `Scan` for everything else. In a stack,
-    every layer gets its own method. `unroll` uses it by default.
+    What `rnnjax.tune` measured on this machine holds for exactly that recurrence (with RNNJAX_TUNE=0 it is not read).
+    Next comes the table of devices that the library ships, then the rule: `Fused` for gated cells on a CPU, `Scan` for
+    everything else. In a stack, every layer gets its own method. `unroll` uses it by default. What is already compiled
+    keeps its method.
+
+    Attributes:
+      gradient: whether the methods are compared by their time with the gradient, or by their time forward.
+      methods: methods by `rnnjax.unrolling.known.recurrence_key`, used instead of what was measured here; ``()``: none.
 
     Example:
       >>> import jax, jax.numpy as jnp, rnnjax
@@ -53,30 +47,30 @@ class Auto(Method):
 
     keeps_states: ClassVar[bool] = True
 
+    gradient: bool = True
+    methods: Methods | None = None
+
     def run(self, recurrence: Recurrence) -> tuple[Array, State]:
-        return fastest(recurrence, jax.default_backend()).run(recurrence)
+        return self.method_for(recurrence, jax.default_backend()).run(recurrence)
+
+    def method_for(self, recurrence: Recurrence, platform: str) -> Method:
+        """Returns the method for a recurrence on "cpu", "gpu" or "tpu"; its `why_not` is None."""
+        if recurrence.keeps_states:
+            return Scan()
+        known = self._known(recurrence) if platform == jax.default_backend() else None
+        return known or by_rule(recurrence, platform)
+
+    def _known(self, recurrence: Recurrence) -> Method | None:
+        if self.methods is None:
+            measured = kept_choice(recurrence, gradient=self.gradient)
+        else:
+            measured = given_choice(self.methods, recurrence)
+        return measured or shipped_choice(recurrence)
 
 
-def fastest(recurrence: Recurrence, platform: str) -> Method:
-    """Returns the method that `Auto` takes for a recurrence on "cpu", "gpu" or "tpu"; its `why_not` is None."""
-    if recurrence.keeps_states:
-        return Scan()
-    measured = _measured(recurrence, platform)
-    if measured is not None and measured.why_not(recurrence) is None:
-        return measured
+def by_rule(recurrence: Recurrence, platform: str) -> Method:
+    """Returns the method for a recurrence of which nothing is known."""
     return Fused() if fused_by_rule(platform) and fuses(recurrence.cell) else Scan()
-
-
-def _measured(recurrence: Recurrence, platform: str) -> Method | None:
-    """Returns what the table has for the device that JAX computes on, None if nothing."""
-    if not MEASURED or on_cpu(platform) or not fuses(recurrence.cell):
-        return None
-    h = recurrence.state.h
-    hidden, batch = h.shape[-1], h.size // h.shape[-1]
-    device_kind = jax.devices()[0].device_kind
-    dtype = jnp.dtype(compute_dtype(recurrence.steps.z)).name
-    rows = (row for row in MEASURED if row.device_kind in device_kind and row.dtype == dtype)
-    return next((row.method for row in rows if hidden <= row.hidden and batch <= row.batch), None)
 
 
 def choose_method(
@@ -113,41 +107,59 @@ def methods_of(
       platform: "cpu", "gpu" or "tpu"; None takes JAX's default.
       params: the cell's parameters, needed if `init` does not return all of them.
     """
-    recording = _Recording(platform or jax.default_backend(), [])
+    platform = platform or jax.default_backend()
 
-    def unrolled(params, xs):
+    def unrolled(recording, params, xs):
         params = cell.init(jax.random.key(0), shape[-1]) if params is None else params
         state = cell.start(params, as_batch_size(shape[1:-1]), xs.dtype)
         return recording.over(CellSequence(cell, params, xs, state, None, None, None, None))
 
-    jax.eval_shape(unrolled, params, jax.ShapeDtypeStruct(shape, jnp.float32))
-    return recording.methods
+    recording = Recording([])
+    jax.eval_shape(functools.partial(unrolled, recording), params, jax.ShapeDtypeStruct(shape, jnp.float32))
+    return [Auto().method_for(recurrence, platform) for recurrence in recording.recurrences]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Recording(Method):
-    """Records what `Auto` would take for each recurrence, and runs it by `Scan`, which can run any."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recording(Method):
+    """Records each recurrence, as shapes, and runs it by `Scan`, which can run any."""
 
-    platform: str
-    methods: list[Method]
+    recurrences: list[Recurrence]
 
     def run(self, recurrence: Recurrence) -> tuple[Array, State]:
-        self.methods.append(fastest(recurrence, self.platform))
+        arrays = (recurrence.params, recurrence.state, recurrence.initial, recurrence.steps, recurrence.xs)
+        params, state, initial, steps, xs = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arrays
+        )
+        self.recurrences.append(recurrence._replace(params=params, state=state, initial=initial, steps=steps, xs=xs))
         return Scan().run(recurrence)
+
+
+def recurrences_in(function: Callable[..., Any], *arguments: Any) -> list[Recurrence]:
+    """Returns, as shapes, each recurrence that a function unrolls by the default method, in the order they are run."""
+    recording = Recording([])
+    with choosing(lambda cell: recording):
+        jax.eval_shape(function, *arguments)
+    return recording.recurrences
 
 
 @contextlib.contextmanager
 def choosing(method_for: Callable[[Cell], Method | None]) -> Iterator[None]:
-    """Within this context, the default method of `unroll` is ``method_for(cell)``, or `Auto` where that is None.
+    """Within this context, the default method of `unroll` is ``method_for(cell)``; if that is None, the outer default.
 
     It chooses the methods of a whole model without a change to the model's code. A function that is traced within the
     context keeps its methods afterwards.
     """
-    token = _CHOOSING.set(method_for)
+    outer = _CHOOSING.get()
+    token = _CHOOSING.set(lambda cell: method_for(cell) or outer(cell))
     try:
         yield
     finally:
         _CHOOSING.reset(token)
+
+
+def using(methods: Methods) -> contextlib.AbstractContextManager[None]:
+    """Within this context, `unroll` takes these methods by default, and for other recurrences those of the rule."""
+    return choosing(lambda cell: Auto(methods=methods))
 
 
 def default_method(cell: Cell) -> Method:

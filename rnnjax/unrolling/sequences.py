@@ -180,6 +180,12 @@ def _unroll(settings: _Settings, params, xs, state, lengths, mask, resets, key):
     return ys, _in_order(settings, state, batch_axes, lengths) if settings.keeps_states else state
 
 
+def choose_again() -> None:
+    """Has `unroll` outside of `jax.jit` choose its methods again; compiled programs that contain it keep theirs."""
+    compiled: Any = _unroll
+    compiled.clear_cache()
+
+
 def _valid(length: int, lengths: Array | None, mask: Array | None) -> Bool[Array, "T *B"] | None:
     """Returns which steps are valid by `lengths` and by `mask`; None if all are."""
     if lengths is None:

@@ -32,7 +32,7 @@ def start(tmp_path):
     return run
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "generate", "sweep"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "generate", "sweep", "tune"])
 def test_ctrl_c_among_the_imports_ends_a_command_without_a_traceback(command, start):
     ended = start("-m", f"rnnjax.{command}", "runs/none")
     assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")

@@ -244,19 +244,20 @@ def test_a_damaged_summary_is_named_and_none_so_that_the_run_is_finished_again(c
     assert "it is made again" in caplog.text
 
 
-DEVICES = [*GARBAGE, b"{}", b'{"batch": "2"}', b'{"batch": 0}', b'{"batch": true}']
+NO_METHODS = [b'{"batch": 2, "methods": 3}', b'{"batch": 2, "methods": {"key": {"name": "Newton"}}}']
+DEVICES = [*GARBAGE, b"{}", b'{"batch": "2"}', b'{"batch": 0}', b'{"batch": true}', *NO_METHODS]
 
 
 @pytest.mark.parametrize("content", DEVICES, ids=range(len(DEVICES)))
 def test_a_damaged_number_of_devices_is_named_and_not_known(content, tmp_path, caplog):
     (tmp_path / "devices.json").write_bytes(content)
-    assert RunDirectory(tmp_path).devices() is None
+    assert RunDirectory(tmp_path).choice() is None
     assert str(tmp_path / "devices.json") in caplog.text
 
 
 def test_files_that_are_not_there_are_nothing_to_name(tmp_path, caplog):
     directory = RunDirectory(tmp_path)
-    assert (directory.summary(), directory.devices(), directory.metrics()) == (None, None, [])
+    assert (directory.summary(), directory.choice(), directory.metrics()) == (None, None, [])
     assert caplog.messages == []
 
 

@@ -25,8 +25,11 @@ from rnnjax import (
     unroll,
     unroll_states,
 )
-from rnnjax.unrolling import auto
-from rnnjax.unrolling.auto import choosing, fastest, methods_of
+from rnnjax.machine import device_name
+from rnnjax.unrolling import known
+from rnnjax.unrolling.auto import choosing, methods_of
+from rnnjax.unrolling.known_devices import Row
+from rnnjax.unrolling.sequences import choose_again
 
 B, T = 4, 5
 MIXED = Stack((GRU(H), LeakySum(H), Halved(H), LearnedState(Project(LSTM(H), 2))))
@@ -43,6 +46,7 @@ def served(monkeypatch):
             return run(self, recurrence)
 
         monkeypatch.setattr(method, "run", run)
+    choose_again()
     return notes
 
 
@@ -101,6 +105,13 @@ def test_a_choice_for_a_whole_model_comes_before_it(served):
     assert served == [(Static(), LSTM), (Fused(), GRU)]
 
 
+def test_a_choice_within_another_leaves_to_that_what_it_does_not_choose(served):
+    params, xs = parameters(GRU(H)), inputs(B, T, I)
+    with choosing(lambda cell: Static()), choosing(lambda cell: None):
+        unroll(GRU(H), params, xs)
+    assert served == [(Static(), GRU)]
+
+
 def shapes(cell, batch, dtype=jnp.bfloat16):
     """Returns a recurrence of shapes alone."""
 
@@ -112,12 +123,26 @@ def shapes(cell, batch, dtype=jnp.bfloat16):
     return jax.eval_shape(made)._replace(cell=cell, gaps=False, keeps_states=False)
 
 
-def test_on_a_gpu_the_choice_is_what_was_measured_if_that_can_serve(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    kind = jax.devices()[0].device_kind
-    monkeypatch.setattr(auto, "MEASURED", (auto.Row(kind, "bfloat16", 256, 32, Pallas()),))
-    chosen = [fastest(shapes(LSTM(n), batch), "gpu") for n, batch in [(256, 32), (272, 32), (256, 33)]]
-    assert chosen == [Pallas(), Scan(), Scan()]
-    assert fastest(shapes(LSTM(64), 16, jnp.float32), "gpu") == Scan()
-    assert fastest(shapes(LSTM(64, layer_norm=True), 16), "gpu") == Scan()
-    assert fastest(shapes(LSTM(64), 16), "cpu") == Fused()
+def row(method, **fields):
+    about = {"command": "", "versions": "", "commit": ""}
+    fields = {"device": device_name(), "cell": "LSTM", "dtype": "bfloat16", "hidden": 256, "batch": 32, **fields}
+    return Row(method=method, **fields, **about)
+
+
+def test_on_a_device_that_is_known_the_choice_is_what_was_measured_if_that_can_serve(monkeypatch):
+    rows = (row(Pallas(interpret=True), hidden=64), row(Scan(unroll=4)), row(Fused(), device="another"))
+    monkeypatch.setattr(known, "ROWS", rows)
+    cells = [LSTM(64), LSTM(64, layer_norm=True), LSTM(256), LSTM(272), GRU(64)]
+    chosen = [by_rule_or_known(shapes(cell, 32)) for cell in cells]
+    assert chosen == [Pallas(interpret=True), Scan(unroll=4), Scan(unroll=4), Fused(), Fused()]
+    assert by_rule_or_known(shapes(LSTM(64), 33)) == Fused()
+    assert by_rule_or_known(shapes(LSTM(64), 32, jnp.float32)) == Fused()
+
+
+def test_of_another_machine_nothing_is_known_but_the_rule(monkeypatch):
+    monkeypatch.setattr(known, "ROWS", (row(Scan(unroll=4)),))
+    assert Auto().method_for(shapes(LSTM(64), 32), "gpu") == Scan()
+
+
+def by_rule_or_known(recurrence):
+    return Auto().method_for(recurrence, jax.default_backend())

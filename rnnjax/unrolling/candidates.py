@@ -1,0 +1,70 @@
+"""The methods among which a measurement may choose, and how a choice is written down and read again."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rnnjax.unrolling.fused import Fused
+from rnnjax.unrolling.kernels.cudnn import CuDNN
+from rnnjax.unrolling.kernels.pallas import Pallas
+from rnnjax.unrolling.recurrence import Method, Recurrence
+from rnnjax.unrolling.scan import Scan
+from rnnjax.unrolling.static import Static
+
+# A new method is measured, chosen and kept once it stands here.
+METHODS: tuple[Method, ...] = (
+    Scan(),
+    Scan(unroll=2),
+    Scan(unroll=4),
+    Scan(unroll=8),
+    Scan(unroll=16),
+    Fused(),
+    Fused(unroll=2),
+    Fused(unroll=4),
+    Static(),
+    Pallas(),
+    CuDNN(),
+)
+
+_LONGEST_STATIC = 32  # steps; of more, a program takes longer to compile than most runs have to gain
+
+
+def fits_length(method: Method, length: int) -> bool:
+    """Says whether a method is worth compiling for so many steps: not copies beyond the last, nor very many."""
+    if isinstance(method, Static):
+        return length <= _LONGEST_STATIC
+    return getattr(method, "unroll", 1) <= length
+
+
+def can_serve(method: Method, recurrence: Recurrence) -> bool:
+    """Says whether a method has nothing against a recurrence."""
+    return method.why_not(recurrence) is None
+
+
+def method_as_json(method: Method) -> dict[str, Any]:
+    """Returns a method's name and those of its options that are not what they are by default."""
+    fields = dataclasses.fields(method)  # pyright: ignore[reportArgumentType]
+    options = {field.name: getattr(method, field.name) for field in fields}
+    defaults = {field.name: field.default for field in fields}
+    return {"name": type(method).__name__, **{k: v for k, v in options.items() if v != defaults[k]}}
+
+
+def method_from_json(value: Any) -> Method | None:
+    """Returns the method that `method_as_json` wrote down; None for what is none of those that are known here."""
+    if not isinstance(value, dict):
+        return None
+    options = dict(value)
+    kind = _KINDS.get(str(options.pop("name", None)))
+    try:
+        return None if kind is None else kind(**options)
+    except (TypeError, ValueError):
+        return None
+
+
+def is_known(method: Method) -> bool:
+    """Says whether a method can be written down and read again."""
+    return _KINDS.get(type(method).__name__) is type(method)
+
+
+_KINDS = {type(method).__name__: type(method) for method in METHODS}

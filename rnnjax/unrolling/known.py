@@ -1,0 +1,134 @@
+"""What is known to be fastest for a recurrence: by a measurement on this machine, or by the table of known devices.
+
+Measurements are kept in the user's cache, and hold for exactly the recurrence that was measured, on such a device and
+with such versions. They are read once by a process. Rows of the table hold up to a width and a batch.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rnnjax.cache import cache_directory
+from rnnjax.cells.cell import compute_dtype
+from rnnjax.cells.traits import fuses
+from rnnjax.files import is_object, read_json, write_json
+from rnnjax.machine import device_name, versions
+from rnnjax.unrolling.candidates import can_serve, method_as_json, method_from_json
+from rnnjax.unrolling.known_devices import ROWS
+from rnnjax.unrolling.recurrence import Method, Recurrence
+
+_log = logging.getLogger(__name__)
+
+OFF = "RNNJAX_TUNE"  # "0" leaves the user's cache unread
+
+Methods = tuple[tuple[str, Method], ...]
+"""Methods by `recurrence_key`, hashable."""
+
+
+def recurrence_key(recurrence: Recurrence) -> str:
+    """Returns a name for what a recurrence's time depends on besides the machine: cell, shapes, types, flags."""
+    return _digest(_described(recurrence))
+
+
+def _described(recurrence: Recurrence) -> list[Any]:
+    cell, steps = recurrence.cell, recurrence.steps
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr(cell))  # functions and objects show where in memory they are
+    parts = (recurrence.params, recurrence.state, steps.z, recurrence.xs)
+    shapes = [[f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(part)] for part in parts]
+    flags = [steps.valid is not None, steps.resets is not None, recurrence.gaps]
+    return [type(cell).__module__, text, str(recurrence.length), shapes, flags]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def kept_choice(recurrence: Recurrence, *, gradient: bool) -> Method | None:
+    """Returns what was measured on such a machine to be fastest; None where that was not measured, or cannot serve.
+
+    Args:
+      recurrence: the recurrence.
+      gradient: whether by the time with its gradient. Where that was not measured, what was counts.
+    """
+    table = _methods(_path()) if os.environ.get(OFF) != "0" else {}
+    if not table:
+        return None
+    key = recurrence_key(recurrence)
+    found = (table.get(_kept_as(key, each)) for each in (gradient, not gradient))
+    return next((method for method in found if method is not None and can_serve(method, recurrence)), None)
+
+
+def given_choice(methods: Methods, recurrence: Recurrence) -> Method | None:
+    """Returns the method that is given for a recurrence; None where there is none, or it cannot serve."""
+    method = dict(methods).get(recurrence_key(recurrence)) if methods else None
+    return method if method is not None and can_serve(method, recurrence) else None
+
+
+def shipped_choice(recurrence: Recurrence) -> Method | None:
+    """Returns what the table of known devices says for the device that JAX computes on; None where it says nothing."""
+    if not ROWS or not fuses(recurrence.cell):
+        return None
+    h, device = recurrence.state.h, device_name()
+    hidden, batch = h.shape[-1], h.size // h.shape[-1]
+    if not isinstance(hidden, int) or not isinstance(batch, int):  # sizes that are symbols
+        return None
+    what = type(recurrence.cell).__name__, jnp.dtype(compute_dtype(recurrence.steps.z)).name
+    rows = (row for row in ROWS if device.startswith(row.device) and (row.cell, row.dtype) == what)
+    fitting = (row.method for row in rows if hidden <= row.hidden and batch <= row.batch)
+    return next((method for method in fitting if can_serve(method, recurrence)), None)
+
+
+def keep_choices(choices: Mapping[tuple[str, bool], Method], about: Mapping[str, Any]) -> None:
+    """Keeps what was measured in the user's cache, and has this process take it from now on.
+
+    Args:
+      choices: the fastest method by `recurrence_key` and whether that is with its gradient.
+      about: what a person wants to know of a recurrence, by `recurrence_key`.
+    """
+    path = _path()
+    table = _read(path)
+    for (key, gradient), method in choices.items():
+        what = {"gradient": gradient, **_machine(), "measured": about.get(key)}
+        table[_kept_as(key, gradient)] = {"method": method_as_json(method), **what}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, table)
+    except OSError as error:
+        _log.warning("%s cannot be written (%s): the next program measures again", path, error.strerror)
+    _methods.cache_clear()
+
+
+def _kept_as(key: str, gradient: bool) -> str:
+    return _digest([key, gradient, _machine()])
+
+
+@functools.cache
+def _machine() -> dict[str, Any]:
+    """Returns the device, and the versions of what programs are compiled by."""
+    found = versions()
+    return {"device": device_name(), "versions": {name: found.get(name) for name in ("jax", "jaxlib", "rnnjax")}}
+
+
+def _path() -> Path:
+    return cache_directory() / "methods.json"
+
+
+@functools.cache
+def _methods(path: Path) -> dict[str, Method]:
+    read = {key: method_from_json(entry.get("method")) for key, entry in _read(path).items() if is_object(entry)}
+    return {key: method for key, method in read.items() if method is not None}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_json(path, is_object, "methods are measured anew") or {}
