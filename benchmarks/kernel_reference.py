@@ -39,18 +39,30 @@ def compute(case: Case, numbers: Numbers) -> Result:
 
 def _head(case: Case, numbers: Numbers, head: int) -> Result:
     parameters = {name: values[head] for name, values in numbers.parameters.items()}
+    masks = np.ones((case.head, case.B), bool), np.zeros((case.head, case.B), bool)
     if not case.projected:
-        return _recurrence(case, parameters, numbers.inputs[head], numbers.d_outputs[head])
-    xs, w_x = numbers.inputs, parameters["w_x"]
+        return recurrence(case.cell, parameters, numbers.inputs[head], numbers.d_outputs[head], *masks)
+    return projected_recurrence(case.cell, parameters, numbers.inputs, numbers.d_outputs, *masks)
+
+
+def projected_recurrence(
+    cell: str, parameters: Arrays, xs: np.ndarray, d_outputs: np.ndarray, valid: np.ndarray, resets: np.ndarray
+) -> Result:
+    """Returns the outputs of a recurrence from inputs ``[T, B, I]``, and the gradients, as `recurrence` does.
+
+    Args:
+      cell: its name in `GATES`.
+      parameters: those of `recurrence`, and ``w_x [I, G, H]`` and ``b [G, H]``.
+      xs: the inputs; `d_inputs` is their gradient.
+      d_outputs: the gradient of the outputs, ``[T, B, H]``.
+      valid: ``[T, B]``, False where a step is missing.
+      resets: ``[T, B]``, True where the state is set to zeros before a step.
+    """
+    w_x = parameters["w_x"]
     zs = np.tensordot(xs, w_x, 1) + parameters["b"]
-    outputs, d_zs, gradients = _recurrence(case, parameters, zs, numbers.d_outputs)
+    outputs, d_zs, gradients = recurrence(cell, parameters, zs, d_outputs, valid, resets)
     gradients |= {"w_x": np.tensordot(xs, d_zs, ((0, 1), (0, 1))), "b": d_zs.sum((0, 1))}
     return Result(outputs, np.tensordot(d_zs, w_x, ((2, 3), (1, 2))), gradients)
-
-
-def _recurrence(case: Case, parameters: Arrays, zs: np.ndarray, d_outputs: np.ndarray) -> Result:
-    """Returns the result for one head from ``zs [T, B, G, H]``, `d_inputs` being the gradient of these."""
-    return recurrence(case.cell, parameters, zs, d_outputs, np.ones(zs.shape[:2], bool), np.zeros(zs.shape[:2], bool))
 
 
 def recurrence(

@@ -43,8 +43,8 @@ outputs. "error" is the largest ||got - reference|| / ||reference|| of the first
 that come from them, the reference being NumPy in float64; a contender beyond 0.03 (bfloat16; PyTorch's float16 too) or
 0.005 (float32, TF32 being allowed) is not timed. Contenders of a case run in turns, a turn being calls for 20 ms (8 at
 most) that are waited for at its end, each with other inputs; times are medians over the turns, of one call, without
-compiling. "of floor" is what part of the time of "both" is the least that is possible: that of the products, at the rate
-of large ones here, or that of a wait for other blocks every step, as our kernel waits, whichever is longer.
+compiling. "of floor" is what part of the time of "both" is the least that is possible: that of the products, at the
+rate of large ones here, or that of a wait for other blocks every step, as our kernel waits, whichever is longer.
 
 "fused", "pallas" and "cudnn" are Fused, Pallas and CuDNN of this library; "jax.rnn" is jax.experimental.rnn. The plain
 loops are compiled with XLA's flags too: "while" has --xla_gpu_enable_command_buffer=+WHILE, "double" has
