@@ -106,6 +106,7 @@ _TOY_FIELDS = {
         "vocabulary.source_size": 2000,
         "vocabulary.target_size": 2000,
         "max_length": 12,
+        "optimizer.warmup_steps": 1,
         "beam_size": 1,
     },
 }
