@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks import kernel_reference, report, timing
 from benchmarks.kernel_cases import Case, Numbers, numbers
 from benchmarks.kernel_contenders import CONTENDERS
-from benchmarks.kernel_floor import floor_of, measured_floor
+from benchmarks.kernel_floor import Floor, floor_of, measured_floor
 from benchmarks.kernel_ready import Ready, Refused, noise
 from benchmarks.kernel_rows import Row, summary
 from benchmarks.kernel_sweeps import accelerator_sweeps, small, sweeps
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
             f"benchmarks.kernels: JAX runs on {jax.default_backend()}; add --smoke for sizes that fit", file=sys.stderr
         )
         return 2
-    floor = {} if options.no_floor else measured_floor(("bfloat16", "float32"), tiny=options.smoke)
+    floor = floor_here(options)
     rates = {"floor": {dtype: each._asdict() for dtype, each in floor.items()}}
     machine, rows = {**report.machine(), **other_versions(), **rates}, []
     print(f"{report.header(machine)}\n{others_line(machine)}\n\n{report.title_line(_COLUMNS)}", flush=True)
@@ -95,6 +95,15 @@ def main(arguments: Sequence[str]) -> int:
                 report.write_json(options.json, machine=machine, rows=[row.as_json() for row in rows])
     print("\n".join(["", *summary(rows)]), flush=True)
     return 0
+
+
+def floor_here(options: argparse.Namespace) -> Floor:
+    """Returns the rates of this device; none where they are not wanted, and no wait where our kernel fails."""
+    if options.no_floor:
+        return {}
+    with Patience(options.patience, lambda: leave([])) as patience:
+        patience.begin("the floor, which --no-floor leaves out")
+        return measured_floor(tuple(TOLERANCE), tiny=options.smoke)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -129,7 +129,7 @@ def test_the_plan_has_every_part_in_order_and_every_step_fits_its_limit():
 
 def test_steps_are_picked_by_name_or_part_in_the_order_of_the_plan():
     assert [each.name for each in picked(plan(), ["memory", "a"])] == ["tests", "methods", "memory"]
-    with pytest.raises(ConfigError, match="there is no step 'memry'; .*did you mean 'memory'"):
+    with pytest.raises(ConfigError, match=r"there is no step 'memry'; .*did you mean 'memory'"):
         picked(plan(), ["memry"])
 
 

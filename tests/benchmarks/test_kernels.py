@@ -5,15 +5,17 @@ import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 from benchmarks import kernel_reference, kernel_rows, kernel_sweeps, kernels, timing
 from benchmarks.kernel_cases import KINDS, Case, numbers
 from benchmarks.kernel_contenders import CONTENDERS
-from benchmarks.kernel_floor import Rates, floor_of
+from benchmarks.kernel_floor import Rates, floor_of, narrowest_split
 from benchmarks.kernel_ready import Layer, Refused, jax_ready
 from benchmarks.kernel_rows import BASE, Row
+from rnnjax.unrolling.kernels.layout import layout
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -204,6 +206,13 @@ def test_the_floor_is_that_of_the_products_or_of_the_waits_whichever_is_longer()
     assert floor_of(case._replace(projected=True), {"float32": Rates(products, 0.01)}) == (2.0, 6.0)
     assert floor_of(case, {"float32": Rates(products, 0.2)}) == (2.0, 4.0)
     assert floor_of(case, {}) is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_wait_is_that_of_a_kernel_over_blocks(dtype):
+    width = narrowest_split(dtype)
+    found = [layout(1, 1, jax.numpy.dtype(dtype).itemsize, 16, size) for size in (width, width - 16)]
+    assert [each.blocks > 1 for each in found] == [True, False]
 
 
 @pytest.mark.parametrize("arguments", [["--sweeps", "depth"], ["--contenders", "haste"], ["--seconds", "0"]])
