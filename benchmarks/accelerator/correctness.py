@@ -124,14 +124,16 @@ def measure(case: Case, method: Method) -> Row:
     for given in all_given(case):
         program, values = prepared(case, method, given)
         try:
-            lowered = program.lower(*values)
+            traced = program.trace(*values)
         except ValueError as error:  # which says why it cannot; the last reason is the one that counts
             row = row._replace(reason=in_short(error))
             continue
-        try:
-            error, part = worst(case, given, lowered.compile()(*values))
-            return row._replace(given=given.what, error=error, part=part, reason=None, refused=False)
         except Exception as error:  # whatever it fails with, the others go on
+            return row._replace(given=given.what, reason=in_short(error), refused=False)
+        try:
+            error, part = worst(case, given, traced.lower().compile()(*values))
+            return row._replace(given=given.what, error=error, part=part, reason=None, refused=False)
+        except Exception as error:
             return row._replace(given=given.what, reason=in_short(error), refused=False)
     return row
 

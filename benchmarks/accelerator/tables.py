@@ -17,8 +17,10 @@ def in_short(record: Record) -> str:
         return record.last_lines[-1]
     results = record.results
     if record.step in EXPERIMENTS and results:
-        figures = results[record.step]["figures"].items()
-        return "; ".join(f"{what} {statistics.fmean(values):.4f}" for what, values in figures)
+        result = results[record.step]
+        figures = [f"{what} {statistics.fmean(values):.4f}" for what, values in result["figures"].items()]
+        step = report.si(1 / statistics.fmean(result["steps_per_second"]), "s")
+        return "; ".join([*figures, f"{step} a step"])
     if record.step == "tests" and results:
         return f"{results['tests']} tests, {len(results['failed'])} failed, {results['skipped']} skipped"
     rows = results.get("rows") if isinstance(results, dict) else None
