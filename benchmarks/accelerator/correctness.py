@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ METHODS: tuple[Method, ...] = (
     CuDNN(),
 )
 _STEPS = 8
+_DEVICE = threading.Lock()  # programs are compiled side by side, and run one by one
 
 _COLUMNS = (
     report.Column("cell", 13, left=True),
@@ -131,7 +133,10 @@ def measure(case: Case, method: Method) -> Row:
         except Exception as error:  # whatever it fails with, the others go on
             return row._replace(given=given.what, reason=in_short(error), refused=False)
         try:
-            error, part = worst(case, given, traced.lower().compile()(*values))
+            compiled = traced.lower().compile()
+            with _DEVICE:
+                made = jax.block_until_ready(compiled(*values))
+            error, part = worst(case, given, made)
             return row._replace(given=given.what, error=error, part=part, reason=None, refused=False)
         except Exception as error:
             return row._replace(given=given.what, reason=in_short(error), refused=False)
