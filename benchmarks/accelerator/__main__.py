@@ -138,7 +138,10 @@ def show_plan(steps: Iterable[Step], out: Path | None, budget: float) -> None:
     for step in steps:
         total += step.seconds
         kept = read_record(out, step.name) if out else None
-        there = "" if kept is None else f"{kept.state}, {kept.seconds:.0f} s"
+        missing = step.missing()
+        there = "" if missing is None else f"needs {missing}, which is not installed"
+        if kept is not None:
+            there = f"{kept.state}, {kept.seconds:.0f} s"
         if kept is not None and kept.sources != sources:
             there += ", of other sources"
         figures = (f"{step.seconds:.0f} s", f"{step.limit:.0f} s", f"{total:.0f} s")

@@ -71,9 +71,9 @@ def _correctness(toy: bool) -> Iterable[Step]:
 def _kernels(toy: bool) -> Iterable[Step]:
     for sweep, seconds in (("base", 100), ("trained", 70), ("grid", 70)):
         timing = ("--seconds", "1", "--row-seconds", "0.01", "--smoke") if toy else ("--seconds", str(seconds))
-        options = ("--sweeps", sweep, *timing, "--patience", "60")
+        options = ("--sweeps", sweep, *timing, "--patience", "90")
         # A case under way when its time is over is finished.
-        yield Step(f"kernels_{sweep}", "b", (*_module("benchmarks.kernels"), *options), seconds + 20, seconds + 90)
+        yield Step(f"kernels_{sweep}", "b", (*_module("benchmarks.kernels"), *options), seconds + 20, seconds + 120)
 
 
 def _published(seeds: int, toy: bool) -> Iterable[Step]:
