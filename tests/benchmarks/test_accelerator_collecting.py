@@ -90,6 +90,7 @@ def test_the_fastest_of_the_right_ones_goes_into_the_table_of_devices_with_where
 
 
 def test_the_table_that_is_written_is_as_the_linter_and_the_formatter_want_it(merge, targets):
+    pytest.importorskip("ruff")
     merge(record("kernels_base", {"rows": KERNELS}))
     for arguments in (["check", "--select", "I,F,E"], ["format", "--check"]):
         command = [sys.executable, "-m", "ruff", *arguments, "--config", str(ROOT / "pyproject.toml")]
