@@ -1,4 +1,4 @@
-"""The table of what was measured to be fastest on devices that are known: its rows, and those of the user's own."""
+"""The table of the fastest methods on known devices: its rows, and those of a file of the user's own."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ OWN = "RNNJAX_KNOWN_DEVICES"  # names a JSON file of rows that come before those
 
 
 class Row(NamedTuple):
-    """On a device, for gated cells of a class and a type, up to a width and a batch, this method was the fastest.
+    """The fastest method on a device, for gated cells of a class and a dtype, up to a width and a batch size.
 
     Attributes:
-      device: how the device's name begins, or all of it (`rnnjax.machine.device_name`).
+      device: the device's name (`rnnjax.machine.device_name`), or the beginning of it.
       cell: name of the cell's class.
-      dtype: type of the products.
-      hidden: hidden units, at most.
-      batch: sequences in a batch, at most.
-      method: the fastest, forward and backward.
-      command, versions, commit: what measured it, with which versions, at which commit.
+      dtype: dtype of the products.
+      hidden: largest number of hidden units.
+      batch: largest number of sequences in a batch.
+      method: the fastest method, forward and backward.
+      command: the command that measured it.
+      versions: the versions that it was measured with.
+      commit: the commit that was measured.
     """
 
     device: str
