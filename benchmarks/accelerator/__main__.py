@@ -68,7 +68,9 @@ def main(arguments: Sequence[str]) -> None:
         return
     options.out.mkdir(parents=True, exist_ok=True)
     machine = this_machine(rehearsal=options.rehearse, commit=options.commit)
-    places = Places(options.out.absolute(), (options.runs or options.out / "runs").absolute())
+    # Of other sources no run is gone on with.
+    runs = (options.runs or options.out / "runs") / machine.sources
+    places = Places(options.out.absolute(), runs.absolute())
     print(f"{machine.device}, rnnjax at {machine.commit or machine.sources}\n\n{report.title_line(_ROWS)}", flush=True)
     unfinished = []
     for step, found in run_all(

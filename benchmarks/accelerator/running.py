@@ -43,13 +43,6 @@ class Places(NamedTuple):
         return self.out / step
 
 
-class Ended(NamedTuple):
-    """How a process ended."""
-
-    state: str
-    seconds: float
-
-
 def run_all(
     steps: Sequence[Step],
     places: Places,
@@ -103,27 +96,43 @@ def run_step(step: Step, places: Places, machine: Machine, left: float) -> Recor
     folder.mkdir(parents=True, exist_ok=True)
     written = folder / "results.json"
     written.unlink(missing_ok=True)
-    arguments = step.command(written, folder, places.runs)
-    ended = run_process([sys.executable, *arguments], log, min(step.limit, left), environment(places))
-    results = results_in(folder)
-    state = STOPPED if ended.state == TIMED_OUT and left < step.limit else ended.state
-    if not machine.rehearsal and tested_nothing(results):
-        state = FAILED
-    record = Record(
+    arguments, started = step.command(written, folder, places.runs), time.monotonic()
+    try:
+        state = run_process([sys.executable, *arguments], log, min(step.limit, left), environment(places))
+    except (KeyboardInterrupt, SystemExit):  # this process is told to end
+        write_record(places.out, as_record(step, STOPPED, time.monotonic() - started, places, machine))
+        raise
+    state = STOPPED if state == TIMED_OUT and left < step.limit else state
+    record = as_record(step, state, time.monotonic() - started, places, machine)
+    if not machine.rehearsal and tested_nothing(record.results):
+        record = record._replace(state=FAILED)
+    write_record(places.out, record)
+    return record
+
+
+def as_record(step: Step, state: str, seconds: float, places: Places, machine: Machine) -> Record:
+    """Returns the record of a step that has ended.
+
+    Args:
+      step: the step.
+      state: how it ended.
+      seconds: that it took.
+      places: where its files are.
+      machine: what it was run on.
+    """
+    return Record(
         step.name,
         state,
-        round(ended.seconds, 1),
+        round(seconds, 1),
         shlex.join(["python", *step.command(Path("FILE"), Path("DIR"), Path("RUNS"))]),
-        last_lines(log),
-        results,
+        last_lines(places.out / f"{step.name}.log"),
+        results_in(places.folder(step.name)),
         machine.device,
         dict(machine.versions),
         machine.commit,
         machine.sources,
         machine.rehearsal,
     )
-    write_record(places.out, record)
-    return record
 
 
 def environment(places: Places) -> dict[str, str]:
@@ -136,9 +145,17 @@ def environment(places: Places) -> dict[str, str]:
     return {**found, "RNNJAX_KNOWN_DEVICES": str(known)} if known.exists() else found
 
 
-def run_process(command: Sequence[str], log: Path, limit: float, environment: dict[str, str]) -> Ended:
-    """Runs a command in the repository, what it says in a file, and ends it with all that it started at its limit."""
-    started = time.monotonic()
+def run_process(command: Sequence[str], log: Path, limit: float, environment: dict[str, str]) -> str:
+    """Runs a command in the repository, what it says in a file; returns how it ended.
+
+    At its limit it is ended, with all that it started.
+
+    Args:
+      command: the command.
+      log: the file.
+      limit: seconds that it may take.
+      environment: its environment.
+    """
     with log.open("wb") as file:
         process = subprocess.Popen(
             command,
@@ -151,12 +168,11 @@ def run_process(command: Sequence[str], log: Path, limit: float, environment: di
         )
         try:
             code = process.wait(max(limit - _GRACE, limit / 2))
-            state = FAILED if code else DONE
+            return FAILED if code else DONE
         except subprocess.TimeoutExpired:
-            state = TIMED_OUT
-        finally:  # also when this process is told to end
+            return TIMED_OUT
+        finally:
             end_group(process)
-    return Ended(state, time.monotonic() - started)
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:

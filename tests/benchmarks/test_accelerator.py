@@ -3,7 +3,6 @@
 import json
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -78,6 +77,21 @@ def test_the_budget_stops_a_step_which_runs_again_the_next_time(run, monkeypatch
     assert found["long"].state == "stopped"
     assert found["next"].startswith("passed over: needs about 1 s, and ")
     assert run(step("long", WRITES))["long"].state == "done"
+
+
+def test_a_plan_that_is_told_to_end_ends_its_step_and_keeps_what_it_had(run, tmp_path, monkeypatch):
+    def told(self, timeout=None):
+        while not (tmp_path / "one" / "results.json").exists():
+            time.sleep(0.01)
+        monkeypatch.undo()
+        raise SystemExit(143)
+
+    monkeypatch.setattr(running.subprocess.Popen, "wait", told)
+    with pytest.raises(SystemExit):
+        run(step("one", f"import time; {WRITES}; time.sleep(60)"))
+    record = read_record(tmp_path, "one")
+    assert (record.state, record.results) == ("stopped", [1])
+    assert record.seconds < 30
 
 
 def test_a_step_that_does_not_fit_is_passed_over_for_those_that_do(run):
@@ -159,5 +173,5 @@ def test_cheap_steps_run_at_toy_size_here(call, tmp_path, process_environment, m
     assert all(record is not None and record.state == "done" and record.results for record in records)
     result = records[1].results["hihello_basic"]
     assert result["command"].endswith("configs/hihello.py:basic --config.epochs=2")
-    assert (Path(tmp_path) / "runs" / "hihello_basic" / "seed0" / "summary.json").exists()
+    assert list(tmp_path.glob("runs/*/hihello_basic/seed0/summary.json"))
     assert sys.executable not in records[0].command
