@@ -72,14 +72,14 @@ class Exponential(Cell):
         return state
 
 
-GATED = [Fused(), Fused(unroll=2), Scan(), Scan(remat_every=2), Static()]
-ANY = [Scan(), Scan(remat_every=2), Static()]
+GATED = [Fused(), Scan(remat_every=2), Static()]
+ANY = [Scan(), Static()]
 CASES = {
     "gated": (ExponentialGate(4), GATED),
-    "not pointwise": (Mixing(4), GATED),
-    "relu": (BasicRNN(4, "relu"), GATED),
+    "not pointwise": (Mixing(4), [Fused()]),
+    "relu": (BasicRNN(4, "relu"), [Fused(unroll=2), Scan()]),
     "not gated": (Exponential(), ANY),
-    "state dropout": (Dropout(ExponentialGate(I), state_rate=0.3), ANY),
+    "state dropout": (Dropout(ExponentialGate(I), state_rate=0.3), [Scan(remat_every=2)]),
     "projected": (Project(ExponentialGate(4), 2), [None]),
     "below another": (Stack([ExponentialGate(I), Exponential(), GRU(4)]), [None, Scan()]),
     "residual": (Residual(Stack([Project(ExponentialGate(4), 2), ExponentialGate(I)])), [None]),
