@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cells_under_test import UpdateGateRNN, inputs, parameters
 
-from rnnjax import GRU, LSTM, BasicRNN, Pallas, Scan, unroll
+from rnnjax import GRU, LSTM, BasicRNN, Heads, Pallas, Scan, unroll
 
 pytestmark = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
 T, I = 50, 32
@@ -23,13 +23,15 @@ CASES = {
     "own_512": (UpdateGateRNN(512), 16, {}),
     "gru_768": (GRU(768), 16, {}),
     "lstm_768": (LSTM(768), 16, {}),
+    "lstm_8_x_64": (Heads(LSTM(512), 8), 16, {"lengths": np.arange(16) * 3}),
+    "gru_2_x_256": (Heads(GRU(512), 2), 16, {}),
 }
 # In float32 the weight of 768 units is too large to be multiplied by the gradients of several gates.
 PAIRS = [
     pytest.param(*case, dtype, id=f"{name}-{dtype.__name__}")
     for name, case in CASES.items()
     for dtype in (jnp.float32, jnp.bfloat16, jnp.float16)
-    if not (dtype == jnp.float32 and case[0].hidden_size == 768)
+    if not (dtype == jnp.float32 and case[0].output_size == 768)
 ]
 
 
@@ -44,7 +46,7 @@ def found_by(method, cell, params, xs, options):
 
 @pytest.mark.parametrize(("cell", "batch", "options", "dtype"), PAIRS)
 def test_values_and_gradients_are_those_of_scan_within_rounding(cell, batch, options, dtype):
-    size = cell.hidden_size
+    size = cell.output_size
     params = jax.tree.map(lambda leaf: leaf / np.sqrt(size), parameters(cell, I))
     xs = inputs(batch, T, I, dtype=dtype)
     found = functools.partial(found_by, cell=cell, options=options)

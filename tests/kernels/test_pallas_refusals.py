@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from cells_under_test import H, I, LeakySum, inputs, parameters
 
-from rnnjax import GRU, LSTM, Pallas, Stack, unroll
+from rnnjax import GRU, LSTM, Heads, Pallas, Stack, unroll
 from rnnjax.unrolling.kernels.pallas import unsuited_device, unsuited_recurrence
 from rnnjax.unrolling.recurrence import Recurrence, Steps
 
@@ -54,6 +54,19 @@ def test_a_weight_that_does_not_fit_names_the_limit_and_the_nearest_size_that_do
     assert unsuited_recurrence(shapes(LSTM(nearest + 16))) is not None
     assert "132 blocks of 227 KiB" in reason
     assert "a batch of 16 in bfloat16" in reason
+
+
+def test_the_limits_of_heads_are_those_of_one_head_but_for_the_length():
+    assert unsuited_recurrence(in_heads(LSTM(4000), 40)) is None
+    assert re.search("at most [0-9]+ hidden units a head, got 2000", unsuited_recurrence(in_heads(LSTM(4000), 2)))
+    most = 2**31 // (12 * 16 * 4 * 64) - 1
+    assert f"at most {most} steps" in unsuited_recurrence(in_heads(LSTM(768), 12, steps=most + 1))
+    assert unsuited_recurrence(in_heads(LSTM(768), 12, steps=most)) is None
+
+
+def in_heads(cell, n, **options):
+    """Returns the recurrence of a cell in heads, as shapes."""
+    return shapes(Heads(cell, n), **options)._replace(cell=cell)
 
 
 def gpu(name, capability, multiprocessors, cuda):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from typing import Any
 
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float
 
 from rnnjax.cells.cell import GatedCell, State, compute_dtype
 from rnnjax.cells.traits import fuses
+from rnnjax.unrolling.by_head import number_of_heads, of_one_head, run_by_head
 from rnnjax.unrolling.kernels.layout import (
     MULTIPROCESSORS,
     SHARED_MEMORY,
@@ -65,7 +67,7 @@ class Pallas(Method):
         # Pallas for GPUs takes half a second to import, and most programs never use it.
         from rnnjax.unrolling.kernels import differentiable
 
-        return differentiable.run(recurrence, interpret=self.interpret)
+        return run_by_head(functools.partial(differentiable.run, interpret=self.interpret), recurrence)
 
 
 def unsuited_device() -> str | None:
@@ -108,18 +110,26 @@ def unsuited_recurrence(recurrence: Recurrence, interpret: bool = False) -> str 
             "Pallas() multiplies float32 in TensorFloat-32, below the default_matmul_precision that JAX is set to; "
             "use Fused() or Scan()"
         )
-    layouts = layouts_of(cell, recurrence, split=not interpret)
+    heads, one = number_of_heads(recurrence), of_one_head(recurrence)
+    layouts = layouts_of(cell, one, split=not interpret)
     if None in layouts:
-        return _too_wide(cell, recurrence, split=not interpret)
-    return _too_long(cell, recurrence, layouts)
+        return _too_wide(cell, one, heads, split=not interpret)
+    return _too_long(cell, one, layouts, heads)
 
 
-def _too_long(cell: GatedCell, recurrence: Recurrence, layouts: tuple[Any, ...]) -> str | None:
-    """Returns in one sentence how many steps the kernels can index; None if the recurrence has no more."""
+def _too_long(cell: GatedCell, recurrence: Recurrence, layouts: tuple[Any, ...], heads: int) -> str | None:
+    """Returns in one sentence how many steps the kernels can index; None if the recurrence has no more.
+
+    Args:
+      cell: the cell.
+      recurrence: that of one head.
+      layouts: the layouts of the two kernels for it.
+      heads: number of heads, whose arrays are one.
+    """
     gates, hidden, batch, _ = sizes_of(cell, recurrence)
     per_step = [one_unit(leaf, hidden).size for leaf in jax.tree.leaves(recurrence.steps.z)]
     entries = max(gates, *(size // (recurrence.length * batch) for size in per_step))
-    padded = max(layout.tiles * layout.rows * layout.width for layout in layouts)
+    padded = heads * max(layout.tiles * layout.rows * layout.width for layout in layouts)
     most = _MOST_ENTRIES // (padded * entries) - 1  # the arrays have one step more than the sequence
     if recurrence.length <= most:
         return None
@@ -129,13 +139,21 @@ def _too_long(cell: GatedCell, recurrence: Recurrence, layouts: tuple[Any, ...])
     )
 
 
-def _too_wide(cell: GatedCell, recurrence: Recurrence, *, split: bool) -> str:
-    """Returns in one sentence that the recurrent weight does not fit, and the nearest size that does."""
+def _too_wide(cell: GatedCell, recurrence: Recurrence, heads: int, *, split: bool) -> str:
+    """Returns in one sentence that the recurrent weight does not fit, and the nearest size that does.
+
+    Args:
+      cell: the cell.
+      recurrence: that of one head.
+      heads: number of heads.
+      split: whether hidden units may be divided over several blocks.
+    """
     gates, hidden, batch, dtype = sizes_of(cell, recurrence)
     most = min(most_units(gates, parts, dtype.itemsize, batch, split=split) for parts in (1, gates))
     place = f"{MULTIPROCESSORS} blocks of {SHARED_MEMORY // 1024} KiB" if split else f"{SHARED_MEMORY // 1024} KiB"
+    units = "hidden units" if heads == 1 else "hidden units a head"
     return (
         f"Pallas() holds the recurrent weight of {gates} gates in {place} of shared memory: with a batch of "
-        f"{batch} in {dtype} at most {most} hidden units, got {hidden}; make hidden_size or the batch smaller, "
+        f"{batch} in {dtype} at most {most} {units}, got {hidden}; make hidden_size or the batch smaller, "
         "or use Fused() or Scan()"
     )
