@@ -71,15 +71,21 @@ class Calls(NamedTuple):
 STEPS = 8  # in a compiled call of rnnjax, which has an epoch's in the training command
 
 
+def recurrent_layers(case: Case) -> Any:
+    """Returns this library's cell, or a stack of such cells."""
+    import rnnjax
+
+    cell = getattr(rnnjax, case.cell)(case.H)
+    return cell if case.layers == 1 else rnnjax.Stack((cell,) * case.layers)
+
+
 def classifier(case: Case) -> tuple[Any, Any]:
     """Returns this library's model and its task, whose training data are one batch of `xs` and `labels`."""
-    import rnnjax
     from rnnjax.data.dataset import DataSet
     from rnnjax.models import SequenceClassifier
     from rnnjax.tasks.task import Task
 
-    cell = getattr(rnnjax, case.cell)(case.H)
-    model = SequenceClassifier(cell if case.layers == 1 else rnnjax.Stack((cell,) * case.layers), CLASSES)
+    model = SequenceClassifier(recurrent_layers(case), CLASSES)
 
     def values(params: Any, carry: None, batch: Any, key: Any) -> Any:
         logits: Any = model.apply(params, batch["xs"])
@@ -157,6 +163,23 @@ def _jax_calls(case: Case, params: Any, outputs: Callable[[Any, Any], Any]) -> C
         repeated(jax.jit(step, donate_argnums=0), state, (xs, labels)),
         functools.partial(jax.jit(logits), params, xs),
     )
+
+
+def plain_calls(case: Case) -> Calls:
+    """This library as others are used here: `unroll` in a jit of the user's own, one device, one step in a call."""
+    import rnnjax
+
+    cell = recurrent_layers(case)
+    params = cell.init(jax.random.key(0), case.I)
+    return _jax_calls(case, params, lambda params, xs: rnnjax.unroll(cell, params, xs)[0])
+
+
+def tuned_calls(case: Case) -> Calls:
+    """Plain use after `rnnjax.tune` for the same cell and sizes."""
+    import rnnjax
+
+    rnnjax.tune(recurrent_layers(case), (case.T, case.B, case.I))
+    return plain_calls(case)
 
 
 def linen_calls(case: Case) -> Calls:
@@ -266,6 +289,9 @@ CONTENDERS: dict[str, Callable[[Case], Calls]] = {
     "keras": keras_calls,
     "torch": torch_calls,
 }
+USES: dict[str, Callable[[Case], Calls]] = {"command": rnnjax_calls, "plain": plain_calls, "tuned": tuned_calls}
+"""This library's contender, by the use of it that is measured."""
+
 _PACKAGES = {"haiku": "haiku", "equinox": "equinox", "keras": "keras", "torch": "torch"}
 
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import report, timing
-from benchmarks.contenders import CONTENDERS, Case, missing_package
+from benchmarks.contenders import CONTENDERS, USES, Case, missing_package
 from rnnjax.parallel.mesh import batch_mesh, provide_cpu_devices
 
 SHAPES = (
@@ -40,12 +40,15 @@ _SPINNING = 0.3  # seconds; OpenMP's threads wait for work so long at most
 _EPILOG = """\
 A case is a cell, layers and (T, B, I, H). All contenders of a case are built, then run in turns; a turn is as many
 calls as take 50 ms after one that is not timed, and after PyTorch's, whose threads spin on for a while, there is a
-pause, so that no contender pays for the threads of the one before it. A
-training call of rnnjax takes 8 steps, as its training command has an epoch in a call; those of the others, written as
-their users write them, take one. Times are of one step, medians over the turns. "/ jax" is the fastest other JAX
-library's time over ours, "/ torch" PyTorch's over ours: above 1 ours is faster. "roof" is the rate of our recurrent
-layers' products over that of one step's product [B, H] x [H, G H] alone, on all cores and devices. Geometric means
-over the cases stand below.
+pause, so that no contender pays for the threads of the one before it.
+
+rnnjax is used as by its training command: 8 steps in a call, on one CPU device or two, whichever is the faster. With
+--plain it is used as the others are: `unroll` in a jit of the user's own, one device, one step in a call; with --plain
+--tune after `rnnjax.tune`.
+
+Times are of one step, medians over the turns. "/ jax" is the fastest other JAX library's time over ours, "/ torch"
+PyTorch's over ours: above 1 ours is faster. "roof" is the rate of our recurrent layers' products over that of one
+step's product [B, H] x [H, G H] alone, on all cores and devices. Geometric means over the cases stand below.
 """
 
 _COLUMNS = (
@@ -89,15 +92,16 @@ class Row(NamedTuple):
 def main(arguments: Sequence[str]) -> int:
     """Runs the command with the arguments after its name; returns its exit code."""
     options = parse(arguments)
-    provide_cpu_devices()
+    if options.use == "command":
+        provide_cpu_devices()
     machine, rows = report.machine(), []
     print(f"{report.header(machine)}\n\n{report.title_line(_COLUMNS)}", flush=True)
     for case in cases(options):
-        for row in measure(case, options.peers, options.seconds):
+        for row in measure(case, options.peers, options.seconds, options.use):
             rows.append(row)
             print(row_line(row), flush=True)
             if options.json:
-                report.write_json(options.json, machine=machine, rows=[row.as_json() for row in rows])
+                report.write_json(options.json, machine=machine, use=options.use, rows=[row.as_json() for row in rows])
     print("\n".join(["", *summary(rows)]))
     return 0
 
@@ -115,9 +119,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--shapes", nargs="+", type=shape, default=SHAPES, metavar="T,B,I,H", help="all of the documented ones")
     add("--no-stacks", action="store_true", help="leave out the stacks of three layers")
     add("--peers", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    add("--plain", action="store_true", help="rnnjax by `unroll` in a jit, on one device, one step in a call")
+    add("--tune", action="store_true", help="with --plain: after `rnnjax.tune`, whose choices are stored as usual")
     add("--seconds", type=report.positive, default=4.0, help="of measuring a case, at least three turns; 4")
     add("--json", type=report.output_path, metavar="PATH", help="write all figures here")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.tune and not options.plain:
+        parser.error("--tune needs --plain: the training command measures by itself")
+    options.use = "tuned" if options.tune else "plain" if options.plain else "command"
+    return options
 
 
 def shape(text: str) -> tuple[int, ...]:
@@ -138,10 +148,18 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
                 yield Case(cell, 3, *sizes)
 
 
-def measure(case: Case, peers: Sequence[str], seconds: float) -> Iterator[Row]:
-    """Yields the rows of a case: training and inference."""
+def measure(case: Case, peers: Sequence[str], seconds: float, use: str = "command") -> Iterator[Row]:
+    """Yields the rows of a case: training and inference.
+
+    Args:
+      case: the network and its inputs.
+      peers: names of the contenders.
+      seconds: of measuring each row.
+      use: how this library takes part, of `USES`.
+    """
+    contenders = CONTENDERS | {"rnnjax": USES[use]}
     skipped = {name: why for name in peers if (why := missing_package(name, case))}
-    calls = {name: CONTENDERS[name](case) for name in peers if name not in skipped}
+    calls = {name: contenders[name](case) for name in peers if name not in skipped}
     rate = product_rate(case)
     for what, flops in (("train", 3 * case.forward_flops), ("infer", case.forward_flops)):
         timed: dict[str, Callable[[], Any]] = {name: getattr(call, what) for name, call in calls.items()}

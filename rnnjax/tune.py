@@ -1,7 +1,7 @@
 """Measures the methods for a cell on this machine: ``python -m rnnjax.tune --cell LSTM --shape T,B,I,H``.
 
-What is the fastest is kept in the user's cache, where `unroll` finds it. The module can be called, as
-`rnnjax.unrolling.tune`, since importing it puts it in the place of the function ``rnnjax.tune``.
+The fastest method is stored in the user's cache, where `unroll` finds it. The module can be called like the function
+`rnnjax.unrolling.tune`, because importing it replaces the function ``rnnjax.tune`` by the module.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
 
 
 class _Command(types.ModuleType):
-    """A module that is called as the function of its name."""
+    """A module that can be called like the function of the same name."""
 
     __signature__ = inspect.signature(_tune)
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     """Runs the command with the arguments after its name; prints a table.
 
     Raises:
-      ConfigError: for a cell or a shape that there is not, or a file that cannot be written.
+      ConfigError: for an unknown cell, an invalid shape or option, or a file that cannot be written.
     """
     options = parse(arguments)
     length, batch, features, hidden = read_shape(options.shape)
@@ -52,15 +52,15 @@ def main(arguments: Sequence[str]) -> None:
 
     cell = build_cell(CellConfig(kind=options.cell, layers=options.layers, hidden_size=hidden))
     keep_compilations()
-    chosen: dict[str, Any] = {"dtype": options.dtype, "gradient": not options.forward_only}
-    report = _tune(cell, (length, batch, features), seconds=options.seconds, **chosen)
+    gradient = not options.forward_only
+    report = _tune(cell, (length, batch, features), seconds=options.seconds, dtype=options.dtype, gradient=gradient)
     print(report)
     if options.json is not None:
         write_json(options.json, report.as_json())
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that says what is wrong in one sentence."""
+    """A parser whose errors are one sentence."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see python -m rnnjax.tune --help")
@@ -70,9 +70,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Returns the command's options.
 
     Raises:
-      ConfigError: for an option that there is not, or that says nothing.
+      ConfigError: for an unknown option or an invalid value.
     """
-    parser = _Parser(prog="python -m rnnjax.tune", description="Measures which method unrolls a cell the fastest here.")
+    parser = _Parser(prog="python -m rnnjax.tune", description="Measures which method unrolls a cell fastest here.")
     parser.add_argument("--cell", required=True, help="a cell of rnnjax, such as LSTM, or package.module:Class")
     parser.add_argument("--shape", required=True, metavar="T,B,I,H", help="steps, batch, input features, hidden units")
     parser.add_argument("--layers", type=int, default=1, help="layers of a stack (default: 1)")
@@ -84,10 +84,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def read_shape(text: str) -> tuple[int, int, int, int]:
-    """Returns the four sizes that a text such as ``28,150,28,150`` names.
+    """Returns the four sizes in a text such as ``28,150,28,150``.
 
     Raises:
-      ConfigError: if it names others.
+      ConfigError: if there are not four whole numbers from 1.
     """
     sizes = [whole_number(part) or 0 for part in text.split(",")]
     fits = len(sizes) == 4 and all(1 <= size <= _LARGEST for size in sizes)

@@ -63,5 +63,5 @@ def last_outputs(
 
 def _hidden(cell: Cell, state: State) -> Float[Array, "B O"] | None:
     """Returns the hidden state of a cell whose outputs it is, else None."""
-    last, own = last_with_state(cell, state, is_stack)
-    return own.h if outputs_its_state(last) else None
+    last, last_state = last_with_state(cell, state, is_stack)
+    return last_state.h if outputs_its_state(last) else None

@@ -111,16 +111,17 @@ class Bidirectional(nn.Module):
         )
 
     def _parameters(self, input_size: int) -> tuple:
-        """Returns the pair of parameters of one layer, or a pair a layer."""
-        pairs, one = layers(self.forward_cell, self.backward_cell), isinstance(self.forward_cell, Cell)
-        made = [
+        """Returns the pair of parameters of a single layer, or one pair per layer."""
+        pairs = layers(self.forward_cell, self.backward_cell)
+        single = isinstance(self.forward_cell, Cell)
+        params = [
             tuple(
-                self.param(way if one else f"{way}_{layer}", cell.init, size)
+                self.param(way if single else f"{way}_{layer}", cell.init, size)
                 for way, cell in zip(("forward", "backward"), pair)
             )
             for layer, (pair, size) in enumerate(zip(pairs, input_sizes(pairs, input_size)))
         ]
-        return made[0] if one else tuple(made)
+        return params[0] if single else tuple(params)
 
 
 def unrolled(

@@ -1,4 +1,4 @@
-"""The methods among which a measurement may choose, and how a choice is written down and read again."""
+"""The methods that `tune` chooses from, and their JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rnnjax.unrolling.recurrence import Method, Recurrence
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.static import Static
 
-# A new method is measured, chosen and kept once it stands here.
+# To be measured, chosen and stored, a new method only has to be listed here.
 METHODS: tuple[Method, ...] = (
     Scan(),
     Scan(unroll=2),
@@ -27,23 +27,23 @@ METHODS: tuple[Method, ...] = (
     CuDNN(),
 )
 
-_LONGEST_STATIC = 32  # steps; of more, a program takes longer to compile than most runs have to gain
+_LONGEST_STATIC = 32  # steps; beyond, compiling costs more time than most runs can gain
 
 
 def fits_length(method: Method, length: int) -> bool:
-    """Says whether a method is worth compiling for so many steps: not copies beyond the last, nor very many."""
+    """Says whether a method is worth compiling for that many steps: not with more copies of the step, nor very many."""
     if isinstance(method, Static):
         return length <= _LONGEST_STATIC
     return getattr(method, "unroll", 1) <= length
 
 
 def can_serve(method: Method, recurrence: Recurrence) -> bool:
-    """Says whether a method has nothing against a recurrence."""
+    """Says whether a method can serve a recurrence."""
     return method.why_not(recurrence) is None
 
 
 def method_as_json(method: Method) -> dict[str, Any]:
-    """Returns a method's name and those of its options that are not what they are by default."""
+    """Returns a method's name, and its options that do not have their default value."""
     fields = dataclasses.fields(method)  # pyright: ignore[reportArgumentType]
     options = {field.name: getattr(method, field.name) for field in fields}
     defaults = {field.name: field.default for field in fields}
@@ -51,7 +51,7 @@ def method_as_json(method: Method) -> dict[str, Any]:
 
 
 def method_from_json(value: Any) -> Method | None:
-    """Returns the method that `method_as_json` wrote down; None for what is none of those that are known here."""
+    """Returns the method that `method_as_json` wrote; None if it is not one of the library's."""
     if not isinstance(value, dict):
         return None
     options = dict(value)
@@ -63,7 +63,7 @@ def method_from_json(value: Any) -> Method | None:
 
 
 def is_known(method: Method) -> bool:
-    """Says whether a method can be written down and read again."""
+    """Says whether a method can be written as JSON and read back."""
     return _KINDS.get(type(method).__name__) is type(method)
 
 

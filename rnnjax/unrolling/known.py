@@ -1,7 +1,8 @@
-"""What is known to be fastest for a recurrence: by a measurement on this machine, or by the table of known devices.
+"""Looks up the fastest method for a recurrence: as measured on this machine, or in the table of known devices.
 
-Measurements are kept in the user's cache, and hold for exactly the recurrence that was measured, on such a device and
-with such versions. They are read once by a process. Rows of the table hold up to a width and a batch.
+Measurements are stored in the user's cache. Each applies to recurrences of exactly the same sizes and types, on the
+same kind of device, with the same versions. A process reads them once. Rows of the table apply up to a width and a
+batch size.
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ from rnnjax.unrolling.recurrence import Method, Recurrence
 
 _log = logging.getLogger(__name__)
 
-OFF = "RNNJAX_TUNE"  # "0" leaves the user's cache unread
+OFF = "RNNJAX_TUNE"  # "0": the user's cache is not read
 
 Methods = tuple[tuple[str, Method], ...]
 """Methods by `recurrence_key`, hashable."""
 
 
 def recurrence_key(recurrence: Recurrence) -> str:
-    """Returns a name for what a recurrence's time depends on besides the machine: cell, shapes, types, flags."""
+    """Returns a digest of all that a recurrence's time depends on besides the machine: cell, shapes, dtypes, flags."""
     return _digest(_described(recurrence))
 
 
 def _described(recurrence: Recurrence) -> list[Any]:
     cell, steps = recurrence.cell, recurrence.steps
-    text = re.sub(r" at 0x[0-9a-f]+", "", repr(cell))  # functions and objects show where in memory they are
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr(cell))  # the repr of a function has its address
     parts = (recurrence.params, recurrence.state, steps.z, recurrence.xs)
     shapes = [[f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(part)] for part in parts]
     flags = [steps.valid is not None, steps.resets is not None, recurrence.gaps]
@@ -55,28 +56,28 @@ def _digest(value: Any) -> str:
 
 
 def kept_choice(recurrence: Recurrence, *, gradient: bool) -> Method | None:
-    """Returns what was measured on such a machine to be fastest; None where that was not measured, or cannot serve.
+    """Returns the method measured to be fastest on such a machine; None if none was measured, or it cannot serve.
 
     Args:
       recurrence: the recurrence.
-      gradient: whether by the time with its gradient. Where that was not measured, what was counts.
+      gradient: whether by the time with the gradient. If only the other time was measured, that one counts.
     """
     table = _methods(_path()) if os.environ.get(OFF) != "0" else {}
     if not table:
         return None
     key = recurrence_key(recurrence)
-    found = (table.get(_kept_as(key, each)) for each in (gradient, not gradient))
-    return next((method for method in found if method is not None and can_serve(method, recurrence)), None)
+    measured = (table.get(_kept_as(key, each)) for each in (gradient, not gradient))
+    return next((method for method in measured if method is not None and can_serve(method, recurrence)), None)
 
 
 def given_choice(methods: Methods, recurrence: Recurrence) -> Method | None:
-    """Returns the method that is given for a recurrence; None where there is none, or it cannot serve."""
+    """Returns the method that `methods` has for a recurrence; None if there is none, or it cannot serve."""
     method = dict(methods).get(recurrence_key(recurrence)) if methods else None
     return method if method is not None and can_serve(method, recurrence) else None
 
 
 def shipped_choice(recurrence: Recurrence) -> Method | None:
-    """Returns what the table of known devices says for the device that JAX computes on; None where it says nothing."""
+    """Returns the method in the table of known devices for the device that JAX computes on; None if there is none."""
     if not ROWS or not fuses(recurrence.cell):
         return None
     h, device = recurrence.state.h, device_name()
@@ -90,11 +91,11 @@ def shipped_choice(recurrence: Recurrence) -> Method | None:
 
 
 def keep_choices(choices: Mapping[tuple[str, bool], Method], about: Mapping[str, Any]) -> None:
-    """Keeps what was measured in the user's cache, and has this process take it from now on.
+    """Stores what was measured in the user's cache; this process uses it from now on.
 
     Args:
       choices: the fastest method by `recurrence_key` and whether that is with its gradient.
-      about: what a person wants to know of a recurrence, by `recurrence_key`.
+      about: descriptions for human readers, by `recurrence_key`.
     """
     path = _path()
     table = _read(path)
@@ -115,9 +116,9 @@ def _kept_as(key: str, gradient: bool) -> str:
 
 @functools.cache
 def _machine() -> dict[str, Any]:
-    """Returns the device, and the versions of what programs are compiled by."""
-    found = versions()
-    return {"device": device_name(), "versions": {name: found.get(name) for name in ("jax", "jaxlib", "rnnjax")}}
+    """Returns the device, and the versions of the packages that programs are compiled by."""
+    installed = versions()
+    return {"device": device_name(), "versions": {name: installed.get(name) for name in ("jax", "jaxlib", "rnnjax")}}
 
 
 def _path() -> Path:

@@ -1,4 +1,4 @@
-"""What was measured to be fastest on devices that are known, as the library ships it."""
+"""The table of the fastest methods on known devices, which the library ships."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from rnnjax.unrolling.recurrence import Method
 
 
 class Row(NamedTuple):
-    """On a device, for gated cells of a class and a type, up to a width and a batch, this method was the fastest.
+    """The fastest method on a device, for gated cells of a class and a dtype, up to a width and a batch size.
 
     Attributes:
-      device: how the device's name begins, or all of it (`rnnjax.machine.device_name`).
+      device: the device's name (`rnnjax.machine.device_name`), or the beginning of it.
       cell: name of the cell's class.
-      dtype: type of the products.
-      hidden: hidden units, at most.
-      batch: sequences in a batch, at most.
-      method: the fastest, forward and backward.
-      command, versions, commit: what measured it, with which versions, at which commit.
+      dtype: dtype of the products.
+      hidden: largest number of hidden units.
+      batch: largest number of sequences in a batch.
+      method: the fastest method, forward and backward.
+      command: the command that measured it.
+      versions: the versions that it was measured with.
+      commit: the commit that was measured.
     """
 
     device: str
@@ -31,5 +33,5 @@ class Row(NamedTuple):
     commit: str
 
 
-# Rows are read in order: the first that a recurrence fits into is taken. No device is known yet.
+# The first row that fits a recurrence is taken. No device is known yet.
 ROWS: tuple[Row, ...] = ()

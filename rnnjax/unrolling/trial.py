@@ -1,4 +1,4 @@
-"""A recurrence made concrete: its arrays, and what a method gives for them, forward and with the gradient."""
+"""A recurrence with random arrays, and compiled programs that run it by a method, forward and with the gradient."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from rnnjax.backend import on_cpu
 from rnnjax.cells.cell import Cell, Params, compute_dtype
 from rnnjax.cells.traits import adds_a_bias
 from rnnjax.unrolling.kernels.precision import exact_products
-from rnnjax.unrolling.recurrence import Method, Recurrence, Steps, select
+from rnnjax.unrolling.recurrence import Method, Recurrence, Steps
 from rnnjax.unrolling.scan import Scan
+from rnnjax.unrolling.selecting import select
 
-# The largest error that rounding explains, as a share of the largest entry.
+# The largest error that rounding can explain, as a share of the largest entry.
 _TOLERANCES = {"float64": 1e-8, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
-_TENSOR_FLOAT_32 = 1e-2  # of float32 where products are not exact
-_NEGLIGIBLE = 1e-3  # of the largest entry of all: an array without larger ones is measured by that
+_TENSOR_FLOAT_32 = 1e-2  # for float32 where products are not exact
+_NEGLIGIBLE = 1e-3  # share of the largest entry of all arrays: errors in arrays with smaller entries are relative to it
 
 
 class _Arrays(NamedTuple):
-    """What a recurrence reads that has a gradient; z where it is not made of `xs`."""
+    """The inputs of a recurrence that have gradients; z is None if it is computed from `xs`."""
 
     params: Params
     state: Any
@@ -34,13 +35,13 @@ class _Arrays(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A recurrence with arrays drawn for its shapes. What is measured of it has its input projection in it.
+    """A recurrence with random arrays; its programs include the input projection, if the cell has a plain one.
 
     Attributes:
-      recurrence: as shapes.
-      arrays: what it reads.
-      flags: which steps are taken, and which are reset.
-      weights: what outputs and last state are multiplied by in the sum whose gradient is taken.
+      recurrence: the recurrence, as shapes.
+      arrays: its inputs.
+      flags: which steps are valid, and which are resets.
+      weights: weights of outputs and final state in the sum that is differentiated.
     """
 
     recurrence: Recurrence
@@ -50,17 +51,17 @@ class Trial:
 
     @classmethod
     def of(cls, recurrence: Recurrence) -> Trial:
-        """Returns a trial of a recurrence that is given as shapes.
+        """Returns a trial of a recurrence, given as shapes.
 
         Raises:
-          ValueError: if it reads what cannot be drawn.
+          ValueError: if it has arrays that cannot be drawn at random.
         """
         draw = np.random.default_rng(0)
-        made = adds_a_bias(recurrence.cell, recurrence.params, recurrence.xs)
+        projected = adds_a_bias(recurrence.cell, recurrence.params, recurrence.xs)
         arrays = _Arrays(
             _params(draw, recurrence.cell, recurrence.params, recurrence.xs),
             _drawn(draw, recurrence.state, 0.1),
-            None if made else _drawn(draw, recurrence.steps.z),
+            None if projected else _drawn(draw, recurrence.steps.z),
             None if recurrence.xs is None else _drawn(draw, recurrence.xs),
         )
         trial = cls(recurrence, arrays, _flags(draw, recurrence), None)
@@ -69,35 +70,35 @@ class Trial:
 
     @property
     def tolerance(self) -> float:
-        """The largest error that rounding explains."""
+        """The largest error that rounding can explain."""
         dtype = dtype_of_products(self.recurrence)
         exact = on_cpu() or exact_products()
         return _TENSOR_FLOAT_32 if dtype == "float32" and not exact else _TOLERANCES.get(dtype, 1e-2)
 
     def forward(self, method: Method) -> Callable[[], Any]:
-        """Returns a compiled call that gives the outputs and the last state."""
+        """Returns a compiled call that returns the outputs and the final state."""
         program = jax.jit(_program(self, method))
         return lambda: program(self.arrays, self.flags)
 
     def with_gradient(self, method: Method) -> Callable[[], Any]:
-        """Returns a compiled call that gives the same, and the gradients of a weighted sum of them."""
+        """Returns a compiled call that returns the same, and the gradients of a weighted sum of them."""
         leaves, tree = jax.tree.flatten(self.arrays)
-        where = [place for place, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        positions = [place for place, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
         run = _program(self, method)
 
         @jax.jit
         def program(leaves: list[Any], flags: Steps, weights: Any) -> Any:
             def outputs(floating: list[Any]) -> Any:
-                given = dict(zip(where, floating))
-                return run(tree.unflatten([given.get(place, leaf) for place, leaf in enumerate(leaves)]), flags)
+                replaced = dict(zip(positions, floating))
+                return run(tree.unflatten([replaced.get(place, leaf) for place, leaf in enumerate(leaves)]), flags)
 
-            results, gradient = jax.vjp(outputs, [leaves[place] for place in where])
+            results, gradient = jax.vjp(outputs, [leaves[place] for place in positions])
             return results, gradient(weights)
 
         return lambda: program(leaves, self.flags, self.weights)
 
     def _with(self, arrays: _Arrays, flags: Steps) -> Recurrence:
-        """Returns the recurrence that reads some arrays."""
+        """Returns the recurrence with these arrays."""
         cell, (params, state, z, xs) = self.recurrence.cell, arrays
         z = cell.inputs(params, xs) if z is None else z
         initial = jax.tree.map(jnp.zeros_like, state)
@@ -105,7 +106,7 @@ class Trial:
 
 
 def _program(trial: Trial, method: Method) -> Callable[[_Arrays, Steps], Any]:
-    """Returns outputs and last state; outputs of steps that are not taken are zero, as `unroll` makes them."""
+    """Returns a function for outputs and final state; outputs of invalid steps are zero, as in `unroll`."""
 
     def run(arrays: _Arrays, flags: Steps) -> Any:
         ys, state = method.serve(trial._with(arrays, flags))
@@ -115,28 +116,28 @@ def _program(trial: Trial, method: Method) -> Callable[[_Arrays, Steps], Any]:
 
 
 def dtype_of_products(recurrence: Recurrence) -> str:
-    """Returns the name of the type in which a recurrence multiplies; z may have keys and numbers of steps in it."""
+    """Returns the dtype of a recurrence's products; z may contain keys and step numbers, which have none."""
     floating = [leaf for leaf in jax.tree.leaves(recurrence.steps.z) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     return jnp.dtype(compute_dtype(floating or jax.tree.leaves(recurrence.state))).name
 
 
 def largest_error(got: Any, expected: Any) -> float:
-    """Returns the largest difference of two trees, as a share of the largest entry of its array; it may be NaN."""
-    found, known = (jax.tree.leaves(jax.device_get(tree)) for tree in (got, expected))
-    if [leaf.shape for leaf in found] != [leaf.shape for leaf in known]:
+    """Returns the largest difference between two trees, as a share of the array's largest entry; possibly NaN."""
+    actual, right = (jax.tree.leaves(jax.device_get(tree)) for tree in (got, expected))
+    if [leaf.shape for leaf in actual] != [leaf.shape for leaf in right]:
         return float("nan")
-    pairs = [(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in zip(found, known) if a.size]
+    pairs = [(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in zip(actual, right) if a.size]
     largest = max((np.abs(b).max() for _, b in pairs), default=0.0)
     least = max(_NEGLIGIBLE * largest, np.finfo(np.float32).tiny)
     return float(np.max([np.abs(a - b).max() / max(np.abs(b).max(), least) for a, b in pairs] or [0.0]))
 
 
 def _params(draw: np.random.Generator, cell: Cell, like: Params, xs: Any) -> Params:
-    """Returns what the cell's `init` makes, where that is what the recurrence reads; else numbers of such a size."""
+    """Returns parameters near those of `init`, if it returns all that the recurrence reads; otherwise small numbers."""
     if xs is not None and cell.params_are_of_init:
-        made = cell.init(jax.random.key(0), xs.shape[-1])
-        if jax.tree.map(_shape, made) == jax.tree.map(_shape, like):
-            return jax.tree.map(lambda leaf, drawn: leaf + drawn, made, _drawn(draw, like, 0.01))
+        initial = cell.init(jax.random.key(0), xs.shape[-1])
+        if jax.tree.map(_shape, initial) == jax.tree.map(_shape, like):
+            return jax.tree.map(lambda leaf, change: leaf + change, initial, _drawn(draw, like, 0.01))
     return _drawn(draw, like, 0.2)
 
 
@@ -145,7 +146,7 @@ def _shape(leaf: Any) -> tuple[Any, ...]:
 
 
 def _drawn(draw: np.random.Generator, like: Any, scale: float = 0.5) -> Any:
-    """Returns arrays for shapes: normal numbers, keys, and nothing but zeros of whole numbers and truth values."""
+    """Returns arrays of the given shapes: normally distributed floats, keys, and zeros for integers and booleans."""
 
     def leaf(like: Any) -> Any:
         if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
@@ -165,7 +166,7 @@ def _keys(like: Any) -> Any:
 
 
 def _flags(draw: np.random.Generator, recurrence: Recurrence) -> Steps:
-    """Returns steps without z: of valid ones each sequence has at least half, and one of them is a reset."""
+    """Returns steps without z: at least half of each sequence is valid, and one step is a reset."""
     steps, length = recurrence.steps, recurrence.length
     valid = resets = None
     if steps.valid is not None:

@@ -1,12 +1,11 @@
-"""Measures which method is the fastest for the recurrences that a cell is made of, and keeps the answer for `Auto`."""
+"""Measures which method is fastest for each recurrence in a cell, and stores the choice for `Auto`."""
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,112 +16,18 @@ from rnnjax.cells.sizes import as_batch_size, check_size
 from rnnjax.errors import first_line
 from rnnjax.machine import device_name, versions
 from rnnjax.unrolling.auto import Recording, by_rule
-from rnnjax.unrolling.candidates import METHODS, fits_length, is_known, method_as_json
+from rnnjax.unrolling.candidates import METHODS, fits_length, is_known
 from rnnjax.unrolling.checks import check_cell, check_method
 from rnnjax.unrolling.known import keep_choices, recurrence_key
 from rnnjax.unrolling.recurrence import CellSequence, Method, Recurrence
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.sequences import choose_again
-from rnnjax.unrolling.trial import Trial, dtype_of_products, largest_error
+from rnnjax.unrolling.trial import Trial, largest_error
+from rnnjax.unrolling.tune_report import Timed, Tuned, TuneReport
 
-_MARGIN = 0.97  # of the rule's time: another method is chosen only if it takes less than that
+_MARGIN = 0.97  # share of the time of the rule's method that another must stay below to be chosen
 _LEAST_ROUNDS = 5
-_TOO_SLOW = 3.0  # times the fastest: such a method is not timed any further
-
-
-class Timed(NamedTuple):
-    """What was found of one method.
-
-    Attributes:
-      method: the method.
-      forward, gradient: median seconds forward, and forward and backward; None where it was not timed.
-      trouble: why it may not be chosen; None where it may.
-    """
-
-    method: Method
-    forward: float | None = None
-    gradient: float | None = None
-    trouble: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Tuned:
-    """What was found for one recurrence.
-
-    Attributes:
-      recurrence: the recurrence, as shapes.
-      methods: each method that was tried, in that order.
-      forward, gradient: the method that is the fastest forward, and with the gradient; None where it was not asked.
-    """
-
-    recurrence: Recurrence
-    methods: tuple[Timed, ...]
-    forward: Method | None
-    gradient: Method | None
-
-    def __str__(self) -> str:
-        rows = [("method", "forward, ms", "with gradient, ms", "")]
-        for timed in self.methods:
-            best = {"forward": self.forward, "with gradient": self.gradient}
-            chosen = [measure for measure, method in best.items() if method == timed.method]
-            remark = timed.trouble or (f"fastest {' and '.join(chosen)}" if chosen else "")
-            rows.append((short(timed.method), _milliseconds(timed.forward), _milliseconds(timed.gradient), remark))
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {remark}" for a, b, c, remark in rows]
-        return "\n".join([self.title, *map(str.rstrip, lines)])
-
-    @property
-    def title(self) -> str:
-        """The recurrence in words."""
-        recurrence = self.recurrence
-        batch = jax.tree.leaves(recurrence.steps.z)[0].shape[1:]
-        batch = recurrence.xs.shape[1:-1] if recurrence.xs is not None else batch[:1]
-        of = f"{short(recurrence.cell)}, T {recurrence.length}, batch {' x '.join(map(str, batch))}"
-        features = "" if recurrence.xs is None else f", {recurrence.xs.shape[-1]} features"
-        flags = [name for name in ("valid", "resets") if getattr(recurrence.steps, name) is not None]
-        named = "".join({"valid": ", steps missing", "resets": ", resets"}[name] for name in flags)
-        return f"{of}{features}, products in {dtype_of_products(recurrence)}{named}"
-
-
-@dataclasses.dataclass(frozen=True)
-class TuneReport:
-    """What `tune` found; ``str(report)`` is a table.
-
-    Attributes:
-      tuned: the recurrences that a cell is made of, each that differs from those before it once.
-      device: where it was measured.
-      versions: of what it was measured with.
-    """
-
-    tuned: tuple[Tuned, ...]
-    device: str
-    versions: Mapping[str, str]
-
-    @property
-    def methods(self) -> tuple[Method, ...]:
-        """The method that was chosen for each recurrence: by the time with the gradient, where that was measured."""
-        return tuple(each.gradient or each.forward or Scan() for each in self.tuned)
-
-    def __str__(self) -> str:
-        named = ", ".join(f"{name} {self.versions.get(name)}" for name in ("python", "rnnjax", "jax"))
-        return "\n\n".join([f"{self.device}; {named}", *map(str, self.tuned)])
-
-    def as_json(self) -> dict[str, Any]:
-        """Returns the same as an object to be written to a file, times in seconds."""
-
-        def method(of: Method | None) -> Any:
-            return None if of is None else method_as_json(of)
-
-        recurrences = [
-            {
-                "recurrence": each.title,
-                "forward": method(each.forward),
-                "gradient": method(each.gradient),
-                "methods": [timed._asdict() | {"method": method(timed.method)} for timed in each.methods],
-            }
-            for each in self.tuned
-        ]
-        return {"device": self.device, "versions": dict(self.versions), "recurrences": recurrences}
+_TOO_SLOW = 3.0  # times as slow as the fastest: such a method is not timed any longer
 
 
 def tune(
@@ -138,28 +43,31 @@ def tune(
     seconds: float = 0.3,
     keep: bool = True,
 ) -> TuneReport:
-    """Times every method that can serve a cell on this machine, and keeps the fastest of each recurrence for `Auto`.
+    """Times every method that can serve a cell on this machine, and stores the fastest for each recurrence for `Auto`.
 
-    Values, and gradients where they are asked for, are compared with those of `Scan` first: a method that is wrong, or
-    that raises, is never chosen, and the report says so. What is kept holds for exactly such recurrences, on such a
-    device, with such versions. Where the method that `Auto` takes by rule is less than 3% slower, it stays.
+    Values, and gradients if they are timed, are compared with those of `Scan` first: a method that is wrong, or that
+    raises, is never chosen, and the report says so. A choice applies to recurrences of exactly the same sizes and
+    types, on the same kind of device, with the same versions. Another method is chosen only if it takes less than 97%
+    of the time of the method that `Auto` takes by rule.
 
     Args:
       cell: the cell.
       shape: ``(T, *batch, I)``, the time-major shape of the inputs.
       dtype: type of the inputs.
-      gradient: whether the gradient is timed as well; otherwise forward alone.
-      params: its parameters, for a cell whose `init` does not make all of them; their values are not used.
-      lengths, resets: whether sequences are unrolled with `lengths`, or with resets.
-      methods: those that are tried, beside `Scan()`. One of another class than the library's is told, but not kept.
-      seconds: for which each method is timed, at least, in turns with the others.
-      keep: whether the choice is kept in the user's cache, where `Auto` finds it.
+      gradient: whether the gradient is timed as well.
+      params: the cell's parameters, needed if `init` does not return all of them; their values are not used.
+      lengths: whether sequences are unrolled with `lengths`.
+      resets: whether they are unrolled with resets.
+      methods: the methods to time, besides `Scan()`. A method that is not the library's is timed, but not stored.
+      seconds: each method is timed for at least that long, in turns with the others.
+      keep: whether to store the choice in the user's cache, where `Auto` finds it.
 
     Returns:
-      The times, and the method that is chosen for each recurrence.
+      The times, and the method chosen for each recurrence.
 
     Raises:
-      ValueError: for a shape or a type that no inputs have; TypeError: for what is no cell or no method.
+      ValueError: for a shape or a dtype that inputs cannot have.
+      TypeError: if the cell is not a cell, or a method not a method.
     """
     check_cell(cell)
     shape = tuple(check_size("each size of shape", size) for size in shape)
@@ -203,27 +111,24 @@ def recurrences_of(
 
 
 def distinct(recurrences: Sequence[Recurrence]) -> list[Recurrence]:
-    """Returns those that differ from all before them in what their time depends on."""
-    found: dict[str, Recurrence] = {}
-    for each in recurrences:
-        found.setdefault(recurrence_key(each), each)
-    return list(found.values())
+    """Returns the recurrences without those whose time must be equal to that of an earlier one."""
+    by_key: dict[str, Recurrence] = {}
+    for recurrence in recurrences:
+        by_key.setdefault(recurrence_key(recurrence), recurrence)
+    return list(by_key.values())
 
 
 def keep_tuned(tuned: Sequence[Tuned]) -> None:
-    """Keeps what was chosen, and has `unroll` take it from now on, but where it is compiled in a program already."""
-    found = [
-        (recurrence_key(each.recurrence), each, name == "gradient", getattr(each, name))
-        for each in tuned
-        for name in ("forward", "gradient")
-    ]
-    kept = [(key, each, with_gradient, method) for key, each, with_gradient, method in found if method is not None]
-    kept = [row for row in kept if is_known(row[3])]
-    if kept:
-        keep_choices(
-            {(key, with_gradient): method for key, _, with_gradient, method in kept},
-            {key: each.title for key, each, *_ in kept},
-        )
+    """Stores the choices; `unroll` takes them from now on, except in programs that are already compiled."""
+    choices, descriptions = {}, {}
+    for each in tuned:
+        key = recurrence_key(each.recurrence)
+        descriptions[key] = each.title
+        for with_gradient, method in ((False, each.forward), (True, each.gradient)):
+            if method is not None and is_known(method):
+                choices[key, with_gradient] = method
+    if choices:
+        keep_choices(choices, descriptions)
         choose_again()
 
 
@@ -233,41 +138,44 @@ def tune_recurrence(
     methods: Sequence[Method] = METHODS,
     seconds: float = 0.3,
 ) -> Tuned:
-    """Returns which method is the fastest for one recurrence, given as shapes.
+    """Returns the times of the methods for one recurrence, and the fastest.
 
     Args:
-      recurrence: the recurrence.
-      measures: what is timed of "forward" and "gradient", which is forward and backward.
-      methods, seconds: as in `tune`.
+      recurrence: the recurrence, as shapes.
+      measures: what to time: "forward", and "gradient", which is forward and backward.
+      methods: the methods, as in `tune`.
+      seconds: how long to time each, as in `tune`.
 
     Raises:
-      ValueError: for a recurrence whose arrays cannot be drawn.
+      ValueError: for a recurrence whose arrays cannot be drawn at random.
     """
-    trial, rule = Trial.of(recurrence), by_rule(recurrence, jax.default_backend())
-    tried = [each for each in dict.fromkeys((Scan(), *methods)) if fits_length(each, recurrence.length)]
-    found: dict[Method, dict[str, Any]] = {method: {} for method in tried if _serves(method, recurrence)}
+    trial = Trial.of(recurrence)
+    suitable = [each for each in dict.fromkeys((Scan(), *methods)) if fits_length(each, recurrence.length)]
+    results = {method: Timed(method) for method in suitable if _serves(method, recurrence)}
     for measure in measures:
-        sound = [method for method in found if "trouble" not in found[method]]
-        calls, troubles = _checked(trial, measure, sound)
+        correct = [method for method in results if results[method].trouble is None]
+        calls, troubles = _checked(trial, measure, correct)
         for method, median in medians(calls, seconds).items():
-            found[method][measure] = median
+            results[method] = results[method]._replace(**{measure: median})
         for method, trouble in troubles.items():
-            found[method]["trouble"] = trouble
+            results[method] = results[method]._replace(trouble=trouble)
+    rule = by_rule(recurrence, jax.default_backend())
+    forward, gradient = (_fastest(results, measure, rule) for measure in ("forward", "gradient"))
+    return Tuned(recurrence, tuple(results.values()), forward, gradient)
 
-    def fastest(measure: str) -> Method | None:
-        times = {m: of[measure] for m, of in found.items() if measure in of and "trouble" not in of}
-        if not times:
-            return None
-        best = min(times, key=times.__getitem__)
-        return rule if rule in times and times[best] > _MARGIN * times[rule] else best
 
-    return Tuned(
-        recurrence, tuple(Timed(method, **of) for method, of in found.items()), fastest("forward"), fastest("gradient")
-    )
+def _fastest(results: Mapping[Method, Timed], measure: str, rule: Method) -> Method | None:
+    """Returns the fastest correct method; the rule's if that is hardly slower; None if none was timed."""
+    times = {method: getattr(timed, measure) for method, timed in results.items() if timed.trouble is None}
+    times = {method: seconds for method, seconds in times.items() if seconds is not None}
+    if not times:
+        return None
+    fastest = min(times, key=times.__getitem__)
+    return rule if rule in times and times[fastest] > _MARGIN * times[rule] else fastest
 
 
 def _serves(method: Method, recurrence: Recurrence) -> bool:
-    """Says whether a method has nothing against a recurrence; one that fails to say is tried, and fails there."""
+    """Says whether a method can serve a recurrence; if its `why_not` raises, the trial will report that."""
     try:
         return method.why_not(recurrence) is None
     except Exception:
@@ -277,7 +185,7 @@ def _serves(method: Method, recurrence: Recurrence) -> bool:
 def _checked(
     trial: Trial, measure: str, methods: Sequence[Method]
 ) -> tuple[dict[Method, Callable[[], Any]], dict[Method, str]]:
-    """Returns the calls of the methods that give what `Scan` does, and what is the matter with the others."""
+    """Returns the calls of the methods that agree with `Scan`, and what is wrong with the others."""
     program = trial.forward if measure == "forward" else trial.with_gradient
     expected, calls, troubles = jax.device_get(program(Scan())()), {}, {}
     for method in methods:
@@ -296,29 +204,16 @@ def _checked(
 
 
 def medians(calls: Mapping[Any, Callable[[], Any]], seconds: float) -> dict[Any, float]:
-    """Returns the median seconds of calls that are compiled, taken in turns; those far behind are given up early."""
+    """Returns the median seconds of compiled calls, timed in turns; the slowest are timed only a few times."""
     times: dict[Any, list[float]] = {name: [] for name in calls}
-    left, rounds = list(calls), 0
-    while left and (rounds < _LEAST_ROUNDS or min(sum(times[name]) for name in left) < seconds):
-        for name in left:
+    timed, rounds = list(calls), 0
+    while timed and (rounds < _LEAST_ROUNDS or min(sum(times[name]) for name in timed) < seconds):
+        for name in timed:
             started = time.perf_counter()
             jax.block_until_ready(calls[name]())
             times[name].append(time.perf_counter() - started)
         rounds += 1
         if rounds == _LEAST_ROUNDS:
             fastest = min(map(min, times.values()))
-            left = [name for name in left if min(times[name]) <= _TOO_SLOW * fastest]
-    return {name: statistics.median(taken) for name, taken in times.items()}
-
-
-def short(value: Any) -> str:
-    """Returns a cell or a method in words, without those options that are what they are by default."""
-    if not dataclasses.is_dataclass(value) or isinstance(value, type):
-        return getattr(value, "__name__", None) or repr(value)
-    options = ((field, getattr(value, field.name)) for field in dataclasses.fields(value) if field.init)
-    said = [f"{field.name}={short(option)}" for field, option in options if option != field.default]
-    return f"{type(value).__name__}({', '.join(said)})"
-
-
-def _milliseconds(seconds: float | None) -> str:
-    return "" if seconds is None else f"{1000 * seconds:.3f}"
+            timed = [name for name in timed if min(times[name]) <= _TOO_SLOW * fastest]
+    return {name: statistics.median(values) for name, values in times.items()}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import peers
-from benchmarks.contenders import CONTENDERS, Case, missing_package
+from benchmarks.contenders import CONTENDERS, USES, Case, missing_package, recurrent_layers
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -15,9 +15,9 @@ SMALL = Case("LSTM", 2, 4, 3, 2, 5)
 INSTALLED = [name for name in CONTENDERS if missing_package(name, SMALL) is None]
 
 
-@pytest.mark.parametrize("name", INSTALLED)
+@pytest.mark.parametrize("name", [*INSTALLED, "plain"])
 def test_every_contender_trains_and_predicts(name):
-    calls = CONTENDERS[name](SMALL)
+    calls = (CONTENDERS | USES)[name](SMALL)
     losses = [float(np.mean(jax.tree.leaves(calls.train())[0])) for _ in range(200)]
     assert losses[-1] < 0.9 * losses[0]
     assert np.shape(calls.infer()) == (3, 10)
@@ -47,11 +47,25 @@ def test_a_run_prints_a_table_and_writes_rows(capsys, tmp_path):
     assert lines[-2].startswith("train, against the fastest other JAX library: ")
 
 
+def test_tuned_use_measures_the_methods_first(monkeypatch):
+    tuned = []
+    monkeypatch.setattr("rnnjax.tune", lambda cell, shape: tuned.append((cell, shape)))
+    assert np.shape(USES["tuned"](SMALL).infer()) == (3, 10)
+    assert tuned == [(recurrent_layers(SMALL), (4, 3, 2))]
+
+
+def test_plain_use_is_one_device_and_one_step_a_call():
+    calls = USES["plain"](SMALL)
+    assert (calls.steps, calls.train_devices, calls.infer_devices) == (1, 1, 1)
+    assert [row.devices for row in peers.measure(SMALL, ["rnnjax"], 0.0, "plain")] == [1, 1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--shapes", "1,2,3"], "expected T,B,I,H, got '1,2,3'"),
         (["--shapes", "0,1,1,1"], "expected a whole number of at least 1, got '0'"),
+        (["--tune"], "--tune needs --plain"),
         (["--cells", "Elman"], "invalid choice: 'Elman'"),
         (["--json", "/nowhere/rows.json"], "cannot write /nowhere/rows.json"),
     ],

@@ -22,7 +22,8 @@ from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.unrolling.known import keep_choices, recurrence_key
 from rnnjax.unrolling.sequences import choose_again
-from rnnjax.unrolling.tuning import Tuned, distinct
+from rnnjax.unrolling.tune_report import Tuned
+from rnnjax.unrolling.tuning import distinct
 
 
 # Tests run with two devices. 64 examples or more are shared by both unless one is measured to be faster.
