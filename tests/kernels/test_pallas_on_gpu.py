@@ -1,6 +1,10 @@
 """On a GPU: the kernels give the values and gradients of `Scan` at the sizes they are for."""
 
 import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -59,3 +63,15 @@ def test_values_and_gradients_are_those_of_scan_within_rounding(cell, batch, opt
         return np.array([np.abs(a - b).max() / np.abs(b).max() for a, b in pairs])
 
     np.testing.assert_array_less(error(kernels), 3 * error(scan) + (1e-3 if dtype == jnp.float32 else 2e-2))
+
+
+def test_two_kernels_that_could_run_at_once_end_and_are_right():
+    program = Path(__file__).with_name("two_kernels.py")
+    # In a process of its own, since what hangs on a GPU cannot be ended otherwise; without most of the GPU's memory,
+    # which this one has.
+    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    ended = subprocess.run(
+        [sys.executable, program], env=environment, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert float(ended.stdout.split()[-1]) < 0.05

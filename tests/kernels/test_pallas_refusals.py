@@ -114,6 +114,30 @@ def test_a_sequence_too_long_to_index_names_the_limit_with_the_padding_of_the_ba
     assert unsuited_recurrence(shapes(LSTM(768), batch=1, steps=most)) is None
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        (
+            "XLA_FLAGS",
+            "--xla_a=1 --xla_gpu_command_buffer_scheduling_mode=CONCURRENT",
+            "=CONCURRENT; leave that out, or",
+        ),
+        ("XLA_FLAGS", "--xla_gpu_graph_enable_concurrent_region", "concurrent_region; leave that out, or use Fused"),
+        ("CUDA_MPS_PIPE_DIRECTORY", "", "CUDA's multi-process service runs, as .* shows; end it, or"),
+    ],
+)
+def test_what_would_run_another_kernel_beside_one_whose_blocks_wait_is_named(
+    monkeypatch, tmp_path, variable, value, sentence
+):
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path / "none"))
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_command_buffer_scheduling_mode=LHS")
+    assert unsuited_recurrence(shapes(LSTM(256))) is None
+    (tmp_path / "control").touch()
+    monkeypatch.setenv(variable, value or str(tmp_path))
+    assert re.search(sentence, unsuited_recurrence(shapes(LSTM(256))))
+    assert unsuited_recurrence(shapes(LSTM(16))) is None
+
+
 @pytest.mark.parametrize("interpret", [1, "yes", None])
 def test_interpreting_is_asked_for_by_a_bool(interpret):
     with pytest.raises(TypeError, match=f"interpret must be True or False, got {interpret!r}"):

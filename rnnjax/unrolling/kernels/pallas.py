@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import re
 from typing import Any
 
@@ -26,6 +27,11 @@ from rnnjax.unrolling.kernels.precision import exact_products
 from rnnjax.unrolling.recurrence import Method, Recurrence
 
 _TYPES = ("float32", "bfloat16", "float16")
+# The flags by which XLA runs parts of a program at once that do not depend on each other.
+_CONCURRENT = (
+    "--xla_gpu_command_buffer_scheduling_mode=concurrent.*|--xla_gpu_graph_enable_concurrent_region(=true|=1)?"
+)
+_MPS = "/tmp/nvidia-mps"  # where CUDA's multi-process service has its pipes, unless a variable says otherwise
 _MOST_ENTRIES = 2**31  # of an array with its padding, as kernels index it
 
 
@@ -114,7 +120,29 @@ def unsuited_recurrence(recurrence: Recurrence, interpret: bool = False) -> str 
     layouts = layouts_of(cell, one, split=not interpret)
     if None in layouts:
         return _too_wide(cell, one, heads, split=not interpret)
-    return _too_long(cell, one, layouts, heads)
+    waits = any(layout.waits for layout in layouts if layout is not None)
+    return (waits and beside_others()) or _too_long(cell, one, layouts, heads)
+
+
+def beside_others() -> str | None:
+    """Returns in one sentence what lets a second kernel run beside one whose blocks wait for each other; None: nothing.
+
+    Each might hold multiprocessors that the other waits for. Within a program kernels take turns (see `turns`); XLA
+    runs the programs of a process one after the other, and a GPU the processes, unless they share it by CUDA's MPS.
+    """
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    concurrent = [flag for flag in flags if re.fullmatch(_CONCURRENT, flag, re.IGNORECASE)]
+    shared = os.environ.get("CUDA_MPS_PIPE_DIRECTORY", _MPS)
+    if concurrent:
+        cause, remedy = f"XLA_FLAGS has {concurrent[0]}", "leave that out"
+    elif os.path.exists(os.path.join(shared, "control")):
+        cause, remedy = f"CUDA's multi-process service runs, as {shared} shows", "end it"
+    else:
+        return None
+    return (
+        "Pallas() has blocks that wait for each other here, and beside a second such kernel they could wait forever: "
+        f"{cause}; {remedy}, or use Fused() or Scan()"
+    )
 
 
 def _too_long(cell: GatedCell, recurrence: Recurrence, layouts: tuple[Any, ...], heads: int) -> str | None:
