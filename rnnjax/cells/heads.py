@@ -20,15 +20,15 @@ from rnnjax.cells.wrapper import Wrapper
 class Heads(Wrapper):
     """A gated cell with a block-diagonal recurrence (FlashRNN; Poeppel et al., 2024).
 
-    The H hidden units are divided into n heads of K = H / n. All heads read the same inputs, and each its own part of
-    the hidden state: with head k's units j, and its block ``w_h[k] [K, G, K]`` of the recurrent weight,
+    The H hidden units are divided into n heads of K = H / n. All heads read the same inputs, and each its own part
+    ``h_k [K]`` of the hidden state, through its own block ``W_k [K, G, K]`` of the recurrent weight:
 
-    z = x W_x + b                    for all heads at once, W_x [I, G, H]
-    r[:, k K + j] = h[k K : k K + K] w_h[k][:, :, j]
-    h' = gates(z, r)                 as the wrapped cell has them, unit by unit
+    z = x W_x + b                         W_x [I, G, H], for all heads at once
+    r = [h_1 W_1, h_2 W_2, ..., h_n W_n]  side by side on the axis of hidden units, [G, H]
+    h' = gates(z, r)                      as the wrapped cell has them, unit by unit
 
-    That is n cells of K units side by side, their states and outputs concatenated, with H / n of the weight and of the
-    recurrent product's operations. Parameters are those of the wrapped cell but for ``w_h [n, K, G, K]``; each head is
+    These are n cells of K units, their states and outputs concatenated, with 1 / n of the recurrent weight and of its
+    product's operations. Parameters are those of the wrapped cell but for ``w_h [n, K, G, K]``; each head is
     initialised as a cell of K units by itself. A parameter without an axis of hidden units is shared by all heads. The
     state is that of the wrapped cell, H wide, and so is the recurrence: every method that runs the cell runs it in
     blocks, but for `CuDNN`.
