@@ -11,7 +11,7 @@ import pytest
 from cells_under_test import H, I, LeakySum, UpdateGateRNN, inputs, parameters
 
 import rnnjax
-from rnnjax import GRU, LSTM, Auto, Fused, Method, Scan, Stack, Static, choose_method, unroll
+from rnnjax import GRU, LSTM, Auto, Fused, Heads, Method, Scan, Stack, Static, choose_method, unroll
 from rnnjax.cache import cache_directory
 from rnnjax.unrolling import known
 from rnnjax.unrolling import tune as tune_function
@@ -119,6 +119,13 @@ def test_what_is_the_fastest_is_what_unroll_takes_from_now_on(quickest, cache):
     programs.append(jax.make_jaxpr(lambda p, x: unroll(GRU(H), p, x))(params, xs))
     assert str(programs[0]) != str(programs[1])
     assert [entry["method"] for entry in json.loads(cache.read_text()).values()] == [{"name": "Scan", "unroll": 2}] * 2
+
+
+def test_heads_are_measured_and_named_apart_from_the_cell_without(quickest):
+    quickest(Scan(unroll=2))
+    assert "in 2 heads, T " in str(quickly_tuned(Heads(GRU(H), 2), [Scan(unroll=2)], gradient=False))
+    assert choose_method(Heads(GRU(H), 2), SHAPE) == Scan(unroll=2)
+    assert choose_method(GRU(H), SHAPE) == Fused()
 
 
 def test_unroll_outside_of_jit_chooses_again(quickest, monkeypatch):

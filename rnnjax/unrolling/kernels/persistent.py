@@ -20,12 +20,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int32
 
 from rnnjax.cells.cell import recurrent_product
 from rnnjax.unrolling.kernels.gpu_block import Block, launch
 from rnnjax.unrolling.kernels.layout import Layout
 from rnnjax.unrolling.kernels.traced_gates import Gates, Tiles
+from rnnjax.unrolling.kernels.turns import DONE
 
 
 class Operands(NamedTuple):
@@ -81,9 +82,15 @@ class Kernels:
 
 
 def forward(
-    kernels: Kernels, operands: Operands
-) -> tuple[Float[Array, "T B H"], list[Float[Array, "B H"]], StepStarts]:
-    """Returns the outputs, the leaves of the last state, and what the gradients need."""
+    kernels: Kernels, operands: Operands, after: Int32[Array, "1"]
+) -> tuple[Float[Array, "T B H"], list[Float[Array, "B H"]], StepStarts, Int32[Array, "1"]]:
+    """Returns the outputs, the leaves of the last state, what the gradients need, and what the next kernel runs after.
+
+    Args:
+      kernels: what the kernels are built from.
+      operands: the recurrence.
+      after: what the kernel before returned last.
+    """
     layout, dtype, length = kernels.forward, kernels.dtype, operands.zs[0].shape[0]
     masked = operands.valid is not None or operands.resets is not None
     inputs = {
@@ -94,6 +101,7 @@ def forward(
         "zs": [_arranged(x, layout) for x in operands.zs],
         "valid": _mask(operands.valid, layout),
         "resets": _mask(operands.resets, layout),
+        "after": after,
     }
     reads_state = kernels.gates.backward.reads[len(operands.gate_params) :]
     outputs = {
@@ -105,12 +113,13 @@ def forward(
             for leaf, is_read in zip(operands.state, reads_state)
         ],
         "state": [_empty(layout, 1, x.dtype) for x in operands.state],
+        "done": DONE,
     }
     results = launch(_forward_kernel(kernels, length), layout, dtype, inputs, outputs, kernels.interpret)
     hs = _single(results["hs"].swapaxes(2, 3), layout)
     ys = _single(results["ys"], layout) if masked else hs[1:]
     befores = [None if x is None else _single(x, layout) for x in results["befores"]]
-    return ys, [_single(x, layout) for x in results["state"]], StepStarts(hs, befores)
+    return ys, [_single(x, layout) for x in results["state"]], StepStarts(hs, befores), results["done"]
 
 
 def _forward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
@@ -164,14 +173,9 @@ def backward(
     starts: StepStarts,
     d_ys: Float[Array, "T B H"],
     d_state: list[Float[Array, "B H"]],
-) -> tuple[
-    Float[Array, "H G H"],
-    list[Float[Array, "_ H"]],
-    list[Float[Array, "B H"]],
-    list[Float[Array, "B H"]] | None,
-    list[Float[Array, "T B _ H"]],
-]:
-    """Returns the gradients of the first five fields of `operands`, in their order.
+    after: Int32[Array, "1"],
+) -> tuple[tuple[Any, ...], Int32[Array, "1"]]:
+    """Returns the gradients of the first five fields of `operands`, in their order, and what the next runs after.
 
     Args:
       kernels: what the kernels are built from.
@@ -179,6 +183,7 @@ def backward(
       starts: what `forward` returned for it.
       d_ys: gradient of the outputs.
       d_state: gradients of the leaves of the last state.
+      after: what the kernel before returned last.
     """
     layout, dtype, length = kernels.backward, kernels.dtype, d_ys.shape[0]
     h = operands.state[kernels.hidden]
@@ -192,6 +197,7 @@ def backward(
         "d_state": _units(d_state, layout),
         "valid": _mask(operands.valid, layout),
         "resets": _mask(operands.resets, layout),
+        "after": after,
     }
     state = [_empty(layout, 1, x.dtype) for x in operands.state]
     # See `_backward_kernel` for the three parts of the state's gradient.
@@ -203,9 +209,10 @@ def backward(
         "direct": state,
         "skipped": None if operands.valid is None else state,
         "d_initial": None if operands.resets is None else state,
+        "done": DONE,
     }
     results = launch(_backward_kernel(kernels, length), layout, dtype, inputs, outputs, kernels.interpret)
-    return _gradients(kernels, operands, starts, results)
+    return _gradients(kernels, operands, starts, results), results["done"]
 
 
 def _backward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
