@@ -111,6 +111,10 @@ WRAPPED = {
 }
 CELLS = GATED | WRAPPED
 
+# Each of these is a part of one of the others.
+PARTS = ("stack", "dropout", "weight_drop", "zoneout", "project", "residual", "learned")
+WHOLE = {name: cell for name, cell in CELLS.items() if name not in PARTS}
+
 
 @functools.lru_cache
 def _compiled(cell, **static):
