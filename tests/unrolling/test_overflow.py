@@ -132,6 +132,17 @@ def test_higher_derivatives_and_maps_are_those_of_what_comes_after_too(method):
     close(jax.tree.map(lambda leaf: leaf[0], twice), expected)
 
 
+def test_gradients_of_gradients_are_those_of_what_comes_after_without_a_loop():
+    cell = ExponentialGate(4)
+    params, xs = overflowing(cell)
+
+    def steepness(after, params):
+        slopes = jax.grad(functools.partial(loss, cell, Static(), after))(params, xs)
+        return sum(jnp.square(slope).sum() for slope in jax.tree.leaves(slopes))
+
+    close(*(jax.jit(jax.grad(functools.partial(steepness, after)))(params) for after in (False, True)), rtol=1e-3)
+
+
 def test_dropout_of_the_state_with_keys_in_every_step():
     cell = Dropout(Stack([ExponentialGate(I), Dropout(GRU(4), output_rate=0.2)]), state_rate=0.3)
     params, xs = overflowing(cell)

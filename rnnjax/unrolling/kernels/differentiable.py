@@ -46,7 +46,7 @@ def run(recurrence: Recurrence, *, interpret: bool = False) -> tuple[Float[Array
     steps = recurrence.steps
     initial = None if steps.resets is None else recurrence.initial
     arrays = Differentiable(recurrence.params, recurrence.state, initial, steps.z)
-    masks = (steps.valid, steps.resets)
+    masks = (steps.valid, steps.resets, steps.followed)
     arrays, masks = vary((arrays, masks), varying_axes((arrays, masks)))
     return _with_derivatives(cell, _kernels(cell, recurrence, interpret))(arrays, masks)
 
@@ -102,13 +102,13 @@ def _with_derivatives(cell: GatedCell, kernels: Kernels) -> Any:
     @jax.custom_jvp
     def backward(after, arrays, masks, starts, d_outputs):
         # The masks, which have no gradient, are added after `jax.vjp`.
-        operands, pull = jax.vjp(lambda arrays: _operands(cell, kernels, arrays, (None, None)), arrays)
-        valid, resets = (_flat(mask, 1, arrays) for mask in masks)
-        operands = operands._replace(valid=valid, resets=resets)
+        operands, pull = jax.vjp(lambda arrays: _operands(cell, kernels, arrays, _NO_MASKS), arrays)
+        valid, resets, followed = (_flat(mask, 1, arrays) for mask in masks)
+        operands = operands._replace(valid=valid, resets=resets, followed=followed)
         d_ys, d_state = d_outputs
         d_state = [leaf.reshape(-1, kernels.forward.hidden) for leaf in jax.tree.leaves(d_state)]
         d_operands, done = persistent.backward(kernels, operands, starts, _flat(d_ys, 1, arrays), d_state, after)
-        return pull(Operands(*d_operands, valid=None, resets=None))[0], done
+        return pull(Operands(*d_operands, *_NO_MASKS))[0], done
 
     @backward.defjvp
     def _(primals, tangents):
@@ -139,10 +139,11 @@ def _no_tangent(done: Int32[Array, "1"]) -> Any:
     return np.zeros(done.shape, jax.dtypes.float0)
 
 
-Mask = Bool[Array, "T *B"] | None
+Masks = tuple[Bool[Array, "T *B"] | None, ...]
+_NO_MASKS: Masks = (None, None, None)
 
 
-def _operands(cell: GatedCell, kernels: Kernels, arrays: Differentiable, masks: tuple[Mask, Mask]) -> Operands:
+def _operands(cell: GatedCell, kernels: Kernels, arrays: Differentiable, masks: Masks) -> Operands:
     """Returns a recurrence in the form that the kernels take."""
     size, params = kernels.forward.hidden, jax.tree.leaves(arrays.params)
     return Operands(
