@@ -4,6 +4,7 @@ from rnnjax.cells.attention import Bahdanau, Luong, attending
 from rnnjax.cells.basic import BasicRNN
 from rnnjax.cells.cell import Cell, GatedCell, GatedParams, HiddenState
 from rnnjax.cells.gru import GRU, GRUParams
+from rnnjax.cells.heads import Heads
 from rnnjax.cells.lstm import LSTM, LSTMNorm, LSTMParams, LSTMState
 from rnnjax.cells.randomness import TimedKey
 from rnnjax.cells.weight_drop import WeightDrop
@@ -21,6 +22,7 @@ __all__ = [
     "GRUParams",
     "GatedCell",
     "GatedParams",
+    "Heads",
     "HiddenState",
     "LSTMNorm",
     "LSTMParams",

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.backend import sequences_as_matrices
+from rnnjax.cells.blocks import RecurrentWeight, block_product, in_blocks
 from rnnjax.cells.checks import check_floating, check_params, check_state
 from rnnjax.cells.initializers import Initializer, gate_kernels, gate_vectors, initializer, vector_initializer
 from rnnjax.cells.randomness import TimedKey
@@ -298,8 +299,8 @@ class GatedCell(Cell):
             gate_vectors(self.bias_init, k_b, *shape, self.param_dtype) if self.use_bias else None,
         )
 
-    def recurrent_weight(self, params: Params) -> Float[Array, "O G H"]:
-        """Returns the weight that multiplies the hidden state at every step."""
+    def recurrent_weight(self, params: Params) -> RecurrentWeight:
+        """Returns the weight that multiplies the hidden state at every step; in `Heads`, its blocks."""
         return params.w_h
 
     def initial_state(self, batch_size: int | tuple[int, ...], dtype: DTypeLike = jnp.float32) -> State:
@@ -354,7 +355,12 @@ def add_bias(zs: Float[Array, "*N G H"], b: Float[Array, "G H"] | None) -> Float
 
 
 def recurrent_product(h: Float[Array, "*B K"], w: Float[Array, "K ..."], dtype: DTypeLike) -> Array:
-    """Returns ``h @ w`` with operands in `dtype`, accumulated and returned in the type of `h`."""
+    """Returns ``h @ w`` with operands in `dtype`, accumulated and returned in the type of `h`.
+
+    A `w` of four axes is in blocks, one for each head (see `rnnjax.cells.blocks`).
+    """
+    if in_blocks(w):
+        return block_product(h, w, dtype)
     r = jnp.tensordot(h.astype(dtype), matrix(w).astype(dtype), 1, preferred_element_type=h.dtype)
     return r.reshape(*h.shape[:-1], *w.shape[1:])
 

@@ -6,9 +6,10 @@ import dataclasses
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from rnnjax.cells.activations import Activation, activation_function, complement
+from rnnjax.cells.blocks import RecurrentWeight
 from rnnjax.cells.cell import GatedCell, HiddenState, compute_dtype, recurrent_product
 from rnnjax.cells.initializers import vector_initializer
 from rnnjax.cells.sizes import Size, check_size
@@ -80,7 +81,7 @@ class GRU(GatedCell):
             b_hn = vector_initializer(self.bias_init)(k_bias, (self.hidden_size,), self.param_dtype)
         return GRUParams(*self.init_gates(k_gates, input_size, 3), b_hn)
 
-    def recurrent_weight(self, params: GRUParams) -> Float[Array, "H G H"]:
+    def recurrent_weight(self, params: GRUParams) -> RecurrentWeight:
         return params.w_h if self.reset == "after" else params.w_h[:, :2]
 
     def gates(self, params: GRUParams, state: HiddenState, z: Array, r: Array) -> HiddenState:

@@ -44,6 +44,11 @@ def has_no_params_of_its_own(cell: Cell) -> TypeGuard[Wrapper]:
     return isinstance(cell, Wrapper) and type(cell).inner is Wrapper.inner and cell.params_are_of_init
 
 
+def given_its_inputs(cell: Cell) -> Cell:
+    """Returns the cell in a wrapper that gives it inputs which are projected already; any other cell as it is."""
+    return cell.cell if isinstance(cell, Wrapper) and not cell.params_are_of_init else cell
+
+
 def needed_input_size(cell: Cell) -> int | None:
     """Returns the only number of features that a cell itself can be given; None where it does not matter to it."""
     return cell.output_size if isinstance(cell, Residual) else None

@@ -23,6 +23,7 @@ from rnnjax.parallel.replicated import copy_to_axis
 from rnnjax.parallel.schedule import best_chunk
 from rnnjax.unrolling.auto import Auto, choosing
 from rnnjax.unrolling.checks import check_method
+from rnnjax.unrolling.cutting import nan_up_to_reset
 from rnnjax.unrolling.recurrence import CellSequence, Method
 from rnnjax.unrolling.varying import vary, varying_axes
 
@@ -72,7 +73,12 @@ class Wavefront(Method):
         pipeline = build_pipeline(self.axis, cells, layer_method, devices, chunk, inputs)
         packed_layers, packed_states = pipeline.pack(inputs.layers, inputs.states)
         ys, packed_states = pipeline.run(inputs.sequence, packed_layers, packed_states)
-        return pipeline.gather(ys[:length], packed_states)
+        ys, states = pipeline.gather(ys[:length], packed_states)
+        if sequence.resets is not None and sequence.followed is not None:
+            # A chunk knows nothing of those before it: what was lost there may have given finite states.
+            bad = sequence.followed & ~jnp.isfinite(ys).all(-1)
+            ys = nan_up_to_reset(ys, bad, sequence.resets)
+        return ys, states
 
 
 def splitting_layers(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:

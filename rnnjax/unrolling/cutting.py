@@ -55,6 +55,12 @@ def since_reset(
     return count > at_reset
 
 
+def nan_up_to_reset(ys: Float[Array, "T *B O"], bad: Bool[Array, "T *B"], resets: Bool[Array, "T *B"]) -> Array:
+    """Returns outputs that are NaN from the first bad step on, up to the reset."""
+    lost = since_reset(bad, jnp.zeros_like(resets[0]), resets)
+    return select(lost, jnp.full_like(ys, jnp.nan), ys)
+
+
 class Taken(NamedTuple):
     """The arguments of a cell's step, the state that resets go to, and whether a reset follows at some time."""
 
@@ -82,7 +88,7 @@ def step_before_reset(cell: Cell, taken: Taken) -> tuple[State, Array]:
 @step_before_reset.defjvp
 def _derivative(cell: Cell, primals: tuple[Taken], tangents: tuple[Taken]) -> tuple[Any, Any]:
     (taken,), (change,) = primals, tangents
-    after, y = cell.step(taken.params, taken.before, taken.z)
+    after, y = step_before_reset(cell, taken)  # for a derivative of this one
     lost = lost_to_reset(taken.followed, taken.before, after)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)

@@ -136,7 +136,7 @@ def _derivative(unroll: int, cell: GatedCell, primals: tuple[_Loop], tangents: t
     # other gates may be matrices, whose gradient is cheaper as one product of all steps, outside of it.
     in_loop, d_in_loop = (params, d_params) if cell.pointwise else (None, None)
     d_news = None if cell.pointwise else _tangents_by_params(cell, params, d_params, starts)
-    w_h = products.hidden_rows(starts.state.h)
+    w_h = products.hidden_rows
 
     # Evaluated again in the backward loop: storing the gates' derivatives would cost more time in memory traffic.
     @functools.partial(jax.checkpoint, prevent_cse=False)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rnnjax.backend import z_by_step
+from rnnjax.cells.blocks import RecurrentWeight, gates_and_units, in_blocks
 from rnnjax.cells.cell import GatedCell, Params, State, compute_dtype, recurrent_product, rows
 from rnnjax.cells.traits import adds_a_bias, reads_a_sum
 from rnnjax.unrolling.recurrence import Recurrence
@@ -48,7 +49,7 @@ class Products(ABC):
 
     makes_z: ClassVar[bool] = False  # whether z is computed in the loop, which must then return it for the derivative
 
-    weight: Float[Array, "K G H"]
+    weight: RecurrentWeight
 
     @property
     @abstractmethod
@@ -93,9 +94,10 @@ class Products(ABC):
           starts: what every step started from.
         """
 
-    def hidden_rows(self, h: Array) -> Float[Array, "O G H"]:
-        """Returns the rows of the weight that multiply the hidden state."""
-        return self.weight[-h.shape[-1] :]
+    @property
+    def hidden_rows(self) -> RecurrentWeight:
+        """The rows of the weight that multiply the hidden state."""
+        return self.weight
 
 
 @jax.tree_util.register_dataclass
@@ -115,7 +117,7 @@ class ZBefore(Products):
 
     @property
     def _fetches_ahead(self) -> bool:
-        return self.weight.shape[1] > 1
+        return gates_and_units(self.weight)[0] > 1
 
     def items(self) -> Any:
         return jax.tree.map(lambda z: jnp.roll(z, -1, 0), self.zs) if self._fetches_ahead else self.zs
@@ -195,6 +197,10 @@ class Joined(Products):
     def dtype(self) -> jnp.dtype:
         return compute_dtype(self.xs)
 
+    @property
+    def hidden_rows(self) -> RecurrentWeight:
+        return self.weight[self.xs.shape[-1] :]
+
     def items(self) -> Any:
         return self.xs
 
@@ -222,12 +228,14 @@ def products_of(cell: GatedCell, recurrence: Recurrence) -> Products:
     return ZBefore(weight, recurrence.steps.z)
 
 
-def _joins(cell: GatedCell, weight: Float[Array, "O G H"], recurrence: Recurrence) -> bool:
+def _joins(cell: GatedCell, weight: RecurrentWeight, recurrence: Recurrence) -> bool:
     """Returns whether to multiply the inputs and the hidden state together, in one product a step.
 
     Not for a single gate: measured, the longer product costs more than reading z, which is then one small array.
     """
     xs, params, state = recurrence.xs, recurrence.params, recurrence.state
+    if in_blocks(weight):
+        return False
     most_rows = _SMALL_WEIGHT // (weight.shape[1] * weight.shape[2])
     if xs is None or weight.shape[1] == 1 or xs.shape[-1] + weight.shape[0] > most_rows:
         return False
@@ -240,7 +248,7 @@ def _joins(cell: GatedCell, weight: Float[Array, "O G H"], recurrence: Recurrenc
     return reads_a_sum(cell, params, state, z, zs[0][0].astype(state.h.dtype))
 
 
-def _makes_z_by_step(cell: GatedCell, weight: Float[Array, "O G H"], recurrence: Recurrence) -> bool:
+def _makes_z_by_step(cell: GatedCell, weight: RecurrentWeight, recurrence: Recurrence) -> bool:
     """Returns whether to project the inputs step by step, by a product of their own.
 
     That pays on a CPU, where every call must map fresh memory for the z of the whole sequence; but not for a single
@@ -248,8 +256,9 @@ def _makes_z_by_step(cell: GatedCell, weight: Float[Array, "O G H"], recurrence:
     """
     if recurrence.xs is None or not z_by_step():
         return False
-    most_features = _SMALL_WEIGHT // weight[0].size
-    if weight.shape[1] == 1 or not 1 < recurrence.xs.shape[-1] <= most_features:
+    gates, units = gates_and_units(weight)
+    most_features = _SMALL_WEIGHT // (gates * units)
+    if gates == 1 or not 1 < recurrence.xs.shape[-1] <= most_features:
         return False
     return adds_a_bias(cell, recurrence.params, recurrence.xs)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from rnnjax.cells.cell import Cell, Key, Params, State
-from rnnjax.unrolling.cutting import Taken, since_reset, step_before_reset
+from rnnjax.unrolling.cutting import Taken, nan_up_to_reset, step_before_reset
 from rnnjax.unrolling.selecting import select, zeros_where
 from rnnjax.unrolling.varying import vary, varying_axes
 
@@ -168,8 +168,7 @@ class _Cut:
         """Returns outputs that are NaN from the first of these steps on, up to the reset."""
         if self._resets is None or not self._bad:
             return ys
-        lost = since_reset(jnp.stack(self._bad).any(0), jnp.zeros_like(self._resets[0]), self._resets)
-        return select(lost, jnp.full_like(ys, jnp.nan), ys)
+        return nan_up_to_reset(ys, jnp.stack(self._bad).any(0), self._resets)
 
 
 def varying_like(steps: Steps, params: Params, *states: State) -> list[State]:

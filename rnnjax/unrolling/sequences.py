@@ -161,7 +161,12 @@ def _checked(settings: _Settings, params, xs, state, lengths, mask, resets, key)
     return _unroll(settings, params, xs, state, lengths, mask, resets, key)
 
 
-@functools.partial(jax.jit, static_argnums=0, inline=True)
+# Into the trace around it: since JAX 0.12, `inline=True` inlines after lowering, when kernels have already been told
+# which one is before them (see `rnnjax.unrolling.kernels.turns`).
+_INLINED: Any = jax.Inline.JAX_EARLY if hasattr(jax, "Inline") else True  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@functools.partial(jax.jit, static_argnums=0, inline=_INLINED)
 def _unroll(settings: _Settings, params, xs, state, lengths, mask, resets, key):
     batch_axes = xs.ndim - 2
     if not settings.time_major:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from rnnjax.cells.traits import is_gated
+from rnnjax.unrolling.by_head import number_of_heads
 from rnnjax.unrolling.candidates import method_as_json
 from rnnjax.unrolling.recurrence import Method, Recurrence
 from rnnjax.unrolling.scan import Scan
@@ -63,7 +65,9 @@ class Tuned:
         recurrence = self.recurrence
         batch = jax.tree.leaves(recurrence.steps.z)[0].shape[1:]
         batch = recurrence.xs.shape[1:-1] if recurrence.xs is not None else batch[:1]
-        sizes = f"{described(recurrence.cell)}, T {recurrence.length}, batch {' x '.join(map(str, batch))}"
+        heads = number_of_heads(recurrence) if is_gated(recurrence.cell) else 1
+        cell = described(recurrence.cell) + (f" in {heads} heads" if heads > 1 else "")
+        sizes = f"{cell}, T {recurrence.length}, batch {' x '.join(map(str, batch))}"
         features = "" if recurrence.xs is None else f", {recurrence.xs.shape[-1]} features"
         flags = [name for name in ("valid", "resets") if getattr(recurrence.steps, name) is not None]
         named = "".join({"valid": ", steps missing", "resets": ", resets"}[name] for name in flags)

@@ -170,6 +170,13 @@ def test_in_a_config_file_wrappers_are_in_the_order_in_which_their_options_are_g
     assert cell == rnnjax.Dropout(rnnjax.Project(rnnjax.BasicRNN(4), 3), input_rate=0.1)
 
 
+def test_heads_are_right_around_the_cell():
+    cell = build_cell(read("--config.cell.wrappers=heads,dropout", "--config.cell.heads.n=3").cell)
+    assert cell == rnnjax.Dropout(rnnjax.Heads(rnnjax.BasicRNN(150), 3))
+    with pytest.raises(ConfigError, match=r"cell\.heads: the number of heads must divide hidden_size=150, got n=4"):
+        read("--config.cell.heads.n=4")
+
+
 def test_wrappers_of_the_config_file_go_by_flag():
     assert read(config="configs/mnist.py:embedded").cell.wrappers == ("dropout",)
     for flag in ("--config.cell.wrappers=", "--config.cell.wrappers=none", "--config.cell.dropout=none"):

@@ -7,9 +7,9 @@ import pytest
 
 # A user meets these first. Each is the place that a name is imported from, and the name.
 MOST_USED = {
-    "rnnjax": "Cell GatedCell BasicRNN LSTM GRU Wrapper Stack Dropout Zoneout WeightDrop Project Residual LearnedState "
-    "Bahdanau Luong attending unroll unroll_states static_unroll bidirectional init_bidirectional choose_method Auto "
-    "Static Scan Fused Pallas",
+    "rnnjax": "Cell GatedCell BasicRNN LSTM GRU Wrapper Stack Dropout Zoneout WeightDrop Heads Project Residual "
+    "LearnedState Bahdanau Luong attending unroll unroll_states static_unroll bidirectional init_bidirectional "
+    "choose_method Auto Static Scan Fused Pallas",
     "rnnjax.interop": "from_torch bidirectional_from_torch from_flax from_tf1",
     "rnnjax.nn": "RNN Bidirectional",
     "rnnjax.nn.nnx": "RNN",

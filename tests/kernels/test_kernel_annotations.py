@@ -51,6 +51,7 @@ WITHOUT_ARRAYS = {
     "layout.most_units",
     "layout.sizes_of",
     "pallas.Pallas.why_not",
+    "pallas.beside_others",
     "pallas.unsuited_device",
     "pallas.unsuited_recurrence",
     "precision.exact_products",

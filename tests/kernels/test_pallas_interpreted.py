@@ -11,7 +11,7 @@ from cells_under_test import GATED, H, I, UpdateGateRNN, close, inputs, paramete
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from rnnjax import GRU, LSTM, BasicRNN, GatedCell, Pallas, Scan, unroll
+from rnnjax import GRU, LSTM, BasicRNN, GatedCell, Heads, Pallas, Scan, unroll
 
 B, T = 3, 3
 LENGTHS = np.array([3, 0, 2])
@@ -60,6 +60,8 @@ CELLS = {
     "gru": GRU(H),
     "own_gated": UpdateGateRNN(H),
     "own_resonator": Resonator(H),
+    "lstm_in_heads": Heads(LSTM(H, peephole=True), 2),
+    "gru_in_heads": Heads(GRU(H), 4),
 }
 
 

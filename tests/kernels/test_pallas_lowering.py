@@ -9,7 +9,7 @@ from cells_under_test import UpdateGateRNN
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from rnnjax import GRU, LSTM, BasicRNN, Fused, Pallas, Scan, unroll
+from rnnjax import GRU, LSTM, BasicRNN, Fused, Heads, Pallas, Scan, unroll
 from rnnjax.unrolling.kernels.pallas import unsuited_recurrence
 
 T, I = 8, 16
@@ -40,6 +40,8 @@ CELLS = {
     "own_gated": (UpdateGateRNN(64), 16, jnp.bfloat16),
     "lstm_over_blocks": (LSTM(768), 16, jnp.bfloat16),
     "gru_over_blocks": (GRU(256), 16, jnp.float32),
+    "lstm_in_heads": (Heads(LSTM(768), 12), 16, jnp.bfloat16),
+    "lstm_in_heads_over_blocks": (Heads(LSTM(512), 2), 16, jnp.bfloat16),
 }
 
 

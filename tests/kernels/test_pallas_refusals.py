@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from cells_under_test import H, I, LeakySum, inputs, parameters
 
-from rnnjax import GRU, LSTM, Pallas, Stack, unroll
+from rnnjax import GRU, LSTM, Heads, Pallas, Stack, unroll
 from rnnjax.unrolling.kernels.pallas import unsuited_device, unsuited_recurrence
 from rnnjax.unrolling.recurrence import Recurrence, Steps
 
@@ -56,6 +56,19 @@ def test_a_weight_that_does_not_fit_names_the_limit_and_the_nearest_size_that_do
     assert "a batch of 16 in bfloat16" in reason
 
 
+def test_the_limits_of_heads_are_those_of_one_head_but_for_the_length():
+    assert unsuited_recurrence(in_heads(LSTM(4000), 40)) is None
+    assert re.search("at most [0-9]+ hidden units a head, got 2000", unsuited_recurrence(in_heads(LSTM(4000), 2)))
+    most = 2**31 // (12 * 16 * 4 * 64) - 1
+    assert f"at most {most} steps" in unsuited_recurrence(in_heads(LSTM(768), 12, steps=most + 1))
+    assert unsuited_recurrence(in_heads(LSTM(768), 12, steps=most)) is None
+
+
+def in_heads(cell, n, **options):
+    """Returns the recurrence of a cell in heads, as shapes."""
+    return shapes(Heads(cell, n), **options)._replace(cell=cell)
+
+
 def gpu(name, capability, multiprocessors, cuda):
     return SimpleNamespace(
         platform="gpu",
@@ -99,6 +112,30 @@ def test_a_sequence_too_long_to_index_names_the_limit_with_the_padding_of_the_ba
     reason = unsuited_recurrence(shapes(LSTM(768), batch=1, steps=most + 1))
     assert f"at most {most} steps at once here, got {most + 1}" in reason
     assert unsuited_recurrence(shapes(LSTM(768), batch=1, steps=most)) is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        (
+            "XLA_FLAGS",
+            "--xla_a=1 --xla_gpu_command_buffer_scheduling_mode=CONCURRENT",
+            "=CONCURRENT; leave that out, or",
+        ),
+        ("XLA_FLAGS", "--xla_gpu_graph_enable_concurrent_region", "concurrent_region; leave that out, or use Fused"),
+        ("CUDA_MPS_PIPE_DIRECTORY", "", "CUDA's multi-process service runs, as .* shows; end it, or"),
+    ],
+)
+def test_what_would_run_another_kernel_beside_one_whose_blocks_wait_is_named(
+    monkeypatch, tmp_path, variable, value, sentence
+):
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path / "none"))
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_command_buffer_scheduling_mode=LHS")
+    assert unsuited_recurrence(shapes(LSTM(256))) is None
+    (tmp_path / "control").touch()
+    monkeypatch.setenv(variable, value or str(tmp_path))
+    assert re.search(sentence, unsuited_recurrence(shapes(LSTM(256))))
+    assert unsuited_recurrence(shapes(LSTM(16))) is None
 
 
 @pytest.mark.parametrize("interpret", [1, "yes", None])

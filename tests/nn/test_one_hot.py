@@ -19,6 +19,7 @@ CELLS = {
     "dropout": rnnjax.Dropout(rnnjax.LSTM(4), state_rate=0.3, output_rate=0.3),
     "project": rnnjax.Project(rnnjax.LearnedState(rnnjax.GRU(4)), 2),
     "zoneout": rnnjax.Stack((rnnjax.Zoneout(rnnjax.WeightDrop(rnnjax.LSTM(4), 0.3), 0.3), rnnjax.GRU(3))),
+    "heads": rnnjax.WeightDrop(rnnjax.Heads(rnnjax.LSTM(4), 2), 0.3),
 }
 IDS = jnp.array([[0, 4, 2, 2], [3, -1, 1, 7]])
 LENGTHS = jnp.array([4, 3])

@@ -18,7 +18,7 @@ import pytest
 from jax.sharding import PartitionSpec
 from pipelines import ALIKE, EVERYTHING, MIXED, B, T, check, close
 
-from rnnjax import GRU, LSTM, BasicRNN, Cell, Stack, unroll
+from rnnjax import GRU, LSTM, BasicRNN, Cell, GatedCell, HiddenState, Stack, unroll
 from rnnjax.parallel.layers import Wavefront
 
 
@@ -58,6 +58,34 @@ def test_the_gradient_may_be_taken_outside_of_the_map():
 
         got = jax.jit(gradient(Wavefront(), on_two_devices))(params)
         close(got, jax.jit(gradient(None, lambda function: function))(params))
+
+
+@dataclasses.dataclass(frozen=True)
+class Recovering(GatedCell):
+    """h' = exp(z): of an input that is too much, nothing is left in the next step."""
+
+    gate_count = 1
+
+    def gates(self, params, state, z, r):
+        return HiddenState(jnp.exp(z[..., 0, :]))
+
+
+def test_what_is_lost_before_a_reset_is_lost_in_the_chunks_after_it_too():
+    cell = Stack((Recovering(4), BasicRNN(3)))
+    with jax.enable_x64(True):
+        params, xs, state = pipelines.arguments(cell)
+        xs = xs.at[0, 0].set(1e6 * jnp.sign(params[0].w_x[:, 0, 0]))
+        resets = np.arange(T) == np.full((B, 1), T - 1)
+
+        def found(method, params):
+            ys, last = unroll(cell, params, xs, state, resets=resets, method=method)
+            return ys[:, -1].sum() + sum(leaf.sum() for leaf in jax.tree.leaves(last)), ys
+
+        expected = jax.jit(jax.grad(functools.partial(found, None), has_aux=True))(params)
+        got = jax.grad(functools.partial(found, Wavefront(chunk=2)), has_aux=True)
+        (of_one_device,) = pipelines.by_shard_map(got, 2, params)
+        close(of_one_device, expected)
+        np.testing.assert_array_equal(np.isnan(expected[1][0]).all(-1), np.arange(T) < T - 1)
 
 
 def test_types_are_those_of_one_device():

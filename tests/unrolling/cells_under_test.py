@@ -14,6 +14,7 @@ from rnnjax import (
     Cell,
     Dropout,
     GatedCell,
+    Heads,
     HiddenState,
     LearnedState,
     Project,
@@ -92,6 +93,7 @@ WRAPPED = {
     "variational_zoneout": Zoneout(Dropout(GRU(H), input_rate=0.3), 0.3, variational=True),
     "weight_drop": WeightDrop(LSTM(H), 0.3),
     "stack_of_weight_drop": Stack((WeightDrop(GRU(H), 0.3), Zoneout(WeightDrop(LSTM(2), 0.3), 0.3))),
+    "heads": WeightDrop(Heads(LSTM(H, peephole=True), 2), 0.3),
     "project": Project(GRU(H), 2),
     "residual": Residual(BasicRNN(I)),
     "learned": LearnedState(GRU(H)),
@@ -108,6 +110,10 @@ WRAPPED = {
     "stack_of_stacks": Project(Stack((Stack((BasicRNN(H), GRU(2))), LearnedState(Stack((BasicRNN(2),))))), 3),
 }
 CELLS = GATED | WRAPPED
+
+# Each of these is a part of one of the others.
+PARTS = ("stack", "dropout", "weight_drop", "zoneout", "project", "residual", "learned")
+WHOLE = {name: cell for name, cell in CELLS.items() if name not in PARTS}
 
 
 @functools.lru_cache

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cells_under_test import CELLS, I, close, inputs, parameters, some_state
+from cells_under_test import CELLS, WHOLE, I, close, inputs, parameters, some_state
 
 from rnnjax import Auto, Scan, Static, TimedKey, unroll
 
@@ -18,9 +18,7 @@ KEY = jax.random.key(3)
 METHODS = {
     "static": Static(),
     "scan": Scan(),
-    "scan_by_2": Scan(unroll=2),
-    "remat": Scan(remat_every=2),
-    "auto": Auto(),  # on a CPU Fused, wherever that can serve
+    "auto": Auto(),  # on a CPU Fused, for the parts that it can serve
 }
 
 
@@ -104,11 +102,18 @@ def check(cell, **options):
     return found["static"]
 
 
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@pytest.mark.parametrize("cell", WHOLE.values(), ids=WHOLE)
 def test_every_way_to_unroll_gives_the_same_values_and_gradients(cell):
     found = check(cell, lengths=LENGTHS, resets=RESETS, reverse=True)
     for leaf in jax.tree.leaves(found):
         assert np.any(np.asarray(leaf) != 0)
+
+
+@pytest.mark.parametrize("method", [Scan(unroll=2), Scan(remat_every=2)], ids=repr)
+def test_options_of_scan_change_nothing(method, monkeypatch):
+    monkeypatch.setitem(WAYS, "scan", by_method(method))
+    monkeypatch.delitem(WAYS, "auto")
+    check(CELLS["stack_of_wrapped"], lengths=LENGTHS, resets=RESETS, reverse=True)
 
 
 @pytest.mark.parametrize("options", [{}, {"lengths": LENGTHS}, {"resets": RESETS}, {"reverse": True}], ids=str)

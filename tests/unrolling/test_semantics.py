@@ -57,7 +57,7 @@ def by_definition(p, xs, state, length, resets, reverse):
 
 
 @given(data=st.data())
-@few
+@settings(few, max_examples=10)  # each is compiled
 def test_unrolling_does_to_each_sequence_what_is_documented_for_any_shape(data):
     batch = tuple(data.draw(st.lists(st.integers(1, 3), max_size=3), "batch"))
     length, input_size, hidden = (data.draw(st.integers(1, 5), name) for name in "TIH")

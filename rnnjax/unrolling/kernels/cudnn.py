@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.experimental import rnn
 from jaxtyping import Array, Float, Int
 
+from rnnjax.cells.blocks import heads_of, in_blocks
 from rnnjax.cells.lstm import LSTMParams, LSTMState
 from rnnjax.cells.traits import is_lstm
 from rnnjax.unrolling.kernels.precision import exact_products
@@ -45,6 +46,9 @@ class CuDNN(Method):
         extras += [f"{name}={getattr(cell, name)!r}" for name, plain in _PLAIN.items() if getattr(cell, name) != plain]
         if extras:
             return f"cuDNN runs the plain LSTM only, got one with {', '.join(extras)}; use another method"
+        weight = recurrence.params.w_h
+        if in_blocks(weight):
+            return f"cuDNN runs the plain LSTM only, got one in {heads_of(weight)} heads; use another method"
         if steps.resets is not None:
             return "cuDNN cannot reset the state within a sequence; use another method, or leave out resets"
         if recurrence.gaps:

@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int32
 
 from rnnjax.cells.cell import GatedCell, Params, State
 from rnnjax.unrolling.kernels import persistent
 from rnnjax.unrolling.kernels.layout import layouts_of, sizes_of
 from rnnjax.unrolling.kernels.persistent import Kernels, Operands
 from rnnjax.unrolling.kernels.traced_gates import by_unit, traced
+from rnnjax.unrolling.kernels.turns import in_turn
 from rnnjax.unrolling.recurrence import Recurrence, Steps
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.varying import vary, varying_axes
@@ -44,7 +46,7 @@ def run(recurrence: Recurrence, *, interpret: bool = False) -> tuple[Float[Array
     steps = recurrence.steps
     initial = None if steps.resets is None else recurrence.initial
     arrays = Differentiable(recurrence.params, recurrence.state, initial, steps.z)
-    masks = (steps.valid, steps.resets)
+    masks = (steps.valid, steps.resets, steps.followed)
     arrays, masks = vary((arrays, masks), varying_axes((arrays, masks)))
     return _with_derivatives(cell, _kernels(cell, recurrence, interpret))(arrays, masks)
 
@@ -83,55 +85,65 @@ def _with_derivatives(cell: GatedCell, kernels: Kernels) -> Any:
         return Scan().run(Recurrence(cell, arrays.params, arrays.state, arrays.initial, Steps(arrays.z, *masks)))
 
     @jax.custom_jvp
-    def forward(arrays, masks):
-        ys, last_leaves, starts = persistent.forward(kernels, _operands(cell, kernels, arrays, masks))
+    def forward(after, arrays, masks):
+        operands = _operands(cell, kernels, arrays, masks)
+        ys, last_leaves, starts, done = persistent.forward(kernels, operands, after)
         first_leaves, structure = jax.tree.flatten(arrays.state)
         last_leaves = [last.reshape(first.shape) for last, first in zip(last_leaves, first_leaves)]
-        return (ys.reshape(-1, *arrays.state.h.shape), structure.unflatten(last_leaves)), starts
+        return ((ys.reshape(-1, *arrays.state.h.shape), structure.unflatten(last_leaves)), starts), done
 
     @forward.defjvp
     def _(primals, tangents):
-        outputs, starts = forward(*primals)
-        d_outputs = jax.jvp(lambda arrays: scanned(arrays, primals[1]), primals[:1], tangents[:1])[1]
-        return (outputs, starts), (d_outputs, jax.tree.map(jnp.zeros_like, starts))
+        _, arrays, masks = primals
+        (outputs, starts), done = forward(*primals)
+        d_outputs = jax.jvp(lambda arrays: scanned(arrays, masks), (arrays,), (tangents[1],))[1]
+        return ((outputs, starts), done), ((d_outputs, jax.tree.map(jnp.zeros_like, starts)), _no_tangent(done))
 
     @jax.custom_jvp
-    def backward(arrays, masks, starts, d_outputs):
+    def backward(after, arrays, masks, starts, d_outputs):
         # The masks, which have no gradient, are added after `jax.vjp`.
-        operands, pull = jax.vjp(lambda arrays: _operands(cell, kernels, arrays, (None, None)), arrays)
-        valid, resets = (_flat(mask, 1, arrays) for mask in masks)
-        operands = operands._replace(valid=valid, resets=resets)
+        operands, pull = jax.vjp(lambda arrays: _operands(cell, kernels, arrays, _NO_MASKS), arrays)
+        valid, resets, followed = (_flat(mask, 1, arrays) for mask in masks)
+        operands = operands._replace(valid=valid, resets=resets, followed=followed)
         d_ys, d_state = d_outputs
         d_state = [leaf.reshape(-1, kernels.forward.hidden) for leaf in jax.tree.leaves(d_state)]
-        d_operands = persistent.backward(kernels, operands, starts, _flat(d_ys, 1, arrays), d_state)
-        return pull(Operands(*d_operands, valid=None, resets=None))[0]
+        d_operands, done = persistent.backward(kernels, operands, starts, _flat(d_ys, 1, arrays), d_state, after)
+        return pull(Operands(*d_operands, *_NO_MASKS))[0], done
 
     @backward.defjvp
     def _(primals, tangents):
-        arrays, masks, _, d_outputs = primals
-        d_arrays, _, _, dd_outputs = tangents
+        _, arrays, masks, _, d_outputs = primals
+        _, d_arrays, _, _, dd_outputs = tangents
 
         def gradients(arrays, d_outputs):
             return jax.vjp(lambda arrays: scanned(arrays, masks), arrays)[1](d_outputs)[0]
 
-        return backward(*primals), jax.jvp(gradients, (arrays, d_outputs), (d_arrays, dd_outputs))[1]
+        d_gradients = jax.jvp(gradients, (arrays, d_outputs), (d_arrays, dd_outputs))[1]
+        found, done = backward(*primals)
+        return (found, done), (d_gradients, _no_tangent(done))
 
     @jax.custom_vjp
     def recur(arrays, masks):
-        return forward(arrays, masks)[0]
+        return in_turn(forward, arrays, masks)[0]
 
     def recur_forward(arrays, masks):
-        outputs, starts = forward(arrays, masks)
+        outputs, starts = in_turn(forward, arrays, masks)
         return outputs, (arrays, masks, starts)
 
-    recur.defvjp(recur_forward, lambda residuals, d_outputs: (backward(*residuals, d_outputs), None))
+    recur.defvjp(recur_forward, lambda residuals, d_outputs: (in_turn(backward, *residuals, d_outputs), None))
     return recur
 
 
-Mask = Bool[Array, "T *B"] | None
+def _no_tangent(done: Int32[Array, "1"]) -> Any:
+    """Returns the tangent of whole numbers."""
+    return np.zeros(done.shape, jax.dtypes.float0)
 
 
-def _operands(cell: GatedCell, kernels: Kernels, arrays: Differentiable, masks: tuple[Mask, Mask]) -> Operands:
+Masks = tuple[Bool[Array, "T *B"] | None, ...]
+_NO_MASKS: Masks = (None, None, None)
+
+
+def _operands(cell: GatedCell, kernels: Kernels, arrays: Differentiable, masks: Masks) -> Operands:
     """Returns a recurrence in the form that the kernels take."""
     size, params = kernels.forward.hidden, jax.tree.leaves(arrays.params)
     return Operands(

@@ -244,7 +244,7 @@ def launch(
     shapes, outputs_tree = jax.tree.flatten(outputs)
 
     def kernel(*refs, **shared):
-        arrived = None if layout.blocks == 1 else pl.get_global(gpu.SemaphoreType.REGULAR((layout.tiles,)))
+        arrived = pl.get_global(gpu.SemaphoreType.REGULAR((layout.tiles,))) if layout.waits else None
         sizes = {"tile": layout.tiles, "block": layout.blocks, "group": layout.groups}
         tile, block, group = (jax.lax.axis_index(name) if size > 1 else 0 for name, size in sizes.items())
         this_block = Block(layout, interpret, (tile, block, group), arrived=arrived, **shared)
@@ -262,7 +262,7 @@ def launch(
         compiler_params=_compiler_params(jnp.dtype(dtype).itemsize == 2),
         **({"interpret": _interpreter()} if interpret else {}),
     )
-    if layout.blocks > 1:
+    if layout.waits:
         # Blocks that wait for each other must all run at once, so that `jax.vmap` may not launch more of them.
         run = jax.custom_batching.sequential_vmap(run)
     return outputs_tree.unflatten(vary(run(*arrays), varying_axes(arrays)))

@@ -58,6 +58,11 @@ class Layout:
         return _divided(self.batch, self.rows)
 
     @property
+    def waits(self) -> bool:
+        """Whether blocks wait for each other."""
+        return self.blocks > 1
+
+    @property
     def width(self) -> int:
         """Number of hidden units, with padding."""
         return self.blocks * self.groups * self.units
@@ -95,7 +100,7 @@ class Layout:
         in_memory = self.shared_bytes <= SHARED_MEMORY
         in_one_instruction = self.columns <= _MOST_COLUMNS
         in_registers = self.matrix_rows * self.columns <= _ACCUMULATORS and self.units * self.rows <= _TILE
-        at_once = self.blocks == 1 or self.blocks * self.tiles <= MULTIPROCESSORS
+        at_once = not self.waits or self.blocks * self.tiles <= MULTIPROCESSORS
         return in_memory and in_one_instruction and in_registers and at_once
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import os
 import re
 from typing import Any
 
@@ -12,6 +14,7 @@ from jaxtyping import Array, Float
 
 from rnnjax.cells.cell import GatedCell, State, compute_dtype
 from rnnjax.cells.traits import fuses
+from rnnjax.unrolling.by_head import number_of_heads, of_one_head, run_by_head
 from rnnjax.unrolling.kernels.layout import (
     MULTIPROCESSORS,
     SHARED_MEMORY,
@@ -24,6 +27,11 @@ from rnnjax.unrolling.kernels.precision import exact_products
 from rnnjax.unrolling.recurrence import Method, Recurrence
 
 _TYPES = ("float32", "bfloat16", "float16")
+# The flags by which XLA runs parts of a program at once that do not depend on each other.
+_CONCURRENT = (
+    "--xla_gpu_command_buffer_scheduling_mode=concurrent.*|--xla_gpu_graph_enable_concurrent_region(=true|=1)?"
+)
+_MPS = "/tmp/nvidia-mps"  # where CUDA's multi-process service has its pipes, unless a variable says otherwise
 _MOST_ENTRIES = 2**31  # of an array with its padding, as kernels index it
 
 
@@ -65,7 +73,7 @@ class Pallas(Method):
         # Pallas for GPUs takes half a second to import, and most programs never use it.
         from rnnjax.unrolling.kernels import differentiable
 
-        return differentiable.run(recurrence, interpret=self.interpret)
+        return run_by_head(functools.partial(differentiable.run, interpret=self.interpret), recurrence)
 
 
 def unsuited_device() -> str | None:
@@ -108,18 +116,48 @@ def unsuited_recurrence(recurrence: Recurrence, interpret: bool = False) -> str 
             "Pallas() multiplies float32 in TensorFloat-32, below the default_matmul_precision that JAX is set to; "
             "use Fused() or Scan()"
         )
-    layouts = layouts_of(cell, recurrence, split=not interpret)
+    heads, one = number_of_heads(recurrence), of_one_head(recurrence)
+    layouts = layouts_of(cell, one, split=not interpret)
     if None in layouts:
-        return _too_wide(cell, recurrence, split=not interpret)
-    return _too_long(cell, recurrence, layouts)
+        return _too_wide(cell, one, heads, split=not interpret)
+    waits = any(layout.waits for layout in layouts if layout is not None)
+    return (waits and beside_others()) or _too_long(cell, one, layouts, heads)
 
 
-def _too_long(cell: GatedCell, recurrence: Recurrence, layouts: tuple[Any, ...]) -> str | None:
-    """Returns in one sentence how many steps the kernels can index; None if the recurrence has no more."""
+def beside_others() -> str | None:
+    """Returns in one sentence what lets a second kernel run beside one whose blocks wait for each other; None: nothing.
+
+    Each might hold multiprocessors that the other waits for. Within a program kernels take turns (see `turns`); XLA
+    runs the programs of a process one after the other, and a GPU the processes, unless they share it by CUDA's MPS.
+    """
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    concurrent = [flag for flag in flags if re.fullmatch(_CONCURRENT, flag, re.IGNORECASE)]
+    shared = os.environ.get("CUDA_MPS_PIPE_DIRECTORY", _MPS)
+    if concurrent:
+        cause, remedy = f"XLA_FLAGS has {concurrent[0]}", "leave that out"
+    elif os.path.exists(os.path.join(shared, "control")):
+        cause, remedy = f"CUDA's multi-process service runs, as {shared} shows", "end it"
+    else:
+        return None
+    return (
+        "Pallas() has blocks that wait for each other here, and beside a second such kernel they could wait forever: "
+        f"{cause}; {remedy}, or use Fused() or Scan()"
+    )
+
+
+def _too_long(cell: GatedCell, recurrence: Recurrence, layouts: tuple[Any, ...], heads: int) -> str | None:
+    """Returns in one sentence how many steps the kernels can index; None if the recurrence has no more.
+
+    Args:
+      cell: the cell.
+      recurrence: that of one head.
+      layouts: the layouts of the two kernels for it.
+      heads: number of heads, whose arrays are one.
+    """
     gates, hidden, batch, _ = sizes_of(cell, recurrence)
     per_step = [one_unit(leaf, hidden).size for leaf in jax.tree.leaves(recurrence.steps.z)]
     entries = max(gates, *(size // (recurrence.length * batch) for size in per_step))
-    padded = max(layout.tiles * layout.rows * layout.width for layout in layouts)
+    padded = heads * max(layout.tiles * layout.rows * layout.width for layout in layouts)
     most = _MOST_ENTRIES // (padded * entries) - 1  # the arrays have one step more than the sequence
     if recurrence.length <= most:
         return None
@@ -129,13 +167,21 @@ def _too_long(cell: GatedCell, recurrence: Recurrence, layouts: tuple[Any, ...])
     )
 
 
-def _too_wide(cell: GatedCell, recurrence: Recurrence, *, split: bool) -> str:
-    """Returns in one sentence that the recurrent weight does not fit, and the nearest size that does."""
+def _too_wide(cell: GatedCell, recurrence: Recurrence, heads: int, *, split: bool) -> str:
+    """Returns in one sentence that the recurrent weight does not fit, and the nearest size that does.
+
+    Args:
+      cell: the cell.
+      recurrence: that of one head.
+      heads: number of heads.
+      split: whether hidden units may be divided over several blocks.
+    """
     gates, hidden, batch, dtype = sizes_of(cell, recurrence)
     most = min(most_units(gates, parts, dtype.itemsize, batch, split=split) for parts in (1, gates))
     place = f"{MULTIPROCESSORS} blocks of {SHARED_MEMORY // 1024} KiB" if split else f"{SHARED_MEMORY // 1024} KiB"
+    units = "hidden units" if heads == 1 else "hidden units a head"
     return (
         f"Pallas() holds the recurrent weight of {gates} gates in {place} of shared memory: with a batch of "
-        f"{batch} in {dtype} at most {most} hidden units, got {hidden}; make hidden_size or the batch smaller, "
+        f"{batch} in {dtype} at most {most} {units}, got {hidden}; make hidden_size or the batch smaller, "
         "or use Fused() or Scan()"
     )

@@ -20,12 +20,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int32
 
 from rnnjax.cells.cell import recurrent_product
 from rnnjax.unrolling.kernels.gpu_block import Block, launch
 from rnnjax.unrolling.kernels.layout import Layout
+from rnnjax.unrolling.kernels.tile_lists import select, sums, zero_where_unused
 from rnnjax.unrolling.kernels.traced_gates import Gates, Tiles
+from rnnjax.unrolling.kernels.turns import DONE
 
 
 class Operands(NamedTuple):
@@ -36,7 +38,7 @@ class Operands(NamedTuple):
       gate_params: the parameters that the gates read.
       state, initial: the leaves of the first state, and of the state that resets go back to (None without resets).
       zs: the leaves of the projected inputs z.
-      valid, resets: which sequences take each step, and which are reset before it; None: all, and none.
+      valid, resets, followed: as in `Steps`.
     """
 
     weight: Float[Array, "H G H"]
@@ -46,6 +48,7 @@ class Operands(NamedTuple):
     zs: list[Float[Array, "T B _ H"]]
     valid: Bool[Array, "T B"] | None
     resets: Bool[Array, "T B"] | None
+    followed: Bool[Array, "T B"] | None
 
 
 class StepStarts(NamedTuple):
@@ -81,9 +84,9 @@ class Kernels:
 
 
 def forward(
-    kernels: Kernels, operands: Operands
-) -> tuple[Float[Array, "T B H"], list[Float[Array, "B H"]], StepStarts]:
-    """Returns the outputs, the leaves of the last state, and what the gradients need."""
+    kernels: Kernels, operands: Operands, after: Int32[Array, "1"]
+) -> tuple[Float[Array, "T B H"], list[Float[Array, "B H"]], StepStarts, Int32[Array, "1"]]:
+    """Returns the outputs, the leaves of the last state, what the gradients need, and what the next runs after."""
     layout, dtype, length = kernels.forward, kernels.dtype, operands.zs[0].shape[0]
     masked = operands.valid is not None or operands.resets is not None
     inputs = {
@@ -94,6 +97,7 @@ def forward(
         "zs": [_arranged(x, layout) for x in operands.zs],
         "valid": _mask(operands.valid, layout),
         "resets": _mask(operands.resets, layout),
+        "after": after,
     }
     reads_state = kernels.gates.backward.reads[len(operands.gate_params) :]
     outputs = {
@@ -105,12 +109,13 @@ def forward(
             for leaf, is_read in zip(operands.state, reads_state)
         ],
         "state": [_empty(layout, 1, x.dtype) for x in operands.state],
+        "done": DONE,
     }
     results = launch(_forward_kernel(kernels, length), layout, dtype, inputs, outputs, kernels.interpret)
     hs = _single(results["hs"].swapaxes(2, 3), layout)
     ys = _single(results["ys"], layout) if masked else hs[1:]
     befores = [None if x is None else _single(x, layout) for x in results["befores"]]
-    return ys, [_single(x, layout) for x in results["state"]], StepStarts(hs, befores)
+    return ys, [_single(x, layout) for x in results["state"]], StepStarts(hs, befores), results["done"]
 
 
 def _forward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
@@ -125,7 +130,7 @@ def _forward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
             initial = [block.read(x, 0) for x in inputs["initial"]]
 
         def reset(state: list[Array], reads: dict[str, Any]) -> list[Array]:
-            return state if initial is None else _select(reads["resets"], initial, state)
+            return state if initial is None else select(reads["resets"], initial, state)
 
         def publish(count: Any, state: list[Array], reads: dict[str, Any]) -> None:
             h = reset(state, reads)[hidden].astype(kernels.dtype)
@@ -143,7 +148,7 @@ def _forward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
             new = [tile for (tile,) in gates(*gate_params, *([x] for x in before), *reads["zs"], r, like=r[0])]
             if outputs["ys"] is not None:
                 block.write(outputs["ys"], 0, new[hidden].astype(kernels.dtype), t)
-            after = new if reads["valid"] is None else _select(reads["valid"], new, state)
+            after = new if reads["valid"] is None else select(reads["valid"], new, state)
             publish(t + 1, after, next_reads)
             return settled((after, next_reads))
 
@@ -164,14 +169,9 @@ def backward(
     starts: StepStarts,
     d_ys: Float[Array, "T B H"],
     d_state: list[Float[Array, "B H"]],
-) -> tuple[
-    Float[Array, "H G H"],
-    list[Float[Array, "_ H"]],
-    list[Float[Array, "B H"]],
-    list[Float[Array, "B H"]] | None,
-    list[Float[Array, "T B _ H"]],
-]:
-    """Returns the gradients of the first five fields of `operands`, in their order.
+    after: Int32[Array, "1"],
+) -> tuple[tuple[Any, ...], Int32[Array, "1"]]:
+    """Returns the gradients of the first five fields of `operands`, in their order, and what the next runs after.
 
     Args:
       kernels: what the kernels are built from.
@@ -179,6 +179,7 @@ def backward(
       starts: what `forward` returned for it.
       d_ys: gradient of the outputs.
       d_state: gradients of the leaves of the last state.
+      after: what the kernel before returned last.
     """
     layout, dtype, length = kernels.backward, kernels.dtype, d_ys.shape[0]
     h = operands.state[kernels.hidden]
@@ -192,6 +193,8 @@ def backward(
         "d_state": _units(d_state, layout),
         "valid": _mask(operands.valid, layout),
         "resets": _mask(operands.resets, layout),
+        "followed": _mask(operands.followed, layout),
+        "after": after,
     }
     state = [_empty(layout, 1, x.dtype) for x in operands.state]
     # See `_backward_kernel` for the three parts of the state's gradient.
@@ -203,9 +206,10 @@ def backward(
         "direct": state,
         "skipped": None if operands.valid is None else state,
         "d_initial": None if operands.resets is None else state,
+        "done": DONE,
     }
     results = launch(_backward_kernel(kernels, length), layout, dtype, inputs, outputs, kernels.interpret)
-    return _gradients(kernels, operands, starts, results)
+    return _gradients(kernels, operands, starts, results), results["done"]
 
 
 def _backward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
@@ -233,9 +237,11 @@ def _backward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
 
         def gate_gradients(d_new, reads):
             d_y = reads["d_ys"].astype(d_new[hidden].dtype)
-            d_new = [[x + d_y if leaf == hidden else x] for leaf, x in enumerate(d_new)]
+            d_new = [x + d_y if leaf == hidden else x for leaf, x in enumerate(d_new)]
             before = [None if x is None else [x] for x in reads["befores"]]
-            return gates(*gate_params, *before, *reads["zs"], reads["r"], *d_new, like=zero_operand)
+            arguments = *gate_params, *before, *reads["zs"], reads["r"], *([x] for x in d_new)
+            gradients, followed = gates(*arguments, like=zero_operand), reads["followed"]
+            return gradients if followed is None else zero_where_unused(gradients, d_new, followed)
 
         def step(i, carry):
             direct, skipped, d_params, d_initial, later_resets, reads = carry
@@ -244,13 +250,13 @@ def _backward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
             next_reads = _prefetched(block, inputs, jax.lax.max(t - 1, 0))
             d_state = through_product(direct, product)
             if d_initial is not None:  # where step t + 1 was reset, it started from the initial state
-                d_initial = _sums(d_initial, _select(later_resets, d_state, zeros))
-                d_state = _select(later_resets, zeros, d_state)
-            d_state = _sums(d_state, skipped)
+                d_initial = sums(d_initial, select(later_resets, d_state, zeros))
+                d_state = select(later_resets, zeros, d_state)
+            d_state = sums(d_state, skipped)
             d_new, skipped = d_state, zeros
             if reads["valid"] is not None:
-                d_new = _select(reads["valid"], d_state, zeros)
-                skipped = _select(reads["valid"], zeros, d_state)
+                d_new = select(reads["valid"], d_state, zeros)
+                skipped = select(reads["valid"], zeros, d_state)
             gradients = gate_gradients(d_new, reads)
             d_params = [[a + b.astype(a.dtype) for a, b in zip(*sums)] for sums in zip(d_params, gradients)]
             d_state_and_zs = gradients[len(gate_params) :]
@@ -286,7 +292,10 @@ def _gradients(kernels: Kernels, operands: Operands, starts: StepStarts, results
     layout, dtype = kernels.backward, kernels.dtype
     einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     d_rs = _restored(results["d_rs"].swapaxes(2, 3), layout)[:-1]
-    d_weight = einsum("tbk,tbgh->kgh", starts.hs[:-1], d_rs).astype(operands.weight.dtype)
+    hs = starts.hs[:-1]
+    if operands.followed is not None:  # there d r is zero, see `zero_where_unused`
+        hs = jnp.where(operands.followed[..., None] & ~jnp.isfinite(hs), 0, hs)
+    d_weight = einsum("tbk,tbgh->kgh", hs, d_rs).astype(operands.weight.dtype)
     sums = zip(results["d_gate_params"], operands.gate_params)
     d_gate_params = [_restored(x, layout).sum(0).astype(like.dtype) for x, like in sums]
     d_state = [_single(x, layout) for x in results["direct"]]
@@ -315,19 +324,9 @@ def _prefetched(block: Block, inputs: dict[str, Any], t: Any) -> dict[str, Any]:
     tiles: dict[str, Any] = {"zs": [_entries(block, x, t) for x in inputs["zs"]]}
     tiles["befores"] = [None if x is None else block.read(x, 0, t) for x in inputs.get("befores", ())]
     tiles["r"] = _entries(block, inputs["r"], t) if "r" in inputs else None
-    for name in ("valid", "resets", "d_ys"):
+    for name in ("valid", "resets", "followed", "d_ys"):
         tiles[name] = None if inputs.get(name) is None else block.read(inputs[name], 0, t)
     return tiles
-
-
-def _select(mask: Array, yes: list[Array], no: list[Array]) -> list[Array]:
-    """Returns the tiles of `yes` where the mask is not zero, of `no` elsewhere."""
-    return [jax.lax.select(mask != 0, a, b) for a, b in zip(yes, no)]
-
-
-def _sums(xs: list[Array], ys: list[Array]) -> list[Array]:
-    """Returns the sums of tiles, pair by pair."""
-    return [x + y for x, y in zip(xs, ys)]
 
 
 def _arranged(
