@@ -63,7 +63,7 @@ def pytest_sessionstart(session):
     from rnnjax.commands import leave_out_reads_given_up
 
     leave_out_reads_given_up(sys.unraisablehook)
-    if not _ANNOTATIONS:  # as on a machine that is lent, where kernels' tests are run
+    if not _ANNOTATIONS:  # as on a machine with little installed, where kernels' tests are run
         return
     from fixtures.annotations import hold_annotations
 
