@@ -21,14 +21,14 @@ Arrays = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class OwnCell(GatedCell):
-    """A user's own cell (Collins et al., 2017): h' = u * h + (1 - u) * tanh(z_n + r_n)."""
+    """The README's own cell (Zhou et al., 2016): h' = (1 - f) * h + f * tanh(z_n + f * r_n)."""
 
     gate_count = 2
 
     def gates(self, params: GatedParams, state: HiddenState, z: Array, r: Array) -> HiddenState:
-        a = z + r
-        u = jax.nn.sigmoid(a[..., 0, :])
-        return HiddenState(u * state.h + (1 - u) * jnp.tanh(a[..., 1, :]))
+        f = jax.nn.sigmoid(z[..., 0, :] + r[..., 0, :])
+        n = jnp.tanh(z[..., 1, :] + f * r[..., 1, :])
+        return HiddenState((1 - f) * state.h + f * n)
 
 
 class Kind(NamedTuple):

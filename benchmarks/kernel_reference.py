@@ -39,36 +39,71 @@ def compute(case: Case, numbers: Numbers) -> Result:
 
 def _head(case: Case, numbers: Numbers, head: int) -> Result:
     parameters = {name: values[head] for name, values in numbers.parameters.items()}
+    masks = np.ones((case.head, case.B), bool), np.zeros((case.head, case.B), bool)
     if not case.projected:
-        return _recurrence(case, parameters, numbers.inputs[head], numbers.d_outputs[head])
-    xs, w_x = numbers.inputs, parameters["w_x"]
+        return recurrence(case.cell, parameters, numbers.inputs[head], numbers.d_outputs[head], *masks)
+    return projected_recurrence(case.cell, parameters, numbers.inputs, numbers.d_outputs, *masks)
+
+
+def projected_recurrence(
+    cell: str, parameters: Arrays, xs: np.ndarray, d_outputs: np.ndarray, valid: np.ndarray, resets: np.ndarray
+) -> Result:
+    """Returns the outputs of a recurrence from inputs ``[T, B, I]``, and the gradients, as `recurrence` does.
+
+    Args:
+      cell: its name in `GATES`.
+      parameters: those of `recurrence`, and ``w_x [I, G, H]`` and ``b [G, H]``.
+      xs: the inputs; `d_inputs` is their gradient.
+      d_outputs: the gradient of the outputs, ``[T, B, H]``.
+      valid: ``[T, B]``, False where a step is missing.
+      resets: ``[T, B]``, True where the state is set to zeros before a step.
+    """
+    w_x = parameters["w_x"]
     zs = np.tensordot(xs, w_x, 1) + parameters["b"]
-    outputs, d_zs, gradients = _recurrence(case, parameters, zs, numbers.d_outputs)
+    outputs, d_zs, gradients = recurrence(cell, parameters, zs, d_outputs, valid, resets)
     gradients |= {"w_x": np.tensordot(xs, d_zs, ((0, 1), (0, 1))), "b": d_zs.sum((0, 1))}
     return Result(outputs, np.tensordot(d_zs, w_x, ((2, 3), (1, 2))), gradients)
 
 
-def _recurrence(case: Case, parameters: Arrays, zs: np.ndarray, d_outputs: np.ndarray) -> Result:
-    """Returns the result for one head from ``zs [T, B, G, H]``, `d_inputs` being the gradient of these."""
-    gates, w_h, own = GATES[case.cell], parameters["w_h"], parameters.get("own", np.zeros((0, zs.shape[-1])))
-    state = [np.zeros(zs[0, :, 0].shape)] * (2 if case.cell.startswith("LSTM") else 1)
-    starts = []
-    for z in zs:
-        r = np.tensordot(state[0], w_h, 1)
-        starts.append((state, _by_gate(z), _by_gate(r), own))
-        state = [part.real for part in gates(*starts[-1])]
-    outputs = np.stack([start[0][0] for start in starts[1:]] + [state[0]])
+def recurrence(
+    cell: str,
+    parameters: Arrays,
+    zs: np.ndarray,
+    d_outputs: np.ndarray,
+    valid: np.ndarray,
+    resets: np.ndarray,
+) -> Result:
+    """Returns the outputs of a recurrence from zeros, and the gradients that ``d_outputs`` gives.
+
+    Args:
+      cell: its name in `GATES`.
+      parameters: ``w_h [H, G, H]``, and ``own [K, H]`` where the cell has such.
+      zs: the inputs' part of every step, ``[T, B, G, H]``; `d_inputs` is their gradient.
+      d_outputs: the gradient of the outputs, ``[T, B, H]``.
+      valid: ``[T, B]``, False where a step is missing: its output is zero, and the state stays.
+      resets: ``[T, B]``, True where the state is set to zeros before a step that is not missing.
+    """
+    gates, w_h, own = GATES[cell], parameters["w_h"], parameters.get("own", np.zeros((0, zs.shape[-1])))
+    state = [np.zeros(zs[0, :, 0].shape)] * (2 if cell.startswith("LSTM") else 1)
+    starts, outputs = [], []
+    for z, takes, fresh in zip(zs, valid[..., None], resets[..., None]):
+        start = [np.where(fresh & takes, 0.0, part) for part in state]
+        starts.append((start, _by_gate(z), _by_gate(np.tensordot(start[0], w_h, 1)), own))
+        state = [np.where(takes, new.real, old) for new, old in zip(gates(*starts[-1]), state)]
+        outputs.append(np.where(takes, state[0], 0.0))
     d_state, d_zs = [np.zeros_like(part) for part in state], np.zeros_like(zs)
     d_w_h, d_own = np.zeros_like(w_h), np.zeros_like(own)
     for t in reversed(range(len(zs))):
-        d_new = [d_state[0] + d_outputs[t], *d_state[1:]]
-        d_state, d_z, d_r, d_used = _pulled_back(gates, starts[t], d_new)
+        takes, fresh = valid[t, :, None], resets[t, :, None]
+        d_new = [np.where(takes, d, 0.0) for d in (d_state[0] + d_outputs[t], *d_state[1:])]
+        d_start, d_z, d_r, d_used = _pulled_back(gates, starts[t], d_new)
         d_zs[t] = np.stack(d_z, 1)
         d_r = np.stack(d_r, 1)
-        d_state[0] = d_state[0] + np.tensordot(d_r, w_h, ((1, 2), (1, 2)))
+        d_start[0] = d_start[0] + np.tensordot(d_r, w_h, ((1, 2), (1, 2)))
+        d_state = [np.where(takes, np.where(fresh, 0.0, new), old) for new, old in zip(d_start, d_state)]
         d_w_h += np.tensordot(starts[t][0][0], d_r, ((0,), (0,)))
         d_own += np.array([used.sum(0) for used in d_used]).reshape(own.shape)
-    return Result(outputs, d_zs, {"w_h": d_w_h} | ({"own": d_own} if len(own) else {}))
+    return Result(np.stack(outputs), d_zs, {"w_h": d_w_h} | ({"own": d_own} if len(own) else {}))
 
 
 def _by_gate(values: np.ndarray) -> list[np.ndarray]:
@@ -107,8 +142,8 @@ def _gru(state: Parts, z: Parts, r: Parts, own: Parts) -> tuple[Any, ...]:
 
 
 def _own(state: Parts, z: Parts, r: Parts, own: Parts) -> tuple[Any, ...]:
-    update = _sigmoid(z[0] + r[0])
-    return (update * state[0] + (1 - update) * np.tanh(z[1] + r[1]),)
+    forget = _sigmoid(z[0] + r[0])
+    return ((1 - forget) * state[0] + forget * np.tanh(z[1] + forget * r[1]),)
 
 
 GATES: dict[str, Gates] = {"BasicRNN": _basic, "LSTM": _lstm, "LSTM+peephole": _lstm, "GRU": _gru, "own": _own}

@@ -13,9 +13,19 @@ from benchmarks.kernel_cases import Case
 BASE = Case("LSTM", heads=1, H=768, B=16, T=1024)
 
 
+class Times(NamedTuple):
+    """Seconds without and with the gradients."""
+
+    forward: float
+    both: float
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What was measured of a contender in a case, in seconds a call; `reason` says why nothing was."""
+    """What was measured of a contender in a case, in seconds a call; `reason` says why nothing was.
+
+    `floor` is what no contender can take less than, as `benchmarks.kernel_floor` knows it.
+    """
 
     sweep: str
     case: Case
@@ -25,12 +35,14 @@ class Row:
     error: float | None = None
     build_seconds: float | None = None
     reason: str | None = None
+    floor: Times | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Returns the row as JSON can hold it."""
         times = {name: getattr(self, name) for name in ("forward", "both")}
         figures = {f"{name}_seconds": None if each is None else each._asdict() for name, each in times.items()}
-        own = {"error": self.error, "build_seconds": self.build_seconds, "reason": self.reason}
+        own: dict[str, Any] = {"error": self.error, "build_seconds": self.build_seconds, "reason": self.reason}
+        own["floor_seconds"] = None if self.floor is None else self.floor._asdict()
         return {"sweep": self.sweep, **self.case._asdict(), "contender": self.contender, **figures, **own}
 
 
@@ -72,7 +84,7 @@ def against_bars(rows: Sequence[Row]) -> list[str]:
     )
     lines = []
     for row in rows:
-        if row.sweep == "main" and _at_base(row.case):
+        if row.sweep in ("main", "base") and _at_base(row.case):
             assert row.forward is not None
             assert row.both is not None
             forward, both = row.forward.median, row.both.median

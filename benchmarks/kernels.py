@@ -17,15 +17,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from benchmarks import kernel_reference, report, timing
-from benchmarks.kernel_cases import KINDS, Case, Numbers, numbers
-from benchmarks.kernel_contenders import CONTENDERS, LOOPS, Ready, Refused, noise
-from benchmarks.kernel_rows import BASE, Row, summary
+from benchmarks.kernel_cases import Case, Numbers, numbers
+from benchmarks.kernel_contenders import CONTENDERS
+from benchmarks.kernel_floor import Floor, floor_of, measured_floor
+from benchmarks.kernel_ready import Ready, Refused, noise
+from benchmarks.kernel_rows import Row, summary
+from benchmarks.kernel_sweeps import accelerator_sweeps, small, sweeps
 
 TOLERANCE = {"float32": 5e-3, "bfloat16": 3e-2}  # float32's products may be in TF32
 _SETS = 3  # of inputs, which turns take in turn: together they are larger than a GPU's cache
@@ -40,7 +43,8 @@ outputs. "error" is the largest ||got - reference|| / ||reference|| of the first
 that come from them, the reference being NumPy in float64; a contender beyond 0.03 (bfloat16; PyTorch's float16 too) or
 0.005 (float32, TF32 being allowed) is not timed. Contenders of a case run in turns, a turn being calls for 20 ms (8 at
 most) that are waited for at its end, each with other inputs; times are medians over the turns, of one call, without
-compiling.
+compiling. "of floor" is what part of the time of "both" is the least that is possible: that of the products, at the
+rate of large ones here, or that of a wait for other blocks every step, as our kernel waits, whichever is longer.
 
 "fused", "pallas" and "cudnn" are Fused, Pallas and CuDNN of this library; "jax.rnn" is jax.experimental.rnn. The plain
 loops are compiled with XLA's flags too: "while" has --xla_gpu_enable_command_buffer=+WHILE, "double" has
@@ -61,65 +65,10 @@ _COLUMNS = (
     report.Column("contender", 15, left=True),
     report.Column("forward", 8),
     report.Column("both", 8),
+    report.Column("of floor", 8),
     report.Column("error", 7),
     report.Column("build", 7),
 )
-
-
-class Job(NamedTuple):
-    """A case and who takes part in it."""
-
-    case: Case
-    contenders: tuple[str, ...]
-
-
-class Sweep(NamedTuple):
-    """Jobs in the order of their importance, and the part of the time that they may take."""
-
-    share: float
-    jobs: tuple[Job, ...]
-
-
-def sweeps() -> dict[str, Sweep]:
-    """Returns all that is measured, by name."""
-    x = BASE._replace(projected=True)
-    x32 = x._replace(dtype="float32")
-    ours, beside = ("pallas", "fused", "scan"), ("pallas", "torch fp16", "fused")
-    main = (
-        Job(BASE, ("pallas", "fused", "scan", "scan(4)", "scan(16)")),
-        Job(x, ("torch fp16", "pallas", "torch", "fused", "scan", "flax")),
-        Job(x32, ("cudnn", "jax.rnn", "torch", "pallas", "fused", "scan", "flax")),
-        Job(BASE._replace(dtype="float32"), ours),
-    )
-    heads = tuple(Job(BASE._replace(heads=n, H=768 // n), ours) for n in (16, 8, 4, 2))
-    loops = (*LOOPS, *(f"{loop} {flag}" for flag in ("while", "double") for loop in LOOPS))
-    graphs = tuple(f"{loop} graph" for loop in LOOPS)
-    short = Case("LSTM", 1, 150, 150, 28, "float32", projected=True)
-    widths = (256, 768, 64, 512, 128, 1024)
-    own = [Job(BASE._replace(cell=cell, H=H), ("pallas", "fused")) for H in widths for cell in KINDS]
-    cells = [job for job in own if job.case != BASE]
-    dnn = [Job(x._replace(cell=cell, H=H), beside) for H in (256, 128, 512, 64, 1024) for cell in ("LSTM", "GRU")]
-    return {
-        "main": Sweep(0.28, main),
-        "loops": Sweep(0.22, (Job(BASE, loops), Job(short, loops), Job(short, graphs), Job(BASE, graphs))),
-        "heads": Sweep(0.12, heads),
-        "cells": Sweep(0.22, tuple(_alternately(cells, dnn))),
-        "batch": Sweep(0.1, tuple(Job(x._replace(B=B), beside) for B in (64, 256, 8, 2, 128, 32, 4))),
-        "time": Sweep(0.06, tuple(Job(x._replace(T=T), beside) for T in (256, 2048, 512))),
-    }
-
-
-def _alternately(first: Sequence[Job], second: Sequence[Job]) -> list[Job]:
-    """Returns the jobs of both, three of the first to one of the second."""
-    threes = [first[at : at + 3] for at in range(0, len(first), 3)]
-    ones = [[job] for job in second]
-    return [job for pair in itertools.zip_longest(threes, ones, fillvalue=()) for group in pair for job in group]
-
-
-def small(job: Job) -> Job:
-    """Returns a job of sizes that take no time, and its plain loops without flags."""
-    case = job.case._replace(heads=min(job.case.heads, 2), H=8, B=2, T=10)
-    return Job(case, tuple(name for name in job.contenders if " " not in name or not name.startswith(tuple(LOOPS))))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -130,19 +79,31 @@ def main(arguments: Sequence[str]) -> int:
             f"benchmarks.kernels: JAX runs on {jax.default_backend()}; add --smoke for sizes that fit", file=sys.stderr
         )
         return 2
-    machine, rows = {**report.machine(), **other_versions()}, []
+    floor = floor_here(options)
+    rates = {"floor": {dtype: each._asdict() for dtype, each in floor.items()}}
+    machine, rows = {**report.machine(), **other_versions(), **rates}, []
     print(f"{report.header(machine)}\n{others_line(machine)}\n\n{report.title_line(_COLUMNS)}", flush=True)
     with Patience(options.patience, lambda: leave(rows)) as patience:
         for made in measure_all(options, patience):
             if isinstance(made, str):
                 print(made, flush=True)
                 continue
+            made = dataclasses.replace(made, floor=floor_of(made.case, floor))
             rows.append(made)
             print(row_line(made), flush=True)
             if options.json:
                 report.write_json(options.json, machine=machine, rows=[row.as_json() for row in rows])
     print("\n".join(["", *summary(rows)]), flush=True)
     return 0
+
+
+def floor_here(options: argparse.Namespace) -> Floor:
+    """Returns the rates of this device; none where they are not wanted, and no wait where our kernel fails."""
+    if options.no_floor:
+        return {}
+    with Patience(options.patience, lambda: leave([])) as patience:
+        patience.begin("the floor, which --no-floor leaves out")
+        return measured_floor(tuple(TOLERANCE), tiny=options.smoke)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -153,13 +114,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add, names = parser.add_argument, list(sweeps())
-    add("--sweeps", nargs="+", choices=names, default=names, metavar="SWEEP", help=f"of {', '.join(names)}; all")
+    add, names, more = parser.add_argument, list(sweeps()), list(accelerator_sweeps())
+    help_ = f"of {', '.join(names)}, which are the default, and {', '.join(more)}"
+    add("--sweeps", nargs="+", choices=[*names, *more], default=names, metavar="SWEEP", help=help_)
     add("--contenders", nargs="+", choices=CONTENDERS, metavar="NAME", help=f"of {', '.join(CONTENDERS)}; all")
     add("--seconds", type=report.positive, default=420.0, help="of the whole run, about; 420")
     add("--row-seconds", type=report.positive, default=0.25, help="of timing a contender in one direction; 0.25")
     help_ = "end with what is known where a contender takes longer, as a kernel that hangs does; 120"
     add("--patience", type=report.positive, default=120.0, metavar="SECONDS", help=help_)
+    add("--no-floor", action="store_true", help="do not measure what no contender can take less than")
     add("--smoke", action="store_true", help="tiny sizes, for any machine; kernels for GPUs are interpreted on a CPU")
     add("--json", type=report.output_path, metavar="PATH", help="write all figures here")
     return parser.parse_args(arguments)
@@ -169,7 +132,8 @@ def measure_all(
     options: argparse.Namespace, patience: Patience, clock: timing.Clock = time.perf_counter
 ) -> Iterator[Row | str]:
     """Yields the rows of every sweep asked for, and a sentence where one ends before its jobs are done."""
-    chosen = {name: sweep for name, sweep in sweeps().items() if name in options.sweeps}
+    known = sweeps() | accelerator_sweeps()
+    chosen = {name: known[name] for name in known if name in options.sweeps}
     whole, begin, part = sum(sweep.share for sweep in chosen.values()), clock(), 0.0
     for name, sweep in chosen.items():
         part += sweep.share / whole
@@ -319,6 +283,7 @@ def row_line(row: Row) -> str:
     if row.forward is None or row.both is None:
         return report.line(_COLUMNS, [*names, row.reason])
     figures = [report.si(spread.median, "s") for spread in (row.forward, row.both)]
+    figures.append("" if row.floor is None else f"{row.floor.both / row.both.median:.0%}")
     return report.line(_COLUMNS, [*names, *figures, f"{row.error:.1e}", report.si(row.build_seconds, "s")])
 
 

@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
     rows, summaries = [], []
     with tempfile.TemporaryDirectory() as folder:
         for seeds in sorted(set(options.seeds)):
-            while len(summaries) < seeds:
+            while len(summaries) < min(seeds, options.runs or seeds):
                 summaries.append(run_seed(options, Path(folder), len(summaries)))
             rows.append(row(seeds, summaries, *run_sweep(options, Path(folder), seeds)))
             print(report.line(_COLUMNS, cells(rows[-1])), flush=True)
@@ -100,6 +101,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--epochs", type=report.at_least_one, help="the config's own where it is not given")
     add("--data", metavar="PATH", help="folder of the data; else RNNJAX_DATA")
     add("--seeds", nargs="+", type=report.at_least_one, default=[1, 4, 8, 16], metavar="N", help="1 4 8 16")
+    help_ = "single runs that are made at most, N of which count as N times their mean; as many as seeds"
+    add("--runs", type=report.at_least_one, metavar="N", help=help_)
     add("--json", type=report.output_path, metavar="PATH", help="write all figures here")
     return parser.parse_args(arguments)
 
@@ -140,19 +143,20 @@ def timed(module: str, options: argparse.Namespace, directory: Path, argument: s
 
 
 def row(seeds: int, runs: Sequence[tuple[float, dict[str, Any]]], sweep_seconds: float, results: dict[str, Any]) -> Row:
-    """Returns the figures of the first runs and of the sweep with as many seeds."""
-    summaries, metric = [summary for _, summary in runs[:seeds]], results["metric"]
-    rate = math.fsum(summary["steps_per_second"] for summary in summaries) / seeds
+    """Returns the figures of the first runs, or of the mean of those that there are, and of the sweep of all seeds."""
+    runs = runs[:seeds]
+    summaries, metric = [summary for _, summary in runs], results["metric"]
+    rate = statistics.fmean(summary["steps_per_second"] for summary in summaries)
     last = [summary["final"]["validation"][metric] for summary in summaries]
     return Row(
         seeds,
-        math.fsum(seconds for seconds, _ in runs[:seeds]),
+        seeds * statistics.fmean(seconds for seconds, _ in runs),
         sweep_seconds,
         math.fsum(group["compile_seconds"] for group in results["groups"]),
         1 / rate,
         math.fsum(len(group["runs"]) / group["steps_per_second"] for group in results["groups"]),
         metric,
-        math.fsum(last) / seeds,
+        statistics.fmean(last),
         results["points"][0]["final"]["validation"][metric]["mean"],
     )
 

@@ -162,12 +162,9 @@ def resumable(directory: Path) -> Iterator[None]:
 
 
 def require_packages() -> None:
-    """Raises `ConfigError` if the packages that training needs are not installed."""
+    """Raises `ConfigError` if the packages that training cannot do without are not installed."""
     try:
         import absl  # noqa: F401
-        import ml_collections  # noqa: F401
         import orbax.checkpoint  # noqa: F401
-        import tensorboardX  # noqa: F401
-        import tqdm  # noqa: F401
     except ImportError as error:
         raise ConfigError(f'the package {error.name} is missing; install with: pip install "rnnjax[train]"') from error

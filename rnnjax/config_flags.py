@@ -1,4 +1,4 @@
-"""Configs from the command line, read through `ml_collections.config_flags`."""
+"""Configs from the command line, read through `ml_collections.config_flags`; without it, by `field_flags`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from types import NoneType
 from typing import get_args
 
 from absl import flags
-from ml_collections import config_flags
 
 from rnnjax.config import TrainConfig
 from rnnjax.config_file import ConfigFile, read_config_file, reason
 from rnnjax.config_group import ConfigGroup, field_types, freeze
 from rnnjax.errors import ConfigError, did_you_mean, require
+from rnnjax.field_flags import set_fields
+
+try:
+    from ml_collections import config_flags
+except ImportError:  # which is nothing that a run is to end with
+    config_flags = None
 
 _USAGE = "--config FILE.py[:variant] [--config.FIELD=VALUE ...] [--workdir DIR]"
 _FIELD = re.compile(r"--?(?P<no>no)?config\.(?P<path>[^=]*)(=(?P<value>.*))?", re.DOTALL)
@@ -42,16 +47,24 @@ def open_config(arguments: Sequence[str]) -> tuple[TrainConfig, ConfigFile, Path
     require(bool(names), f"no config is given; usage: {_USAGE}")
     file = read_config_file(names[-1])
     config = file.config()
-    rest = ["rnnjax", *_unset(config, _choose_cell(config, arguments))]
-    values = flags.FlagValues()
+    rest = _unset(config, _choose_cell(config, arguments))
+    read = set_fields if config_flags is None else _set_by_ml_collections
+    config, workdir, stray = read(config, rest)
+    require(not stray, f"unexpected argument {stray[0] if stray else ''!r}; usage: {_USAGE}")
+    return config, file, Path(workdir) if workdir else None
+
+
+def _set_by_ml_collections(config: TrainConfig, arguments: Sequence[str]) -> tuple[TrainConfig, str | None, list[str]]:
+    """Returns the config with the fields set that flags name, the work directory, and what is no flag."""
+    values, rest = flags.FlagValues(), ["rnnjax", *arguments]
     try:
+        assert config_flags is not None
         config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=rest)
         flags.DEFINE_string("workdir", None, "run directory", flag_values=values)
         stray = values(rest)[1:]
     except (Exception, SystemExit) as error:  # absl has many types of errors
         raise ConfigError(reason(error)) from error
-    require(not stray, f"unexpected argument {stray[0] if stray else ''!r}; usage: {_USAGE}")
-    return values.config, file, Path(values.workdir) if values.workdir else None
+    return values.config, values.workdir, stray
 
 
 def _extracted(arguments: Sequence[str], name: str) -> tuple[list[str], list[str]]:

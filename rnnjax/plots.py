@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 from jaxtyping import Shaped
+
+P = ParamSpec("P")
 
 _log = logging.getLogger(__name__)
 
 _TITLE, _GAP = 6, 4  # pixels above and beside each image of a sheet
 
 
+def drawing(plot: Callable[P, None]) -> Callable[P, None]:
+    """Makes a function that draws do nothing where matplotlib is not installed."""
+
+    @functools.wraps(plot)
+    def drawn(*arguments: P.args, **options: P.kwargs) -> None:
+        if can_draw():
+            plot(*arguments, **options)
+
+    return drawn
+
+
+@functools.cache
+def can_draw() -> bool:
+    """Says whether matplotlib is installed, and once in the log that it is not."""
+    installed = importlib.util.find_spec("matplotlib") is not None
+    if not installed:
+        _log.warning("matplotlib is not installed: no plots are drawn")
+    return installed
+
+
+@drawing
 def plot_curves(rows: Sequence[dict[str, Any]], directory: Path) -> None:
     """Plots the metrics of `metrics.jsonl` against the step: a plot for each metric, with a line for each split."""
     names = sorted({name for row in rows for name in row} - {"step", "epoch", "split"})
@@ -29,6 +54,7 @@ def plot_curves(rows: Sequence[dict[str, Any]], directory: Path) -> None:
         save_figure(figure, directory / f"{name}.png")
 
 
+@drawing
 def plot_images(images: Shaped[np.ndarray, "N height width"], titles: Sequence[str], path: Path) -> None:
     """Draws images in rows of five, each below its title."""
     if not len(images):

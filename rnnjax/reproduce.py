@@ -1,5 +1,7 @@
 """Reproduces published figures: ``python -m rnnjax.reproduce [NAME ...] [--seeds N] [--device D] [--list]``.
 
+With ``--config.FIELD=VALUE`` every run has other fields, which makes other results: they need a --results of their own.
+
 Runs the training command once for each seed, each in its own directory; a run that was stopped is resumed, and one
 that is complete is not run again. Writes `docs/results.json` and a table, `docs/results.md`, which keep the results of
 earlier calls.
@@ -47,7 +49,8 @@ def main(arguments: Sequence[str]) -> None:
         if name not in EXPERIMENTS:
             raise ConfigError(f"unknown experiment {name!r}; choose from {', '.join(EXPERIMENTS)}")
     for name in names:
-        results[name] = run(EXPERIMENTS[name], options.workdir / name, options.seeds, options.device)
+        experiment = EXPERIMENTS[name]
+        results[name] = run(experiment, options.workdir / name, options.seeds, options.device, options.flags)
         write_json(options.results, results)
         options.table.write_text(table(results))
         _log.info("%s", "\n".join(row(name, figure, results) for figure in EXPERIMENTS[name].figures))
@@ -64,13 +67,20 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--workdir", type=Path, default=Path("runs/reproduce"), help="where the runs are kept")
     parser.add_argument("--results", type=Path, default=Path("docs/results.json"))
     parser.add_argument("--table", type=Path, default=Path("docs/results.md"))
-    options = parser.parse_args(arguments)
+    options, options.flags = parser.parse_known_args(arguments)
+    stray = [flag for flag in options.flags if not flag.startswith("--config.")]
+    if stray:
+        parser.error(f"unrecognized arguments: {' '.join(stray)}")
+    if options.flags and options.results == parser.get_default("results"):
+        raise ConfigError(f"{options.flags[0]} makes other results than {options.results} is for; give --results FILE")
     if not 1 <= options.seeds <= _MOST_SEEDS:
         raise ConfigError(f"--seeds must be from 1 to {_MOST_SEEDS}, got {options.seeds}")
     return options
 
 
-def run(experiment: Experiment, directory: Path, seeds: int, device: str | None = None) -> dict[str, Any]:
+def run(
+    experiment: Experiment, directory: Path, seeds: int, device: str | None = None, flags: Sequence[str] = ()
+) -> dict[str, Any]:
     """Runs an experiment with several seeds.
 
     Args:
@@ -78,6 +88,7 @@ def run(experiment: Experiment, directory: Path, seeds: int, device: str | None 
       directory: of its runs.
       seeds: number of runs.
       device: JAX's name of a platform; None leaves the choice to JAX.
+      flags: ``--config.FIELD=VALUE`` for every run. Figures that such runs do not have are left out.
 
     Returns:
       the figures of every seed, with time, device, versions and command.
@@ -87,7 +98,7 @@ def run(experiment: Experiment, directory: Path, seeds: int, device: str | None 
     """
     from rnnjax.training.run_directory import RunDirectory
 
-    command = ["-m", "rnnjax.train", "--config", experiment.config]
+    command = ["-m", "rnnjax.train", "--config", experiment.config, *flags]
     environment = os.environ if device is None else {**os.environ, "JAX_PLATFORMS": device}
     figures: dict[str, list[float]] = {figure.what: [] for figure in experiment.figures}
     summaries = []
@@ -101,11 +112,15 @@ def run(experiment: Experiment, directory: Path, seeds: int, device: str | None 
                 raise TrainingError(f"{experiment.config}, seed {seed}: exit code {code}; run again to resume")
         summaries.append(run_directory.summary())
         for figure in experiment.figures:
-            figures[figure.what].append(figure.read(run_directory.metrics()))
+            try:
+                figures[figure.what].append(figure.read(run_directory.metrics()))
+            except (StopIteration, ZeroDivisionError):  # no such line in a run that is shorter
+                if not flags:
+                    raise
     last = summaries[-1]
     return {
         "command": "python " + " ".join(command),
-        "figures": figures,
+        "figures": {what: values for what, values in figures.items() if values},
         "seconds": [summary["seconds"] for summary in summaries],
         "steps_per_second": [summary["steps_per_second"] for summary in summaries],
         **{name: last[name] for name in ("device", "versions", "git_commit")},

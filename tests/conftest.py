@@ -28,7 +28,8 @@ _QUICKLY = {
     (0, 10): "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
     (0, 12): "--xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE",
 }
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICKLY.get(jax.__version_info__[:2], '')}"
+if _QUICKLY.get(jax.__version_info__[:2]):  # flags that are blank are taken for a file's name
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICKLY[jax.__version_info__[:2]]}"
 
 # Tracing makes many objects, few of them garbage, and notes for each where in the source it comes from.
 gc.set_threshold(20_000, 50, 100)
@@ -59,19 +60,24 @@ def pytest_configure(config):
 
 def pytest_sessionstart(session):
     """What reads of damaged checkpoints leave behind, in threads of their own, fails no test."""
+    from rnnjax.commands import leave_out_reads_given_up
+
+    leave_out_reads_given_up(sys.unraisablehook)
+    if not _ANNOTATIONS:  # as on a machine that is lent, where kernels' tests are run
+        return
     from fixtures.annotations import hold_annotations
 
     import rnnjax.interop
     import rnnjax.models
     import rnnjax.nn
-    from rnnjax.commands import leave_out_reads_given_up
 
     hold_annotations([rnnjax, rnnjax.interop, rnnjax.models, rnnjax.nn])
-    leave_out_reads_given_up(sys.unraisablehook)
 
 
 def pytest_collection_finish(session):
     """Holds annotations of packages whose modules the tests that are collected have imported by now."""
+    if not _ANNOTATIONS:
+        return
     from fixtures.annotations import hold_annotations_in
 
     tests = {item.module for item in session.items if hasattr(item, "module")}

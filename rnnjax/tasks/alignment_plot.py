@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from rnnjax.plots import new_figure, save_figure
+from rnnjax.plots import drawing, new_figure, save_figure
 
 _FONTS = ("DejaVu Sans", "Noto Sans CJK KR", "NanumGothic", "Malgun Gothic", "AppleGothic", "Unifont")
 
 _log = logging.getLogger(__name__)
 
 
+@drawing
 def plot_alignment(weights: Float[np.ndarray, "T S"], source: Sequence[str], target: Sequence[str], path: Path) -> None:
     """Plots attention weights: source tokens from left to right, steps of the target from top to bottom.
 

@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Float
 
 from rnnjax.data.series import END, RESOLUTION, START, series, window_at
-from rnnjax.plots import new_figure, save_figure
+from rnnjax.plots import drawing, new_figure, save_figure
 
 
+@drawing
 def plot_series(start: float, steps: int, directory: Path) -> None:
     """Plots the whole series with one training window, and this window alone with its targets."""
     window, times = window_at(np.array([start]), steps)[0], start + RESOLUTION * np.arange(steps + 1)
@@ -26,6 +27,7 @@ def plot_series(start: float, steps: int, directory: Path) -> None:
     _finish(figure, axes, "t", directory / "instance.png")
 
 
+@drawing
 def plot_prediction(
     start: float, window: Float[np.ndarray, "T+1"], predicted: Float[np.ndarray, " T"], path: Path
 ) -> None:
@@ -44,6 +46,7 @@ def plot_prediction(
     _finish(figure, axes, "t", path)
 
 
+@drawing
 def plot_generated(
     window: Float[np.ndarray, " T"],
     following: Float[np.ndarray, " N"],

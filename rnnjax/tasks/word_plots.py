@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from rnnjax.plots import new_figure, save_figure
+from rnnjax.plots import drawing, new_figure, save_figure
 
 
+@drawing
 def plot_words(points: Float[np.ndarray, "N 2"], words: Sequence[str], path: Path) -> None:
     """Plots words at points in the plane."""
     figure, axes = new_figure(10, 8)

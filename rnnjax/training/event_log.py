@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
-from tensorboardX.summary import scalar
+try:
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+    from tensorboardX.summary import scalar
+except ImportError:  # a run goes on without events
+    EventsWriter = None
+
+_log = logging.getLogger(__name__)
 
 
 class EventLog:
@@ -28,6 +34,9 @@ class EventLog:
     def __init__(self, directory: Path, rows: Sequence[dict[str, Any]], *, writes: bool = True):
         self._writer = None
         if not writes:
+            return
+        if EventsWriter is None:
+            _log.warning("tensorboardX is not installed: no TensorBoard events are written")
             return
         directory.mkdir(parents=True, exist_ok=True)
         for path in directory.glob("events.out.tfevents.*"):

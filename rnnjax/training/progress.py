@@ -9,11 +9,15 @@ from types import TracebackType
 
 import numpy as np
 from jaxtyping import Float
-from tqdm import tqdm
+
+try:
+    from tqdm import tqdm
+except ImportError:  # lines instead of a bar, as where there is no terminal
+    tqdm = None
 
 
 class Progress:
-    """A progress bar with rate, metrics and remaining time; if stderr is not a terminal, one plain line per epoch.
+    """A progress bar with rate, metrics and remaining time; without a terminal or tqdm, one plain line per epoch.
 
     Args:
       step: steps already taken.
@@ -26,7 +30,10 @@ class Progress:
         self._first, self._step, self._steps = step, step, steps
         self._epoch: list[Mapping[str, np.ndarray]] = []
         self._started = time.perf_counter()
-        self._bar = tqdm(total=steps, initial=step, unit="step", disable=None if shown else True, dynamic_ncols=True)
+        self._bar = None
+        if tqdm is not None:
+            disable = None if shown else True
+            self._bar = tqdm(total=steps, initial=step, unit="step", disable=disable, dynamic_ncols=True)
 
     def advance(
         self, step: int, metrics: Mapping[str, float], steps: Mapping[str, Float[np.ndarray, " steps"]]
@@ -39,8 +46,9 @@ class Progress:
           steps: metrics of every step since the last call, for the means over the epoch.
         """
         self._epoch.append(steps)
-        self._bar.update(step - self._step)
-        self._bar.set_postfix({name: f"{value:.4g}" for name, value in metrics.items()})
+        if self._bar is not None:
+            self._bar.update(step - self._step)
+            self._bar.set_postfix({name: f"{value:.4g}" for name, value in metrics.items()})
         self._step = step
 
     def epoch(self, epoch: int, validation: Mapping[str, float]) -> None:
@@ -55,7 +63,7 @@ class Progress:
             f"{split} " + " ".join(f"{name} {value:.4f}" for name, value in values.items())
             for split, values in metrics.items()
         )
-        if not self._bar.disable:
+        if self._bar is not None and not self._bar.disable:
             self._bar.write(f"epoch {epoch}  {text}", file=sys.stderr)
             return
         print(f"epoch {epoch}  step {self._step}/{self._steps}  {text}{self._rate()}", file=sys.stderr, flush=True)
@@ -73,4 +81,5 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnjax.plots import new_figure, save_figure
+from rnnjax.plots import drawing, new_figure, save_figure
 from rnnjax.training.record import numbers
 
 Spread = dict[str, dict[str, float]]  # for each metric, its mean and its standard deviation over the seeds
@@ -122,6 +122,7 @@ def point_name(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name.split('.')[-1]}={value}" for name, value in values.items())
 
 
+@drawing
 def plot_sweep(results: dict[str, Any], rows: Sequence[dict[str, Any]], directory: Path) -> None:
     """Plots each validation metric against the epoch: mean and standard deviation over the seeds of every point.
 

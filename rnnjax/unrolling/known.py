@@ -26,7 +26,8 @@ from rnnjax.cells.traits import fuses
 from rnnjax.files import is_object, read_json, write_json
 from rnnjax.machine import device_name, versions
 from rnnjax.unrolling.candidates import can_serve, method_as_json, method_from_json
-from rnnjax.unrolling.known_devices import ROWS
+from rnnjax.unrolling.device_table import ROWS
+from rnnjax.unrolling.known_devices import own_rows
 from rnnjax.unrolling.recurrence import Method, Recurrence
 
 _log = logging.getLogger(__name__)
@@ -78,14 +79,15 @@ def given_choice(methods: Methods, recurrence: Recurrence) -> Method | None:
 
 def shipped_choice(recurrence: Recurrence) -> Method | None:
     """Returns the method in the table of known devices for the device that JAX computes on; None if there is none."""
-    if not ROWS or not fuses(recurrence.cell):
+    table = (*own_rows(), *ROWS)
+    if not table or not fuses(recurrence.cell):
         return None
     h, device = recurrence.state.h, device_name()
     hidden, batch = h.shape[-1], h.size // h.shape[-1]
     if not isinstance(hidden, int) or not isinstance(batch, int):  # sizes that are symbols
         return None
     what = type(recurrence.cell).__name__, jnp.dtype(compute_dtype(recurrence.steps.z)).name
-    rows = (row for row in ROWS if device.startswith(row.device) and (row.cell, row.dtype) == what)
+    rows = (row for row in table if device.startswith(row.device) and (row.cell, row.dtype) == what)
     fitting = (row.method for row in rows if hidden <= row.hidden and batch <= row.batch)
     return next((method for method in fitting if can_serve(method, recurrence)), None)
 

@@ -1,10 +1,17 @@
-"""The table of the fastest methods on known devices, which the library ships."""
+"""The table of the fastest methods on known devices: its rows, and those of a file of the user's own."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from rnnjax.files import read_json
+from rnnjax.unrolling.candidates import method_as_json, method_from_json
 from rnnjax.unrolling.recurrence import Method
+
+OWN = "RNNJAX_KNOWN_DEVICES"  # names a JSON file of rows that come before those of the library
 
 
 class Row(NamedTuple):
@@ -33,5 +40,31 @@ class Row(NamedTuple):
     commit: str
 
 
-# The first row that fits a recurrence is taken. No device is known yet.
-ROWS: tuple[Row, ...] = ()
+def own_rows() -> tuple[Row, ...]:
+    """Returns the rows of the file that `RNNJAX_KNOWN_DEVICES` names; none where it names none."""
+    path = os.environ.get(OWN)
+    return _rows_in(path) if path else ()
+
+
+@functools.cache
+def _rows_in(path: str) -> tuple[Row, ...]:
+    values = read_json(Path(path), _fit, "no device of one's own is known") or []
+    return tuple(map(row_from_json, values))
+
+
+def row_as_json(row: Row) -> dict[str, Any]:
+    """Returns a row as JSON can hold it."""
+    return row._asdict() | {"method": method_as_json(row.method)}
+
+
+def row_from_json(value: dict[str, Any]) -> Row:
+    """Returns the row that `row_as_json` wrote down."""
+    method = method_from_json(value["method"])
+    assert method is not None
+    return Row(**{**value, "method": method})
+
+
+def _fit(values: Any) -> bool:
+    fields = set(Row._fields)
+    fits = isinstance(values, list) and all(isinstance(value, dict) and set(value) == fields for value in values)
+    return fits and all(method_from_json(value["method"]) is not None for value in values)

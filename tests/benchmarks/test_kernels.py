@@ -5,13 +5,17 @@ import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
-from benchmarks import kernel_reference, kernel_rows, kernels, timing
+from benchmarks import kernel_reference, kernel_rows, kernel_sweeps, kernels, timing
 from benchmarks.kernel_cases import KINDS, Case, numbers
-from benchmarks.kernel_contenders import CONTENDERS, Layer, Refused, jax_ready
+from benchmarks.kernel_contenders import CONTENDERS
+from benchmarks.kernel_floor import Rates, floor_of, narrowest_split
+from benchmarks.kernel_ready import Layer, Refused, jax_ready
 from benchmarks.kernel_rows import BASE, Row
+from rnnjax.unrolling.kernels.layout import layout
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -178,10 +182,37 @@ def test_the_summary_names_the_fastest_loop_and_the_own_cell_s_time_over_the_lst
 
 
 def test_all_named_contenders_are_there_and_every_sweep_has_its_part():
-    found = kernels.sweeps()
+    found = kernel_sweeps.sweeps()
     assert {name for sweep in found.values() for job in sweep.jobs for name in job.contenders} <= set(CONTENDERS)
     assert sum(sweep.share for sweep in found.values()) == pytest.approx(1)
     assert {(job.case.heads, job.case.H) for job in found["heads"].jobs} == {(16, 48), (8, 96), (4, 192), (2, 384)}
+
+
+def test_what_the_accelerator_measures_has_the_shapes_that_were_asked_for_and_only_contenders_that_there_are():
+    found = kernel_sweeps.accelerator_sweeps()
+    jobs = [job for sweep in found.values() for job in sweep.jobs]
+    assert {name for job in jobs for name in job.contenders} <= set(CONTENDERS)
+    base = {(job.case.cell, job.case.heads, job.case.H) for job in found["base"].jobs}
+    assert base == {(cell, *size) for cell in ("LSTM", "GRU", "BasicRNN", "own") for size in ((1, 768), (12, 64))}
+    grid = {(job.case.H, job.case.B) for job in found["grid"].jobs}
+    assert grid == {(H, B) for H in (128, 256, 512) for B in (16, 64, 256)}
+    assert found["base"].jobs[0].case == BASE
+
+
+def test_the_floor_is_that_of_the_products_or_of_the_waits_whichever_is_longer():
+    case = Case("GRU", 2, 5, 3, 10, "float32")
+    products = 2 * 10 * 3 * 3 * 2 * 5 * 5
+    assert floor_of(case, {"float32": Rates(products, None)}) == (1.0, 3.0)
+    assert floor_of(case._replace(projected=True), {"float32": Rates(products, 0.01)}) == (2.0, 6.0)
+    assert floor_of(case, {"float32": Rates(products, 0.2)}) == (2.0, 4.0)
+    assert floor_of(case, {}) is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_wait_is_that_of_a_kernel_over_blocks(dtype):
+    width = narrowest_split(dtype)
+    found = [layout(1, 1, jax.numpy.dtype(dtype).itemsize, 16, size) for size in (width, width - 16)]
+    assert [each.blocks > 1 for each in found] == [True, False]
 
 
 @pytest.mark.parametrize("arguments", [["--sweeps", "depth"], ["--contenders", "haste"], ["--seconds", "0"]])

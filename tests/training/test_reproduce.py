@@ -103,6 +103,15 @@ def test_unknown_experiments_are_refused_before_anything_is_run(toy):
     assert list(toy.iterdir()) == []
 
 
+def test_runs_with_other_fields_write_no_results_of_the_experiments(capsys):
+    with pytest.raises(ConfigError, match=r"--config.epochs=1 makes other results than docs/results.json is for"):
+        reproduce.main(["hihello_basic", "--config.epochs=1"])
+    with pytest.raises(SystemExit) as ended:
+        reproduce.main(["hihello_basic", "--colour=red"])
+    assert ended.value.code == 2
+    assert "unrecognized arguments: --colour=red" in capsys.readouterr().err
+
+
 def test_a_run_that_fails_is_named(toy, monkeypatch):
     monkeypatch.setattr(reproduce, "EXPERIMENTS", {"bad": Experiment(f"{TOY}:unknown", EXPERIMENTS["mnist_gru150"][1])})
     with pytest.raises(TrainingError, match=r"config.py:unknown, seed 0: exit code 2; run again"):

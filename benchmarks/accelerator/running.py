@@ -1,0 +1,215 @@
+"""Runs steps one after another, each as a process with its own limit, until the time of all is over."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.accelerator.records import (
+    DONE,
+    FAILED,
+    ROOT,
+    STOPPED,
+    TIMED_OUT,
+    Machine,
+    Record,
+    read_record,
+    write_record,
+)
+from benchmarks.accelerator.steps import Step
+from rnnjax.files import parse_json
+
+_GRACE = 5.0  # seconds between the signal that asks a step to end and the one that ends it
+_LINES, _WIDTH = 15, 300  # of what a step said last
+
+
+class Places(NamedTuple):
+    """Where the files of steps go, and where the runs of training commands are kept."""
+
+    out: Path
+    runs: Path
+
+    def folder(self, step: str) -> Path:
+        """Returns the folder of what a step writes besides its record."""
+        return self.out / step
+
+
+def run_all(
+    steps: Sequence[Step],
+    places: Places,
+    machine: Machine,
+    *,
+    budget: float,
+    again: bool = False,
+    after: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[tuple[Step, Record | str]]:
+    """Runs steps in turn; yields each with its record, or with a sentence if it was not run.
+
+    Args:
+      steps: the steps.
+      places: where files go.
+      machine: what they are run on.
+      budget: seconds that all of them may take. A step that is expected to take longer than what is left is passed
+        over; one that does is stopped.
+      again: whether those that failed or took too long before are run again.
+      after: is called after each step.
+      clock: returns the time in seconds.
+    """
+    end = clock() + budget
+    for step in steps:
+        kept = read_record(places.out, step.name)
+        if kept is not None and kept.counts(machine) and not (again and kept.state != DONE):
+            yield step, f"is there: {kept.state}, {kept.seconds:.0f} s"
+            continue
+        missing = step.missing()
+        if missing is not None:
+            yield step, f"left out: {missing} is not installed"
+            continue
+        left = end - clock()
+        if (left < step.seconds and not machine.rehearsal) or left <= 0:
+            yield step, f"passed over: needs about {step.seconds:.0f} s, and {max(left, 0):.0f} s are left"
+            continue
+        yield step, run_step(step, places, machine, left)
+        after()
+
+
+def run_step(step: Step, places: Places, machine: Machine, left: float) -> Record:
+    """Runs a step and keeps its record.
+
+    Args:
+      step: the step.
+      places: where files go.
+      machine: what it is run on.
+      left: seconds until the time of all is over.
+    """
+    folder, log = places.folder(step.name), places.out / f"{step.name}.log"
+    folder.mkdir(parents=True, exist_ok=True)
+    written = folder / "results.json"
+    written.unlink(missing_ok=True)
+    arguments, started = step.command(written, folder, places.runs), time.monotonic()
+    try:
+        state = run_process([sys.executable, *arguments], log, min(step.limit, left), environment(places))
+    except (KeyboardInterrupt, SystemExit):  # this process is told to end
+        write_record(places.out, as_record(step, STOPPED, time.monotonic() - started, places, machine))
+        raise
+    state = STOPPED if state == TIMED_OUT and left < step.limit else state
+    record = as_record(step, state, time.monotonic() - started, places, machine)
+    if not machine.rehearsal and tested_nothing(record.results):
+        record = record._replace(state=FAILED)
+    write_record(places.out, record)
+    return record
+
+
+def as_record(step: Step, state: str, seconds: float, places: Places, machine: Machine) -> Record:
+    """Returns the record of a step that has ended.
+
+    Args:
+      step: the step.
+      state: how it ended.
+      seconds: that it took.
+      places: where its files are.
+      machine: what it was run on.
+    """
+    return Record(
+        step.name,
+        state,
+        round(seconds, 1),
+        shlex.join(["python", *step.command(Path("FILE"), Path("DIR"), Path("RUNS"))]),
+        last_lines(places.out / f"{step.name}.log"),
+        results_in(places.folder(step.name)),
+        machine.device,
+        dict(machine.versions),
+        machine.commit,
+        machine.sources,
+        machine.rehearsal,
+    )
+
+
+def environment(places: Places) -> dict[str, str]:
+    """Returns the environment of a step: it finds the packages here, the data, and what kernels have shown so far."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    found = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    if data := os.environ.get("RNNJAX_DATA"):
+        found["RNNJAX_DATA"] = os.path.abspath(os.path.expanduser(data))
+    known = places.out / "known_devices.json"
+    return {**found, "RNNJAX_KNOWN_DEVICES": str(known)} if known.exists() else found
+
+
+def run_process(command: Sequence[str], log: Path, limit: float, environment: dict[str, str]) -> str:
+    """Runs a command in the repository, what it says in a file; returns how it ended.
+
+    At its limit it is ended, with all that it started.
+
+    Args:
+      command: the command.
+      log: the file.
+      limit: seconds that it may take.
+      environment: its environment.
+    """
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(max(limit - _GRACE, limit / 2))
+            return FAILED if code else DONE
+        except subprocess.TimeoutExpired:
+            return TIMED_OUT
+        finally:
+            end_group(process)
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """Asks a process that goes on, and what it started, to end, and ends them if they do not."""
+    with contextlib.suppress(ProcessLookupError):
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def last_lines(log: Path) -> list[str]:
+    """Returns the last lines of a file, cut to a width."""
+    lines = log.read_text(errors="replace").replace("\r", "\n").splitlines()
+    return [line[:_WIDTH] for line in lines if line.strip()][-_LINES:]
+
+
+def results_in(folder: Path) -> Any:
+    """Returns what a step wrote: its JSON, or the counts of its tests; None if nothing whole."""
+    try:
+        if (folder / "tests.xml").exists():
+            return tests_in(folder / "tests.xml")
+        return parse_json((folder / "results.json").read_bytes())
+    except (OSError, ValueError, xml.etree.ElementTree.ParseError):
+        return None
+
+
+def tests_in(path: Path) -> dict[str, Any]:
+    """Returns how many tests were run, failed and skipped, and the names of those that failed."""
+    cases = list(xml.etree.ElementTree.parse(path).iter("testcase"))
+    failed = [case.get("name") for case in cases if case.find("failure") is not None or case.find("error") is not None]
+    skipped = sum(case.find("skipped") is not None for case in cases)
+    return {"tests": len(cases), "failed": failed, "skipped": skipped}
+
+
+def tested_nothing(results: Any) -> bool:
+    """Says whether all tests of a step were skipped, as they are where JAX does not see the GPU."""
+    return isinstance(results, dict) and "skipped" in results and results["skipped"] == results["tests"]

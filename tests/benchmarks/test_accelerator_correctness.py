@@ -1,0 +1,72 @@
+"""Methods beside float64: what is right, what refuses, what is wrong."""
+
+import json
+
+import pytest
+
+from benchmarks import sweeps
+from benchmarks.accelerator import correctness
+from benchmarks.accelerator.correctness import Row, all_given, measure
+from benchmarks.kernel_cases import Case
+from rnnjax import CuDNN, Fused, Scan
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+
+@pytest.mark.parametrize("cell", ["own", "GRU", "LSTM+peephole"])
+def test_values_and_gradients_with_lengths_and_resets_are_those_in_float64(cell):
+    row = measure(Case(cell, 1, 3, 9, 8, "float32", projected=True), Fused())
+    assert (row.given, row.refused, row.wrong) == ("lengths and resets", False, False)
+    assert row.error < 1e-5
+
+
+def test_there_are_sequences_without_a_step_and_of_all_steps_and_resets_at_the_first():
+    given = all_given(Case("LSTM", 1, 3, 9, 8, projected=True))[0]
+    assert {0, 8} <= set(given.lengths)
+    assert given.resets[0, 0]
+    assert 0.1 < given.resets.mean() < 0.3
+
+
+def test_a_method_that_refuses_is_not_wrong_and_says_why():
+    row = measure(Case("GRU", 1, 3, 2, 8, "float32", projected=True), CuDNN())
+    assert (row.refused, row.wrong, row.given) == (True, False, None)
+    assert row.reason == "cuDNN runs the plain LSTM only, got GRU; use another method"
+
+
+class Wrong(Scan):
+    """Outputs that are off by a hundredth."""
+
+    def run(self, recurrence):
+        ys, state = super().run(recurrence)
+        return 1.01 * ys, state
+
+
+class Failing(Scan):
+    """A program that cannot be built for a reason that is no refusal."""
+
+    def run(self, recurrence):
+        raise RuntimeError("no kernel image")
+
+
+def test_what_is_wrong_and_what_fails_ends_the_command_with_1(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(correctness, "METHODS", (Scan(), Wrong(), Failing()))
+    monkeypatch.setattr(correctness.report, "available_cores", lambda: 1)  # what holds annotations is for one thread
+    sizes = ["--hidden", "3", "--batch", "9", "--json", str(tmp_path / "rows.json")]
+    assert correctness.main(["--cells", "BasicRNN", "--dtypes", "float32", *sizes]) == 1
+    right, wrong, failed = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert (right["wrong"], wrong["wrong"], failed["wrong"]) == (False, True, True)
+    assert wrong["error"] == pytest.approx(0.01, rel=0.01)
+    assert failed["reason"] == "RuntimeError: no kernel image"
+    assert capsys.readouterr().out.splitlines()[-1] == "3 tried, 0 refused, 2 wrong"
+
+
+def test_an_error_that_is_no_number_is_wrong():
+    assert Row("LSTM", "float32", "Scan()", "neither", float("nan"), "the outputs", None, refused=False).wrong
+
+
+def test_of_a_sweep_with_fewer_single_runs_these_stand_for_all():
+    summary = {"steps_per_second": 10.0, "final": {"validation": {"accuracy": 0.5}}}
+    point = {"final": {"validation": {"accuracy": {"mean": 0.6}}}}
+    results = {"metric": "accuracy", "points": [point], "groups": []}
+    row = sweeps.row(64, [(3.0, summary)], 24.0, results)
+    assert (row.runs_seconds, row.ratio, row.run_step_seconds, row.runs_mean) == (192.0, 0.125, 0.1, 0.5)
