@@ -27,6 +27,8 @@ from rnnjax.tasks.task import Task
 from rnnjax.training import loop
 from rnnjax.training.run_directory import RunDirectory
 
+pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
+
 
 def line_task(examples: int = 16, carry=None) -> Task:
     """Least squares: loss (x . w + b - y)^2."""
@@ -234,25 +236,6 @@ def test_the_state_that_a_task_starts_from_may_be_a_jax_array_and_stays_usable(t
     assert not task.carry.is_deleted()
     again = run_training(tmp_path / "again", line_config(), task)
     assert first.metrics == again.metrics
-
-
-def test_nothing_is_compiled_again_in_later_epochs(tmp_path):
-    compiled = []
-
-    def listen(event, seconds, **_):
-        compiled.append(event == "/jax/core/compile/backend_compile_duration")
-
-    counts = []
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        # The first run also compiles what stays compiled in the process.
-        for number, epochs in enumerate((2, 2, 5)):
-            compiled.clear()
-            run_training(tmp_path / str(number), sign_config(epochs=epochs, steps_per_call=3))
-            counts.append(sum(compiled))
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-    assert counts[1] == counts[2] > 0
 
 
 def test_the_state_before_a_call_is_donated_to_it(tmp_path, monkeypatch):
