@@ -14,7 +14,8 @@ import pytest
 
 _ANNOTATIONS = ["fixtures.annotations"] if importlib.util.find_spec("beartype") else []
 
-pytest_plugins = ["fixtures.commands", "fixtures.fuzzing", "fixtures.originals", "fixtures.training", *_ANNOTATIONS]
+_FIXTURES = ("commands", "fuzzing", "originals", "shared_programs", "training")
+pytest_plugins = [*(f"fixtures.{name}" for name in _FIXTURES), *_ANNOTATIONS]
 
 jax.config.update("jax_num_cpu_devices", 2)
 

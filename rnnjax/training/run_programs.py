@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from rnnjax.backend import runs_in_turn
 from rnnjax.memory import program_that_fits
+from rnnjax.parallel.mapping import map_over_devices
 from rnnjax.parallel.mesh import BATCH
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import (
@@ -158,7 +159,7 @@ class RunsProgram:
         self.compile_seconds = 0.0
         self._mesh, self._most, self._traced = mesh, most, place(mesh, _EACH, dict(traced))
         self._inputs = CallInputs(mesh, feed, _EACH, axis=1)
-        self._compiled: dict[int, Callable] = {}
+        self._programs: dict[int, Callable] = {}
 
         def steps(
             traced: Traced, states: TrainState, resident: Any, batches: Any, bucket: Any, first: Any, count: Any
@@ -175,8 +176,7 @@ class RunsProgram:
             return each_run(task, run)(traced, states, batches, bucket)
 
         in_specs = (_EACH, STATES, EVERYWHERE, _EACH_STEPS, _EACH, EVERYWHERE, EVERYWHERE)
-        specs = {"in_specs": in_specs, "out_specs": (STATES, _EACH)}
-        self._steps = jax.jit(jax.shard_map(steps, mesh=mesh, **specs), donate_argnums=1)
+        self._compile = map_over_devices(steps, mesh, in_specs, (STATES, _EACH), donate=[1])
 
     def __call__(
         self, states: TrainState, order: Order, first: int, count: int
@@ -195,11 +195,11 @@ class RunsProgram:
         resident, batches, bucket, first = self._inputs(order, first, count, self._most)
         arguments = (self._traced, states, resident, batches, bucket, np.int32(first), np.int32(count))
         size = self._inputs.size
-        if size not in self._compiled:
+        if size not in self._programs:
             started = time.perf_counter()
-            self._compiled[size] = program_that_fits(self._steps.lower(*arguments).compile(), self._mesh.size)
+            self._programs[size] = program_that_fits(self._compile(*arguments), self._mesh.size)
             self.compile_seconds += time.perf_counter() - started
-        return settle(self._compiled[size](*arguments))
+        return settle(self._programs[size](*arguments))
 
     def best_count(self, count: int) -> int:
         """Returns how many of the next `count` steps one call should take."""
@@ -226,11 +226,7 @@ def runs_evaluator(
         return each_run(task, lambda params, carry: sums_of_run(params, carry, *batches))(params, carry)
 
     in_specs = (_EACH, _EACH_CARRY, STEPS, STEPS, EVERYWHERE, EVERYWHERE, EVERYWHERE)
-    mapped = jax.jit(jax.shard_map(sums, mesh=mesh, in_specs=in_specs, out_specs=(_EACH_CARRY, _EACH)))
-
-    def compile_sums(*arguments: Any) -> Callable:
-        return mapped.lower(*arguments).compile()
-
+    compile_sums = map_over_devices(sums, mesh, in_specs, (_EACH_CARRY, _EACH))
     order, weights = evaluation_order(task, split, batch_size)
     pieces = evaluation_pieces(order, weights, len(weights) if resident else None)
     carries = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (runs, *leaf.shape)), task.carry)

@@ -48,8 +48,10 @@ def close(got, expected):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, expected)
 
 
-@pytest.mark.parametrize("method", [Static(), Scan(remat_every=2), Fused()])
-@pytest.mark.parametrize("kind", KINDS)
+CASES = [(kind, Fused()) for kind in KINDS] + [(kind, Scan(remat_every=2)) for kind in ("lstm", "gru", "gru_before")]
+
+
+@pytest.mark.parametrize(("kind", "method"), CASES)
 def test_without_biases_a_cell_computes_what_biases_of_zero_would(kind, method):
     bare, biased, xs = KINDS[kind](H, use_bias=False), KINDS[kind](H), inputs()
     params = drawn(bare)
@@ -58,11 +60,11 @@ def test_without_biases_a_cell_computes_what_biases_of_zero_would(kind, method):
         ys, state = unroll(cell, params, xs, method=method)
         return jnp.sin(ys).sum(), (ys, state)
 
-    got, values = jax.grad(lambda p: loss(bare, p), has_aux=True)(params)
+    got, values = jax.jit(jax.grad(lambda p: loss(bare, p), has_aux=True))(params)
     full = with_zero_biases(params)
     if kind == "gru_before":
         full = full._replace(b_hn=None)
-    expected, wanted = jax.grad(lambda p: loss(biased, p), has_aux=True)(full)
+    expected, wanted = jax.jit(jax.grad(lambda p: loss(biased, p), has_aux=True))(full)
     close(values, wanted)
     close((got.w_x, got.w_h), (expected.w_x, expected.w_h))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy_cells import randomised
 
-from rnnjax import GRU, LSTM, Auto, Cell, Dropout, HiddenState, Scan, Static, TimedKey, Wrapper, Zoneout, unroll
+from rnnjax import GRU, LSTM, Auto, Cell, Dropout, HiddenState, Static, TimedKey, Wrapper, Zoneout, unroll
 
 KEY = jax.random.key(2)
 B, T, I, H = 2, 4, 3, 5
@@ -118,7 +118,7 @@ CELLS = [
 def test_steps_and_sequences_are_the_same_by_every_method(cell, key):
     params, xs = drawn(cell)
     expected = by_calls(cell, params, xs, key)
-    for method in (Auto(), Static(), Scan()):
+    for method in (Auto(), Static()):
         close(unroll(cell, params, xs, method=method, key=key), expected)
 
 

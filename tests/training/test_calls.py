@@ -11,12 +11,14 @@ import time
 import numpy as np
 import pytest
 from toytasks import sign, slow
+from toytasks.config import __file__ as slow_config
 from toytasks.config import get_config
 from toytasks.runs import assert_identical, assert_same_run, run_training, sign_config, with_checkpoints
 
-from rnnjax.config import CellConfig, DataConfig, ParallelConfig
+from rnnjax.config import CellConfig, DataConfig
 from rnnjax.config_group import freeze
 from rnnjax.optimizer import OptimizerConfig, build_optimizer
+from rnnjax.train import main
 from rnnjax.training import loop
 from rnnjax.training.calls import TrainingSchedule
 from rnnjax.training.interruption import Interrupted, StopRequest
@@ -94,14 +96,6 @@ def test_metrics_and_checkpoints_do_not_depend_on_where_calls_end(fields, feed, 
     assert [row["step"] for row in run.metrics if row["split"] == "train"] == [3, 6, 8, 11, 14, 16]
     assert run.metrics == unbounded.metrics
     assert_same_checkpoints(run, unbounded)
-
-
-@pytest.mark.parametrize("map", ["shard_map", "pmap"])
-def test_nor_do_they_on_two_devices(map, tmp_path):
-    parallel = ParallelConfig(batch="2", map=map)
-    whole = run_training(tmp_path / "whole", config_of(parallel=parallel, batch_size=7))
-    single = run_training(tmp_path / "single", config_of(parallel=parallel, batch_size=7, call_seconds=1e-9))
-    assert_same_run(single, whole)
 
 
 def test_a_run_stopped_after_any_step_and_continued_with_another_bound_equals_it(unbounded, tmp_path, monkeypatch):
@@ -218,60 +212,70 @@ def test_a_call_ends_with_an_epoch_at_the_latest():
     assert [step for step in range(25) if schedule.evaluates_at(step)] == [16, 24]
 
 
-@pytest.fixture
-def start(process_environment):
-    """Starts the command on the slow task; returns it when it is in a place, having told so."""
-    started = []
-
-    def go(path, place, seconds):
-        file = f"{process_environment['PYTHONPATH']}/toytasks/config.py:slow"
-        command = [sys.executable, "-m", "rnnjax.train", "--config", file, "--workdir", str(path)]
-        environment = process_environment | {"TOY_PLACE": place, "TOY_SECONDS": str(seconds)}
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        started.append(process)
-        lines = []
-        for line in process.stderr:
-            lines.append(line)
-            if line.strip() == place:
-                return process
-        raise AssertionError(f"the run ended before: {''.join(lines)}")
-
-    yield go
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     return run_training(tmp_path_factory.mktemp("slow"), freeze(get_config("slow")), slow.build(get_config("slow")))
 
 
-@pytest.mark.parametrize(("place", "seconds"), [("training", 0.5), ("evaluation", 0.5), ("scores", 600)])
+@pytest.mark.parametrize("place", ["training", "evaluation", "scores"])
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 def test_a_command_stopped_anywhere_ends_with_75_and_goes_on_to_the_same_end(
-    place, seconds, start, undisturbed, tmp_path
+    place, undisturbed, call, tmp_path, monkeypatch, capfd, caplog
 ):
-    process = start(tmp_path / "run", place, seconds)
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 75, err
+    real, begun = slow.take_time, []
+
+    def take_time(here):
+        if here == place and not begun:
+            begun.append(here)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60 if place == "scores" else 0.2)  # scores are ended, calls are waited for
+        return real(here)
+
+    monkeypatch.setattr(slow, "take_time", take_time)
+    with caplog.at_level("INFO"), pytest.raises(SystemExit) as ended:
+        call(main, "--config", f"{slow_config}:slow", "--workdir", tmp_path / "run")
+    out, err = capfd.readouterr()
+    assert (ended.value.code, begun) == (75, [place])
     assert out == ""
     assert "Traceback" not in err
-    assert "stopped by SIGTERM" in err
-    assert f"run again with --workdir {tmp_path / 'run'} to resume" in err
+    assert "stopped by SIGTERM" in caplog.messages[-1]
+    assert f"run again with --workdir {tmp_path / 'run'} to resume" in caplog.messages[-1]
     config = freeze(get_config("slow"))
     assert_same_run(run_training(tmp_path / "run", config, slow.build(config)), undisturbed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_a_command_at_once_even_in_compiled_code(number, start, tmp_path):
-    process = start(tmp_path / "run", "training", 600)
-    process.send_signal(number)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(1)
-    assert process.poll() is None
-    process.send_signal(number)
-    _, err = process.communicate(timeout=120)
+COMMAND = ["-m", "rnnjax.train", "--config", f"{slow_config}:slow"]
+COMPILED = """
+from jax import ShapeDtypeStruct, jit, pure_callback
+from rnnjax.training.interruption import StopRequest
+from toytasks.slow import take_time
+
+with StopRequest():
+    jit(lambda: pure_callback(lambda: take_time("training"), ShapeDtypeStruct((), "float32")))().block_until_ready()
+"""
+
+
+@pytest.mark.parametrize(("number", "arguments"), [(signal.SIGINT, COMMAND), (signal.SIGTERM, ["-c", COMPILED])])
+def test_a_second_signal_ends_a_command_at_once_even_in_compiled_code(number, arguments, process_environment, tmp_path):
+    environment = process_environment | {"TOY_PLACE": "training", "TOY_SECONDS": "600"}
+    workdir = ["--workdir", str(tmp_path / "run")]
+    with subprocess.Popen(
+        [sys.executable, *arguments, *workdir],
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert any(line == "training\n" for line in process.stderr), "it ended before"
+            process.send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(1)
+            assert process.poll() is None
+            process.send_signal(number)
+            _, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert process.returncode == -number
     assert "Traceback" not in err
 

@@ -19,6 +19,7 @@ from rnnjax.config import ParallelConfig
 from rnnjax.training import devices, step_seconds
 from rnnjax.training.choice import Choice
 from rnnjax.training.interruption import Interrupted, StopRequest
+from rnnjax.training.record import Record
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.unrolling.known import keep_choices, recurrence_key
 from rnnjax.unrolling.sequences import choose_again
@@ -230,16 +231,18 @@ def compilations():
     jax.monitoring.clear_event_listeners()
 
 
-def test_nothing_is_compiled_again_in_later_epochs(compilations, tmp_path):
-    def compiled(epochs):
-        jax.clear_caches()
-        before = len(compilations)
-        # 83 examples in batches of 10: 8 steps in calls of 3, 3 and 2, and odd batches in the evaluation.
-        config = sign_config(examples=83, batch_size=10, epochs=epochs, steps_per_call=3)
-        run_training(tmp_path / str(epochs), config)
-        return len(compilations) - before
+def test_nothing_is_compiled_again_in_later_epochs(compilations, tmp_path, monkeypatch):
+    write, compiled = Record.write, {}
 
-    assert compiled(2) == compiled(5)
+    def noting(self, results):
+        write(self, results)
+        compiled[results.epoch] = len(compilations)
+
+    monkeypatch.setattr(Record, "write", noting)
+    # 83 examples in batches of 10: 8 steps in calls of 3, 3 and 2, and odd batches in the evaluation.
+    run_training(tmp_path, sign_config(examples=83, batch_size=10, epochs=5, steps_per_call=3))
+    assert compiled.keys() == {1, 2, 3, 4, 5}
+    assert compiled[2] == compiled[3] == compiled[5] > 0
 
 
 def test_compiled_programs_are_kept_where_rnnjax_cache_says(tmp_path):

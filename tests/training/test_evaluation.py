@@ -9,6 +9,8 @@ from rnnjax.config import DataConfig, ParallelConfig
 from rnnjax.errors import CheckpointError, ConfigError
 from rnnjax.training.evaluation import evaluate_run
 
+pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

@@ -59,8 +59,8 @@ def toy(monkeypatch, tmp_path, process_environment):
         reproduce,
         "EXPERIMENTS",
         {
-            "toy": Experiment(f"{TOY}:long", (loss, wrong)),
-            "never": Experiment(f"{TOY}:long", (loss,)),
+            "toy": Experiment(f"{TOY}:short", (loss, wrong)),
+            "never": Experiment(f"{TOY}:short", (loss,)),
         },
     )
     for name, value in process_environment.items():

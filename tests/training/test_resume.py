@@ -15,6 +15,7 @@ from toytasks.sign import Config
 from rnnjax.config import CellConfig, DataConfig, OptimizerConfig, ParallelConfig
 from rnnjax.config_group import freeze, from_dict, to_dict
 from rnnjax.errors import CheckpointError, DataError
+from rnnjax.train import main
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.loop import train
 from rnnjax.training.record import Record
@@ -107,7 +108,9 @@ class PowerCut(Exception):
 
 
 @pytest.mark.parametrize("at", [1, 5, 9])
-def test_a_run_cut_off_and_resumed_equals_one_that_was_not(at, uninterrupted, tmp_path, monkeypatch):
+def test_a_run_cut_off_and_resumed_equals_one_that_was_not_for_tensorboard_too(
+    at, uninterrupted, tmp_path, monkeypatch
+):
     def cut(record):
         record.checkpoints.wait()
         raise PowerCut
@@ -116,7 +119,21 @@ def test_a_run_cut_off_and_resumed_equals_one_that_was_not(at, uninterrupted, tm
         interrupt(patch, at, cut)
         with pytest.raises(PowerCut):
             run_training(tmp_path, config_of())
-    assert_same_run(run_training(tmp_path, config_of()), uninterrupted)
+    assert_events_are_metrics(RunDirectory(tmp_path))
+    resumed = run_training(tmp_path, config_of())
+    assert_events_are_metrics(resumed.directory)
+    assert_same_run(resumed, uninterrupted)
+
+
+def assert_events_are_metrics(directory):
+    rows = directory.metrics()
+    expected = [
+        (f"{row['split']}/{name}", row["step"], np.float32(value))
+        for row in rows
+        for name, value in row.items()
+        if name not in ("step", "epoch", "split")
+    ]
+    assert sorted(scalars(directory.tensorboard)) == sorted(expected)
 
 
 def test_metrics_written_after_the_last_checkpoint_are_not_there_twice(uninterrupted, tmp_path, monkeypatch):
@@ -152,9 +169,8 @@ def test_a_line_that_was_cut_off_is_dropped(uninterrupted, tmp_path, monkeypatch
     ],
     ids=["host feed", "two devices", "two devices by pmap, a batch filled up", "whole epochs"],
 )
-def test_resuming_is_exact_for_every_way_of_running(fields, tmp_path, monkeypatch):
-    config = config_of(**fields)
-    whole = run_training(tmp_path / "whole", config)
+def test_resuming_is_exact_for_every_way_of_running_wherever_calls_end(fields, tmp_path, monkeypatch):
+    whole, config = run_training(tmp_path / "whole", config_of(**fields)), config_of(**fields, call_seconds=1e-9)
     with monkeypatch.context() as patch:
         interrupt(patch, 1, lambda record: signal.raise_signal(signal.SIGTERM))
         with pytest.raises(Interrupted):
@@ -273,23 +289,35 @@ def end_by(number, process, lines) -> tuple[int, str, str]:
     return process.returncode, out, "".join(lines) + rest
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_command_with_75_after_a_checkpoint_and_it_says_how_to_go_on(
-    number, config_file, process_environment, long_run, tmp_path
-):
-    path = tmp_path / "run"
-    code, out, err = end_by(number, *start_long_run(path, config_file, process_environment))
+def assert_says_how_to_go_on(path, number, code, out, err):
     assert code == 75, err
     assert out == ""
     assert "Traceback" not in err
     (told,) = [line for line in err.splitlines() if number.name in line]
     assert f"--workdir {path}" in told
-    step, _ = last_checkpoint(path, long_run.config)
+    step, _ = last_checkpoint(path, freeze(get_config("long")))
     assert f"at step {step} of 80" in told
     assert RunDirectory(path).metrics()[-1]["step"] == step
     assert not (path / "summary.json").exists()
-    if number == signal.SIGTERM:
-        assert_same_run(end_long_run(path), long_run)
+
+
+def test_a_signal_ends_the_command_with_75_after_a_checkpoint_and_it_says_how_to_go_on(
+    config_file, process_environment, long_run, tmp_path
+):
+    path = tmp_path / "run"
+    ended = end_by(signal.SIGTERM, *start_long_run(path, config_file, process_environment))
+    assert_says_how_to_go_on(path, signal.SIGTERM, *ended)
+    assert_same_run(end_long_run(path), long_run)
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_so_does_ctrl_c(config_file, call, tmp_path, monkeypatch, capfd, caplog):
+    path = tmp_path / "run"
+    interrupt(monkeypatch, 3, lambda record: signal.raise_signal(signal.SIGINT))
+    with caplog.at_level("INFO"), pytest.raises(SystemExit) as ended:
+        call(main, "--config", f"{config_file}:long", "--workdir", path)
+    out, err = capfd.readouterr()
+    assert_says_how_to_go_on(path, signal.SIGINT, ended.value.code, out, f"{err}\n{caplog.text}")
 
 
 def test_a_killed_command_goes_on_from_its_last_checkpoint(config_file, process_environment, long_run, tmp_path):
@@ -305,31 +333,6 @@ def test_the_task_may_be_built_anew_for_every_part_of_a_run(uninterrupted, tmp_p
     directory = RunDirectory(tmp_path)
     directory.claim(to_dict(config))
     assert train(sign.build(config), config, directory)["final"] == uninterrupted.summary["final"]
-
-
-@pytest.mark.parametrize("at", [1, 5, 9])
-def test_tensorboard_of_a_run_cut_off_and_resumed_equals_its_metrics(at, tmp_path, monkeypatch):
-    def cut(record):
-        record.checkpoints.wait()
-        raise PowerCut
-
-    with monkeypatch.context() as patch:
-        interrupt(patch, at, cut)
-        with pytest.raises(PowerCut):
-            run_training(tmp_path, config_of())
-    assert_events_are_metrics(RunDirectory(tmp_path))
-    assert_events_are_metrics(run_training(tmp_path, config_of()).directory)
-
-
-def assert_events_are_metrics(directory):
-    rows = directory.metrics()
-    expected = [
-        (f"{row['split']}/{name}", row["step"], np.float32(value))
-        for row in rows
-        for name, value in row.items()
-        if name not in ("step", "epoch", "split")
-    ]
-    assert sorted(scalars(directory.tensorboard)) == sorted(expected)
 
 
 def test_a_run_is_not_gone_on_with_on_other_data(uninterrupted, tmp_path):

@@ -27,7 +27,10 @@ from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.sweep import sweep, train_in_turn
 from rnnjax.training.sweep_group import GroupRecord, train_group
 
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),
+    pytest.mark.usefixtures("programs_of_alike_runs"),
+]
 
 TOY = str(Path(__file__).parent / "toytasks" / "config.py")
 SMALL = ["--config", TOY, "--config.epochs=2", "--config.examples=24", "--config.log_every=2"]
@@ -39,6 +42,7 @@ ALL = [
     "--config.steps_per_call=2",
     "--config.call_seconds=0",
 ]
+RATES = ["--config.optimizer.learning_rate=1e-2,1e-1"]
 
 
 def grid_of(*arguments, seeds=1, at_once=None):
@@ -71,7 +75,7 @@ def _without_sweep_pictures(request, monkeypatch):
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     """Two rates times three seeds, in a program of five runs on two devices and one of one run."""
-    grid = grid_of(*ALL, "--config.optimizer.learning_rate=1e-2,1e-1", seeds=3, at_once=5)
+    grid = grid_of(*ALL, *RATES, seeds=3, at_once=5)
     directory = RunDirectory(tmp_path_factory.mktemp("swept") / "sweep")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweeping, "plot_sweep", lambda results, rows, directory: None)
@@ -145,8 +149,9 @@ def bucketed_task():
     )
 
 
-@pytest.mark.parametrize("make_task", [carried_task, bucketed_task])
-@pytest.mark.parametrize("feed", ["device", "host"])
+@pytest.mark.parametrize(
+    ("make_task", "feed"), [(carried_task, "device"), (bucketed_task, "device"), (bucketed_task, "host")]
+)
 def test_carries_buckets_and_feeds_of_every_run_are_those_of_training(make_task, feed, tmp_path):
     task, configs = make_task(), []
     for seed in (4, 2**32 - 1, 6):
@@ -246,12 +251,13 @@ def test_seeds_whose_data_differ_share_no_program(tmp_path, monkeypatch):
 def test_a_run_that_diverges_leaves_the_others_alone(tmp_path):
     sgd = ["--config.optimizer.name=sgd", "--config.optimizer.schedule=constant"]
     results, all_rows = {}, {}
-    for name, rates in {"both": "1e-2,1e38", "one": "1e-2"}.items():
+    for name, rates in {"both": "1e-2,1e38", "without": "1e-2,1e-1"}.items():
         directory = RunDirectory(tmp_path / name)
         results[name] = sweep(grid_of(*sgd, f"--config.optimizer.learning_rate={rates}"), directory, train_in_turn)
         all_rows[name] = directory.metrics()
     fine, diverged = results["both"]["runs"]
-    assert_rows_agree([row for row in all_rows["both"] if row["run"] == 0], all_rows["one"])
+    of_the_first = {name: [row for row in rows if row["run"] == 0] for name, rows in all_rows.items()}
+    assert_rows_agree(of_the_first["both"], of_the_first["without"])
     assert fine["diverged"] is None
     assert 2 <= diverged["diverged"] <= 6
     assert diverged["best"] == {}
@@ -295,9 +301,9 @@ def test_a_sweep_that_is_stopped_goes_on_to_the_same_end(at, complete, trained, 
     assert not list(directory.path.rglob("checkpoints"))
 
 
-def signal_in_evaluation(number, real=sweep_group.runs_evaluator):
+def signal_in_evaluation(number):
     """Makes evaluations, of which that of the number begins with a signal."""
-    begun = []
+    real, begun = sweep_group.runs_evaluator, []
 
     def evaluator(*arguments, **options):
         evaluate = real(*arguments, **options)
@@ -314,18 +320,23 @@ def signal_in_evaluation(number, real=sweep_group.runs_evaluator):
 
 
 @pytest.mark.parametrize("feed", ["device", "host"])
-def test_a_sweep_does_not_depend_on_where_calls_end_nor_on_stops_in_evaluations(feed, tmp_path, monkeypatch):
-    grid = grid_of(*ALL[:3], "--config.call_seconds=0", seeds=2)
-    whole, stopped = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "stopped")
-    results = sweep(grid, whole, train_in_turn)
-    single = grid_of(*ALL[:3], "--config.call_seconds=1e-9", f"--config.data.feed={feed}", seeds=2)
+def test_a_group_does_not_depend_on_where_calls_end_nor_on_stops_in_evaluations(feed, swept, tmp_path, monkeypatch):
+    single = ["--config.call_seconds=1e-9", f"--config.data.feed={feed}"]
+    (group, _), whole = groups(grid_of(*ALL[:4], *single, *RATES, seeds=3, at_once=5)), swept[1].path / "groups" / "0"
+    stopped, task = RunDirectory(tmp_path / "stopped"), sign.build(group.config)
+
+    def train_group_until_stopped():
+        with StopRequest() as stop:
+            train_group(group, task, stopped, stop)
+
     for number, step in ((1, "at step 3 of 6"), (2, "at step 6 of 6"), (2, "after the last step of a group, 6")):
         with monkeypatch.context() as patch:
             patch.setattr(sweep_group, "runs_evaluator", signal_in_evaluation(number))
             with pytest.raises(Interrupted, match=f"stopped by SIGTERM {step}"):
-                sweep(single, stopped, train_in_turn)
-    assert sweep(single, stopped, train_in_turn)["runs"] == results["runs"]
-    assert stopped.metrics() == whole.metrics()
+                train_group_until_stopped()
+    train_group_until_stopped()
+    assert stopped.summary()["runs"] == RunDirectory(whole).summary()["runs"]
+    assert stopped.metrics() == RunDirectory(whole).metrics()
 
 
 def test_a_group_that_is_complete_is_not_trained_again(swept, tmp_path, monkeypatch):

@@ -12,6 +12,8 @@ from rnnjax.errors import ConfigError
 from rnnjax.tasks.task import Buckets, Task, Weighted
 from rnnjax.training.split_evaluation import scores
 
+pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
+
 WIDTHS = ({"x": 2}, {"x": 5})
 BUCKET = np.array([0, 1, 1, 0, 1, 0, 1, 1, 1])  # 3 examples of the first bucket, 6 of the second
 

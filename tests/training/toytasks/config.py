@@ -16,6 +16,8 @@ def get_config(variant: str = "long") -> Config:
             optimizer=OptimizerConfig(learning_rate=1e-3, schedule="cosine"),
             parallel=ParallelConfig(batch="1"),
         ),
+        # 2 steps.
+        "short": Config(epochs=1, examples=16, batch_size=8, cell=CellConfig(hidden_size=4)),
         # 6 steps, 3 an epoch, and 3 batches to evaluate.
         "slow": slow.Config(
             epochs=2,

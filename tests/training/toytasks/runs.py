@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from fixtures.shared_programs import meaning
 from tensorboardX.proto.event_pb2 import Event
 
 from rnnjax.config import CellConfig, OptimizerConfig, ParallelConfig, TrainConfig
@@ -111,8 +113,18 @@ def run_training(path: Path, config: TrainConfig, task: Task | None = None) -> R
 def last_checkpoint(path: Path, config: TrainConfig, task: Task | None = None) -> tuple[int, Any]:
     """The step of the last checkpoint of a run that is whole, and its state."""
     task = task or sign.build(config)
-    like = initial_train_state(task, build_optimizer(config.optimizer, 10**6))(config.seed)
-    return with_checkpoints(path, task, lambda checkpoints: checkpoints.restore_last(like))
+    return with_checkpoints(path, task, lambda checkpoints: checkpoints.restore_last(state_like(config, task)))
+
+
+def state_like(config: TrainConfig, task: Task) -> Any:
+    """A state of the shapes of a run's, made once for all runs that are alike."""
+    key = json.dumps(to_dict(config), sort_keys=True), meaning(task.init), meaning(jax.tree.leaves(task.carry))
+    if key not in _STATES:
+        _STATES[key] = initial_train_state(task, build_optimizer(config.optimizer, 10**6))(config.seed)
+    return _STATES[key]
+
+
+_STATES = {}
 
 
 def with_checkpoints(path: Path, task: Task, use: Callable[[Checkpoints], Any]) -> Any:
