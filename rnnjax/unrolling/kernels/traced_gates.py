@@ -83,6 +83,7 @@ class Pointwise:
         # Without dead code, an argument that is in no equation is not read.
         everything = [True] * len(closed.jaxpr.outvars)
         self._jaxpr: Any = partial_eval.dce_jaxpr(closed.jaxpr, everything, instantiate=True)[0]
+        # By identity, since literals among the operands cannot be hashed.
         read = {id(v) for e in self._jaxpr.eqns for v in e.invars} | {id(v) for v in self._jaxpr.outvars}
         self.reads = tuple(id(v) in read for v in self._jaxpr.invars)
 
@@ -132,7 +133,8 @@ def _evaluate(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Value | 
         return constant(np.asarray(atom.val, aval.dtype))
 
     for equation in jaxpr.eqns:
-        values.update(zip(equation.outvars, _apply(equation, [read(atom) for atom in equation.invars])))
+        operands = [read(atom) for atom in equation.invars]
+        values.update(zip(equation.outvars, _apply(equation, operands)))
     return [read(atom) for atom in jaxpr.outvars]
 
 
@@ -304,6 +306,7 @@ def traced(
       NotImplementedError: when evaluated, if the gates use an operation that is not known to be pointwise.
     """
     size = r.shape[-1]
+    # Gates may read the cell's own size.
     cell = dataclasses.replace(cell, hidden_size=1)
     leaves, tree = jax.tree.flatten(params)
     leaves, state, zs, r = jax.tree.map(lambda leaf: one_unit(leaf, size), (leaves, state, zs, r))
@@ -313,6 +316,7 @@ def traced(
         new = cell.gates(tree.unflatten(params), structure.unflatten(state), zs, r)
         return [new.astype(old.dtype) for new, old in zip(jax.tree.leaves(new), state)]
 
+    # Traced twice: kernels load only the parameters that gates read, which the first trace shows.
     read = Pointwise(new_state, leaves, state, zs, r).reads[: len(leaves)]
     params_read = [leaf for leaf, is_read in zip(leaves, read) if is_read]
 
@@ -327,6 +331,7 @@ def traced(
         return jax.vjp(gates, params_read, state, zs, r)[1](d_new)
 
     backward = Pointwise(gradients, params_read, state, zs, r, state)
+    # The last two gradients are those of the one leaf of z, and of r.
     summed = len(jax.tree.leaves(zs)) == 1 and backward.alike(-2, -1)
     return Gates(Pointwise(gates, params_read, state, zs, r), backward, read, summed)
 
