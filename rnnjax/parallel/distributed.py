@@ -73,6 +73,7 @@ def read_cluster(
     """
     options, rest = _parser().parse_known_args(list(arguments))
     flags = {name: value for name, value in vars(options).items() if name in _PLACE_FLAGS and value is not None}
+    # The flags are named like the fields.
     cluster = Cluster(**vars(options))
     for name in ("start_timeout", "heartbeat_timeout"):
         require(getattr(cluster, name) >= 1, f"--{name} must be at least 1 second, got {getattr(cluster, name)}")

@@ -108,6 +108,7 @@ def build(config: Config) -> Task:
     words = vocabulary.words
     model = SkipGram(len(words), config.size, config.negatives)
     apply: Any = model.apply
+    # Infinity keeps all words, since none is more frequent.
     keep = keep_probability(vocabulary.counts, config.subsample or np.inf)
     bounds = noise_bounds(vocabulary.counts)
 

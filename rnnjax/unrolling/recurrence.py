@@ -174,6 +174,7 @@ class _Cut:
         """Returns outputs that are NaN from the first of these steps on, up to the reset."""
         if self._resets is None or not self._bad:
             return ys
+        # [parts, T, *B] to [T, *B]: whichever part it was that had to be made finite.
         return nan_up_to_reset(ys, jnp.stack(self._bad).any(0), self._resets)
 
 

@@ -143,6 +143,7 @@ class _Settings(NamedTuple):
 
 def _checked_settings(cell, method, reverse: bool, time_major: bool, keeps_states: bool) -> _Settings:
     check_cell(cell)
+    # Here and not under `jit`, where it is a static argument: a context that chooses is asked at every call.
     method = default_method(cell) if method is None else check_method(method)
     return _Settings(cell, method, reverse, time_major, keeps_states)
 
@@ -242,6 +243,7 @@ def _over_nothing(settings: _Settings, params, xs, state):
         return _over_time(scan, params, xs, None, None, False, None, None)[0]
 
     # The type and the features of the outputs are those that one step of one sequence would have.
+    # [1, 1, ..., I], with no axis of size 0, for which there would be nothing to trace a loop with.
     one_step = jax.ShapeDtypeStruct((*[1] * (xs.ndim - 1), xs.shape[-1]), xs.dtype)
     ys = jax.eval_shape(outputs, params, one_step)
     ys = jnp.zeros((*xs.shape[:-1], *ys.shape[xs.ndim - 1 :]), ys.dtype)

@@ -101,6 +101,7 @@ def _unsuited_device() -> str | None:
     """Returns in one sentence why cuDNN cannot run on this machine; None if it can."""
     if jax.default_backend() != "gpu":
         return f"cuDNN needs an NVIDIA GPU, but JAX runs on {jax.default_backend()}; use another method"
+    # AMD's GPUs are "gpu" to JAX too.
     if "rocm" in jax.devices()[0].client.platform_version.lower():
         return "cuDNN needs an NVIDIA GPU, but JAX runs on ROCm; use another method"
     if not hasattr(getattr(rnn, "gpu_rnn", None), "compute_rnn_workspace_reserve_space_sizes"):

@@ -142,6 +142,7 @@ def _apply(equation: Any, operands: list[Value]) -> list[Value]:
     """Returns the results of one equation of a jaxpr."""
     name, params = equation.primitive.name, equation.params
     if name in _CALLS:
+        # The name differs from primitive to primitive, and so does whether constants come with it.
         inner = params.get("call_jaxpr", params.get("jaxpr"))
         closed = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
         return _evaluate(closed.jaxpr, closed.consts, operands)
@@ -169,6 +170,7 @@ def _reduced(combine: Callable[..., Any], x: Value, axes: tuple[int, ...], dtype
     """Returns a value with some of its axes reduced, by combining whole tiles."""
     remaining = [axis for axis in range(x.index.ndim) if axis not in axes]
     shape = [x.index.shape[axis] for axis in remaining]
+    # [results, terms of each]
     terms = x.index.transpose(*remaining, *axes).reshape(math.prod(shape), -1)
     tile_shape = next(entry.shape for entry in x.flat() if not isinstance(entry, np.generic))
     rows = [[_tile(x.entries[i], tile_shape, dtype) for i in row] for row in terms]
@@ -192,6 +194,7 @@ def _each(equation: Any, operands: list[Value]) -> Value:
         tile = next((entry for entry in entries if not isinstance(entry, np.generic)), None)
         if tile is None:
             with jax.ensure_compile_time_eval():
+                # `[()]` makes a scalar of an array without axes.
                 results.append(np.asarray(bind(*map(jnp.asarray, entries)))[()])
         else:
             results.append(bind(*(_tile(entry, tile.shape, dtype) for entry, dtype in zip(entries, dtypes))))
@@ -251,6 +254,7 @@ _REDUCTIONS = {
     "reduce_min": jax.lax.min,
     "reduce_prod": jax.lax.mul,
 }
+# Rules of custom derivatives are not needed: `jax.vjp` has applied them before the gradients are traced.
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint"}
 _MOVES = {
     "broadcast_in_dim": _broadcast,
@@ -322,6 +326,7 @@ def traced(
 
     def gates(params_read, *others):
         remaining = iter(params_read)
+        # Any value will do for what gates do not read.
         params = [
             next(remaining) if is_read else jnp.zeros(leaf.shape, leaf.dtype) for leaf, is_read in zip(leaves, read)
         ]
