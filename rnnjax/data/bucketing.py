@@ -24,6 +24,7 @@ def choose_widths(lengths: Lengths, *, most: int, smallest: int, waste: float = 
       smallest: fewest examples in a bucket, usually a batch.
       waste: share of padding at which it stops.
     """
+    # [N, fields]; a width is at least 1.
     table = np.stack([np.maximum(values, 1) for values in lengths.values()], axis=1)
     groups, cuts = [table], [_best_cut(table, smallest)]
     while len(groups) < most and _padding(groups) > waste * sum(map(_positions, groups)):
@@ -31,8 +32,11 @@ def choose_widths(lengths: Lengths, *, most: int, smallest: int, waste: float = 
         best = int(np.argmax(saved))
         if not saved[best]:
             break
-        groups[best : best + 1] = parts = cuts[best]
+        parts = cuts[best]
+        groups[best : best + 1] = parts
+        # Cuts of other groups stay the best ones, so that each is looked for once.
         cuts[best : best + 1] = [_best_cut(part, smallest) for part in parts]
+    # The widest in all fields is added, since no group may have the longest sequences of all of them.
     widths = {tuple(group.max(0).tolist()) for group in groups} | {tuple(table.max(0).tolist())}
     ordered = sorted(widths, key=lambda width: (sum(width), width))
     return tuple(dict(zip(lengths, width)) for width in _without_small_buckets(table, ordered, smallest))
@@ -56,6 +60,7 @@ def padding_waste(lengths: Lengths, widths: Widths) -> float:
 
 
 def _assign(table: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    # [N, buckets]
     fits = (table[:, None, :] <= widths[None]).all(-1)
     if not fits.any(-1).all():
         raise ValueError(f"an example of lengths {table[~fits.any(-1)][0].tolist()} fits in no bucket")
@@ -88,11 +93,13 @@ def _best_cut(group: np.ndarray, smallest: int) -> list[np.ndarray]:
     """Returns the two parts of a group with the fewest positions in total; an empty list if it is too small."""
     best, parts = _positions(group), []
     for axis in range(group.shape[1]):
+        # Not behind the longest, where nothing is left to be longer.
         for length in np.unique(group[:, axis])[:-1]:
             short = group[:, axis] <= length
             if min(short.sum(), (~short).sum()) < smallest:
                 continue
             cut = [group[short], group[~short]]
-            if sum(map(_positions, cut)) < best:
-                best, parts = sum(map(_positions, cut)), cut
+            positions = sum(map(_positions, cut))
+            if positions < best:
+                best, parts = positions, cut
     return parts

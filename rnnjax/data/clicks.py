@@ -103,6 +103,7 @@ def _read_file(file: Path) -> Iterator[tuple[int, float, int]]:
 def _line_parser(first: str) -> tuple[Callable[[str], tuple[int, float, int]], bool]:
     """Returns a function that parses lines of a file with this first line, and whether that line is a header."""
     separator = "\t" if "\t" in first else ","
+    # Without quotes, and the mark that some programs begin a file with.
     names = [name.strip().strip('\ufeff"').lower() for name in first.split(separator)]
     header = not re.fullmatch(r"-?\d+", names[0])
     columns = [_NAMES.get(name, name) for name in names] if header else list(_NO_HEADER)
@@ -144,6 +145,7 @@ def _seconds(text: str) -> float:
 
 def _iso_seconds(text: str) -> float:
     time = datetime.fromisoformat(text)
+    # Otherwise Python would take the machine's own time zone.
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
@@ -166,12 +168,15 @@ def markov_clicks(sessions: int = 6000, items: int = 100, successors: int = 4, s
       seed: of the generator.
     """
     rng = np.random.default_rng(seed)
+    # [items, successors]
     leads_to = np.stack([rng.choice(items, successors, replace=False) for _ in range(items)])
     lengths = rng.integers(5, 11, sessions)
     chain = np.empty((sessions, lengths.max()), np.int64)
     chain[:, :2] = rng.integers(items, size=(sessions, 2))
     for t in range(2, chain.shape[1]):
+        # All chains at once, as long as the longest; what is beyond a session's length is left out below.
         follows = leads_to[chain[:, t - 1], chain[:, t - 2] % successors]
         chain[:, t] = np.where(rng.random(sessions) < 0.8, follows, rng.integers(items, size=sessions))
     session, click = np.nonzero(np.arange(chain.shape[1]) < lengths[:, None])
+    # An hour from session to session, longer than any takes: none overlaps the next.
     return Clicks(session, session * 3600.0 + click * 60.0, chain[session, click])

@@ -33,6 +33,7 @@ _DAYS = {
 
 
 def _ordinal(day: int) -> str:
+    # 11th, 12th and 13th, but 21st, 22nd and 23rd.
     ending = "th" if 10 <= day % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(day % 10, "th")
     return f"{day}{ending}"
 
@@ -115,6 +116,7 @@ def generate_dates(sizes: Mapping[str, int], seed: int) -> dict[str, list[Pair]]
     rng = np.random.default_rng(seed)
     days = rng.permutation((_LAST - _FIRST).days + 1)
     total = sum(sizes.values())
+    # At least a day for each split, however small; the last one takes what rounding leaves.
     ends = np.cumsum([max(1, round(len(days) * size / total)) for size in sizes.values()])
     if len(sizes) > len(days):
         raise ValueError(f"there are {len(days)} days for {len(sizes)} splits; ask for fewer")

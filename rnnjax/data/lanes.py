@@ -28,12 +28,14 @@ def training_windows(tokens: Int[np.ndarray, " N"], lanes: int, length: int) -> 
       ValueError: if there are too few tokens for one window in every lane.
     """
     lane = len(tokens) // lanes
+    # One less, since the last window needs a token more for its targets.
     windows = (lane - 1) // length
     if windows < 1:
         raise ValueError(
             f"{len(tokens)} training tokens make no window of {length} steps in each of {lanes} lanes: "
             f"that takes {lanes * (length + 1)}"
         )
+    # [S, 1] and [B], so that `first` is [S, B].
     window, lane_start = np.arange(windows)[:, None], np.arange(lanes) * lane
     first = lane_start + window * length
     return _fields(tokens, first, np.ones((*first.shape, length), bool), np.broadcast_to(window == 0, first.shape))
@@ -53,9 +55,11 @@ def evaluation_windows(tokens: Int[np.ndarray, " N"], before: int, lanes: int, l
     """
     sequence = np.concatenate([[before], tokens])  # token i of the text is predicted from entry i
     lane = math.ceil(len(tokens) / lanes)
+    # Window -1 is that of the lane before, which is read and not counted.
     window, lane_start = np.arange(-1, math.ceil(lane / length))[:, None], np.arange(lanes) * lane
     first = lane_start + window * length
-    position = first[..., None] + np.arange(length)
+    position = first[..., None] + np.arange(length)  # [S, B, T]
+    # Lanes are as long as N / B rounded up, so that the last ones may have fewer tokens, or none.
     lane_end = np.minimum(lane_start + lane, len(tokens))
     counted = (window[..., None] >= 0) & (position < lane_end[:, None])
     # A lane with no whole window before it starts at its own first token.
@@ -67,6 +71,7 @@ def _fields(sequence: np.ndarray, first: np.ndarray, counted: np.ndarray, start:
     length = counted.shape[-1]
     positions = np.clip(first[..., None] + np.arange(length + 1), 0, len(sequence) - 1)
     return {
+        # [S, B, T + 1] as [S * B, T + 1]: a batch is the same window of all lanes.
         "tokens": sequence[positions].reshape(-1, length + 1).astype(np.int32),
         "counted": counted.reshape(-1, length),
         "start": start.reshape(-1),

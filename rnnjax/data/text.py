@@ -75,9 +75,11 @@ def load_tiny_shakespeare(
     """
     folder, named_by = _folder(path, "tinyshakespeare", "input.txt")
     if folder is None:
-        folder, named_by = downloaded(_URL, "tinyshakespeare", "input.txt", data_dir).parent, f"downloaded from {_URL}"
+        folder = downloaded(_URL, "tinyshakespeare", "input.txt", data_dir).parent
+        named_by = f"downloaded from {_URL}"
     file = folder / "input.txt"
     text = read_text(file)
+    # Of the text, not of the file, whose line ends may have been changed.
     digest = hashlib.sha256(text.encode()).hexdigest()
     if digest != TINY_SHAKESPEARE:
         raise DataError(
@@ -123,6 +125,7 @@ def load_embedded_text(cuts: Cuts = Cuts()) -> Texts:  # noqa: B008
             "this Python comes without the module pydoc_data, whose text is the embedded one: "
             "install all of Python, or choose another variant"
         ) from None
+    # Sorted, so that the text does not depend on the order in which a version of Python lists the topics.
     text = "\n".join(topics[name].strip() + "\n" for name in sorted(topics))
     return Texts("embedded", cut(text, cuts, "pydoc_data"), "the help topics of the installed Python (pydoc_data)")
 
@@ -158,6 +161,7 @@ def read_text(file: Path) -> str:
       DataError: the file is missing, cannot be read, is not UTF-8, or is empty.
     """
     try:
+        # "sig": without the mark that some programs begin a file with, which would be a character of the vocabulary.
         text = regular(file).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"the text file {file} is missing: put it there, or {_NAME_A_FOLDER}") from None
@@ -186,6 +190,7 @@ def cut(text: str, cuts: Cuts, name: str) -> dict[str, str]:
 
 def _cut_place(text: str, fraction: float, cuts: Cuts) -> int:
     place = int(len(text) * fraction)
+    # 0 where no line ends behind the place, since `find` then returns -1.
     line_end = text.find("\n", place) + 1 if cuts.at_lines else 0
     return line_end or place
 
@@ -201,6 +206,7 @@ def _folder(path: str | None, name: str, file: str) -> tuple[Path | None, str]:
     if not name_of_root:
         return None, ""
     root = Path(os.path.expanduser(name_of_root))
+    # The parent, where the path names the file itself.
     for folder in (root / name, root, root.parent):
         if (folder / file).is_file() and (folder != root.parent or root.name == file):
             return folder, named_by

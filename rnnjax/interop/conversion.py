@@ -59,6 +59,7 @@ def convert(framework: Framework, cell: Cell, variables: Variables, input_size: 
       ValueError: if a variable is missing, unused or of another shape, or the framework has no such cell.
     """
     if is_stack(cell):
+        # One more than layers: `zip` leaves out the outputs of the last one.
         sizes = [input_size, *(below.output_size for below in cell.cells)]
         layers = _layers(cell, variables)
         return tuple(convert(framework, c, layer, size) for c, layer, size in zip(cell.cells, layers, sizes))

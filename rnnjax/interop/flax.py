@@ -126,6 +126,7 @@ def _flax_gated(
     the shapes of further variables.
     """
     fused = _is_fused(named)
+    # For instance {"i": ["ir", "iz", "in"], "h": ["hr", "hz", "hn"]}, or all gates in "dense_i" and "dense_h".
     layers = {side: [f"dense_{side}"] if fused else [side + gate for gate in gates] for side in "ih"}
     kernels = {side: [f"{layer}/kernel" for layer in layers[side]] for side in "ih"}
     biases = [f"{layer}/bias" for layer in layers[biased]]

@@ -73,6 +73,7 @@ class _TF1Names(NamedTuple):
     order: tuple[int, ...]
 
 
+# As TensorFlow stores them: i, g, f, o, and g, f, o where f and i are coupled.
 _TF1_LSTM = _TF1Names("kernel", "bias", ("w_i_diag", "w_f_diag", "w_o_diag"), "projection/kernel", (0, 2, 1, 3))
 _TF1_COUPLED_LSTM = _TF1Names("W_0", "B", ("W_F_diag", "W_O_diag"), "W_P_0", (1, 0, 2))
 
@@ -81,13 +82,17 @@ def _tf1_lstm(cell: LSTM, named: NamedVariables, input_size: int | None) -> LSTM
     refuse(cell, "TensorFlow 1", use_bias=True, gate_activation="sigmoid", layer_norm=False)
     names = _TF1_COUPLED_LSTM if cell.coupled_gates else _TF1_LSTM
     H, gates = cell.hidden_size, len(names.order)
-    shapes = {names.bias: (gates * H,)}
-    shapes |= {name: (H,) for name in names.peepholes if cell.peephole}
-    shapes |= {names.projection: (H, cell.output_size)} if cell.projection_size else {}
+    shapes: Shapes = {names.bias: (gates * H,)}
+    if cell.peephole:
+        shapes |= dict.fromkeys(names.peepholes, (H,))
+    if cell.projection_size:
+        shapes[names.projection] = (H, cell.output_size)
     values, rows = _tf1_read(cell, named, input_size, {names.kernel: gates}, shapes)
+    # [G, H], in our order of gates.
     b = values[names.bias].reshape(gates, H)[np.array(names.order)]
     return LSTMParams(
         *_tf1_kernel(values[names.kernel], rows, names.order),
+        # TensorFlow adds it at run time, here it is in the bias; coupled gates begin with f.
         b.at[0 if cell.coupled_gates else 1].add(cell.forget_bias),
         jnp.stack([values[name] for name in names.peepholes]) if cell.peephole else None,
         values[names.projection] if cell.projection_size else None,
@@ -110,6 +115,7 @@ def _tf1_read(cell: GatedCell, named: NamedVariables, input_size: int | None, ke
 
     `kernels` has the number of gates in each kernel, `others` the shapes of the other variables.
     """
+    # One kernel has the rows of the inputs and, below, those of the hidden state.
     rows = input_size or max(1, size_of(named, next(iter(kernels)), 0) - cell.output_size)
     shapes = {name: (rows + cell.output_size, gates * cell.hidden_size) for name, gates in kernels.items()}
     return read(cell, named, shapes | others), rows
@@ -117,6 +123,7 @@ def _tf1_read(cell: GatedCell, named: NamedVariables, input_size: int | None, ke
 
 def _tf1_kernel(kernel: Array, rows: int, order: tuple[int, ...]) -> tuple[Array, Array]:
     """Returns ``w_x`` and ``w_h`` from a kernel with `rows` rows for the inputs above those for the hidden state."""
+    # [I + O, G * H] as [I + O, G, H]; the order is that of our gates.
     w = kernel.reshape(kernel.shape[0], len(order), -1)[:, np.array(order)]
     return w[:rows], w[rows:]
 

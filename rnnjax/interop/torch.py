@@ -111,12 +111,13 @@ def bidirectional_from_torch(
         raise ValueError(
             f"there are cells for {len(pairs)} layers, but layers {sorted(saved)} in {names_of(variables)}"
         )
+
+    def converted(cell: Cell, layer: int, reverse: bool, size: int | None) -> Params:
+        return convert(_FRAMEWORK, cell, _torch_selection(variables, layer, reverse), size)
+
     params = tuple(
-        tuple(
-            convert(_FRAMEWORK, cell, _torch_selection(variables, layer, reverse), size)
-            for cell, reverse in zip(pair, (False, True))
-        )
-        for layer, (pair, size) in enumerate(zip(pairs, input_sizes(pairs, None)))
+        (converted(forward_cell, layer, False, size), converted(backward_cell, layer, True, size))
+        for layer, ((forward_cell, backward_cell), size) in enumerate(zip(pairs, input_sizes(pairs, None)))
     )
     return params[0] if isinstance(forward, Cell) else params
 
@@ -126,6 +127,7 @@ _ACTIVATIONS = {"activation": "tanh", "gate_activation": "sigmoid"}
 
 def _torch_basic(cell: BasicRNN, named: NamedVariables, input_size: int | None) -> GatedParams:
     w_x, w_h, b_x, b_h = _torch_gated(cell, _torch_read(cell, named, input_size, 1, {}), 1)
+    # Both are added before the activation, so that their sum is one bias.
     return GatedParams(w_x, w_h, b_x + b_h if cell.use_bias else None)
 
 
@@ -161,6 +163,7 @@ def _torch_read(
 
 def _torch_gated(cell: GatedCell, values: dict[str, Array], gates: int) -> tuple[Array, Array, Array, Array]:
     """Returns ``w_x [I, G, H]``, ``w_h [O, G, H]`` and the two biases ``[G, H]``."""
+    # [G * H, I] as [I, G, H]; PyTorch's order of gates is ours.
     w_x, w_h = (values[name].T.reshape(-1, gates, cell.hidden_size) for name in ("weight_ih", "weight_hh"))
     b_x, b_h = (values[name].reshape(gates, cell.hidden_size) for name in ("bias_ih", "bias_hh"))
     return w_x, w_h, b_x, b_h
@@ -185,6 +188,7 @@ def _torch_selection(variables: Variables, layer: int | None, reverse: bool | No
         elif bool(match[3]) == bool(reverse) and (layer is None or match[2] == str(layer)):
             scope = (f"l{match[2]}",) if match[2] else ()
             selection[(*path[:-1], *scope, match[1])] = variables[path]
+    # Only what is not of a recurrent layer, such as a dense layer beside it.
     if selection.keys() == {path for path, match in matches.items() if match is None}:
         raise ValueError(f"there is no variable of layer={layer}, reverse={reverse} among {names_of(variables)}")
     return selection

@@ -66,6 +66,7 @@ def below_scope(variables: Variables, scope: str, separator: str) -> Variables:
 def without_common_scope(variables: Variables) -> Variables:
     """Returns the variables under names without the scopes that all of them share."""
     depth = 0
+    # The last part of a path is the variable's own name, also where there is only one.
     while len({path[: depth + 1] for path in variables}) == 1 and all(len(path) > depth + 1 for path in variables):
         depth += 1
     return {path[depth:]: variable for path, variable in variables.items()}

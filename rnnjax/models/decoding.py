@@ -67,9 +67,10 @@ def greedy(step: Step, state: State, *, length: int, first: int, end: int, paddi
         token = jnp.where(search.ended, padding, best)
         gained = jnp.where(search.ended, 0, log_probabilities.max(-1))
         tokens, lengths, scores = search.hypotheses
-        hypotheses = Hypotheses(
-            tokens.at[:, :, search.time].set(token), lengths + 1 - search.ended.astype(jnp.int32), scores + gained
-        )
+        tokens = tokens.at[:, :, search.time].set(token)
+        # The token that ends a sequence counts; the padding after it does not.
+        lengths = lengths + 1 - search.ended.astype(jnp.int32)
+        hypotheses = Hypotheses(tokens, lengths, scores + gained)
         return _Search(search.time + 1, state, token, hypotheses, search.ended | (token == end))
 
     start = _start(_beams(state, 1), (_batch_size(state), 1), length, first, padding)
@@ -122,9 +123,11 @@ def beam_search(
         only_padding = jnp.where(jnp.arange(vocabulary_size) == padding, 0.0, -jnp.inf)
         totals = total[..., None] + jnp.where(search.ended[..., None], only_padding, gained)
         lengths = search.hypotheses.lengths + 1 - search.ended.astype(jnp.int32)
+        # Ranked by these, but carried on as sums: the penalty of a longer sequence is another.
         penalised = totals / penalty(lengths, length_penalty)[..., None]
         # The best K of all continuations of all K sequences, numbered beam by beam.
         scores, best = jax.lax.top_k(penalised.reshape(batch, -1), beam_size)
+        # [B, K]: which sequence is continued, and by what.
         parent, token = best // vocabulary_size, (best % vocabulary_size).astype(jnp.int32)
         state, tokens, lengths, ended = _of_parents((state, search.hypotheses.tokens, lengths, search.ended), parent)
         hypotheses = Hypotheses(tokens.at[:, :, search.time].set(token), lengths, scores)
@@ -161,6 +164,7 @@ def _until_ended(advance: Callable[[Any], Any], carry: Any, search: Callable[[An
         longest = search(carry).hypotheses.tokens.shape[-1]
         return (search(carry).time < longest) & ~search(carry).ended.all()
 
+    # Not a scan, so that it stops when all have ended.
     return jax.lax.while_loop(unfinished, advance, carry)
 
 

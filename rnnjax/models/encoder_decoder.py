@@ -118,8 +118,10 @@ class EncoderDecoder:
 
     def _bridge(self, bridge: Dense, state: State, batch_size: int) -> State:
         """Returns the decoder's first state from the encoder's last."""
+        # [B, features], all parts of the state side by side, with the layers and directions of the encoder.
         summary = jnp.concatenate([leaf.reshape(batch_size, -1) for leaf in jax.tree.leaves(state)], axis=-1)
         features = jnp.tanh(bridge(summary))
+        # Only the shapes and types, into which the features are cut.
         leaves, structure = jax.tree.flatten(jax.eval_shape(lambda: self.decoder.initial_state(batch_size, self.dtype)))
         parts, start = [], 0
         for leaf in leaves:
@@ -154,6 +156,7 @@ class EncoderDecoder:
         decoder = attending(params.decoder, encoded.memory, encoded.lengths)
         xs = self._embedded(params, true_tokens_shifted(target, self.first))
         if sampling is None or key is None:
+            # Without the targets' lengths: the loss does not count what is behind the end, and nothing reads the state.
             ys, _ = unroll(self.decoder, decoder, xs, encoded.state, key=k_decoder)
             return params.readout(ys).astype(jnp.float32)
         cell = ScheduledSampling(self.decoder, self.target_size)
@@ -171,6 +174,7 @@ class EncoderDecoder:
             to the same memory, of which there is one copy.
         """
         memory, lengths = encoded.memory, encoded.lengths
+        # [B, 1, S, M], which the scores broadcast over the K sequences.
         if beam:
             memory, lengths = memory[:, None], lengths[:, None]
         decoder = attending(params.decoder, memory, lengths)

@@ -28,6 +28,7 @@ class Successors:
     """
 
     def __init__(self, items: Int[np.ndarray, "N T"], following: Int[np.ndarray, " N"], session: Int[np.ndarray, " N"]):
+        # Windows of a session overlap in all items but one: all steps of its first window count, of others the last.
         first = np.r_[True, session[1:] != session[:-1]]
         inner = items[first]
         before = np.r_[inner[:, :-1].ravel(), items[:, -1]]
@@ -49,6 +50,7 @@ class Successors:
 def _filled(first: dict[int, None], size: int) -> list[int]:
     """Returns `size` items: those of `first` that are known (not negative), then the most clicked of the others."""
     known = [item for item in first if item >= 0][:size]
+    # Enough of them: no more than those that are known are left out.
     others = (item for item in range(size + len(known)) if item not in first)
     return known + [next(others) for _ in range(size - len(known))]
 

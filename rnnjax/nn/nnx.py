@@ -110,10 +110,8 @@ class Bidirectional(nnx.Module):
         deterministic: bool = False,
         rngs: nnx.Rngs,
     ):
-        self.forward_cell, self.backward_cell = (
-            nnx.static(_hashable(forward_cell)),
-            nnx.static(_hashable(backward_cell)),
-        )
+        self.forward_cell = nnx.static(_hashable(forward_cell))
+        self.backward_cell = nnx.static(_hashable(backward_cell))
         self.method, self.time_major, self.dropout, self.deterministic = method, time_major, dropout, deterministic
         self.params = nnx.data(
             _as_variables(init_bidirectional(rngs.params(), forward_cell, backward_cell, int(input_size)))
@@ -149,6 +147,7 @@ class Bidirectional(nnx.Module):
 
 
 def _hashable(cells: Cells) -> Cells:
+    # What is static is hashed, as lists cannot be.
     return cells if isinstance(cells, Cell) else tuple(cells)
 
 

@@ -46,6 +46,7 @@ def difference(descriptions: Sequence[Description]) -> str | None:
     for process, other in enumerate(descriptions):
         for field in differences(dict(first), dict(other)):
             values = [_shown(_value(each, field)) for each in (first, other)]
+            # The first process that differs in a field stands for all that do.
             clauses.setdefault(field, f"{field} is {values[0]} in process 0 and {values[1]} in process {process}")
     if not clauses:
         return None
@@ -105,12 +106,14 @@ def in_all_processes(function: Callable[[], Any]) -> list[Any]:
     own_error = None
     try:
         outcome = {"value": function()}
+    # Handed on as a value, since a process that raised it here would leave the others waiting in the exchange.
     except _RAISED_IN_ALL as error:
         own_error, outcome = error, {"error": type(error).__name__, "sentence": str(error)}
     outcomes = gather_json(outcome)
     for process, other in enumerate(outcomes):
         if "error" in other:
             same_error = getattr(errors, other["error"])(other["sentence"])
+            # The process's own error rather than a copy, with the traceback that led to it.
             error = own_error if process == jax.process_index() else None
             raise CollectiveError(error or same_error) from own_error
     return [each["value"] for each in outcomes]
@@ -124,6 +127,7 @@ def gather_json(value: Any) -> list[Any]:
     from jax.experimental import multihost_utils
 
     content = json.dumps(value).encode()
+    # Lengths first: what is gathered must have the same shape in all processes.
     lengths = np.asarray(multihost_utils.process_allgather(np.int32(len(content))))
     padded = np.zeros(math.ceil(lengths.max() / _PADDED_TO) * _PADDED_TO, np.uint8)
     padded[: len(content)] = np.frombuffer(content, np.uint8)

@@ -22,12 +22,14 @@ def sum_over(axis: str, tree: PyTree[Shaped[Array, "..."]]) -> PyTree[Shaped[Arr
       axis: name of the mapped axis; over one device, the tree is returned unchanged.
       tree: a pytree of arrays.
     """
+    # Where `jax.shard_map` tracks what varies, only a collective takes the mark off, over one device too.
     if jax.lax.axis_size(axis) == 1 and not varying_axes(tree):
         return tree
     leaves, structure = jax.tree.flatten(tree)
     is_large = [leaf.size >= _LARGE_LEAF for leaf in leaves]
     flat, unflatten = ravel_pytree([leaf for leaf, large in zip(leaves, is_large) if not large])
     large_leaves = [leaf for leaf, large in zip(leaves, is_large) if large]
+    # In one `psum`, of which XLA makes one collective.
     flat_sum, large_sums = jax.lax.psum((flat, large_leaves), axis)
     small, large = iter(unflatten(flat_sum)), iter(large_sums)
     return jax.tree.unflatten(structure, [next(large if leaf_is_large else small) for leaf_is_large in is_large])

@@ -39,6 +39,7 @@ def measured_cost(cells: tuple[Cell, ...], batch_size: int, input_size: int) -> 
     params = stack.init(jax.random.key(0), input_size)
     xs = jax.random.normal(jax.random.key(1), (batch_size, _LENGTH, input_size))
     runs = {chunk: functools.partial(_step(stack, chunk), params, xs) for chunk in _CHUNKS}
+    # Compiles both, before anything is timed.
     for run in runs.values():
         jax.block_until_ready(run())
     turns = [[_seconds(run) for run in runs.values()] for _ in range(_TURNS)]
@@ -49,6 +50,7 @@ def measured_cost(cells: tuple[Cell, ...], batch_size: int, input_size: int) -> 
 def solved(length: int, seconds: dict[int, float]) -> ChunkCost:
     """Returns the cost that explains the seconds of `length` steps, measured with each of two chunk sizes."""
     (small, at_small), (large, at_large) = seconds.items()
+    # Seconds are measured, and may say that small chunks are the faster ones.
     fixed = max((at_small - at_large) / (length / small - length / large), 0.0)
     return ChunkCost(fixed, (at_large - fixed * length / large) / length)
 
@@ -60,6 +62,7 @@ def _step(stack: Stack, chunk: int) -> Callable[..., Any]:
         ys, _ = unroll(stack, params, xs, method=Wavefront(LAYERS, chunk))
         return jnp.mean(jnp.square(ys))
 
+    # Over one device `Wavefront` cuts into chunks and sends nothing.
     mesh = jax.make_mesh((1,), (LAYERS,), devices=jax.devices()[:1])
     everywhere = PartitionSpec()
     return jax.jit(jax.shard_map(jax.grad(loss), mesh=mesh, in_specs=everywhere, out_specs=everywhere))

@@ -73,6 +73,7 @@ def read_cluster(
     """
     options, rest = _parser().parse_known_args(list(arguments))
     flags = {name: value for name, value in vars(options).items() if name in _PLACE_FLAGS and value is not None}
+    # The flags are named like the fields.
     cluster = Cluster(**vars(options))
     for name in ("start_timeout", "heartbeat_timeout"):
         require(getattr(cluster, name) >= 1, f"--{name} must be at least 1 second, got {getattr(cluster, name)}")
@@ -197,7 +198,9 @@ def _connect(cluster: Cluster, config: TrainConfig) -> None:
         coordinator, processes, process_id, devices = _detected(cluster)
         place = Place(coordinator, process_id, processes, cluster.start_timeout)
         meet(place, describe_run(config, versions(), processes))
+        # Before JAX starts its service, which aborts this process if a foreign one registers.
         _end_on_abort(timed_out.format(_SEE_ABOVE))
+        # After the processes have met, since JAX compares neither configs nor versions.
         jax.distributed.initialize(
             coordinator,
             processes,
@@ -303,6 +306,7 @@ def maximum_over_processes(number: int | None) -> int | None:
 def leave_at_once(code: int) -> None:
     """Ends this process at once if it is one of several; the others notice that it is lost."""
     if jax.distributed.is_initialized():
+        # `os._exit` writes nothing that is still buffered.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -97,6 +97,7 @@ def splitting_layers(function: Callable[..., Any], mesh: Mesh) -> Callable[..., 
     def method_for(cell: Cell) -> Method | None:
         if not is_stack(cell) or len(cell.cells) < devices:
             return None
+        # Noted, so that an axis of the mesh that nothing is split over is an error, and not devices that do the same.
         stacks.append(cell)
         return Wavefront(inner=Auto(methods=()))  # what a run computes is not to depend on the user's cache
 
@@ -134,6 +135,7 @@ def layers_for(devices: int, cell: Cell) -> tuple[Cell, ...]:
 def _axis_size(axis: str) -> int:
     try:
         return jax.lax.axis_size(axis)
+    # This is how JAX says that an axis is not mapped.
     except NameError:
         raise ValueError(
             f"Wavefront needs a mapped axis {axis!r}; call unroll inside jax.shard_map or jax.pmap over it"
@@ -149,6 +151,7 @@ def _pipeline_inputs(sequence: CellSequence, *, pads: bool) -> tuple[PipelineInp
     """
     length, batch = sequence.xs.shape[0], sequence.xs.shape[1:-1]
     valid = sequence.valid
+    # The last state must be the one after the sequence, not after the padding.
     if valid is None and pads:
         valid = jnp.ones((length, *batch), bool)
     time = keys = key_impl = None
@@ -164,6 +167,7 @@ def _pipeline_inputs(sequence: CellSequence, *, pads: bool) -> tuple[PipelineInp
 
 def _copied(axis: str, inputs: PipelineInputs) -> PipelineInputs:
     """Returns the inputs as copies that each device may use differently, all varying over the same mesh axes."""
+    # Not over `axis` yet, since `copy_to_axis` leaves alone what varies over it already.
     sequence, *others = vary(inputs, varying_axes(inputs) - {axis})
     # In two calls: in one, the gradient of the sequence would be computed wherever that of the parameters is needed.
     return PipelineInputs(copy_to_axis(axis, sequence), *copy_to_axis(axis, tuple(others)))

@@ -66,9 +66,9 @@ def _pmapped(
         return _with_axes_of_size_one(function, others)(*(argument for (argument,) in boxed))
 
     def pmap_arguments(arguments: tuple[Any, ...]) -> list[Any]:
+        split = [_map_split(_with_device_axis, mesh, spec, argument) for spec, argument in zip(in_specs, arguments)]
         # Each in a tuple: a pytree with as many leaves as its `in_axes` would else be taken for a list of arguments.
-        boxed = [(_map_split(_with_device_axis, mesh, spec, argument),) for spec, argument in zip(in_specs, arguments)]
-        return [positions, *boxed]
+        return [positions, *((argument,) for argument in split)]
 
     mapped: Any = jax.pmap(
         on_device,
@@ -76,7 +76,7 @@ def _pmapped(
         in_axes=(0, *((jax.tree.map(split_axis, spec),) for spec in in_specs)),
         out_axes=jax.tree.map(split_axis, out_specs),
         devices=tuple(mesh.devices.flat),
-        donate_argnums=tuple(1 + position for position in donate),
+        donate_argnums=tuple(1 + position for position in donate),  # behind `positions`
     )
 
     def compile_for(*arguments: Any) -> Callable[..., Any]:

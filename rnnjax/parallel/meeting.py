@@ -102,6 +102,7 @@ def _gather(
     with selectors.DefaultSelector() as events:
         events.register(listener, selectors.EVENT_READ)
         while len(peers) < place.processes - 1:
+            # After the deadline this is negative, which does not wait.
             ready = events.select(deadline - time.monotonic())
             if time.monotonic() >= deadline:
                 missing = ", ".join(str(each) for each in range(1, place.processes) if each not in peers)
@@ -123,6 +124,7 @@ def _accept(listener: socket.socket, connections: contextlib.ExitStack, peers: d
     peer = _Peer(connections.enter_context(connection))
     try:
         peer.introduce()
+    # Whatever a foreign program sends: no JSON, JSON of another form, or too deeply nested.
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         connection.close()
         return None
@@ -173,6 +175,7 @@ def _is_process_0(connection: socket.socket, coordinator: str) -> bool:
     greeting = b""
     with contextlib.suppress(ConnectionError):
         try:
+            # Not read on after a wrong byte: something else may wait for an answer, and send no more.
             while len(greeting) < len(_GREETING) and _GREETING.startswith(greeting):
                 received = connection.recv(len(_GREETING) - len(greeting))
                 if not received:
@@ -230,7 +233,9 @@ def _line(value: Any) -> bytes:
 
 
 def _read_line(connection: socket.socket) -> dict[str, Any]:
+    # What the file has read ahead is lost with it: each side sends one line, so there is nothing.
     with connection.makefile("rb") as file:
+        # A line that is cut off here, or by the end of the connection, has no end of line.
         line = file.readline(_LONGEST_LINE)
     if not line.endswith(b"\n"):
         raise ValueError("the connection is closed")

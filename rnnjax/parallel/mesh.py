@@ -22,6 +22,7 @@ def provide_cpu_devices() -> None:
     """Makes every CPU core a JAX device, unless the user has set their number; call this before JAX is first used."""
     settings: Any = jax.config
     forced = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    # JAX has -1 where nothing was set. Cores are those that this process may run on, not all of the machine's.
     if settings.jax_num_cpu_devices <= 0 and not forced:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
@@ -39,6 +40,7 @@ def device_counts(choice: str, batch_size: int, layers: str = "1") -> tuple[int,
     Returns:
       one number, or two if measuring must decide between them.
     """
+    # One where there are too few, which `batch_mesh` then refuses by name.
     available = max(jax.device_count() // _depth(layers), 1)
     if choice != "auto" or jax.process_count() > 1:
         return (whole_number(choice) or available,)

@@ -25,6 +25,7 @@ def count_multiplications(program: Jaxpr) -> int:
 def _in_matrix_product(equation: Any) -> int:
     if equation.primitive.name != "dot_general":
         return 0
+    # Each number of the product is a sum over the axes that are contracted, here those of the left operand.
     (contracted, _), _ = equation.params["dimension_numbers"]
     left, product = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
     return math.prod(product) * math.prod(left[axis] for axis in contracted)

@@ -54,6 +54,7 @@ def _layout(tree: Any, buffers: dict[tuple, int]) -> tuple[Any, tuple[int, ...]]
     used: collections.Counter = collections.Counter()
     indices = []
     for leaf in leaves:
+        # Leaves of one tree never share a buffer.
         kind = (tuple(leaf.shape), jnp.dtype(leaf.dtype))
         # The second leaf of a kind needs a second buffer of that kind, which the first tree with two such leaves adds.
         indices.append(buffers.setdefault((*kind, used[kind]), len(buffers)))

@@ -142,6 +142,7 @@ class Stage:
         sequence = inputs.sequence
         if self.reads is not None:
             xs = inputs.message[..., : self.reads.shape[-1]].astype(self.reads.dtype)
+            # The inputs that came along are the first device's; this one reads the outputs of the device before.
             sequence = sequence._replace(xs=xs)
         ys, states = self.layer_method.unroll(self.cells, layers, states, sequence)
         return self._as_message(ys), self.state_buffers.pack(self.number, states)
@@ -158,6 +159,7 @@ class Stage:
 
 def _idle(packed_layers: Packed, inputs: StageInputs) -> tuple[Array, Packed]:
     """The branch of a device that has no chunk at this tick."""
+    # The states are kept for the next chunk, or as the last ones.
     return jnp.zeros_like(inputs.message), inputs.states
 
 
@@ -187,9 +189,11 @@ class Pipeline:
             stage, device_layers = self.stages[number], self.layers_of[number]
             packed_layers = stage.layer_buffers.pack(number, layers.of_layers(device_layers))
             packed_states = stage.state_buffers.pack(number, states[device_layers])
+            # All branches of a switch must return one type, and buffers that a device does not use are constants.
             return vary((packed_layers, packed_states), axes)
 
         branches = [functools.partial(on_device, number) for number in range(len(self.stages))]
+        # A switch on the device: all run one program, and each packs its own layers.
         return jax.lax.switch(self._device(), branches, layers, states)
 
     def run(
@@ -208,6 +212,7 @@ class Pipeline:
         devices, chunks = len(self.stages), math.ceil(len(sequence.xs) / self.chunk)
         ticks = chunks + devices - 1
         branches, own_branch = self._branches()
+        # [ticks, C, *batch, I], and below [K, C, ...].
         inputs = self._into_chunks(sequence.xs, ticks)
         other_inputs = self._into_chunks(sequence._replace(xs=None), chunks)
 
@@ -215,6 +220,7 @@ class Pipeline:
             (message, states), (tick_number, xs) = carry, item
             chunk_number = tick_number - self._device()
             is_busy = (chunk_number >= 0) & (chunk_number < chunks)
+            # Clipped for devices that are idle, which look up a chunk and do not read it.
             chunk = jax.tree.map(lambda leaf: leaf[jnp.clip(chunk_number, 0, chunks - 1)], other_inputs)
             # Only the first device reads xs, and its chunk at tick s is s: they need no look-up by chunk number.
             stage_inputs = StageInputs(chunk._replace(xs=xs), message, states)
@@ -225,7 +231,9 @@ class Pipeline:
         axes = varying_axes((sequence, packed_layers, packed_states))
         no_message = vary(jnp.zeros(message.shape, message.dtype), axes)
         (_, states), ys = jax.lax.scan(tick, (no_message, packed_states), (jnp.arange(ticks), inputs))
+        # From [ticks, C, *batch, W] to [K, C, *batch, W].
         ys = ys[devices - 1 :]  # the last device begins when the first chunk has passed all others
+        # [KC, *batch, W], of which the last layer has filled the first O features.
         ys = ys.reshape(-1, *ys.shape[2:])
         return ys[..., : self.output.shape[-1]].astype(self.output.dtype), states
 
@@ -243,6 +251,7 @@ class Pipeline:
         device = self._device()
 
         def from_device(number: int, tree: Any) -> Any:
+            # Zeros on all devices but one, so that the sum over devices is that one's.
             return jax.tree.map(lambda leaf: jnp.where(device == number, leaf, jnp.zeros_like(leaf)), tree)
 
         states = [
@@ -259,6 +268,7 @@ class Pipeline:
     def _send_to_next(self, ys: Array) -> Array:
         if len(self.stages) == 1:
             return ys
+        # Nothing is sent to the first device: it gets zeros, and reads the inputs instead.
         return jax.lax.ppermute(ys, self.axis, [(device, device + 1) for device in range(len(self.stages) - 1)])
 
     def _into_chunks(self, tree: Any, count: int) -> Any:
@@ -298,8 +308,10 @@ def build_pipeline(
     layers_of = balanced(costs, devices)
     layer_buffers = PackedBuffers.for_trees([layers.of_layers(device_layers) for device_layers in layers_of])
     state_buffers = PackedBuffers.for_trees([states[device_layers] for device_layers in layers_of])
+    # `types[n]` is what layer n reads and layer n - 1 returns.
     sent = [types[device_layers.stop] for device_layers in layers_of]
     width = max(like.shape[-1] for like in sent)
+    # One type for all messages, since `ppermute` is one operation for all devices.
     dtype = jnp.result_type(*(like.dtype for like in sent))
     message = jax.ShapeDtypeStruct((*chunk_inputs.xs.shape[:-1], width), dtype)
     stages = tuple(

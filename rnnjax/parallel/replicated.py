@@ -27,7 +27,8 @@ def copy_to_axis(axis: str, tree: PyTree[Shaped[Array, "..."]]) -> PyTree[Shaped
     """
     leaves, structure = jax.tree.flatten(tree)
     shared = [differentiable(leaf) and axis not in varying_axes(leaf) for leaf in leaves]
-    copies = iter(_copy([leaf for leaf, is_shared in zip(leaves, shared) if is_shared], axis))
+    shared_leaves = [leaf for leaf, is_shared in zip(leaves, shared) if is_shared]
+    copies = iter(_copy(shared_leaves, axis))  # in one call, so that their gradients are summed by one collective
     local = [next(copies) if is_shared else vary(leaf, tracked(axis)) for leaf, is_shared in zip(leaves, shared)]
     return jax.tree.unflatten(structure, local)
 
@@ -44,12 +45,14 @@ def reduce_from_axis(axis: str, tree: PyTree[Shaped[Array, "..."]]) -> PyTree[Sh
     """
     leaves, structure = jax.tree.flatten(tree)
     sums = iter(_sum([leaf for leaf in leaves if differentiable(leaf)], axis))
+    # Whole numbers have no gradient to define, so that JAX's own sum will do.
     summed = [next(sums) if differentiable(leaf) else jax.lax.psum(leaf, axis) for leaf in leaves]
     return jax.tree.unflatten(structure, summed)
 
 
 def tracked(axis: str) -> frozenset[str]:
     """Returns the axis if the map around tracks what varies over it, as `jax.shard_map` does; otherwise nothing."""
+    # The number of a device varies over its axis, if anything is tracked at all.
     return varying_axes(jax.lax.axis_index(axis)) & {axis}
 
 

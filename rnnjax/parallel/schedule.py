@@ -45,7 +45,9 @@ def best_chunk(length: int, devices: int, cost: ChunkCost = TYPICAL) -> int:
     """
     check_size("length", length)
     check_size("devices", devices)
+    # Of all sizes with the same number of chunks the smallest, since the others only add padding.
     chunks = {math.ceil(length / count) for count in range(1, length + 1)}
+    # The largest first, so that `min` takes the largest of those that are equally fast.
     return min(sorted(chunks, reverse=True), key=lambda chunk: pipeline_seconds(length, chunk, devices, cost))
 
 
@@ -115,12 +117,14 @@ def balanced(costs: tuple[float, ...], parts: int) -> tuple[slice, ...]:
         if parts == 1:
             return sum(costs[:last]), (slice(0, last),)
         divisions = []
+        # From `parts - 1`, so that each group before has a cost at least.
         for first in range(parts - 1, last):
             greatest, groups = memo[first, parts - 1]
             divisions.append((max(greatest, sum(costs[first:last])), (*groups, slice(first, last))))
         return min(divisions, key=lambda division: division[0])
 
     memo: dict[tuple[int, int], tuple[float, tuple[slice, ...]]] = {}
+    # By number of groups, since `best` reads what was found for one group less.
     for count in range(1, parts + 1):
         for last in range(count, len(costs) + 1):
             memo[last, count] = best(last, count)

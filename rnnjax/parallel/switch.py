@@ -51,6 +51,7 @@ class _FlatBranch:
 
     def __call__(self, *leaves: Array) -> list[Array]:
         outputs = jax.tree.leaves(self.branch(*jax.tree.unflatten(self.structure, leaves)))
+        # All branches must return one type, and one may return a constant where another's output varies.
         return vary(outputs, varying_axes(leaves))
 
 
@@ -106,6 +107,7 @@ def _switch(branches: tuple[_FlatBranch, ...], num_constants: int, index: Array,
 def _forward(
     branches: tuple[_FlatBranch, ...], num_constants: int, index: Any, leaves: list[Any]
 ) -> tuple[list[Array], Any]:
+    # With symbolic zeros, a leaf comes with whether anything is differentiated with respect to it.
     wanted = tuple(leaf.perturbed and differentiable(leaf.value) for leaf in leaves)
     values = [leaf.value for leaf in leaves]
     axes = varying_axes(values)
@@ -129,7 +131,9 @@ def _backward(
 ) -> tuple[None, list[Any]]:
     index, constants, buffers, differentiation = saved
     axes = varying_axes((constants, buffers))
-    cotangents = [_instantiate(each, axes) for each in cotangents if _shape_and_dtype(each).dtype != jax.dtypes.float0]
+    # Outputs of whole numbers have no cotangent, as `of_wanted` returns none of them for the VJP.
+    with_gradient = [each for each in cotangents if _shape_and_dtype(each).dtype != jax.dtypes.float0]
+    cotangents = [_instantiate(each, axes) for each in with_gradient]
 
     def pull_back(number: int, constants: list[Array], buffers: list[Array], cotangents: list[Array]) -> list[Array]:
         program = differentiation.programs[number]
@@ -164,6 +168,7 @@ def _forward_program(
             return [output for output in outputs if differentiable(output)], outputs
 
         _, vjp, outputs = jax.vjp(of_wanted, *_where(leaves, wanted), has_aux=True)
+        # A VJP function is a pytree: its leaves leave the trace as results, its structure by this variable.
         residuals, vjp_structure = jax.tree.flatten(vjp)
         return outputs, residuals
 

@@ -40,7 +40,7 @@ class Config(TrainConfig):
 
 def build(config: Config) -> Task:
     """Returns the task: one example, the characters of the text as one-hot inputs and the next ones as targets."""
-    vocabulary = tuple(dict.fromkeys(config.text))
+    vocabulary = tuple(dict.fromkeys(config.text))  # in the order in which characters first occur, unlike a set
     model = Forecaster(build_cell(config.cell), len(vocabulary), dtype=jnp.dtype(config.dtype))
     data = load(config.text, vocabulary)
 

@@ -127,6 +127,7 @@ def build(config: Config) -> Task:
 
     def values(params: Any, carry: State, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, State]:
         tokens = batch["tokens"]
+        # A lane that starts here has nothing before it, whatever the batch before has left.
         state = select(batch["start"], cell.initial_state(len(tokens), dtype), carry)
         rngs = None if key is None else {"dropout": key}
         logits, carry = model.apply(params, tokens[:, :-1], state, rngs=rngs, deterministic=key is None)
@@ -193,6 +194,7 @@ def redraw_uniformly(key: PRNGKeyArray, params: Any, scale: float) -> Any:
 
 def perplexity(means: dict[str, float]) -> dict[str, float]:
     """Returns the perplexity, the exponential of the loss; infinite if it overflows."""
+    # `math.exp` raises an error above 709.
     return {"perplexity": math.exp(means["loss"]) if means["loss"] < 700 else math.inf}
 
 

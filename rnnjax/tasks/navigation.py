@@ -76,6 +76,7 @@ def build(config: Config) -> Task:
         rngs = None if key is None else {"dropout": key}
         logits: Any = model.apply(params, batch["items"], rngs=rngs, deterministic=key is None)
         known = batch["next"] >= 0
+        # Any label will do where the item is unknown, since its loss has the weight zero.
         label = jnp.where(known, batch["next"], 0)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
         return {"loss": Weighted(loss, known.astype(jnp.float32)), **ranking(logits, batch["next"])}, carry
@@ -88,6 +89,7 @@ def build(config: Config) -> Task:
         recommend = jax.jit(lambda ids: jax.nn.softmax(apply(params, ids, deterministic=True)[0]))
         for line in request.lines if request.prompt is None else [request.prompt]:
             probabilities = np.asarray(recommend(jnp.asarray(line_ids(line, clicks.items))))
+            # Stable, so that items of the same probability are listed with the more clicked one first.
             best = np.argsort(-probabilities, kind="stable")[: max(request.n_best, 1)]
             yield "\t".join(f"{clicks.items[i]} {probabilities[i]:.4f}" for i in best)
 
@@ -121,8 +123,9 @@ def ranking(logits: Float[Array, "B V"], following: Int[Array, " B"]) -> dict[st
       logits: the score of every item.
       following: the item that was clicked; -1 if it does not occur in training.
     """
-    score = jnp.take_along_axis(logits, jnp.maximum(following, 0)[:, None], axis=1)
+    score = jnp.take_along_axis(logits, jnp.maximum(following, 0)[:, None], axis=1)  # [B, 1]
     # Items with the same score rank before the item. "Not less" counts NaN, too, so that a NaN score is never a hit.
+    # An unknown item gets a rank that no item has, so that it is a miss.
     rank = jnp.where(following >= 0, (~(logits < score)).sum(1), logits.shape[1] + _AT)
     hit = rank <= _AT
     return {
@@ -158,6 +161,7 @@ def line_ids(line: str, items: Int[np.ndarray, " V"]) -> Int[np.ndarray, "1 4"]:
         numbers = np.array([int(word) for word in line.replace(",", " ").split()][-4:], np.int64)
     except (ValueError, OverflowError):
         raise ConfigError(f"a line must be item numbers, such as 214536502 214536506, got {line!r}") from None
+    # What is missing is missing at the beginning: the last click stays the last.
     ids = np.full((1, 4), -1, np.int32)
     ids[0, 4 - len(numbers) :] = item_ids(numbers, items)
     return ids

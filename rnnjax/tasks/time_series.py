@@ -65,7 +65,7 @@ def build(config: Config) -> Task:
         return predicted
 
     def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:
-        window = batch["window"][..., None]
+        window = batch["window"][..., None]  # [B, T + 1, 1], of which inputs and targets are T steps each
         predicted = predict(params, window[:, :-1], None if key is None else {"dropout": key})
         mse = jnp.square(predicted - window[:, 1:]).mean((1, 2))
         return {"loss": mse, "mse": mse}, carry

@@ -155,12 +155,14 @@ def build(config: Config) -> Task:
 
     def values(params: Any, carry: Any, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, Any]:
         probability = None
+        # In evaluation, steps are not counted: the carry of training does not pass through it.
         if sampled and key is not None:
             probability = sampling_probability(config.sampling, carry[0])
             carry = carry + 1
         logits = model.logits(
             params, batch["source"], batch["source_length"], batch["target"], sampling=probability, key=key
         )
+        # In evaluation the loss is the plain cross-entropy, which models with and without smoothing have in common.
         smoothing = 0.0 if key is None else config.label_smoothing
         return token_values(logits, batch["target"], batch["target_length"], smoothing), carry
 
@@ -173,7 +175,8 @@ def build(config: Config) -> Task:
     def plots(params: Any, directory: Path) -> None:
         if config.attention != "none":
             lines = [source for source, _ in text.pairs["test"][:_PICTURES]]
-            for number, (line, outputs) in enumerate(zip(lines, translator.translate(params, lines)), 1):
+            outputs_of_lines = translator.translate(params, lines)
+            for number, (line, outputs) in enumerate(zip(lines, outputs_of_lines), 1):
                 draw_alignment(translator, params, line, outputs[0], directory / f"attention_{number}.png")
 
     def generate(params: Any, request: Request) -> Iterator[str]:
@@ -185,6 +188,7 @@ def build(config: Config) -> Task:
                 draw_alignment(translator, params, line, outputs[0], request.plots / f"translation_{drawn}.png")
             yield from output_lines(outputs, request.n_best)
 
+    # The number of training steps, once for each example, since what is carried is split over devices as the batch is.
     carry = jnp.zeros(config.batch_size, jnp.int32) if sampled else None
     return Task(
         text.data,
@@ -226,12 +230,13 @@ def build_decoder(config: Config) -> Cell:
     cell = build_cell(config.cell)
     if config.attention == "none":
         return cell
+    # The outputs of both directions side by side.
     memory_size = cell.output_size * (2 if config.bidirectional else 1)
     try:
         return with_last(cell, lambda top: _with_attention(config, top, memory_size))
     except (TypeError, ValueError) as error:
         require(False, f"attention: {error}")
-        raise
+        raise  # never reached: `require` has raised, which type checkers do not know
 
 
 def _with_attention(config: Config, cell: GatedCell | Any, memory_size: int) -> Cell:

@@ -74,6 +74,7 @@ class Translator:
           batch_size: number of lines, of about the same length, that are translated at a time.
         """
         tokens = [self._source.encode(line)[: self._max_length] for line in lines]
+        # By length, so that little of a batch is padding.
         order = sorted((i for i, sequence in enumerate(tokens) if sequence), key=lambda i: len(tokens[i]))
         outputs: list[list[Output]] = [[Output("", (), 0.0)] for _ in lines]
         for first in range(0, len(order), batch_size):
@@ -92,6 +93,7 @@ class Translator:
         limits = {"length": self._max_length, "first": FIRST, "end": END, "padding": PADDING}
         step = self._model.decoder_step(params, encoded, beam=True)
         if beam_size == 1:
+            # With an axis of one hypothesis, as a beam has it.
             return jax.tree.map(lambda leaf: leaf[:, None], greedy(step, encoded.state, **limits))
         penalty = {"beam_size": beam_size, "length_penalty": self._length_penalty}
         return beam_search(step, encoded.state, **limits, **penalty)

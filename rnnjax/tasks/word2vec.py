@@ -108,11 +108,13 @@ def build(config: Config) -> Task:
     words = vocabulary.words
     model = SkipGram(len(words), config.size, config.negatives)
     apply: Any = model.apply
+    # Infinity keeps all words, since none is more frequent.
     keep = keep_probability(vocabulary.counts, config.subsample or np.inf)
     bounds = noise_bounds(vocabulary.counts)
 
     def draw_rows(key: PRNGKeyArray, batch: Batch) -> Any:
         def draw_row(row: Any, text: Any) -> Any:
+            # By row, so that what is drawn does not depend on how rows are put into batches or split over devices.
             row_key = jax.random.fold_in(key, row)
             return draw(row_key, text, jnp.asarray(keep), jnp.asarray(bounds), window=config.window, noise=config.noise)
 
@@ -123,6 +125,7 @@ def build(config: Config) -> Task:
         return model.init(key, draw_rows(key, empty))
 
     def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:
+        # The same key in every evaluation, whose losses can then be compared.
         drawn = draw_rows(jax.random.key(0) if key is None else key, batch)
         loss, pairs = apply(params, drawn)
         return {"loss": Weighted(loss / jnp.maximum(pairs, 1), pairs)}, carry
@@ -205,6 +208,7 @@ def neighbour_line(expression: str, vectors: Float[np.ndarray, "V D"], words: Se
     signs = {"+": 1.0, "-": -1.0}
     if len(rest) % 2 or any(sign not in signs for sign in rest[::2]):
         raise ConfigError(f"a line must be a word or a sum like king - man + woman, got {expression!r}")
+    # Words and signs alternate: the first word has none.
     terms = [(1.0, first), *((signs[sign], word) for sign, word in zip(rest[::2], rest[1::2]))]
     unknown = [word for _, word in terms if word not in words]
     if unknown:

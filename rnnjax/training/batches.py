@@ -69,6 +69,7 @@ def place(
 
 
 def _place_parts(sharding: NamedSharding, leaf: Any) -> Array:
+    # NumPy has no keys: their data is placed, and made keys again.
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(
             _place_parts(sharding, jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf)
@@ -98,6 +99,7 @@ def host_feed(mesh: Mesh, split: Arrays) -> Feed:
 
         def gathered(values: np.ndarray) -> Array:
             def shard(index: Any) -> np.ndarray:
+                # A shard is a part of the steps and of the batch, and has all of the other axes.
                 return values[rows[index[:2]]]
 
             return jax.make_array_from_callback(rows.shape + values.shape[1:], sharding, shard)
@@ -146,6 +148,7 @@ def epoch_orders(mesh: Mesh, task: Task, seed: int, batch_size: int) -> Callable
 
     def full_batches(rows: Array) -> Array:
         rows = rows[: len(rows) // batch_size * batch_size].reshape(-1, batch_size)
+        # [steps, B], filled up with examples that `batch_weights` does not count.
         return jnp.pad(rows, ((0, 0), (0, padding)), mode="edge") if padding else rows
 
     @jax.jit
@@ -155,12 +158,15 @@ def epoch_orders(mesh: Mesh, task: Task, seed: int, batch_size: int) -> Callable
             return Order(full_batches(jnp.asarray(groups[0])), None)
         if task.buckets is None:
             return Order(full_batches(jax.random.permutation(key, len(groups[0]))), None)
+        # One for each bucket, and the last one for the order of the batches of all buckets.
         keys = jax.random.split(key, len(groups) + 1)
         rows = [full_batches(jax.random.permutation(k, jnp.asarray(group))) for k, group in zip(keys, groups)]
         bucket = np.repeat(np.arange(len(groups)), [len(part) for part in rows])
+        # Mixed, so that a run does not train on one length for long.
         mixed = jax.random.permutation(keys[-1], len(bucket))
         return Order(jnp.concatenate(rows)[mixed], jnp.asarray(bucket)[mixed])
 
+    # The same object for all calls of an epoch, as `CallInputs` expects.
     @functools.lru_cache(1)
     def order(epoch: int) -> Order:
         return batches(epoch)
@@ -190,6 +196,7 @@ def evaluation_order(task: Task, split: str, batch_size: int) -> tuple[Order, Fl
     for number, group in enumerate(example_groups(task, split)):
         steps = math.ceil(len(group) / batch_size)
         positions = np.arange(steps * batch_size).reshape(steps, batch_size)
+        # The padding repeats the last example, with weight zero.
         rows.append(group[np.minimum(positions, len(group) - 1)] if steps else positions)
         weights.append((positions < len(group)).astype(np.float32))
         buckets += [number] * steps
@@ -204,7 +211,8 @@ def by_bucket(buckets: Buckets | None, function: Callable[[Any, Batch], Any]) ->
 
     def cut_to(widths: Any) -> Callable[[Any, Batch], Any]:
         def branch(state: Any, batch: Batch) -> Any:
-            return function(state, batch | {name: batch[name][:, :width] for name, width in widths.items()})
+            cut = {name: batch[name][:, :width] for name, width in widths.items()}
+            return function(state, batch | cut)
 
         return branch
 

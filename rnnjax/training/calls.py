@@ -125,6 +125,7 @@ class CallTimer:
         """Returns how many of at most `available` steps the next call takes."""
         if not self._pace.bound:
             return available
+        # All processes must take the same number of steps, since each has a collective: the slowest process decides.
         self._pace = self._pace._replace(step=longest_of_processes(self._pace.step))
         return self._pace.count(available)
 
@@ -133,6 +134,7 @@ class CallTimer:
         """Notes when a call starts that is made within this context; time spent on compiling does not count."""
         start, compile_seconds = time.perf_counter(), steps.compile_seconds
         yield
+        # As if the call had been made after compiling.
         self._start_times.append(start + steps.compile_seconds - compile_seconds)
 
     def wait_for(self, results: CallResults | None) -> None:
@@ -184,10 +186,12 @@ def train_steps(
         validation = programs.evaluate["validation"](state.params, stop.of_any_process)
         if validation is None:
             return results, False
+        # A copy, since the next call takes the state's memory before this one is written.
         return results._replace(validation=validation, state=programs.copy_state(state)), True
 
     if unfinished.evaluation:
         epoch = step // schedule.epoch_steps
+        # A call of no steps: the evaluation that the stopped run owes.
         previous, evaluated = validate(CallResults(epoch, step, 0, {}, None, None))
     while evaluated and step < schedule.steps:
         stopped = stop.of_any_process()
@@ -199,6 +203,7 @@ def train_steps(
             state, metrics = programs.steps(state, programs.order(epoch), first_batch, count)
         step += count
         results = CallResults(epoch + 1, step, count, metrics, None, None)
+        # Where calls are not waited for, the one before, so that the devices have this one to compute meanwhile.
         timer.wait_for(results if waits_for_calls() else previous)
         if schedule.evaluates_at(step):
             results, evaluated = validate(results)
@@ -207,8 +212,10 @@ def train_steps(
         previous = results
     if previous is not None:
         recorder.write(previous)
+    # A signal that came after the last step finds nothing left to stop here.
     if evaluated and step == schedule.steps:
         return state
+    # None where a signal has ended an evaluation, which does not say which.
     stopped = stopped or stop.of_any_process()
     if step == 0:
         raise Interrupted(f"stopped by {stopped} before the first step")

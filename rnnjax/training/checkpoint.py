@@ -43,6 +43,7 @@ class BestAndLast(checkpoint_managers.PreservationPolicy):
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
         """Says for each checkpoint, in the order given, whether it is kept."""
         steps = [checkpoint.step for checkpoint in checkpoints]
+        # None, if no step has a score, is no step.
         preserved = {*sorted(steps)[-2:], self.best(steps)}
         return [step in preserved for step in steps]
 
@@ -109,6 +110,7 @@ class Checkpoints:
             problem = self._problem(step)
             if problem:
                 self._note_damage(step, problem)
+        # Only the empty ones, of which nothing can be lost; the others wait until one is found that is whole.
         self._set_aside([step for step in self._damaged if _is_empty(self._path(step))])
 
     def _path(self, step: int) -> Path:
@@ -161,11 +163,13 @@ class Checkpoints:
         about = {"run": self._origin.run, "data": self._origin.data, "step": step, "metrics": metrics}
         if unfinished is not None:
             about["unfinished"] = unfinished._asdict()
+        # Last, since it covers all other entries.
         about["sha256"] = _digest(about, state)
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
         self._write(lambda: self._save(step, items))
 
     def _save(self, step: int, items: ocp.args.Composite) -> None:
+        # Orbax skips a save below its latest known step without a word.
         if not self._manager.save(step, args=items):
             raise CheckpointError(f"there is one of a later step, {self._manager.latest_step()}")
         self._written = step
@@ -228,7 +232,9 @@ class Checkpoints:
             if step in self._damaged:
                 continue
             state, problem = self._restore(step, like)
+            # All processes must resume from the same checkpoint, so that one that none can use is used by none.
             if not maximum_over_processes(int(problem is not None)):
+                # Not before one is whole: with all of them gone, the next start would begin afresh.
                 self._set_aside(self._damaged)
                 return step, state
             self._note_damage(step, problem or "another process cannot read it")
@@ -257,7 +263,8 @@ class Checkpoints:
     def _restore(self, step: int, like: Any) -> tuple[Any, str | None]:
         """Returns the state of a checkpoint, and why it cannot be used, None if it can."""
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        about, items = self._about(step), ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        about = self._about(step)
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         other_data = about.get("data") != self._origin.data
         try:
             state = self._manager.restore(step, args=items)["state"]
@@ -265,6 +272,7 @@ class Checkpoints:
             if other_data:
                 raise DataError(_OTHER_DATA.format(self._directory, "the model does not fit it")) from error
             return None, first_line(error)
+        # Before the data is judged: of a damaged checkpoint nothing that it states can be believed.
         if _digest(about, state) != about.get("sha256"):
             return None, "its content has changed since it was written"
         if other_data and not self._read_only:
@@ -341,6 +349,7 @@ def _digest(about: dict[str, Any], state: Any) -> str:
         if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         values = _whole_array(leaf)
+        # The same bytes may be another array.
         digest.update(f"{values.dtype} {values.shape}".encode())
         digest.update(values.tobytes())
     return digest.hexdigest()

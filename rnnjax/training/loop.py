@@ -63,9 +63,11 @@ def _train(task: Task, config: TrainConfig, run: RunDirectory, stop: StopRequest
     require_room(task, optimizer)
     choice = choose(task, config, optimizer, schedule.steps, run, stop)
     programs = compile_programs(task, config, optimizer, choice.devices)
+    # Claimed when the config is known to run, so that a mistake in a flag does not occupy the directory.
     run.claim(to_dict(config))
     run.write_choice(choice)
     log_uneven_batches(task, config.batch_size, programs.mesh)
+    # By the methods that the run began with: what another program measures meanwhile must not change its results.
     with using(choice.methods), open_checkpoints(run, task, to_dict(config)) as checkpoints:
         state, start_step, unfinished = initial_or_restored(task, optimizer, config, programs.mesh, checkpoints)
         run.keep_metrics_until(start_step, steps_in(unfinished.window), evaluated=bool(checkpoints.metrics(start_step)))
@@ -77,6 +79,7 @@ def _train(task: Task, config: TrainConfig, run: RunDirectory, stop: StopRequest
             window = LogWindow(schedule.epoch_steps, config.log_every, unfinished.window)
             record = Record(task, run, events, progress, checkpoints, config.log_every, window)
             state = train_steps(schedule, programs, state, start_step, unfinished, record, stop, config.call_seconds)
+            # Programs are compiled in the loop, when they are first called.
             step_seconds = time.perf_counter() - loop_started - programs.steps.compile_seconds
             checkpoints.wait()
             evaluate_test_split(schedule, programs, state, record, stop)
@@ -111,6 +114,7 @@ def evaluate_test_split(
     Raises:
       Interrupted: if a signal stopped it; the resumed run repeats all of it.
     """
+    # None if a signal has stopped it.
     metrics = programs.evaluate["test"](state.params, stop.of_any_process)
 
     def finish() -> None:
@@ -241,6 +245,7 @@ def initial_or_restored(
     Returns:
       the state, the number of steps that led to it, and what the run was doing when it was stopped.
     """
+    # Made in any case, since a checkpoint is restored into its structure, types and shardings.
     state = place_state(mesh, initial_train_state(task, optimizer)(config.seed))
     checkpoint = checkpoints.restore_last(state)
     if checkpoint is None:

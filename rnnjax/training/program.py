@@ -52,6 +52,7 @@ def longest_of_processes(seconds: float) -> float:
     """Returns the largest number of seconds of any process of the run, in microseconds; all must call this."""
     if jax.process_count() == 1:
         return seconds
+    # Whole numbers of 32 bits, since that is what processes exchange.
     microseconds = min(math.ceil(1e6 * seconds), 2**31 - 1)
     return (maximum_over_processes(microseconds) or 0) / 1e6
 
@@ -110,6 +111,7 @@ class TrainProgram:
                 constants = (most,) if known_count is None else (known_count, most)
                 return steps(*arguments, *constants)
 
+            # `first`, and `count` unless it is a constant of the program.
             numbers = [EVERYWHERE] * (1 if known else 2)
             in_specs = (STATE, EVERYWHERE, STEPS, EVERYWHERE, SPLIT, *numbers)
             function = splitting_layers(call, mesh)
@@ -139,12 +141,14 @@ class TrainProgram:
         arguments = (state, resident, batches, bucket, self._weight, *numbers)
         self.input_seconds += time.perf_counter() - started
         known_count = count if self._known else None
+        # Of what a program is compiled for; shapes of everything else stay the same in a run.
         key = (most, self._inputs.size, known_count)
         if key not in self._programs:
             started = time.perf_counter()
             compiled = self._compile(most, known_count, arguments)
             self._programs[key] = program_that_fits(compiled, self._mesh.size)
             self.compile_seconds += time.perf_counter() - started
+        # That of the first call, also in all later ones.
         self.ready = self.ready or time.perf_counter()
         return settle(self._programs[key](*arguments))
 
@@ -186,7 +190,9 @@ class CallInputs:
         """
         if not self._feed.whole:
             batches, bucket = self._place(window(order, first, count, most, self._axis))
+            # 0, since what was sent begins with the call's first batch.
             return self._feed.resident, batches, bucket, 0
+        # By identity: `epoch_orders` returns one object for an epoch, which is then placed once for all of its calls.
         if order is not self._order:
             self._order, self._placed = order, self._place(order)
         batches, bucket = self._placed

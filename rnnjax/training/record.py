@@ -72,6 +72,7 @@ class Record(NamedTuple):
         validation = {}
         if results.validation is not None:
             validation = self.task.complete(means(results.validation))
+            # Before the checkpoint: one of a run that has failed must not be resumed from.
             check_finite(np.array([validation["loss"]]), results.step)
             rows.append({"step": results.step, "epoch": results.epoch, "split": "validation", **validation})
             self.progress.epoch(results.epoch, validation)
@@ -83,6 +84,7 @@ class Record(NamedTuple):
         metrics = results.on_host()
         finite = finite_steps(metrics["loss"])
         finite_metrics = {name: values[:finite] for name, values in metrics.items()}
+        # Only steps before the first loss that is not finite get lines.
         lines, step = self.window.take_complete(finite_metrics, results.step - results.count + finite)
         rows = [self.task.complete(row) for row in training_rows(lines, step, results.epoch, self.log_every)]
         if finite < results.count:
@@ -121,6 +123,7 @@ def training_rows(metrics: Metrics, step: int, epoch: int, log_every: int) -> li
     count = steps_in(metrics)
     return [
         {
+            # The last step that the line covers.
             "step": step - count + min(first + log_every, count),
             "epoch": epoch,
             "split": "train",

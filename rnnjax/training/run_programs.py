@@ -64,6 +64,7 @@ def runs_mesh(runs: int) -> Mesh:
 def padded_runs(mesh: Mesh, runs: int) -> Int[np.ndarray, " padded"]:
     """Returns the numbers of the runs, the last repeated until they divide over the devices; copies are discarded."""
     count = math.ceil(runs / mesh.size) * mesh.size
+    # All devices compute the same number of runs.
     return np.minimum(np.arange(count), runs - 1)
 
 
@@ -74,6 +75,7 @@ def stack(states: Sequence[PyTree[Shaped[Array, "..."]]]) -> PyTree[Shaped[Array
 
 def place_states(mesh: Mesh, states: TrainState, runs: Int[np.ndarray, " padded"]) -> TrainState:
     """Returns the states of the runs, numbered as by `padded_runs`, on the devices."""
+    # Without padding the states are the runs, and need no gathering.
     if len(runs) > len(states.step):
         states = jax.jit(lambda states: jax.tree.map(lambda leaf: leaf[runs], states))(states)
     return jax.device_put(states, jax.tree.map(lambda spec: NamedSharding(mesh, spec), STATES))
@@ -158,6 +160,7 @@ class RunsProgram:
     ):
         self.compile_seconds = 0.0
         self._mesh, self._most, self._traced = mesh, most, place(mesh, _EACH, dict(traced))
+        # Behind the axis of runs.
         self._inputs = CallInputs(mesh, feed, _EACH, axis=1)
         self._programs: dict[int, Callable] = {}
 
@@ -165,6 +168,7 @@ class RunsProgram:
             traced: Traced, states: TrainState, resident: Any, batches: Any, bucket: Any, first: Any, count: Any
         ) -> Any:
             def run(traced: Traced, state: TrainState, batches: Any, bucket: Any) -> Any:
+                # The axis of the batch has one device, so that a run's step is that of a run of its own.
                 step_of_batch = by_bucket(task.buckets, functools.partial(train_step, task, optimizer(traced), BATCH))
 
                 def step(state: TrainState, item: Any) -> Any:
@@ -229,6 +233,7 @@ def runs_evaluator(
     compile_sums = map_over_devices(sums, mesh, in_specs, (_EACH_CARRY, _EACH))
     order, weights = evaluation_order(task, split, batch_size)
     pieces = evaluation_pieces(order, weights, len(weights) if resident else None)
+    # Every run begins with the same state.
     carries = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (runs, *leaf.shape)), task.carry)
     carries = place(mesh, _EACH_CARRY, carries)
     return PiecewiseEvaluation(

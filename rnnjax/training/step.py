@@ -51,6 +51,7 @@ def train_step(
     gradients, (sums, carry) = jax.grad(total_loss, has_aux=True)(params)
     gradients, sums = sum_over(axis, (gradients, sums))
     gradients = jax.tree.map(lambda gradient: mean(gradient, sums["loss"].weight), gradients)
+    # `state.params`, not the ones marked above: gradients are equal on all devices now, so new parameters are too.
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {name: mean(*total) for name, total in sums.items()}
@@ -83,6 +84,7 @@ def metric_sums(values: Values, weight: Float[Array, " B"] | float = 1.0) -> Sum
 
     def sums(value: Array | Weighted) -> Weighted:
         value, metric_weight = value if isinstance(value, Weighted) else Weighted(value, jnp.ones_like(value))
+        # In float32 whatever the model computes in, since many examples are added up.
         weights = (metric_weight * weight).astype(jnp.float32)
         return Weighted((value.astype(jnp.float32) * weights).sum(), weights.sum())
 

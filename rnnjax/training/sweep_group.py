@@ -66,6 +66,7 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
     programs = compile_programs(task, group, schedule)
     directory.claim(group.as_dict())
     origin = Origin(config_digest(group.as_dict()), task.data.checksum)
+    # By the rule alone, so that what was measured on a machine does not change a sweep's results.
     with using(()), Checkpoints(directory.checkpoints, origin) as checkpoints:
         states, diverged, start_step, unfinished = initial_or_restored(
             task, group, programs.mesh, schedule, checkpoints
@@ -91,6 +92,7 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
         "steps_per_second": round(len(group.runs) * (schedule.steps - start_step) / max(step_seconds, 1e-9), 3),
     }
     directory.write_summary({"runs": record.results(), "devices": programs.mesh.size, **times})
+    # With its summary a group is complete, and never resumed.
     shutil.rmtree(directory.checkpoints, ignore_errors=True)
 
 
@@ -201,6 +203,7 @@ class GroupRecord(NamedTuple):
         """Writes the metrics of all runs, progress and, at the end of an epoch, a checkpoint."""
         runs = range(len(self.diverged))
         metrics = {name: values[: len(runs)] for name, values in results.on_host().items()}  # without padding
+        # First, since it decides which lines are written below.
         self._note_divergence(metrics, results)
         lines, step = self.window.take_complete(metrics, results.step) if metrics else ({}, results.step)
         rows = [row for index in runs for row in self._rows(index, lines, step, results)]
@@ -214,7 +217,8 @@ class GroupRecord(NamedTuple):
         shown = self._shown_runs()
         if metrics:
             mean = {name: values[shown].mean(0) for name, values in metrics.items()}
-            self.progress.advance(results.step, means({name: values[-1] for name, values in mean.items()}), mean)
+            last = {name: values[-1] for name, values in mean.items()}
+            self.progress.advance(results.step, means(last), mean)
         if results.validation is not None:
             validation = {name: values[shown] for name, values in _on_host(results.validation).items()}
             self.progress.epoch(results.epoch, self.task.complete(means(validation)))
@@ -225,11 +229,13 @@ class GroupRecord(NamedTuple):
             if metrics:
                 self._note_first(index, metrics["loss"][index], results.step)
             if results.validation is not None:
-                self._note_first(index, _on_host(results.validation)["loss"][index : index + 1], results.step)
+                losses = _on_host(results.validation)["loss"]
+                self._note_first(index, losses[index : index + 1], results.step)
 
     def _note_first(self, index: int, losses: np.ndarray, step: int) -> None:
         finite = finite_steps(losses)
         if finite < len(losses) and not self.diverged[index]:
+            # Steps count from 1, and `step` is that of the last loss.
             self.diverged[index] = step - len(losses) + finite + 1
             run = self.group.runs[index]
             _log.warning("run %d (seed %d) diverged at step %d", run.number, run.seed, self.diverged[index])
@@ -253,6 +259,7 @@ class GroupRecord(NamedTuple):
 
     def save(self, step: int, states: TrainState) -> None:
         """Writes a checkpoint."""
+        # A copy, since it is written in the background while this array changes.
         self.checkpoints.save(step, {"states": states, "diverged": self.diverged.copy()}, {})
 
     def save_unfinished(self, step: int, states: TrainState, *, evaluation: bool) -> None:
@@ -263,7 +270,7 @@ class GroupRecord(NamedTuple):
           states: after them.
           evaluation: whether the validation split is still to be evaluated after this step.
         """
-        content = {"states": states, "diverged": self.diverged.copy()}
+        content = {"states": states, "diverged": self.diverged.copy()}  # a copy, as in `save`
         self.checkpoints.save(step, content, {}, Unfinished(self.window.as_json(), evaluation))
         self.checkpoints.wait()
 
@@ -283,6 +290,7 @@ class GroupRecord(NamedTuple):
                 continue
             test = self.task.complete(_of_run(metrics, index))
             if self.task.score is not None:
+                # The padding is behind the runs, so that a run's number is its row.
                 params_of_run = jax.tree.map(lambda leaf, index=index: leaf[index], params)
                 test |= scores(self.task, params_of_run, "test")
             self.directory.append_metrics([{"run": run.number, **about, **test}])

@@ -55,16 +55,20 @@ class Auto(Method):
 
     def method_for(self, recurrence: Recurrence, platform: str) -> Method:
         """Returns the method for a recurrence on "cpu", "gpu" or "tpu"; its `why_not` is None."""
+        # Whatever was measured was measured without states, and may be a method that cannot return them.
         if recurrence.keeps_states:
             return Scan()
+        # What was measured here says nothing about another platform.
         known = self._known(recurrence) if platform == jax.default_backend() else None
         return known or by_rule(recurrence, platform)
 
     def _known(self, recurrence: Recurrence) -> Method | None:
         if self.methods is None:
+            # None and () differ: () says that nothing was chosen, and what is kept on this machine is not read.
             measured = kept_choice(recurrence, gradient=self.gradient)
         else:
             measured = given_choice(self.methods, recurrence)
+        # Either was found to serve the recurrence before it is returned here.
         return measured or shipped_choice(recurrence)
 
 
@@ -119,6 +123,8 @@ def methods_of(
     return [Auto().method_for(recurrence, platform) for recurrence in recording.recurrences]
 
 
+# Equal to itself alone: `unroll` is compiled with its method as a static argument, and a program that was traced for
+# another recording would be taken as it is, with nothing recorded.
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recording(Method):
     """Records each recurrence, as shapes, and runs it by `Scan`, which can run any."""
@@ -126,6 +132,7 @@ class Recording(Method):
     recurrences: list[Recurrence]
 
     def run(self, recurrence: Recurrence) -> tuple[Array, State]:
+        # As shapes, since tracers must not outlive the trace in which they were recorded.
         arrays = (recurrence.params, recurrence.state, recurrence.initial, recurrence.steps, recurrence.xs)
         params, state, initial, steps, xs = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arrays
@@ -137,6 +144,7 @@ class Recording(Method):
 def recurrences_in(function: Callable[..., Any], *arguments: Any) -> list[Recurrence]:
     """Returns, as shapes, each recurrence that a function unrolls by the default method, in the order they are run."""
     recording = Recording([])
+    # Inside `eval_shape` nothing is computed; `Scan`, which runs what is recorded, is traced only.
     with choosing(lambda cell: recording):
         jax.eval_shape(function, *arguments)
     return recording.recurrences
@@ -150,6 +158,7 @@ def choosing(method_for: Callable[[Cell], Method | None]) -> Iterator[None]:
     context keeps its methods afterwards.
     """
     outer = _CHOOSING.get()
+    # `outer` is bound when the context is entered, so that contexts may lie within each other.
     token = _CHOOSING.set(lambda cell: method_for(cell) or outer(cell))
     try:
         yield

@@ -33,14 +33,18 @@ def cut_off(
       resets: which sequences are reset before each step.
     """
     bad_input = followed_by_reset(resets) & ~jnp.isfinite(xs).all(-1)
+    # Any reset follows the first state, wherever it is.
     bad_state = resets.any(0) & ~all_finite(state, resets.ndim - 1)
+    # A reset before step 0 replaces the given state before any step has read it.
     lost = since_reset(bad_input, bad_state & ~resets[0], resets)
     return zeros_where(bad_input, xs), select(bad_state, initial, state), lost
 
 
 def followed_by_reset(resets: Bool[Array, "T *B"]) -> Bool[Array, "T *B"]:
     """Returns whether a reset follows each step."""
+    # In whole numbers, since `cummax` is not defined for flags.
     from_here_on = jax.lax.cummax(resets.astype(jnp.int32), 0, reverse=True) > 0
+    # Shifted by one: the reset before a step does not follow that step. Nothing follows the last one.
     return jnp.concatenate([from_here_on[1:], jnp.zeros_like(resets[:1])])
 
 
@@ -50,7 +54,9 @@ def since_reset(
     """Returns for each step whether, since the last reset, any step up to it was bad, or the start was."""
     bad, at_start = bad.astype(jnp.int32), at_start.astype(jnp.int32)
     count = jnp.cumsum(bad, 0) + at_start
+    # Bad steps before each step; at a reset this is what the reset wipes out.
     before = count - bad
+    # Counts never fall, so the largest of those at resets up to here is that of the last reset.
     at_reset = jax.lax.cummax(jnp.where(resets, before, 0), axis=0)
     return count > at_reset
 
@@ -73,6 +79,7 @@ class Taken(NamedTuple):
 
 def lost_to_reset(followed: Bool[Array, " *B"], before: State, after: State) -> Bool[Array, " *B"]:
     """Returns where a step met or made something that is not finite, which a reset later cuts off."""
+    # Both ends, since a step from an infinite state may give a finite one, as tanh(inf) = 1, and a derivative of NaN.
     return followed & ~(all_finite(before, followed.ndim) & all_finite(after, followed.ndim))
 
 
@@ -91,12 +98,15 @@ def _derivative(cell: Cell, primals: tuple[Taken], tangents: tuple[Taken]) -> tu
     after, y = step_before_reset(cell, taken)  # for a derivative of this one
     lost = lost_to_reset(taken.followed, taken.before, after)
 
+    # So the step is evaluated again on the way back, where `lost` is known, and its residuals are not stored.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def of_step(params: Params, before: State, z: Any) -> Any:
+        # Tangents are replaced too: a finite derivative times a tangent that is NaN is NaN.
         arguments = params, select(lost, taken.initial, before), zeros_where(lost, z)
         changes = change.params, _zero(lost, change.before), _zero(lost, change.z)
         return jax.jvp(cell.step, arguments, changes)[1]
 
+    # Zero once more: the parameters' tangents are those of all sequences, and are not lost where one of them is.
     return (after, y), _zero(lost, of_step(taken.params, taken.before, taken.z))
 
 

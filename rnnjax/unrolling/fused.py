@@ -66,6 +66,7 @@ class Fused(Method):
         steps = recurrence.steps
         initial = None if steps.resets is None else recurrence.initial
         products = products_of(cell, recurrence)
+        # `steps[1:]` leaves out z, which `products` holds in the form that it needs.
         loop = _Loop(products, recurrence.params, recurrence.state, initial, *steps[1:])
         return _run(self.unroll, cell, loop)
 
@@ -95,28 +96,34 @@ def _forward(unroll: int, cell: GatedCell, loop: _Loop) -> tuple[tuple[Array, St
     products, params = loop.products, loop.params
 
     def step(carry, step_inputs):
-        state, carried = carry
+        state, carried = carry  # `carried` is what `products` hands on, such as the next step's z
         item, valid, resets, followed = step_inputs
         before = state if resets is None else select(resets, loop.initial, state)
         z, r, carried = products.step(cell, params, carried, item, before.h)
         new = _gates(cell, params, before, z, r)
+        # `state`, not `before`: a step that is missing does not reset either.
         after = new if valid is None else select(valid, new, state)
+        # Of `new`, not `after`: outputs of missing steps are set to zero by `unroll`, outside the loop.
         y = new.h.astype(products.dtype)
         lost = None if followed is None else lost_to_reset(followed, before, new)
+        # z is returned only where the loop made it: otherwise it is already in memory for all steps.
         return (after, carried), (y, before, r, z if products.makes_z else None, lost)
 
     carry = (loop.state, products.first())
     step_inputs = (products.items(), loop.valid, loop.resets, loop.followed)
+    # ys [T, *B, O]; befores, zs: leaves [T, *B, ...]; rs [T, *B, G, H]; lost [T, *B].
     (state, _), (ys, befores, rs, zs, lost) = jax.lax.scan(step, carry, step_inputs, unroll=unroll)
     return (ys, state), Starts(befores, products.zs_after(zs), rs), lost
 
 
 def _finite_where(lost: Bool[Array, "T *B"], starts: Starts, initial: State) -> Starts:
     """Returns what steps start from, finite where they are lost: zero times their derivative there has to be zero."""
+    # At the initial state, with z and r zero, gates are finite.
     safe = jax.tree.map(jnp.broadcast_to, initial, jax.tree.map(jnp.shape, starts.state))
     return Starts(select(lost, safe, starts.state), *zeros_where(lost, starts[1:]))
 
 
+# Symbolic zeros, so that `Joined` leaves out the product by the inputs' tangent, which is often zero.
 @functools.partial(_run.defjvp, symbolic_zeros=True)
 def _derivative(unroll: int, cell: GatedCell, primals: tuple[_Loop], tangents: tuple[_Loop]) -> tuple[Any, Any]:
     """Returns the outputs and their tangents; the loop is linear in tangents, so that JAX can run it backward in time.
@@ -128,6 +135,7 @@ def _derivative(unroll: int, cell: GatedCell, primals: tuple[_Loop], tangents: t
     outputs, starts, lost = _forward(unroll, cell, loop)
     if lost is not None:
         starts = _finite_where(lost, starts, loop.initial)
+    # Products of all steps at once; d_rs [T, *B, G, H] lacks only what comes through the hidden state.
     d_zs, d_rs = products.tangents(d_loop.products, cell, params, starts)
     d_params = instantiated(loop.params, d_loop.params)
     d_state = instantiated(loop.state, d_loop.state)
@@ -139,8 +147,10 @@ def _derivative(unroll: int, cell: GatedCell, primals: tuple[_Loop], tangents: t
     w_h = products.hidden_rows
 
     # Evaluated again in the backward loop: storing the gates' derivatives would cost more time in memory traffic.
+    # Inside a loop's body nothing can be merged with the forward pass, so the barriers against it are left out.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def d_gates(start, d_start):
+        # Parameters that are not in the loop are constants here: `_tangents_by_params` has their part.
         def gates(in_loop, *start):
             return _gates(cell, in_loop if cell.pointwise else params, *start)
 
@@ -148,8 +158,11 @@ def _derivative(unroll: int, cell: GatedCell, primals: tuple[_Loop], tangents: t
 
     def step(d_state, step_inputs):
         start, d_z, d_r, d_new_by_params, valid, resets = step_inputs
+        # The tangents go through the same selects as the values in `_forward`.
         d_before = d_state if resets is None else select(resets, d_initial, d_state)
+        # Transposed by JAX, this is the one product of a backward step: d r W^T.
         d_r = d_r + recurrent_product(d_before.h, w_h, products.dtype)
+        # Where gates read z + r, `d_r` is already the tangent of the sum.
         d_z = jax.tree.map(jnp.zeros_like, start.z) if d_z is None else d_z
         d_new = d_gates(start, (d_before, d_z, d_r))
         if d_new_by_params is not None:
@@ -168,10 +181,16 @@ def _tangents_by_params(cell: GatedCell, params: Params, d_params: Params, start
     def gates(params):
         return jax.vmap(functools.partial(_gates, cell, params))(*starts)
 
-    return jax.checkpoint(lambda params, d_params: jax.jvp(gates, (params,), (d_params,))[1])(params, d_params)
+    # Without the checkpoint the gates of all steps would be kept for the way back.
+    @jax.checkpoint
+    def tangents(params, d_params):
+        return jax.jvp(gates, (params,), (d_params,))[1]
+
+    return tangents(params, d_params)
 
 
 def _gates(cell: GatedCell, params: Params, before: State, z: Any, r: Array) -> State:
     """Returns the new state in the types of the state before it; z is None where r is the sum of both."""
     z = jnp.zeros_like(r) if z is None else z
+    # Cast back, since a loop's carry must keep its types.
     return jax.tree.map(lambda new, old: new.astype(old.dtype), cell.gates(params, before, z, r), before)

@@ -56,6 +56,7 @@ class Recurrence(NamedTuple):
     @property
     def length(self) -> int:
         """Number T of steps."""
+        # Any leaf will do: z may be a tree, and the masks None.
         return jax.tree.leaves(self.steps)[0].shape[0]
 
     def step(self, state: State, step: Steps) -> tuple[State, Any]:
@@ -65,6 +66,7 @@ class Recurrence(NamedTuple):
             after, y = self.cell.step(self.params, before, step.z)
         else:
             after, y = step_before_reset(self.cell, Taken(self.params, before, step.z, self.initial, step.followed))
+        # Back to `state`, not to `before`: a reset at a step that is missing is skipped with it.
         after = after if step.valid is None else select(step.valid, after, state)
         return after, (y, after) if self.keeps_states else y
 
@@ -134,6 +136,7 @@ class Method:
 
         def recur(cell, params, zs, state, initial, xs=None) -> tuple[Any, State]:
             steps = Steps(zs, sequence.valid, sequence.resets, sequence.followed)
+            # Together, so that a state and the one it is reset to have the same type.
             state, initial = varying_like(steps, params, state, initial)
             recurrence = Recurrence(cell, params, state, initial, steps, xs, sequence.gaps, sequence.keeps_states)
             outputs, last = self.serve(recurrence)
@@ -142,6 +145,7 @@ class Method:
             ys, states = outputs if sequence.keeps_states else (outputs, last)
             return cut.finite(ys), states
 
+        # Inputs were made finite by `cut_off`, except inside `Wavefront`, whose layers read what others have computed.
         xs = cut.finite(sequence.xs)
         ys, state = sequence.cell.over_time(recur, sequence.params, xs, sequence.state, sequence.initial, sequence.key)
         return cut.marked(ys), state
@@ -155,12 +159,14 @@ class _Cut:
 
     def __init__(self, sequence: CellSequence):
         self._resets, self._followed = sequence.resets, sequence.followed
+        # One mask [T, *B] for the inputs and for the outputs of each part, in the order in which they are run.
         self._bad: list[Array] = []
 
     def finite(self, ys: Array) -> Array:
         """Returns a sequence with zeros at the steps whose numbers are not finite; `marked` knows which these are."""
         if self._followed is None:
             return ys
+        # Only where a reset follows: otherwise NaN must reach whatever it would reach without resets.
         self._bad.append(self._followed & ~jnp.isfinite(ys).all(-1))
         return zeros_where(self._bad[-1], ys)
 
@@ -168,6 +174,7 @@ class _Cut:
         """Returns outputs that are NaN from the first of these steps on, up to the reset."""
         if self._resets is None or not self._bad:
             return ys
+        # [parts, T, *B] to [T, *B]: whichever part it was that had to be made finite.
         return nan_up_to_reset(ys, jnp.stack(self._bad).any(0), self._resets)
 
 

@@ -55,16 +55,21 @@ class Scan(Method):
         if adds_a_bias(recurrence.cell, recurrence.params, recurrence.xs):
             # Each chunk computes its own z, so that z of all steps, or its gradient, is never in memory at once.
             steps, xs = steps._replace(z=None), recurrence.xs
+        # The steps left over make one shorter chunk, which is run after the loop; it stores fewer than `every` states.
         in_chunks = length - length % every
-        ys, state = self._chunks(recurrence, *jax.tree.map(lambda leaf: leaf[:in_chunks], (steps, xs)))
+        steps_in_chunks, xs_in_chunks = jax.tree.map(lambda leaf: leaf[:in_chunks], (steps, xs))
+        ys, state = self._chunks(recurrence, steps_in_chunks, xs_in_chunks)
         if in_chunks == length:
             return ys, state
-        last_ys, state = self._steps(recurrence, state, *jax.tree.map(lambda leaf: leaf[in_chunks:], (steps, xs)))
+        last_steps, last_xs = jax.tree.map(lambda leaf: leaf[in_chunks:], (steps, xs))
+        last_ys, state = self._steps(recurrence, state, last_steps, last_xs)
+        # A tree, since with `keeps_states` there is a state beside each output.
         return jax.tree.map(lambda *parts: jnp.concatenate(parts), ys, last_ys), state
 
     def _steps(self, recurrence: Recurrence, state: State, steps: Steps, xs: Array | None) -> tuple[Array, State]:
         """Returns the outputs and the last state of some steps; z is computed from `xs` if they are given."""
         if xs is not None:
+            # Inside the checkpoint of `_chunks`, so that z is made again on the way back, not stored.
             steps = steps._replace(z=recurrence.cell.inputs(recurrence.params, xs))
         state, ys = jax.lax.scan(recurrence.step, state, steps, unroll=self.unroll)
         return ys, state
@@ -77,6 +82,7 @@ class Scan(Method):
             ys, state = self._steps(recurrence, state, *piece)
             return state, ys
 
+        # [T, ...] as [chunks, remat_every, ...]; the outputs come back in the same form.
         pieces = jax.tree.map(lambda leaf: leaf.reshape(-1, self.remat_every, *leaf.shape[1:]), (steps, xs))
         state, ys = jax.lax.scan(chunk, recurrence.state, pieces)
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), ys), state

@@ -143,6 +143,7 @@ class _Settings(NamedTuple):
 
 def _checked_settings(cell, method, reverse: bool, time_major: bool, keeps_states: bool) -> _Settings:
     check_cell(cell)
+    # Here and not under `jit`, where it is a static argument: a context that chooses is asked at every call.
     method = default_method(cell) if method is None else check_method(method)
     return _Settings(cell, method, reverse, time_major, keeps_states)
 
@@ -172,17 +173,21 @@ def _unroll(settings: _Settings, params, xs, state, lengths, mask, resets, key):
     if not settings.time_major:
         xs, mask, resets = jax.tree.map(lambda x: jnp.moveaxis(x, batch_axes, 0), (xs, mask, resets))
     if settings.reverse:
+        # Before `valid` is made: the valid steps of each sequence trade places, and the padding stays behind them.
         xs, mask, resets = (backward(x, lengths) for x in (xs, mask, resets))
     valid = _valid(xs.shape[0], lengths, mask)
     # Zeros for inputs, not only for outputs: the derivative at a NaN would be NaN, and zero times NaN is NaN.
     xs = xs if valid is None else select(valid, xs, jnp.zeros_like(xs))
     ys, state = _over_time(settings, params, xs, state, valid, mask is not None, resets, key)
     ys = ys if valid is None else select(valid, ys, jnp.zeros_like(ys))
+    # Undone in the opposite order; the final state has no axis of time.
     if settings.reverse:
         ys = backward(ys, lengths)
     if not settings.time_major:
         ys = jnp.moveaxis(ys, 0, batch_axes)
-    return ys, _in_order(settings, state, batch_axes, lengths) if settings.keeps_states else state
+    if settings.keeps_states:
+        state = _in_order(settings, state, batch_axes, lengths)
+    return ys, state
 
 
 def choose_again() -> None:
@@ -195,7 +200,8 @@ def _valid(length: int, lengths: Array | None, mask: Array | None) -> Bool[Array
     """Returns which steps are valid by `lengths` and by `mask`; None if all are."""
     if lengths is None:
         return mask
-    within = jnp.arange(length, dtype=jnp.int32).reshape(-1, *[1] * lengths.ndim) < lengths
+    time = jnp.arange(length, dtype=jnp.int32).reshape(-1, *[1] * lengths.ndim)  # [T, 1, ...]
+    within = time < lengths
     return within if mask is None else within & mask
 
 
@@ -218,13 +224,15 @@ def _over_time(settings: _Settings, params, xs, state, valid, gaps: bool, resets
         return _over_nothing(settings, params, xs, state)
     lost = followed = None
     if resets is not None:
-        taken = resets if valid is None else resets & valid
+        taken = resets if valid is None else resets & valid  # a step that is missing resets nothing
         xs, state, lost = cut_off(xs, state, initial, taken)
         followed = followed_by_reset(taken)
     keeps_states = settings.keeps_states
     sequence = CellSequence(cell, params, xs, state, initial, valid, resets, key, gaps, keeps_states, followed)
     ys, state = settings.method.over(sequence)
-    return ys if lost is None else select(lost, jnp.full_like(ys, jnp.nan), ys), state
+    if lost is not None:
+        ys = select(lost, jnp.full_like(ys, jnp.nan), ys)
+    return ys, state
 
 
 def _over_nothing(settings: _Settings, params, xs, state):
@@ -235,11 +243,13 @@ def _over_nothing(settings: _Settings, params, xs, state):
         return _over_time(scan, params, xs, None, None, False, None, None)[0]
 
     # The type and the features of the outputs are those that one step of one sequence would have.
+    # [1, 1, ..., I], with no axis of size 0, for which there would be nothing to trace a loop with.
     one_step = jax.ShapeDtypeStruct((*[1] * (xs.ndim - 1), xs.shape[-1]), xs.dtype)
     ys = jax.eval_shape(outputs, params, one_step)
     ys = jnp.zeros((*xs.shape[:-1], *ys.shape[xs.ndim - 1 :]), ys.dtype)
     if settings.keeps_states:
         state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (xs.shape[0], *leaf.shape)), state)
+    # As the arrays would vary if steps had been taken.
     return vary((ys, state), varying_axes((params, xs, state)))
 
 
@@ -250,7 +260,7 @@ def backward(xs: Any, lengths: Int[Array, " *B"] | None) -> Any:
     if lengths is None:
         return jnp.flip(xs, 0)
     time = jnp.arange(xs.shape[0], dtype=jnp.int32).reshape(-1, *[1] * lengths.ndim)
-    source = jnp.where(time < lengths, lengths - 1 - time, time)
+    source = jnp.where(time < lengths, lengths - 1 - time, time)  # [T, *B]
     return jnp.take_along_axis(xs, source.reshape(source.shape + (1,) * (xs.ndim - source.ndim)), 0)
 
 

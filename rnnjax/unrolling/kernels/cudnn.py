@@ -43,7 +43,8 @@ class CuDNN(Method):
         if not is_lstm(cell):
             return f"cuDNN runs the plain LSTM only, got {type(cell).__name__}; use another method"
         extras = [name for name in _EXTRAS if getattr(cell, name) not in (None, False)]
-        extras += [f"{name}={getattr(cell, name)!r}" for name, plain in _PLAIN.items() if getattr(cell, name) != plain]
+        others = {name: getattr(cell, name) for name in _PLAIN}
+        extras += [f"{name}={value!r}" for name, value in others.items() if value != _PLAIN[name]]
         if extras:
             return f"cuDNN runs the plain LSTM only, got one with {', '.join(extras)}; use another method"
         weight = recurrence.params.w_h
@@ -70,21 +71,24 @@ class CuDNN(Method):
         xs, valid, first = recurrence.xs, recurrence.steps.valid, recurrence.state
         assert xs is not None
         length, *batch, size = xs.shape
+        # `why_not` refused gaps, so the valid steps come first and their number says which they are.
         lengths = jnp.full(batch, length) if valid is None else valid.sum(0)
         # cuDNN fails for sequences of no steps (https://github.com/jax-ml/jax/issues/17966): they take one, whose
         # state is then discarded.
         at_least_one = jnp.maximum(lengths.reshape(-1), 1).astype(jnp.int32)
         arguments = (
-            jnp.moveaxis(xs.reshape(length, -1, size), 0, 1),
-            first.h.reshape(1, -1, first.h.shape[-1]),
+            jnp.moveaxis(xs.reshape(length, -1, size), 0, 1),  # [B, T, I], all batch axes as one
+            first.h.reshape(1, -1, first.h.shape[-1]),  # [layers, B, H], with one layer
             first.c.reshape(1, -1, first.c.shape[-1]),
             flat_weights(recurrence.params),
             at_least_one,
         )
+        # All varying alike: the gradient of the weights varies as the inputs do, and has to have their type.
         ys, h, c = _layer(*vary(arguments, varying_axes(arguments)))
         last = LSTMState(h.reshape(first.h.shape), c.reshape(first.c.shape))
+        # Valid steps come first, so a sequence whose first step is not valid has none.
         last = last if valid is None else select(valid[0], last, first)
-        return jnp.moveaxis(ys, 1, 0).reshape(length, *batch, -1), last
+        return jnp.moveaxis(ys, 1, 0).reshape(length, *batch, -1), last  # [B, T, H] as [T, *batch, H]
 
 
 def _types_but_float32(recurrence: Recurrence) -> list[str]:
@@ -97,6 +101,7 @@ def _unsuited_device() -> str | None:
     """Returns in one sentence why cuDNN cannot run on this machine; None if it can."""
     if jax.default_backend() != "gpu":
         return f"cuDNN needs an NVIDIA GPU, but JAX runs on {jax.default_backend()}; use another method"
+    # AMD's GPUs are "gpu" to JAX too.
     if "rocm" in jax.devices()[0].client.platform_version.lower():
         return "cuDNN needs an NVIDIA GPU, but JAX runs on ROCm; use another method"
     if not hasattr(getattr(rnn, "gpu_rnn", None), "compute_rnn_workspace_reserve_space_sizes"):
@@ -110,7 +115,8 @@ def flat_weights(params: LSTMParams) -> Float[Array, " N"]:
     The order of the gates is i, f, g, o on both sides; cuDNN's matrices have a row for every unit of every gate.
     """
     assert params.b is not None
-    parts = (jnp.moveaxis(params.w_x, 0, -1), jnp.moveaxis(params.w_h, 0, -1), params.b, jnp.zeros_like(params.b))
+    w_x, w_h = jnp.moveaxis(params.w_x, 0, -1), jnp.moveaxis(params.w_h, 0, -1)  # [I, G, H] as [G, H, I]
+    parts = (w_x, w_h, params.b, jnp.zeros_like(params.b))
     return jnp.concatenate([part.ravel() for part in parts])
 
 
@@ -137,7 +143,7 @@ def _forward(xs: Array, h: Array, c: Array, weights: Array, lengths: Array) -> t
 def _backward(residuals: Any, d_outputs: Any) -> tuple[Any, ...]:
     xs, h, *_ = residuals
     *gradients, _ = rnn.lstm_bwd(**_settings(xs, h), residuals=residuals, gradients=d_outputs)
-    return *gradients, None
+    return *gradients, None  # lengths have none
 
 
 _layer.defvjp(_forward, _backward)

@@ -47,6 +47,7 @@ def run(recurrence: Recurrence, *, interpret: bool = False) -> tuple[Float[Array
     initial = None if steps.resets is None else recurrence.initial
     arrays = Differentiable(recurrence.params, recurrence.state, initial, steps.z)
     masks = (steps.valid, steps.resets, steps.followed)
+    # A kernel's results vary over every mesh axis that any argument varies over, and its gradients likewise.
     arrays, masks = vary((arrays, masks), varying_axes((arrays, masks)))
     return _with_derivatives(cell, _kernels(cell, recurrence, interpret))(arrays, masks)
 
@@ -68,6 +69,7 @@ def _kernels(cell: GatedCell, recurrence: Recurrence, interpret: bool) -> Kernel
         jax.ShapeDtypeStruct((sizes.gates, sizes.hidden), state.h.dtype),
     )
     structure = jax.tree.structure(state)
+    # A state of numbers: its h is where the hidden state is among the leaves.
     positions = structure.unflatten(range(structure.num_leaves))
     forward, backward = layouts_of(cell, recurrence, split=not interpret)
     assert forward is not None
@@ -87,6 +89,7 @@ def _with_derivatives(cell: GatedCell, kernels: Kernels) -> Any:
     @jax.custom_jvp
     def forward(after, arrays, masks):
         operands = _operands(cell, kernels, arrays, masks)
+        # ys [T, B, H], last_leaves [B, H] each, with all batch axes as one.
         ys, last_leaves, starts, done = persistent.forward(kernels, operands, after)
         first_leaves, structure = jax.tree.flatten(arrays.state)
         last_leaves = [last.reshape(first.shape) for last, first in zip(last_leaves, first_leaves)]
@@ -96,6 +99,7 @@ def _with_derivatives(cell: GatedCell, kernels: Kernels) -> Any:
     def _(primals, tangents):
         _, arrays, masks = primals
         (outputs, starts), done = forward(*primals)
+        # The tangents of `starts` may be zeros: only `backward` reads them, and its derivative begins at the arrays.
         d_outputs = jax.jvp(lambda arrays: scanned(arrays, masks), (arrays,), (tangents[1],))[1]
         return ((outputs, starts), done), ((d_outputs, jax.tree.map(jnp.zeros_like, starts)), _no_tangent(done))
 
@@ -107,6 +111,7 @@ def _with_derivatives(cell: GatedCell, kernels: Kernels) -> Any:
         operands = operands._replace(valid=valid, resets=resets, followed=followed)
         d_ys, d_state = d_outputs
         d_state = [leaf.reshape(-1, kernels.forward.hidden) for leaf in jax.tree.leaves(d_state)]
+        # `pull` takes the gradients in the kernels' form back through reshapes, broadcasts and casts.
         d_operands, done = persistent.backward(kernels, operands, starts, _flat(d_ys, 1, arrays), d_state, after)
         return pull(Operands(*d_operands, *_NO_MASKS))[0], done
 
@@ -115,6 +120,7 @@ def _with_derivatives(cell: GatedCell, kernels: Kernels) -> Any:
         _, arrays, masks, _, d_outputs = primals
         _, d_arrays, _, _, dd_outputs = tangents
 
+        # `starts` are not among the arguments: `Scan` makes them again, from the arrays.
         def gradients(arrays, d_outputs):
             return jax.vjp(lambda arrays: scanned(arrays, masks), arrays)[1](d_outputs)[0]
 
@@ -130,7 +136,10 @@ def _with_derivatives(cell: GatedCell, kernels: Kernels) -> Any:
         outputs, starts = in_turn(forward, arrays, masks)
         return outputs, (arrays, masks, starts)
 
-    recur.defvjp(recur_forward, lambda residuals, d_outputs: (in_turn(backward, *residuals, d_outputs), None))
+    def recur_backward(residuals, d_outputs):
+        return in_turn(backward, *residuals, d_outputs), None  # masks have no gradient
+
+    recur.defvjp(recur_forward, recur_backward)
     return recur
 
 

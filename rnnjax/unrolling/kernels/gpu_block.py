@@ -61,6 +61,7 @@ class Block:
     def load_matrix(self, source: Ref) -> None:
         """Copies this warpgroup's part of ``[blocks, groups, matrix_rows, width]`` to shared memory, where it stays."""
         _, block, group = self.place
+        # The copy runs by itself; the barrier opens when all of it has arrived.
         gpu.copy_gmem_to_smem(source.at[block, group], self.matrix.at[group], self.loaded.at[group])
         gpu.barrier_wait(self.loaded.at[group])
 
@@ -84,6 +85,7 @@ class Block:
 
     def _index(self, ref: Ref, n: int, *time: Index) -> tuple[Any, ...]:
         sizes = ref.shape[-6], ref.shape[-3], ref.shape[-2]
+        # Parameters have one batch tile for all, masks one block and one warpgroup.
         tile, block, group = (i if size > 1 else 0 for i, size in zip(self.place, sizes))
         return (*time, tile, slice(None), n, block, group, slice(None))
 
@@ -120,19 +122,23 @@ class Block:
           A function ``tile(part, gate)`` that reads one tile of the product.
         """
         layout, (_, _, group) = self.layout, self.place
+        # Publications fill the buffers in turn, so that the number of one says where it is.
         matrix, operand = self.matrix.at[group], self.operand.at[jax.lax.rem(count, layout.slots)]
         product = self.product.at[group]
         if self.interpret:
+            # [columns, width] and [matrix_rows, width], along the width of both: [columns, matrix_rows].
             by_columns = (((1,), (1,)), ((), ()))
             result = jax.lax.dot_general(operand[...], matrix[...], by_columns, preferred_element_type=jnp.float32)
             product[...] = result
         else:
+            # The other way round, [matrix_rows, columns], which the store below transposes.
             total = gpu.WGMMAAccumulatorRef((layout.matrix_rows, layout.columns), jnp.float32)
             result = pl.run_scoped(lambda total: _by_tensor_cores(total, matrix, operand), total)
             self._store(product.transpose((1, 0)), gpu.layout_cast(result, gpu.Layout.WGMMA_TRANSPOSED))
         gpu.commit_smem()  # all threads have written
 
         def tile(part: int, gate: int) -> Array:
+            # The operand's columns go part by part, the matrix's rows gate by gate.
             rows = slice(part * layout.rows, (part + 1) * layout.rows)
             return self._tile(product.at[rows, gate * layout.units : (gate + 1) * layout.units])
 
@@ -193,9 +199,11 @@ class Block:
 
     def _fetch(self, group: int, source: Ref) -> None:
         """Copies a warpgroup's share of ``source [columns, width]`` to the operand in shared memory."""
+        # The warpgroups divide the copying; which units each one computes does not matter here.
         share = self.layout.width // self.layout.groups
         columns = slice(group * share, (group + 1) * share)
         layout = gpu.Layout.SMEM_GMEM_COPY((self.layout.columns, share), self.operand.dtype, _SWIZZLE)
+        # Slot 0, since with several blocks there is one buffer only.
         self._store(self.operand.at[0, :, columns], _loaded(source.at[:, columns], layout))
 
 
@@ -244,6 +252,7 @@ def launch(
     shapes, outputs_tree = jax.tree.flatten(outputs)
 
     def kernel(*refs, **shared):
+        # One count a batch tile: blocks of different tiles have no state in common.
         arrived = pl.get_global(gpu.SemaphoreType.REGULAR((layout.tiles,))) if layout.waits else None
         sizes = {"tile": layout.tiles, "block": layout.blocks, "group": layout.groups}
         tile, block, group = (jax.lax.axis_index(name) if size > 1 else 0 for name, size in sizes.items())

@@ -80,6 +80,7 @@ class Layout:
     @property
     def slots(self) -> int:
         """Buffers for the operand: two with all units in one block, which writes one while the other is still read."""
+        # With several blocks, the operand is fetched when all have counted, and so are done with the one before.
         return 2 if self.blocks == 1 else 1
 
     @property
@@ -91,7 +92,7 @@ class Layout:
     def shared_bytes(self) -> int:
         """Shared memory of a block: its part of the weight, the operand, and the product as threads exchange it."""
         operand = self.slots * self.columns * self.width * self.itemsize
-        product = self.groups * self.columns * self.matrix_rows * 4
+        product = self.groups * self.columns * self.matrix_rows * 4  # accumulated in float32
         return self.matrix_bytes + operand + product + _RESERVED
 
     @property
@@ -143,6 +144,7 @@ def _layouts_of_one_block(gates: int, parts: int, itemsize: int, batch: int, hid
 def _by_waves(layout: Layout) -> tuple[int, ...]:
     """Ranks layouts of one block: the fewest waves of blocks first, then the fewest sequences a block."""
     waves = _divided(layout.tiles, MULTIPROCESSORS)
+    # Then the least padding of units, then the most warpgroups.
     return waves, layout.rows, layout.groups * layout.units, -layout.groups
 
 
@@ -155,7 +157,7 @@ def _layouts_of_several_blocks(gates: int, parts: int, itemsize: int, batch: int
     layouts = [
         Layout(gates, parts, itemsize, batch, hidden, rows, units, groups, blocks(units, groups))
         for rows in _BATCH_TILES
-        for units in (16, 32, 48, 64)
+        for units in (16, 32, 48, 64)  # 16 units of 16 bits are as wide as the swizzle
         for groups in (1, 2, 4)
     ]
     return [layout for layout in layouts if layout.blocks > 1 and layout.fits]
@@ -186,6 +188,7 @@ class Sizes(NamedTuple):
 
 def sizes_of(cell: GatedCell, recurrence: Recurrence) -> Sizes:
     """Returns the sizes of a gated cell's recurrence."""
+    # By shape, since a cell may compute its recurrent weight.
     weight, h = jax.eval_shape(cell.recurrent_weight, recurrence.params), recurrence.state.h
     _, gates, hidden = weight.shape
     return Sizes(gates, hidden, h.size // h.shape[-1], jnp.dtype(compute_dtype(recurrence.steps.z)))

@@ -88,6 +88,7 @@ def unsuited_device() -> str | None:
     device: Any = jax.devices()[0]
     if device.platform != "gpu":  # compiling here for a GPU on another machine
         return None
+    # CUDA's version is one number, 1000 * major + 10 * minor: 12090 is 12.9.
     cuda = re.search(r"cuda (\d+)\d{3}", device.client.platform_version.lower())
     if cuda is not None and int(cuda[1]) < 13:
         return f"Pallas() needs CUDA 13, as CUDA {cuda[1]} compiles it to wrong code; use Fused() or Scan()"
@@ -111,6 +112,7 @@ def unsuited_recurrence(recurrence: Recurrence, interpret: bool = False) -> str 
     unsupported = next((leaf.dtype for leaf in leaves if leaf.dtype.name not in _TYPES), None)
     if unsupported is not None:
         return f"Pallas() computes in {', '.join(_TYPES)}, got {unsupported}; convert it, or use Fused() or Scan()"
+    # When interpreted, products are XLA's, in the precision that JAX is set to.
     if not interpret and compute_dtype(recurrence.steps.z) == jnp.float32 and exact_products():
         return (
             "Pallas() multiplies float32 in TensorFloat-32, below the default_matmul_precision that JAX is set to; "
@@ -120,6 +122,7 @@ def unsuited_recurrence(recurrence: Recurrence, interpret: bool = False) -> str 
     layouts = layouts_of(cell, one, split=not interpret)
     if None in layouts:
         return _too_wide(cell, one, heads, split=not interpret)
+    # A kernel whose blocks do not wait may run beside any other.
     waits = any(layout.waits for layout in layouts if layout is not None)
     return (waits and beside_others()) or _too_long(cell, one, layouts, heads)
 
@@ -155,6 +158,7 @@ def _too_long(cell: GatedCell, recurrence: Recurrence, layouts: tuple[Any, ...],
       heads: number of heads, whose arrays are one.
     """
     gates, hidden, batch, _ = sizes_of(cell, recurrence)
+    # Entries of z for one hidden unit, of all steps and sequences; divided by their number below.
     per_step = [one_unit(leaf, hidden).size for leaf in jax.tree.leaves(recurrence.steps.z)]
     entries = max(gates, *(size // (recurrence.length * batch) for size in per_step))
     padded = heads * max(layout.tiles * layout.rows * layout.width for layout in layouts)
@@ -177,6 +181,7 @@ def _too_wide(cell: GatedCell, recurrence: Recurrence, heads: int, *, split: boo
       split: whether hidden units may be divided over several blocks.
     """
     gates, hidden, batch, dtype = sizes_of(cell, recurrence)
+    # Both kernels have to fit, the forward one with one operand and the backward one with one for each gate.
     most = min(most_units(gates, parts, dtype.itemsize, batch, split=split) for parts in (1, gates))
     place = f"{MULTIPROCESSORS} blocks of {SHARED_MEMORY // 1024} KiB" if split else f"{SHARED_MEMORY // 1024} KiB"
     units = "hidden units" if heads == 1 else "hidden units a head"

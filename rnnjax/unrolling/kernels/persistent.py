@@ -90,6 +90,7 @@ def forward(
     layout, dtype, length = kernels.forward, kernels.dtype, operands.zs[0].shape[0]
     masked = operands.valid is not None or operands.resets is not None
     inputs = {
+        # The forward product computes the units on the last axis of the weight; `_matrices` has those first.
         "matrix": _matrices(operands.weight.transpose(2, 1, 0), layout, dtype),
         "gate_params": _for_all(operands.gate_params, layout),
         "state": _units(operands.state, layout),
@@ -99,8 +100,10 @@ def forward(
         "resets": _mask(operands.resets, layout),
         "after": after,
     }
+    # Of the arguments of the gates' derivative, the state's leaves come after the parameters.
     reads_state = kernels.gates.backward.reads[len(operands.gate_params) :]
     outputs = {
+        # One more than steps: the state after the last one is published too.
         "hs": _published(layout, length + 1, dtype),
         # Without masks the outputs are the hidden states, which are written anyway.
         "ys": _empty(layout, 1, dtype, length) if masked else None,
@@ -112,6 +115,7 @@ def forward(
         "done": DONE,
     }
     results = launch(_forward_kernel(kernels, length), layout, dtype, inputs, outputs, kernels.interpret)
+    # [T+1, tiles, rows, parts, ...], with parts where other arrays have their n entries.
     hs = _single(results["hs"].swapaxes(2, 3), layout)
     ys = _single(results["ys"], layout) if masked else hs[1:]
     befores = [None if x is None else _single(x, layout) for x in results["befores"]]
@@ -133,19 +137,25 @@ def _forward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
             return state if initial is None else select(reads["resets"], initial, state)
 
         def publish(count: Any, state: list[Array], reads: dict[str, Any]) -> None:
+            # Published after the reset, since the next step multiplies what it starts from.
             h = reset(state, reads)[hidden].astype(kernels.dtype)
             block.publish(count, [h], outputs["hs"], count)
 
         def step(t, carry):
             state, reads = carry
+            # The last step reads its own inputs again, so that hs[T] is published with the wrong reset. It is read, as
+            # the last output, only where there are no resets.
             next_reads = _prefetched(block, inputs, jax.lax.min(t + 1, length - 1))
+            # The loop carries the state before its reset, which a step that is missing leaves as it is.
             before = reset(state, reads)
             for target, tile in zip(outputs["befores"], before):
                 if target is not None:
                     block.write(target, 0, tile, t)
             product = block.multiply(t)
             r = [product(0, gate).astype(state[hidden].dtype) for gate in range(layout.gates)]
-            new = [tile for (tile,) in gates(*gate_params, *([x] for x in before), *reads["zs"], r, like=r[0])]
+            before_tiles = ([x] for x in before)
+            results = gates(*gate_params, *before_tiles, *reads["zs"], r, like=r[0])
+            new = [tile for (tile,) in results]
             if outputs["ys"] is not None:
                 block.write(outputs["ys"], 0, new[hidden].astype(kernels.dtype), t)
             after = new if reads["valid"] is None else select(reads["valid"], new, state)
@@ -155,6 +165,7 @@ def _forward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
         settled = functools.partial(jax.tree.map, block.settled)
         state = [block.read(x, 0) for x in inputs["state"]]
         reads = _prefetched(block, inputs, 0)
+        # Before the loop, whose steps begin with a product.
         publish(0, state, reads)
         state, _ = jax.lax.fori_loop(0, length, step, settled((state, reads)))
         for target, tile in zip(outputs["state"], state):
@@ -188,8 +199,9 @@ def backward(
         "gate_params": _for_all(operands.gate_params, layout),
         "befores": _units(starts.befores, layout),
         "zs": [_arranged(x, layout) for x in operands.zs],
+        # Computed again for all steps at once, [T, B, G, H]: the forward kernel need not write it.
         "r": _arranged(recurrent_product(starts.hs[:-1].astype(h.dtype), operands.weight, dtype), layout),
-        "d_ys": _arranged(d_ys[..., None, :], layout),
+        "d_ys": _arranged(d_ys[..., None, :], layout),  # [T, B, 1, H], one entry a unit
         "d_state": _units(d_state, layout),
         "valid": _mask(operands.valid, layout),
         "resets": _mask(operands.resets, layout),
@@ -200,8 +212,11 @@ def backward(
     # See `_backward_kernel` for the three parts of the state's gradient.
     d_zs = [_empty(layout, x.shape[2], x.dtype, length) for x in operands.zs]
     outputs = {
+        # One more than steps: index T holds the zeros that the last step's product is of.
         "d_rs": _published(layout, length + 1, dtype),
+        # Where gates read z + r, both have the gradient that is published for r.
         "d_zs": [] if kernels.gates.summed else d_zs,
+        # In float32, since each entry is a sum over all steps.
         "d_gate_params": [_empty(layout, len(x), jnp.float32) for x in operands.gate_params],
         "direct": state,
         "skipped": None if operands.valid is None else state,
@@ -232,11 +247,16 @@ def _backward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
         def through_product(direct, product):
             d_state = list(direct)
             for gate in range(layout.gates):
+                # Part g of the operand is d r of gate g, which only the rows of that gate multiply.
                 d_state[hidden] += product(gate, gate).astype(d_state[hidden].dtype)
             return d_state
 
+        def added(totals, terms):
+            return [total + term.astype(total.dtype) for total, term in zip(totals, terms)]
+
         def gate_gradients(d_new, reads):
             d_y = reads["d_ys"].astype(d_new[hidden].dtype)
+            # Not masked by `valid`: `unroll` sets outputs of missing steps to zero outside, so that d_y is zero there.
             d_new = [x + d_y if leaf == hidden else x for leaf, x in enumerate(d_new)]
             before = [None if x is None else [x] for x in reads["befores"]]
             arguments = *gate_params, *before, *reads["zs"], reads["r"], *([x] for x in d_new)
@@ -246,24 +266,27 @@ def _backward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
         def step(i, carry):
             direct, skipped, d_params, d_initial, later_resets, reads = carry
             t = length - 1 - i
+            # Of publication i, which is d r of step t + 1: the numbers go up while time goes down.
             product = block.multiply(i)
             next_reads = _prefetched(block, inputs, jax.lax.max(t - 1, 0))
             d_state = through_product(direct, product)
             if d_initial is not None:  # where step t + 1 was reset, it started from the initial state
                 d_initial = sums(d_initial, select(later_resets, d_state, zeros))
                 d_state = select(later_resets, zeros, d_state)
+            # After the select by resets: a step that was missing was not reset, and handed its state on.
             d_state = sums(d_state, skipped)
             d_new, skipped = d_state, zeros
             if reads["valid"] is not None:
                 d_new = select(reads["valid"], d_state, zeros)
                 skipped = select(reads["valid"], zeros, d_state)
             gradients = gate_gradients(d_new, reads)
-            d_params = [[a + b.astype(a.dtype) for a, b in zip(*sums)] for sums in zip(d_params, gradients)]
-            d_state_and_zs = gradients[len(gate_params) :]
+            of_params, d_state_and_zs = gradients[: len(gate_params)], gradients[len(gate_params) :]
+            d_params = [added(totals, terms) for totals, terms in zip(d_params, of_params)]
             direct = [tile for (tile,) in d_state_and_zs[: len(direct)]]
             for target, tiles in zip(outputs["d_zs"], d_state_and_zs[len(direct) :]):
                 for n, tile in enumerate(tiles):
                     block.write(target, n, tile, t)
+            # r is the last argument of the gates.
             d_r = [tile.astype(kernels.dtype) for tile in gradients[-1]]
             block.publish(i + 1, d_r, outputs["d_rs"], t)
             return settled((direct, skipped, d_params, d_initial, reads["resets"], next_reads))
@@ -273,8 +296,10 @@ def _backward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
         # No step follows the last one: its product is of zeros, and nothing is reset after it.
         block.publish(0, [zero_operand] * layout.gates, outputs["d_rs"], length)
         masked = inputs["resets"] is not None
+        # A mask is a tile of float32, as `_mask` makes it.
         resets, d_initial = (block.full(0.0, jnp.float32), zeros) if masked else (None, None)
         reads = _prefetched(block, inputs, length - 1)
+        # The gradient of the last state enters as if a step after it had been skipped.
         carry = settled((zeros, d_last, d_params, d_initial, resets, reads))
         direct, skipped, d_params, d_initial, _, _ = jax.lax.fori_loop(0, length, step, carry)
         for name, tiles in {"direct": direct, "skipped": skipped, "d_initial": d_initial}.items():
@@ -291,23 +316,28 @@ def _gradients(kernels: Kernels, operands: Operands, starts: StepStarts, results
     """Returns the gradients: XLA sums over time and batch, and adds what came through the first step's product."""
     layout, dtype = kernels.backward, kernels.dtype
     einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    # [T, B, G, H], without the zeros at index T.
     d_rs = _restored(results["d_rs"].swapaxes(2, 3), layout)[:-1]
     hs = starts.hs[:-1]
     if operands.followed is not None:  # there d r is zero, see `zero_where_unused`
         hs = jnp.where(operands.followed[..., None] & ~jnp.isfinite(hs), 0, hs)
     d_weight = einsum("tbk,tbgh->kgh", hs, d_rs).astype(operands.weight.dtype)
-    sums = zip(results["d_gate_params"], operands.gate_params)
-    d_gate_params = [_restored(x, layout).sum(0).astype(like.dtype) for x, like in sums]
+    # [B, n, H] each: the kernel has summed over time.
+    by_sequence = [_restored(x, layout) for x in results["d_gate_params"]]
+    d_gate_params = [x.sum(0).astype(like.dtype) for x, like in zip(by_sequence, operands.gate_params)]
     d_state = [_single(x, layout) for x in results["direct"]]
+    # The kernel has ended before the product of step 0, whose gradients belong to the first state.
     through_product = einsum("bgh,kgh->bk", d_rs[0], operands.weight.astype(dtype))
     d_state[kernels.hidden] += through_product.astype(d_state[kernels.hidden].dtype)
     d_initial = None
     if operands.resets is not None:
+        # The kernel divides up a reset's gradient at the step before, which step 0 does not have.
         reset_first = operands.resets[0][:, None]
         later_resets = [_single(x, layout) for x in results["d_initial"]]
         d_initial = [x + jnp.where(reset_first, y, 0) for x, y in zip(later_resets, d_state)]
         d_state = [jnp.where(reset_first, 0, x) for x in d_state]
     if operands.valid is not None:
+        # Last, since a step 0 that was missing was not reset.
         d_state = [x + _single(skipped, layout) for x, skipped in zip(d_state, results["skipped"])]
     d_zs = [d_rs] if kernels.gates.summed else [_restored(x, layout) for x in results["d_zs"]]
     d_zs = [d_z.astype(z.dtype) for d_z, z in zip(d_zs, operands.zs)]
@@ -379,9 +409,11 @@ def _matrices(
 ) -> Float[Array, "blocks groups matrix_rows width"]:
     """Returns a weight, whose first axis is that of the units that it computes, in one part for each warpgroup."""
     padding = layout.width - layout.hidden
+    # Units in the padding repeat the last one, for the reason that `_arranged` gives.
     weight = jnp.pad(weight.astype(dtype), [(0, padding), (0, 0), (0, 0)], mode="edge")
     # Zeros, so that the operand's entries in the padding add nothing to a product.
     weight = jnp.pad(weight, [(0, 0), (0, 0), (0, padding)])
+    # Gate by gate in a warpgroup, [blocks, groups, gates, units, width], so that a gate's tile is a range of rows.
     weight = weight.reshape(layout.blocks, layout.groups, layout.units, layout.gates, layout.width).swapaxes(2, 3)
     weight = weight.reshape(layout.blocks, layout.groups, layout.gates * layout.units, layout.width)
     return jnp.pad(weight, [(0, 0), (0, 0), (0, layout.matrix_rows - weight.shape[2]), (0, 0)])

@@ -83,6 +83,7 @@ class Pointwise:
         # Without dead code, an argument that is in no equation is not read.
         everything = [True] * len(closed.jaxpr.outvars)
         self._jaxpr: Any = partial_eval.dce_jaxpr(closed.jaxpr, everything, instantiate=True)[0]
+        # By identity, since literals among the operands cannot be hashed.
         read = {id(v) for e in self._jaxpr.eqns for v in e.invars} | {id(v) for v in self._jaxpr.outvars}
         self.reads = tuple(id(v) in read for v in self._jaxpr.invars)
 
@@ -132,7 +133,8 @@ def _evaluate(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Value | 
         return constant(np.asarray(atom.val, aval.dtype))
 
     for equation in jaxpr.eqns:
-        values.update(zip(equation.outvars, _apply(equation, [read(atom) for atom in equation.invars])))
+        operands = [read(atom) for atom in equation.invars]
+        values.update(zip(equation.outvars, _apply(equation, operands)))
     return [read(atom) for atom in jaxpr.outvars]
 
 
@@ -140,6 +142,7 @@ def _apply(equation: Any, operands: list[Value]) -> list[Value]:
     """Returns the results of one equation of a jaxpr."""
     name, params = equation.primitive.name, equation.params
     if name in _CALLS:
+        # The name differs from primitive to primitive, and so does whether constants come with it.
         inner = params.get("call_jaxpr", params.get("jaxpr"))
         closed = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
         return _evaluate(closed.jaxpr, closed.consts, operands)
@@ -167,6 +170,7 @@ def _reduced(combine: Callable[..., Any], x: Value, axes: tuple[int, ...], dtype
     """Returns a value with some of its axes reduced, by combining whole tiles."""
     remaining = [axis for axis in range(x.index.ndim) if axis not in axes]
     shape = [x.index.shape[axis] for axis in remaining]
+    # [results, terms of each]
     terms = x.index.transpose(*remaining, *axes).reshape(math.prod(shape), -1)
     tile_shape = next(entry.shape for entry in x.flat() if not isinstance(entry, np.generic))
     rows = [[_tile(x.entries[i], tile_shape, dtype) for i in row] for row in terms]
@@ -190,6 +194,7 @@ def _each(equation: Any, operands: list[Value]) -> Value:
         tile = next((entry for entry in entries if not isinstance(entry, np.generic)), None)
         if tile is None:
             with jax.ensure_compile_time_eval():
+                # `[()]` makes a scalar of an array without axes.
                 results.append(np.asarray(bind(*map(jnp.asarray, entries)))[()])
         else:
             results.append(bind(*(_tile(entry, tile.shape, dtype) for entry, dtype in zip(entries, dtypes))))
@@ -249,6 +254,7 @@ _REDUCTIONS = {
     "reduce_min": jax.lax.min,
     "reduce_prod": jax.lax.mul,
 }
+# Rules of custom derivatives are not needed: `jax.vjp` has applied them before the gradients are traced.
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint"}
 _MOVES = {
     "broadcast_in_dim": _broadcast,
@@ -304,6 +310,7 @@ def traced(
       NotImplementedError: when evaluated, if the gates use an operation that is not known to be pointwise.
     """
     size = r.shape[-1]
+    # Gates may read the cell's own size.
     cell = dataclasses.replace(cell, hidden_size=1)
     leaves, tree = jax.tree.flatten(params)
     leaves, state, zs, r = jax.tree.map(lambda leaf: one_unit(leaf, size), (leaves, state, zs, r))
@@ -313,11 +320,13 @@ def traced(
         new = cell.gates(tree.unflatten(params), structure.unflatten(state), zs, r)
         return [new.astype(old.dtype) for new, old in zip(jax.tree.leaves(new), state)]
 
+    # Traced twice: kernels load only the parameters that gates read, which the first trace shows.
     read = Pointwise(new_state, leaves, state, zs, r).reads[: len(leaves)]
     params_read = [leaf for leaf, is_read in zip(leaves, read) if is_read]
 
     def gates(params_read, *others):
         remaining = iter(params_read)
+        # Any value will do for what gates do not read.
         params = [
             next(remaining) if is_read else jnp.zeros(leaf.shape, leaf.dtype) for leaf, is_read in zip(leaves, read)
         ]
@@ -327,6 +336,7 @@ def traced(
         return jax.vjp(gates, params_read, state, zs, r)[1](d_new)
 
     backward = Pointwise(gradients, params_read, state, zs, r, state)
+    # The last two gradients are those of the one leaf of z, and of r.
     summed = len(jax.tree.leaves(zs)) == 1 and backward.alike(-2, -1)
     return Gates(Pointwise(gates, params_read, state, zs, r), backward, read, summed)
 

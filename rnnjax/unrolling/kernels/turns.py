@@ -51,6 +51,7 @@ def in_turn(kernel: Callable[..., tuple[Any, Int32[Array, "1"]]], *arguments: An
 
 @_in_turn.def_effectful_abstract_eval
 def _types(*_: Any, program: ClosedJaxpr) -> tuple[list[Any], Any]:
+    # Without `done`, which is seen in lowered programs only.
     return program.out_avals[:-1], program.effects
 
 
@@ -92,7 +93,9 @@ def _lowered(ctx: mlir.LoweringRuleContext, *operands: Any, program: ClosedJaxpr
     after = mlir.ir_constant(np.zeros(DONE.shape, DONE.dtype)) if before is None else before.results[-1]
     shape = mlir.ir.RankedTensorType(after.type).shape  # of a batch of kernels, more than one
 
+    # Named as `_NAME` says: `_last_call` finds the function in the lowered program by this.
     def kernel_in_turn(after, *leaves):
+        # The `done` of a batch of kernels has an entry for each; one is enough to depend on all.
         return jaxpr_as_fun(program)(jnp.ravel(after)[:1], *leaves)
 
     of_call = ctx.replace(avals_in=(ShapedArray(tuple(shape), DONE.dtype), *ctx.avals_in))
