@@ -255,7 +255,7 @@ COMMAND = [sys.executable, "-m", "rnnjax.train", "--config"]
 
 
 def start_long_run(path, config_file, environment):
-    arguments = [*COMMAND, f"{config_file}:long", "--workdir", str(path)]
+    arguments = [*COMMAND, f"{config_file}:long", "--config.evaluate_every=2", "--workdir", str(path)]
     process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     lines = []
     for line in process.stderr:
@@ -274,7 +274,9 @@ def end_long_run(path):
 @pytest.fixture(scope="module")
 def long_run(tmp_path_factory):
     """The long run without a stop."""
-    return run_training(tmp_path_factory.mktemp("long"), freeze(get_config("long")))
+    return run_training(
+        tmp_path_factory.mktemp("long"), freeze(dataclasses.replace(get_config("long"), evaluate_every=2))
+    )
 
 
 @pytest.fixture
