@@ -7,6 +7,8 @@ import pytest
 from rnnjax import evaluate
 from rnnjax.training.lock import locked
 
+pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
+
 
 @pytest.fixture
 def summary(trained):

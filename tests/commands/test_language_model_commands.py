@@ -7,7 +7,10 @@ import pytest
 from rnnjax import evaluate, generate, train
 
 # ml_collections reads config files by a method that Python has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),
+    pytest.mark.usefixtures("programs_of_alike_runs"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,10 @@ import pytest
 from rnnjax import evaluate, generate, train
 
 # ml_collections reads config files by a method that Python has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),
+    pytest.mark.usefixtures("programs_of_alike_runs"),
+]
 
 CLICKS = "".join(
     f"{session},2014-04-07T1{session // 20}:{session % 20:02d}:{5 * click:02d}Z,{100 + (session + click) % 7},0\n"

@@ -5,7 +5,10 @@ import pytest
 from rnnjax import generate, train
 
 # ml_collections reads config files by a method that Python has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),
+    pytest.mark.usefixtures("programs_of_alike_runs"),
+]
 
 SMALL = ["--config.windows=200", "--config.window=8", "--config.cell.hidden_size=6"]
 

@@ -14,7 +14,10 @@ from rnnjax import sweep
 from rnnjax.training.sweep_group import GroupRecord
 
 # ml_collections reads config files by a method that Python has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),
+    pytest.mark.usefixtures("programs_of_alike_runs"),
+]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = ["--config", "configs/hihello.py:basic", "--config.epochs=4", "--config.evaluate_every=2", "--seeds=3"]

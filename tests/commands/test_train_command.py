@@ -12,6 +12,8 @@ import pytest
 from rnnjax import train
 from rnnjax.training.lock import locked
 
+pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
+
 SMALL = ["--config", "configs/mnist.py:embedded", "--config.epochs=1", "--config.cell.hidden_size=8"]
 
 

@@ -5,6 +5,8 @@ import json
 
 from rnnjax import evaluate, generate, train
 
+pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
+
 
 def test_dates_are_trained_evaluated_and_translated(call, tmp_path, monkeypatch):
     pairs = tmp_path / "pairs.tsv"

@@ -6,7 +6,10 @@ from rnnjax import generate, train
 from rnnjax.data.word_vectors import read_word_vectors
 
 # ml_collections reads config files by a method that Python has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),
+    pytest.mark.usefixtures("programs_of_alike_runs"),
+]
 
 
 def test_words_are_trained_written_and_asked_for(call, caplog, tmp_path):

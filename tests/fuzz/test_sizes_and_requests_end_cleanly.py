@@ -2,8 +2,8 @@
 
 import io
 
-import jax
 import pytest
+from fixtures.parameters import drawn_parameters
 from fixtures.random_cases import (
     ends_cleanly,
     few,
@@ -66,7 +66,7 @@ def untrained(folder):
     write_small_data(folder)
     small = {translate: [("cell.hidden_size", 4)], word2vec: [("min_count", 1), ("size", 4)]}
     tasks = [build_task(with_sizes(task, small.get(task, [("cell.hidden_size", 4)]), folder)) for task in SIZES]
-    return [(task, task.init(jax.random.key(0))) for task in tasks]
+    return [(task, drawn_parameters(task.init)) for task in tasks]
 
 
 @few

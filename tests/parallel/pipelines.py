@@ -69,6 +69,17 @@ def by_pmap(function, devices, *given):
     return [jax.tree.map(lambda leaf, d=d: leaf[d], results) for d in range(devices)]
 
 
+def on_one_device(cell, options, given):
+    """Returns the outcome without a split, which is computed once for all splits of a cell under options of a name."""
+    key = (cell, *options)
+    if key not in _ON_ONE_DEVICE:
+        _ON_ONE_DEVICE[key] = jax.jit(functools.partial(outcome, cell, options, None))(*given)
+    return _ON_ONE_DEVICE[key]
+
+
+_ON_ONE_DEVICE = {}
+
+
 MAPS = {"shard_map": by_shard_map, "pmap": by_pmap}
 
 
@@ -76,7 +87,7 @@ def check(cell, devices, mapped, chunk=2, **options):
     """Asserts that every device has the values and gradients of one device by itself."""
     with jax.enable_x64(True):
         given = arguments(cell)
-        expected = jax.jit(functools.partial(outcome, cell, options, None))(*given)
+        expected = on_one_device(cell, options, given)
         method = Wavefront(chunk=chunk)
         for got in MAPS[mapped](functools.partial(outcome, cell, options, method), devices, *given):
             close(got, expected)

@@ -224,9 +224,9 @@ def assert_same_metrics(found, expected, rtol):
         assert {**one, "split": 0} == pytest.approx({**other, "split": 0}, rel=rtol)
 
 
-def in_one_process(path, epochs, **fields):
+def in_one_process(path, **fields):
     """The metrics of the same run in this process, on two devices."""
-    return run_training(path, freeze(dataclasses.replace(get_config("long"), epochs=epochs, **fields))).metrics
+    return run_training(path, freeze(dataclasses.replace(get_config("long"), evaluate_every=2, **fields))).metrics
 
 
 def assert_gone_is_said(processes, left, codes):
@@ -242,6 +242,7 @@ def test_four_processes_found_by_slurm_that_split_batch_and_layers_equal_one_and
         return {**SLURM, "SLURM_NTASKS": "4", "SLURM_PROCID": str(process), "SLURM_LOCALID": str(process)}
 
     path, options = tmp_path / "run", ["--config.epochs=20", "--config.cell.layers=2", "--config.parallel.layers=2"]
+    options += ["--config.evaluate_every=2"]
     processes = start(4, path, *options, "--heartbeat_timeout", "10", environment=environment, flags=False)
     wait_for_epoch(path, 2, processes)
     assert_in_use(path, options, capfd)  # a second command ends, and harms nothing of the first
@@ -252,7 +253,7 @@ def test_four_processes_found_by_slurm_that_split_batch_and_layers_equal_one_and
     assert not (path / "lock").exists()
     found = rows(path)
     cell = CellConfig(hidden_size=4, layers=2)
-    expected = in_one_process(tmp_path / "one", 20, parallel=ParallelConfig(batch="2"), cell=cell)
+    expected = in_one_process(tmp_path / "one", epochs=20, parallel=ParallelConfig(batch="2"), cell=cell)
     assert_same_metrics(found, expected[: len(found)], 1e-5)
 
 
@@ -278,7 +279,7 @@ def open_mpi(process):
 def test_when_one_of_two_is_killed_the_other_ends_and_both_go_on_to_what_one_process_gives(start, tmp_path):
     path = tmp_path / "run"
     options = ["--config.epochs=8", "--config.data.feed=host", "--config.cell.dropout.input_rate=0.3"]
-    options += ["--config.parallel.map=pmap", "--heartbeat_timeout", "10"]
+    options += ["--config.evaluate_every=2", "--config.parallel.map=pmap", "--heartbeat_timeout", "10"]
 
     processes = start(2, path, *options, environment=open_mpi, flags=False)
     wait_for_epoch(path, 2, processes)
@@ -292,7 +293,7 @@ def test_when_one_of_two_is_killed_the_other_ends_and_both_go_on_to_what_one_pro
     assert processes.codes() == [0, 0], [said.read_text() for said in processes.said]
     expected = in_one_process(
         tmp_path / "one",
-        8,
+        epochs=8,
         parallel=ParallelConfig(batch="2"),
         data=DataConfig(feed="host"),
         cell=CellConfig(hidden_size=4, dropout={"input_rate": 0.3}),
@@ -315,25 +316,18 @@ def test_when_one_of_two_is_killed_the_other_ends_and_both_go_on_to_what_one_pro
             "config.seed is 0 in process 0 and 1 in process 1; start all processes with the same arguments",
         ),
         (
-            lambda process: ["--workdir", f"PATH-{process}"],
-            _nothing,
-            "--workdir is PATH-0 in process 0, but PATH-1 in process 1; give all one directory that all of them reach",
-        ),
-        (
             _nothing,
             lambda process: {"SIGN_DATA": str(process)},
             "data.checksum is .* in process 0 and .* in process 1; give all processes the same data",
         ),
     ],
-    ids=["seed", "workdir", "data"],
+    ids=["seed", "data"],
 )
 def test_what_differs_between_two_processes_ends_both_with_2_and_its_name(own, environment, sentence, start, tmp_path):
     path = tmp_path / "run"
-    processes = start(
-        2, path, own=lambda process: [each.replace("PATH", str(path)) for each in own(process)], environment=environment
-    )
+    processes = start(2, path, own=own, environment=environment)
     assert processes.codes(60) == [2, 2], [said.read_text() for said in processes.said]
     for sentences in processes.sentences():
         (said,) = sentences
-        assert re.search(sentence.replace("PATH", re.escape(str(path))), said)
+        assert re.search(sentence, said)
     assert all(each.is_file() for each in tmp_path.iterdir())  # no directory is left

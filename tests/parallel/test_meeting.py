@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 
+import jax
 import pytest
 from toytasks.config import get_config
 
@@ -15,6 +16,8 @@ from rnnjax.parallel import agreement, meeting
 from rnnjax.parallel.agreement import describe_run, difference
 from rnnjax.parallel.meeting import Place, meet
 from rnnjax.train import main
+from rnnjax.training import opening
+from rnnjax.training.run_directory import RunDirectory
 
 VERSIONS = {"python": "3.11.4", "jax": "0.10.2", "jaxlib": "0.10.2"}
 
@@ -260,3 +263,35 @@ def test_an_error_of_another_process_is_raised_here_and_one_here_is_raised_as_it
     with pytest.raises(agreement.CollectiveError) as raised:
         agreement.in_all_processes(lambda: fails(mine))
     assert raised.value.error is mine
+
+
+# One directory of all
+
+
+def opening_as(process, path, other_says, monkeypatch):
+    """Opens a run directory as one of two processes; the other says something each time that both say something."""
+
+    def gather(own):
+        return [own, next(words)] if process == 0 else [next(words), own]
+
+    words = iter(other_says)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: process)
+    monkeypatch.setattr(agreement, "gather_json", gather)
+    monkeypatch.setattr(opening, "_VISIBLE_WITHIN", 0.0)
+    with pytest.raises(agreement.CollectiveError) as raised, opening.opened(RunDirectory(path, writes=not process), {}):
+        pytest.fail("opened")
+    assert type(raised.value.error) is ConfigError
+    return str(raised.value.error)
+
+
+def test_directories_that_differ_end_both_processes_and_none_is_left(tmp_path, monkeypatch):
+    said = {"value": {"path": str(tmp_path / "0"), "mark": "that of process 0"}}
+    sentence = opening_as(1, tmp_path / "1", [said, {"value": None}], monkeypatch)
+    assert sentence == (
+        f"--workdir is {tmp_path / '0'} in process 0, but {tmp_path / '1'} in process 1; "
+        "give all one directory that all of them reach"
+    )
+    told = [{"value": {}}, {"error": "ConfigError", "sentence": sentence}]
+    assert opening_as(0, tmp_path / "0", told, monkeypatch) == sentence
+    assert not list(tmp_path.iterdir())

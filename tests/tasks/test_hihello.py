@@ -2,6 +2,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from fixtures.parameters import drawn_parameters
 
 from configs.hihello import get_config
 from rnnjax.config import CellConfig, DataConfig
@@ -18,7 +19,7 @@ def learnt(config):
     """The parameters after the steps of the config, and how many steps had not all characters right."""
     task = hihello.build(freeze(config))
     optimizer = optax.adam(config.optimizer.learning_rate)
-    params = task.init(jax.random.key(0))
+    params = jax.jit(task.init)(jax.random.key(0))
 
     def step(carry, _):
         params, state = carry
@@ -56,11 +57,12 @@ def test_the_example_is_each_character_and_the_next():
 
 def test_steps_without_weight_count_neither_in_loss_nor_in_accuracy():
     task = hihello.build(freeze(hihello.Config(cell=CellConfig(hidden_size=3))))
-    params = task.init(jax.random.key(0))
+    params = drawn_parameters(task.init)
     weights = np.array([[1, 1, 0, 0, 0, 0]], np.float32)
-    found, _ = task.values(params, None, {**EXAMPLE, "weights": weights}, None)
+    values = jax.jit(lambda batch: task.values(params, None, batch, None)[0])
+    found = values({**EXAMPLE, "weights": weights})
     first = {name: values[:, :2] for name, values in EXAMPLE.items()}
-    expected, _ = task.values(params, None, first, None)
+    expected = values(first)
     for name in ("loss", "accuracy"):
         np.testing.assert_allclose(found[name].value, expected[name].value, rtol=1e-6)
         np.testing.assert_array_equal(found[name].weight, [2])
@@ -68,7 +70,7 @@ def test_steps_without_weight_count_neither_in_loss_nor_in_accuracy():
 
 def test_a_prompt_of_other_characters_is_refused():
     task = hihello.build(freeze(hihello.Config(cell=CellConfig(hidden_size=3))))
-    params = task.init(jax.random.key(0))
+    params = drawn_parameters(task.init)
     assert len(next(task.generate(params, REQUEST._replace(prompt="hello")))) == 5
     with pytest.raises(ConfigError, match="only the characters 'hielo' are known, not 'xy'; use those"):
         next(task.generate(params, REQUEST._replace(prompt="hyx")))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fixtures.parameters import drawn_parameters
 from jax.sharding import PartitionSpec
 
 from rnnjax.config import CellConfig, ParallelConfig
@@ -97,15 +98,13 @@ def test_the_gradient_stops_exactly_at_the_window(task, state, step):
     once, _ = step(state, window(task, 0))
     twice, _ = step(once, window(task, 1))
 
-    def through(stop):
+    @jax.jit
+    @jax.grad
+    def through(params, stop):
         """The gradient of the second window's loss with respect to the parameters that both windows are read with."""
-
-        def loss(params):
-            _, carry = loss_and_carry(task, params, state.carry, window(task, 0))
-            carry = jax.lax.stop_gradient(carry) if stop else carry
-            return loss_and_carry(task, params, carry, window(task, 1))[0]
-
-        return jax.jit(jax.grad(loss))(state.params)
+        _, carry = loss_and_carry(task, params, state.carry, window(task, 0))
+        carry = jax.tree.map(lambda leaf: jnp.where(stop, jax.lax.stop_gradient(leaf), leaf), carry)
+        return loss_and_carry(task, params, carry, window(task, 1))[0]
 
     # With the carry of the first step, which was computed with the parameters before it.
     gradient = jax.jit(jax.grad(lambda params: loss_and_carry(task, params, once.carry, window(task, 1))[0]))(
@@ -115,7 +114,7 @@ def test_the_gradient_stops_exactly_at_the_window(task, state, step):
     for found, wanted in zip(jax.tree.leaves(twice.params), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
     # Within a window it goes back all the way; across windows it would go on if it were not stopped.
-    stopped, unbroken = (through(stop)["params"]["recurrent"]["rnn"].w_h for stop in (True, False))
+    stopped, unbroken = (through(state.params, stop)["params"]["recurrent"]["rnn"].w_h for stop in (True, False))
     assert np.abs(stopped - unbroken).max() > 1e-4 * np.abs(unbroken).max()
 
 
@@ -149,7 +148,7 @@ def test_where_a_lane_starts_what_was_carried_is_forgotten(task, values, state):
 @pytest.mark.parametrize("tokens", ["characters", "words"])
 def test_evaluation_is_the_mean_over_all_tokens_of_the_split(own_text, tokens):
     task = language_model.build(config(own_text, tokens, batch_size=1, window=7))
-    params = task.init(jax.random.key(0))
+    params = drawn_parameters(task.init)
     found = float(evaluator(task, batch_mesh("1", 1), "test", 1, resident=True)(params)["loss"])
     # One lane, from the beginning: the whole split as a single window.
     text = language_model.load(config(own_text, tokens).data)
@@ -160,7 +159,8 @@ def test_evaluation_is_the_mean_over_all_tokens_of_the_split(own_text, tokens):
         "counted": jnp.ones((1, len(ids)), bool),
         "start": jnp.array([True]),
     }
-    np.testing.assert_allclose(found, loss_and_carry(task, params, task.carry, whole)[0], rtol=1e-5)
+    expected, _ = jax.jit(functools.partial(loss_and_carry, task))(params, task.carry, whole)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_what_does_not_count_changes_nothing(task, values, state):
@@ -184,7 +184,7 @@ def test_metrics_of_characters_and_of_words():
 
 
 def test_init_scale_draws_every_parameter_uniformly(own_text):
-    params = language_model.build(config(own_text, init_scale=0.1)).init(jax.random.key(0))
+    params = jax.jit(language_model.build(config(own_text, init_scale=0.1)).init)(jax.random.key(0))
     leaves = jax.tree.leaves(params)
     assert all(np.abs(leaf).max() <= 0.1 for leaf in leaves)
     everything = np.concatenate([np.ravel(leaf) for leaf in leaves])
@@ -220,7 +220,7 @@ def test_an_unknown_character_in_the_prompt_is_refused_in_one_sentence(task, sta
 
 def test_an_unknown_word_in_the_prompt_becomes_unk(own_text):
     task = language_model.build(config(own_text, "words"))
-    lines = list(task.generate(task.init(jax.random.key(0)), asked(prompt="the zebra sat", length=9)))
+    lines = list(task.generate(drawn_parameters(task.init), asked(prompt="the zebra sat", length=9)))
     assert " ".join(lines).startswith("the <unk> sat ")
     assert set(" ".join(lines).split()) <= {*TEXT.split(), "<unk>"}
 

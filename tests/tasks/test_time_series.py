@@ -1,8 +1,10 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import drawn_parameters
 
 from configs.time_series import get_config
 from rnnjax.config import CellConfig, DataConfig, build_cell
@@ -28,7 +30,7 @@ def task():
 
 @pytest.fixture(scope="module")
 def params(task):
-    return task.init(jax.random.key(0))
+    return drawn_parameters(task.init)
 
 
 def generated(task, params, tmp_path, **fields):
@@ -37,27 +39,29 @@ def generated(task, params, tmp_path, **fields):
 
 def test_a_loss_is_the_mean_squared_error_of_a_window_one_step_ahead(task, params):
     window = task.data.splits["train"]["window"]
-    values, _ = task.values(params, None, {"window": window}, None)
+    evaluated = jax.jit(lambda params: task.values(params, None, {"window": window}, None)[0])
+    values = evaluated(params)
     assert values["mse"].shape == (8,)
     np.testing.assert_array_equal(values["loss"], values["mse"])
     # Without weights to the output, the prediction is its bias.
     output = {"kernel": np.zeros((5, 1)), "bias": np.array([0.5])}
     constant = {"params": {**params["params"], "Dense_0": output}}
-    values, _ = task.values(constant, None, {"window": window}, None)
+    values = evaluated(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), constant))
     np.testing.assert_allclose(values["mse"], np.square(window[:, 1:] - 0.5).mean(1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("project", [False, True])
 def test_both_ways_to_predict_have_as_many_parameters(project):
     task = time_series.build(freeze(config(project=project)))
-    sizes = [leaf.size for leaf in jax.tree.leaves(task.init(jax.random.key(0)))]
+    sizes = [leaf.size for leaf in jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0)))]
     assert sum(sizes) == 5 + 25 + 5 + 5 + 1
 
 
 def test_dropout_is_of_training_alone():
     task = time_series.build(freeze(config(cell=CellConfig(hidden_size=5, layers=2, dropout={"state_rate": 0.5}))))
-    params, batch = task.init(jax.random.key(0)), {"window": task.data.splits["train"]["window"]}
-    losses = [task.values(params, None, batch, key)[0]["loss"] for key in (None, None, jax.random.key(0))]
+    params, batch = drawn_parameters(task.init), {"window": task.data.splits["train"]["window"]}
+    loss = jax.jit(lambda key: task.values(params, None, batch, key)[0]["loss"])
+    losses = [loss(key) for key in (None, None, jax.random.key(0))]
     np.testing.assert_array_equal(losses[0], losses[1])
     assert not np.allclose(losses[0], losses[2])
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import drawn_parameters
 
 from rnnjax.config import CellConfig, DataConfig
 from rnnjax.data.bucketing import padding_waste
@@ -45,6 +46,11 @@ def task(path, probability=0.0):
     return build(config)
 
 
+@functools.cache
+def params_of(path):
+    return drawn_parameters(task(path).init)
+
+
 def batch_of(task, rows=BATCH):
     return {name: jnp.asarray(values[:rows]) for name, values in task.data.splits["train"].items()}
 
@@ -73,7 +79,7 @@ def test_label_smoothing_spreads_probability_over_all_tokens():
 
 def test_nothing_in_the_padding_changes_a_value_or_a_gradient(pairs):
     made = task(pairs)
-    params, batch = made.init(jax.random.key(0)), batch_of(made)
+    params, batch = params_of(pairs), batch_of(made)
 
     @jax.jit
     @jax.value_and_grad
@@ -95,11 +101,11 @@ def test_sampling_rises_with_the_training_steps(pairs):
     )
     made = task(pairs, probability=0.4)
     assert made.carry.shape == (BATCH,)
-    params, batch = made.init(jax.random.key(0)), batch_of(made)
+    params, batch = params_of(pairs), batch_of(made)
     values = jax.jit(made.values)
     forced = task(pairs)
     at_first, carry = values(params, made.carry, batch, jax.random.key(0))
-    expected, _ = forced.values(params, None, batch, None)
+    expected, _ = jax.jit(forced.values)(params, None, batch, None)
     np.testing.assert_allclose(at_first["loss"].value, expected["loss"].value, rtol=1e-4)
     assert carry.tolist() == [1] * BATCH
     later, _ = values(params, carry + 20, batch, jax.random.key(0))
@@ -118,7 +124,7 @@ def test_buckets_leave_little_padding_and_hold_whole_batches(pairs):
 
 def test_generate_answers_every_line_in_its_place(pairs, tmp_path):
     made = task(pairs)
-    params = made.init(jax.random.key(0))
+    params = params_of(pairs)
     lines = ["red dog", "", "big zebra", "   ", "house", "red dog", " ".join(["dog"] * 30)]
     found = list(made.generate(params, request(lines, tmp_path)))
     assert len(found) == len(lines)
@@ -135,13 +141,13 @@ def test_generate_reads_lines_only_when_they_are_asked_for(pairs, tmp_path):
         yield "red dog"
         raise AssertionError("read too early")
 
-    answers = made.generate(made.init(jax.random.key(0)), request(lines(), tmp_path))
+    answers = made.generate(params_of(pairs), request(lines(), tmp_path))
     next(answers)
 
 
 def test_the_n_best_come_with_their_scores_the_best_first(pairs, tmp_path):
     made = task(pairs)
-    params = made.init(jax.random.key(0))
+    params = params_of(pairs)
     found = list(made.generate(params, request(["red dog", "", "house"], tmp_path, beam_size=4, n_best=3)))
     assert len(found) == 3 + 1 + 3
     assert found[3] == ""
@@ -152,7 +158,7 @@ def test_the_n_best_come_with_their_scores_the_best_first(pairs, tmp_path):
 
 def test_scores_are_of_the_whole_split(pairs, monkeypatch):
     made = task(pairs)
-    params = made.init(jax.random.key(0))
+    params = params_of(pairs)
     found = made.score(params, "test")
     assert found.keys() == {"bleu", "chrf", "exact_match", "padding_waste"}
     values = jax.jit(made.values)(params, None, {k: jnp.asarray(v) for k, v in made.data.splits["test"].items()}, None)

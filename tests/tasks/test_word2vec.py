@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import drawn_parameters
 
 from rnnjax.config import DataConfig
 from rnnjax.data.word_vectors import read_word_vectors
@@ -28,7 +29,7 @@ def task(text):
 
 @pytest.fixture(scope="module")
 def params(task):
-    return task.init(jax.random.key(0))
+    return drawn_parameters(task.init)
 
 
 @pytest.fixture(scope="module")

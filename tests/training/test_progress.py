@@ -5,9 +5,12 @@ import sys
 import termios
 
 import numpy as np
+import pytest
 from toytasks.runs import run_training, sign_config
 
 from rnnjax.training.progress import Progress
+
+pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
 
 LINE = re.compile(r"epoch (\d+)  step (\d+)/24  .*accuracy \d\.\d+.*loss \d+\.\d+.*  \d+(\.\d+)? steps?/s  \d+.* left")
 

@@ -162,15 +162,14 @@ def test_a_line_that_was_cut_off_is_dropped(uninterrupted, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     "fields",
     [
-        {"epochs": 2, "data": DataConfig(feed="host")},
-        {"epochs": 2, "parallel": ParallelConfig(batch="2")},
-        {"epochs": 2, "parallel": ParallelConfig(batch="2", map="pmap"), "batch_size": 7},
-        {"epochs": 3, "steps_per_call": 0},
+        {"data": DataConfig(feed="host"), "parallel": ParallelConfig(batch="2")},
+        {"steps_per_call": 0, "parallel": ParallelConfig(batch="2", map="pmap"), "batch_size": 7},
     ],
-    ids=["host feed", "two devices", "two devices by pmap, a batch filled up", "whole epochs"],
+    ids=["host feed to two devices", "whole epochs on two devices by pmap, a batch filled up"],
 )
 def test_resuming_is_exact_for_every_way_of_running_wherever_calls_end(fields, tmp_path, monkeypatch):
-    whole, config = run_training(tmp_path / "whole", config_of(**fields)), config_of(**fields, call_seconds=1e-9)
+    whole = run_training(tmp_path / "whole", config_of(epochs=2, **fields))
+    config = config_of(**{"epochs": 2, "call_seconds": 1e-9, **fields})
     with monkeypatch.context() as patch:
         interrupt(patch, 1, lambda record: signal.raise_signal(signal.SIGTERM))
         with pytest.raises(Interrupted):
@@ -255,7 +254,7 @@ COMMAND = [sys.executable, "-m", "rnnjax.train", "--config"]
 
 
 def start_long_run(path, config_file, environment):
-    arguments = [*COMMAND, f"{config_file}:long", "--workdir", str(path)]
+    arguments = [*COMMAND, f"{config_file}:long", "--config.evaluate_every=2", "--workdir", str(path)]
     process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     lines = []
     for line in process.stderr:
@@ -274,7 +273,9 @@ def end_long_run(path):
 @pytest.fixture(scope="module")
 def long_run(tmp_path_factory):
     """The long run without a stop."""
-    return run_training(tmp_path_factory.mktemp("long"), freeze(get_config("long")))
+    return run_training(
+        tmp_path_factory.mktemp("long"), freeze(dataclasses.replace(get_config("long"), evaluate_every=2))
+    )
 
 
 @pytest.fixture
@@ -344,10 +345,10 @@ def test_a_run_is_not_gone_on_with_on_other_data(uninterrupted, tmp_path):
 
 
 def test_a_checkpoint_of_another_seed_is_set_aside_and_the_run_ends_as_it_would(uninterrupted, tmp_path, caplog):
-    other = run_training(tmp_path / "other", config_of(seed=1, epochs=1))
+    other = run_training(tmp_path / "other", config_of(seed=1))
     path = damaged_copy(uninterrupted, tmp_path / "run", [])
     shutil.rmtree(path / "checkpoints" / "24")
-    shutil.copytree(other.directory.checkpoints / "8", path / "checkpoints" / "24")
+    shutil.copytree(other.directory.checkpoints / "24", path / "checkpoints" / "24")
     assert_same_run(run_training(path, config_of()), uninterrupted)
     assert "the checkpoint of step 24 is damaged (it belongs to a run of another config)" in caplog.text
     assert (path / "checkpoints" / "24.set-aside").is_dir()

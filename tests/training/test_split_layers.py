@@ -8,6 +8,8 @@ from toytasks.runs import run_training, sign_config
 from rnnjax.config import CellConfig, ParallelConfig
 from rnnjax.errors import ConfigError
 
+pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
+
 
 def trained(directory, layers, map="shard_map"):
     cell = CellConfig(hidden_size=4, layers=2, dropout={"output_rate": 0.3})
