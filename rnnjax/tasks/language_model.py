@@ -128,7 +128,8 @@ def build(config: Config) -> Task:
     def values(params: Any, carry: State, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, State]:
         tokens = batch["tokens"]
         # A lane that starts here has nothing before it, whatever the batch before has left.
-        state = select(batch["start"], cell.initial_state(len(tokens), dtype), carry)
+        start = cell.start(params["params"]["recurrent"]["rnn"], len(tokens), dtype)
+        state = select(batch["start"], start, carry)
         rngs = None if key is None else {"dropout": key}
         logits, carry = model.apply(params, tokens[:, :-1], state, rngs=rngs, deterministic=key is None)
         losses = token_losses(logits, tokens[:, 1:])

@@ -224,9 +224,9 @@ def _over_time(settings: _Settings, params, xs, state, valid, gaps: bool, resets
         return _over_nothing(settings, params, xs, state)
     lost = followed = None
     if resets is not None:
-        taken = resets if valid is None else resets & valid  # a step that is missing resets nothing
-        xs, state, lost = cut_off(xs, state, initial, taken)
-        followed = followed_by_reset(taken)
+        resets = resets if valid is None else resets & valid  # a step that is missing resets nothing
+        xs, state, lost = cut_off(xs, state, initial, resets)
+        followed = followed_by_reset(resets)
     keeps_states = settings.keeps_states
     sequence = CellSequence(cell, params, xs, state, initial, valid, resets, key, gaps, keeps_states, followed)
     ys, state = settings.method.over(sequence)

@@ -163,6 +163,23 @@ def test_evaluation_is_the_mean_over_all_tokens_of_the_split(own_text, tokens):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_a_learned_state_is_trained_where_a_lane_starts(own_text):
+    learning = language_model.build(config(own_text, cell=CellConfig(hidden_size=3, wrappers=("learned_state",))))
+    params, batch = learning.init(jax.random.key(0)), window(learning, 0)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params, start):
+        return loss_and_carry(learning, params, learning.carry, batch | {"start": start})[0]
+
+    at_start, later = (
+        jax.tree.leaves(gradient(params, np.full(2, start))["params"]["recurrent"]["rnn"].state)
+        for start in (True, False)
+    )
+    assert all((leaf != 0).any() for leaf in at_start)
+    assert all((leaf == 0).all() for leaf in later)
+
+
 def test_what_does_not_count_changes_nothing(task, values, state):
     batch = window(task, len(task.data.splits["test"]["start"]) // 2 - 1, "test")
     assert not batch["counted"].all()

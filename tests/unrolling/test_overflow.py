@@ -184,3 +184,27 @@ def test_what_overflows_without_a_reset_after_it_is_not_hidden(method):
     last = lambda params: jnp.sum(unroll(cell, params, xs, resets=early, method=method)[0][:, 4])  # noqa: E731
     gradient = jax.jit(jax.grad(last))(params)
     assert not any(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient)[:2])
+
+
+@dataclasses.dataclass(frozen=True)
+class Forgetful(GatedCell):
+    """h' = relu(z): it overflows in one step and has recovered in the next."""
+
+    def gates(self, params, state, z, r):
+        return HiddenState(jax.nn.relu(z[..., 0, :]))
+
+
+@pytest.mark.parametrize("method", [None, Scan(), Static()], ids=str)
+def test_a_reset_at_a_missing_step_ends_nothing(method):
+    cell = Stack([Forgetful(3), GRU(4)])
+    below, above = parameters(cell, 2)
+    params = (below._replace(w_x=jnp.full_like(below.w_x, 3e38)), above)
+    xs = jnp.full((1, 6, 2), 1e-38).at[0, 1].set(3e5)
+    mask, resets = np.ones((1, 6), bool), np.zeros((1, 6), bool)
+    mask[0, 2] = False
+    resets[0, [2, 5]] = True
+    ys, _ = unroll(cell, params, xs, mask=mask, resets=resets, method=method)
+    there = mask[0]
+    without, _ = unroll(cell, params, xs[:, there], resets=(resets & mask)[:, there], method=method)
+    same(np.isnan(ys[:, there]), np.isnan(without))
+    same(np.isnan(without).all(-1), np.array([[False, True, True, True, False]]))
