@@ -48,6 +48,7 @@ def train_step(
     # If parameters are known to be equal on all devices, JAX sums each leaf's gradient over them by a collective of its
     # own. Declaring that parameters vary leaves gradients local, to be summed together with the metrics.
     params = vary(state.params, varying_axes(jax.lax.axis_index(axis)))
+    # The carry is an auxiliary output, so that no gradient reaches from one batch into the one before.
     gradients, (sums, carry) = jax.grad(total_loss, has_aux=True)(params)
     gradients, sums = sum_over(axis, (gradients, sums))
     gradients = jax.tree.map(lambda gradient: mean(gradient, sums["loss"].weight), gradients)
@@ -55,7 +56,6 @@ def train_step(
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {name: mean(*total) for name, total in sums.items()}
-    carry = jax.lax.stop_gradient(carry)
     return TrainState(state.step + 1, params, opt_state, carry, state.key), metrics
 
 

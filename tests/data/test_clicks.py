@@ -71,6 +71,11 @@ def test_a_line_of_the_challenge_is_session_time_item_and_category(written):
     np.testing.assert_allclose(read.time, [1396867869.277, 1396878997.614], atol=1e-4)
 
 
+def test_seconds_may_be_negative_or_have_an_exponent(written):
+    read = read_clicks([written("1,-5,1,0\n1,1.5e-3,2,0\n2,2014-04-07,3,0\n")])
+    assert sorted(read.time.tolist()) == [-5.0, 0.0015, 1396828800.0]
+
+
 @pytest.mark.parametrize(
     "text",
     [
