@@ -16,6 +16,12 @@ SMALL, SMALLEST = Case("LSTM", 2, 4, 3, 2, 5), Case("BasicRNN", 1, 2, 2, 2, 2)
 INSTALLED = [name for name in CONTENDERS if missing_package(name, SMALL) is None]
 
 
+@pytest.fixture(autouse=True)
+def _chosen_soon(monkeypatch):
+    """Has rnnjax measure for no longer than a step which number of devices is the fastest."""
+    monkeypatch.setattr("rnnjax.training.step_seconds._SECONDS", 1e-6)
+
+
 @functools.cache
 def calls_of(name):
     return (CONTENDERS | USES)[name](SMALL)
