@@ -3,6 +3,8 @@
 import io
 import json
 
+import pytest
+
 from rnnjax import evaluate, generate, train
 
 pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")

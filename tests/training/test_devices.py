@@ -75,6 +75,7 @@ def kept():
     return [*json.loads((cache_directory() / "devices.json").read_text()).values()]
 
 
+@pytest.mark.usefixtures("programs_shared")
 def test_the_faster_number_of_devices_is_taken_and_measured_once(measured, tmp_path):
     first = run_training(tmp_path / "first", large())
     second = run_training(tmp_path / "second", large(seed=1))
@@ -84,6 +85,7 @@ def test_the_faster_number_of_devices_is_taken_and_measured_once(measured, tmp_p
     assert kept() == [{"tuned": False, "choices": choices}]
 
 
+@pytest.mark.usefixtures("programs_shared")
 def test_another_step_is_measured_anew(measured, tmp_path):
     run_training(tmp_path / "first", large())
     run_training(tmp_path / "second", large(batch_size=128))
@@ -104,6 +106,7 @@ def test_a_run_that_was_begun_before_methods_were_measured_goes_on_by_the_rule(t
     assert RunDirectory(tmp_path).choice() == Choice(2)
 
 
+@pytest.mark.usefixtures("programs_shared")
 @pytest.mark.parametrize("choice", ["1", "2", "all"])
 def test_a_number_in_the_config_stands(choice, measured, tmp_path):
     ran = run_training(tmp_path / "run", large(parallel=ParallelConfig(batch=choice)))
@@ -111,6 +114,7 @@ def test_a_number_in_the_config_stands(choice, measured, tmp_path):
     assert measured == []
 
 
+@pytest.mark.usefixtures("programs_shared")
 def test_a_short_run_is_not_worth_measuring(measured, monkeypatch, tmp_path):
     monkeypatch.setattr(devices, "_STEPS_FOR_DEVICES", 1000)
     assert run_training(tmp_path / "run", large()).summary["device"]["count"] == 2
@@ -128,6 +132,7 @@ def test_a_signal_ends_what_is_measured_and_the_run_before_its_first_step(measur
         run_training(tmp_path / "run", large())
 
 
+@pytest.mark.usefixtures("programs_shared")
 def test_a_damaged_table_is_measured_anew(measured, tmp_path):
     cache_directory().mkdir()
     (cache_directory() / "devices.json").write_text('{"cut off')
@@ -135,6 +140,7 @@ def test_a_damaged_table_is_measured_anew(measured, tmp_path):
     assert measured == [[2, 1]]
 
 
+@pytest.mark.usefixtures("programs_shared")
 def test_methods_and_devices_are_one_choice_measured_once(tuned, measured, tmp_path):
     first = run_training(tmp_path / "first", large())
     second = run_training(tmp_path / "second", large(seed=1))
@@ -155,6 +161,7 @@ def test_methods_are_measured_for_a_run_that_is_long_enough(tuned, measured, mon
     assert long.methods
 
 
+@pytest.mark.usefixtures("programs_shared")
 def test_the_number_of_devices_given_methods_are_measured_for_it(tuned, measured, monkeypatch, tmp_path):
     monkeypatch.setattr(devices, "_STEPS_FOR_METHODS", 1)
     run_training(tmp_path / "run", large(parallel=ParallelConfig(batch="2")))
