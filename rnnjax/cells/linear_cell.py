@@ -130,7 +130,14 @@ class LinearCell(Cell):
 
 
 def coefficients_like(cell: LinearCell, params: Params, zs: Any, state: State) -> tuple[State, State]:
-    """Returns a linear cell's coefficients in the type of the state, each built as the state is."""
+    """Returns a linear cell's coefficients in the type of the state, each built as the state is.
+
+    Args:
+      cell: the cell.
+      params: its parameters.
+      zs: what `inputs` returned, of one step or of several.
+      state: a state, each leaf ``[*batch, ...]``.
+    """
     dtype = jnp.result_type(*jax.tree.leaves(state))
 
     def in_its_type(z: Array) -> Array:

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool
 
 from rnnjax.backend import scans_in_order
@@ -29,7 +30,7 @@ def linear_scan(
     h0: Any = None,
     *,
     reverse: bool = False,
-    resets: Bool[Array, "T *B"] | None = None,
+    resets: Bool[ArrayLike, "T *B"] | None = None,
     implementation: Implementation | None = None,
 ) -> Any:
     """Returns all states of h_t = a_t * h_{t-1} + b_t, elementwise, over time-major arrays.
@@ -194,7 +195,7 @@ def _checked(a: Any, b: Any, h0: Any) -> tuple[Any, Any, Any]:
     if not shape:
         raise ValueError("b must have shape [T, *batch, ...], one axis at least, got []")
     for leaf in jax.tree.leaves((a, b)):
-        if jnp.broadcast_shapes(leaf.shape, shape) != shape:
+        if not _fits(leaf.shape, shape):
             raise ValueError(f"a must broadcast to the shape {list(shape)} of b, got {list(leaf.shape)}")
     if h0 is None:
         h0 = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, shape=leaf.shape[1:]), b)
@@ -202,6 +203,11 @@ def _checked(a: Any, b: Any, h0: Any) -> tuple[Any, Any, Any]:
     if jax.tree.map(jnp.shape, h0) != jax.tree.map(lambda leaf: leaf.shape[1:], b):
         raise ValueError(f"h0 must have the shape {list(shape[1:])} of one step of b, got {_shapes(h0)}")
     return jax.tree.map(lambda leaf: leaf.reshape((1,) * (len(shape) - leaf.ndim) + leaf.shape), a), b, h0
+
+
+def _fits(shape: tuple[int, ...], like: tuple[int, ...]) -> bool:
+    """Returns whether a shape broadcasts to another."""
+    return len(shape) <= len(like) and all(a in (1, b) for a, b in zip(shape[::-1], like[::-1]))
 
 
 def _shapes(numbers: Any) -> str:

@@ -25,7 +25,14 @@ class Factors(NamedTuple):
 
 
 def in_order(factors: Factors, b: Any, h0: Any, reverse: bool) -> Any:
-    """Returns all states, one step after another, from the last to the first with `reverse`."""
+    """Returns all states, one step after another.
+
+    Args:
+      factors: what the states are multiplied by.
+      b: what is added, a number ``[T, *batch, ...]``.
+      h0: the state before the first step.
+      reverse: whether to go from the last step to the first.
+    """
 
     def step(h: Any, item: tuple[Factors, Any]) -> tuple[Any, Any]:
         (a, cut), b = item
@@ -62,7 +69,11 @@ def _scan(step: Any, first: Any, factors: Factors, numbers: Any, reverse: bool) 
 
 
 def as_tree(factors: Factors, b: Any, h0: Any, reverse: bool) -> Any:
-    """Returns all states by a tree of combinations of neighbouring steps, log2(T) deep."""
+    """Returns all states by a tree of combinations of neighbouring steps, log2(T) deep.
+
+    Args:
+      factors, b, h0, reverse: as in `in_order`.
+    """
     a = _broadcast_over_time(factors.a, b)
     first = times(jax.tree.map(lambda leaf: leaf[-1 if reverse else 0], a), h0)
     cut = None if factors.cuts is None else factors.cuts[-1 if reverse else 0]
