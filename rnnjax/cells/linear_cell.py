@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from abc import abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -138,10 +140,10 @@ def coefficients_like(cell: LinearCell, params: Params, zs: Any, state: State) -
       zs: what `inputs` returned, of one step or of several.
       state: a state, each leaf ``[*batch, ...]``.
     """
-    dtype = jnp.result_type(*jax.tree.leaves(state))
+    dtype = functools.reduce(np.promote_types, (leaf.dtype for leaf in jax.tree.leaves(state)))
 
     def in_its_type(z: Array) -> Array:
-        return z.astype(jnp.promote_types(z.dtype, dtype)) if jnp.issubdtype(z.dtype, jnp.floating) else z
+        return z.astype(np.promote_types(z.dtype, dtype)) if jnp.issubdtype(z.dtype, jnp.floating) else z
 
     a, b = cell.coefficients(params, jax.tree.map(in_its_type, zs))
     return _built_as(state, a), _built_as(state, b)

@@ -16,9 +16,9 @@ class Complex(NamedTuple):
 
     Example:
       >>> import jax.numpy as jnp, rnnjax
-      >>> a, h, b = (rnnjax.Complex(jnp.full((4, 2), re), jnp.full((4, 2), im)) for re, im in ((0, 1), (0, 0), (1, 0)))
-      >>> hs = rnnjax.linear_scan(a, b)
-      >>> print(hs.real[:, 0], hs.imag[:, 0])
+      >>> i, one = rnnjax.Complex(jnp.zeros(4), jnp.ones(4)), rnnjax.Complex(jnp.ones(4), jnp.zeros(4))
+      >>> sums = rnnjax.linear_scan(i, one)
+      >>> print(sums.real, sums.imag)
       [1. 1. 0. 0.] [0. 1. 1. 0.]
     """
 

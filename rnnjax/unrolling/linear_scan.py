@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool
 
 from rnnjax.backend import scans_in_order
+from rnnjax.cells.checks import check_floating
 from rnnjax.cells.pairs import Complex, is_complex, plus, times
 from rnnjax.dtypes import at_least_float32
 from rnnjax.unrolling.cutting import followed_by_reset
@@ -55,6 +56,7 @@ def linear_scan(
 
     Raises:
       ValueError: for shapes that do not fit, or another implementation.
+      TypeError: for factors or what is added that are not floating point.
 
     Example:
       >>> import jax.numpy as jnp, rnnjax
@@ -191,6 +193,9 @@ def _checked(a: Any, b: Any, h0: Any) -> tuple[Any, Any, Any]:
     a, b = jax.tree.map(jnp.asarray, (a, b))
     if is_complex(a) and not is_complex(b):
         raise ValueError("with Complex factors a, b must be a Complex pair too, got an array")
+    for name, number in (("a", a), ("b", b)):
+        for leaf in jax.tree.leaves(number):
+            check_floating(name, leaf)
     shape = jnp.shape(jax.tree.leaves(b)[0])
     if not shape:
         raise ValueError("b must have shape [T, *batch, ...], one axis at least, got []")
