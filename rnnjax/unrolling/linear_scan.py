@@ -114,34 +114,33 @@ def _derivative(settings: _Settings, primals: tuple[_Arrays], tangents: tuple[_A
 def _linear(settings: _Settings, factors: Factors, b: Any) -> Any:
     """Returns the states that follow from zeros, as a function that JAX knows to be linear in `b`, with its transpose.
 
-    It solves h_t - a_t h_{t-1} = b_t. The unknown is one array, since JAX transposes no solution of which a part is
-    known to be constant.
+    It solves h_t - a_t h_{t-1} = b_t.
     """
     implementation, reverse = settings
     zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), b)
 
-    def equations(packed: Array) -> Array:
-        hs = _unpacked(packed, b)
+    def equations(hs: Any) -> Any:
         products = times(factors.a, shifted(hs, zeros, reverse))
-        return packed - _packed(products)
+        return jax.tree.map(lambda h, product: h - product, hs, products)
 
-    def solve(_: Any, packed: Array) -> Array:
-        return _packed(_FORWARD[implementation](factors, _unpacked(packed, b), zeros, reverse))
+    def solve(_: Any, b: Any) -> Any:
+        return _FORWARD[implementation](factors, b, zeros, reverse)
 
-    def solve_transposed(_: Any, packed: Array) -> Array:
-        return _packed(_TRANSPOSED[implementation](factors, _unpacked(packed, b), reverse))
+    def solve_transposed(_: Any, g: Any) -> Any:
+        return _TRANSPOSED[implementation](factors, g, reverse)
 
-    return _unpacked(jax.lax.custom_linear_solve(equations, _packed(b), solve, solve_transposed), b)
-
-
-def _packed(number: Any) -> Array:
-    """Returns a number as one array."""
-    return jnp.stack(number) if is_complex(number) else number
+    return jax.lax.custom_linear_solve(equations, _tied(b), solve, solve_transposed)
 
 
-def _unpacked(packed: Array, like: Any) -> Any:
-    """Returns a number of the kind of another from one array."""
-    return Complex(packed[0], packed[1]) if is_complex(like) else packed
+def _tied(b: Any) -> Any:
+    """Returns a number whose parts are all functions of each other, by a sum over nothing.
+
+    JAX transposes no solution of equations where a part of the known side is constant while another is not.
+    """
+    if not is_complex(b):
+        return b
+    nothing = b.real[:0].sum(0) + b.imag[:0].sum(0)
+    return Complex(b.real + nothing, b.imag + nothing)
 
 
 def _first_product(factors: Factors, h0: Any, reverse: bool) -> Any:

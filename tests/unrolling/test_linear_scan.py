@@ -75,6 +75,15 @@ def test_complex_pairs_with_factors_that_are_the_same_at_every_step(implementati
     close(*(jax.jit(functools.partial(derivatives, f))(*arguments) for f in (pairs, loop)))
 
 
+def test_one_part_of_a_complex_number_may_be_constant():
+    def loss(real):
+        hs = linear_scan(Complex(A[0, 0], A[1, 1]), Complex(real, ADDED))
+        return jnp.square(hs.imag).sum()
+
+    expected = jax.jit(jax.jvp, static_argnums=0)(loss, (AGAIN,), (WEIGHTS,))[1]
+    close((jax.jit(jax.grad(loss))(AGAIN) * WEIGHTS).sum(), expected)
+
+
 @each_implementation
 def test_vmap_maps_over_any_axis_and_over_part_of_the_arguments(implementation):
     def gradient(a, b, h0, resets):
