@@ -127,14 +127,17 @@ class LRU(LinearCell):
         return Complex(self.zeros(batch_size, dtype), self.zeros(batch_size, dtype))
 
     def inputs(self, params: LRUParams, xs: Float[Array, "*N I"], *, key: Key = None) -> LRUZs:
-        projected = project(params.w_x, xs, self.dtype)
-        return LRUZs(projected, None if params.d is None else params.d.astype(projected.dtype) * xs)
+        projected = project(params.w_x * jnp.exp(params.gamma), xs, self.dtype)
+        if params.d is None:
+            return LRUZs(projected, None)
+        d, xs = params.d.astype(projected.dtype), xs.astype(projected.dtype)
+        return LRUZs(projected, jnp.broadcast_to(d, xs.shape) * xs)  # so that its gradient is one sum
 
     def coefficients(self, params: LRUParams, zs: LRUZs) -> tuple[Complex, Complex]:
-        nu, theta, gamma = (each.astype(zs.projected.dtype) for each in (params.nu, params.theta, params.gamma))
-        radius, phase, scale = jnp.exp(-jnp.exp(nu)), jnp.exp(theta), jnp.exp(gamma)
-        real, imag = zs.projected[..., 0, :], zs.projected[..., 1, :]
-        return Complex(radius * jnp.cos(phase), radius * jnp.sin(phase)), Complex(scale * real, scale * imag)
+        nu, theta = (each.astype(zs.projected.dtype) for each in (params.nu, params.theta))
+        radius, phase = jnp.exp(-jnp.exp(nu)), jnp.exp(theta)
+        factor = Complex(radius * jnp.cos(phase), radius * jnp.sin(phase))
+        return factor, Complex(zs.projected[..., 0, :], zs.projected[..., 1, :])
 
     def read(self, params: LRUParams, state: Complex, z: LRUZs) -> Array:
         """Returns real and imaginary parts, and ``d * x`` if there is one, side by side."""

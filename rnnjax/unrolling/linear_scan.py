@@ -107,7 +107,7 @@ def _derivative(settings: _Settings, primals: tuple[_Arrays], tangents: tuple[_A
         cuts = cuts | lost
     factors = _factors(arrays.a, cuts)
     by_h0 = _first_product(factors, change.h0, settings.reverse)
-    d_b = plus(plus(d_b, times(change.a, before)), _at_first(by_h0, d_b, settings.reverse))
+    d_b = plus(plus(d_b, times(_of_all_steps(change.a, before), before)), _at_first(by_h0, d_b, settings.reverse))
     return hs, _linear(settings, factors, d_b)
 
 
@@ -141,6 +141,20 @@ def _tied(b: Any) -> Any:
         return b
     nothing = b.real[:0].sum(0) + b.imag[:0].sum(0)
     return Complex(b.real + nothing, b.imag + nothing)
+
+
+def _of_all_steps(a: Any, like: Any) -> Any:
+    """Returns factors of the shape of all states, such that their gradient is one sum over all axes without them.
+
+    On a CPU, XLA takes 20 times as long for a sum over time that leaves a batch axis of size 1.
+    """
+    shape = jax.tree.leaves(like)[0].shape
+
+    def leaf(a: Array) -> Array:
+        first = next((axis for axis, size in enumerate(a.shape) if size != 1), a.ndim)
+        return jnp.broadcast_to(a.reshape(a.shape[first:]), shape)
+
+    return jax.tree.map(leaf, a)
 
 
 def _first_product(factors: Factors, h0: Any, reverse: bool) -> Any:
