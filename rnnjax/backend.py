@@ -21,6 +21,14 @@ def sequences_as_matrices() -> bool:
     return on_cpu()
 
 
+def scans_in_order(platform: str | None = None) -> bool:
+    """Whether a linear recurrence is computed one step after another, not as a tree.
+
+    On a CPU the loop is as fast as memory allows; elsewhere a loop costs a kernel launch a step.
+    """
+    return on_cpu(platform)
+
+
 def z_by_step() -> bool:
     """Whether a loop computes z step by step, if z of the whole sequence then need not be stored.
 

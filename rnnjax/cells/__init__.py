@@ -5,8 +5,14 @@ from rnnjax.cells.basic import BasicRNN
 from rnnjax.cells.cell import Cell, GatedCell, GatedParams, HiddenState
 from rnnjax.cells.gru import GRU, GRUParams
 from rnnjax.cells.heads import Heads
+from rnnjax.cells.linear_cell import LinearCell, LinearParams
+from rnnjax.cells.lru import LRU, LRUParams
 from rnnjax.cells.lstm import LSTM, LSTMNorm, LSTMParams, LSTMState
+from rnnjax.cells.min_gru import MinGRU, MinLSTM
+from rnnjax.cells.pairs import Complex
+from rnnjax.cells.qrnn import QRNN
 from rnnjax.cells.randomness import TimedKey
+from rnnjax.cells.rg_lru import RGLRU, RGLRUParams
 from rnnjax.cells.weight_drop import WeightDrop
 from rnnjax.cells.wrapper import Wrapper
 from rnnjax.cells.wrappers import Dropout, LearnedParams, LearnedState, Project, ProjectParams, Residual, Stack
@@ -14,10 +20,13 @@ from rnnjax.cells.zoneout import Zoneout
 
 __all__ = [
     "GRU",
+    "LRU",
+    "LRUParams",
     "LSTM",
     "Bahdanau",
     "BasicRNN",
     "Cell",
+    "Complex",
     "Dropout",
     "GRUParams",
     "GatedCell",
@@ -29,9 +38,16 @@ __all__ = [
     "LSTMState",
     "LearnedParams",
     "LearnedState",
+    "LinearCell",
+    "LinearParams",
     "Luong",
+    "MinGRU",
+    "MinLSTM",
     "Project",
     "ProjectParams",
+    "QRNN",
+    "RGLRU",
+    "RGLRUParams",
     "Residual",
     "Stack",
     "TimedKey",

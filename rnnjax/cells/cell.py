@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rnnjax.backend import sequences_as_matrices
 from rnnjax.cells.blocks import RecurrentWeight, block_product, in_blocks
 from rnnjax.cells.checks import check_floating, check_params, check_state
 from rnnjax.cells.initializers import Initializer, gate_kernels, gate_vectors, initializer, vector_initializer
+from rnnjax.cells.projecting import keep_dtypes, matrix, project
 from rnnjax.cells.randomness import TimedKey
 from rnnjax.cells.sizes import Size, batch_shape, check_size, keep_sizes
 from rnnjax.dtypes import at_least_float32
@@ -254,13 +254,7 @@ class GatedCell(Cell):
         for choice in (self.kernel_init, self.recurrent_init):
             initializer(choice)
         vector_initializer(self.bias_init)
-        for name in ("dtype", "param_dtype", "state_dtype"):
-            # Stored in one form, so that equal cells are equal however a type was named; and as the scalar type, since
-            # NumPy's dtypes compare float64 as equal to None.
-            dtype = getattr(self, name)
-            if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
-                raise TypeError(f"{name} must be a floating-point type, got {jnp.dtype(dtype)}")
-            object.__setattr__(self, name, None if dtype is None else jnp.dtype(dtype).type)
+        keep_dtypes(self, "dtype", "param_dtype", "state_dtype")
 
     @property
     def output_size(self) -> int:
@@ -334,11 +328,7 @@ class GatedCell(Cell):
         Raises:
           ValueError: if the inputs have another number of features than the parameters.
         """
-        if xs.shape[-1] != w_x.shape[0]:
-            raise ValueError(f"xs has {xs.shape[-1]} features, but the cell was initialised for {w_x.shape[0]}")
-        dtype = self.dtype or xs.dtype
-        zs = _product(xs.astype(dtype), matrix(w_x).astype(dtype))
-        return zs.reshape(*xs.shape[:-1], *w_x.shape[1:])
+        return project(w_x, xs, self.dtype)
 
     def advance(self, params: Params, state: State, z: Any) -> State:
         r = recurrent_product(state.h, self.recurrent_weight(params), compute_dtype(z))
@@ -363,29 +353,6 @@ def recurrent_product(h: Float[Array, "*B K"], w: Float[Array, "K ..."], dtype: 
         return block_product(h, w, dtype)
     r = jnp.tensordot(h.astype(dtype), matrix(w).astype(dtype), 1, preferred_element_type=h.dtype)
     return r.reshape(*h.shape[:-1], *w.shape[1:])
-
-
-@jax.custom_jvp
-def _product(xs: Float[Array, "*N I"], w: Float[Array, "I O"]) -> Float[Array, "*N O"]:
-    return jnp.tensordot(xs, w, 1)
-
-
-@_product.defjvp
-def _derivative_of_product(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    """The derivative of a product, written so that the gradient of `w` is a product of two matrices."""
-    (xs, w), (d_xs, d_w) = primals, tangents
-    ys = _product(xs, w)
-    return ys, _product(d_xs, w) + jnp.tensordot(rows(xs), d_w, 1).reshape(ys.shape)
-
-
-def matrix(w: Float[Array, "K ..."]) -> Float[Array, "K N"]:
-    """Returns a weight as a matrix with one axis of outputs, whose gradient needs no transposition."""
-    return w.reshape(w.shape[0], -1)
-
-
-def rows(xs: Float[Array, "... K"]) -> Array:
-    """Returns a sequence as a matrix, if the backend then computes the gradient of a weight faster."""
-    return xs.reshape(-1, xs.shape[-1]) if sequences_as_matrices() else xs
 
 
 def compute_dtype(z: Any) -> jnp.dtype:

@@ -8,12 +8,18 @@ import jax
 from jaxtyping import Array
 
 from rnnjax.cells.cell import Cell, GatedCell, Params, State
+from rnnjax.cells.linear_cell import LinearCell
 from rnnjax.cells.lstm import LSTM
 
 
 def is_gated(cell: Any) -> TypeGuard[GatedCell]:
     """Returns whether a cell is gated, whatever its step."""
     return isinstance(cell, GatedCell)
+
+
+def is_linear(cell: Any) -> TypeGuard[LinearCell]:
+    """Returns whether a cell's new state is that of `LinearCell`: its coefficients say all of it."""
+    return isinstance(cell, LinearCell) and (type(cell).step, type(cell).advance) == (Cell.step, LinearCell.advance)
 
 
 def is_lstm(cell: Any) -> TypeGuard[LSTM]:
@@ -50,8 +56,10 @@ def adds_a_bias(cell: Cell, params: Params, xs: Array | None) -> bool:
     Each step's z then depends on its own input only, and can be computed at any time. The answer is read off the jaxpr
     of `gate_inputs`: the projected inputs must have one reader, an addition. It is no without inputs (None).
     """
-    if xs is None or not is_gated(cell):
+    if xs is None or not isinstance(cell, (GatedCell, LinearCell)):
         return False
+    if isinstance(cell, LinearCell):
+        return type(cell).inputs is LinearCell.inputs
     if not projects_inputs(cell) or type(cell).project is not GatedCell.project:
         return False
     zs = jax.eval_shape(cell.project, params.w_x, xs)

@@ -1,10 +1,12 @@
 """Unrolling: one function, and one object for each way to do it."""
 
+from rnnjax.unrolling.associative import Associative
 from rnnjax.unrolling.auto import Auto, choose_method
 from rnnjax.unrolling.bidirectional import bidirectional, init_bidirectional
 from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.kernels.cudnn import CuDNN
 from rnnjax.unrolling.kernels.pallas import Pallas
+from rnnjax.unrolling.linear_scan import linear_scan
 from rnnjax.unrolling.recurrence import CellSequence, Method, Recurrence, Steps
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.sequences import static_unroll, unroll, unroll_states
@@ -12,6 +14,7 @@ from rnnjax.unrolling.static import Static
 from rnnjax.unrolling.tuning import TuneReport, tune
 
 __all__ = [
+    "Associative",
     "Auto",
     "CellSequence",
     "CuDNN",
@@ -26,6 +29,7 @@ __all__ = [
     "bidirectional",
     "choose_method",
     "init_bidirectional",
+    "linear_scan",
     "static_unroll",
     "tune",
     "unroll",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from rnnjax.unrolling.associative import Associative
 from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.kernels.cudnn import CuDNN
 from rnnjax.unrolling.kernels.pallas import Pallas
@@ -25,6 +26,8 @@ METHODS: tuple[Method, ...] = (
     Static(),
     Pallas(),
     CuDNN(),
+    Associative("scan"),
+    Associative("associative"),
 )
 
 _LONGEST_STATIC = 32  # steps; beyond, compiling costs more time than most runs can gain

@@ -103,13 +103,13 @@ def _derivative(cell: Cell, primals: tuple[Taken], tangents: tuple[Taken]) -> tu
     def of_step(params: Params, before: State, z: Any) -> Any:
         # Tangents are replaced too: a finite derivative times a tangent that is NaN is NaN.
         arguments = params, select(lost, taken.initial, before), zeros_where(lost, z)
-        changes = change.params, _zero(lost, change.before), _zero(lost, change.z)
+        changes = change.params, zero_tangents_where(lost, change.before), zero_tangents_where(lost, change.z)
         return jax.jvp(cell.step, arguments, changes)[1]
 
     # Zero once more: the parameters' tangents are those of all sequences, and are not lost where one of them is.
-    return (after, y), _zero(lost, of_step(taken.params, taken.before, taken.z))
+    return (after, y), zero_tangents_where(lost, of_step(taken.params, taken.before, taken.z))
 
 
-def _zero(lost: Bool[Array, " *B"], tangents: Any) -> Any:
+def zero_tangents_where(lost: Bool[Array, " *B"], tangents: Any) -> Any:
     """Returns tangents that are zero where a step is lost; those of whole numbers are not arrays, and are zero."""
     return jax.tree.map(lambda leaf: leaf if leaf.dtype == jax.dtypes.float0 else zeros_where(lost, leaf), tangents)

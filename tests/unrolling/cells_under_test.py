@@ -9,7 +9,9 @@ import numpy as np
 
 from rnnjax import (
     GRU,
+    LRU,
     LSTM,
+    RGLRU,
     BasicRNN,
     Cell,
     Dropout,
@@ -109,7 +111,11 @@ WRAPPED = {
     ),
     "stack_of_stacks": Project(Stack((Stack((BasicRNN(H), GRU(2))), LearnedState(Stack((BasicRNN(2),))))), 3),
 }
-CELLS = GATED | WRAPPED
+LINEAR = {
+    "lru": LRU(H, size=I),
+    "rg_lru": LearnedState(RGLRU(H, project_inputs=True)),
+}
+CELLS = GATED | WRAPPED | LINEAR
 
 # Each of these is a part of one of the others.
 PARTS = ("stack", "dropout", "weight_drop", "zoneout", "project", "residual", "learned")

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cells_under_test import CELLS, WHOLE, I, close, inputs, parameters, some_state
+from cells_under_test import CELLS, LINEAR, WHOLE, I, close, inputs, parameters, some_state
 
-from rnnjax import Auto, Scan, Static, TimedKey, unroll
+from rnnjax import Associative, Auto, Scan, Static, TimedKey, unroll
 
 B, T = 3, 3
 LENGTHS = np.array([3, 0, 2])
@@ -73,6 +73,11 @@ def by_method(method):
 
 
 WAYS = {name: by_method(method) for name, method in METHODS.items()} | {"by_parts": by_parts}
+PREFIXES = {of: by_method(Associative(of)) for of in ("scan", "associative")}
+
+
+def ways(cell):
+    return WAYS | PREFIXES if cell in LINEAR.values() else WAYS
 
 
 def values_and_gradients(cell, options, params, xs, state):
@@ -87,7 +92,7 @@ def values_and_gradients(cell, options, params, xs, state):
         gradients, values = jax.grad(functools.partial(loss, way), argnums=(0, 1, 2), has_aux=True)(params, xs, state)
         return {"values": values, "params": gradients[0], "xs": gradients[1], "state": gradients[2]}
 
-    return {name: of(way) for name, way in WAYS.items()}
+    return {name: of(way) for name, way in ways(cell).items()}
 
 
 def check(cell, **options):
@@ -95,7 +100,7 @@ def check(cell, **options):
         arguments = parameters(cell, dtype=float), inputs(B, T, I, dtype=float), some_state(cell, B, dtype=float)
         found = jax.jit(functools.partial(values_and_gradients, cell, options))(*arguments)
         called = jax.jit(functools.partial(by_calls, cell, **options))(*arguments)
-    for name in WAYS:
+    for name in ways(cell):
         for part, expected in found["static"].items():
             close(found[name][part], expected, rtol=1e-9, atol=1e-10)
     close(called, found["static"]["values"], rtol=1e-9, atol=1e-10)

@@ -1,0 +1,156 @@
+"""The contract of a linear cell: a recurrence that is linear in the state and elementwise."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from abc import abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from rnnjax.cells.cell import Cell, HiddenState, Key, Params, Recur, State, add_bias, compute_dtype
+from rnnjax.cells.initializers import Initializer, gate_kernels, gate_vectors, initializer, vector_initializer
+from rnnjax.cells.pairs import is_complex, map_numbers, plus, times
+from rnnjax.cells.projecting import keep_dtypes, project
+from rnnjax.cells.sizes import Size, batch_shape, check_size, keep_sizes
+from rnnjax.dtypes import at_least_float32
+
+
+class LinearParams(NamedTuple):
+    """Parameters of a linear cell: ``w_x [I, G, H]`` and ``b [G, H]`` (None without a bias)."""
+
+    w_x: Array
+    b: Array | Any
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearCell(Cell):
+    """A cell whose new state is ``h' = a * h + b``, elementwise, where neither a nor b depends on the state.
+
+    All states can then be computed by a parallel prefix over time, as `Associative` does. A subclass defines
+    `coefficients`, sets `gate_count`, and overrides what else differs: `init`, `inputs`, `initial_state`, `read`,
+    `outputs`. Products belong into `inputs` and `outputs`, which are computed once for all steps; `coefficients` and
+    `read` are pointwise. The state may be any tree of numbers of any shape, each an array or a `Complex` pair.
+
+    Attributes:
+      hidden_size: number H of hidden units.
+      dtype: type of the products and of the outputs; None takes that of the inputs.
+      param_dtype: type of the parameters.
+      state_dtype: type of the state and of its coefficients; None takes `dtype`, but at least float32.
+      kernel_init, bias_init: names from `jax.nn.initializers`, or functions ``(key, shape, dtype)``, called once for
+        each gate's matrix, or each gate's vector ``[H]``.
+      use_bias: whether there are biases; otherwise they are None in the parameters.
+
+    Example:
+      >>> import dataclasses, jax, jax.numpy as jnp, rnnjax
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class Forgetting(rnnjax.LinearCell):
+      ...     gate_count = 2
+      ...     def coefficients(self, params, zs):
+      ...         forget, content = jax.nn.sigmoid(zs[..., 0, :]), jnp.tanh(zs[..., 1, :])
+      ...         return forget, (1 - forget) * content
+      >>> cell = Forgetting(8)
+      >>> params = cell.init(jax.random.key(0), 3)
+      >>> xs = jnp.ones((2, 5, 3))
+      >>> ys, state = rnnjax.unroll(cell, params, xs, lengths=[5, 2], method=rnnjax.Associative())
+      >>> ys.shape, state.h.shape
+      ((2, 5, 8), (2, 8))
+    """
+
+    hidden_size: int
+    _: dataclasses.KW_ONLY
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    state_dtype: DTypeLike | None = None
+    kernel_init: str | Initializer = "glorot_uniform"
+    bias_init: str | Initializer = "zeros"
+    use_bias: bool = True
+
+    gate_count: ClassVar[int] = 1
+
+    def __post_init__(self):
+        keep_sizes(self, "hidden_size")
+        initializer(self.kernel_init)
+        vector_initializer(self.bias_init)
+        keep_dtypes(self, "dtype", "param_dtype", "state_dtype")
+
+    @property
+    def output_size(self) -> int:
+        return self.hidden_size
+
+    @abstractmethod
+    def coefficients(self, params: Params, zs: Any) -> tuple[Any, Any]:
+        """Returns ``a`` and ``b`` of one step or of all steps at once: `zs` may have any leading axes.
+
+        Each is built as the state is, with numbers of the state's shape or such as broadcast to it; in the place of
+        the whole tree, one number stands for each number in it. Where a state is `Complex`, b is too, and a may be.
+
+        Args:
+          params: the parameters.
+          zs: what `inputs` returned, by default the projected inputs ``[*N, G, H]``, in the type of the state.
+        """
+
+    def init(self, key: PRNGKeyArray, input_size: Size) -> Params:
+        check_size("input_size", input_size)
+        return LinearParams(*self.init_gates(key, input_size))
+
+    def init_gates(self, key: PRNGKeyArray, input_size: Size) -> tuple[Array, Array | None]:
+        """Returns fresh ``w_x [I, G, H]`` and ``b [G, H]``, each gate initialised separately; b may be None."""
+        k_x, k_b = jax.random.split(key)
+        shape = (self.gate_count, self.hidden_size)
+        w_x = gate_kernels(self.kernel_init, k_x, int(input_size), *shape, self.param_dtype)
+        return w_x, gate_vectors(self.bias_init, k_b, *shape, self.param_dtype) if self.use_bias else None
+
+    def initial_state(self, batch_size: int | tuple[int, ...], dtype: DTypeLike = jnp.float32) -> State:
+        return HiddenState(self.zeros(batch_size, dtype))
+
+    def zeros(self, batch_size: int | tuple[int, ...], dtype: DTypeLike) -> Array:
+        """Returns zeros ``[*batch, H]`` in the type of the state, for inputs of type `dtype`."""
+        dtype = self.state_dtype or at_least_float32(self.dtype or dtype)
+        return jnp.zeros((*batch_shape(batch_size), self.hidden_size), dtype)
+
+    def inputs(self, params: Params, xs: Float[Array, "*N I"], *, key: Key = None) -> Any:
+        return add_bias(project(params.w_x, xs, self.dtype), params.b)
+
+    def over_time(self, recur: Recur, params: Params, xs: Array, state: State, initial: State, key: Key):
+        ys, state = recur(self, params, self.inputs(params, xs, key=key), state, initial, xs)
+        return self.outputs(params, ys), state
+
+    def advance(self, params: Params, state: State, z: Any) -> State:
+        a, b = coefficients_like(self, params, z, state)
+        new = map_numbers(lambda h, a, b: plus(times(a, h), b), state, a, b)
+        return jax.tree.map(lambda after, before: after.astype(before.dtype), new, state)
+
+    def read(self, params: Params, state: State, z: Any) -> Array:
+        """Returns ``y`` of one step or of all steps at once: the arguments may have any leading axes."""
+        return state.h.astype(compute_dtype(z))
+
+
+def coefficients_like(cell: LinearCell, params: Params, zs: Any, state: State) -> tuple[State, State]:
+    """Returns a linear cell's coefficients in the type of the state, each built as the state is.
+
+    Args:
+      cell: the cell.
+      params: its parameters.
+      zs: what `inputs` returned, of one step or of several.
+      state: a state, each leaf ``[*batch, ...]``.
+    """
+    dtype = functools.reduce(np.promote_types, (leaf.dtype for leaf in jax.tree.leaves(state)))
+
+    def in_its_type(z: Array) -> Array:
+        return z.astype(np.promote_types(z.dtype, dtype)) if jnp.issubdtype(z.dtype, jnp.floating) else z
+
+    a, b = cell.coefficients(params, jax.tree.map(in_its_type, zs))
+    return _built_as(state, a), _built_as(state, b)
+
+
+def _built_as(state: State, numbers: Any) -> State:
+    """Returns a tree as it is, and one number as a tree that has it everywhere."""
+    if not isinstance(numbers, jax.Array) and not is_complex(numbers):
+        return numbers
+    return map_numbers(lambda _: numbers, state)

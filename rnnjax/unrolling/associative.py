@@ -1,0 +1,147 @@
+"""Unrolling of linear cells by a parallel prefix over time."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from rnnjax.cells.cell import Params, State
+from rnnjax.cells.linear_cell import LinearCell, coefficients_like
+from rnnjax.cells.pairs import Complex, is_complex, map_numbers, plus, times
+from rnnjax.cells.traits import is_linear
+from rnnjax.unrolling.cutting import zero_tangents_where
+from rnnjax.unrolling.linear_scan import Implementation, check_implementation, linear_scan, lost_to_resets
+from rnnjax.unrolling.recurrence import Method, Recurrence
+from rnnjax.unrolling.selecting import all_finite, select, zeros_where
+
+
+@dataclasses.dataclass(frozen=True)
+class Associative(Method):
+    """The recurrence of a linear cell for all steps at once: coefficients, `rnnjax.linear_scan`, then outputs.
+
+    Everything but the scan is pointwise, and outside of any loop, in the derivative too, whose scan is one of the same
+    kind. Steps past a length, missing ones and resets are made part of the coefficients.
+
+    Attributes:
+      implementation: that of `rnnjax.linear_scan`.
+
+    Raises:
+      ValueError: for another implementation; when it runs, for a cell that is not a `LinearCell` or overrides its step.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, rnnjax
+      >>> cell = rnnjax.MinGRU(8)
+      >>> params = cell.init(jax.random.key(0), 3)
+      >>> ys, state = rnnjax.unroll(cell, params, jnp.ones((2, 5, 3)), method=rnnjax.Associative())
+      >>> ys.shape, state.h.shape
+      ((2, 5, 8), (2, 8))
+    """
+
+    keeps_states: ClassVar[bool] = True
+
+    implementation: Implementation | None = None
+
+    def __post_init__(self):
+        check_implementation(self.implementation)
+
+    def why_not(self, recurrence: Recurrence) -> str | None:
+        if is_linear(recurrence.cell):
+            return None
+        name = type(recurrence.cell).__name__
+        return (
+            f"Associative() takes linear cells whose step is LinearCell's, and {name} is not one here; "
+            "use Scan(), or Auto(), which chooses a method for each layer"
+        )
+
+    def run(self, recurrence: Recurrence) -> tuple[Any, State]:
+        cell: Any = recurrence.cell
+        valid, resets = recurrence.steps.valid, recurrence.steps.resets
+        resets = resets if resets is None or valid is None else resets & valid  # a missing step resets nothing
+        state, zs = recurrence.state, recurrence.steps.z
+        arrays = _Arrays(recurrence.params, zs, state, recurrence.initial, valid, resets, recurrence.steps.followed)
+        a, b = _folded(cell, arrays) if arrays.followed is None else _folded_before_resets(cell, arrays)
+        scan = functools.partial(linear_scan, resets=resets, implementation=self.implementation)
+        states = map_numbers(lambda h0, a, b: scan(a, b, h0), state, a, b)
+        states = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), states, state)
+        ys = cell.read(arrays.params, states, zs) if resets is None else _read_before_resets(cell, arrays, states)
+        last = jax.tree.map(lambda leaf: leaf[-1], states)
+        return (ys, states) if recurrence.keeps_states else ys, last
+
+
+class _Arrays(NamedTuple):
+    """The arrays of a recurrence; `valid` and `followed` are those of `Steps`, `resets` those that are taken."""
+
+    params: Params
+    zs: Any
+    state: State
+    initial: State
+    valid: Bool[Array, "T *B"] | None
+    resets: Bool[Array, "T *B"] | None
+    followed: Bool[Array, "T *B"] | None
+
+
+def _folded(cell: LinearCell, arrays: _Arrays) -> tuple[State, State]:
+    """Returns the coefficients of all steps, of which missing steps and the initial state of resets are a part."""
+    a, b = coefficients_like(cell, arrays.params, arrays.zs, arrays.state)
+    length = jax.tree.leaves(arrays.zs)[0].shape[0]
+    b = map_numbers(lambda h, b: _over_time(b, h, length), arrays.state, b)
+    if arrays.resets is not None:
+        a = map_numbers(lambda h, a: _over_time(a, h, length), arrays.state, a)
+        from_initial = map_numbers(times, a, arrays.initial)
+        b = select(arrays.resets, map_numbers(plus, b, from_initial), b)
+    if arrays.valid is not None:
+        a = map_numbers(lambda h, a: _over_time(a, h, length), arrays.state, a)
+        a = select(arrays.valid, a, map_numbers(_one, a))
+        b = zeros_where(~arrays.valid, b)
+    return a, b
+
+
+def _over_time(number: Any, h: Any, length: int) -> Any:
+    """Returns a number ``[T, *batch, ...]``, of the shape of the state in all steps."""
+    shape = (length, *jax.tree.leaves(h)[0].shape)
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, shape), number)
+
+
+def _one(number: Any) -> Any:
+    """Returns ones of the shape of a number."""
+    if is_complex(number):
+        return Complex(jnp.ones_like(number.real), jnp.zeros_like(number.imag))
+    return jnp.ones_like(number)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _folded_before_resets(cell: LinearCell, arrays: _Arrays) -> tuple[State, State]:
+    """Returns `_folded`, with a derivative that is zero where they are not finite and a reset follows.
+
+    It is computed at z = 0 there.
+    """
+    return _folded(cell, arrays)
+
+
+@_folded_before_resets.defjvp
+def _derivative(cell: LinearCell, primals: tuple[_Arrays], tangents: tuple[_Arrays]) -> tuple[Any, Any]:
+    (arrays,), (change,) = primals, tangents
+    coefficients = _folded_before_resets(cell, arrays)
+    followed: Any = arrays.followed
+    bad = followed & ~all_finite(coefficients, followed.ndim)
+
+    def at(params: Params, zs: Any, initial: State) -> tuple[State, State]:
+        return _folded(cell, arrays._replace(params=params, zs=zs, initial=initial))
+
+    safe = arrays.params, zeros_where(bad, arrays.zs), arrays.initial
+    changes = jax.jvp(at, safe, (change.params, zero_tangents_where(bad, change.zs), change.initial))[1]
+    return coefficients, zero_tangents_where(bad, changes)
+
+
+def _read_before_resets(cell: LinearCell, arrays: _Arrays, states: State) -> Array:
+    """Returns the outputs, NaN for steps that are lost to a reset, and without a derivative there."""
+    resets: Any = arrays.resets
+    lost = lost_to_resets(resets, states, arrays.state)
+    initial = jax.tree.map(lambda leaf, like: jnp.broadcast_to(leaf, like.shape), arrays.initial, states)
+    ys = cell.read(arrays.params, select(lost, initial, states), zeros_where(lost, arrays.zs))
+    return select(lost, jnp.full_like(ys, jnp.nan), ys)
