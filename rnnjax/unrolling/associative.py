@@ -61,7 +61,6 @@ class Associative(Method):
     def run(self, recurrence: Recurrence) -> tuple[Any, State]:
         cell: Any = recurrence.cell
         valid, resets = recurrence.steps.valid, recurrence.steps.resets
-        resets = resets if resets is None or valid is None else resets & valid  # a missing step resets nothing
         state, zs = recurrence.state, recurrence.steps.z
         arrays = _Arrays(recurrence.params, zs, state, recurrence.initial, valid, resets, recurrence.steps.followed)
         a, b = _folded(cell, arrays) if arrays.followed is None else _folded_before_resets(cell, arrays)

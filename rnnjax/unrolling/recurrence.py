@@ -20,7 +20,7 @@ class Steps(NamedTuple):
     Attributes:
       z: what the cell's `inputs` returned.
       valid: which sequences take each step; None: all.
-      resets: which sequences are reset before each step; None: none.
+      resets: which sequences are reset before each step, none where they do not take it; None: none.
       followed: which sequences are reset at some time after each step; None: none.
     """
 

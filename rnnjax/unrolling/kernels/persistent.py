@@ -23,6 +23,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
 from rnnjax.cells.cell import recurrent_product
+from rnnjax.unrolling.kernels.arranging import (
+    arranged,
+    arranged_mask,
+    arranged_params,
+    arranged_units,
+    arranged_weight,
+    empty,
+    published,
+    restored,
+    restored_single,
+)
 from rnnjax.unrolling.kernels.gpu_block import Block, launch
 from rnnjax.unrolling.kernels.layout import Layout
 from rnnjax.unrolling.kernels.tile_lists import select, sums, zero_where_unused
@@ -90,36 +101,36 @@ def forward(
     layout, dtype, length = kernels.forward, kernels.dtype, operands.zs[0].shape[0]
     masked = operands.valid is not None or operands.resets is not None
     inputs = {
-        # The forward product computes the units on the last axis of the weight; `_matrices` has those first.
-        "matrix": _matrices(operands.weight.transpose(2, 1, 0), layout, dtype),
-        "gate_params": _for_all(operands.gate_params, layout),
-        "state": _units(operands.state, layout),
-        "initial": _units(operands.initial, layout),
-        "zs": [_arranged(x, layout) for x in operands.zs],
-        "valid": _mask(operands.valid, layout),
-        "resets": _mask(operands.resets, layout),
+        # The forward product computes the units on the last axis of the weight; `arranged_weight` has those first.
+        "matrix": arranged_weight(operands.weight.transpose(2, 1, 0), layout, dtype),
+        "gate_params": arranged_params(operands.gate_params, layout),
+        "state": arranged_units(operands.state, layout),
+        "initial": arranged_units(operands.initial, layout),
+        "zs": [arranged(x, layout) for x in operands.zs],
+        "valid": arranged_mask(operands.valid, layout),
+        "resets": arranged_mask(operands.resets, layout),
         "after": after,
     }
     # Of the arguments of the gates' derivative, the state's leaves come after the parameters.
     reads_state = kernels.gates.backward.reads[len(operands.gate_params) :]
     outputs = {
         # One more than steps: the state after the last one is published too.
-        "hs": _published(layout, length + 1, dtype),
+        "hs": published(layout, length + 1, dtype),
         # Without masks the outputs are the hidden states, which are written anyway.
-        "ys": _empty(layout, 1, dtype, length) if masked else None,
+        "ys": empty(layout, 1, dtype, length) if masked else None,
         "befores": [
-            _empty(layout, 1, leaf.dtype, length) if is_read else None
+            empty(layout, 1, leaf.dtype, length) if is_read else None
             for leaf, is_read in zip(operands.state, reads_state)
         ],
-        "state": [_empty(layout, 1, x.dtype) for x in operands.state],
+        "state": [empty(layout, 1, x.dtype) for x in operands.state],
         "done": DONE,
     }
     results = launch(_forward_kernel(kernels, length), layout, dtype, inputs, outputs, kernels.interpret)
     # [T+1, tiles, rows, parts, ...], with parts where other arrays have their n entries.
-    hs = _single(results["hs"].swapaxes(2, 3), layout)
-    ys = _single(results["ys"], layout) if masked else hs[1:]
-    befores = [None if x is None else _single(x, layout) for x in results["befores"]]
-    return ys, [_single(x, layout) for x in results["state"]], StepStarts(hs, befores), results["done"]
+    hs = restored_single(results["hs"].swapaxes(2, 3), layout)
+    ys = restored_single(results["ys"], layout) if masked else hs[1:]
+    befores = [None if x is None else restored_single(x, layout) for x in results["befores"]]
+    return ys, [restored_single(x, layout) for x in results["state"]], StepStarts(hs, befores), results["done"]
 
 
 def _forward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
@@ -195,29 +206,29 @@ def backward(
     layout, dtype, length = kernels.backward, kernels.dtype, d_ys.shape[0]
     h = operands.state[kernels.hidden]
     inputs = {
-        "matrix": _matrices(operands.weight, layout, dtype),
-        "gate_params": _for_all(operands.gate_params, layout),
-        "befores": _units(starts.befores, layout),
-        "zs": [_arranged(x, layout) for x in operands.zs],
+        "matrix": arranged_weight(operands.weight, layout, dtype),
+        "gate_params": arranged_params(operands.gate_params, layout),
+        "befores": arranged_units(starts.befores, layout),
+        "zs": [arranged(x, layout) for x in operands.zs],
         # Computed again for all steps at once, [T, B, G, H]: the forward kernel need not write it.
-        "r": _arranged(recurrent_product(starts.hs[:-1].astype(h.dtype), operands.weight, dtype), layout),
-        "d_ys": _arranged(d_ys[..., None, :], layout),  # [T, B, 1, H], one entry a unit
-        "d_state": _units(d_state, layout),
-        "valid": _mask(operands.valid, layout),
-        "resets": _mask(operands.resets, layout),
-        "followed": _mask(operands.followed, layout),
+        "r": arranged(recurrent_product(starts.hs[:-1].astype(h.dtype), operands.weight, dtype), layout),
+        "d_ys": arranged(d_ys[..., None, :], layout),  # [T, B, 1, H], one entry a unit
+        "d_state": arranged_units(d_state, layout),
+        "valid": arranged_mask(operands.valid, layout),
+        "resets": arranged_mask(operands.resets, layout),
+        "followed": arranged_mask(operands.followed, layout),
         "after": after,
     }
-    state = [_empty(layout, 1, x.dtype) for x in operands.state]
+    state = [empty(layout, 1, x.dtype) for x in operands.state]
     # See `_backward_kernel` for the three parts of the state's gradient.
-    d_zs = [_empty(layout, x.shape[2], x.dtype, length) for x in operands.zs]
+    d_zs = [empty(layout, x.shape[2], x.dtype, length) for x in operands.zs]
     outputs = {
         # One more than steps: index T holds the zeros that the last step's product is of.
-        "d_rs": _published(layout, length + 1, dtype),
+        "d_rs": published(layout, length + 1, dtype),
         # Where gates read z + r, both have the gradient that is published for r.
         "d_zs": [] if kernels.gates.summed else d_zs,
         # In float32, since each entry is a sum over all steps.
-        "d_gate_params": [_empty(layout, len(x), jnp.float32) for x in operands.gate_params],
+        "d_gate_params": [empty(layout, len(x), jnp.float32) for x in operands.gate_params],
         "direct": state,
         "skipped": None if operands.valid is None else state,
         "d_initial": None if operands.resets is None else state,
@@ -296,7 +307,7 @@ def _backward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
         # No step follows the last one: its product is of zeros, and nothing is reset after it.
         block.publish(0, [zero_operand] * layout.gates, outputs["d_rs"], length)
         masked = inputs["resets"] is not None
-        # A mask is a tile of float32, as `_mask` makes it.
+        # A mask is a tile of float32, as `arranged_mask` makes it.
         resets, d_initial = (block.full(0.0, jnp.float32), zeros) if masked else (None, None)
         reads = _prefetched(block, inputs, length - 1)
         # The gradient of the last state enters as if a step after it had been skipped.
@@ -317,15 +328,15 @@ def _gradients(kernels: Kernels, operands: Operands, starts: StepStarts, results
     layout, dtype = kernels.backward, kernels.dtype
     einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     # [T, B, G, H], without the zeros at index T.
-    d_rs = _restored(results["d_rs"].swapaxes(2, 3), layout)[:-1]
+    d_rs = restored(results["d_rs"].swapaxes(2, 3), layout)[:-1]
     hs = starts.hs[:-1]
     if operands.followed is not None:  # there d r is zero, see `zero_where_unused`
         hs = jnp.where(operands.followed[..., None] & ~jnp.isfinite(hs), 0, hs)
     d_weight = einsum("tbk,tbgh->kgh", hs, d_rs).astype(operands.weight.dtype)
     # [B, n, H] each: the kernel has summed over time.
-    by_sequence = [_restored(x, layout) for x in results["d_gate_params"]]
+    by_sequence = [restored(x, layout) for x in results["d_gate_params"]]
     d_gate_params = [x.sum(0).astype(like.dtype) for x, like in zip(by_sequence, operands.gate_params)]
-    d_state = [_single(x, layout) for x in results["direct"]]
+    d_state = [restored_single(x, layout) for x in results["direct"]]
     # The kernel has ended before the product of step 0, whose gradients belong to the first state.
     through_product = einsum("bgh,kgh->bk", d_rs[0], operands.weight.astype(dtype))
     d_state[kernels.hidden] += through_product.astype(d_state[kernels.hidden].dtype)
@@ -333,13 +344,13 @@ def _gradients(kernels: Kernels, operands: Operands, starts: StepStarts, results
     if operands.resets is not None:
         # The kernel divides up a reset's gradient at the step before, which step 0 does not have.
         reset_first = operands.resets[0][:, None]
-        later_resets = [_single(x, layout) for x in results["d_initial"]]
+        later_resets = [restored_single(x, layout) for x in results["d_initial"]]
         d_initial = [x + jnp.where(reset_first, y, 0) for x, y in zip(later_resets, d_state)]
         d_state = [jnp.where(reset_first, 0, x) for x in d_state]
     if operands.valid is not None:
         # Last, since a step 0 that was missing was not reset.
-        d_state = [x + _single(skipped, layout) for x, skipped in zip(d_state, results["skipped"])]
-    d_zs = [d_rs] if kernels.gates.summed else [_restored(x, layout) for x in results["d_zs"]]
+        d_state = [x + restored_single(skipped, layout) for x, skipped in zip(d_state, results["skipped"])]
+    d_zs = [d_rs] if kernels.gates.summed else [restored(x, layout) for x in results["d_zs"]]
     d_zs = [d_z.astype(z.dtype) for d_z, z in zip(d_zs, operands.zs)]
     return d_weight, d_gate_params, d_state, d_initial, d_zs
 
@@ -357,75 +368,3 @@ def _prefetched(block: Block, inputs: dict[str, Any], t: Any) -> dict[str, Any]:
     for name in ("valid", "resets", "followed", "d_ys"):
         tiles[name] = None if inputs.get(name) is None else block.read(inputs[name], 0, t)
     return tiles
-
-
-def _arranged(
-    x: Float[Array, "*N B n H"], layout: Layout, tiles: int | None = None
-) -> Float[Array, "*N tiles rows n blocks groups units"]:
-    """Returns an array with its batch and its hidden units laid out as the kernels read them.
-
-    The padding repeats the last sequence and the last unit: zeros might lie outside what the gates are defined for.
-    """
-    *others, size, n, hidden = x.shape
-    tiles = layout.tiles if tiles is None else tiles
-    missing = [(0, 0)] * len(others) + [(0, layout.rows * tiles - size), (0, 0), (0, layout.width - hidden)]
-    x = jnp.pad(x, missing, mode="edge")
-    return x.reshape(*others, tiles, layout.rows, n, layout.blocks, layout.groups, layout.units)
-
-
-def _restored(x: Float[Array, "*N tiles rows n blocks groups units"], layout: Layout) -> Float[Array, "*N B n H"]:
-    """Returns what the kernels wrote as an array without padding: the inverse of `_arranged`."""
-    *others, tiles, rows, n, _, _, _ = x.shape
-    return x.reshape(*others, tiles * rows, n, layout.width)[..., : layout.batch, :, : layout.hidden]
-
-
-def _single(x: Float[Array, "*N tiles rows 1 blocks groups units"], layout: Layout) -> Float[Array, "*N B H"]:
-    """Returns the same for an array with one entry a unit."""
-    return _restored(x, layout)[..., 0, :]
-
-
-def _units(leaves: list[Any] | None, layout: Layout) -> Any:
-    """Returns the leaves ``[..., B, H]`` of a state, arranged with one entry a unit."""
-    return None if leaves is None else [None if x is None else _arranged(x[..., None, :], layout) for x in leaves]
-
-
-def _for_all(gate_params: list[Array], layout: Layout) -> list[Array]:
-    """Returns parameters ``[n, H]``, arranged: one batch tile, in which all sequences have the same."""
-    return [_arranged(jnp.broadcast_to(x, (layout.rows, *x.shape)), layout, tiles=1) for x in gate_params]
-
-
-def _mask(mask: Bool[Array, "T B"] | None, layout: Layout) -> Float[Array, "T tiles rows 1 1 1 units"] | None:
-    """Returns a mask as tiles of zeros and ones, the same for all warpgroups."""
-    if mask is None:
-        return None
-    padding = layout.tiles * layout.rows - layout.batch
-    tiles = jnp.pad(mask.astype(jnp.float32), [(0, 0), (0, padding)], mode="edge")
-    tiles = tiles.reshape(-1, layout.tiles, layout.rows, 1, 1, 1, 1)
-    return jnp.broadcast_to(tiles, (*tiles.shape[:-1], layout.units))
-
-
-def _matrices(
-    weight: Float[Array, "H G H"], layout: Layout, dtype: Any
-) -> Float[Array, "blocks groups matrix_rows width"]:
-    """Returns a weight, whose first axis is that of the units that it computes, in one part for each warpgroup."""
-    padding = layout.width - layout.hidden
-    # Units in the padding repeat the last one, for the reason that `_arranged` gives.
-    weight = jnp.pad(weight.astype(dtype), [(0, padding), (0, 0), (0, 0)], mode="edge")
-    # Zeros, so that the operand's entries in the padding add nothing to a product.
-    weight = jnp.pad(weight, [(0, 0), (0, 0), (0, padding)])
-    # Gate by gate in a warpgroup, [blocks, groups, gates, units, width], so that a gate's tile is a range of rows.
-    weight = weight.reshape(layout.blocks, layout.groups, layout.units, layout.gates, layout.width).swapaxes(2, 3)
-    weight = weight.reshape(layout.blocks, layout.groups, layout.gates * layout.units, layout.width)
-    return jnp.pad(weight, [(0, 0), (0, 0), (0, layout.matrix_rows - weight.shape[2]), (0, 0)])
-
-
-def _empty(layout: Layout, n: int, dtype: Any, *time: int) -> jax.ShapeDtypeStruct:
-    """Returns the shape and type of an output with n entries a unit, of every step where `time` is given."""
-    shape = (*time, layout.tiles, layout.rows, n, layout.blocks, layout.groups, layout.units)
-    return jax.ShapeDtypeStruct(shape, dtype)
-
-
-def _published(layout: Layout, length: int, dtype: Any) -> jax.ShapeDtypeStruct:
-    """Returns the shape and type of what the blocks publish, for `length` products."""
-    shape = (length, layout.tiles, layout.parts, layout.rows, layout.blocks, layout.groups, layout.units)
-    return jax.ShapeDtypeStruct(shape, dtype)
