@@ -2,9 +2,11 @@
 
 from rnnjax.cells.attention import Bahdanau, Luong, attending
 from rnnjax.cells.basic import BasicRNN
-from rnnjax.cells.cell import Cell, GatedCell, GatedParams, HiddenState
+from rnnjax.cells.cell import Cell
+from rnnjax.cells.gated_cell import GatedCell, GatedParams
 from rnnjax.cells.gru import GRU, GRUParams
 from rnnjax.cells.heads import Heads
+from rnnjax.cells.hidden_cell import HiddenState
 from rnnjax.cells.linear_cell import LinearCell, LinearParams
 from rnnjax.cells.lru import LRU, LRUParams
 from rnnjax.cells.lstm import LSTM, LSTMNorm, LSTMParams, LSTMState
