@@ -104,7 +104,11 @@ class DeviceChunks:
     axis: str
 
     def start(self, factors: Factors, b: Any, h0: Any, reverse: bool) -> Any:
-        """Returns the state before this device's part: one gathering of what each part does to a state before it."""
+        """Returns the state before this device's part: one gathering of what each part does to a state before it.
+
+        Args:
+          factors, b, h0, reverse: as in `Chunks`.
+        """
         of_part = _total(factors, b, reverse)
         of_parts, ends = jax.lax.all_gather(of_part, self.axis)
         # What the parts do, one after another, is such a recurrence again, of one step a device.

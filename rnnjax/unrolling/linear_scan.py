@@ -78,7 +78,14 @@ class Chunks(Protocol):
     """How a scan over one part of the steps, the others being elsewhere, learns what it needs of them; hashable."""
 
     def start(self, factors: Factors, b: Any, h0: Any, reverse: bool) -> Any:
-        """Returns the state before this part's first step, of a scan that begins with `h0`."""
+        """Returns the state before this part's first step, of a scan that begins with `h0`.
+
+        Args:
+          factors: what the states are multiplied by in this part.
+          b: what is added in this part, ``[T, *batch, ...]``.
+          h0: the state before the first step of all, as one step of `b`.
+          reverse: whether to go from the last step to the first.
+        """
         ...
 
     def end(self, factors: Factors, g: Any, reverse: bool) -> Any:
