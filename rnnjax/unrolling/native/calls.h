@@ -93,5 +93,7 @@ static ffi::Error backward_call(ffi::ThreadPool threads, int64_t T, int64_t B, i
 }
 
 #define SIZES Attr<int64_t>("T").Attr<int64_t>("B").Attr<int64_t>("I").Attr<int64_t>("H")
+#pragma GCC visibility push(default)
 XLA_FFI_DEFINE_HANDLER_SYMBOL(Forward, forward_call, ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().SIZES.RemainingArgs().RemainingRets());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(Backward, backward_call, ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().SIZES.RemainingArgs().RemainingRets());
+#pragma GCC visibility pop

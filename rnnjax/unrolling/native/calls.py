@@ -104,9 +104,7 @@ def _with_derivatives(cell: Any, kernel: Kernel) -> Any:
         d_ys, d_last = d_outputs
         shape = operands.start[0].shape
         d_last = [leaf.reshape(shape) for leaf in jax.tree.leaves(d_last)]
-        found = _call_backward(
-            kernel, operands, _flat_masks(arrays, masks), kept, d_ys.reshape(-1, *shape), d_last
-        )
+        found = _call_backward(kernel, operands, _flat_masks(arrays, masks), kept, d_ys.reshape(-1, *shape), d_last)
         return pull(found)[0]
 
     @backward.defjvp

@@ -26,6 +26,7 @@ _FLAGS = (
     "-fno-math-errno",
     "-fno-trapping-math",
     "-fPIC",
+    "-fvisibility=hidden",  # otherwise the dynamic linker takes one kernel's constants for those of all
     "-shared",
     "-w",
 )
@@ -71,7 +72,8 @@ def _registered(path: str) -> tuple[str, str]:
         functions = library.Forward, library.Backward
     except (OSError, AttributeError) as error:
         raise CompileError(first_line(error)) from error
-    names = tuple(f"rnnjax_native_{Path(path).stem}_{which}" for which in ("forward", "backward"))
+    stem = f"rnnjax_native_{Path(path).stem}"
+    names = f"{stem}_forward", f"{stem}_backward"
     for name, function in zip(names, functions):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(function), platform="cpu")
     return names

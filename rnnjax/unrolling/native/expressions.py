@@ -76,7 +76,8 @@ def statements(jaxpr: Any, constants: Sequence[Any], inputs: Sequence[str], outp
     lines: list[str] = []
 
     def read(atom: Any) -> str:
-        return _constant(np.asarray(atom.val, atom.aval.dtype)) if isinstance(atom, Literal) else names[id(atom)]
+        aval: Any = atom.aval
+        return _constant(np.asarray(atom.val, aval.dtype)) if isinstance(atom, Literal) else names[id(atom)]
 
     for equation in jaxpr.eqns:
         (result,) = equation.outvars

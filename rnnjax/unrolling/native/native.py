@@ -61,7 +61,9 @@ def _unsuited(recurrence: Recurrence) -> str | None:
     cell: Any = recurrence.cell
     name = type(cell).__name__
     if not on_cpu():
-        return f"Native() runs on a CPU, and JAX computes on a {jax.default_backend()} here; use Fused(), Scan() or Auto()"
+        return (
+            f"Native() runs on a CPU, and JAX computes on a {jax.default_backend()} here; use Fused(), Scan() or Auto()"
+        )
     if not fuses(cell):
         return f"Native() takes gated cells whose step is GatedCell's, and {name} is not one here; use Scan() or Auto()"
     if not cell.pointwise:
@@ -80,7 +82,9 @@ def _unsuited_shapes(cell: GatedCell, recurrence: Recurrence) -> str | None:
         return "Native() takes one recurrent weight, and this one is in blocks; use Fused() or Scan()"
     h = recurrence.state.h
     if any(leaf.shape != h.shape for leaf in jax.tree.leaves(recurrence.state)):
-        return "Native() takes states of which every leaf has the shape of h, and this one differs; use Fused() or Scan()"
+        return (
+            "Native() takes states of which every leaf has the shape of h, and this one differs; use Fused() or Scan()"
+        )
     sizes = (recurrence.length, *h.shape)
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         return f"Native() takes sizes that are known and not zero, got {sizes}; use Fused() or Scan()"
@@ -162,7 +166,7 @@ def _shortened(recurrence: Recurrence) -> Recurrence:
 
     params = jax.tree.map(lambda leaf: shape(leaf, (), 0), recurrence.params)
     state = jax.tree.map(lambda leaf: shape(leaf, (_CHECKED_BATCH,), batch_axes), recurrence.state)
-    flag = jax.ShapeDtypeStruct((_CHECKED_STEPS, _CHECKED_BATCH), bool)
+    flag: Any = jax.ShapeDtypeStruct((_CHECKED_STEPS, _CHECKED_BATCH), bool)
     steps = Steps(over_time(recurrence.steps.z), flag, flag)
     return Recurrence(recurrence.cell, params, state, state, steps, over_time(recurrence.xs))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -100,14 +101,14 @@ class _Shares:
         """Returns entries as the lists of the leaves that they belong to, in the order in which gates take them."""
         sizes = [*self.params, *[1] * self.state, *self.z, self.r, *rest]
         bounds = np.cumsum([0, *sizes])
-        return [list(flat[a:b]) for a, b in zip(bounds, bounds[1:])]
+        return [list(flat[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
 def _summed(gates: Gates, shares: _Shares) -> tuple[bool, ...]:
     """Returns for each gate whether its entries of z and r are read in their sum only."""
 
     def flat(*entries: Any) -> Any:
-        return [leaf for leaf in gates.forward(*shares.apart(list(entries)), like=entries[0])]
+        return gates.forward(*shares.apart(list(entries)), like=entries[0])
 
     inputs = sum(shares.params) + shares.state
     jaxpr, _ = flat_jaxpr(flat, inputs + 2 * shares.r)
@@ -131,7 +132,7 @@ def _source(plan: Plan, gates: Gates, shares: _Shares) -> str:
         """Returns the entries that gates take, with zero for the r of a sum, and those that come behind."""
         entries = list(entries)
         head, behind = entries[: -len(own) or None], entries[len(entries) - len(own) :]
-        r: list[Any] = [np.float32(0)] * plan.gates
+        r: list[Any] = [jnp.zeros((1, 1))] * plan.gates
         for gate, entry in zip(own, behind):
             r[gate] = entry
         return head, r
@@ -154,9 +155,7 @@ def _source(plan: Plan, gates: Gates, shares: _Shares) -> str:
     d_names = [f"d_{name}" for name in names]
     bodies = (
         statements(*flat_jaxpr(forward, len(names)), names, _names("now", plan.leaves)),
-        statements(
-            *flat_jaxpr(backward, len(names) + plan.leaves), names + _names("d_now", plan.leaves), d_names
-        ),
+        statements(*flat_jaxpr(backward, len(names) + plan.leaves), names + _names("d_now", plan.leaves), d_names),
     )
     return _TEMPLATE.format(
         constants=", ".join(
