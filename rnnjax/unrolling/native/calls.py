@@ -151,7 +151,7 @@ def _operands(cell: Any, kernel: Kernel, arrays: Differentiable) -> Operands:
     else:
         w_x = bias = empty
         x = jnp.concatenate([_z_by_unit(leaf, batch, plan.hidden) for leaf in jax.tree.leaves(arrays.z)], -2)
-    return Operands(
+    operands = Operands(
         x,
         w_x,
         bias,
@@ -160,6 +160,7 @@ def _operands(cell: Any, kernel: Kernel, arrays: Differentiable) -> Operands:
         rows(arrays.state),
         [empty] * plan.leaves if arrays.initial is None else rows(arrays.initial),
     )
+    return vary(operands, varying_axes(arrays))
 
 
 def _z_by_unit(leaf: Array, batch_axes: int, size: int) -> Float[Array, "T B n H"]:
@@ -182,12 +183,13 @@ def _sizes(operands: Operands) -> dict[str, Any]:
 
 def _call_forward(kernel: Kernel, operands: Operands, masks: list[Array]) -> list[Array]:
     """Returns z, r and the leaves of the states after all steps, each ``[T, B, ...]``."""
-    plan, arguments = kernel.plan, [*jax.tree.leaves(operands[:5]), *masks, *operands.start, *operands.initial]
+    plan = kernel.plan
+    arguments = _alike([*operands[:5], *masks, *operands.start, *operands.initial])
     T, (B, H) = operands.x.shape[0], operands.start[0].shape
     shapes = [(T, B, plan.entries, H), (T, B, plan.own_products, H), *[(T, B, H)] * plan.leaves]
     call = jax.ffi.ffi_call(
         kernel.forward,
-        [_like(shape, operands.start[0]) for shape in shapes],
+        [_like(shape, arguments[0]) for shape in shapes],
         # z is replaced where it is given.
         input_output_aliases=None if plan.projected else {0: 0},
         vmap_method="sequential",
@@ -212,11 +214,11 @@ def _call_backward(
     # z was replaced by what is kept: it is not needed again.
     x = operands.x if plan.projected else jnp.zeros(0, jnp.float32)
     own = [x, *operands[1:5], *masks, *operands.start, *operands.initial]
-    arguments = [z, r, *own, *states, d_ys, *d_last]
+    arguments = _alike([z, r, *own, *states, d_ys, *d_last])
     results = [z, r, *operands[1:5], *operands.start, *operands.initial]
     call = jax.ffi.ffi_call(
         kernel.backward,
-        [_like(result.shape, operands.start[0]) for result in results],
+        [_like(result.shape, arguments[0]) for result in results],
         input_output_aliases={0: 0, 1: 1},
         vmap_method="sequential",
     )
@@ -225,6 +227,13 @@ def _call_backward(
     return Operands(d_x, d_w_x, d_bias, d_w, d_params, d_states[: plan.leaves], d_states[plan.leaves :])
 
 
-def _like(shape: tuple[int, ...], h: Array) -> jax.ShapeDtypeStruct:
-    """Returns the shape and type of a result, which varies over the mesh axes that the states vary over."""
-    return jax.ShapeDtypeStruct(shape, jnp.float32, manual_axis_type=jax.typeof(h).manual_axis_type)
+def _alike(arguments: list[Array]) -> list[Array]:
+    """Returns arrays that vary over the same mesh axes, as XLA's calls require inside `jax.shard_map`."""
+    return vary(arguments, varying_axes(arguments))
+
+
+def _like(shape: tuple[int, ...], array: Array) -> Any:
+    """Returns the shape and type of a result, which varies over the mesh axes that an array varies over."""
+    axes = varying_axes(array)
+    # Only the type of an array says so in every version; the array itself is never computed.
+    return jax.typeof(vary(jnp.zeros(shape, jnp.float32), axes)) if axes else jax.ShapeDtypeStruct(shape, jnp.float32)
