@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
+
 from rnnjax.unrolling.associative import Associative
 from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.kernels.cudnn import CuDNN
 from rnnjax.unrolling.kernels.pallas import Pallas
+from rnnjax.unrolling.native.native import Native
 from rnnjax.unrolling.recurrence import Method, Recurrence
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.static import Static
@@ -24,6 +27,7 @@ METHODS: tuple[Method, ...] = (
     Fused(unroll=2),
     Fused(unroll=4),
     Static(),
+    Native(),
     Pallas(),
     CuDNN(),
     Associative("scan"),
@@ -31,13 +35,22 @@ METHODS: tuple[Method, ...] = (
 )
 
 _LONGEST_STATIC = 32  # steps; beyond, compiling costs more time than most runs can gain
+_LEAST_NATIVE = 2**20  # products; below, a step takes less than a tenth of a millisecond, and compiling some seconds
 
 
-def fits_length(method: Method, length: int) -> bool:
-    """Says whether a method is worth compiling for that many steps: not with more copies of the step, nor very many."""
+def worth_compiling(method: Method, recurrence: Recurrence) -> bool:
+    """Says whether a method is worth compiling: not with more copies of the step than steps, or little work."""
+    if isinstance(method, Native):
+        return _products(recurrence) >= _LEAST_NATIVE
     if isinstance(method, Static):
-        return length <= _LONGEST_STATIC
-    return getattr(method, "unroll", 1) <= length
+        return recurrence.length <= _LONGEST_STATIC
+    return getattr(method, "unroll", 1) <= recurrence.length
+
+
+def _products(recurrence: Recurrence) -> int:
+    """Returns about how many numbers the steps of a recurrence multiply by weights."""
+    leaves = jax.tree.leaves(recurrence.state)
+    return recurrence.length * sum(leaf.size * leaf.shape[-1] for leaf in leaves if leaf.shape)
 
 
 def can_serve(method: Method, recurrence: Recurrence) -> bool:

@@ -1,5 +1,6 @@
 """The CPU kernels that the machine's compiler makes of traced gates give the values and gradients of `Scan`."""
 
+import dataclasses
 import functools
 import importlib
 import re
@@ -13,30 +14,45 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from test_pallas_interpreted import CELLS, LENGTHS, RESETS, found_by, total
 
-from rnnjax import GRU, LSTM, Heads, Native, Scan, Stack, unroll
+from rnnjax import GRU, LSTM, GatedCell, Heads, HiddenState, Native, Scan, Stack, unroll
 from rnnjax.unrolling.auto import recurrences_in
 from rnnjax.unrolling.native import compiler
 from rnnjax.unrolling.trial import largest_error
 
 native = importlib.import_module("rnnjax.unrolling.native.native")
 
+
+@dataclasses.dataclass(frozen=True)
+class MinimalGatedUnit(GatedCell):
+    """The cell of the README."""
+
+    gate_count = 2
+
+    def gates(self, params, state, z, r):
+        f = jax.nn.sigmoid(z[..., 0, :] + r[..., 0, :])
+        candidate = jnp.tanh(z[..., 1, :] + f * r[..., 1, :])
+        return HiddenState((1 - f) * state.h + f * candidate)
+
+
 B, T = 3, 3
 NATIVE = Native()
 COMPILED = {name: CELLS[name] for name in ("lstm_with_everything_pointwise", "gru", "own_resonator")}
+COMPILED["readme"] = MinimalGatedUnit(H)
 MASK = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 1]], bool)
 needs_compiler = pytest.mark.skipif(compiler.compiler() is None, reason="no C++ compiler is installed")
 
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch):
-    """Kernels are compiled in a fifth of the time, and checked once a session as usual."""
-    flags = tuple("-O1" if flag == "-O3" else flag for flag in compiler._FLAGS)
+    """Kernels are compiled in a third of the time, and checked once a session as usual."""
+    flags = tuple("-O0" if flag == "-O3" else flag for flag in compiler._FLAGS)
     monkeypatch.setattr(compiler, "_FLAGS", flags)
 
 
-def check(cell, batch=(B,), steps=T, given=True, **options):
+def check(cell, batch=(B,), steps=T, given=True, scale=1.0, **options):
     state = some_state(cell, batch) if given else None
-    arguments = parameters(cell), inputs(*batch, steps, I), state
+    params = jax.tree.map(lambda leaf: scale * leaf, parameters(cell))
+    arguments = params, inputs(*batch, steps, I), state
     kernels, scan = (found_by(method, cell, arguments, options) for method in (NATIVE, Scan()))
     assert largest_error(kernels, scan) < 2e-5
 
@@ -59,6 +75,14 @@ def test_values_and_gradients_are_those_of_scan(cell):
 def test_so_they_are_in_every_size_of_tile_and_in_stacks():
     check(LSTM(70, peephole=True, cell_clip=0.6, coupled_gates=True), batch=(3, 11), steps=9)
     check(Stack([GRU(37), GRU(16)]), batch=(), steps=2, given=False)
+
+
+@needs_compiler
+@pytest.mark.thorough
+def test_so_they_are_as_users_compile_them(monkeypatch):
+    monkeypatch.undo()
+    check(LSTM(70), batch=(33,), steps=9, scale=0.2)
+    check(GRU(150), batch=(3, 11), steps=9, scale=0.2)
 
 
 @needs_compiler

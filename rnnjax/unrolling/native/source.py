@@ -132,7 +132,7 @@ def _source(plan: Plan, gates: Gates, shares: _Shares) -> str:
         """Returns the entries that gates take, with zero for the r of a sum, and those that come behind."""
         entries = list(entries)
         head, behind = entries[: -len(own) or None], entries[len(entries) - len(own) :]
-        r: list[Any] = [jnp.zeros((1, 1))] * plan.gates
+        r: list[Any] = [jnp.zeros((1, 1), jnp.float32)] * plan.gates
         for gate, entry in zip(own, behind):
             r[gate] = entry
         return head, r
