@@ -26,6 +26,7 @@ _FORMS = {
     "abs": "v_abs({})",
     "sign": "v_sign({})",
     "square": "{0} * {0}",
+    "one_minus_square": "(1.f - {0}) * (1.f + {0})",  # in JAX from 0.12 on
     "sqrt": "v_sqrt({})",
     "rsqrt": "1.f / v_sqrt({})",
     "exp": "v_exp({})",
