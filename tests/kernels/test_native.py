@@ -34,10 +34,24 @@ class MinimalGatedUnit(GatedCell):
         return HiddenState((1 - f) * state.h + f * candidate)
 
 
+@dataclasses.dataclass(frozen=True)
+class OfEverything(GatedCell):
+    """A user's own cell with every kind of pointwise function that has a form in the kernel's language."""
+
+    def gates(self, params, state, z, r):
+        x = (z + r)[..., 0, :]
+        positive = jnp.square(x) + 1
+        waves = jnp.sin(x) * jnp.cos(x) + jax.lax.erf(x) + jnp.floor(x) - jnp.ceil(x)
+        roots = jnp.sqrt(positive) * jax.lax.rsqrt(positive) * jnp.log(positive) + positive**0.7 + x**3 * x**-2
+        small = jnp.expm1(x) / positive + jnp.log1p(jnp.exp(-jnp.abs(x))) + jnp.sign(x) * jnp.maximum(x, 0.3)
+        parts = jnp.where((x > 0) & ~(x > 1) | (x != x), waves, roots) + jnp.clip(small, -1, 1) + jnp.minimum(x, 0)
+        return HiddenState(0.1 * jnp.where(jnp.isfinite(parts), parts, state.h))
+
+
 B, T = 3, 3
 NATIVE = Native()
 COMPILED = {name: CELLS[name] for name in ("lstm_with_everything_pointwise", "gru", "own_resonator")}
-COMPILED["readme"] = MinimalGatedUnit(H)
+COMPILED |= {"readme": MinimalGatedUnit(H), "own_of_everything": OfEverything(H)}
 MASK = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 1]], bool)
 needs_compiler = pytest.mark.skipif(compiler.compiler() is None, reason="no C++ compiler is installed")
 

@@ -55,7 +55,8 @@ _FORMS = {
     "clamp": "v_min(v_max({1}, {0}), {2})",
 }
 _SAME = {"copy", "copy_p", "broadcast_in_dim", "reshape", "squeeze", "stop_gradient", "optimization_barrier"}
-_TYPES = {"float32": "V", "bool": "Mask"}
+_TYPES = {"float32": "V", "bool": "Mask", "uint32": "Mask"}  # uint32: the bits of a number
+_OF_BITS = {"and", "or", "xor", "not", "bitcast_convert_type"}
 _ZERO = "all(0x0.0p+0f)"
 _MOST_FACTORS = 16  # of an integer power
 
@@ -99,6 +100,13 @@ def statements(jaxpr: Any, constants: Sequence[Any], inputs: Sequence[str], outp
 def _form(equation: Any, operands: list[str]) -> str:
     """Returns the expression of one operation."""
     name, first = equation.primitive.name, equation.invars[0].aval if equation.invars else None
+    if name not in _OF_BITS and any(atom.aval.dtype == np.uint32 for atom in equation.invars):
+        raise NotImplementedError(f"gates use {name} of whole numbers, for which there is no C++ form")
+    if name == "bitcast_convert_type":
+        return f"({_type(equation.outvars[0].aval)}){operands[0]}"
+    if name == "polynomial":
+        x, *terms = operands  # by rising powers
+        return " + ".join(f"{x} * ({term}" for term in terms).removeprefix(f"{x} * (") + ")" * (len(terms) - 1)
     if name == "integer_pow":
         return _integer_power(equation.params["y"], operands[0])
     if name == "select_n" and len(operands) == 3 and first is not None and first.dtype == bool:
@@ -135,6 +143,8 @@ def _constant(value: np.ndarray) -> str:
     kind, entries = _type(value), np.unique(value)
     if entries.size != 1:
         raise NotImplementedError("gates use an array of several numbers where one was expected")
+    if value.dtype == np.uint32:
+        return f"((Mask){{}} | (int32_t){int(entries[0]):#x}u)"
     if kind == "Mask":
         return "mask(true)" if entries[0] else "mask(false)"
     return f"all({_number(float(entries[0]))})"
