@@ -3,6 +3,7 @@
 from rnnjax.cells.attention import Bahdanau, Luong, attending
 from rnnjax.cells.basic import BasicRNN
 from rnnjax.cells.cell import Cell, GatedCell, GatedParams, HiddenState
+from rnnjax.cells.diagonal import DiagonalCell, DiagonalParams, IndRNN, ParaGRU, ParaLSTM, ParaLSTMParams
 from rnnjax.cells.gru import GRU, GRUParams
 from rnnjax.cells.heads import Heads
 from rnnjax.cells.linear_cell import LinearCell, LinearParams
@@ -27,12 +28,15 @@ __all__ = [
     "BasicRNN",
     "Cell",
     "Complex",
+    "DiagonalCell",
+    "DiagonalParams",
     "Dropout",
     "GRUParams",
     "GatedCell",
     "GatedParams",
     "Heads",
     "HiddenState",
+    "IndRNN",
     "LSTMNorm",
     "LSTMParams",
     "LSTMState",
@@ -43,6 +47,9 @@ __all__ = [
     "Luong",
     "MinGRU",
     "MinLSTM",
+    "ParaGRU",
+    "ParaLSTM",
+    "ParaLSTMParams",
     "Project",
     "ProjectParams",
     "QRNN",

@@ -8,6 +8,7 @@ import jax
 from jaxtyping import Array
 
 from rnnjax.cells.cell import Cell, GatedCell, Params, State
+from rnnjax.cells.diagonal import DiagonalCell
 from rnnjax.cells.linear_cell import LinearCell
 from rnnjax.cells.lstm import LSTM
 
@@ -20,6 +21,11 @@ def is_gated(cell: Any) -> TypeGuard[GatedCell]:
 def is_linear(cell: Any) -> TypeGuard[LinearCell]:
     """Returns whether a cell's new state is that of `LinearCell`: its coefficients say all of it."""
     return isinstance(cell, LinearCell) and (type(cell).step, type(cell).advance) == (Cell.step, LinearCell.advance)
+
+
+def is_diagonal(cell: Any) -> TypeGuard[DiagonalCell]:
+    """Returns whether a cell is diagonal, and takes its steps as `DiagonalCell` does."""
+    return isinstance(cell, DiagonalCell) and type(cell).step is Cell.step
 
 
 def is_lstm(cell: Any) -> TypeGuard[LSTM]:
@@ -56,10 +62,10 @@ def adds_a_bias(cell: Cell, params: Params, xs: Array | None) -> bool:
     Each step's z then depends on its own input only, and can be computed at any time. The answer is read off the jaxpr
     of `gate_inputs`: the projected inputs must have one reader, an addition. It is no without inputs (None).
     """
-    if xs is None or not isinstance(cell, (GatedCell, LinearCell)):
+    if xs is None or not isinstance(cell, (GatedCell, LinearCell, DiagonalCell)):
         return False
-    if isinstance(cell, LinearCell):
-        return type(cell).inputs is LinearCell.inputs
+    if not isinstance(cell, GatedCell):
+        return type(cell).inputs in (LinearCell.inputs, DiagonalCell.inputs)
     if not projects_inputs(cell) or type(cell).project is not GatedCell.project:
         return False
     zs = jax.eval_shape(cell.project, params.w_x, xs)
