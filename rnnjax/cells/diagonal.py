@@ -102,7 +102,7 @@ class DiagonalCell(Cell):
         return DiagonalParams(*self.init_gates(key, input_size))
 
     def init_gates(self, key: PRNGKeyArray, input_size: Size) -> tuple[Array, Array, Array | None]:
-        """Returns fresh ``w_x [I, G, H]``, ``w_h [G, H]`` and ``b [G, H]``, each gate drawn by itself; b may be None."""
+        """Returns fresh ``w_x [I, G, H]``, ``w_h [G, H]`` and ``b [G, H]``, gate by gate; b is None without biases."""
         check_size("input_size", input_size)
         k_x, k_h, k_b = jax.random.split(key, 3)
         shape = (self.gate_count, self.hidden_size)

@@ -7,6 +7,7 @@ from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.kernels.cudnn import CuDNN
 from rnnjax.unrolling.kernels.pallas import Pallas
 from rnnjax.unrolling.linear_scan import linear_scan
+from rnnjax.unrolling.newton import Newton
 from rnnjax.unrolling.recurrence import CellSequence, Method, Recurrence, Steps
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.sequences import static_unroll, unroll, unroll_states
@@ -20,6 +21,7 @@ __all__ = [
     "CuDNN",
     "Fused",
     "Method",
+    "Newton",
     "Pallas",
     "Recurrence",
     "Scan",
