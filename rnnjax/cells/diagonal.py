@@ -138,12 +138,14 @@ class DiagonalCell(Cell):
 
     def advance(self, params: Params, state: State, z: Any) -> State:
         dtype = state.h.dtype
-        r = state.h[..., None, :] * params.w_h.astype(dtype)
+        h, w_h = state.h[..., None, :], params.w_h.astype(dtype)
+        # In full, so that the gradient of the weights is one sum.
+        r = h * jnp.broadcast_to(w_h, (*h.shape[:-2], *w_h.shape))
         new = self.gates(params, state, jax.tree.map(lambda leaf: _at_least(dtype, leaf), z), r)
         return jax.tree.map(lambda after, before: after.astype(before.dtype), new, state)
 
     def read(self, params: Params, state: State, z: Any) -> Array:
-        """Returns ``y`` of one step or of many: the arguments may have any leading axes."""
+        """Returns ``y`` of one step or of many: the arguments may have any leading axes, here as in `advance`."""
         return state.h.astype(compute_dtype(z))
 
 
@@ -290,7 +292,9 @@ class ParaLSTM(_ParaCell):
     def gates(self, params: ParaLSTMParams, state: LSTMState, z: Array, r: Array) -> LSTMState:
         forget, candidate, output = jnp.moveaxis(z + r, -2, 0)
         peepholes = params.w_c.astype(state.c.dtype)
-        forget = forget + peepholes[0] * state.c
+        # In full, so that their gradient is one sum.
+        of_forget, of_output = (jnp.broadcast_to(each, state.c.shape) for each in peepholes)
+        forget = forget + of_forget * state.c
         kept = jax.nn.sigmoid(forget) * state.c
         c = kept + complement(jax.nn.sigmoid, forget) * jnp.tanh(candidate)
-        return LSTMState(jax.nn.sigmoid(output + peepholes[1] * c) * jnp.tanh(c), c)
+        return LSTMState(jax.nn.sigmoid(output + of_output * c) * jnp.tanh(c), c)

@@ -18,7 +18,13 @@ from rnnjax.unrolling.recurrence import Recurrence
 
 def all_steps(recurrence: Recurrence, befores: State) -> State:
     """Returns the states after all steps, each taken from a given state before it, leaves ``[T, *batch, ...]``."""
-    return jax.vmap(lambda before, step: recurrence.step(before, step)[0])(befores, recurrence.steps)
+    if not keeps_units_apart(recurrence.cell):
+        return jax.vmap(lambda before, step: recurrence.step(before, step)[0])(befores, recurrence.steps)
+    # The step of such a cell takes any leading axes, and can see that the gradient of a weight is one sum.
+    if recurrence.steps.resets is not None:
+        initial = jax.tree.map(lambda leaf, like: jnp.broadcast_to(leaf, like.shape), recurrence.initial, befores)
+        recurrence = recurrence._replace(initial=initial)
+    return recurrence.step(befores, recurrence.steps)[0]
 
 
 def jacobians(recurrence: Recurrence, layout: Layout, befores: State) -> Float[Array, "T D D *B N"]:

@@ -89,14 +89,13 @@ class Layout(NamedTuple):
         ]
         return jax.tree.unflatten(tree, unpacked)
 
-    def largest(self, numbers: Float[Array, "T D *B N"]) -> Float[Array, "T D *B N"]:
-        """Returns in each number's place the largest size of those of its leaf, step and sequence."""
+    def sizes_of_leaves(self, numbers: Float[Array, "T D *B N"]) -> Float[Array, "L T *B"]:
+        """Returns the size of the largest number in each leaf of each step and sequence."""
 
-        def leaf(numbers: Array) -> Array:
-            units = tuple(range(1 + self.batch_axes, numbers.ndim))
-            return jnp.broadcast_to(jnp.abs(numbers).max(units, keepdims=True), numbers.shape)
+        def largest(leaf: Array) -> Array:
+            return jnp.abs(leaf).max(tuple(range(1 + self.batch_axes, leaf.ndim)))
 
-        return self.pack(jax.tree.map(leaf, self.unpack(numbers)))
+        return jnp.stack([largest(leaf).astype(self.dtype) for leaf in jax.tree.leaves(self.unpack(numbers))])
 
     def _time_axes(self, state: State) -> int:
         return jax.tree.leaves(state)[0].ndim - jax.tree.leaves(self.like)[0].ndim

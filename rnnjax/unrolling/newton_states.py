@@ -24,7 +24,8 @@ class NewtonReport(NamedTuple):
     Attributes:
       iterations: how many iterations were taken, those of all sequences together.
       converged: for which sequences the residuals of all steps are small enough.
-      finished_from: the first step that was taken one after another, T if there is none.
+      finished_from: the first step with a residual that is too large, T if there is none. From the first one in any
+        sequence on, steps were taken one after another.
       residual: the largest residual before that, as a share (see `Newton.tolerance`), possibly NaN.
     """
 
@@ -75,63 +76,57 @@ def _states(solver: Solver, arrays: _Arrays) -> tuple[State, NewtonReport]:
     steps = arrays.steps._replace(followed=None)
     recurrence = arrays._replace(steps=steps).recurrence(solver.cell)
     layout = Layout.of(solver.blocks, solver.cell, arrays.state)
-    last = _iterated(solver, recurrence, layout)
-    first_wrong = _first(last.wrong)
+    last, residuals = _iterated(solver, recurrence, layout)
+    first_wrong, length = _first(_wrong(solver, residuals)), recurrence.length
     states = _finished(recurrence, layout.unpack(last.states), first_wrong.min())
-    length = recurrence.length
-    from_here = jnp.where(first_wrong < length, first_wrong.min(), length)
-    largest = last.residuals.max(0)
-    return states, NewtonReport(last.count, first_wrong == length, from_here, largest)
+    return states, NewtonReport(last.count, first_wrong == length, first_wrong, residuals.max(0))
 
 
 class _Iterate(NamedTuple):
-    """What is known of an iterate.
-
-    Attributes:
-      count: how many iterations have been taken.
-      states: the states, packed.
-      after: the states that a step from the one before gives.
-      jacobian: the derivatives of these steps.
-      residuals: the largest difference of both in each step, as a share; NaN where it is not finite.
-    """
+    """The states after `count` iterations, packed, and those that a step from the one before gives."""
 
     count: Int[Array, ""]
     states: Float[Array, "T D *B N"]
     after: Float[Array, "T D *B N"]
-    jacobian: Float[Array, "T D D *B N"]
-    residuals: Float[Array, "T *B"]
-    wrong: Bool[Array, "T *B"]
 
 
-def _iterated(solver: Solver, recurrence: Recurrence, layout: Layout) -> _Iterate:
-    """Returns the iterate with which all residuals are small enough, or the last one."""
+def _iterated(solver: Solver, recurrence: Recurrence, layout: Layout) -> tuple[_Iterate, Float[Array, "T *B"]]:
+    """Returns the iterate with which all residuals are small enough, or the last one; and its residuals."""
     start, length = layout.pack(recurrence.state), recurrence.length
 
-    def evaluated(count: Array, states: Array) -> _Iterate:
-        before = jnp.concatenate([start[None], states[:-1]])
-        after = layout.pack(all_steps(recurrence, layout.unpack(before)))
-        jacobian = (1 - solver.damping) * jacobians(recurrence, layout, layout.unpack(before))
-        sizes = jnp.maximum(layout.largest(before), layout.largest(after))
-        # The smallest normal number, since states may be zero.
-        shares = jnp.abs(after - states) / jnp.maximum(sizes, jnp.finfo(sizes.dtype).tiny)
-        residuals = shares.max((1, shares.ndim - 1))
-        # Where it is NaN, as that of an infinite state, this holds too.
-        return _Iterate(count, states, after, jacobian, residuals, ~(residuals <= solver.tolerance))
+    def befores(states: Array) -> Array:
+        return jnp.concatenate([start[None], states[:-1]])
 
-    def corrected(iterate: _Iterate) -> _Iterate:
-        _, states, after, jacobian, *_ = iterate
-        corrections = solved(_finite(jacobian), _finite(after - states))
-        new = states + corrections
+    def iterate(count: Array, states: Array) -> _Iterate:
+        return _Iterate(count, states, layout.pack(all_steps(recurrence, layout.unpack(befores(states)))))
+
+    def residuals(iterate: _Iterate) -> Array:
+        sizes, after = layout.sizes_of_leaves(befores(iterate.states)), layout.sizes_of_leaves(iterate.after)
+        # The smallest normal number, since states may be zero.
+        sizes = jnp.maximum(jnp.maximum(sizes, after), jnp.finfo(sizes.dtype).tiny)
+        return (layout.sizes_of_leaves(iterate.after - iterate.states) / sizes).max(0)
+
+    def corrected(last: _Iterate) -> _Iterate:
+        count, states, after = last
+        jacobian = (1 - solver.damping) * jacobians(recurrence, layout, layout.unpack(befores(states)))
+        new = states + solved(_finite(jacobian), _finite(after - states))
         # A fixed-point iteration where a correction overflows, so that this is not handed on.
         new = jnp.where(jnp.isfinite(new), new, jnp.where(jnp.isfinite(after), after, states))
-        return evaluated(iterate.count + 1, new)
+        return iterate(count + 1, new)
 
-    def goes_on(iterate: _Iterate) -> Array:
-        return (iterate.count < solver.iterations) & iterate.wrong.any()
+    # Asked here, of what is in memory: fused with the steps, each reduction would take them once more.
+    def goes_on(last: _Iterate) -> Array:
+        return (last.count < solver.iterations) & _wrong(solver, residuals(last)).any()
 
-    first = evaluated(jnp.zeros((), jnp.int32), jnp.broadcast_to(start, (length, *start.shape)))
+    first = iterate(jnp.zeros((), jnp.int32), jnp.broadcast_to(start, (length, *start.shape)))
     first = vary(first, varying_axes((first, recurrence.params, recurrence.steps)))
-    return jax.lax.while_loop(goes_on, corrected, first)
+    last = jax.lax.while_loop(goes_on, corrected, first)
+    return last, residuals(last)
+
+
+def _wrong(solver: Solver, residuals: Float[Array, "T *B"]) -> Bool[Array, "T *B"]:
+    """Returns which residuals are too large, or NaN, as that of an infinite state is."""
+    return ~(residuals <= solver.tolerance)
 
 
 def _finite(numbers: Float[Array, "..."]) -> Float[Array, "..."]:
