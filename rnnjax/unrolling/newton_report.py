@@ -21,7 +21,7 @@ def newton_report(
     xs: Float[ArrayLike, "*B T I"],
     state: State | None = None,
     *,
-    method: Newton = Newton(),
+    method: Newton | None = None,
     **options: Any,
 ) -> tuple[Float[Array, "*B T O"], State, tuple[NewtonReport, ...]]:
     """Runs a cell over a batch of sequences by Newton's method, as `unroll` does, and says how that went.
@@ -31,7 +31,7 @@ def newton_report(
       params: its parameters.
       xs: inputs ``[*batch, T, I]``; ``[T, *batch, I]`` with `time_major`.
       state: the state before the first step, each leaf ``[*batch, ...]``; None takes the cell's initial state.
-      method: the method, with its options.
+      method: the method, with its options; None takes ``Newton()``.
       **options: as in `unroll`.
 
     Returns:
@@ -50,6 +50,7 @@ def newton_report(
       >>> bool(report.converged.all()), report.finished_from.tolist(), int(report.iterations) < 10
       (True, [100, 100], True)
     """
+    method = Newton() if method is None else method
     if not isinstance(method, Newton):
         raise TypeError(f"newton_report takes a Newton(...), got {method!r}")
     ys, last = unroll(cell, params, xs, state, method=_Reporting(method), **options)

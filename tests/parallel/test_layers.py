@@ -22,7 +22,7 @@ from rnnjax import GRU, LSTM, BasicRNN, Cell, GatedCell, HiddenState, Stack, unr
 from rnnjax.parallel.layers import Wavefront
 
 
-@pytest.mark.parametrize("mapped", pipelines.MAPS)
+@pytest.mark.parametrize("mapped", ["shard_map", pytest.param("pmap", marks=pytest.mark.thorough)])
 def test_unequal_layers_with_lengths_resets_dropout_and_a_last_chunk_that_is_short(mapped):
     check(MIXED, 2, mapped, chunk=4, **EVERYTHING)
 
