@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cells_under_test import CELLS, LINEAR, WHOLE, I, close, inputs, parameters, some_state
 
-from rnnjax import Associative, Auto, Scan, Static, TimedKey, unroll
+from rnnjax import Associative, Auto, Newton, Scan, Static, TimedKey, unroll
 
 B, T = 3, 3
 LENGTHS = np.array([3, 0, 2])
@@ -19,6 +19,7 @@ METHODS = {
     "static": Static(),
     "scan": Scan(),
     "auto": Auto(),  # on a CPU Fused, for the parts that it can serve
+    "newton": Newton(iterations=2),  # the last step is taken by itself, where it has not converged
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 from cells_under_test import H, I, UpdateGateRNN, close, inputs, parameters, same, some_state
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rnnjax import GRU, LSTM, Dropout, Fused, LearnedState, Scan, Stack, Static, unroll
+from rnnjax import GRU, LSTM, Dropout, Fused, LearnedState, Newton, ParaGRU, Scan, Stack, Static, unroll
 
 B, T = 4, 3
 LENGTHS = np.array([3, 1, 0, 2])
@@ -104,9 +104,9 @@ def mesh():
     return jax.make_mesh((2,), ("batch",), devices=jax.devices()[:2])
 
 
-@pytest.mark.parametrize("method", [Static(), Scan(), Scan(remat_every=2), Fused()], ids=str)
+@pytest.mark.parametrize("method", [Static(), Scan(), Scan(remat_every=2), Fused(), Newton()], ids=str)
 def test_shard_map_over_the_batch_changes_no_value_and_no_gradient(mesh, method):
-    cell = Stack((LSTM(H), LearnedState(GRU(H))))
+    cell = Stack((ParaGRU(H) if isinstance(method, Newton) else LSTM(H), LearnedState(GRU(H))))
     given = everything(cell, key=None)
 
     def total(given, method=method):
