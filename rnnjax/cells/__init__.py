@@ -3,6 +3,7 @@
 from rnnjax.cells.attention import Bahdanau, Luong, attending
 from rnnjax.cells.basic import BasicRNN
 from rnnjax.cells.cell import Cell, GatedCell, GatedParams, HiddenState
+from rnnjax.cells.gated_residual import GatedResidual, GatedResidualParams
 from rnnjax.cells.gru import GRU, GRUParams
 from rnnjax.cells.heads import Heads
 from rnnjax.cells.linear_cell import LinearCell, LinearParams
@@ -31,6 +32,8 @@ __all__ = [
     "GRUParams",
     "GatedCell",
     "GatedParams",
+    "GatedResidual",
+    "GatedResidualParams",
     "Heads",
     "HiddenState",
     "LSTMNorm",
