@@ -14,7 +14,7 @@ written with versions by `python -m rnnjax.reproduce`. On a GPU: not measured.
 | gru150, 5 epochs | none | test 0.9861 | see docs/results.md |
 | embedded, 15 epochs | none | test 0.9607 | 26 s |
 | rnn150_long, rnn128, lstm150_peephole | none | not measured | |
-| pixel_gru256, permuted_gru256, 50 epochs | test 0.991, 0.941 (LSTM 0.989, 0.929) | not measured | for an accelerator |
+| pixel_gru256, permuted_gru256, 50 epochs | test 0.991, 0.941 (LSTM 0.988, 0.929) | not measured | for an accelerator |
 | pixel_lru, permuted_lru, 50 epochs | test 0.996, 0.987 (S5-class) | not measured | for an accelerator |
 | pixel_lru_short, permuted_lru_short, 1 epoch | none | see docs/results.md | for 15 minutes of 2 CPU cores |
 
