@@ -35,6 +35,7 @@ VARIANTS = {
     "cycle_navigation": _automaton("cycle_navigation", 40, 10, "GRU"),
     "modular_arithmetic": _automaton("modular_arithmetic", 40, 20, "GRU"),
     "s5": _automaton("s5", 12, 20, "GRU", 128),
+    "s5_swaps": _automaton("s5_swaps", 16, 10, "GRU", 128),
     "adding": _memory("adding", 200, 10, CellConfig(kind="LSTM", hidden_size=64)),
     "adding1000": _memory("adding", 1000, 10, CellConfig(kind="LSTM", hidden_size=64)),
     "copy": _memory("copy", 100, 10, CellConfig(kind="LSTM", hidden_size=64)),

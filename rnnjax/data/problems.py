@@ -170,11 +170,27 @@ class WordProblem(Problem):
         return Alphabets(math.factorial(self.things), math.factorial(self.things))
 
     def example(self, key: PRNGKeyArray, length: Length, steps: int) -> Example:
-        elements = jax.random.randint(key, (steps,), 0, self.alphabets.inputs)
+        symbols = jax.random.randint(key, (steps,), 0, self.alphabets.inputs)
         table = jnp.asarray(_products(self.things))
-        products = jax.lax.associative_scan(lambda p, q: table[p, q], elements)
+        products = jax.lax.associative_scan(lambda p, q: table[p, q], self.elements(symbols))
         inside = jnp.arange(steps) < length
-        return Example(elements, products, inside, inside)
+        return Example(symbols, products, inside, inside)
+
+    def elements(self, symbols: Int[Array, " T"]) -> Int[Array, " T"]:
+        """Returns the elements of the group that symbols stand for."""
+        return symbols
+
+
+@dataclasses.dataclass(frozen=True)
+class SwapWordProblem(WordProblem):
+    """The same, where each symbol swaps two neighbours of the five: four swaps make all 120 permutations."""
+
+    @property
+    def alphabets(self) -> Alphabets:
+        return Alphabets(self.things - 1, math.factorial(self.things))
+
+    def elements(self, symbols: Int[Array, " T"]) -> Int[Array, " T"]:
+        return jnp.asarray(_swaps(self.things))[symbols]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,6 +349,7 @@ PROBLEMS: dict[str, type[Problem]] = {
     "modular_arithmetic": ModularArithmetic,
     "cycle_navigation": CycleNavigation,
     "s5": WordProblem,
+    "s5_swaps": SwapWordProblem,
     "mqar": AssociativeRecall,
     "selective_copy": SelectiveCopy,
 }
@@ -366,9 +383,19 @@ def _distinct(key: PRNGKeyArray, count: int, total: int) -> Int[Array, " count"]
     return jax.random.permutation(k_order, chosen)
 
 
+def _permutations(things: int) -> dict[tuple[int, ...], int]:
+    """Returns all permutations and their numbers."""
+    return {permutation: number for number, permutation in enumerate(itertools.permutations(range(things)))}
+
+
 @functools.cache
 def _products(things: int) -> Int[np.ndarray, "G G"]:
     """Returns the number of the permutation that is one permutation, and then another, by their numbers."""
-    permutations = list(itertools.permutations(range(things)))
-    number = {permutation: i for i, permutation in enumerate(permutations)}
-    return np.array([[number[tuple(q[i] for i in p)] for q in permutations] for p in permutations], np.int32)
+    numbers = _permutations(things)
+    return np.array([[numbers[tuple(q[i] for i in p)] for q in numbers] for p in numbers], np.int32)
+
+
+def _swaps(things: int) -> Int[np.ndarray, " S"]:
+    """Returns the numbers of the permutations that swap two neighbours, the first two first."""
+    numbers, order = _permutations(things), list(range(things))
+    return np.array([numbers[(*order[:i], i + 1, i, *order[i + 2 :])] for i in range(things - 1)], np.int32)

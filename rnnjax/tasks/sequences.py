@@ -36,7 +36,7 @@ class SequencesConfig(DataConfig):
     """The problem, and how much of it there is.
 
     Attributes:
-      name: adding, copy, parity, modular_arithmetic, cycle_navigation, s5, mqar or selective_copy.
+      name: adding, copy, parity, modular_arithmetic, cycle_navigation, s5, s5_swaps, mqar or selective_copy.
       length: the longest length in training; of copy it is the time over which symbols are remembered.
       shortest: the shortest length in training; 0 takes the problem's own: `length`, but 1 for parity,
         modular_arithmetic and cycle_navigation.

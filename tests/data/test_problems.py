@@ -19,6 +19,7 @@ from rnnjax.data.problems import (
     ModularArithmetic,
     Parity,
     SelectiveCopy,
+    SwapWordProblem,
     WordProblem,
 )
 
@@ -46,6 +47,15 @@ def word(elements, n):
     things, answers = list(range(5)), {}
     for step, element in enumerate(elements[:n]):
         things = [PERMUTATIONS[element][thing] for thing in things]
+        answers[step] = PERMUTATIONS.index(tuple(things))
+    return answers
+
+
+def swaps(symbols, n):
+    things, answers = list(range(5)), {}
+    for step, symbol in enumerate(symbols[:n]):
+        swapped = {symbol: symbol + 1, symbol + 1: symbol}
+        things = [swapped.get(thing, thing) for thing in things]
         answers[step] = PERMUTATIONS.index(tuple(things))
     return answers
 
@@ -85,6 +95,7 @@ CASES = {
     "cycle": (CycleNavigation(), cycle),
     "arithmetic": (ModularArithmetic(), arithmetic),
     "word": (WordProblem(), word),
+    "swaps": (SwapWordProblem(), swaps),
     "adding": (Adding(), adding),
     "copy": (Copy(memory=3), copy),
     "selective": (SelectiveCopy(memory=4), selective),
@@ -164,6 +175,7 @@ def test_every_pair_of_keys_is_as_frequent():
 def test_symbols_and_answers_are_as_many_as_published(name):
     problem = PROBLEMS[name]()
     expected = {"adding": (0, 0), "copy": (10, 9), "parity": (2, 2), "modular_arithmetic": (8, 5), "s5": (120, 120)}
+    expected |= {"s5_swaps": (4, 120)}
     expected |= {"cycle_navigation": (3, 5), "mqar": (8192, 8192), "selective_copy": (16, 16)}
     assert problem.alphabets == expected[name]
     example = jax.eval_shape(lambda: problem.example(jax.random.key(0), 64, problem.steps(64)))
