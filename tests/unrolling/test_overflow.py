@@ -81,7 +81,7 @@ CASES = {
     "not gated": (Exponential(), ANY),
     "state dropout": (Dropout(ExponentialGate(I), state_rate=0.3), [Scan(remat_every=2)]),
     "projected": (Project(ExponentialGate(4), 2), [None]),
-    "below another": (Stack([ExponentialGate(I), Exponential(), GRU(4)]), [None, Scan()]),
+    "below another": (Stack([ExponentialGate(I), Exponential(), BasicRNN(4)]), [None, Scan()]),
     "residual": (Residual(Stack([Project(ExponentialGate(4), 2), ExponentialGate(I)])), [None]),
 }
 
@@ -90,72 +90,72 @@ def overflowing(cell):
     """Parameters, and inputs of which the first of the first sequence, finite as it is, is too much for the cell."""
     scale, much = (2, 3e38) if isinstance(cell, BasicRNN) else (0.3, 3000)
     params = jax.tree.map(lambda leaf: jnp.asarray(scale * np.abs(leaf)), parameters(cell))
-    xs = np.array(inputs(B, T, I))
-    xs[0, 0] = much
-    return params, jnp.asarray(xs)
+    return params, with_first(inputs(B, T, I), much)
 
 
-def loss(cell, method, after, params, xs):
-    """A loss of what comes after the reset: of whole sequences, or of their ends alone."""
-    options = {} if after else {"resets": RESETS}
-    ys, last = unroll(cell, params, xs[:, RESET:] if after else xs, method=method, **options)
-    of_outputs = jnp.cos(ys if after else ys[:, RESET:]).sum()
-    return of_outputs + sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(last)), ys
+def with_first(xs, value):
+    """Returns inputs with a number in place of all those of the first step of the first sequence."""
+    xs = np.array(xs)
+    xs[0, 0] = value
+    return jnp.asarray(xs)
 
 
-def value_and_gradients(cell, method, after, params, xs):
-    """Returns the loss with all outputs, and its gradients, compiled."""
-    of = functools.partial(loss, cell, method, after)
-    return jax.jit(jax.value_and_grad(of, argnums=(0, 1), has_aux=True))(params, xs)
+def loss(cell, method, params, xs):
+    """A loss of what comes after the reset, which no input before it matters to, and all outputs."""
+    ys, last = unroll(cell, params, xs, method=method, resets=RESETS)
+    return jnp.cos(ys[:, RESET:]).sum() + sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(last)), ys
+
+
+def check(cell, method):
+    """Asserts that what overflows gives the value and the gradients that small inputs in its place give."""
+    params, xs = overflowing(cell)
+    run = jax.jit(jax.value_and_grad(functools.partial(loss, cell, method), argnums=(0, 1), has_aux=True))
+    (value, ys), gradients = run(params, xs)
+    (expected, finite), wanted = run(params, with_first(xs, 0.1))
+    assert not np.isfinite(ys[0, :RESET]).any()
+    assert np.isfinite(finite).all()
+    close((value, gradients), (expected, wanted))
+    before = np.asarray(gradients[1])[:, :RESET]
+    same(before, np.zeros_like(before))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_overflows_before_a_reset_reaches_no_value_and_no_gradient_after_it(name):
     cell, methods = CASES[name]
-    params, xs = overflowing(cell)
-    (expected, _), gradients = value_and_gradients(cell, None, True, params, xs)
     for method in methods:
-        (value, ys), (for_params, for_xs) = value_and_gradients(cell, method, False, params, xs)
-        assert not np.isfinite(ys[0, :RESET]).any()
-        close((value, (for_params, for_xs)), (expected, gradients))
-        before = np.asarray(for_xs)[:, :RESET]
-        same(before, np.zeros_like(before))
-
-
-@functools.cache
-def along(after, method):
-    """Returns the gradient, and how it changes along a direction."""
-    cell = ExponentialGate(4)
-    params, xs = overflowing(cell)
-    derivative = jax.grad(functools.partial(loss, cell, method, after), has_aux=True)
-    change = jax.jit(lambda *given: jax.jvp(lambda params: derivative(params, xs)[0], given[:1], given[1:]))
-    return change(params, parameters(cell, I))
+        check(cell, method)
 
 
 @pytest.mark.parametrize("method", GATED, ids=str)
-def test_higher_derivatives_and_maps_are_those_of_what_comes_after_too(method):
+def test_nor_does_it_reach_higher_derivatives_and_maps(method):
     cell = ExponentialGate(4)
     params, xs = overflowing(cell)
-    expected, _ = after = along(True, Scan())
-    close(along(False, method), after, rtol=1e-3, atol=1e-4)
-    each = jax.jit(jax.vmap(jax.grad(functools.partial(loss, cell, method, False), has_aux=True), (None, 0)))
-    twice, _ = each(params, np.stack([xs, xs[::-1]]))
-    close(jax.tree.map(lambda leaf: np.asarray(leaf)[0], twice), expected)
+    change = parameters(cell, I)
+
+    @jax.jit
+    def along(params, xs):
+        derivative = jax.vmap(jax.grad(functools.partial(loss, cell, method), has_aux=True), (None, 0))
+        return jax.jvp(lambda params: derivative(params, xs)[0], (params,), (change,))
+
+    pairs = (np.stack([first, first[::-1]]) for first in (xs, with_first(xs, 0.1)))
+    close(*(along(params, pair) for pair in pairs), rtol=1e-3, atol=1e-4)
 
 
-def test_gradients_of_gradients_are_those_of_what_comes_after_without_a_loop():
+def test_nor_does_it_reach_gradients_of_gradients_without_a_loop():
     cell = ExponentialGate(4)
     params, xs = overflowing(cell)
 
-    def steepness(after, params):
-        slopes, _ = jax.grad(functools.partial(loss, cell, Static(), after), has_aux=True)(params, xs)
+    @jax.jit
+    @jax.grad
+    def steepness(params, xs):
+        slopes, _ = jax.grad(functools.partial(loss, cell, Static()), has_aux=True)(params, xs)
         return sum(jnp.square(slope).sum() for slope in jax.tree.leaves(slopes))
 
-    close(*(jax.jit(jax.grad(functools.partial(steepness, after)))(params) for after in (False, True)), rtol=1e-3)
+    close(steepness(params, xs), steepness(params, with_first(xs, 0.1)), rtol=1e-3)
 
 
 def test_dropout_of_the_state_with_keys_in_every_step():
-    cell = Dropout(Stack([ExponentialGate(I), Dropout(GRU(4), output_rate=0.2)]), state_rate=0.3)
+    cell = Dropout(Stack([ExponentialGate(I), Dropout(BasicRNN(4), output_rate=0.2)]), state_rate=0.3)
     params, xs = overflowing(cell)
     key = jax.random.key(4)
 
@@ -165,7 +165,7 @@ def test_dropout_of_the_state_with_keys_in_every_step():
         ys, _ = unroll(cell, params, xs, resets=RESETS, key=key)
         return jnp.cos(ys[:, RESET:]).sum()
 
-    close(gradient(params, xs), gradient(params, xs.at[0, 0].set(0.1)))
+    close(gradient(params, xs), gradient(params, with_first(xs, 0.1)))
 
 
 @pytest.mark.parametrize("name", ["gated", "not gated", "below another"])
@@ -177,7 +177,8 @@ def test_outputs_are_nan_from_there_on_up_to_the_reset_and_states_are_what_they_
     for method in methods:
         ys, _ = unroll(cell, params, xs, resets=RESETS, method=method)
         same(np.isnan(ys).all(-1), lost)
-        close(ys[~lost], unroll(cell, params, xs.at[0, 0].set(0.1), resets=RESETS, method=method)[0][~lost])
+        finite, _ = unroll(cell, params, with_first(xs, 0.1), resets=RESETS, method=method)
+        close(np.asarray(ys)[~lost], np.asarray(finite)[~lost])
     ys, states = unroll_states(cell, params, xs, resets=RESETS)
     same(np.isnan(ys).all(-1), lost)
     first = np.concatenate([leaf.reshape(B, T, -1) for leaf in jax.tree.leaves(states)], -1)
@@ -190,10 +191,13 @@ def test_what_overflows_without_a_reset_after_it_is_not_hidden(method):
     params, xs = overflowing(cell)
     early = np.zeros((B, T), bool)
     early[:, 0] = early[1:, T - 1] = True
-    ys, _ = unroll(cell, params, xs, resets=early, method=method)
+
+    def last(params):
+        ys, _ = unroll(cell, params, xs, resets=early, method=method)
+        return jnp.sum(ys[:, T - 1]), ys
+
+    gradient, ys = jax.jit(jax.grad(last, has_aux=True))(params)
     assert not np.isfinite(ys[0]).any()
-    last = lambda params: jnp.sum(unroll(cell, params, xs, resets=early, method=method)[0][:, T - 1])  # noqa: E731
-    gradient = jax.jit(jax.grad(last))(params)
     assert not any(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient)[:2])
 
 
