@@ -25,29 +25,36 @@ def _memory(name: str, length: int, epochs: int, cell: CellConfig, **options: An
     """Returns a problem of keeping things in mind over a length."""
     return {
         "cell": cell,
-        "data": SequencesConfig(name=name, length=length, examples=64_000, held_out=512, **options),
+        "data": SequencesConfig(name=name, length=length, examples=64_000, **{"held_out": 512, **options}),
         "optimizer": OptimizerConfig(learning_rate=5e-3, schedule="cosine", clip_norm=1.0),
         "epochs": epochs,
         "batch_size": 64,
     }
 
 
+def _blocks(kind: str, layers: int, **options: Any) -> CellConfig:
+    """Returns a stack of the blocks that linear cells are used in."""
+    return CellConfig(kind, layers, ["gated_residual"], hidden_size=64, **options)
+
+
 _LSTM64 = CellConfig("LSTM", hidden_size=64)
 _GRU64 = CellConfig("GRU", hidden_size=64)
-_BLOCKS = ["gated_residual"]
+_RING = {"smallest_radius": 0.99, "largest_radius": 0.9999}
 
 VARIANTS = {
     "parity": _automaton("parity", 40, 4, _LSTM64),
-    "parity_mingru": _automaton("parity", 40, 4, CellConfig("MinGRU", 2, _BLOCKS, hidden_size=64)),
+    "parity_mingru": _automaton("parity", 40, 4, _blocks("MinGRU", 2)),
     "cycle_navigation": _automaton("cycle_navigation", 40, 8, _LSTM64),
     "modular_arithmetic": _automaton("modular_arithmetic", 20, 12, _LSTM64),
     "s5": _automaton("s5", 12, 100, CellConfig("LSTM", hidden_size=512)),
     "s5_swaps": _automaton("s5_swaps", 16, 12, CellConfig("LSTM", hidden_size=128)),
     "adding": _memory("adding", 200, 6, _GRU64),
-    "adding1000": _memory("adding", 1000, 6, _GRU64),
-    "copy": _memory("copy", 100, 10, _LSTM64),
-    "mqar": _memory("mqar", 64, 10, CellConfig("LSTM", hidden_size=256)),
-    "selective_copy": _memory("selective_copy", 256, 10, _GRU64),
+    "adding1000": _memory("adding", 1000, 2, _blocks("LRU", 2, **_RING)),
+    "copy": _memory("copy", 100, 2, _blocks("LRU", 2, **_RING)),
+    "mqar": {**_memory("mqar", 64, 64, CellConfig("LSTM", hidden_size=256)), "embedding": 128},
+    "mqar_short": _memory("mqar", 32, 10, CellConfig("LSTM", hidden_size=128), alphabet=64),
+    "selective_copy": _memory("selective_copy", 4096, 64, _blocks("MinGRU", 3), held_out=64),
+    "selective_copy_short": _memory("selective_copy", 64, 10, _blocks("MinGRU", 3), memory=8),
 }
 
 
