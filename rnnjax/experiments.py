@@ -209,6 +209,9 @@ EXPERIMENTS = {
     "s5": Experiment(
         "configs/sequences.py:s5", _automaton("an RNN of one layer 1.00 (Merrill et al., 2024)", 12, 0.99)
     ),
+    "s5_short": Experiment(
+        "configs/sequences.py:s5_short", _automaton("an RNN of one layer 1.00 (Merrill et al., 2024)", 6, 0.99)
+    ),
     "s5_swaps": Experiment(
         "configs/sequences.py:s5_swaps", _automaton("none, of four swaps for 120 symbols", 16, 0.99)
     ),
