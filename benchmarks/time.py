@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 
 import rnnjax
 from benchmarks import report, timing
+from rnnjax.backend import on_gpu
 from rnnjax.parallel.time import TimeSplit
 
 CELLS = ("LRU", "MinGRU", "ParaGRU", "GRU")
@@ -31,6 +32,7 @@ METHODS: dict[str, rnnjax.Method] = {
     "fused": rnnjax.Fused(),
     "in order": rnnjax.Associative("scan"),
     "tree": rnnjax.Associative("associative"),
+    "kernel": rnnjax.Associative("pallas"),
     "newton": rnnjax.Newton(),
     "split": TimeSplit(),
 }
@@ -208,6 +210,8 @@ def _is_tried(cell: rnnjax.Cell, label: str, size: Size) -> bool:
     """Says whether a way is measured for a cell: those that serve its kind, on as many devices as they need."""
     if label in ("in order", "tree"):
         return isinstance(cell, rnnjax.LinearCell)
+    if label == "kernel":
+        return isinstance(cell, rnnjax.LinearCell) and on_gpu()
     if label == "split":
         return isinstance(cell, rnnjax.LinearCell) and jax.device_count() > 1
     if label == "fused":

@@ -13,6 +13,11 @@ def on_cpu(platform: str | None = None) -> bool:
     return (platform or jax.default_backend()) == "cpu"
 
 
+def on_gpu(platform: str | None = None) -> bool:
+    """Says whether JAX computes on a GPU, or whether `platform` is one."""
+    return (platform or jax.default_backend()) in ("gpu", "cuda", "rocm")
+
+
 def sequences_as_matrices() -> bool:
     """Whether sequences are reshaped to matrices before the product that gives a weight's gradient.
 

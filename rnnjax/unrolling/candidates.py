@@ -29,6 +29,7 @@ METHODS: tuple[Method, ...] = (
     CuDNN(),
     Associative("scan"),
     Associative("associative"),
+    Associative("pallas"),
     Newton(),
 )
 

@@ -9,7 +9,8 @@ import pytest
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rnnjax import Complex, linear_scan
+import rnnjax
+from rnnjax import Complex
 
 T, B, H = 5, 2, 3
 RNG = np.random.default_rng(0)
@@ -17,7 +18,8 @@ A, WEIGHTS = RNG.uniform(-1, 1, (2, T, B, H))
 ADDED, AGAIN = RNG.standard_normal((2, T, B, H))
 H0 = RNG.standard_normal((B, H))
 RESETS = np.array([[0, 1], [0, 0], [1, 0], [0, 0], [0, 1]], bool)
-each_implementation = pytest.mark.parametrize("implementation", ["scan", "associative"])
+each_implementation = pytest.mark.parametrize("implementation", ["scan", "associative", "pallas"])
+linear_scan = functools.partial(rnnjax.linear_scan, interpret=True)  # the kernel, on any machine
 
 
 @pytest.fixture(autouse=True)
@@ -153,7 +155,7 @@ def test_nothing_is_scanned_to_nothing(shape):
         ((A, ADDED, H0[0]), {}, ValueError, r"h0 must have the shape \[2, 3\] of one step of b, got \[3\]"),
         ((A, ADDED), {"resets": RESETS[1:]}, ValueError, r"resets must be \[T, \*batch\], .*\[5, 2, 3\], got \[4, 2\]"),
         ((A, ADDED), {"resets": RESETS.astype(int)}, TypeError, "resets must be bool, got int64"),
-        ((A, ADDED), {"implementation": "tree"}, ValueError, '"scan", "associative" or None, got \'tree\''),
+        ((A, ADDED), {"implementation": "tree"}, ValueError, '"associative", "pallas" or None, got \'tree\''),
         ((Complex(A, A), ADDED), {}, ValueError, "b must be a Complex pair too, got an array"),
         ((1.0, 1.0), {}, ValueError, r"b must have shape \[T, \*batch, ...\], one axis at least, got \[\]"),
     ],
