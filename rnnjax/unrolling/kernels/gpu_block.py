@@ -216,7 +216,7 @@ def _tile_layout(dtype: Any) -> Any:
     return gpu.Layout.TILED(gpu.Tiling(((8, 16), warp, (1,))), warp_dims=warps, lane_dims=(-3, -2), vector_dim=-1)
 
 
-def loaded(source: Ref, layout: Any) -> Array:
+def loaded(source: Ref, layout: Any) -> Shaped[Array, "..."]:
     """Returns what an array in the GPU's memory or on the chip holds, in registers of a layout."""
     index = (...,) if "idx" in inspect.signature(gpu.load).parameters else ()  # until JAX 0.11
     return gpu.load(source, *index, layout=layout, optimized=False)

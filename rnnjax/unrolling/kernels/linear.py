@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float, PyTree
 
 from rnnjax.cells.pairs import Complex, is_complex, plus, times
 from rnnjax.unrolling.kernels.gpu_block import compiler_params, gpu, interpreter, loaded
@@ -25,7 +25,14 @@ _WARPGROUPS = 528  # four for each multiprocessor of an H100
 _SHORTEST_PART = 32  # steps
 
 
-def states_by_kernel(factors: Factors, b: Any, h0: Any, reverse: bool, *, interpret: bool = False) -> Any:
+def states_by_kernel(
+    factors: Factors,
+    b: PyTree[Float[Array, "T ..."]],
+    h0: PyTree[Float[Array, "..."]],
+    reverse: bool,
+    *,
+    interpret: bool = False,
+) -> PyTree[Float[Array, "T ..."]]:
     """Returns all states of a linear recurrence.
 
     Args:
@@ -47,7 +54,9 @@ def states_by_kernel(factors: Factors, b: Any, h0: Any, reverse: bool, *, interp
     return columns.to_numbers(states)
 
 
-def states_by_kernel_transposed(factors: Factors, g: Any, reverse: bool, *, interpret: bool = False) -> Any:
+def states_by_kernel_transposed(
+    factors: Factors, g: PyTree[Float[Array, "T ..."]], reverse: bool, *, interpret: bool = False
+) -> PyTree[Float[Array, "T ..."]]:
     """Returns the transpose of `states_by_kernel`, from the cotangents of all states to those of `b`.
 
     Args:
