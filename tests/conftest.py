@@ -53,7 +53,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leaves out what is marked `thorough`: a claim shown for one feed, map or number of processes, shown for others."""
+    """Leaves out what is marked `thorough`: a claim for one feed, map or number of processes, shown for another."""
     if config.getoption("--thorough"):
         return
     left_out = [item for item in items if item.get_closest_marker("thorough")]

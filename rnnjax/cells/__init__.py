@@ -5,6 +5,7 @@ from rnnjax.cells.basic import BasicRNN
 from rnnjax.cells.cell import Cell
 from rnnjax.cells.diagonal_cell import DiagonalCell, DiagonalParams
 from rnnjax.cells.gated_cell import GatedCell, GatedParams
+from rnnjax.cells.gated_residual import GatedResidual, GatedResidualParams
 from rnnjax.cells.gru import GRU, GRUParams
 from rnnjax.cells.heads import Heads
 from rnnjax.cells.hidden_cell import HiddenState
@@ -38,6 +39,8 @@ __all__ = [
     "GRUParams",
     "GatedCell",
     "GatedParams",
+    "GatedResidual",
+    "GatedResidualParams",
     "Heads",
     "HiddenState",
     "IndRNN",
