@@ -28,10 +28,10 @@ class Newton(Method):
     "Parallelizing non-linear sequential models over the sequence length"; Gonzalez et al., 2024; Danieli et al., 2025,
     "ParaRNN"). After k iterations the first k steps are right whatever the cell; cells that forget converge in few.
 
-    The result is that of `Scan`. Where a residual r_t is too large after the last iteration, or not finite, the steps
-    from the first such one on are taken one after another, from the last state that is right; `newton_report` tells.
-    Gradients are those of the implicit function theorem, exact whatever the iterations did: one linear recurrence,
-    backward in time. It is solved at once where the Jacobians are exact, and step by step where they are not.
+    The result is that of `Scan`. Where a residual r_t is too large after the last iteration, or not finite, all steps
+    are taken one after another, with the values of `Scan` bit by bit; `newton_report` tells. Gradients are those of the
+    implicit function theorem, exact whatever the iterations did: one linear recurrence, backward in time. It is solved
+    at once where the Jacobians are exact, and step by step where they are not.
 
     Attributes:
       jacobian: "diagonal", the derivative of each number of the state by itself; "block", by all numbers of its unit,
@@ -40,7 +40,7 @@ class Newton(Method):
         something out, more iterations are needed (quasi-Newton).
       tolerance: the largest residual, as a share of the largest number of the state in that step and sequence, of each
         array of the state by itself; None: 32 times the spacing of the state's floating-point numbers at 1.
-      iterations: the most iterations; further steps are taken one after another.
+      iterations: the most iterations; if residuals are too large then, steps are taken one after another.
       damping: share, in [0, 1], by which Jacobians are reduced; more iterations, which are less apt to overflow. At 1
         these are fixed-point iterations.
 

@@ -24,14 +24,14 @@ class NewtonReport(NamedTuple):
     Attributes:
       iterations: how many iterations were taken, those of all sequences together.
       converged: for which sequences the residuals of all steps are small enough.
-      finished_from: the first step with a residual that is too large, T if there is none. From the first one in any
-        sequence on, steps were taken one after another.
-      residual: the largest residual before that, as a share (see `Newton.tolerance`), possibly NaN.
+        If one has not, the steps of all were then taken one after another.
+      right_steps: how many steps, from the first on, have a residual that is small enough: T where all have.
+      residual: the largest residual, as a share (see `Newton.tolerance`), possibly NaN.
     """
 
     iterations: Int[Array, ""]
     converged: Bool[Array, "*B"]
-    finished_from: Int[Array, "*B"]
+    right_steps: Int[Array, "*B"]
     residual: Float[Array, "*B"]
 
 
@@ -77,9 +77,10 @@ def _states(solver: Solver, arrays: _Arrays) -> tuple[State, NewtonReport]:
     recurrence = arrays._replace(steps=steps).recurrence(solver.cell)
     layout = Layout.of(solver.blocks, solver.cell, arrays.state)
     last, residuals = _iterated(solver, recurrence, layout)
-    first_wrong, length = _first(_wrong(solver, residuals)), recurrence.length
-    states = _finished(recurrence, layout.unpack(last.states), first_wrong.min())
-    return states, NewtonReport(last.count, first_wrong == length, first_wrong, residuals.max(0))
+    right = _steps_before_first(_wrong(solver, residuals))
+    converged = right == recurrence.length
+    states = _in_order_unless(converged.all(), recurrence, layout.unpack(last.states))
+    return states, NewtonReport(last.count, converged, right, residuals.max(0))
 
 
 class _Iterate(NamedTuple):
@@ -134,27 +135,29 @@ def _finite(numbers: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(jnp.isfinite(numbers), numbers, 0)
 
 
-def _first(wrong: Bool[Array, "T *B"]) -> Int[Array, "*B"]:
-    """Returns the first step that is wrong in each sequence, T where none is."""
+def _steps_before_first(wrong: Bool[Array, "T *B"]) -> Int[Array, "*B"]:
+    """Returns how many steps are before the first that is wrong in each sequence, T where none is."""
     return jnp.where(wrong.any(0), wrong.argmax(0), wrong.shape[0]).astype(jnp.int32)
 
 
-def _finished(recurrence: Recurrence, states: State, first: Int[Array, ""]) -> State:
-    """Returns the states with those from a step on computed one after another, from the state before it."""
+def _in_order_unless(converged: Bool[Array, ""], recurrence: Recurrence, states: State) -> State:
+    """Returns the states as they are where they have converged, otherwise all computed one step after another.
 
+    Not from the last step that is right: it is so within a tolerance, and cells whose iterations do not converge amplify
+    differences. From the first step on, the states are those of `Scan`, bit by bit.
+    """
+
+    # A loop without a step where there is nothing to do: of a condition, `jax.vmap` takes both branches.
     def goes_on(carry: tuple[Array, State, State]) -> Array:
         return carry[0] < recurrence.length
 
     def step(carry: tuple[Array, State, State]) -> tuple[Array, State, State]:
         t, before, states = carry
         after, _ = recurrence.step(before, jax.tree.map(lambda leaf: leaf[t], recurrence.steps))
-        return t + 1, after, jax.tree.map(lambda all, leaf: all.at[t].set(leaf), states, after)
+        return t + 1, after, jax.tree.map(lambda leaf, new: leaf.at[t].set(new), states, after)
 
-    given = first == 0
-    before = jax.tree.map(
-        lambda start, leaf: jnp.where(given, start, leaf[jnp.maximum(first, 1) - 1]), recurrence.state, states
-    )
-    return jax.lax.while_loop(goes_on, step, (first, before, states))[2]
+    first = jnp.where(converged, recurrence.length, 0)
+    return jax.lax.while_loop(goes_on, step, (first, recurrence.state, states))[2]
 
 
 @_states.defjvp
