@@ -143,8 +143,8 @@ def _steps_before_first(wrong: Bool[Array, "T *B"]) -> Int[Array, "*B"]:
 def _in_order_unless(converged: Bool[Array, ""], recurrence: Recurrence, states: State) -> State:
     """Returns the states as they are where they have converged, otherwise all computed one step after another.
 
-    Not from the last step that is right: it is so within a tolerance, and cells whose iterations do not converge amplify
-    differences. From the first step on, the states are those of `Scan`, bit by bit.
+    Not from the last step that is right: it is so within a tolerance, and cells whose iterations do not converge
+    amplify differences. From the first step on, the states are those of `Scan`, bit by bit.
     """
 
     # A loop without a step where there is nothing to do: of a condition, `jax.vmap` takes both branches.
