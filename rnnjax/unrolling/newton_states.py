@@ -79,15 +79,15 @@ def _states(solver: Solver, arrays: _Arrays) -> tuple[State, NewtonReport]:
     last, residuals = _iterated(solver, recurrence, layout)
     right = _steps_before_first(_wrong(solver, residuals))
     converged = right == recurrence.length
-    states = _in_order_unless(converged.all(), recurrence, layout.unpack(last.states))
+    states = _in_order_unless(converged.all(), recurrence, layout.unpack(last.rows[1:]))
     return states, NewtonReport(last.count, converged, right, residuals.max(0))
 
 
 class _Iterate(NamedTuple):
-    """The states after `count` iterations, packed, and those that a step from the one before gives."""
+    """The states after `count` iterations, packed, below that before the first step; and those that steps give."""
 
     count: Int[Array, ""]
-    states: Float[Array, "T D *B N"]
+    rows: Float[Array, "R D *B N"]
     after: Float[Array, "T D *B N"]
 
 
@@ -95,31 +95,29 @@ def _iterated(solver: Solver, recurrence: Recurrence, layout: Layout) -> tuple[_
     """Returns the iterate with which all residuals are small enough, or the last one; and its residuals."""
     start, length = layout.pack(recurrence.state), recurrence.length
 
-    def befores(states: Array) -> Array:
-        return jnp.concatenate([start[None], states[:-1]])
-
-    def iterate(count: Array, states: Array) -> _Iterate:
-        return _Iterate(count, states, layout.pack(all_steps(recurrence, layout.unpack(befores(states)))))
+    def iterate(count: Array, rows: Array) -> _Iterate:
+        return _Iterate(count, rows, layout.pack(all_steps(recurrence, layout.unpack(rows[:-1]))))
 
     def residuals(iterate: _Iterate) -> Array:
-        sizes, after = layout.sizes_of_leaves(befores(iterate.states)), layout.sizes_of_leaves(iterate.after)
+        sizes, after = layout.sizes_of_leaves(iterate.rows), layout.sizes_of_leaves(iterate.after)
         # The smallest normal number, since states may be zero.
-        sizes = jnp.maximum(jnp.maximum(sizes, after), jnp.finfo(sizes.dtype).tiny)
-        return (layout.sizes_of_leaves(iterate.after - iterate.states) / sizes).max(0)
+        sizes = jnp.maximum(jnp.maximum(sizes[:, :-1], after), jnp.finfo(sizes.dtype).tiny)
+        return (layout.sizes_of_leaves(iterate.after - iterate.rows[1:]) / sizes).max(0)
 
     def corrected(last: _Iterate) -> _Iterate:
-        count, states, after = last
-        jacobian = (1 - solver.damping) * jacobians(recurrence, layout, layout.unpack(befores(states)))
+        count, rows, after = last
+        states = rows[1:]
+        jacobian = (1 - solver.damping) * jacobians(recurrence, layout, layout.unpack(rows[:-1]))
         new = states + solved(_finite(jacobian), _finite(after - states))
         # A fixed-point iteration where a correction overflows, so that this is not handed on.
         new = jnp.where(jnp.isfinite(new), new, jnp.where(jnp.isfinite(after), after, states))
-        return iterate(count + 1, new)
+        return iterate(count + 1, rows.at[1:].set(new))
 
     # Asked here, of what is in memory: fused with the steps, each reduction would take them once more.
     def goes_on(last: _Iterate) -> Array:
         return (last.count < solver.iterations) & _wrong(solver, residuals(last)).any()
 
-    first = iterate(jnp.zeros((), jnp.int32), jnp.broadcast_to(start, (length, *start.shape)))
+    first = iterate(jnp.zeros((), jnp.int32), jnp.broadcast_to(start, (length + 1, *start.shape)))
     first = vary(first, varying_axes((first, recurrence.params, recurrence.steps)))
     last = jax.lax.while_loop(goes_on, corrected, first)
     return last, residuals(last)
