@@ -94,10 +94,20 @@ def _published(seeds: int, toy: bool) -> Iterable[Step]:
     hihello = ("hihello_basic", "hihello_lstm", "hihello_gru")
     yield from (_experiment(name, 15, seeds, toy) for name in (*mnist, *series, *hihello))
     yield _experiment("ptb_large", 600, 1, toy)
+    yield from (
+        _experiment(name, 60, 1, toy) for name in ("parity", "parity_mingru", "cycle_navigation", "adding", "copy")
+    )
+    pixels = ("mnist_pixel_lru_short", "mnist_permuted_lru_short", "mnist_permuted_lru", "mnist_permuted_gru256")
+    pixels += ("mnist_pixel_lru", "mnist_pixel_gru256")
+    yield from (_experiment(name, 300, 1, toy) for name in pixels)
 
 
 # Fields that make a run of any of these tasks short on a CPU.
+_MADE = {"epochs": 1, "cell.hidden_size": 8, "data.examples": 256, "data.held_out": 64, "batch_size": 64}
+_PIXELS = {"epochs": 1, "cell.hidden_size": 8, "batch_size": 1000, "optimizer.warmup_steps": 1}
 _TOY_FIELDS = {
+    **dict.fromkeys(("parity", "cycle_navigation", "adding", "copy"), _MADE),
+    **dict.fromkeys(("mnist_pixel", "mnist_permuted"), _PIXELS),
     "mnist": {"epochs": 1, "cell.hidden_size": 8, "batch_size": 1000},
     "series": {"epochs": 1, "cell.hidden_size": 8},
     "hihello": {"epochs": 2},
