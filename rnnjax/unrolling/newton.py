@@ -16,7 +16,7 @@ from rnnjax.unrolling.newton_states import NewtonReport, Solver, all_states
 from rnnjax.unrolling.prefixes import shifted
 from rnnjax.unrolling.recurrence import Method, Recurrence
 
-_MOST_BYTES = 2**30  # of the Jacobians of all steps, of which a few copies are made
+_MOST_MIB = 256  # of the Jacobians of all steps, of which a few copies are made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Newton(Method):
         these are fixed-point iterations.
 
     Raises:
-      ValueError: for options out of range; when it runs, for Jacobians above 1 GiB, a state that is not of
+      ValueError: for options out of range; when it runs, for whole Jacobians above 256 MiB, a state that is not of
         floating-point numbers, or "block" for a state whose arrays differ in shape.
 
     Example:
@@ -95,11 +95,11 @@ class Newton(Method):
         size = layout.dtype.itemsize * width**2
         for axis in steps:
             size *= axis
-        if size <= _MOST_BYTES:
+        if size <= _MOST_MIB * 2**20:
             return None
         return (
             f"Newton() would keep {width} x {width} derivatives for each of {' x '.join(map(str, steps))} steps of "
-            f"{type(recurrence.cell).__name__}, {size / 2**30:.1f} GiB, above the limit of {_MOST_BYTES / 2**30:.0f}; "
+            f"{type(recurrence.cell).__name__}, {size / 2**20:.0f} MiB, above the limit of {_MOST_MIB}; "
             'use Scan(), or Newton(jacobian="diagonal"), which takes more iterations'
         )
 

@@ -32,7 +32,8 @@ from rnnjax import (
     unroll_states,
 )
 from rnnjax.unrolling import newton_linear
-from rnnjax.unrolling.candidates import fits_length
+from rnnjax.unrolling.auto import recurrences_in
+from rnnjax.unrolling.candidates import is_worth_compiling
 
 B, T, RESET = 3, 6, 3
 LONG = 200
@@ -229,7 +230,7 @@ class Counting(Cell):
         (
             BasicRNN(4000),
             Newton(),
-            r"4000 x 4000 derivatives for each of 6 x 3 steps of BasicRNN, 1\.1 GiB, above the limit of 1; use Scan",
+            r"4000 x 4000 derivatives for each of 6 x 3 steps of BasicRNN, 1099 MiB, above the limit of 256; use Scan",
         ),
     ],
     ids=["whole numbers", "shapes", "memory"],
@@ -254,6 +255,10 @@ def test_options_out_of_range_are_refused_in_one_sentence():
         newton_report(GRU(H), parameters(GRU(H)), inputs(B, T, I), method=Scan())
 
 
-def test_newton_is_tried_for_long_sequences_alone():
-    assert not fits_length(Newton(), 100)
-    assert fits_length(Newton(), 1000)
+def test_newton_is_tried_for_long_sequences_alone_and_on_a_cpu_for_cells_that_keep_units_apart():
+    def tried(cell, length):
+        xs = jax.ShapeDtypeStruct((B, length, I), jnp.float32)
+        (recurrence,) = recurrences_in(lambda params, xs: unroll(cell, params, xs), parameters(cell), xs)
+        return is_worth_compiling(Newton(), recurrence)
+
+    assert [tried(cell, n) for cell in (ParaGRU(H), GRU(H)) for n in (100, LONG + 100)] == [False, True, False, False]
