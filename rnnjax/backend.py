@@ -34,6 +34,14 @@ def scans_in_order(platform: str | None = None) -> bool:
     return on_cpu(platform)
 
 
+def whole_jacobians_pay() -> bool:
+    """Whether Newton's method may be faster than a loop where Jacobians are whole matrices.
+
+    On a CPU it does many times the work of the loop, and as many steps one after another.
+    """
+    return not on_cpu()
+
+
 def z_by_step() -> bool:
     """Whether a loop computes z step by step, if z of the whole sequence then need not be stored.
 

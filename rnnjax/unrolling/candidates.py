@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from rnnjax.backend import whole_jacobians_pay
 from rnnjax.unrolling.associative import Associative
 from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.kernels.cudnn import CuDNN
 from rnnjax.unrolling.kernels.pallas import Pallas
 from rnnjax.unrolling.newton import Newton
+from rnnjax.unrolling.newton_layout import keeps_units_apart
 from rnnjax.unrolling.recurrence import Method, Recurrence
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.static import Static
@@ -37,16 +39,18 @@ _LONGEST_STATIC = 32  # steps; beyond, compiling costs more time than most runs 
 _SHORTEST_NEWTON = 256  # steps; below, a loop over them takes no longer than a few iterations over all of them
 
 
-def fits_length(method: Method, length: int) -> bool:
-    """Says whether a method is worth compiling for that many steps: not with more copies of the step, nor very many.
+def is_worth_compiling(method: Method, recurrence: Recurrence) -> bool:
+    """Says whether a method may be the fastest, as far as is known without a measurement.
 
-    Newton's method needs many steps to be worth it.
+    More copies of the step than there are steps, or very many, cost more than they gain. Newton's method needs many
+    steps, and on some devices a cell whose Jacobians are no whole matrices.
     """
     if isinstance(method, Static):
-        return length <= _LONGEST_STATIC
+        return recurrence.length <= _LONGEST_STATIC
     if isinstance(method, Newton):
-        return length >= _SHORTEST_NEWTON
-    return getattr(method, "unroll", 1) <= length
+        long_enough = recurrence.length >= _SHORTEST_NEWTON
+        return long_enough and (whole_jacobians_pay() or keeps_units_apart(recurrence.cell))
+    return getattr(method, "unroll", 1) <= recurrence.length
 
 
 def can_serve(method: Method, recurrence: Recurrence) -> bool:

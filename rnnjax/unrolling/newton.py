@@ -16,7 +16,7 @@ from rnnjax.unrolling.newton_states import NewtonReport, Solver, all_states
 from rnnjax.unrolling.prefixes import shifted
 from rnnjax.unrolling.recurrence import Method, Recurrence
 
-_MOST_BYTES = 2**30  # of the Jacobians of all steps, of which a few copies are made
+_MOST_MIB = 256  # of the Jacobians of all steps, of which a few copies are made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Newton(Method):
     "Parallelizing non-linear sequential models over the sequence length"; Gonzalez et al., 2024; Danieli et al., 2025,
     "ParaRNN"). After k iterations the first k steps are right whatever the cell; cells that forget converge in few.
 
-    The result is that of `Scan`. Where a residual r_t is too large after the last iteration, or not finite, the steps
-    from the first such one on are taken one after another, from the last state that is right; `newton_report` tells.
-    Gradients are those of the implicit function theorem, exact whatever the iterations did: one linear recurrence,
-    backward in time. It is solved at once where the Jacobians are exact, and step by step where they are not.
+    The result is that of `Scan`. Where a residual r_t is too large after the last iteration, or not finite, all steps
+    are taken one after another, with the values of `Scan` bit by bit; `newton_report` tells. Gradients are those of the
+    implicit function theorem, exact whatever the iterations did: one linear recurrence, backward in time. It is solved
+    at once where the Jacobians are exact, and step by step where they are not.
 
     Attributes:
       jacobian: "diagonal", the derivative of each number of the state by itself; "block", by all numbers of its unit,
@@ -40,12 +40,12 @@ class Newton(Method):
         something out, more iterations are needed (quasi-Newton).
       tolerance: the largest residual, as a share of the largest number of the state in that step and sequence, of each
         array of the state by itself; None: 32 times the spacing of the state's floating-point numbers at 1.
-      iterations: the most iterations; further steps are taken one after another.
+      iterations: the most iterations; if residuals are too large then, steps are taken one after another.
       damping: share, in [0, 1], by which Jacobians are reduced; more iterations, which are less apt to overflow. At 1
         these are fixed-point iterations.
 
     Raises:
-      ValueError: for options out of range; when it runs, for Jacobians above 1 GiB, a state that is not of
+      ValueError: for options out of range; when it runs, for whole Jacobians above 256 MiB, a state that is not of
         floating-point numbers, or "block" for a state whose arrays differ in shape.
 
     Example:
@@ -95,11 +95,11 @@ class Newton(Method):
         size = layout.dtype.itemsize * width**2
         for axis in steps:
             size *= axis
-        if size <= _MOST_BYTES:
+        if size <= _MOST_MIB * 2**20:
             return None
         return (
             f"Newton() would keep {width} x {width} derivatives for each of {' x '.join(map(str, steps))} steps of "
-            f"{type(recurrence.cell).__name__}, {size / 2**30:.1f} GiB, above the limit of {_MOST_BYTES / 2**30:.0f}; "
+            f"{type(recurrence.cell).__name__}, {size / 2**20:.0f} MiB, above the limit of {_MOST_MIB}; "
             'use Scan(), or Newton(jacobian="diagonal"), which takes more iterations'
         )
 

@@ -47,7 +47,7 @@ def newton_report(
       >>> cell = rnnjax.ParaGRU(8)
       >>> params = cell.init(jax.random.key(0), 3)
       >>> ys, state, (report,) = rnnjax.newton_report(cell, params, jnp.ones((2, 100, 3)))
-      >>> bool(report.converged.all()), report.finished_from.tolist(), int(report.iterations) < 10
+      >>> bool(report.converged.all()), report.right_steps.tolist(), int(report.iterations) < 10
       (True, [100, 100], True)
     """
     method = Newton() if method is None else method

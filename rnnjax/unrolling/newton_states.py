@@ -24,14 +24,14 @@ class NewtonReport(NamedTuple):
     Attributes:
       iterations: how many iterations were taken, those of all sequences together.
       converged: for which sequences the residuals of all steps are small enough.
-      finished_from: the first step with a residual that is too large, T if there is none. From the first one in any
-        sequence on, steps were taken one after another.
-      residual: the largest residual before that, as a share (see `Newton.tolerance`), possibly NaN.
+        If one has not, the steps of all were then taken one after another.
+      right_steps: how many steps, from the first on, have a residual that is small enough: T where all have.
+      residual: the largest residual, as a share (see `Newton.tolerance`), possibly NaN.
     """
 
     iterations: Int[Array, ""]
     converged: Bool[Array, "*B"]
-    finished_from: Int[Array, "*B"]
+    right_steps: Int[Array, "*B"]
     residual: Float[Array, "*B"]
 
 
@@ -77,16 +77,17 @@ def _states(solver: Solver, arrays: _Arrays) -> tuple[State, NewtonReport]:
     recurrence = arrays._replace(steps=steps).recurrence(solver.cell)
     layout = Layout.of(solver.blocks, solver.cell, arrays.state)
     last, residuals = _iterated(solver, recurrence, layout)
-    first_wrong, length = _first(_wrong(solver, residuals)), recurrence.length
-    states = _finished(recurrence, layout.unpack(last.states), first_wrong.min())
-    return states, NewtonReport(last.count, first_wrong == length, first_wrong, residuals.max(0))
+    right = _steps_before_first(_wrong(solver, residuals))
+    converged = right == recurrence.length
+    states = _in_order_unless(converged.all(), recurrence, layout.unpack(last.rows[1:]))
+    return states, NewtonReport(last.count, converged, right, residuals.max(0))
 
 
 class _Iterate(NamedTuple):
-    """The states after `count` iterations, packed, and those that a step from the one before gives."""
+    """The states after `count` iterations, packed, below that before the first step; and those that steps give."""
 
     count: Int[Array, ""]
-    states: Float[Array, "T D *B N"]
+    rows: Float[Array, "R D *B N"]
     after: Float[Array, "T D *B N"]
 
 
@@ -94,31 +95,29 @@ def _iterated(solver: Solver, recurrence: Recurrence, layout: Layout) -> tuple[_
     """Returns the iterate with which all residuals are small enough, or the last one; and its residuals."""
     start, length = layout.pack(recurrence.state), recurrence.length
 
-    def befores(states: Array) -> Array:
-        return jnp.concatenate([start[None], states[:-1]])
-
-    def iterate(count: Array, states: Array) -> _Iterate:
-        return _Iterate(count, states, layout.pack(all_steps(recurrence, layout.unpack(befores(states)))))
+    def iterate(count: Array, rows: Array) -> _Iterate:
+        return _Iterate(count, rows, layout.pack(all_steps(recurrence, layout.unpack(rows[:-1]))))
 
     def residuals(iterate: _Iterate) -> Array:
-        sizes, after = layout.sizes_of_leaves(befores(iterate.states)), layout.sizes_of_leaves(iterate.after)
+        sizes, after = layout.sizes_of_leaves(iterate.rows), layout.sizes_of_leaves(iterate.after)
         # The smallest normal number, since states may be zero.
-        sizes = jnp.maximum(jnp.maximum(sizes, after), jnp.finfo(sizes.dtype).tiny)
-        return (layout.sizes_of_leaves(iterate.after - iterate.states) / sizes).max(0)
+        sizes = jnp.maximum(jnp.maximum(sizes[:, :-1], after), jnp.finfo(sizes.dtype).tiny)
+        return (layout.sizes_of_leaves(iterate.after - iterate.rows[1:]) / sizes).max(0)
 
     def corrected(last: _Iterate) -> _Iterate:
-        count, states, after = last
-        jacobian = (1 - solver.damping) * jacobians(recurrence, layout, layout.unpack(befores(states)))
+        count, rows, after = last
+        states = rows[1:]
+        jacobian = (1 - solver.damping) * jacobians(recurrence, layout, layout.unpack(rows[:-1]))
         new = states + solved(_finite(jacobian), _finite(after - states))
         # A fixed-point iteration where a correction overflows, so that this is not handed on.
         new = jnp.where(jnp.isfinite(new), new, jnp.where(jnp.isfinite(after), after, states))
-        return iterate(count + 1, new)
+        return iterate(count + 1, rows.at[1:].set(new))
 
     # Asked here, of what is in memory: fused with the steps, each reduction would take them once more.
     def goes_on(last: _Iterate) -> Array:
         return (last.count < solver.iterations) & _wrong(solver, residuals(last)).any()
 
-    first = iterate(jnp.zeros((), jnp.int32), jnp.broadcast_to(start, (length, *start.shape)))
+    first = iterate(jnp.zeros((), jnp.int32), jnp.broadcast_to(start, (length + 1, *start.shape)))
     first = vary(first, varying_axes((first, recurrence.params, recurrence.steps)))
     last = jax.lax.while_loop(goes_on, corrected, first)
     return last, residuals(last)
@@ -134,27 +133,29 @@ def _finite(numbers: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(jnp.isfinite(numbers), numbers, 0)
 
 
-def _first(wrong: Bool[Array, "T *B"]) -> Int[Array, "*B"]:
-    """Returns the first step that is wrong in each sequence, T where none is."""
+def _steps_before_first(wrong: Bool[Array, "T *B"]) -> Int[Array, "*B"]:
+    """Returns how many steps are before the first that is wrong in each sequence, T where none is."""
     return jnp.where(wrong.any(0), wrong.argmax(0), wrong.shape[0]).astype(jnp.int32)
 
 
-def _finished(recurrence: Recurrence, states: State, first: Int[Array, ""]) -> State:
-    """Returns the states with those from a step on computed one after another, from the state before it."""
+def _in_order_unless(converged: Bool[Array, ""], recurrence: Recurrence, states: State) -> State:
+    """Returns the states as they are where they have converged, otherwise all computed one step after another.
 
+    Not from the last step that is right: it is so within a tolerance, and cells whose iterations do not converge
+    amplify differences. From the first step on, the states are those of `Scan`, bit by bit.
+    """
+
+    # A loop without a step where there is nothing to do: of a condition, `jax.vmap` takes both branches.
     def goes_on(carry: tuple[Array, State, State]) -> Array:
         return carry[0] < recurrence.length
 
     def step(carry: tuple[Array, State, State]) -> tuple[Array, State, State]:
         t, before, states = carry
         after, _ = recurrence.step(before, jax.tree.map(lambda leaf: leaf[t], recurrence.steps))
-        return t + 1, after, jax.tree.map(lambda all, leaf: all.at[t].set(leaf), states, after)
+        return t + 1, after, jax.tree.map(lambda leaf, new: leaf.at[t].set(new), states, after)
 
-    given = first == 0
-    before = jax.tree.map(
-        lambda start, leaf: jnp.where(given, start, leaf[jnp.maximum(first, 1) - 1]), recurrence.state, states
-    )
-    return jax.lax.while_loop(goes_on, step, (first, before, states))[2]
+    first = jnp.where(converged, recurrence.length, 0)
+    return jax.lax.while_loop(goes_on, step, (first, recurrence.state, states))[2]
 
 
 @_states.defjvp

@@ -118,8 +118,13 @@ LINEAR = {
     "rg_lru": LearnedState(RGLRU(H, project_inputs=True)),
 }
 DIAGONAL = {
-    "ind_rnn": Dropout(IndRNN(H, activation="softplus", recurrent_limit=0.9), state_rate=0.3),
-    "para_gru_and_lstm": Stack((LearnedState(ParaGRU(H)), ParaLSTM(2))),
+    "diagonal": Stack(
+        (
+            Dropout(IndRNN(H, activation="softplus", recurrent_limit=0.9), state_rate=0.3),
+            LearnedState(ParaGRU(H)),
+            ParaLSTM(2),
+        )
+    ),
 }
 CELLS = GATED | WRAPPED | LINEAR | DIAGONAL
 

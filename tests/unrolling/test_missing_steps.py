@@ -10,7 +10,21 @@ from cells_under_test import CELLS, WHOLE, H, I, close, inputs, parameters, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rnnjax import GRU, LSTM, BasicRNN, Fused, Pallas, Scan, Stack, Static, bidirectional, nn, unroll, unroll_states
+from rnnjax import (
+    GRU,
+    LSTM,
+    BasicRNN,
+    Fused,
+    Newton,
+    Pallas,
+    Scan,
+    Stack,
+    Static,
+    bidirectional,
+    nn,
+    unroll,
+    unroll_states,
+)
 
 B, T = 3, 4
 METHODS = {
@@ -18,6 +32,7 @@ METHODS = {
     "scan": Scan(),
     "remat": Scan(remat_every=3),
     "fused": Fused(),
+    "newton": Newton(),
     "pallas": Pallas(interpret=True),
 }
 CELL = Stack((BasicRNN(H), LSTM(H, peephole=True)))
