@@ -92,6 +92,10 @@ def _published(seeds: int, toy: bool) -> Iterable[Step]:
     hihello = ("hihello_basic", "hihello_lstm", "hihello_gru")
     yield from (_experiment(name, 15, seeds, toy) for name in (*mnist, *series, *hihello))
     yield _experiment("ptb_large", 600, 1, toy)
+    pixels = ("mnist_pixel_lru", "mnist_permuted_lru", "mnist_pixel_gru256", "mnist_permuted_gru256")
+    sequences = ("sequences_s5", "sequences_mqar", "sequences_selective_copy")
+    yield from (_experiment(name, 60, 1, toy) for name in ("mnist_pixel_lru_short", "mnist_permuted_lru_short"))
+    yield from (_experiment(name, 600, 1, toy) for name in (*sequences, *pixels))
 
 
 # Fields that make a run of any of these tasks short on a CPU.
@@ -99,6 +103,7 @@ _TOY_FIELDS = {
     "mnist": {"epochs": 1, "cell.hidden_size": 8, "batch_size": 1000},
     "series": {"epochs": 1, "cell.hidden_size": 8},
     "hihello": {"epochs": 2},
+    "sequences": {"epochs": 1, "cell.hidden_size": 8, "data.length": 20, "data.examples": 128, "data.held_out": 8},
     "char_lm": {"epochs": 1, "cell.hidden_size": 8, "embedding_size": 8, "batch_size": 512},
     "ptb": {"epochs": 1, "cell.hidden_size": 8, "embedding_size": 8, "batch_size": 512, "data.vocabulary_size": 500},
     "translate": {
