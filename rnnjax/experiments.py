@@ -195,38 +195,36 @@ EXPERIMENTS = {
     "mnist_permuted_lru_short": Experiment(
         "configs/mnist.py:permuted_lru_short", (_pixels("none, of two epochs", None),)
     ),
-    "sequences_parity": Experiment("configs/sequences.py:parity", _automaton(_CHOMSKY.format(0.52), 40, 0.99)),
-    "sequences_parity_mingru": Experiment(
+    "parity": Experiment("configs/sequences.py:parity", _automaton(_CHOMSKY.format(0.52), 40, 0.99)),
+    "parity_mingru": Experiment(
         "configs/sequences.py:parity_mingru",
         (_at_length("accuracy", 160, "chance 0.5: positive gates cannot (Grazzi et al., 2024)", 0.6, higher=False),),
     ),
-    "sequences_cycle_navigation": Experiment(
+    "cycle_navigation": Experiment(
         "configs/sequences.py:cycle_navigation", _automaton(_CHOMSKY.format(0.62), 40, 0.99)
     ),
-    "sequences_modular_arithmetic": Experiment(
+    "modular_arithmetic": Experiment(
         "configs/sequences.py:modular_arithmetic", _automaton(_CHOMSKY.format(0.24), 20, 0.99)
     ),
-    "sequences_s5": Experiment(
+    "s5": Experiment(
         "configs/sequences.py:s5", _automaton("an RNN of one layer 1.00 (Merrill et al., 2024)", 12, 0.99)
     ),
-    "sequences_s5_short": Experiment(
+    "s5_short": Experiment(
         "configs/sequences.py:s5_short", _automaton("an RNN of one layer 1.00 (Merrill et al., 2024)", 6, 0.99)
     ),
-    "sequences_s5_swaps": Experiment(
+    "s5_swaps": Experiment(
         "configs/sequences.py:s5_swaps", _automaton("none, of four swaps for 120 symbols", 16, 0.99)
     ),
-    "sequences_adding": Experiment("configs/sequences.py:adding", _adding(200)),
-    "sequences_adding1000": Experiment("configs/sequences.py:adding1000", _adding(1000)),
-    "sequences_copy": Experiment("configs/sequences.py:copy", _copy("baseline 10 ln 8 / 120 = 0.1733", 0.01)),
-    "sequences_mqar": Experiment("configs/sequences.py:mqar", (_recall(64, "attention 1.00 (Arora et al., 2023)"),)),
-    "sequences_mqar_short": Experiment(
-        "configs/sequences.py:mqar_short", (_recall(32, "none, of 64 symbols; chance 0.25"),)
-    ),
-    "sequences_selective_copy": Experiment(
+    "adding": Experiment("configs/sequences.py:adding", _adding(200)),
+    "adding1000": Experiment("configs/sequences.py:adding1000", _adding(1000)),
+    "copy": Experiment("configs/sequences.py:copy", _copy("baseline 10 ln 8 / 120 = 0.1733", 0.01)),
+    "mqar": Experiment("configs/sequences.py:mqar", (_recall(64, "attention 1.00 (Arora et al., 2023)"),)),
+    "mqar_short": Experiment("configs/sequences.py:mqar_short", (_recall(32, "none, of 64 symbols; chance 0.25"),)),
+    "selective_copy": Experiment(
         "configs/sequences.py:selective_copy",
         (_recall(4096, "Mamba 0.998 (Gu and Dao, 2023), minGRU 0.995 (Feng, 2024)"),),
     ),
-    "sequences_selective_copy_short": Experiment(
+    "selective_copy_short": Experiment(
         "configs/sequences.py:selective_copy_short", (_recall(64, "none, of 8 symbols in 64"),)
     ),
     "series_stacked": Experiment(

@@ -25,9 +25,6 @@ class MinimalGated(GatedCell):
 
 CELLS = {
     "tanh": BasicRNN(H),
-    "relu": BasicRNN(H, "relu"),
-    "gelu": BasicRNN(H, "gelu"),
-    "lstm": LSTM(H),
     "peephole": LSTM(H, peephole=True),
     "coupled": LSTM(H, peephole=True, coupled_gates=True),
     "clipped": LSTM(H, projection_size=2, cell_clip=0.7, projection_clip=0.4),

@@ -97,7 +97,7 @@ WRAPPED = {
     "zoneout": Zoneout(LSTM(H), 0.3, cell_rate=0.4),
     "variational_zoneout": Zoneout(Dropout(GRU(H), input_rate=0.3), 0.3, variational=True),
     "weight_drop": WeightDrop(LSTM(H), 0.3),
-    "stack_of_weight_drop": Stack((WeightDrop(GRU(H), 0.3), Zoneout(WeightDrop(LSTM(2), 0.3), 0.3))),
+    "stack_of_weight_drop": Stack((WeightDrop(BasicRNN(H), 0.3), Zoneout(WeightDrop(LSTM(2), 0.3), 0.3))),
     "heads": WeightDrop(Heads(LSTM(H, peephole=True), 2), 0.3),
     "project": Project(GRU(H), 2),
     "residual": Residual(BasicRNN(I)),
@@ -105,14 +105,13 @@ WRAPPED = {
     "stack_of_wrapped": Stack(
         (
             Residual(Project(GRU(H), I)),
-            Dropout(LearnedState(LSTM(2)), state_rate=0.3),
-            Dropout(BasicRNN(8), output_rate=0.3),
+            Dropout(LearnedState(LSTM(2)), state_rate=0.3, output_rate=0.3),
         )
     ),
     "wrapped_stack": LearnedState(
         Dropout(Residual(Stack((Dropout(GRU(H), input_rate=0.3), Project(BasicRNN(H), I)))), state_rate=0.3)
     ),
-    "stack_of_stacks": Project(Stack((Stack((BasicRNN(H), GRU(2))), LearnedState(Stack((BasicRNN(2),))))), 3),
+    "stack_of_stacks": Project(Stack((Stack((BasicRNN(H), BasicRNN(2))), LearnedState(Stack((GRU(2),))))), 3),
 }
 LINEAR = {
     "lru": LRU(H, size=I),
