@@ -18,7 +18,7 @@ accelerator.
 | s5_swaps, 16 | the same, where each symbol swaps two neighbours | none |
 | adding, 200; adding1000 | the sum of two marked numbers of T (Arjovsky et al., 2016) | always 1: loss 0.1667 |
 | copy, 100 | ten symbols again after a silence of T (the same) | no memory: loss 10 ln 8 / (T + 20) |
-| mqar, 64; mqar_short, 32 | the values of keys seen before (Arora et al., 2023) | attention 1.00 |
+| mqar, 64; mqar_short, 16 | the values of keys seen before (Arora et al., 2023) | attention 1.00 |
 | selective_copy, 4,096; _short, 64 | symbols again that noise was between (Gu and Dao, 2023) | Mamba 0.998 |
 
 In the first four every length up to the longest is as frequent in training, in the next two every step is asked. In the
@@ -70,11 +70,11 @@ VARIANTS = {
     "s5": _automaton("s5", 12, 20, CellConfig("LSTM", hidden_size=512), 1_280_000),
     "s5_short": _automaton("s5", 6, 6, CellConfig("LSTM", hidden_size=256), 640_000),
     "s5_swaps": _automaton("s5_swaps", 16, 16, CellConfig("LSTM", hidden_size=128)),
-    "adding": _memory("adding", 200, 6, _GRU64),
+    "adding": _memory("adding", 200, 3, _GRU64),
     "adding1000": _memory("adding", 1000, 2, _blocks("LRU", 2, **_RING)),
     "copy": _memory("copy", 100, 2, _blocks("LRU", 2, **_RING)),
     "mqar": {**_memory("mqar", 64, 64, CellConfig("LSTM", hidden_size=256)), "embedding": 128},
-    "mqar_short": _memory("mqar", 32, 10, CellConfig("LSTM", hidden_size=128), alphabet=64),
+    "mqar_short": _memory("mqar", 16, 20, CellConfig("LSTM", hidden_size=128), memory=2, alphabet=32),
     "selective_copy": _memory("selective_copy", 4096, 64, _blocks("MinGRU", 3), held_out=64),
     "selective_copy_short": _memory("selective_copy", 64, 10, _blocks("MinGRU", 3), memory=8),
 }

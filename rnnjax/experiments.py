@@ -219,7 +219,9 @@ EXPERIMENTS = {
     "adding1000": Experiment("configs/sequences.py:adding1000", _adding(1000)),
     "copy": Experiment("configs/sequences.py:copy", _copy("baseline 10 ln 8 / 120 = 0.1733", 0.01)),
     "mqar": Experiment("configs/sequences.py:mqar", (_recall(64, "attention 1.00 (Arora et al., 2023)"),)),
-    "mqar_short": Experiment("configs/sequences.py:mqar_short", (_recall(32, "none, of 64 symbols; chance 0.25"),)),
+    "mqar_short": Experiment(
+        "configs/sequences.py:mqar_short", (_recall(16, "none, of 2 pairs; one of the values at random 0.5"),)
+    ),
     "selective_copy": Experiment(
         "configs/sequences.py:selective_copy",
         (_recall(4096, "Mamba 0.998 (Gu and Dao, 2023), minGRU 0.995 (Feng, 2024)"),),

@@ -99,14 +99,15 @@ def _published(seeds: int, toy: bool) -> Iterable[Step]:
     )
     pixels = ("mnist_pixel_lru_short", "mnist_permuted_lru_short", "mnist_permuted_lru", "mnist_permuted_gru256")
     pixels += ("mnist_pixel_lru", "mnist_pixel_gru256")
-    yield from (_experiment(name, 300, 1, toy) for name in pixels)
+    yield from (_experiment(name, 300, 1, toy) for name in (*pixels, "s5", "mqar", "selective_copy"))
 
 
 # Fields that make a run of any of these tasks short on a CPU.
 _MADE = {"epochs": 1, "cell.hidden_size": 8, "data.examples": 256, "data.held_out": 64, "batch_size": 64}
 _PIXELS = {"epochs": 1, "cell.hidden_size": 8, "batch_size": 1000, "optimizer.warmup_steps": 1}
 _TOY_FIELDS = {
-    **dict.fromkeys(("parity", "cycle_navigation", "adding", "copy"), _MADE),
+    **dict.fromkeys(("parity", "cycle_navigation", "adding", "copy", "s5", "mqar"), _MADE),
+    "selective_copy": {**_MADE, "data.length": 64},
     **dict.fromkeys(("mnist_pixel", "mnist_permuted"), _PIXELS),
     "mnist": {"epochs": 1, "cell.hidden_size": 8, "batch_size": 1000},
     "series": {"epochs": 1, "cell.hidden_size": 8},

@@ -28,6 +28,8 @@ from rnnjax.tasks.task import Batch, Task, Values, Weighted
 
 _CLOSE = 0.04  # a number is right that is as close as this, as in Hochreiter and Schmidhuber (1997)
 
+_LARGEST_ALPHABET = 1_000_000
+
 _log = logging.getLogger(__name__)
 
 
@@ -78,7 +80,8 @@ class SequencesConfig(DataConfig):
             return
         memory = getattr(self.problem(), "memory", 0)
         least = {"mqar": 2 * memory + 2, "selective_copy": 3}.get(self.name, 1)
-        require(self.alphabet >= least, f"data.alphabet must be at least {least}, got {self.alphabet}")
+        fits = least <= self.alphabet <= _LARGEST_ALPHABET
+        require(fits, f"data.alphabet must be from {least} to {_LARGEST_ALPHABET}, got {self.alphabet}")
 
     def _check_lengths(self) -> None:
         least, shortest = self.problem().shortest, self.sizes().shortest

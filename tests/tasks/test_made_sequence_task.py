@@ -81,7 +81,7 @@ def test_numbers_are_read_as_they_are_and_symbols_one_hot_or_embedded():
         ("parity", {"shortest": 7}, "data.shortest must be at most data.length, 6, got 7"),
         ("parity", {"test_lengths": (6, 0)}, "an example of parity has a length of at least 1, got 0"),
         ("mqar", {}, "an example of mqar has a length of at least 16, got 6"),
-        ("mqar", {"memory": 1, "alphabet": 3}, "data.alphabet must be at least 4, got 3"),
+        ("mqar", {"memory": 1, "alphabet": 3}, "data.alphabet must be from 4 to 1000000, got 3"),
         ("copy", {"memory": -1}, "data.memory must not be negative, got -1"),
     ],
 )
