@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rnnjax import GRU, LSTM, BasicRNN, Dropout, LearnedState, Project, Residual, Stack, TimedKey, unroll
 
-B, T = 3, 5
+B, T = 3, 4
 KEY = jax.random.key(11)
 CELLS = {
     "lstm": LSTM(H, peephole=True),
@@ -57,10 +57,10 @@ def by_definition(p, xs, state, length, resets, reverse):
 
 
 @given(data=st.data())
-@settings(few, max_examples=10)  # each is compiled
+@settings(few, max_examples=8)  # each is compiled
 def test_unrolling_does_to_each_sequence_what_is_documented_for_any_shape(data):
     batch = tuple(data.draw(st.lists(st.integers(1, 3), max_size=3), "batch"))
-    length, input_size, hidden = (data.draw(st.integers(1, 5), name) for name in "TIH")
+    length, input_size, hidden = (data.draw(st.integers(1, 4), name) for name in "TIH")
     reverse, time_major, with_state, with_lengths, with_resets = data.draw(st.tuples(*[st.booleans()] * 5), "flags")
     rng = np.random.default_rng(data.draw(st.integers(0, 99), "seed"))
     cell = LSTM(hidden)
@@ -160,7 +160,7 @@ def test_nothing_in_the_padding_changes_a_value_or_a_gradient(cell, reverse, len
 
 def test_padding_gets_no_gradient_and_does_no_harm_where_cells_add_their_inputs_or_drop_them():
     cell = Residual(Dropout(Stack((Residual(GRU(I)),)), input_rate=0.2, state_rate=0.2, output_rate=0.2))
-    lengths = jnp.array([2, 0, 5])
+    lengths = jnp.array([2, 0, 4])
     padding = np.arange(T) >= lengths[:, None]
     xs = jnp.where(padding[..., None], jnp.nan, inputs(B, T, I))
 
@@ -176,9 +176,9 @@ def test_padding_gets_no_gradient_and_does_no_harm_where_cells_add_their_inputs_
 def test_lengths_may_be_of_any_whole_number_type():
     cell = CELLS["lstm"]
     params, xs, state = given_of(cell)
-    expected = unroll(cell, params, xs, state, lengths=jnp.array([0, 5, 2]), reverse=True)
+    expected = unroll(cell, params, xs, state, lengths=jnp.array([0, 4, 2]), reverse=True)
     for dtype in (np.uint8, np.int8, np.int64):
-        same(unroll(cell, params, xs, state, lengths=np.array([0, 5, 2], dtype), reverse=True), expected)
+        same(unroll(cell, params, xs, state, lengths=np.array([0, 4, 2], dtype), reverse=True), expected)
 
 
 # Resets
@@ -213,7 +213,7 @@ def test_under_reverse_a_reset_comes_before_its_step_in_the_order_taken(cell, re
 @either_way
 def test_resets_in_the_padding_do_nothing(cell, reverse):
     params, xs, state = given_of(cell)
-    lengths = np.array([0, 2, 5])
+    lengths = np.array([0, 2, 4])
     padding = np.arange(T) >= lengths[:, None]
     same(
         run(cell, params, xs, state, lengths=lengths, resets=padding, reverse=reverse),
@@ -273,7 +273,7 @@ def test_a_timed_key_makes_chunks_draw_what_the_whole_draws(variational):
     cell = Dropout(Stack((LSTM(H), within)), state_rate=0.3, variational=variational)
     params, xs, carried = given_of(cell)
     ys, last = run(cell, params, xs, carried, key=KEY)
-    for begin, end in ((0, 2), (2, 4), (4, 5)):
+    for begin, end in ((0, 1), (1, 3), (3, 4)):
         part, carried = run(cell, params, xs[:, begin:end], carried, key=TimedKey(KEY, jnp.arange(begin, end)))
         close(part, ys[:, begin:end])
     close(carried, last)
@@ -311,7 +311,7 @@ def test_permuting_the_batch_permutes_the_results(cell, reverse, order, lengths,
 @any_cell
 def test_a_sequence_gets_no_gradient_from_the_outputs_of_another(cell):
     params, xs, state = given_of(cell)
-    loss = lambda xs, state: unroll(cell, params, xs, state, lengths=np.array([5, 3, 4]))[0][1].sum()  # noqa: E731
+    loss = lambda xs, state: unroll(cell, params, xs, state, lengths=np.array([4, 2, 3]))[0][1].sum()  # noqa: E731
     for_xs, for_state = jax.jit(jax.grad(loss, argnums=(0, 1)))(xs, state)
     for leaf in jax.tree.leaves((for_xs, for_state)):
         assert (leaf[0] == 0).all()
