@@ -127,8 +127,12 @@ def _compiled(cell, **static):
 
 
 def run(cell, params, xs, state=None, *, reverse=False, method=None, time_major=False, **dynamic):
-    """Unrolls as `rnnjax.unroll` does, compiled once for all lengths, resets and keys."""
-    return _compiled(cell, reverse=reverse, method=method, time_major=time_major)(params, xs, state, dynamic)
+    """Unrolls as `rnnjax.unroll` does, compiled once for all lengths, resets and keys, to arrays of NumPy.
+
+    Their parts are taken without a program for each.
+    """
+    compiled = _compiled(cell, reverse=reverse, method=method, time_major=time_major)
+    return jax.tree.map(np.asarray, compiled(params, xs, state, dynamic))
 
 
 def drawn(like, seed=0, scale=0.7, dtype=np.float32):
