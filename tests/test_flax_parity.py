@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import array
 from flax import nnx
 
 from rnnjax import GRU, LSTM, BasicRNN, Project, Stack, unroll
@@ -40,12 +41,12 @@ NNX = {
 def randomised(params, seed=0):
     """Returns parameters of the same shapes, all of them random: biases that start at zero would hide mistakes."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) / 2, leaf.dtype), params)
+    return jax.tree.map(lambda leaf: array(rng.normal(size=leaf.shape) / 2, leaf.dtype), params)
 
 
 @pytest.fixture
 def x():
-    return jnp.asarray(np.random.default_rng(1).normal(size=(B, T, I)), jnp.float32)
+    return array(np.random.default_rng(1).normal(size=(B, T, I)))
 
 
 def assert_same(theirs, ours, params, x):

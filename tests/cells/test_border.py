@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import array
 
 from rnnjax import (
     GRU,
@@ -27,7 +28,7 @@ from rnnjax import (
 
 KEY = jax.random.key(0)
 B, T, I, H = 2, 3, 3, 4
-XS = jnp.ones((B, T, I))
+XS = array(np.ones((B, T, I)))
 
 
 def by_unroll(cell, params, state=None, xs=XS, **options):

@@ -2,7 +2,6 @@ import itertools
 import operator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy_cells import ACTIVATIONS, basic_rnn, gru, lstm, randomised
@@ -24,7 +23,7 @@ def draw(seed, *shape):
 
 
 def parameters(cell):
-    return jax.tree.map(jnp.asarray, randomised(cell, I))
+    return jax.device_put(randomised(cell, I))
 
 
 def equal(got, expected):

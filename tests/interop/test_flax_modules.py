@@ -5,14 +5,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fixtures.parameters import drawn_parameters
+from fixtures.parameters import array, drawn_parameters
 from flax import nnx
 
 from rnnjax import GRU, LSTM, BasicRNN, Stack, unroll
 from rnnjax.interop import from_flax
 
 I, H = 3, 4
-XS = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, I)), jnp.float32)
+XS = array(np.random.default_rng(0).standard_normal((2, 5, I)))
 
 
 def variables_of(module):

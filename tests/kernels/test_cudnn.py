@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import array
 from jax.experimental import rnn
 from jax.interpreters import mlir
 from jax.sharding import PartitionSpec
@@ -61,7 +62,7 @@ def _cudnn_on_the_cpu(monkeypatch):
 
 
 def drawn(shape, seed):
-    return jnp.asarray(0.7 * np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+    return array(0.7 * np.random.default_rng(seed).standard_normal(shape))
 
 
 def lstm(seed=0, input_size=I):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cells_under_test import close, drawn
+from fixtures.parameters import array
 
 from rnnjax.unrolling.kernels.layout import one_unit
 from rnnjax.unrolling.kernels.traced_gates import Pointwise, by_unit
@@ -54,7 +55,7 @@ def test_what_moves_entries_moves_tiles(function):
     "function", [jnp.log1p, jnp.expm1, jax.nn.softplus, jax.nn.elu, jax.nn.gelu], ids=lambda f: f.__name__
 )
 def test_what_a_gpu_has_no_instruction_for_is_as_accurate(function):
-    x = jnp.asarray(np.geomspace(1e-9, 20, 6).reshape(TILE) * [[1], [-0.04]], jnp.float32)[None]
+    x = array(np.geomspace(1e-9, 20, 6).reshape(TILE) * [[1], [-0.04]])[None]
     close(on_tiles(function, x), on_arrays(function, x), rtol=3e-6, atol=0)
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fixtures.parameters import array
 from flax import nnx
 from flax.errors import InvalidRngError
 
@@ -16,8 +17,8 @@ CELLS = {
     "lstm": rnnjax.LSTM(4, peephole=True, projection_size=3, layer_norm=True),
     "stack": rnnjax.Stack((rnnjax.LSTM(4), rnnjax.LearnedState(rnnjax.GRU(3)))),
 }
-XS = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 3)), jnp.float32)
-OPTIONS = {"lengths": jnp.array([3, 0]), "resets": jnp.asarray(np.arange(10).reshape(2, 5) == 2)}
+XS = array(np.random.default_rng(0).standard_normal((2, 5, 3)))
+OPTIONS = jax.device_put({"lengths": np.array([3, 0]), "resets": np.arange(10).reshape(2, 5) == 2})
 DROPPING = rnnjax.Dropout(rnnjax.GRU(4), input_rate=0.5, output_rate=0.5)
 
 

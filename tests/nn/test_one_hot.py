@@ -22,8 +22,7 @@ CELLS = {
     "zoneout": rnnjax.Stack((rnnjax.Zoneout(rnnjax.WeightDrop(rnnjax.LSTM(4), 0.3), 0.3), rnnjax.BasicRNN(3))),
     "heads": rnnjax.WeightDrop(rnnjax.Heads(rnnjax.LSTM(4), 2), 0.3),
 }
-IDS = jnp.array([[0, 4, 2, 2], [3, -1, 1, 7]])
-LENGTHS = jnp.array([4, 3])
+IDS, LENGTHS = jax.device_put((np.array([[0, 4, 2, 2], [3, -1, 1, 7]]), np.array([4, 3])))
 
 
 @dataclasses.dataclass(frozen=True)

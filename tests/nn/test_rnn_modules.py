@@ -1,11 +1,10 @@
 import flax
 import flax.linen as linen
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from fixtures.parameters import drawn_parameters
+from fixtures.parameters import array, drawn_parameters
 from flax import nnx
 
 import rnnjax
@@ -18,9 +17,9 @@ CELLS = {
     "stack": rnnjax.Stack((rnnjax.LSTM(4), rnnjax.GRU(3, reset="before"))),
     "learned state": rnnjax.LearnedState(rnnjax.GRU(4)),
 }
-XS = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 3)), jnp.float32)
-LENGTHS = jnp.array([3, 0])
-RESETS = jnp.asarray(np.arange(10).reshape(2, 5) == 2)
+XS = array(np.random.default_rng(0).standard_normal((2, 5, 3)))
+LENGTHS = jax.device_put(np.array([3, 0]))
+RESETS = jax.device_put(np.arange(10).reshape(2, 5) == 2)
 
 
 def randomised(params):

@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from fixtures.parameters import array
 
 from rnnjax import (
     GRU,
@@ -138,7 +139,7 @@ def run(cell, params, xs, state=None, *, reverse=False, method=None, time_major=
 def drawn(like, seed=0, scale=0.7, dtype=np.float32):
     """Returns random arrays of the shapes given."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(scale * rng.standard_normal(leaf.shape), dtype), like)
+    return jax.tree.map(lambda leaf: array(scale * rng.standard_normal(leaf.shape), dtype), like)
 
 
 def parameters(cell, input_size=I, dtype=np.float32):
