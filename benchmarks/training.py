@@ -52,7 +52,7 @@ def training_call(task: Task, config: TrainConfig, method: Method | None, steps:
     epoch = epoch_steps(task, config.batch_size)
     optimizer = build_optimizer(config.optimizer, epoch * config.epochs, epoch)
     devices = device_counts(config.parallel.batch, config.batch_size)[0]
-    mesh = batch_mesh(str(devices), config.batch_size, config.parallel.layers)
+    mesh = batch_mesh(str(devices), config.batch_size, config.parallel.layers, config.parallel.time)
     feed = device_feed(mesh, task.data.splits["train"])
     program = TrainProgram(task, optimizer, mesh, feed, config.batch_size, config.parallel.map)
     order = epoch_orders(mesh, task, config.seed, config.batch_size)(0).part(0, steps)

@@ -55,14 +55,16 @@ class ParallelConfig(ConfigGroup):
       batch: number of devices that share each batch; "all", or "auto" for the number that is expected to be fastest. A
         batch that does not divide evenly is padded with examples of weight zero.
       layers: number of devices that share the layers of a stack, for each part of the batch; "all" takes all devices.
-      map: what maps a step over devices: "shard_map", or "pmap", which computes the same but can split batches or
-        layers only, not both.
+      time: number of devices that share the steps of each sequence, likewise; for linear cells only, such as LRU.
+      map: what maps a step over devices: "shard_map", or "pmap", which computes the same but can split only one of
+        batches, layers and time.
       tune: whether a step of a long run is measured before it starts, once per machine: on how many devices, if `batch`
         leaves that open, and in a run of half an hour or more also by which methods.
     """
 
     batch: str = "auto"
     layers: str = "1"
+    time: str = "1"
     map: str = "shard_map"
     tune: bool = True
 
@@ -70,8 +72,12 @@ class ParallelConfig(ConfigGroup):
         super().check()
         known = self.batch in ("auto", "all") or (whole_number(self.batch) or 0) >= 1
         require(known, f'parallel.batch must be "auto", "all" or a number of devices, got {self.batch!r}')
-        known = self.layers == "all" or (whole_number(self.layers) or 0) >= 1
-        require(known, f'parallel.layers must be "all" or a number of devices, got {self.layers!r}')
+        for name in ("layers", "time"):
+            value = getattr(self, name)
+            known = value == "all" or (whole_number(value) or 0) >= 1
+            require(known, f'parallel.{name} must be "all" or a number of devices, got {value!r}')
+        both = "1" not in (self.layers, self.time)
+        require(not both, f"parallel.layers and parallel.time cannot both be split, got {self.layers} and {self.time}")
         require(self.map in ("shard_map", "pmap"), f'parallel.map must be "shard_map" or "pmap", got {self.map!r}')
 
 

@@ -48,12 +48,27 @@ _FROM_THE_ROOT = ("config", "fuzz")
 _PROMOTING = ("benchmarks", "commands", "docs", "kernels", "parallel", "tasks", "training")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--thorough", action="store_true", help="run also what shows a claim once more, by another way")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves out what is marked `thorough`: a claim for one feed, map or number of processes, shown for another."""
+    if config.getoption("--thorough"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("thorough")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("thorough")]
+
+
 def pytest_configure(config):
     """What commands keep between runs is kept for this session of tests only, by all of its processes.
 
     Methods that were measured on this machine are left unread, but in tests of that.
     """
     os.environ["RNNJAX_TUNE"] = "0"
+    config.addinivalue_line("markers", "thorough: shows a claim once more, another way; for --thorough")
     config.addinivalue_line("markers", "promotes_types: the types that meet in this test are different on purpose")
     if "RNNJAX_CACHE" not in os.environ:
         config.own_cache = os.environ["RNNJAX_CACHE"] = tempfile.mkdtemp(prefix="rnnjax-cache-")

@@ -237,6 +237,8 @@ def test_in_the_library_itself_one_export_makes_a_name(tmp_path):
 
 
 IN_THE_LIBRARY = {
-    "cells": "from rnnjax.cells.cell import GatedCell, HiddenState\nfrom rnnjax.cells.wrapper import Wrapper\n",
+    "cells": "from rnnjax.cells.gated_cell import GatedCell\n"
+    "from rnnjax.cells.hidden_cell import HiddenState\n"
+    "from rnnjax.cells.wrapper import Wrapper\n",
     "unrolling": "from rnnjax.unrolling.recurrence import Method\n",
 }

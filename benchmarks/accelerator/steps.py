@@ -18,6 +18,7 @@ PARTS = {
     "c": "published figures",
     "d": "many runs at once",
     "e": "memory",
+    "f": "parallel in time",
 }
 
 
@@ -58,6 +59,7 @@ def plan(*, seeds: int = 1, rehearse: bool = False) -> tuple[Step, ...]:
         *_published(seeds, rehearse),
         *_many_runs(rehearse),
         *_memory(rehearse),
+        *_parallel_in_time(rehearse),
     )
 
 
@@ -143,6 +145,12 @@ def _many_runs(toy: bool) -> Iterable[Step]:
 def _memory(toy: bool) -> Iterable[Step]:
     few = ("--lengths", "16", "64", "--hidden", "8", "--batch", "2")
     yield Step("memory", "e", _module("benchmarks.memory", toy, few), 90, 240)
+
+
+def _parallel_in_time(toy: bool) -> Iterable[Step]:
+    few = ("--lengths", "16", "--batches", "1", "--hidden", "4", "--seconds", "0.001")
+    some = ("--lengths", "4096", "65536", "1048576", "--hidden", "16", "64", "--seconds", "0.5")
+    yield Step("time", "f", _module("benchmarks.time", toy, few, some), 150, 400)
 
 
 def _module(name: str, toy: bool = False, small: Sequence[str] = (), whole: Sequence[str] = ()) -> tuple[str, ...]:

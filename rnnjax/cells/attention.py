@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from rnnjax.cells.cell import Cell, GatedCell, Key, Params, State, compute_dtype
+from rnnjax.cells.cell import Cell, Key, Params, State, compute_dtype
+from rnnjax.cells.gated_cell import GatedCell
 from rnnjax.cells.initializers import gate_kernels, initializer
 from rnnjax.cells.sizes import keep_sizes
 from rnnjax.cells.traits import attends, is_gated

@@ -7,7 +7,8 @@ import dataclasses
 from jaxtyping import Array
 
 from rnnjax.cells.activations import Activation, activation_function
-from rnnjax.cells.cell import GatedCell, GatedParams, HiddenState
+from rnnjax.cells.gated_cell import GatedCell, GatedParams
+from rnnjax.cells.hidden_cell import HiddenState
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,9 @@ from jaxtyping import Array, PRNGKeyArray
 
 from rnnjax.cells.activations import Activation, activation_function, complement
 from rnnjax.cells.blocks import RecurrentWeight
-from rnnjax.cells.cell import GatedCell, HiddenState, compute_dtype, recurrent_product
+from rnnjax.cells.cell import compute_dtype
+from rnnjax.cells.gated_cell import GatedCell, recurrent_product
+from rnnjax.cells.hidden_cell import HiddenState
 from rnnjax.cells.initializers import vector_initializer
 from rnnjax.cells.sizes import Size, check_size
 

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from rnnjax.cells.cell import GatedCell, Params
+from rnnjax.cells.cell import Params
+from rnnjax.cells.gated_cell import GatedCell
 from rnnjax.cells.sizes import Size, keep_sizes
 from rnnjax.cells.traits import is_gated
 from rnnjax.cells.tree import given_its_inputs

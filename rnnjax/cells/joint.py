@@ -8,7 +8,7 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from rnnjax.cells.basic import BasicRNN
-from rnnjax.cells.cell import GatedParams
+from rnnjax.cells.gated_cell import GatedParams
 from rnnjax.cells.initializers import gate_vectors, initializer
 from rnnjax.cells.sizes import Size, check_size
 

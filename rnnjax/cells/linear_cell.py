@@ -5,20 +5,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 from abc import abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
-from rnnjax.cells.cell import Cell, HiddenState, Key, Params, Recur, State, add_bias, compute_dtype
-from rnnjax.cells.initializers import Initializer, gate_kernels, gate_vectors, initializer, vector_initializer
+from rnnjax.cells.cell import Params, State
+from rnnjax.cells.hidden_cell import HiddenCell
+from rnnjax.cells.initializers import gate_kernels, gate_vectors
 from rnnjax.cells.pairs import is_complex, map_numbers, plus, times
-from rnnjax.cells.projecting import keep_dtypes, project
-from rnnjax.cells.sizes import Size, batch_shape, check_size, keep_sizes
-from rnnjax.dtypes import at_least_float32
+from rnnjax.cells.sizes import Size, check_size
 
 
 class LinearParams(NamedTuple):
@@ -29,7 +27,7 @@ class LinearParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearCell(Cell):
+class LinearCell(HiddenCell):
     """A cell whose new state is ``h' = a * h + b``, elementwise, where neither a nor b depends on the state.
 
     All states can then be computed by a parallel prefix over time, as `Associative` does. A subclass defines
@@ -62,27 +60,6 @@ class LinearCell(Cell):
       ((2, 5, 8), (2, 8))
     """
 
-    hidden_size: int
-    _: dataclasses.KW_ONLY
-    dtype: DTypeLike | None = None
-    param_dtype: DTypeLike = jnp.float32
-    state_dtype: DTypeLike | None = None
-    kernel_init: str | Initializer = "glorot_uniform"
-    bias_init: str | Initializer = "zeros"
-    use_bias: bool = True
-
-    gate_count: ClassVar[int] = 1
-
-    def __post_init__(self):
-        keep_sizes(self, "hidden_size")
-        initializer(self.kernel_init)
-        vector_initializer(self.bias_init)
-        keep_dtypes(self, "dtype", "param_dtype", "state_dtype")
-
-    @property
-    def output_size(self) -> int:
-        return self.hidden_size
-
     @abstractmethod
     def coefficients(self, params: Params, zs: Any) -> tuple[Any, Any]:
         """Returns ``a`` and ``b`` of one step or of all steps at once: `zs` may have any leading axes.
@@ -106,29 +83,10 @@ class LinearCell(Cell):
         w_x = gate_kernels(self.kernel_init, k_x, int(input_size), *shape, self.param_dtype)
         return w_x, gate_vectors(self.bias_init, k_b, *shape, self.param_dtype) if self.use_bias else None
 
-    def initial_state(self, batch_size: int | tuple[int, ...], dtype: DTypeLike = jnp.float32) -> State:
-        return HiddenState(self.zeros(batch_size, dtype))
-
-    def zeros(self, batch_size: int | tuple[int, ...], dtype: DTypeLike) -> Array:
-        """Returns zeros ``[*batch, H]`` in the type of the state, for inputs of type `dtype`."""
-        dtype = self.state_dtype or at_least_float32(self.dtype or dtype)
-        return jnp.zeros((*batch_shape(batch_size), self.hidden_size), dtype)
-
-    def inputs(self, params: Params, xs: Float[Array, "*N I"], *, key: Key = None) -> Any:
-        return add_bias(project(params.w_x, xs, self.dtype), params.b)
-
-    def over_time(self, recur: Recur, params: Params, xs: Array, state: State, initial: State, key: Key):
-        ys, state = recur(self, params, self.inputs(params, xs, key=key), state, initial, xs)
-        return self.outputs(params, ys), state
-
     def advance(self, params: Params, state: State, z: Any) -> State:
         a, b = coefficients_like(self, params, z, state)
         new = map_numbers(lambda h, a, b: plus(times(a, h), b), state, a, b)
         return jax.tree.map(lambda after, before: after.astype(before.dtype), new, state)
-
-    def read(self, params: Params, state: State, z: Any) -> Array:
-        """Returns ``y`` of one step or of all steps at once: the arguments may have any leading axes."""
-        return state.h.astype(compute_dtype(z))
 
 
 def coefficients_like(cell: LinearCell, params: Params, zs: Any, state: State) -> tuple[State, State]:

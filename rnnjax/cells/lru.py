@@ -124,7 +124,7 @@ class LRU(LinearCell):
         return nu, theta, gamma
 
     def initial_state(self, batch_size: int | tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Complex:
-        return Complex(self.zeros(batch_size, dtype), self.zeros(batch_size, dtype))
+        return Complex(*(self.zeros(batch_size, self.hidden_size, dtype) for _ in range(2)))
 
     def inputs(self, params: LRUParams, xs: Float[Array, "*N I"], *, key: Key = None) -> LRUZs:
         projected = project(params.w_x * jnp.exp(params.gamma), xs, self.dtype)

@@ -11,7 +11,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.activations import Activation, activation_function, complement
-from rnnjax.cells.cell import GatedCell, add_bias, compute_dtype, recurrent_product
+from rnnjax.cells.cell import compute_dtype
+from rnnjax.cells.gated_cell import GatedCell, recurrent_product
+from rnnjax.cells.hidden_cell import add_bias
 from rnnjax.cells.initializers import gate_vectors, initializer, vector_initializer
 from rnnjax.cells.sizes import Size, check_size, keep_sizes
 from rnnjax.dtypes import at_least_float32

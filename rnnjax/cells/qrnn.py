@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rnnjax.cells.cell import HiddenState, compute_dtype
+from rnnjax.cells.cell import compute_dtype
+from rnnjax.cells.hidden_cell import HiddenState
 from rnnjax.cells.linear_cell import LinearCell, LinearParams
 
 

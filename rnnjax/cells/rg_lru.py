@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rnnjax.cells.cell import HiddenState, Key, add_bias
+from rnnjax.cells.cell import Key
+from rnnjax.cells.hidden_cell import HiddenState, add_bias
 from rnnjax.cells.initializers import Initializer, gate_kernels, gate_vectors
 from rnnjax.cells.linear_cell import LinearCell
 from rnnjax.cells.projecting import project

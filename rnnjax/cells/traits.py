@@ -7,7 +7,10 @@ from typing import Any, TypeGuard
 import jax
 from jaxtyping import Array
 
-from rnnjax.cells.cell import Cell, GatedCell, Params, State
+from rnnjax.cells.cell import Cell, Params, State
+from rnnjax.cells.diagonal_cell import DiagonalCell
+from rnnjax.cells.gated_cell import GatedCell
+from rnnjax.cells.hidden_cell import HiddenCell
 from rnnjax.cells.linear_cell import LinearCell
 from rnnjax.cells.lstm import LSTM
 
@@ -20,6 +23,11 @@ def is_gated(cell: Any) -> TypeGuard[GatedCell]:
 def is_linear(cell: Any) -> TypeGuard[LinearCell]:
     """Returns whether a cell's new state is that of `LinearCell`: its coefficients say all of it."""
     return isinstance(cell, LinearCell) and (type(cell).step, type(cell).advance) == (Cell.step, LinearCell.advance)
+
+
+def is_diagonal(cell: Any) -> TypeGuard[DiagonalCell]:
+    """Returns whether a cell is diagonal, and takes its steps as `DiagonalCell` does."""
+    return isinstance(cell, DiagonalCell) and type(cell).step is Cell.step
 
 
 def is_lstm(cell: Any) -> TypeGuard[LSTM]:
@@ -40,9 +48,9 @@ def fuses(cell: Cell | None) -> TypeGuard[GatedCell]:
     return (kind.step, kind.advance, kind.read) == (GatedCell.step, GatedCell.advance, GatedCell.read)
 
 
-def projects_inputs(cell: GatedCell) -> bool:
+def projects_inputs(cell: HiddenCell) -> bool:
     """Returns whether a cell's z is what its `gate_inputs` makes of ``xs @ w_x``, wherever that comes from."""
-    return type(cell).inputs is GatedCell.inputs
+    return type(cell).inputs is HiddenCell.inputs
 
 
 def outputs_its_state(cell: Cell) -> TypeGuard[GatedCell]:
@@ -56,11 +64,9 @@ def adds_a_bias(cell: Cell, params: Params, xs: Array | None) -> bool:
     Each step's z then depends on its own input only, and can be computed at any time. The answer is read off the jaxpr
     of `gate_inputs`: the projected inputs must have one reader, an addition. It is no without inputs (None).
     """
-    if xs is None or not isinstance(cell, (GatedCell, LinearCell)):
+    if xs is None or not isinstance(cell, HiddenCell):
         return False
-    if isinstance(cell, LinearCell):
-        return type(cell).inputs is LinearCell.inputs
-    if not projects_inputs(cell) or type(cell).project is not GatedCell.project:
+    if not projects_inputs(cell) or type(cell).project is not HiddenCell.project:
         return False
     zs = jax.eval_shape(cell.project, params.w_x, xs)
     jaxpr = jax.make_jaxpr(cell.gate_inputs)(params, zs).jaxpr

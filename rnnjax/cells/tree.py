@@ -6,7 +6,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeGuard
 
+import jax
+
 from rnnjax.cells.cell import Cell, Params, State
+from rnnjax.cells.traits import is_linear
 from rnnjax.cells.wrapper import Wrapper
 from rnnjax.cells.wrappers import Project, Residual, Stack
 
@@ -32,6 +35,18 @@ def is_stack(cell: Cell) -> TypeGuard[Stack]:
 def hands_inputs_on(cell: Cell) -> bool:
     """Returns whether the first cell in a stack or wrapper is given its inputs as they are."""
     return is_stack(cell) or (isinstance(cell, Wrapper) and not cell.reads_inputs)
+
+
+def first_not_linear(cell: Cell) -> Cell | None:
+    """Returns a cell in a cell that is repeated over time and not linear; None if all are, as `TimeSplit` needs.
+
+    A wrapper that takes part in every step is not, whatever it is around.
+    """
+    if is_stack(cell):
+        return next(filter(None, map(first_not_linear, cell.cells)), None)
+    if isinstance(cell, Wrapper):
+        return cell if cell.in_time(jax.random.key(0)) else first_not_linear(cell.cell)
+    return None if is_linear(cell) else cell
 
 
 def has_dense(cell: Cell) -> TypeGuard[Project]:

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rnnjax.cells.cell import State, check_size
+from rnnjax.cells.cell import State
+from rnnjax.cells.sizes import check_size
 
 Step = Callable[[State, Array], tuple[State, Array]]
 

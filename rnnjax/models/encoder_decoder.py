@@ -11,8 +11,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from rnnjax.cells.attention import attending, with_attention_weights
-from rnnjax.cells.cell import Cell, Key, State, check_size
+from rnnjax.cells.cell import Cell, Key, State
 from rnnjax.cells.randomness import split
+from rnnjax.cells.sizes import check_size
 from rnnjax.models.decoding import Step
 from rnnjax.models.dense import Dense, init_dense, init_embedding
 from rnnjax.models.scheduled_sampling import SamplingParams, ScheduledSampling, true_tokens_shifted

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from rnnjax.cells.cell import Cell, State
 from rnnjax.cells.randomness import split, timed
 from rnnjax.cells.sizes import keep_sizes
 from rnnjax.cells.tree import is_stack
-from rnnjax.errors import ConfigError
 from rnnjax.parallel.mesh import LAYERS
 from rnnjax.parallel.pipeline import LayerInputs, LayerMethod, PipelineInputs, SequenceInputs, build_pipeline
-from rnnjax.parallel.replicated import copy_to_axis
+from rnnjax.parallel.replicated import copy_to_axis, mapped_axis_size
 from rnnjax.parallel.schedule import best_chunk
-from rnnjax.unrolling.auto import Auto, choosing
+from rnnjax.unrolling.auto import Auto
 from rnnjax.unrolling.checks import check_method
 from rnnjax.unrolling.cutting import nan_up_to_reset
 from rnnjax.unrolling.recurrence import CellSequence, Method
@@ -63,7 +59,7 @@ class Wavefront(Method):
 
     def over(self, sequence: CellSequence) -> tuple[Float[Array, "T *batch O"], State]:
         """Returns the outputs and the state after the last step."""
-        devices = _axis_size(self.axis)
+        devices = mapped_axis_size(self.axis, "Wavefront")
         cells = layers_for(devices, sequence.cell)
         length = len(sequence.xs)
         chunk = min(self.chunk or best_chunk(length, devices), length)
@@ -81,40 +77,6 @@ class Wavefront(Method):
         return ys, states
 
 
-def splitting_layers(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """Returns a function, to be mapped over a mesh, that splits every `Stack` it unrolls over the axis `layers`.
-
-    If the mesh has no such axis, or only one device along it, the function is returned unchanged. Cells that are not a
-    `Stack`, or have fewer layers than the axis has devices, are unrolled on every device alike.
-
-    Raises:
-      ConfigError: when the function is traced, if nothing that it unrolls can be split.
-    """
-    devices, stacks = mesh.shape.get(LAYERS, 1), []
-    if devices == 1:
-        return function
-
-    def method_for(cell: Cell) -> Method | None:
-        if not is_stack(cell) or len(cell.cells) < devices:
-            return None
-        # Noted, so that an axis of the mesh that nothing is split over is an error, and not devices that do the same.
-        stacks.append(cell)
-        return Wavefront(inner=Auto(methods=()))  # what a run computes is not to depend on the user's cache
-
-    @functools.wraps(function)
-    def split(*arguments: Any) -> Any:
-        with choosing(method_for):
-            results = function(*arguments)
-        if not stacks:
-            raise ConfigError(
-                f"parallel.layers is {devices}, but the model unrolls no stack of so many layers; set cell.layers to "
-                f"{devices} or more, or parallel.layers to 1"
-            )
-        return results
-
-    return split
-
-
 def layers_for(devices: int, cell: Cell) -> tuple[Cell, ...]:
     """Returns the layers of a `Stack` that is to be split over devices.
 
@@ -130,16 +92,6 @@ def layers_for(devices: int, cell: Cell) -> tuple[Cell, ...]:
             f"take {len(cell.cells)} devices at most"
         )
     return tuple(cell.cells)
-
-
-def _axis_size(axis: str) -> int:
-    try:
-        return jax.lax.axis_size(axis)
-    # This is how JAX says that an axis is not mapped.
-    except NameError:
-        raise ValueError(
-            f"Wavefront needs a mapped axis {axis!r}; call unroll inside jax.shard_map or jax.pmap over it"
-        ) from None
 
 
 def _pipeline_inputs(sequence: CellSequence, *, pads: bool) -> tuple[PipelineInputs, Any]:

@@ -14,7 +14,7 @@ from rnnjax.backend import device_takes_all_cores
 from rnnjax.errors import ConfigError
 from rnnjax.whole_numbers import whole_number
 
-BATCH, LAYERS = "batch", "layers"
+BATCH, LAYERS, TIME = "batch", "layers", "time"
 _SMALLEST_SHARE = 32  # examples; with fewer, a CPU core waits for the others longer than it computes
 
 
@@ -27,49 +27,52 @@ def provide_cpu_devices() -> None:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
-def device_counts(choice: str, batch_size: int, layers: str = "1") -> tuple[int, ...]:
+def device_counts(choice: str, batch_size: int, layers: str = "1", time: str = "1") -> tuple[int, ...]:
     """Returns the numbers of devices that a batch may be split over, the one expected to be fastest first.
 
     Args:
-      choice: a number of devices; "all" devices that `layers` leaves; or "auto". With one process, "auto" is the
-        largest number that divides the batch, on CPUs with at least 32 examples for each device. There, one device
+      choice: a number of devices; "all" devices that `layers` or `time` leaves; or "auto". With one process, "auto" is
+        the largest number that divides the batch, on CPUs with at least 32 examples for each device. There, one device
         that uses all cores may be as fast, and is returned as the alternative. With several processes, it is "all".
       batch_size: examples in a batch.
-      layers: number of devices that the layers are split over, for each part of the batch, or "all".
+      layers, time: number of devices that the layers, or the time, are split over, for each part of the batch, or
+        "all"; "1" for one of them at least.
 
     Returns:
       one number, or two if measuring must decide between them.
     """
     # One where there are too few, which `batch_mesh` then refuses by name.
-    available = max(jax.device_count() // _depth(layers), 1)
+    depth = max(_depth(layers), _depth(time))
+    available = max(jax.device_count() // depth, 1)
     if choice != "auto" or jax.process_count() > 1:
         return (whole_number(choice) or available,)
     count = _auto_count(available, batch_size)
-    one_may_be_faster = count > 1 and layers == "1" and device_takes_all_cores()
+    one_may_be_faster = count > 1 and depth == 1 and device_takes_all_cores()
     return (count, 1) if one_may_be_faster else (count,)
 
 
-def batch_mesh(choice: str, batch_size: int, layers: str = "1") -> Mesh:
-    """Returns a mesh with an axis to split batches over, and a second one for layers if these are split too.
+def batch_mesh(choice: str, batch_size: int, layers: str = "1", time: str = "1") -> Mesh:
+    """Returns a mesh with an axis to split batches over, and a second one for layers, or for time, if that is split.
 
     It has the first devices of every process, the same number of each.
 
     Args:
       choice: a number of devices, "all" or "auto", as for `device_counts`, whose first number is taken.
       batch_size: examples in a batch; if it does not divide evenly, `filled_batch` gives the padded size.
-      layers: as for `device_counts`.
+      layers, time: as for `device_counts`.
 
     Raises:
       ConfigError: if there are not enough devices, or their number cannot be divided evenly among the processes.
     """
     devices = jax.devices()
-    count, depth = device_counts(choice, batch_size, layers)[0], _depth(layers)
+    count, depth = device_counts(choice, batch_size, layers, time)[0], max(_depth(layers), _depth(time))
+    second = TIME if _depth(time) > 1 else LAYERS
     if count * depth > len(devices):
         request = f"parallel.batch asks for {count}"
         if depth > 1:
-            request = f"parallel.batch and parallel.layers ask for {count} x {depth}"
+            request = f"parallel.batch and parallel.{second} ask for {count} x {depth}"
         raise ConfigError(f"{request} devices, but there are {len(devices)} ({devices[0].device_kind})")
-    shape, names = ((count,), (BATCH,)) if depth == 1 else ((count, depth), (BATCH, LAYERS))
+    shape, names = ((count,), (BATCH,)) if depth == 1 else ((count, depth), (BATCH, second))
     chosen = _of_every_process(devices, count * depth)
     return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(names), devices=chosen)
 
@@ -97,8 +100,8 @@ def filled_batch(mesh: Mesh, batch_size: int) -> int:
     return math.ceil(batch_size / devices) * devices
 
 
-def _depth(layers: str) -> int:
-    return jax.device_count() if layers == "all" else int(layers)
+def _depth(number: str) -> int:
+    return jax.device_count() if number == "all" else int(number)
 
 
 def _auto_count(available: int, batch_size: int) -> int:

@@ -50,6 +50,21 @@ def reduce_from_axis(axis: str, tree: PyTree[Shaped[Array, "..."]]) -> PyTree[Sh
     return jax.tree.unflatten(structure, summed)
 
 
+def mapped_axis_size(axis: str, method: str) -> int:
+    """Returns the number of devices along an axis that a method splits its work over.
+
+    Raises:
+      ValueError: if the axis is not mapped here.
+    """
+    try:
+        return jax.lax.axis_size(axis)
+    # This is how JAX says that an axis is not mapped.
+    except NameError:
+        raise ValueError(
+            f"{method} needs a mapped axis {axis!r}; call unroll inside jax.shard_map or jax.pmap over it"
+        ) from None
+
+
 def tracked(axis: str) -> frozenset[str]:
     """Returns the axis if the map around tracks what varies over it, as `jax.shard_map` does; otherwise nothing."""
     # The number of a device varies over its axis, if anything is tracked at all.

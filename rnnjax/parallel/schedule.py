@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from rnnjax.cells.cell import check_size
+from rnnjax.cells.sizes import check_size
 
 
 class ChunkCost(NamedTuple):

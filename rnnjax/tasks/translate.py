@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.attention import SCORES, Bahdanau, Luong
-from rnnjax.cells.cell import Cell, GatedCell
+from rnnjax.cells.cell import Cell
+from rnnjax.cells.gated_cell import GatedCell
 from rnnjax.cells.tree import with_last
 from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell
 from rnnjax.config_group import ConfigGroup

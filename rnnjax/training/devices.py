@@ -70,7 +70,7 @@ def choose(
       ConfigError: if there are fewer devices than the config asks for.
       Interrupted: if a signal stopped the measurement.
     """
-    counts = device_counts(config.parallel.batch, config.batch_size, config.parallel.layers)
+    counts = device_counts(config.parallel.batch, config.batch_size, config.parallel.layers, config.parallel.time)
     initial_choice = run.choice()
     if initial_choice is not None and initial_choice.devices in counts:
         return initial_choice
@@ -100,7 +100,7 @@ def _fastest(
 
 def _measures(config: TrainConfig, counts: Sequence[int], steps: int) -> bool:
     """Says whether anything is measured for a run; not where several processes would choose differently."""
-    whole = config.parallel.layers == "1" and jax.process_count() == 1
+    whole = config.parallel.layers == config.parallel.time == "1" and jax.process_count() == 1
     return config.parallel.tune and whole and steps >= (_STEPS_FOR_DEVICES if len(counts) > 1 else _STEPS_FOR_METHODS)
 
 

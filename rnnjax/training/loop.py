@@ -181,7 +181,7 @@ def compile_programs(task: Task, config: TrainConfig, optimizer: Any, devices: i
       ConfigError: if the task carries state from batch to batch and a batch does not divide over the devices.
     """
     size = config.batch_size
-    mesh = batch_mesh(str(devices), size, config.parallel.layers)
+    mesh = batch_mesh(str(devices), size, config.parallel.layers, config.parallel.time)
     require(
         task.carry is None or filled_batch(mesh, size) == size,
         f"batch_size {size} does not divide over {mesh.shape[BATCH]} devices, which this task needs because it carries "

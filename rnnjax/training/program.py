@@ -16,9 +16,9 @@ from jaxtyping import Array, Float
 from rnnjax.backend import waits_for_calls
 from rnnjax.memory import program_that_fits
 from rnnjax.parallel.distributed import maximum_over_processes
-from rnnjax.parallel.layers import splitting_layers
 from rnnjax.parallel.mapping import map_over_devices
 from rnnjax.parallel.mesh import BATCH
+from rnnjax.parallel.splitting import splitting
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import (
     EVERYWHERE,
@@ -114,7 +114,7 @@ class TrainProgram:
             # `first`, and `count` unless it is a constant of the program.
             numbers = [EVERYWHERE] * (1 if known else 2)
             in_specs = (STATE, EVERYWHERE, STEPS, EVERYWHERE, SPLIT, *numbers)
-            function = splitting_layers(call, mesh)
+            function = splitting(call, mesh)
             return map_over_devices(function, mesh, in_specs, (STATE, EVERYWHERE), map=map, donate=[0])(*arguments)
 
         self._compile = compile_for

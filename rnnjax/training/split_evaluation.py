@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from rnnjax.backend import waits_for_calls
-from rnnjax.parallel.layers import splitting_layers
 from rnnjax.parallel.mapping import map_over_devices
 from rnnjax.parallel.mesh import BATCH, filled_batch
+from rnnjax.parallel.splitting import splitting
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import EVERYWHERE, STEPS, Order, by_bucket, evaluation_order, host_feed, place
 from rnnjax.training.pace import Pace
@@ -49,7 +49,7 @@ def evaluator(
       call_seconds: about how many seconds a call may take, if calls are waited for; 0 for no limit.
     """
     in_specs = (EVERYWHERE, SPLIT, STEPS, STEPS, EVERYWHERE, EVERYWHERE, EVERYWHERE)
-    sums = splitting_layers(split_sums(task), mesh)
+    sums = splitting(split_sums(task), mesh)
     compile_sums = map_over_devices(sums, mesh, in_specs, (SPLIT, EVERYWHERE), map=map)
     order, weights = evaluation_order(task, split, filled_batch(mesh, batch_size))
     pieces = evaluation_pieces(order, weights, len(weights) if resident else None)

@@ -7,6 +7,9 @@ from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.kernels.cudnn import CuDNN
 from rnnjax.unrolling.kernels.pallas import Pallas
 from rnnjax.unrolling.linear_scan import linear_scan
+from rnnjax.unrolling.newton import Newton
+from rnnjax.unrolling.newton_report import newton_report
+from rnnjax.unrolling.newton_states import NewtonReport
 from rnnjax.unrolling.recurrence import CellSequence, Method, Recurrence, Steps
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.sequences import static_unroll, unroll, unroll_states
@@ -20,6 +23,8 @@ __all__ = [
     "CuDNN",
     "Fused",
     "Method",
+    "Newton",
+    "NewtonReport",
     "Pallas",
     "Recurrence",
     "Scan",
@@ -30,6 +35,7 @@ __all__ = [
     "choose_method",
     "init_bidirectional",
     "linear_scan",
+    "newton_report",
     "static_unroll",
     "tune",
     "unroll",

@@ -15,7 +15,16 @@ from rnnjax.cells.linear_cell import LinearCell, coefficients_like
 from rnnjax.cells.pairs import Complex, is_complex, map_numbers, plus, times
 from rnnjax.cells.traits import is_linear
 from rnnjax.unrolling.cutting import zero_tangents_where
-from rnnjax.unrolling.linear_scan import Implementation, check_implementation, linear_scan, lost_to_resets
+from rnnjax.unrolling.linear_scan import (
+    Implementation,
+    ScanArrays,
+    ScanSettings,
+    check_implementation,
+    checked_numbers,
+    lost_to_resets,
+    states_before,
+    typed_scan,
+)
 from rnnjax.unrolling.recurrence import Method, Recurrence
 from rnnjax.unrolling.selecting import all_finite, select, zeros_where
 
@@ -59,17 +68,24 @@ class Associative(Method):
         )
 
     def run(self, recurrence: Recurrence) -> tuple[Any, State]:
-        cell: Any = recurrence.cell
-        valid, resets = recurrence.steps.valid, recurrence.steps.resets
-        state, zs = recurrence.state, recurrence.steps.z
-        arrays = _Arrays(recurrence.params, zs, state, recurrence.initial, valid, resets, recurrence.steps.followed)
-        a, b = _folded(cell, arrays) if arrays.followed is None else _folded_before_resets(cell, arrays)
-        scan = functools.partial(linear_scan, resets=resets, implementation=self.implementation)
-        states = map_numbers(lambda h0, a, b: scan(a, b, h0), state, a, b)
-        states = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), states, state)
-        ys = cell.read(arrays.params, states, zs) if resets is None else _read_before_resets(cell, arrays, states)
-        last = jax.tree.map(lambda leaf: leaf[-1], states)
-        return (ys, states) if recurrence.keeps_states else ys, last
+        return run_linear(ScanSettings(self.implementation), recurrence)
+
+
+def run_linear(settings: ScanSettings, recurrence: Recurrence) -> tuple[Any, State]:
+    """Returns what `Method.run` does for a linear cell, by one scan for each number in its state."""
+    cell: Any = recurrence.cell
+    (zs, valid, resets, followed), state = recurrence.steps, recurrence.state
+    arrays = _Arrays(recurrence.params, zs, state, recurrence.initial, valid, resets, followed)
+    a, b = _folded(cell, arrays) if followed is None else _folded_before_resets(cell, arrays)
+
+    def states_of(h0: Any, a: Any, b: Any) -> Any:
+        return typed_scan(settings, ScanArrays(*checked_numbers(a, b, h0), resets, followed))
+
+    states = map_numbers(states_of, state, a, b)
+    states = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), states, state)
+    ys = cell.read(arrays.params, states, zs) if resets is None else _read_before_resets(cell, settings, arrays, states)
+    last = jax.tree.map(lambda leaf: leaf[-1], states)
+    return (ys, states) if recurrence.keeps_states else ys, last
 
 
 class _Arrays(NamedTuple):
@@ -137,10 +153,13 @@ def _derivative(cell: LinearCell, primals: tuple[_Arrays], tangents: tuple[_Arra
     return coefficients, zero_tangents_where(bad, changes)
 
 
-def _read_before_resets(cell: LinearCell, arrays: _Arrays, states: State) -> Array:
+def _read_before_resets(cell: LinearCell, settings: ScanSettings, arrays: _Arrays, states: State) -> Array:
     """Returns the outputs, NaN for steps that are lost to a reset, and without a derivative there."""
-    resets: Any = arrays.resets
-    lost = lost_to_resets(resets, states, arrays.state)
+    followed, resets = arrays.followed, arrays.resets
+    assert followed is not None
+    assert resets is not None
+    before = map_numbers(lambda h0, hs: states_before(settings, hs, h0), arrays.state, states)
+    lost = lost_to_resets(followed, resets, before, states)
     initial = jax.tree.map(lambda leaf, like: jnp.broadcast_to(leaf, like.shape), arrays.initial, states)
     ys = cell.read(arrays.params, select(lost, initial, states), zeros_where(lost, arrays.zs))
     return select(lost, jnp.full_like(ys, jnp.nan), ys)

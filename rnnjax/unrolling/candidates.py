@@ -9,6 +9,7 @@ from rnnjax.unrolling.associative import Associative
 from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.kernels.cudnn import CuDNN
 from rnnjax.unrolling.kernels.pallas import Pallas
+from rnnjax.unrolling.newton import Newton
 from rnnjax.unrolling.recurrence import Method, Recurrence
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.static import Static
@@ -28,15 +29,22 @@ METHODS: tuple[Method, ...] = (
     CuDNN(),
     Associative("scan"),
     Associative("associative"),
+    Newton(),
 )
 
 _LONGEST_STATIC = 32  # steps; beyond, compiling costs more time than most runs can gain
+_SHORTEST_NEWTON = 256  # steps; below, a loop over them takes no longer than a few iterations over all of them
 
 
 def fits_length(method: Method, length: int) -> bool:
-    """Says whether a method is worth compiling for that many steps: not with more copies of the step, nor very many."""
+    """Says whether a method is worth compiling for that many steps: not with more copies of the step, nor very many.
+
+    Newton's method needs many steps to be worth it.
+    """
     if isinstance(method, Static):
         return length <= _LONGEST_STATIC
+    if isinstance(method, Newton):
+        return length >= _SHORTEST_NEWTON
     return getattr(method, "unroll", 1) <= length
 
 

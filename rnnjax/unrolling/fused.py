@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from rnnjax.cells.cell import GatedCell, Params, State, recurrent_product
+from rnnjax.cells.cell import Params, State
+from rnnjax.cells.gated_cell import GatedCell, recurrent_product
 from rnnjax.cells.sizes import keep_sizes
 from rnnjax.cells.traits import fuses
 from rnnjax.unrolling.cutting import lost_to_reset

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,8 @@ from rnnjax.unrolling.varying import vary, varying_axes
 
 Implementation = Literal["scan", "associative"]
 
-_FORWARD = {"scan": in_order, "associative": as_tree}
-_TRANSPOSED = {"scan": in_order_transposed, "associative": as_tree_transposed}
+_FORWARD: dict[Any, Any] = {"scan": in_order, "associative": as_tree}
+_TRANSPOSED: dict[Any, Any] = {"scan": in_order_transposed, "associative": as_tree_transposed}
 
 
 def linear_scan(
@@ -63,70 +63,129 @@ def linear_scan(
       >>> print(rnnjax.linear_scan(jnp.array(0.5), jnp.ones((4, 1)))[:, 0])
       [1.    1.5   1.75  1.875]
     """
-    a, b, h0 = _checked(a, b, h0)
+    a, b, h0 = checked_numbers(a, b, h0)
     check_implementation(implementation)
-    implementation = implementation or ("scan" if scans_in_order() else "associative")
+    followed = None
     if resets is not None:
         resets = _checked_resets(resets, b)
+        followed = _followed(resets, reverse)
     if 0 in jax.tree.leaves(b)[0].shape:
         return b
-    dtype = jax.tree.leaves(b)[0].dtype
-    a, b, h0 = _with_type(at_least_float32(dtype), (a, b, h0))
-    arrays = vary(_Arrays(a, b, h0, resets), varying_axes((a, b, h0, resets)))
-    return _with_type(dtype, _states(_Settings(implementation, reverse), arrays))
+    return typed_scan(ScanSettings(implementation, reverse), ScanArrays(a, b, h0, resets, followed))
 
 
-class _Settings(NamedTuple):
-    implementation: Implementation
-    reverse: bool
+class Chunks(Protocol):
+    """How a scan over one part of the steps, the others being elsewhere, learns what it needs of them; hashable."""
+
+    def start(self, factors: Factors, b: Any, h0: Any, reverse: bool) -> Any:
+        """Returns the state before this part's first step, of a scan that begins with `h0`.
+
+        Args:
+          factors: what the states are multiplied by in this part.
+          b: what is added in this part, ``[T, *batch, ...]``.
+          h0: the state before the first step of all, as one step of `b`.
+          reverse: whether to go from the last step to the first.
+        """
+        ...
+
+    def end(self, factors: Factors, g: Any, reverse: bool) -> Any:
+        """Returns what the parts after this one add, in the transposed scan, to the cotangent of its last state."""
+        ...
+
+    def before(self, hs: Any, h0: Any, reverse: bool) -> Any:
+        """Returns the state before this part's first step from the states after all of its steps, known everywhere."""
+        ...
+
+    def at_start(self, number: Any, reverse: bool) -> Any:
+        """Returns a number where the part is the first one, zero elsewhere."""
+        ...
 
 
-class _Arrays(NamedTuple):
+class ScanSettings(NamedTuple):
+    """How a scan is computed.
+
+    Attributes:
+      implementation, reverse: as in `linear_scan`.
+      chunks: the other parts of the sequence; None where this is all of it.
+    """
+
+    implementation: Implementation | None
+    reverse: bool = False
+    chunks: Chunks | None = None
+
+
+class ScanArrays(NamedTuple):
+    """What `linear_scan` takes, and at which steps a reset follows."""
+
     a: Any
     b: Any
     h0: Any
     resets: Bool[Array, "T *B"] | None
+    followed: Bool[Array, "T *B"] | None
+
+
+def typed_scan(settings: ScanSettings, arrays: ScanArrays) -> Any:
+    """Returns all states in the type of `b`, computed in float32 at least, from arrays that have been checked."""
+    dtype = jax.tree.leaves(arrays.b)[0].dtype
+    a, b, h0 = _with_type(at_least_float32(dtype), arrays[:3])
+    arrays = vary(ScanArrays(a, b, h0, *arrays[3:]), varying_axes(arrays))
+    implementation = settings.implementation or ("scan" if scans_in_order() else "associative")
+    return _with_type(dtype, _scanned(settings._replace(implementation=implementation), arrays))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _states(settings: _Settings, arrays: _Arrays) -> Any:
-    a, b, h0, resets = arrays
-    return _FORWARD[settings.implementation](_factors(a, resets), b, h0, settings.reverse)
+def _scanned(settings: ScanSettings, arrays: ScanArrays) -> Any:
+    return _solved(settings, _factors(arrays.a, arrays.resets), arrays.b, arrays.h0)
 
 
-@_states.defjvp
-def _derivative(settings: _Settings, primals: tuple[_Arrays], tangents: tuple[_Arrays]) -> tuple[Any, Any]:
+def _solved(settings: ScanSettings, factors: Factors, b: Any, h0: Any) -> Any:
+    implementation, reverse, chunks = settings
+    h0 = h0 if chunks is None else chunks.start(factors, b, h0, reverse)
+    return _FORWARD[implementation](factors, b, h0, reverse)
+
+
+@_scanned.defjvp
+def _derivative(settings: ScanSettings, primals: tuple[ScanArrays], tangents: tuple[ScanArrays]) -> tuple[Any, Any]:
     """d h_t = a_t d h_{t-1} + (d a_t h_{t-1} + d b_t); what a reset cuts off has no part in it."""
     (arrays,), (change,) = primals, tangents
-    hs = _states(settings, arrays)
-    before = shifted(hs, arrays.h0, settings.reverse)
+    hs = _scanned(settings, arrays)
+    before = states_before(settings, hs, arrays.h0)
     cuts, d_b = arrays.resets, change.b
-    if cuts is not None:
-        lost = lost_to_resets(cuts, hs, arrays.h0, reverse=settings.reverse)
+    if cuts is not None and arrays.followed is not None:
+        lost = lost_to_resets(arrays.followed, cuts, before, hs)
         before, d_b = zeros_where(lost | cuts, before), zeros_where(lost, d_b)
         cuts = cuts | lost
     factors = _factors(arrays.a, cuts)
     by_h0 = _first_product(factors, change.h0, settings.reverse)
+    by_h0 = by_h0 if settings.chunks is None else settings.chunks.at_start(by_h0, settings.reverse)
     d_b = plus(plus(d_b, times(_of_all_steps(change.a, before), before)), _at_first(by_h0, d_b, settings.reverse))
     return hs, _linear(settings, factors, d_b)
 
 
-def _linear(settings: _Settings, factors: Factors, b: Any) -> Any:
+def states_before(settings: ScanSettings, hs: Any, h0: Any) -> Any:
+    """Returns the state before each step."""
+    h0 = h0 if settings.chunks is None else settings.chunks.before(hs, h0, settings.reverse)
+    return shifted(hs, h0, settings.reverse)
+
+
+def _linear(settings: ScanSettings, factors: Factors, b: Any) -> Any:
     """Returns the states that follow from zeros, as a function that JAX knows to be linear in `b`, with its transpose.
 
     It solves h_t - a_t h_{t-1} = b_t.
     """
-    implementation, reverse = settings
+    implementation, reverse, chunks = settings
     zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), b)
 
     def equations(hs: Any) -> Any:
-        products = times(factors.a, shifted(hs, zeros, reverse))
+        products = times(factors.a, states_before(settings, hs, zeros))
         return jax.tree.map(lambda h, product: h - product, hs, products)
 
     def solve(_: Any, b: Any) -> Any:
-        return _FORWARD[implementation](factors, b, zeros, reverse)
+        return _solved(settings, factors, b, zeros)
 
     def solve_transposed(_: Any, g: Any) -> Any:
+        if chunks is not None:
+            g = jax.tree.map(jnp.add, g, _at_first(chunks.end(factors, g, reverse), g, not reverse))
         return _TRANSPOSED[implementation](factors, g, reverse)
 
     return jax.lax.custom_linear_solve(equations, _tied(b), solve, solve_transposed)
@@ -183,17 +242,23 @@ def _factors(a: Any, cuts: Bool[Array, "T *B"] | None) -> Factors:
     return Factors(jax.tree.map(zero, a), cuts)
 
 
-def lost_to_resets(resets: Bool[Array, "T *B"], hs: Any, h0: Any, *, reverse: bool = False) -> Bool[Array, "T *B"]:
+def _followed(resets: Bool[Array, "T *B"], reverse: bool) -> Bool[Array, "T *B"]:
+    """Returns whether a reset comes after each step, in the order in which the steps are taken."""
+    return jnp.flip(followed_by_reset(jnp.flip(resets, 0)), 0) if reverse else followed_by_reset(resets)
+
+
+def lost_to_resets(
+    followed: Bool[Array, "T *B"], resets: Bool[Array, "T *B"], before: Any, hs: Any
+) -> Bool[Array, "T *B"]:
     """Returns which steps met or made something that is not finite, which a reset later cuts off.
 
     Args:
+      followed: whether a reset comes after each step.
       resets: which sequences are reset before each step.
-      hs: the states after all steps, each leaf ``[T, *batch, ...]``.
-      h0: the state before the first step.
-      reverse: whether the steps go from the last to the first.
+      before: the states before all steps, each leaf ``[T, *batch, ...]``.
+      hs: the states after them.
     """
-    followed = jnp.flip(followed_by_reset(jnp.flip(resets, 0)), 0) if reverse else followed_by_reset(resets)
-    before = zeros_where(resets, shifted(hs, h0, reverse))
+    before = zeros_where(resets, before)
     return followed & ~(all_finite(before, resets.ndim) & all_finite(hs, resets.ndim))
 
 
@@ -201,7 +266,7 @@ def _with_type(dtype: Any, numbers: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.astype(dtype), numbers)
 
 
-def _checked(a: Any, b: Any, h0: Any) -> tuple[Any, Any, Any]:
+def checked_numbers(a: Any, b: Any, h0: Any) -> tuple[Any, Any, Any]:
     """Returns numbers as arrays, the factors with as many axes as what is added, and zeros for no state."""
     a, b = jax.tree.map(jnp.asarray, (a, b))
     if is_complex(a) and not is_complex(b):

@@ -79,7 +79,7 @@ def as_tree(factors: Factors, b: Any, h0: Any, reverse: bool) -> Any:
     cut = None if factors.cuts is None else factors.cuts[-1 if reverse else 0]
     first = first if cut is None else zeros_where(cut, first)
     b = jax.tree.map(lambda leaf, more: leaf.at[-1 if reverse else 0].add(more), b, first)
-    return jax.lax.associative_scan(_combined, (Factors(a, factors.cuts), b), reverse=reverse)[1]
+    return jax.lax.associative_scan(combined, (Factors(a, factors.cuts), b), reverse=reverse)[1]
 
 
 def as_tree_transposed(factors: Factors, g: Any, reverse: bool) -> Any:
@@ -87,10 +87,10 @@ def as_tree_transposed(factors: Factors, g: Any, reverse: bool) -> Any:
     a = conjugate(_broadcast_over_time(factors.a, g))
     shift = lambda leaf: _shifted(leaf, jnp.zeros_like(leaf[0]), not reverse)  # noqa: E731
     later = jax.tree.map(shift, Factors(a, factors.cuts))
-    return jax.lax.associative_scan(_combined, (later, g), reverse=not reverse)[1]
+    return jax.lax.associative_scan(combined, (later, g), reverse=not reverse)[1]
 
 
-def _combined(first: tuple[Factors, Any], second: tuple[Factors, Any]) -> tuple[Factors, Any]:
+def combined(first: tuple[Factors, Any], second: tuple[Factors, Any]) -> tuple[Factors, Any]:
     """Returns the step that does what one step and then another do."""
     (a1, cuts1), b1 = first
     (a2, cuts2), b2 = second

@@ -21,7 +21,8 @@ from jaxtyping import Array, Float
 
 from rnnjax.backend import z_by_step
 from rnnjax.cells.blocks import RecurrentWeight, gates_and_units, in_blocks
-from rnnjax.cells.cell import GatedCell, Params, State, compute_dtype, recurrent_product
+from rnnjax.cells.cell import Params, State, compute_dtype
+from rnnjax.cells.gated_cell import GatedCell, recurrent_product
 from rnnjax.cells.projecting import rows
 from rnnjax.cells.traits import adds_a_bias, reads_a_sum
 from rnnjax.unrolling.recurrence import Recurrence

@@ -303,6 +303,7 @@ def test_bad_usage_ends_with_2_and_one_sentence(arguments, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.thorough
 def test_the_real_commands_survive_a_damaged_last_checkpoint(tmp_path, monkeypatch):
     toys = ROOT / "tests" / "training"
     environment = {

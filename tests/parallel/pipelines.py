@@ -1,4 +1,4 @@
-"""Stacks over devices beside the same on one, for the tests of `Wavefront`."""
+"""Cells over devices beside the same on one, for the tests of `Wavefront` and `TimeSplit`."""
 
 import functools
 import sys
@@ -55,16 +55,16 @@ def outcome(cell, options, method, params, xs, state):
     return values, gradients
 
 
-def by_shard_map(function, devices, *given):
+def by_shard_map(function, axis, devices, *given):
     """Returns what every device computes, by a map that keeps account of what varies."""
-    mesh = jax.make_mesh((devices,), ("layers",), devices=jax.devices()[:devices])
+    mesh = jax.make_mesh((devices,), (axis,), devices=jax.devices()[:devices])
     mapped = jax.shard_map(function, mesh=mesh, in_specs=EVERYWHERE, out_specs=EVERYWHERE)
     return [jax.jit(mapped)(*given)]
 
 
-def by_pmap(function, devices, *given):
+def by_pmap(function, axis, devices, *given):
     """Returns what every device computes, by a map that does not."""
-    mapped = jax.pmap(lambda _, *given: function(*given), "layers", in_axes=(0, *[None] * len(given)))
+    mapped = jax.pmap(lambda _, *given: function(*given), axis, in_axes=(0, *[None] * len(given)))
     results = mapped(jnp.arange(devices), *given)
     return [jax.tree.map(lambda leaf, d=d: leaf[d], results) for d in range(devices)]
 
@@ -83,13 +83,13 @@ _ON_ONE_DEVICE = {}
 MAPS = {"shard_map": by_shard_map, "pmap": by_pmap}
 
 
-def check(cell, devices, mapped, chunk=2, **options):
+def check(cell, devices, mapped, method=Wavefront(chunk=2), **options):  # noqa: B008
     """Asserts that every device has the values and gradients of one device by itself."""
     with jax.enable_x64(True):
         given = arguments(cell)
         expected = on_one_device(cell, options, given)
-        method = Wavefront(chunk=chunk)
-        for got in MAPS[mapped](functools.partial(outcome, cell, options, method), devices, *given):
+        of_device = functools.partial(outcome, cell, options, method)
+        for got in MAPS[mapped](of_device, method.axis, devices, *given):
             close(got, expected)
     for leaf in jax.tree.leaves(expected):
         assert np.any(np.asarray(leaf) != 0)

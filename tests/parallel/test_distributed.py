@@ -237,17 +237,20 @@ def assert_gone_is_said(processes, left, codes):
         assert "start all of them again to resume" in sentence
 
 
-def test_four_processes_found_by_slurm_that_split_batch_and_layers_equal_one_and_stop_together(start, tmp_path, capfd):
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.thorough)])
+def test_processes_found_by_slurm_that_split_layers_and_batch_equal_one_and_stop_together(
+    count, start, tmp_path, capfd
+):
     def environment(process):
-        return {**SLURM, "SLURM_NTASKS": "4", "SLURM_PROCID": str(process), "SLURM_LOCALID": str(process)}
+        return {**SLURM, "SLURM_NTASKS": str(count), "SLURM_PROCID": str(process), "SLURM_LOCALID": str(process)}
 
     path, options = tmp_path / "run", ["--config.epochs=20", "--config.cell.layers=2", "--config.parallel.layers=2"]
     options += ["--config.evaluate_every=2"]
-    processes = start(4, path, *options, "--heartbeat_timeout", "10", environment=environment, flags=False)
+    processes = start(count, path, *options, "--heartbeat_timeout", "10", environment=environment, flags=False)
     wait_for_epoch(path, 2, processes)
     assert_in_use(path, options, capfd)  # a second command ends, and harms nothing of the first
-    processes.send(signal.SIGTERM, 3)  # one of them is told, and all stop
-    assert processes.codes(60) == [75] * 4, [said.read_text() for said in processes.said]
+    processes.send(signal.SIGTERM, count - 1)  # one of them is told, and all stop
+    assert processes.codes(60) == [75] * count, [said.read_text() for said in processes.said]
     assert "stopped by SIGTERM at step" in processes.said[0].read_text()
     assert not (path / "summary.json").exists()
     assert not (path / "lock").exists()

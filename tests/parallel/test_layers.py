@@ -22,9 +22,9 @@ from rnnjax import GRU, LSTM, BasicRNN, Cell, GatedCell, HiddenState, Stack, unr
 from rnnjax.parallel.layers import Wavefront
 
 
-@pytest.mark.parametrize("mapped", pipelines.MAPS)
+@pytest.mark.parametrize("mapped", ["shard_map", pytest.param("pmap", marks=pytest.mark.thorough)])
 def test_unequal_layers_with_lengths_resets_dropout_and_a_last_chunk_that_is_short(mapped):
-    check(MIXED, 2, mapped, chunk=4, **EVERYTHING)
+    check(MIXED, 2, mapped, Wavefront(chunk=4), **EVERYTHING)
 
 
 def test_four_layers_on_two_devices():
@@ -32,7 +32,7 @@ def test_four_layers_on_two_devices():
 
 
 def test_two_layers_on_two_devices_in_chunks_of_the_default_size():
-    check(Stack((BasicRNN(4), GRU(3))), 2, "pmap", chunk=None)
+    check(Stack((BasicRNN(4), GRU(3))), 2, "pmap", Wavefront())
 
 
 def test_four_devices_for_four_layers_and_two_by_two_for_layers_and_batch():

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from rnnjax.errors import ConfigError
-from rnnjax.parallel.mesh import BATCH, LAYERS, batch_mesh, filled_batch, provide_cpu_devices
+from rnnjax.parallel.mesh import BATCH, LAYERS, TIME, batch_mesh, filled_batch, provide_cpu_devices
 
 # Tests run with two devices.
 
@@ -46,6 +46,12 @@ def test_layers_take_devices_from_the_batch(choice, layers):
     mesh = batch_mesh(choice, 150, layers)
     assert dict(mesh.shape) == {BATCH: 1, LAYERS: 2}
     assert mesh.devices.ravel().tolist() == jax.devices()[:2]
+
+
+def test_time_takes_devices_from_the_batch_as_layers_do():
+    assert dict(batch_mesh("all", 150, time="2").shape) == {BATCH: 1, TIME: 2}
+    with pytest.raises(ConfigError, match=r"and parallel\.time ask for 2 x 2 devices, but there are 2"):
+        batch_mesh("2", 8, time="2")
 
 
 @pytest.mark.parametrize(("choice", "layers", "asked"), [("2", "2", "2 x 2"), ("all", "3", "1 x 3")])

@@ -73,6 +73,8 @@ STEPS_IN_CALLS = {
     "calls of 5 and 3 that grow": {"steps_per_call": 5, "call_seconds": 1e6},
 }
 
+OTHERS_FROM_THE_HOST = [fields for fields in STEPS_IN_CALLS.values() if fields != {"steps_per_call": 3}]
+
 
 @pytest.fixture
 def counts(monkeypatch):
@@ -87,8 +89,14 @@ def counts(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("feed", ["device", "host"])
-@pytest.mark.parametrize("fields", STEPS_IN_CALLS.values(), ids=STEPS_IN_CALLS)
+@pytest.mark.parametrize(
+    ("fields", "feed"),
+    [
+        *((fields, "device") for fields in STEPS_IN_CALLS.values()),
+        ({"steps_per_call": 3}, "host"),
+        *(pytest.param(fields, "host", marks=pytest.mark.thorough) for fields in OTHERS_FROM_THE_HOST),
+    ],
+)
 def test_metrics_and_checkpoints_do_not_depend_on_where_calls_end(fields, feed, unbounded, counts, tmp_path):
     run = run_training(tmp_path, config_of(data=DataConfig(feed=feed), **fields))
     assert len(counts) > 2

@@ -319,7 +319,7 @@ def signal_in_evaluation(number):
     return evaluator
 
 
-@pytest.mark.parametrize("feed", ["device", "host"])
+@pytest.mark.parametrize("feed", ["device", pytest.param("host", marks=pytest.mark.thorough)])
 def test_a_group_does_not_depend_on_where_calls_end_nor_on_stops_in_evaluations(feed, swept, tmp_path, monkeypatch):
     single = ["--config.call_seconds=1e-9", f"--config.data.feed={feed}"]
     (group, _), whole = groups(grid_of(*ALL[:4], *single, *RATES, seeds=3, at_once=5)), swept[1].path / "groups" / "0"

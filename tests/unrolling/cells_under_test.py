@@ -19,7 +19,10 @@ from rnnjax import (
     GatedCell,
     Heads,
     HiddenState,
+    IndRNN,
     LearnedState,
+    ParaGRU,
+    ParaLSTM,
     Project,
     Residual,
     Stack,
@@ -115,7 +118,11 @@ LINEAR = {
     "lru": LRU(H, size=I),
     "rg_lru": LearnedState(RGLRU(H, project_inputs=True)),
 }
-CELLS = GATED | WRAPPED | LINEAR
+DIAGONAL = {
+    "ind_rnn": Dropout(IndRNN(H, activation="softplus", recurrent_limit=0.9), state_rate=0.3),
+    "para_gru_and_lstm": Stack((LearnedState(ParaGRU(H)), ParaLSTM(2))),
+}
+CELLS = GATED | WRAPPED | LINEAR | DIAGONAL
 
 # Each of these is a part of one of the others.
 PARTS = ("stack", "dropout", "weight_drop", "zoneout", "project", "residual", "learned")

@@ -73,7 +73,7 @@ class Mean(LinearCell):
     """A running mean, its state a number for the sum and one for the count: a is one number for both."""
 
     def initial_state(self, batch_size, dtype=jnp.float32):
-        return {"sum": self.zeros(batch_size, dtype), "count": self.zeros(batch_size, dtype)}
+        return {name: self.zeros(batch_size, self.hidden_size, dtype) for name in ("sum", "count")}
 
     def coefficients(self, params, zs):
         return jnp.ones(()), {"sum": zs[..., 0, :], "count": jnp.ones_like(zs[..., 0, :])}

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from cells_under_test import CELLS, LINEAR, WHOLE, I, close, inputs, parameters, some_state
 
-from rnnjax import Associative, Auto, Scan, Static, TimedKey, unroll
+from rnnjax import Associative, Auto, Newton, Scan, Static, TimedKey, unroll
 
 B, T = 3, 2
 LENGTHS = np.array([2, 0, 1])
 RESETS = np.array([[0, 1], [1, 1], [0, 1]], bool)
 FULL, NONE = np.full(B, T), np.zeros((B, T), bool)
 KEY = jax.random.key(3)
-METHODS = (Static(), Scan(), Auto())  # Auto is on a CPU Fused, for the parts that it can serve
+# On a CPU, Auto is Fused, for the parts that it can serve; Newton takes steps by themselves where it has not converged.
+METHODS = (Static(), Scan(), Auto(), Newton(iterations=1))
 
 
 def where(condition, yes, no):

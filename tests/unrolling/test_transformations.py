@@ -9,7 +9,7 @@ import pytest
 from cells_under_test import H, I, UpdateGateRNN, close, inputs, parameters, same, some_state
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rnnjax import GRU, LSTM, BasicRNN, Dropout, Fused, LearnedState, Scan, Stack, Static, unroll
+from rnnjax import GRU, LSTM, BasicRNN, Dropout, Fused, LearnedState, Newton, ParaGRU, Scan, Stack, Static, unroll
 
 B, T = 4, 3
 LENGTHS = np.array([3, 1, 0, 2])
@@ -108,18 +108,18 @@ def mesh():
 UNDIVIDED = {}
 
 
-def undivided(total, given):
-    """Returns outputs and gradient by `Scan` on one device, computed once for all methods."""
-    if not UNDIVIDED:
+def undivided(cell, total, given):
+    """Returns outputs and gradient by `Scan` on one device, computed once for all methods of a cell."""
+    if cell not in UNDIVIDED:
         of = lambda params: total({**given, "params": params}, Scan())  # noqa: E731
-        (_, ys), gradient = jax.jit(jax.value_and_grad(of, has_aux=True))(given["params"])
-        UNDIVIDED.update(ys=ys, gradient=gradient)
-    return UNDIVIDED["ys"], UNDIVIDED["gradient"]
+        UNDIVIDED[cell] = jax.jit(jax.value_and_grad(of, has_aux=True))(given["params"])
+    (_, ys), gradient = UNDIVIDED[cell]
+    return ys, gradient
 
 
-@pytest.mark.parametrize("method", [Static(), Scan(), Scan(remat_every=2), Fused()], ids=str)
+@pytest.mark.parametrize("method", [Static(), Scan(), Scan(remat_every=2), Fused(), Newton()], ids=str)
 def test_shard_map_over_the_batch_changes_no_value_and_no_gradient(mesh, method):
-    cell = Stack((BasicRNN(H), LearnedState(GRU(H))))
+    cell = Stack((ParaGRU(H) if isinstance(method, Newton) else BasicRNN(H), LearnedState(GRU(H))))
     given = everything(cell, key=None)
 
     def total(given, method=method):
@@ -135,7 +135,7 @@ def test_shard_map_over_the_batch_changes_no_value_and_no_gradient(mesh, method)
     rest = {name: value for name, value in given.items() if name not in ("params", "key")}
     rest = jax.device_put(rest, NamedSharding(mesh, split))
     (_, ys), gradient = jax.jit(jax.value_and_grad(sharded, has_aux=True))(given["params"], rest)
-    expected = undivided(total, given)
+    expected = undivided(cell, total, given)
     assert len(ys.sharding.device_set) == 2
     close((ys, gradient), expected)
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32
 
-from rnnjax.cells.cell import GatedCell, Params, State
+from rnnjax.cells.cell import Params, State
+from rnnjax.cells.gated_cell import GatedCell
 from rnnjax.unrolling.kernels import persistent
 from rnnjax.unrolling.kernels.layout import layouts_of, sizes_of
 from rnnjax.unrolling.kernels.persistent import Kernels, Operands

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
-from rnnjax.cells.cell import GatedCell, compute_dtype
+from rnnjax.cells.cell import compute_dtype
+from rnnjax.cells.gated_cell import GatedCell
 from rnnjax.unrolling.recurrence import Recurrence
 
 SHARED_MEMORY = 227 * 1024  # bytes a block may have on an H100

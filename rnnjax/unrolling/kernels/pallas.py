@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rnnjax.cells.cell import GatedCell, State, compute_dtype
+from rnnjax.cells.cell import State, compute_dtype
+from rnnjax.cells.gated_cell import GatedCell
 from rnnjax.cells.traits import fuses
 from rnnjax.unrolling.by_head import number_of_heads, of_one_head, run_by_head
 from rnnjax.unrolling.kernels.layout import (

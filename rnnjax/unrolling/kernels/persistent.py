@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
-from rnnjax.cells.cell import recurrent_product
+from rnnjax.cells.gated_cell import recurrent_product
 from rnnjax.unrolling.kernels.arranging import (
     arranged,
     arranged_mask,

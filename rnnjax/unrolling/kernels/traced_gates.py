@@ -22,7 +22,8 @@ from jax.interpreters import partial_eval
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
-from rnnjax.cells.cell import GatedCell, Params, State
+from rnnjax.cells.cell import Params, State
+from rnnjax.cells.gated_cell import GatedCell
 from rnnjax.unrolling.kernels.layout import one_unit
 
 Tiles = list[Shaped[Array, "rows units"]]  # the entries of one small array, in row-major order

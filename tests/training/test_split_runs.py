@@ -1,4 +1,4 @@
-"""Training with the layers of a stack on two devices."""
+"""Training with the layers of a stack, or the time of linear cells, on two devices."""
 
 import jax
 import numpy as np
@@ -30,6 +30,29 @@ def test_layers_on_two_devices_train_as_on_one(map, on_one, tmp_path):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), two.state.params, on_one.state.params
     )
+
+
+def test_time_on_two_devices_trains_as_on_one(tmp_path):
+    cell = CellConfig(kind="MinGRU", hidden_size=4, layers=2, dropout={"output_rate": 0.3})
+    one, two = (
+        run_training(tmp_path / time, sign_config(epochs=1, cell=cell, parallel=ParallelConfig(batch="1", time=time)))
+        for time in ("1", "2")
+    )
+    for split in ("train", "validation", "test"):
+        np.testing.assert_allclose(two.of(split, "loss"), one.of(split, "loss"), rtol=1e-4)
+    assert two.summary["device"]["count"] == 2
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), two.state.params, one.state.params
+    )
+
+
+HELD = CellConfig(kind="MinGRU", wrappers=("zoneout",), zoneout={"rate": 0.1})
+
+
+@pytest.mark.parametrize(("cell", "name"), [(CellConfig(kind="GRU"), "GRU"), (HELD, "Zoneout")])
+def test_a_model_that_is_not_linear_in_time_is_refused(cell, name, tmp_path):
+    with pytest.raises(ConfigError, match=f"time is 2, but the model unrolls {name}, and only linear cells"):
+        run_training(tmp_path, sign_config(cell=cell, parallel=ParallelConfig(batch="1", time="2")))
 
 
 def test_a_model_without_so_many_layers_is_refused(tmp_path):
