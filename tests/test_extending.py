@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import array
 
 import rnnjax
 from rnnjax import LSTM, CuDNN, Dropout, Fused, Pallas, Residual, Scan, Stack, Static, nn, unroll
@@ -73,7 +74,7 @@ def drawn(cell):
     """Parameters with every entry drawn, inputs, and a state."""
     rng = np.random.default_rng(0)
     like = jax.eval_shape(lambda: (cell.init(jax.random.key(0), I), jnp.zeros((B, T, I)), cell.initial_state(B)))
-    return jax.tree.map(lambda leaf: jnp.asarray(0.7 * rng.standard_normal(leaf.shape), jnp.float32), like)
+    return jax.tree.map(lambda leaf: array(0.7 * rng.standard_normal(leaf.shape)), like)
 
 
 @functools.partial(jax.jit, static_argnames=("cell", "methods", "reverse"))

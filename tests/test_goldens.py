@@ -37,6 +37,9 @@ TORCH = {
 }
 TORCH_FILES = [f"{kind}_{rest}" for kind in TORCH for rest in ("1_layer", "2_layers")]
 TORCH_FILES += [f"{name}_bidirectional" for name in TORCH_FILES]
+# Of two layers each has the parameters of one; that one is read as one layer, a cell of one kind shows.
+ONE_LAYER = [name for name in TORCH_FILES if "1_layer" in name and not name.startswith("lstm_1")]
+TORCH_CASES = [pytest.param(name, marks=pytest.mark.thorough) if name in ONE_LAYER else name for name in TORCH_FILES]
 
 
 def load(name):
@@ -163,13 +166,13 @@ def torch_expected(golden):
 
 
 @pytest.mark.parametrize("method", ["scan"])
-@pytest.mark.parametrize("name", TORCH_FILES)
+@pytest.mark.parametrize("name", TORCH_CASES)
 def test_cells_compute_what_pytorch_computed(name, method):
     golden = load(f"torch/{name}")
     assert not differing(torch_results(name, method, golden), torch_expected(golden))
 
 
-@pytest.mark.parametrize("name", TORCH_FILES)
+@pytest.mark.parametrize("name", TORCH_CASES)
 def test_a_change_of_any_pytorch_parameter_by_a_ten_thousandth_would_be_seen(name):
     golden = load(f"torch/{name}")
     unseen = unseen_changes(functools.partial(torch_results, name, "scan"), golden, "param/", torch_expected(golden))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fixtures.parameters import drawn_parameters
+from fixtures.parameters import array, drawn_parameters
 
 import rnnjax
 from rnnjax.cells.attention import (
@@ -20,7 +20,7 @@ from rnnjax.cells.attention import (
 )
 
 B, T, S, I, H, M = 2, 4, 5, 3, 4, 6
-LENGTHS = jnp.array([5, 2])
+LENGTHS = jax.device_put(np.array([5, 2]))
 CELLS = {
     "bahdanau": Bahdanau(rnnjax.GRU(H), M),
     "luong": Luong(rnnjax.GRU(H), M),
@@ -33,7 +33,7 @@ KINDS = {name: CELLS[name] for name in ("bahdanau", "luong", "luong_not_fed")}
 
 
 def drawn(seed, *shape):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+    return array(np.random.default_rng(seed).standard_normal(shape))
 
 
 @functools.cache

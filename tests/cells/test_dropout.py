@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import array
 from numpy_cells import randomised
 
 from rnnjax import GRU, LSTM, BasicRNN, Dropout, Stack, TimedKey, unroll
@@ -10,7 +11,7 @@ from rnnjax.cells import GatedParams, HiddenState
 KEY = jax.random.key(7)
 B, T, N, RATE = 3, 6, 16, 0.25
 KEPT = 1 / (1 - RATE)
-ONES = jnp.ones((B, T, N))
+ONES = array(np.ones((B, T, N)))
 PLACES = ["input_rate", "state_rate", "output_rate"]
 
 
@@ -30,7 +31,7 @@ def factors(place, **options):
 
 
 def drawn(cell, input_size):
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), randomised(cell, input_size))
+    return jax.tree.map(array, randomised(cell, input_size))
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -81,7 +81,7 @@ def test_a_linear_cell_follows_its_equations(name):
     with jax.enable_x64(True):
         state = Complex(jnp.array(H0), jnp.array(IMAG)) if is_lru else HiddenState(jnp.array(H0))
         run = jax.jit(lambda *args: unroll(cell, *args, time_major=True, method=Associative()))
-        ys, last = run(jax.tree.map(jnp.asarray, params), jnp.array(XS), state)
+        ys, last = run(*jax.device_put((params, XS)), state)
     np.testing.assert_allclose(ys, np.stack(expected), rtol=1e-10, atol=1e-12)
     got = np.asarray(last[0]) + 1j * np.asarray(last[1]) if is_lru else last.h
     np.testing.assert_allclose(got, h, rtol=1e-10, atol=1e-12)

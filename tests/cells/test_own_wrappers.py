@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import array
 from numpy_cells import randomised
 
 from rnnjax import GRU, LSTM, Auto, Cell, Dropout, HiddenState, Static, TimedKey, Wrapper, Zoneout, unroll
@@ -84,8 +85,8 @@ class Drift(Cell):
 
 
 def drawn(cell):
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), randomised(cell, I))
-    return params, jnp.asarray(np.random.default_rng(2).standard_normal((B, T, I)), jnp.float32)
+    params = jax.tree.map(array, randomised(cell, I))
+    return params, array(np.random.default_rng(2).standard_normal((B, T, I)))
 
 
 def by_calls(cell, params, xs, key):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import array
 from numpy_cells import gru, randomised
 
 from rnnjax import GRU, LSTM, BasicRNN, Fused, GatedParams, Project, Scan, Stack, TimedKey, WeightDrop, unroll
@@ -13,7 +14,7 @@ B, T, I, H, RATE = 3, 6, 4, 8, 0.25
 
 
 def drawn(cell):
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), randomised(cell, I))
+    params = jax.tree.map(array, randomised(cell, I))
     return params, jax.random.normal(KEY, (B, T, I))
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import array
 
 import rnnjax
 from rnnjax.cells.attention import Bahdanau, Luong
@@ -24,7 +25,7 @@ MODELS = {
     "attention": EncoderDecoder(V, W, E, rnnjax.GRU(H), Bahdanau(rnnjax.LSTM(H), 2 * H), backward=rnnjax.GRU(5 - 1)),
 }
 SOURCE = np.array([[4, 5, 6, 3, 4], [6, 5, 0, 0, 0], [5, 0, 0, 0, 0]])
-LENGTHS = jnp.asarray([5, 2, 1])
+LENGTHS = jax.device_put(np.array([5, 2, 1]))
 TARGET = np.array([[4, 5, 3, 2], [5, 2, 0, 0], [2, 0, 0, 0]])
 
 
@@ -33,9 +34,7 @@ def parameters(model):
     params = jax.eval_shape(model.init, jax.random.key(0))
     leaves, structure = jax.tree.flatten(params)
     rng = np.random.default_rng(0)
-    return jax.tree.unflatten(
-        structure, [jnp.asarray(0.6 * rng.standard_normal(leaf.shape), jnp.float32) for leaf in leaves]
-    )
+    return jax.tree.unflatten(structure, [array(0.6 * rng.standard_normal(leaf.shape)) for leaf in leaves])
 
 
 @functools.cache

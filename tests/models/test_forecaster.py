@@ -72,7 +72,7 @@ def test_in_bfloat16_predictions_are_float32():
 def test_a_series_is_continued_by_the_last_prediction_of_the_last_window():
     model, variables = forecaster()
     predict = functools.partial(apply, model, variables)
-    found = continue_series(predict, jnp.asarray(XS[0]), 7)
+    found = continue_series(predict, jax.device_put(XS[0]), 7)
     values = list(XS[0])
     for _ in range(7):
         values.append(np.asarray(predict(np.stack(values[-5:])[None]))[0, -1])
@@ -81,5 +81,5 @@ def test_a_series_is_continued_by_the_last_prediction_of_the_last_window():
 
 def test_a_longer_continuation_begins_with_the_shorter_one():
     predict = jax.jit(lambda xs: jnp.sin(xs + xs.sum(1, keepdims=True)))
-    window = jnp.asarray(XS[0])
+    window = jax.device_put(XS[0])
     np.testing.assert_array_equal(continue_series(predict, window, 9)[:4], continue_series(predict, window, 4))

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import array
 
 from rnnjax.models.sampling import keep_top_k, keep_top_p, sample
 
 # Probabilities 0.5, 0.1, 0.25, 0.15.
-LOGITS = jnp.asarray(np.log([0.5, 0.1, 0.25, 0.15]), jnp.float32)
+LOGITS = array(np.log([0.5, 0.1, 0.25, 0.15]))
 DRAWS = 4000
 
 
@@ -58,7 +59,7 @@ def test_of_equal_logits_the_first_are_kept():
 
 
 def test_every_row_is_treated_by_itself():
-    rows = jnp.asarray(np.stack([LOGITS, np.asarray(LOGITS)[::-1]]))
+    rows = jax.device_put(np.stack([LOGITS, np.asarray(LOGITS)[::-1]]))
     assert kept(keep_top_k(rows, 2)) == [[True, False, True, False], [False, True, False, True]]
     assert kept(keep_top_p(rows, 0.6)) == [[True, False, True, False], [False, True, False, True]]
     assert sample(jax.random.key(0), rows, temperature=0).tolist() == [0, 3]

@@ -2,14 +2,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import array
 
 from rnnjax.data.words import keep_probability, noise_bounds
 from rnnjax.models.skip_gram import Draw, SkipGram, contexts, draw
 from rnnjax.models.word_neighbours import class_precision, nearest, principal_plane
 
 COUNTS = np.array([600, 300, 90, 10])
-KEEP, BOUNDS = jnp.asarray(keep_probability(COUNTS, 0.05)), jnp.asarray(noise_bounds(COUNTS))
-TEXT = jnp.asarray([0, 1, 0, 2] * 25 + [-1] * 4)
+KEEP, BOUNDS = jax.device_put((keep_probability(COUNTS, 0.05), noise_bounds(COUNTS)))
+TEXT = jax.device_put(np.array([0, 1, 0, 2] * 25 + [-1] * 4))
 
 
 @jax.jit
@@ -64,12 +65,12 @@ def test_contexts_are_within_reach_of_their_centre_and_hold_no_padding():
 def hand_drawn():
     rng = np.random.default_rng(0)
     words = np.array([[3, 0, 2, 1, -1], [1, -1, -1, -1, -1]])
-    return Draw(*map(jnp.asarray, (words, rng.integers(1, 4, (2, 5)), rng.integers(0, 4, (2, 6)))))
+    return jax.device_put(Draw(words, rng.integers(1, 4, (2, 5)), rng.integers(0, 4, (2, 6))))
 
 
 def randomised():
     rng = np.random.default_rng(2)
-    return {"params": {name: jnp.asarray(rng.standard_normal((4, 3)), jnp.float32) for name in ("centre", "context")}}
+    return {"params": {name: array(rng.standard_normal((4, 3))) for name in ("centre", "context")}}
 
 
 def test_the_loss_is_the_published_one_pair_by_pair():
@@ -91,7 +92,7 @@ def test_the_loss_is_the_published_one_pair_by_pair():
 
 
 def test_a_row_without_pairs_has_no_loss_and_no_gradient():
-    empty = jax.tree.map(lambda part: jnp.asarray(np.asarray(part)[1:]), hand_drawn())
+    empty = jax.device_put(jax.tree.map(lambda part: np.asarray(part)[1:], hand_drawn()))
     model = SkipGram(4, 3, 2)
     gradient = jax.jit(jax.grad(lambda variables: model.apply(variables, empty)[0].sum()))(randomised())
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))

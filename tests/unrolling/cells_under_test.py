@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from fixtures.parameters import array
 
 from rnnjax import (
     GRU,
@@ -139,14 +140,18 @@ def _compiled(cell, **static):
 
 
 def run(cell, params, xs, state=None, *, reverse=False, method=None, time_major=False, **dynamic):
-    """Unrolls as `rnnjax.unroll` does, compiled once for all lengths, resets and keys."""
-    return _compiled(cell, reverse=reverse, method=method, time_major=time_major)(params, xs, state, dynamic)
+    """Unrolls as `rnnjax.unroll` does, compiled once for all lengths, resets and keys, to arrays of NumPy.
+
+    Their parts are taken without a program for each.
+    """
+    compiled = _compiled(cell, reverse=reverse, method=method, time_major=time_major)
+    return jax.tree.map(np.asarray, compiled(params, xs, state, dynamic))
 
 
 def drawn(like, seed=0, scale=0.7, dtype=np.float32):
     """Returns random arrays of the shapes given."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(scale * rng.standard_normal(leaf.shape), dtype), like)
+    return jax.tree.map(lambda leaf: array(scale * rng.standard_normal(leaf.shape), dtype), like)
 
 
 def parameters(cell, input_size=I, dtype=np.float32):

@@ -1,7 +1,6 @@
 """A gate that is nearly closed keeps its digits, by every method: they decide what a long memory forgets."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -29,7 +28,7 @@ def after_a_step(cell, biases, method, state=None, **parts):
     params, zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     state = zeros._replace(**state or {})
     params = params._replace(b=biases_of(biases), **parts)
-    return unroll(cell, params, jnp.zeros((1, 1, 1)), state, method=method)[1]
+    return unroll(cell, params, np.zeros((1, 1, 1), np.float32), state, method=method)[1]
 
 
 @by_every_method

@@ -15,8 +15,10 @@ LENGTHS = np.array([2, 0, 1])
 RESETS = np.array([[0, 1], [1, 1], [0, 1]], bool)
 FULL, NONE = np.full(B, T), np.zeros((B, T), bool)
 KEY = jax.random.key(3)
-# On a CPU, Auto is Fused, for the parts that it can serve; Newton takes steps by themselves where it has not converged.
-METHODS = (Static(), Scan(), Auto(), Newton(iterations=1))
+METHODS = (Static(), Scan(), Auto())  # on a CPU, Auto is Fused, for the parts that it can serve
+NEWTON = Newton(iterations=1)  # takes steps by themselves where it has not converged
+# Cells of which none is like one in the tests of Newton's method; those of the others are for --thorough.
+ALSO_BY_NEWTON = ("lstm_with_everything", "gru_before", "own", "variational", "wrapped_stack")
 
 
 def where(condition, yes, no):
@@ -102,12 +104,19 @@ def check(cell, ways, by_hand=(), time=T, **options):
     return expected
 
 
-@pytest.mark.parametrize("cell", WHOLE.values(), ids=WHOLE)
-def test_every_way_to_unroll_gives_the_same_values_and_gradients(cell):
-    ways = WAYS + PREFIXES if cell in LINEAR.values() else WAYS
-    found = check(cell, ways, (by_parts, by_calls), lengths=LENGTHS, resets=RESETS, reverse=True)
+@pytest.mark.parametrize("name", WHOLE)
+def test_every_way_to_unroll_gives_the_same_values_and_gradients(name):
+    ways = WAYS + (PREFIXES if name in LINEAR else []) + ([by_method(NEWTON)] if name in ALSO_BY_NEWTON else [])
+    found = check(WHOLE[name], ways, (by_parts, by_calls), lengths=LENGTHS, resets=RESETS, reverse=True)
     for leaf in jax.tree.leaves(found):
         assert np.any(np.asarray(leaf) != 0)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", [name for name in WHOLE if name not in ALSO_BY_NEWTON])
+def test_newton_gives_what_scan_gives_for_every_other_cell(name):
+    ways = [by_method(method) for method in (Scan(), NEWTON)]
+    check(WHOLE[name], ways, lengths=LENGTHS, resets=RESETS, reverse=True)
 
 
 def test_options_of_scan_change_nothing():

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cells_under_test import CELLS, WHOLE, H, I, close, inputs, parameters, same, some_state
+from cells_under_test import CELLS, H, I, close, inputs, parameters, same, some_state
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -177,8 +177,8 @@ def test_a_method_that_keeps_no_states_is_refused():
 
 @pytest.mark.parametrize(
     ("cell", "method"),
-    [*((cell, None) for cell in WHOLE.values()), *((CELL, method) for method in METHODS.values())],
-    ids=[*WHOLE, *METHODS],
+    [*((CELLS[name], None) for name in KINDS), *((CELL, method) for method in METHODS.values())],
+    ids=[*KINDS, *METHODS],
 )
 def test_no_steps_return_the_state_that_was_given_and_no_outputs(cell, method):
     params, state = parameters(cell), some_state(cell, B)
@@ -188,7 +188,7 @@ def test_no_steps_return_the_state_that_was_given_and_no_outputs(cell, method):
     same(unroll(cell, params, jnp.zeros((B, 0, I)), method=method)[1], cell.start(params, B, jnp.float32))
 
 
-@pytest.mark.parametrize("cell", WHOLE.values(), ids=WHOLE)
+@pytest.mark.parametrize("cell", [CELLS[name] for name in KINDS], ids=KINDS)
 def test_no_sequences_give_empty_arrays_and_gradients_of_zero(cell):
     def loss(params, xs):
         ys, last = unroll(cell, params, xs, lengths=jnp.zeros(0, jnp.int32), resets=jnp.zeros((0, T), bool))

@@ -89,7 +89,7 @@ CASES = {
 def overflowing(cell):
     """Parameters, and inputs of which the first of the first sequence, finite as it is, is too much for the cell."""
     scale, much = (2, 3e38) if isinstance(cell, BasicRNN) else (0.3, 3000)
-    params = jax.tree.map(lambda leaf: jnp.asarray(scale * np.abs(leaf)), parameters(cell))
+    params = jax.tree.map(lambda leaf: jax.device_put(scale * np.abs(leaf)), parameters(cell))
     return params, with_first(inputs(B, T, I), much)
 
 
@@ -97,7 +97,7 @@ def with_first(xs, value):
     """Returns inputs with a number in place of all those of the first step of the first sequence."""
     xs = np.array(xs)
     xs[0, 0] = value
-    return jnp.asarray(xs)
+    return jax.device_put(xs)
 
 
 def loss(cell, method, params, xs):

@@ -42,7 +42,7 @@ def loss(cell, method, params, xs, state, **options):
 def check(of, *arguments):
     """Asserts that a function of the method gives in chunks what it gives in one piece, in float64."""
     with jax.enable_x64(True):
-        wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), arguments)
+        wide = jax.tree.map(lambda leaf: np.asarray(leaf, float), arguments)
         whole, in_chunks = jax.jit(lambda *given: [of(method, *given) for method in METHODS])(*wide)
     close(in_chunks, whole, rtol=1e-9, atol=1e-10)
 

@@ -23,8 +23,8 @@ def everything(cell, key=KEY):
         "params": parameters(cell),
         "xs": inputs(B, T, I),
         "state": some_state(cell, B),
-        "lengths": jnp.asarray(LENGTHS),
-        "resets": jnp.asarray(RESETS),
+        "lengths": jax.device_put(LENGTHS),
+        "resets": jax.device_put(RESETS),
         "key": key,
     }
 
@@ -90,7 +90,7 @@ def test_vmap_of_grad_gives_the_gradient_of_every_sequence():
 def test_forward_mode_agrees_with_reverse_mode():
     cell = GRU(H)
     params, xs = parameters(cell), inputs(2, T, I)
-    direction = jax.tree.map(lambda leaf: jnp.asarray(np.cos(leaf)), params)
+    direction = jax.tree.map(lambda leaf: jax.device_put(np.cos(leaf)), params)
     of = lambda params: loss(cell, params, xs)  # noqa: E731
     _, ahead = jax.jit(lambda *given: jax.jvp(of, given[:1], given[1:]))(params, direction)
     back = jax.jit(jax.grad(of))(params)
