@@ -10,6 +10,7 @@ from rnnjax.cells.gru import GRU, GRUParams
 from rnnjax.cells.heads import Heads
 from rnnjax.cells.hidden_cell import HiddenState
 from rnnjax.cells.ind_rnn import IndRNN
+from rnnjax.cells.linear_attention import GatedLinearAttention
 from rnnjax.cells.linear_cell import LinearCell, LinearParams
 from rnnjax.cells.lru import LRU, LRUParams
 from rnnjax.cells.lstm import LSTM, LSTMNorm, LSTMParams, LSTMState
@@ -38,6 +39,7 @@ __all__ = [
     "Dropout",
     "GRUParams",
     "GatedCell",
+    "GatedLinearAttention",
     "GatedParams",
     "GatedResidual",
     "GatedResidualParams",
