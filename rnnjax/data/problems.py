@@ -85,7 +85,6 @@ class Problem(ABC):
 
     def baseline(self, length: int) -> float | None:
         """Returns the loss of a model that remembers nothing, as published; None if nothing was."""
-        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,9 +196,8 @@ class SwapWordProblem(WordProblem):
 class Adding(Problem):
     """The sum of the two marked numbers among many, asked at the last.
 
-    Numbers are uniform on [0, 1]; one is marked in the first half and one in the second (Hochreiter and Schmidhuber,
-    1997; in this form Le et al., 2015, and Arjovsky et al., 2016). Who always answers 1 has the loss 1/6, the variance
-    of the sum.
+    Numbers are uniform on [0, 1], one marked in the first half and one in the second (Hochreiter and Schmidhuber, 1997;
+    in this form Le et al., 2015, and Arjovsky et al., 2016). Always answering 1 has the loss 1/6.
     """
 
     @property
