@@ -227,8 +227,7 @@ class Adding(Problem):
 class Copy(Problem):
     """Ten symbols, a silence of the example's length, then the symbols again (Arjovsky et al., 2016).
 
-    The last step of the silence has a symbol of its own, after which the answers are asked for; before, the answer is
-    silence. The loss counts all steps, accuracy the ten answers.
+    The last symbol of the silence asks for the answers; before, the answer is silence, which the loss alone counts.
 
     Attributes:
       memory: symbols to remember.
