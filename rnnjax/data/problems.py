@@ -197,9 +197,8 @@ class SwapWordProblem(WordProblem):
 class Adding(Problem):
     """The sum of the two marked numbers among many, asked at the last.
 
-    Numbers are uniform on [0, 1]; one is marked in the first half and one in the second (Hochreiter and Schmidhuber,
-    1997; in this form Le et al., 2015, and Arjovsky et al., 2016). Who always answers 1 has the loss 1/6, the variance
-    of the sum.
+    Numbers are uniform on [0, 1], one marked in the first half and one in the second (Hochreiter and Schmidhuber, 1997;
+    in this form Le et al., 2015, and Arjovsky et al., 2016). Always answering 1 has the loss 1/6.
     """
 
     @property
@@ -228,8 +227,7 @@ class Adding(Problem):
 class Copy(Problem):
     """Ten symbols, a silence of the example's length, then the symbols again (Arjovsky et al., 2016).
 
-    The last step of the silence has a symbol of its own, after which the answers are asked for; before, the answer is
-    silence. The loss counts all steps, accuracy the ten answers.
+    The last symbol of the silence asks for the answers; before, the answer is silence, which the loss alone counts.
 
     Attributes:
       memory: symbols to remember.
