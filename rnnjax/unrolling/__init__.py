@@ -7,6 +7,7 @@ from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.kernels.cudnn import CuDNN
 from rnnjax.unrolling.kernels.pallas import Pallas
 from rnnjax.unrolling.linear_scan import linear_scan
+from rnnjax.unrolling.native.native import Native
 from rnnjax.unrolling.newton import Newton
 from rnnjax.unrolling.newton_report import newton_report
 from rnnjax.unrolling.newton_states import NewtonReport
@@ -23,6 +24,7 @@ __all__ = [
     "CuDNN",
     "Fused",
     "Method",
+    "Native",
     "Newton",
     "NewtonReport",
     "Pallas",

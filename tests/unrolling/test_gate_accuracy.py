@@ -4,13 +4,20 @@ import jax
 import numpy as np
 import pytest
 
-from rnnjax import GRU, LSTM, Fused, Pallas, Scan, Static, unroll
+from rnnjax import GRU, LSTM, Fused, Native, Pallas, Scan, Static, unroll
+from rnnjax.unrolling.native.compiler import compiler
 
 METHODS = {"static": Static(), "scan": Scan(), "fused": Fused(), "pallas": Pallas(interpret=True)}
 X = np.array([-5.0, -10.0, -15.0, -16.74, -40.0, -79.0], np.float32)  # one a hidden unit
 H = len(X)
 ONES = np.ones((1, H), np.float32)
-by_every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+COMPILED = (  # four kernels, half a minute
+    pytest.mark.thorough,
+    pytest.mark.skipif(compiler() is None, reason="no C++ compiler is installed"),
+)
+by_every_method = pytest.mark.parametrize(
+    "method", [*METHODS.values(), pytest.param(Native(), marks=COMPILED)], ids=[*METHODS, "native"]
+)
 
 
 def sigmoid(x):

@@ -1,0 +1,99 @@
+// The two calls from XLA, which take and return their arrays in the order of `calls.py`.
+#pragma once
+#include "recurrence.h"
+
+class Reader {
+ public:
+  explicit Reader(ffi::RemainingArgs all) : all_(all) {}
+  ffi::AnyBuffer next() { return *all_.get<ffi::AnyBuffer>(at_++); }
+  template <class Entry = float>
+  Entry* array() {
+    ffi::AnyBuffer buffer = next();
+    return buffer.element_count() ? (Entry*)buffer.untyped_data() : nullptr;
+  }
+
+ private:
+  ffi::RemainingArgs all_;
+  size_t at_ = 0;
+};
+
+class Writer {
+ public:
+  explicit Writer(ffi::RemainingRets all) : all_(all) {}
+  float* array() {
+    ffi::Result<ffi::AnyBuffer> buffer = *all_.get<ffi::AnyBuffer>(at_++);
+    return buffer->element_count() ? (float*)buffer->untyped_data() : nullptr;
+  }
+
+ private:
+  ffi::RemainingRets all_;
+  size_t at_ = 0;
+};
+
+// What both calls take: z or x, w_x, bias, w, parameters, three flags, the first state, the one of resets.
+static Arrays read(Reader& args, Sizes sizes) {
+  Arrays arrays{};
+  arrays.sizes = sizes;
+  arrays.x = args.array();
+  arrays.w_x = args.array();
+  arrays.bias = args.array();
+  arrays.w = args.array();
+  arrays.params = args.array();
+  arrays.flags = {args.array<bool>(), args.array<bool>(), args.array<bool>()};
+  for (auto& leaf : arrays.start) leaf = args.array();
+  for (auto& leaf : arrays.initial) leaf = args.array();
+  return arrays;
+}
+
+static void in_place(float* out, const float* in, size_t floats) {
+  if (out != in) memcpy(out, in, 4 * floats);
+}
+
+static ffi::Error forward_call(ffi::ThreadPool threads, int64_t T, int64_t B, int64_t I, int64_t H, ffi::RemainingArgs args, ffi::RemainingRets rets) {
+  Reader reader(args);
+  Writer writer(rets);
+  Arrays arrays = read(reader, {T, B, I, H});
+  arrays.z = writer.array();
+  arrays.r = writer.array();
+  for (auto& leaf : arrays.states) leaf = writer.array();
+  if (!Cell::PROJECTED && arrays.z) in_place(arrays.z, arrays.x, T * B * Z * H);
+  try {
+    forward(threads, arrays);
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "Native() found no memory for its scratch arrays");
+  }
+  return ffi::Error::Success();
+}
+
+static ffi::Error backward_call(ffi::ThreadPool threads, int64_t T, int64_t B, int64_t I, int64_t H, ffi::RemainingArgs args, ffi::RemainingRets rets) {
+  Reader reader(args);
+  Writer writer(rets);
+  const float *z = reader.array(), *r = reader.array();
+  Arrays arrays = read(reader, {T, B, I, H});
+  for (auto& leaf : arrays.states) leaf = reader.array();
+  Gradients gradients{};
+  gradients.ys = reader.array();
+  for (auto& leaf : gradients.last) leaf = reader.array();
+  arrays.z = writer.array();
+  arrays.r = writer.array();
+  gradients.w_x = writer.array();
+  gradients.bias = writer.array();
+  gradients.w = writer.array();
+  gradients.params = writer.array();
+  for (auto& leaf : gradients.start) leaf = writer.array();
+  for (auto& leaf : gradients.initial) leaf = writer.array();
+  in_place(arrays.z, z, T * B * Z * H);
+  if (R) in_place(arrays.r, r, T * B * R * H);
+  try {
+    backward(threads, arrays, gradients);
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "Native() found no memory for its scratch arrays");
+  }
+  return ffi::Error::Success();
+}
+
+#define SIZES Attr<int64_t>("T").Attr<int64_t>("B").Attr<int64_t>("I").Attr<int64_t>("H")
+#pragma GCC visibility push(default)
+XLA_FFI_DEFINE_HANDLER_SYMBOL(Forward, forward_call, ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().SIZES.RemainingArgs().RemainingRets());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(Backward, backward_call, ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().SIZES.RemainingArgs().RemainingRets());
+#pragma GCC visibility pop

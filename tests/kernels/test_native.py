@@ -1,0 +1,203 @@
+"""The CPU kernels that the machine's compiler makes of traced gates give the values and gradients of `Scan`."""
+
+import dataclasses
+import functools
+import importlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cells_under_test import H, I, UpdateGateRNN, close, inputs, parameters, same, some_state
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+from test_pallas_interpreted import CELLS, LENGTHS, RESETS, found_by, total
+
+from rnnjax import GRU, LSTM, GatedCell, Heads, HiddenState, Native, Scan, Stack, unroll
+from rnnjax.unrolling.auto import recurrences_in
+from rnnjax.unrolling.native import compiler
+from rnnjax.unrolling.trial import largest_error
+
+native = importlib.import_module("rnnjax.unrolling.native.native")
+
+
+@dataclasses.dataclass(frozen=True)
+class MinimalGatedUnit(GatedCell):
+    """The cell of the README."""
+
+    gate_count = 2
+
+    def gates(self, params, state, z, r):
+        f = jax.nn.sigmoid(z[..., 0, :] + r[..., 0, :])
+        candidate = jnp.tanh(z[..., 1, :] + f * r[..., 1, :])
+        return HiddenState((1 - f) * state.h + f * candidate)
+
+
+@dataclasses.dataclass(frozen=True)
+class OfEverything(GatedCell):
+    """A user's own cell with every kind of pointwise function that has a form in the kernel's language."""
+
+    def gates(self, params, state, z, r):
+        x = (z + r)[..., 0, :]
+        positive = jnp.square(x) + 1
+        waves = jnp.sin(x) * jnp.cos(x) + jax.lax.erf(x) + jnp.floor(x) - jnp.ceil(x)
+        roots = jnp.sqrt(positive) * jax.lax.rsqrt(positive) * jnp.log(positive) + positive**0.7 + x**3 * x**-2
+        small = jnp.expm1(x) / positive + jnp.log1p(jnp.exp(-jnp.abs(x))) + jnp.sign(x) * jnp.maximum(x, 0.3)
+        parts = jnp.where((x > 0) & ~(x > 1) | (x != x), waves, roots) + jnp.clip(small, -1, 1) + jnp.minimum(x, 0)
+        return HiddenState(0.1 * jnp.where(jnp.isfinite(parts), parts, state.h))
+
+
+B, T = 3, 3
+NATIVE = Native()
+COMPILED = {name: CELLS[name] for name in ("lstm_with_everything_pointwise", "gru", "own_resonator")}
+COMPILED |= {"readme": MinimalGatedUnit(H), "own_of_everything": OfEverything(H)}
+MASK = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 1]], bool)
+needs_compiler = pytest.mark.skipif(compiler.compiler() is None, reason="no C++ compiler is installed")
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch):
+    """Kernels are compiled in a third of the time, and checked once a session as usual."""
+    flags = tuple("-O0" if flag == "-O3" else flag for flag in compiler._FLAGS)
+    monkeypatch.setattr(compiler, "_FLAGS", flags)
+
+
+def check(cell, batch=(B,), steps=T, given=True, scale=1.0, **options):
+    state = some_state(cell, batch) if given else None
+    params = jax.tree.map(lambda leaf: scale * leaf, parameters(cell))
+    arguments = params, inputs(*batch, steps, I), state
+    kernels, scan = (found_by(method, cell, arguments, options) for method in (NATIVE, Scan()))
+    assert largest_error(kernels, scan) < 2e-5
+
+
+def reason_against(cell, dtype=jnp.float32):
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), I))
+    run = functools.partial(unroll, cell)
+    (recurrence,) = recurrences_in(run, params, jax.ShapeDtypeStruct((B, T, I), dtype))
+    return NATIVE.why_not(recurrence)
+
+
+@needs_compiler
+@pytest.mark.parametrize("cell", COMPILED.values(), ids=COMPILED)
+def test_values_and_gradients_are_those_of_scan(cell):
+    check(cell, lengths=LENGTHS, resets=RESETS, reverse=True)
+    check(cell, mask=MASK, resets=RESETS)
+
+
+@needs_compiler
+def test_so_they_are_in_every_size_of_tile_and_in_stacks():
+    check(LSTM(70, peephole=True, cell_clip=0.6, coupled_gates=True), batch=(3, 11), steps=9)
+    check(Stack([GRU(37), GRU(16)]), batch=(), steps=2, given=False)
+
+
+@needs_compiler
+@pytest.mark.thorough
+def test_so_they_are_as_users_compile_them(monkeypatch):
+    monkeypatch.undo()
+    check(LSTM(70), batch=(33,), steps=9, scale=0.2)
+    check(GRU(150), batch=(3, 11), steps=9, scale=0.2)
+
+
+@needs_compiler
+def test_an_overflow_before_a_reset_reaches_nothing_after_it():
+    cell = GRU(H)
+    params, resets = parameters(cell), np.arange(T) == np.full((B, 1), T - 1)
+    xs = inputs(B, T, I).at[0, 0].set(jnp.inf)
+    found = found_by(NATIVE, cell, (params, xs, None), {"resets": resets})
+    gradient, (ys, _) = found
+    assert np.isnan(ys[0, :-1]).all()
+    assert np.isfinite(ys[:, -1]).all()
+    same(gradient[1][0, :-1], jnp.zeros_like(gradient[1][0, :-1]))
+
+
+@needs_compiler
+def test_nan_stays_where_it_is_put():
+    cell = GRU(H)
+    xs = inputs(B, T, I).at[0, 1].set(jnp.nan)
+    ys, _ = unroll(cell, parameters(cell), xs, method=NATIVE)
+    assert np.isnan(ys[0, 1:]).all()
+    assert np.isfinite(ys[1:]).all()
+    assert np.isfinite(ys[0, 0]).all()
+
+
+@needs_compiler
+@pytest.mark.parametrize("axes", [(None, 0), (0, None)], ids=["inputs", "params"])
+def test_they_are_batched_as_scan_is(axes):
+    cell = GRU(H)
+    params, xs = parameters(cell), inputs(2, B, T, I)
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
+    arguments = (params, xs) if axes[1] == 0 else (stacked, xs[0])
+    gradients = (jax.grad(functools.partial(total, cell, method), (0, 1)) for method in (NATIVE, Scan()))
+    close(*(jax.jit(jax.vmap(gradient, axes))(*arguments) for gradient in gradients), rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
+def test_a_gradient_of_a_gradient_is_that_of_scan():
+    cell = GRU(H)
+    params, xs = parameters(cell), inputs(B, T, I)
+
+    def steepness(method, params):
+        gradient = jax.grad(functools.partial(total, cell, method))(params, xs)
+        return sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient))
+
+    close(*(jax.jit(jax.grad(functools.partial(steepness, method)))(params) for method in (NATIVE, Scan())))
+
+
+@needs_compiler
+def test_inside_shard_map_they_are_differentiated_as_scan_is():
+    cell = GRU(H)
+    params, xs = parameters(cell), inputs(2 * B, T, I)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+
+    def gradients(method):
+        shard = lambda params, xs: jax.lax.psum(total(cell, method, params, xs), "data")  # noqa: E731
+        split = jax.shard_map(shard, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
+        return jax.jit(jax.grad(split))(params, xs)
+
+    close(*(gradients(method) for method in (NATIVE, Scan())), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("cell", "dtype", "sentence"),
+    [
+        (LSTM(H, projection_size=2), jnp.float32, "LSTM mixes hidden units in its gates, .*; use Fused"),
+        (LSTM(H), jnp.bfloat16, r"Native\(\) computes in float32, got bfloat16; convert it"),
+        (Heads(LSTM(H), 2), jnp.float32, "this one is in blocks; use Fused"),
+    ],
+    ids=["projection", "bfloat16", "heads"],
+)
+def test_what_it_cannot_run_it_refuses_in_a_sentence(cell, dtype, sentence):
+    assert re.search(sentence, reason_against(cell, dtype))
+
+
+def test_without_a_compiler_it_says_so(monkeypatch):
+    monkeypatch.setattr(compiler, "compiler", lambda: None)
+    assert "needs a C++ compiler" in reason_against(LSTM(H))
+
+
+@needs_compiler
+def test_gates_without_a_form_in_the_kernels_language_are_named():
+    class Gamma(UpdateGateRNN):
+        def gates(self, params, state, z, r):
+            return type(state)(jax.lax.lgamma(z + r)[..., 0, :])
+
+    assert "gates use lgamma, for which there is no C++ form; use Fused() or Scan()" in reason_against(Gamma(H))
+
+
+@needs_compiler
+@pytest.mark.parametrize("cause", ["does not compile", "is wrong"])
+def test_a_kernel_that_fails_is_not_used_and_warned_of_once(cause, monkeypatch, caplog, tmp_path):
+    monkeypatch.setenv("RNNJAX_CACHE", str(tmp_path))
+    monkeypatch.setattr(native, "_FAILED", {})
+    if cause == "does not compile":
+        monkeypatch.setattr(compiler, "_FLAGS", ("-fno-such-flag",))
+    else:
+        monkeypatch.setattr(native, "_largest_error", lambda recurrence: 0.5)
+        monkeypatch.setattr(compiler, "built", lambda source: tmp_path / "wrong.so")
+        monkeypatch.setattr(compiler, "registered", lambda path: None)
+    with pytest.raises(ValueError, match=r"LSTM has no C\+\+ kernel: .*; use Fused"):
+        unroll(LSTM(H), parameters(LSTM(H)), inputs(B, T, I), method=NATIVE)
+    assert "no C++ kernel" in reason_against(LSTM(H))
+    assert [record.message for record in caplog.records if "Native() is not used for LSTM" in record.message][1:] == []
+    assert not list(tmp_path.rglob("*.checked"))
