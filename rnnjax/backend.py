@@ -13,6 +13,11 @@ def on_cpu(platform: str | None = None) -> bool:
     return (platform or jax.default_backend()) == "cpu"
 
 
+def on_gpu(platform: str | None = None) -> bool:
+    """Says whether JAX computes on a GPU, or whether `platform` is one."""
+    return (platform or jax.default_backend()) in ("gpu", "cuda", "rocm")
+
+
 def sequences_as_matrices() -> bool:
     """Whether sequences are reshaped to matrices before the product that gives a weight's gradient.
 
@@ -27,6 +32,14 @@ def scans_in_order(platform: str | None = None) -> bool:
     On a CPU the loop is as fast as memory allows; elsewhere a loop costs a kernel launch a step.
     """
     return on_cpu(platform)
+
+
+def whole_jacobians_pay() -> bool:
+    """Whether Newton's method may be faster than a loop where Jacobians are whole matrices.
+
+    On a CPU it does many times the work of the loop, and as many steps one after another.
+    """
+    return not on_cpu()
 
 
 def z_by_step() -> bool:

@@ -94,6 +94,10 @@ def _test(target: float | None) -> Figure:
     return Figure("test accuracy", final("test", "accuracy"), "none", target)
 
 
+def _pixels(source: str, target: float | None) -> Figure:
+    return Figure("test accuracy", final("test", "accuracy"), source, target)
+
+
 def _training_loss(source: str, target: float) -> Figure:
     return Figure("training loss, last 250 steps", last_steps("loss", 250), source, target, higher=False)
 
@@ -130,6 +134,35 @@ def _bleu(source: str, target: float | None) -> tuple[Figure, ...]:
     )
 
 
+def _at_length(metric: str, length: int, source: str, target: float | None, *, higher: bool = True) -> Figure:
+    """Returns a figure of the test at one length."""
+    return Figure(f"test {metric} at length {length:,}", final("test", f"{metric}_at_{length}"), source, target, higher)
+
+
+def _automaton(source: str, length: int, target: float) -> tuple[Figure, ...]:
+    """Returns the accuracies at the longest length of training and at four times as many steps."""
+    trained = _at_length("accuracy", length, source, None)
+    return trained, _at_length("accuracy", 4 * length, source, target)
+
+
+_CHOMSKY = "RNN 1.00, LSTM 1.00, transformers {} (Delétang et al., 2022, lengths 41 to 500)"
+
+
+def _adding(length: int) -> tuple[Figure, ...]:
+    source = "always 1: 0.1667 (Arjovsky et al., 2016)"
+    error = _at_length("loss", length, source, 0.01, higher=False)
+    return error, _at_length("accuracy", length, "none", None)
+
+
+def _copy(source: str, target: float | None) -> tuple[Figure, ...]:
+    loss = _at_length("loss", 100, source, target, higher=False)
+    return loss, _at_length("accuracy", 100, "chance 0.125", None)
+
+
+def _recall(length: int, source: str) -> Figure:
+    return _at_length("accuracy", length, source, None)
+
+
 _WORD_VECTORS = (
     Figure("test loss", final("test", "loss"), "none", None, higher=False),
     Figure("class precision of neighbours", final("test", "class_precision"), "none; random vectors: 0", None),
@@ -154,6 +187,48 @@ EXPERIMENTS = {
     "mnist_rnn128": Experiment("configs/mnist.py:rnn128", (_test(None),)),
     "mnist_rnn150_long": Experiment("configs/mnist.py:rnn150_long", (_validation("none", None), _test(None))),
     "mnist_embedded": Experiment("configs/mnist.py:embedded", (_test(0.93),)),
+    "mnist_pixel_gru256": Experiment("configs/mnist.py:pixel_gru256", (_pixels("GRU 0.991, LSTM 0.988", 0.991),)),
+    "mnist_pixel_lru": Experiment("configs/mnist.py:pixel_lru", (_pixels("LRU, S5 0.996", 0.996),)),
+    "mnist_pixel_lru_short": Experiment("configs/mnist.py:pixel_lru_short", (_pixels("none, of two epochs", None),)),
+    "mnist_permuted_gru256": Experiment("configs/mnist.py:permuted_gru256", (_pixels("GRU 0.941, LSTM 0.929", 0.941),)),
+    "mnist_permuted_lru": Experiment("configs/mnist.py:permuted_lru", (_pixels("LRU, S5 0.987", 0.987),)),
+    "mnist_permuted_lru_short": Experiment(
+        "configs/mnist.py:permuted_lru_short", (_pixels("none, of two epochs", None),)
+    ),
+    "parity": Experiment("configs/sequences.py:parity", _automaton(_CHOMSKY.format(0.52), 40, 0.99)),
+    "parity_mingru": Experiment(
+        "configs/sequences.py:parity_mingru",
+        (_at_length("accuracy", 160, "chance 0.5: positive gates cannot (Grazzi et al., 2024)", 0.6, higher=False),),
+    ),
+    "cycle_navigation": Experiment(
+        "configs/sequences.py:cycle_navigation", _automaton(_CHOMSKY.format(0.62), 40, 0.99)
+    ),
+    "modular_arithmetic": Experiment(
+        "configs/sequences.py:modular_arithmetic", _automaton(_CHOMSKY.format(0.24), 20, 0.99)
+    ),
+    "s5": Experiment(
+        "configs/sequences.py:s5", _automaton("an RNN of one layer 1.00 (Merrill et al., 2024)", 12, 0.99)
+    ),
+    "s5_short": Experiment(
+        "configs/sequences.py:s5_short", _automaton("an RNN of one layer 1.00 (Merrill et al., 2024)", 6, 0.99)
+    ),
+    "s5_swaps": Experiment(
+        "configs/sequences.py:s5_swaps", _automaton("none, of four swaps for 120 symbols", 16, 0.99)
+    ),
+    "adding": Experiment("configs/sequences.py:adding", _adding(200)),
+    "adding1000": Experiment("configs/sequences.py:adding1000", _adding(1000)),
+    "copy": Experiment("configs/sequences.py:copy", _copy("baseline 10 ln 8 / 120 = 0.1733", 0.01)),
+    "mqar": Experiment("configs/sequences.py:mqar", (_recall(64, "attention 1.00 (Arora et al., 2023)"),)),
+    "mqar_short": Experiment(
+        "configs/sequences.py:mqar_short", (_recall(16, "none, of 2 pairs; one of the values at random 0.5"),)
+    ),
+    "selective_copy": Experiment(
+        "configs/sequences.py:selective_copy",
+        (_recall(4096, "Mamba 0.998 (Gu and Dao, 2023), minGRU 0.995 (Feng, 2024)"),),
+    ),
+    "selective_copy_short": Experiment(
+        "configs/sequences.py:selective_copy_short", (_recall(64, "none, of 8 symbols in 64"),)
+    ),
     "series_stacked": Experiment(
         "configs/time_series.py:stacked", _series_mse("0.0629, one batch at iteration 500", 0.0629)
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -41,9 +42,12 @@ def can_draw() -> bool:
 
 @drawing
 def plot_curves(rows: Sequence[dict[str, Any]], directory: Path) -> None:
-    """Plots the metrics of `metrics.jsonl` against the step: a plot for each metric, with a line for each split."""
-    names = sorted({name for row in rows for name in row} - {"step", "epoch", "split"})
-    for name in names:
+    """Plots the metrics of `metrics.jsonl` against the step: a plot for each metric, with a line for each split.
+
+    A metric that was recorded once, such as a score of the test split, is no curve and gets no plot.
+    """
+    times = Counter(name for row in rows for name in row)
+    for name in sorted(name for name in times.keys() - {"step", "epoch", "split"} if times[name] > 1):
         figure, axes = new_figure(6, 4)
         for split in dict.fromkeys(row["split"] for row in rows if name in row):
             points = [(row["step"], row[name]) for row in rows if row["split"] == split and name in row]

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     options = parse(arguments)
     if options.list:
-        print("\n".join(f"{name:<28}{experiment.config}" for name, experiment in EXPERIMENTS.items()))
+        print("\n".join(f"{name:<32}{experiment.config}" for name, experiment in EXPERIMENTS.items()))
         return
     from rnnjax.files import is_object, read_json, write_json
 

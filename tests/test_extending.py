@@ -3,6 +3,7 @@
 The files are those of docs/extending.md.
 """
 
+import functools
 import importlib
 import json
 import os
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import array
 
 import rnnjax
 from rnnjax import LSTM, CuDNN, Dropout, Fused, Pallas, Residual, Scan, Stack, Static, nn, unroll
@@ -26,19 +28,14 @@ ROOT = Path(__file__).parents[1]
 FILES = dict(
     re.findall(r'^```python title="(\S+)"\n(.*?)^```$', (ROOT / "docs/extending.md").read_text(), re.M | re.DOTALL)
 )
-B, T, I, H = 3, 6, 5, 5
+B, T, I, H = 3, 4, 5, 5
+NUMBERS = np.arange(B * T).reshape(B, T)
+NO_OPTION = {"lengths": np.full(B, T), "mask": np.ones((B, T), bool), "resets": np.zeros((B, T), bool)}
 OPTIONS = {
-    "whole": {},
-    "lengths": {"lengths": np.array([6, 0, 3])},
-    "resets": {"resets": np.arange(B * T).reshape(B, T) % 4 == 2},
-    "mask": {"mask": np.arange(B * T).reshape(B, T) % 3 != 1},
-    "reverse": {"reverse": True, "lengths": np.array([6, 1, 4])},
-    "all at once": {
-        "reverse": True,
-        "lengths": np.array([6, 2, 5]),
-        "mask": np.arange(B * T).reshape(B, T) % 5 != 1,
-        "resets": np.arange(B * T).reshape(B, T) % 4 == 2,
-    },
+    "lengths": NO_OPTION | {"lengths": np.array([4, 0, 3])},
+    "resets": NO_OPTION | {"resets": NUMBERS % 4 == 2},
+    "mask": NO_OPTION | {"mask": NUMBERS % 3 != 1},
+    "all at once": {"lengths": np.array([4, 2, 3]), "mask": NUMBERS % 5 != 1, "resets": NUMBERS % 4 == 2},
 }
 
 
@@ -68,6 +65,7 @@ def cells(extras):
         "cell": own,
         "wrapper": extras.Gain(LSTM(H), first=0.7),
         "both": Residual(extras.Gain(own)),
+        "kernels": extras.Gain(own, first=0.7),
         "stack": Stack([extras.Gain(own), LSTM(H), Dropout(own, state_rate=0.3)]),
     }
 
@@ -76,16 +74,20 @@ def drawn(cell):
     """Parameters with every entry drawn, inputs, and a state."""
     rng = np.random.default_rng(0)
     like = jax.eval_shape(lambda: (cell.init(jax.random.key(0), I), jnp.zeros((B, T, I)), cell.initial_state(B)))
-    return jax.tree.map(lambda leaf: jnp.asarray(0.7 * rng.standard_normal(leaf.shape), jnp.float32), like)
+    return jax.tree.map(lambda leaf: array(0.7 * rng.standard_normal(leaf.shape)), like)
 
 
-def values_and_gradients(cell, method, arguments, **options):
-    def loss(params, xs, state):
-        ys, last = unroll(cell, params, xs, state, method=method, **options)
+@functools.partial(jax.jit, static_argnames=("cell", "methods", "reverse"))
+def values_and_gradients(cell, methods, arguments, reverse=False, **options):
+    """Returns for each method the gradients of a loss, outputs and final state."""
+
+    def loss(method, params, xs, state):
+        ys, last = unroll(cell, params, xs, state, method=method, reverse=reverse, **options)
         weighed = jnp.cos(jnp.arange(ys.size, dtype=ys.dtype)).reshape(ys.shape) * ys
         return weighed.sum() + sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(last)), (ys, last)
 
-    return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*arguments)
+    gradient = jax.grad(loss, argnums=(1, 2, 3), has_aux=True)
+    return [gradient(method, *arguments) for method in methods]
 
 
 def close(got, expected):
@@ -93,37 +95,44 @@ def close(got, expected):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, expected)
 
 
-CASES = [("both", option) for option in OPTIONS] + [("stack", "all at once")]
-
-
-@pytest.mark.parametrize(("name", "option"), CASES)
-def test_every_method_for_any_cell_gives_the_values_and_gradients_of_scan(name, option, cells, extras):
-    cell, arguments, options = cells[name], drawn(cells[name]), OPTIONS[option]
-    expected = values_and_gradients(cell, Scan(), arguments, **options)
-    every = (Static(), Scan(remat_every=4), Fused(), extras.Pairs())
-    for method in every if option == "all at once" else (extras.Pairs(),):
-        close(values_and_gradients(cell, method, arguments, **options), expected)
+def agree(cell, *methods, **options):
+    expected, *found = values_and_gradients(cell, (Scan(), *methods), drawn(cell), **options)
+    for each in found:
+        close(each, expected)
     assert all(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(expected))
 
 
-@pytest.mark.parametrize("name", ["cell", "wrapper"])
-def test_kernels_run_it_too(name, cells):
-    arguments = drawn(cells[name])
-    expected = values_and_gradients(cells[name], Scan(), arguments)
-    close(values_and_gradients(cells[name], Pallas(interpret=True), arguments), expected)
+def test_every_method_for_a_cell_gives_the_values_and_gradients_of_scan(cells, extras):
+    every = (Static(), Scan(remat_every=3), Fused(), extras.Pairs())
+    agree(cells["both"], *every, reverse=True, **OPTIONS["all at once"])
+
+
+def test_methods_run_a_cell_beside_others(cells, extras):
+    agree(cells["stack"], Fused(), extras.Pairs(), reverse=True, **OPTIONS["all at once"])
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_method_of_ones_own_takes_every_option(option, cells, extras):
+    agree(cells["both"], extras.Pairs(), **OPTIONS[option])
+
+
+def test_kernels_run_a_cell_and_a_wrapper_too(cells):
+    agree(cells["kernels"], Pallas(interpret=True))
 
 
 def test_masks_of_dropout_within_a_stack_are_the_same_by_every_method(cells, extras):
-    cell, arguments, key = cells["stack"], drawn(cells["stack"]), jax.random.key(3)
-    expected = values_and_gradients(cell, Scan(), arguments, key=key)
-    for method in (Static(), extras.Pairs()):
-        close(values_and_gradients(cell, method, arguments, key=key), expected)
+    cell, (params, xs, state), key = cells["stack"], drawn(cells["stack"]), jax.random.key(3)
+    expected, *found = (
+        unroll(cell, params, xs, state, method=method, key=key) for method in (Scan(), Static(), extras.Pairs())
+    )
+    for each in found:
+        close(each, expected)
 
 
 def test_a_method_that_cannot_serve_says_why(cells, extras):
     params, xs, _ = drawn(cells["cell"])
-    with pytest.raises(ValueError, match=r"Pairs\(\) takes an even number of steps, got T = 5; pad the inputs, or use"):
-        unroll(cells["cell"], params, xs[:, :5], method=extras.Pairs())
+    with pytest.raises(ValueError, match=r"Pairs\(\) takes an even number of steps, got T = 3; pad the inputs, or use"):
+        unroll(cells["cell"], params, xs[:, :3], method=extras.Pairs())
     with pytest.raises(ValueError, match="needs a method that returns all states, such as Scan"):
         rnnjax.unroll_states(cells["cell"], params, xs, method=extras.Pairs())
     with pytest.raises(ValueError, match="UpdateGate"):
@@ -144,10 +153,11 @@ def test_the_choice_of_a_method_knows_them(cells, extras):
 @pytest.mark.parametrize("name", ["cell", "both", "stack"])
 def test_flax_modules_take_them(name, cells, extras):
     params, xs, _ = drawn(cells[name])
-    module, lengths = nn.RNN(cells[name], method=extras.Pairs()), np.array([6, 0, 3])
+    module, lengths = nn.RNN(cells[name], method=extras.Pairs()), np.array([4, 0, 3])
     got = module.apply({"params": {"rnn": params}}, xs, lengths=lengths, deterministic=True)
     close(got, unroll(cells[name], params, xs, lengths=lengths))
-    assert jax.tree.structure(module.init(jax.random.key(0), xs)["params"]["rnn"]) == jax.tree.structure(params)
+    variables = jax.eval_shape(module.init, jax.random.key(0), xs)
+    assert jax.tree.structure(variables["params"]["rnn"]) == jax.tree.structure(params)
 
 
 def test_both_directions_take_them(cells, extras):

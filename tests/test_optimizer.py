@@ -1,6 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import array
 
 from rnnjax.errors import ConfigError
 from rnnjax.optimizer import OptimizerConfig, build_optimizer, build_schedule
@@ -13,10 +14,10 @@ pytestmark = pytest.mark.promotes_types  # within optax
 def steps_taken(config: OptimizerConfig, count: int = 2) -> np.ndarray:
     """What constant gradients make of the parameters."""
     optimizer = build_optimizer(config, 10)
-    params = jnp.asarray(START, jnp.float32)
+    params = array(START)
     state = optimizer.init(params)
     for _ in range(count):
-        updates, state = optimizer.update(jnp.asarray(GRADIENT, jnp.float32), state, params)
+        updates, state = optimizer.update(array(GRADIENT), state, params)
         params = params + updates
     return np.asarray(params)
 

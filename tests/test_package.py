@@ -11,17 +11,30 @@ PUBLIC = [name for name in rnnjax.__all__ if callable(getattr(rnnjax, name, None
 HEAVY = ("flax", "tensorflow", "tensorflow_datasets", "matplotlib", "orbax", "optax", "mlxtend")
 
 
-def test_importing_the_library_imports_no_data_or_training_library():
-    program = f"import rnnjax, sys; print(*(name for name in {HEAVY} if name in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+PROGRAM = f"""
+import rnnjax, sys
+print(*(name for name in {HEAVY} if name in sys.modules))
+import jax
+jax.config.update("jax_num_cpu_devices", 3)
+print(jax.device_count())
+print(rnnjax.nn.RNN.__name__, rnnjax.interop.from_flax.__name__, rnnjax.models.greedy.__name__)
+"""
 
 
-def test_importing_the_library_starts_no_device():
-    program = "import rnnjax, jax; jax.config.update('jax_num_cpu_devices', 3); print(jax.device_count())"
+@pytest.fixture(scope="module")
+def said():
+    """What a process says that imports the library, one line after the other."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout.split() == ["3"]
+    command = [sys.executable, "-c", PROGRAM]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.splitlines()
+
+
+def test_importing_the_library_imports_no_data_or_training_library(said):
+    assert said[0] == ""
+
+
+def test_importing_the_library_starts_no_device(said):
+    assert said[1] == "3"
 
 
 @pytest.mark.parametrize("package", ["rnnjax", "rnnjax.cells", "rnnjax.unrolling"])
@@ -43,8 +56,7 @@ def test_public_functions_and_classes_say_what_they_are(name):
     assert len(doc) > 20
 
 
-def test_what_needs_flax_is_imported_when_it_is_asked_for():
-    program = "import rnnjax; print(rnnjax.nn.RNN, rnnjax.interop.from_flax, rnnjax.models.greedy)"
-    subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+def test_what_needs_flax_is_imported_when_it_is_asked_for(said):
+    assert said[2] == "RNN from_flax greedy"
     with pytest.raises(AttributeError, match="module 'rnnjax' has no attribute 'none'"):
         rnnjax.none  # noqa: B018

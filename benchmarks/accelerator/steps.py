@@ -18,6 +18,7 @@ PARTS = {
     "c": "published figures",
     "d": "many runs at once",
     "e": "memory",
+    "f": "parallel in time",
 }
 
 
@@ -58,6 +59,7 @@ def plan(*, seeds: int = 1, rehearse: bool = False) -> tuple[Step, ...]:
         *_published(seeds, rehearse),
         *_many_runs(rehearse),
         *_memory(rehearse),
+        *_parallel_in_time(rehearse),
     )
 
 
@@ -92,10 +94,21 @@ def _published(seeds: int, toy: bool) -> Iterable[Step]:
     hihello = ("hihello_basic", "hihello_lstm", "hihello_gru")
     yield from (_experiment(name, 15, seeds, toy) for name in (*mnist, *series, *hihello))
     yield _experiment("ptb_large", 600, 1, toy)
+    yield from (
+        _experiment(name, 60, 1, toy) for name in ("parity", "parity_mingru", "cycle_navigation", "adding", "copy")
+    )
+    pixels = ("mnist_pixel_lru_short", "mnist_permuted_lru_short", "mnist_permuted_lru", "mnist_permuted_gru256")
+    pixels += ("mnist_pixel_lru", "mnist_pixel_gru256")
+    yield from (_experiment(name, 300, 1, toy) for name in (*pixels, "s5", "mqar", "selective_copy"))
 
 
 # Fields that make a run of any of these tasks short on a CPU.
+_MADE = {"epochs": 1, "cell.hidden_size": 8, "data.examples": 256, "data.held_out": 64, "batch_size": 64}
+_PIXELS = {"epochs": 1, "cell.hidden_size": 8, "batch_size": 1000, "optimizer.warmup_steps": 1}
 _TOY_FIELDS = {
+    **dict.fromkeys(("parity", "cycle_navigation", "adding", "copy", "s5", "mqar"), _MADE),
+    "selective_copy": {**_MADE, "data.length": 64},
+    **dict.fromkeys(("mnist_pixel", "mnist_permuted"), _PIXELS),
     "mnist": {"epochs": 1, "cell.hidden_size": 8, "batch_size": 1000},
     "series": {"epochs": 1, "cell.hidden_size": 8},
     "hihello": {"epochs": 2},
@@ -143,6 +156,12 @@ def _many_runs(toy: bool) -> Iterable[Step]:
 def _memory(toy: bool) -> Iterable[Step]:
     few = ("--lengths", "16", "64", "--hidden", "8", "--batch", "2")
     yield Step("memory", "e", _module("benchmarks.memory", toy, few), 90, 240)
+
+
+def _parallel_in_time(toy: bool) -> Iterable[Step]:
+    few = ("--lengths", "16", "--batches", "1", "--hidden", "4", "--seconds", "0.001")
+    some = ("--lengths", "4096", "65536", "1048576", "--hidden", "16", "64", "--seconds", "0.5")
+    yield Step("time", "f", _module("benchmarks.time", toy, few, some), 150, 400)
 
 
 def _module(name: str, toy: bool = False, small: Sequence[str] = (), whole: Sequence[str] = ()) -> tuple[str, ...]:

@@ -105,6 +105,23 @@ def _used(row: dict[str, Any]) -> tuple[str, str]:
     return report.si(row["temp_bytes"], "B"), "" if row["growth"] is None else f"{row['growth']:.2f}"
 
 
+def _time(results: dict[str, Any]) -> list[str]:
+    rows = [
+        (*(row[name] for name in ("cell", "T", "B", "H", "direction", "way")), *_timed(row)) for row in results["rows"]
+    ]
+    return _lines(
+        ("cell", "T", "B", "H", "direction", "way", "run", "over scan", "share of the floor", "compile"), rows
+    )
+
+
+def _timed(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    if row["skipped"] is not None:
+        return row["skipped"], "", "", ""
+    speed = "" if row["speed_over_scan"] is None else f"{row['speed_over_scan']:.2f}"
+    run, built = (report.si(row[name], "s") for name in ("run_seconds", "compile_seconds"))
+    return run, speed, f"{row['share_of_floor']:.0%}", built
+
+
 def _torch_mnist(results: dict[str, Any]) -> list[str]:
     steps = results["settings"]["steps"]
     rows = [
@@ -133,4 +150,5 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "torch_language_model": _torch_language_model,
     "sweeps": _sweeps,
     "memory": _memory,
+    "time": _time,
 }

@@ -3,15 +3,20 @@
 from rnnjax.cells.attention import Bahdanau, Luong, attending
 from rnnjax.cells.basic import BasicRNN
 from rnnjax.cells.cell import Cell
+from rnnjax.cells.diagonal_cell import DiagonalCell, DiagonalParams
 from rnnjax.cells.gated_cell import GatedCell, GatedParams
+from rnnjax.cells.gated_residual import GatedResidual, GatedResidualParams
 from rnnjax.cells.gru import GRU, GRUParams
 from rnnjax.cells.heads import Heads
 from rnnjax.cells.hidden_cell import HiddenState
+from rnnjax.cells.ind_rnn import IndRNN
+from rnnjax.cells.linear_attention import GatedLinearAttention
 from rnnjax.cells.linear_cell import LinearCell, LinearParams
 from rnnjax.cells.lru import LRU, LRUParams
 from rnnjax.cells.lstm import LSTM, LSTMNorm, LSTMParams, LSTMState
 from rnnjax.cells.min_gru import MinGRU, MinLSTM
 from rnnjax.cells.pairs import Complex
+from rnnjax.cells.para_rnn import ParaGRU, ParaLSTM, ParaLSTMParams
 from rnnjax.cells.qrnn import QRNN
 from rnnjax.cells.randomness import TimedKey
 from rnnjax.cells.rg_lru import RGLRU, RGLRUParams
@@ -29,12 +34,18 @@ __all__ = [
     "BasicRNN",
     "Cell",
     "Complex",
+    "DiagonalCell",
+    "DiagonalParams",
     "Dropout",
     "GRUParams",
     "GatedCell",
+    "GatedLinearAttention",
     "GatedParams",
+    "GatedResidual",
+    "GatedResidualParams",
     "Heads",
     "HiddenState",
+    "IndRNN",
     "LSTMNorm",
     "LSTMParams",
     "LSTMState",
@@ -45,6 +56,9 @@ __all__ = [
     "Luong",
     "MinGRU",
     "MinLSTM",
+    "ParaGRU",
+    "ParaLSTM",
+    "ParaLSTMParams",
     "Project",
     "ProjectParams",
     "QRNN",

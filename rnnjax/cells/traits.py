@@ -8,6 +8,7 @@ import jax
 from jaxtyping import Array
 
 from rnnjax.cells.cell import Cell, Params, State
+from rnnjax.cells.diagonal_cell import DiagonalCell
 from rnnjax.cells.gated_cell import GatedCell
 from rnnjax.cells.hidden_cell import HiddenCell
 from rnnjax.cells.linear_cell import LinearCell
@@ -22,6 +23,11 @@ def is_gated(cell: Any) -> TypeGuard[GatedCell]:
 def is_linear(cell: Any) -> TypeGuard[LinearCell]:
     """Returns whether a cell's new state is that of `LinearCell`: its coefficients say all of it."""
     return isinstance(cell, LinearCell) and (type(cell).step, type(cell).advance) == (Cell.step, LinearCell.advance)
+
+
+def is_diagonal(cell: Any) -> TypeGuard[DiagonalCell]:
+    """Returns whether a cell is diagonal, and takes its steps as `DiagonalCell` does."""
+    return isinstance(cell, DiagonalCell) and type(cell).step is Cell.step
 
 
 def is_lstm(cell: Any) -> TypeGuard[LSTM]:

@@ -20,11 +20,13 @@ class SequenceClassifier(nn.Module):
       cell: the recurrent cell, a `Stack` for several layers.
       classes: number C of classes.
       dtype: compute type; logits are float32.
+      pooled: whether the mean of the outputs of all valid steps is classified, not the last.
     """
 
     cell: Cell
     classes: int
     dtype: DTypeLike = jnp.float32
+    pooled: bool = False
 
     @nn.compact
     def __call__(
@@ -32,12 +34,20 @@ class SequenceClassifier(nn.Module):
     ) -> Float[Array, "B C"]:
         """Returns the logits of the classes; dropout is as in `rnnjax.nn.RNN`."""
         ys, state = RNN(self.cell)(xs.astype(self.dtype), lengths=lengths, deterministic=deterministic)
-        return scores(last_outputs(self.cell, ys, state, lengths), self.classes, self.dtype)
+        features = mean_outputs(ys, lengths) if self.pooled else last_outputs(self.cell, ys, state, lengths)
+        return scores(features, self.classes, self.dtype)
 
 
 def scores(features: Float[Array, "B O"], classes: int, dtype: DTypeLike) -> Float[Array, "B C"]:
     """Returns the float32 logits of classes by a dense layer of the module that calls it, which computes in `dtype`."""
     return nn.Dense(classes, dtype=dtype)(features).astype(jnp.float32)
+
+
+def mean_outputs(ys: Float[Array, "B T O"], lengths: Int[Array, " B"] | None = None) -> Float[Array, "B O"]:
+    """Returns the mean of each sequence's outputs at valid steps, of which the others are zero; zeros without any."""
+    if lengths is None:
+        return ys.mean(1)
+    return ys.sum(1) / jnp.maximum(lengths, 1)[:, None].astype(ys.dtype)
 
 
 def last_outputs(

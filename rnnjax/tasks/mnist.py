@@ -1,13 +1,15 @@
-"""Classifies handwritten digits, read row by row."""
+"""Classifies handwritten digits, read row by row or pixel by pixel."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
@@ -25,9 +27,18 @@ _CLASSES = 10
 
 @dataclasses.dataclass
 class Config(TrainConfig):
-    """Fields of this task: `data.name` is "mnist", or "embedded" for the 5,000 digits of an installed package."""
+    """Fields of this task: `data.name` is "mnist", or "embedded" for the 5,000 digits of an installed package.
+
+    Attributes:
+      pixels: whether an image is a sequence of 784 pixels, not of 28 rows.
+      permutation: if given, the seed of an order of the pixels other than that in which they lie.
+      pooled: whether the mean of all outputs is classified, not the last.
+    """
 
     task: str = "mnist"
+    pixels: bool = False
+    permutation: int | None = None
+    pooled: bool = False
     data: DataConfig = dataclasses.field(default_factory=lambda: DataConfig(name="mnist"))
 
     def check(self) -> None:
@@ -38,22 +49,26 @@ class Config(TrainConfig):
         require(
             not embedded_path, "the embedded digits come with a package; leave data.path out, or use another variant"
         )
+        require(self.permutation is None or self.pixels, "permutation is of pixels; set pixels, or leave it out")
+        allowed = self.permutation is None or self.permutation >= 0
+        require(allowed, f"permutation must not be negative, got {self.permutation}")
 
 
 def build(config: Config) -> Task:
-    """Returns the task: images `[B, 28, 28]` are sequences of 28 rows, classified after the last row.
+    """Returns the task: images `[B, 28, 28]` are sequences of 28 rows or of 784 pixels, classified after the last.
 
     Raises:
       DataError: as `rnnjax.data.mnist.load_mnist` and `load_embedded_digits`.
     """
-    model = SequenceClassifier(build_cell(config.cell), _CLASSES, jnp.dtype(config.dtype))
+    model = SequenceClassifier(build_cell(config.cell), _CLASSES, jnp.dtype(config.dtype), config.pooled)
+    sequences = functools.partial(pixels, seed=config.permutation) if config.pixels else rows
     data = load(config.data)
 
     def init(key: PRNGKeyArray) -> Any:
-        return model.init(key, jnp.zeros((1, 28, 28)))
+        return model.init(key, sequences(jnp.zeros((1, 28, 28), jnp.uint8)))
 
     def classify(params: Any, image: Array, rngs: Any = None) -> Array:
-        logits: Any = model.apply(params, rows(image), rngs=rngs, deterministic=rngs is None)
+        logits: Any = model.apply(params, sequences(image), rngs=rngs, deterministic=rngs is None)
         return logits
 
     def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:
@@ -82,3 +97,12 @@ def load(config: DataConfig) -> DataSet:
 def rows(image: UInt8[Array, "B 28 28"]) -> Float[Array, "B 28 28"]:
     """Returns the rows of images with pixels from 0 to 1."""
     return image.astype(jnp.float32) / 255
+
+
+def pixels(image: UInt8[Array, "B 28 28"], seed: int | None) -> Float[Array, "B 784 1"]:
+    """Returns the pixels of images, from 0 to 1, one after another, in the order that a seed gives (None: as they lie).
+
+    The order is ``np.random.RandomState(seed).permutation(784)``, the same with every version of NumPy.
+    """
+    flat = rows(image).reshape(len(image), -1, 1)
+    return flat if seed is None else flat[:, np.random.RandomState(seed).permutation(flat.shape[1])]

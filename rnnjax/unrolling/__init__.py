@@ -8,6 +8,9 @@ from rnnjax.unrolling.kernels.cudnn import CuDNN
 from rnnjax.unrolling.kernels.pallas import Pallas
 from rnnjax.unrolling.linear_scan import linear_scan
 from rnnjax.unrolling.native.native import Native
+from rnnjax.unrolling.newton import Newton
+from rnnjax.unrolling.newton_report import newton_report
+from rnnjax.unrolling.newton_states import NewtonReport
 from rnnjax.unrolling.recurrence import CellSequence, Method, Recurrence, Steps
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.sequences import static_unroll, unroll, unroll_states
@@ -22,6 +25,8 @@ __all__ = [
     "Fused",
     "Method",
     "Native",
+    "Newton",
+    "NewtonReport",
     "Pallas",
     "Recurrence",
     "Scan",
@@ -32,6 +37,7 @@ __all__ = [
     "choose_method",
     "init_bidirectional",
     "linear_scan",
+    "newton_report",
     "static_unroll",
     "tune",
     "unroll",

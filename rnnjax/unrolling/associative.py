@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool
 
 from rnnjax.cells.cell import Params, State
@@ -24,6 +25,7 @@ from rnnjax.unrolling.linear_scan import (
     lost_to_resets,
     states_before,
     typed_scan,
+    why_not_here,
 )
 from rnnjax.unrolling.recurrence import Method, Recurrence
 from rnnjax.unrolling.selecting import all_finite, select, zeros_where
@@ -37,7 +39,7 @@ class Associative(Method):
     kind. Steps past a length, missing ones and resets are made part of the coefficients.
 
     Attributes:
-      implementation: that of `rnnjax.linear_scan`.
+      implementation, interpret: those of `rnnjax.linear_scan`.
 
     Raises:
       ValueError: for another implementation; when it runs, for a cell that is not a `LinearCell` or overrides its step.
@@ -54,13 +56,15 @@ class Associative(Method):
     keeps_states: ClassVar[bool] = True
 
     implementation: Implementation | None = None
+    interpret: bool = False
 
     def __post_init__(self):
         check_implementation(self.implementation)
 
     def why_not(self, recurrence: Recurrence) -> str | None:
         if is_linear(recurrence.cell):
-            return None
+            dtype = functools.reduce(np.promote_types, (leaf.dtype for leaf in jax.tree.leaves(recurrence.state)))
+            return why_not_here(self.implementation, dtype, self.interpret)
         name = type(recurrence.cell).__name__
         return (
             f"Associative() takes linear cells whose step is LinearCell's, and {name} is not one here; "
@@ -68,7 +72,7 @@ class Associative(Method):
         )
 
     def run(self, recurrence: Recurrence) -> tuple[Any, State]:
-        return run_linear(ScanSettings(self.implementation), recurrence)
+        return run_linear(ScanSettings(self.implementation, interpret=self.interpret), recurrence)
 
 
 def run_linear(settings: ScanSettings, recurrence: Recurrence) -> tuple[Any, State]:

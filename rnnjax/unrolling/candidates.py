@@ -7,11 +7,14 @@ from typing import Any
 
 import jax
 
+from rnnjax.backend import whole_jacobians_pay
 from rnnjax.unrolling.associative import Associative
 from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.kernels.cudnn import CuDNN
 from rnnjax.unrolling.kernels.pallas import Pallas
 from rnnjax.unrolling.native.native import Native
+from rnnjax.unrolling.newton import Newton
+from rnnjax.unrolling.newton_layout import keeps_units_apart
 from rnnjax.unrolling.recurrence import Method, Recurrence
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.static import Static
@@ -32,18 +35,29 @@ METHODS: tuple[Method, ...] = (
     CuDNN(),
     Associative("scan"),
     Associative("associative"),
+    Associative("pallas"),
+    Newton(),
 )
 
 _LONGEST_STATIC = 32  # steps; beyond, compiling costs more time than most runs can gain
+_SHORTEST_NEWTON = 256  # steps; below, a loop over them takes no longer than a few iterations over all of them
 _LEAST_NATIVE = 2**20  # products; below, a step takes less than a tenth of a millisecond, and compiling some seconds
 
 
-def worth_compiling(method: Method, recurrence: Recurrence) -> bool:
-    """Says whether a method is worth compiling: not with more copies of the step than steps, or little work."""
+def is_worth_compiling(method: Method, recurrence: Recurrence) -> bool:
+    """Says whether a method may be the fastest, as far as is known without a measurement.
+
+    More copies of the step than there are steps, or very many, cost more than they gain, and so does a compiler where
+    there is little work. Newton's method needs many steps, and on some devices a cell whose Jacobians are no whole
+    matrices.
+    """
     if isinstance(method, Native):
         return _products(recurrence) >= _LEAST_NATIVE
     if isinstance(method, Static):
         return recurrence.length <= _LONGEST_STATIC
+    if isinstance(method, Newton):
+        long_enough = recurrence.length >= _SHORTEST_NEWTON
+        return long_enough and (whole_jacobians_pay() or keeps_units_apart(recurrence.cell))
     return getattr(method, "unroll", 1) <= recurrence.length
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool
 
-from rnnjax.backend import scans_in_order
+from rnnjax.backend import on_gpu, scans_in_order
 from rnnjax.cells.checks import check_floating
 from rnnjax.cells.pairs import Complex, is_complex, plus, times
 from rnnjax.dtypes import at_least_float32
@@ -19,10 +19,27 @@ from rnnjax.unrolling.prefixes import Factors, as_tree, as_tree_transposed, in_o
 from rnnjax.unrolling.selecting import all_finite, select, zeros_where
 from rnnjax.unrolling.varying import vary, varying_axes
 
-Implementation = Literal["scan", "associative"]
+Implementation = Literal["scan", "associative", "pallas"]
 
-_FORWARD: dict[Any, Any] = {"scan": in_order, "associative": as_tree}
-_TRANSPOSED: dict[Any, Any] = {"scan": in_order_transposed, "associative": as_tree_transposed}
+
+def _by_kernel(*arguments: Any, interpret: bool) -> Any:
+    from rnnjax.unrolling.kernels.linear import states_by_kernel  # takes long to import
+
+    return states_by_kernel(*arguments, interpret=interpret)
+
+
+def _by_kernel_transposed(*arguments: Any, interpret: bool) -> Any:
+    from rnnjax.unrolling.kernels.linear import states_by_kernel_transposed  # takes long to import
+
+    return states_by_kernel_transposed(*arguments, interpret=interpret)
+
+
+_FORWARD: dict[Any, Any] = {"scan": in_order, "associative": as_tree, "pallas": _by_kernel}
+_TRANSPOSED: dict[Any, Any] = {
+    "scan": in_order_transposed,
+    "associative": as_tree_transposed,
+    "pallas": _by_kernel_transposed,
+}
 
 
 def linear_scan(
@@ -33,6 +50,7 @@ def linear_scan(
     reverse: bool = False,
     resets: Bool[ArrayLike, "T *B"] | None = None,
     implementation: Implementation | None = None,
+    interpret: bool = False,
 ) -> Any:
     """Returns all states of h_t = a_t * h_{t-1} + b_t, elementwise, over time-major arrays.
 
@@ -48,14 +66,16 @@ def linear_scan(
       resets: ``[T, *batch]``, true where the state is set to zero before that step. What lies before, even if it is not
         finite, changes no value and no gradient after it.
       implementation: "scan", one step after another in a loop; "associative", `jax.lax.associative_scan`, a tree whose
-        products of factors must not overflow (they cannot where no factor is above 1 in size). None takes the first
-        on a CPU, which it keeps as busy as its memory allows, and the second elsewhere.
+        products of factors must not overflow (they cannot where no factor is above 1 in size); "pallas", a GPU kernel
+        with a loop for each number of the state, over parts of the steps, with such products, where these are few.
+        None takes the first on a CPU, which it keeps as busy as its memory allows, and the second elsewhere.
+      interpret: runs "pallas" in JAX's interpreter of GPU kernels, on a CPU, to test it.
 
     Returns:
       The states after all steps, of the shape and type of `b`. The last one is ``hs[-1]``, with `reverse` ``hs[0]``.
 
     Raises:
-      ValueError: for shapes that do not fit, or another implementation.
+      ValueError: for shapes that do not fit, another implementation, or "pallas" without a GPU.
       TypeError: for factors or what is added that are not floating point.
 
     Example:
@@ -65,13 +85,18 @@ def linear_scan(
     """
     a, b, h0 = checked_numbers(a, b, h0)
     check_implementation(implementation)
+    reason = why_not_here(implementation, jax.tree.leaves(b)[0].dtype, interpret)
+    if reason is not None:
+        raise ValueError(reason)
     followed = None
     if resets is not None:
         resets = _checked_resets(resets, b)
         followed = _followed(resets, reverse)
     if 0 in jax.tree.leaves(b)[0].shape:
         return b
-    return typed_scan(ScanSettings(implementation, reverse), ScanArrays(a, b, h0, resets, followed))
+    return typed_scan(
+        ScanSettings(implementation, reverse, interpret=interpret), ScanArrays(a, b, h0, resets, followed)
+    )
 
 
 class Chunks(Protocol):
@@ -107,11 +132,18 @@ class ScanSettings(NamedTuple):
     Attributes:
       implementation, reverse: as in `linear_scan`.
       chunks: the other parts of the sequence; None where this is all of it.
+      interpret: as in `linear_scan`.
     """
 
     implementation: Implementation | None
     reverse: bool = False
     chunks: Chunks | None = None
+    interpret: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the implementation alone takes."""
+        return {"interpret": self.interpret} if self.implementation == "pallas" else {}
 
 
 class ScanArrays(NamedTuple):
@@ -139,9 +171,9 @@ def _scanned(settings: ScanSettings, arrays: ScanArrays) -> Any:
 
 
 def _solved(settings: ScanSettings, factors: Factors, b: Any, h0: Any) -> Any:
-    implementation, reverse, chunks = settings
+    reverse, chunks = settings.reverse, settings.chunks
     h0 = h0 if chunks is None else chunks.start(factors, b, h0, reverse)
-    return _FORWARD[implementation](factors, b, h0, reverse)
+    return _FORWARD[settings.implementation](factors, b, h0, reverse, **settings.options)
 
 
 @_scanned.defjvp
@@ -173,7 +205,7 @@ def _linear(settings: ScanSettings, factors: Factors, b: Any) -> Any:
 
     It solves h_t - a_t h_{t-1} = b_t.
     """
-    implementation, reverse, chunks = settings
+    reverse, chunks = settings.reverse, settings.chunks
     zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), b)
 
     def equations(hs: Any) -> Any:
@@ -186,7 +218,7 @@ def _linear(settings: ScanSettings, factors: Factors, b: Any) -> Any:
     def solve_transposed(_: Any, g: Any) -> Any:
         if chunks is not None:
             g = jax.tree.map(jnp.add, g, _at_first(chunks.end(factors, g, reverse), g, not reverse))
-        return _TRANSPOSED[implementation](factors, g, reverse)
+        return _TRANSPOSED[settings.implementation](factors, g, reverse, **settings.options)
 
     return jax.lax.custom_linear_solve(equations, _tied(b), solve, solve_transposed)
 
@@ -300,7 +332,23 @@ def _shapes(numbers: Any) -> str:
 def check_implementation(implementation: Any) -> None:
     """Raises unless it is one of the implementations, or None."""
     if implementation is not None and implementation not in _FORWARD:
-        raise ValueError(f'implementation must be "scan", "associative" or None, got {implementation!r}')
+        raise ValueError(f'implementation must be "scan", "associative", "pallas" or None, got {implementation!r}')
+
+
+def why_not_here(implementation: Implementation | None, dtype: Any, interpret: bool) -> str | None:
+    """Returns in one sentence why an implementation cannot run on this machine; None if it can.
+
+    Args:
+      implementation, interpret: as in `linear_scan`.
+      dtype: type of the states.
+    """
+    if implementation != "pallas" or interpret:
+        return None
+    if not on_gpu():
+        return 'implementation="pallas" needs a GPU, and JAX has none here; use "scan" or "associative"'
+    if at_least_float32(dtype) != jnp.float32:
+        return f'implementation="pallas" computes in float32, got {jnp.dtype(dtype)}; use "associative"'
+    return None
 
 
 def _checked_resets(resets: Any, b: Any) -> Bool[Array, "T *B"]:

@@ -16,7 +16,7 @@ from rnnjax.cells.sizes import as_batch_size, check_size
 from rnnjax.errors import first_line
 from rnnjax.machine import device_name, versions
 from rnnjax.unrolling.auto import Recording, by_rule
-from rnnjax.unrolling.candidates import METHODS, is_known, worth_compiling
+from rnnjax.unrolling.candidates import METHODS, is_known, is_worth_compiling
 from rnnjax.unrolling.checks import check_cell, check_method
 from rnnjax.unrolling.known import keep_choices, recurrence_key
 from rnnjax.unrolling.recurrence import CellSequence, Method, Recurrence
@@ -150,7 +150,7 @@ def tune_recurrence(
       ValueError: for a recurrence whose arrays cannot be drawn at random.
     """
     trial = Trial.of(recurrence)
-    suitable = [each for each in dict.fromkeys((Scan(), *methods)) if worth_compiling(each, recurrence)]
+    suitable = [each for each in dict.fromkeys((Scan(), *methods)) if is_worth_compiling(each, recurrence)]
     results = {method: Timed(method) for method in suitable if _serves(method, recurrence)}
     for measure in measures:
         correct = [method for method in results if results[method].trouble is None]

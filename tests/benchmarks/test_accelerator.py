@@ -137,6 +137,7 @@ def test_the_plan_has_every_part_in_order_and_every_step_fits_its_limit():
     assert len({each.name for each in steps}) == len(steps)
     wanted = [name for name in EXPERIMENTS if name.startswith(("mnist", "series", "hihello"))]
     wanted += ["char_lm_lstm", "char_lm_gru", "ptb_medium", "translate_multi30k", "ptb_large"]
+    wanted += ["s5", "mqar", "selective_copy"]
     assert set(wanted) <= {each.name for each in steps}
     assert [each.name for each in plan(rehearse=True)] == [each.name for each in steps]
 

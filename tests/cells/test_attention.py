@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import array, drawn_parameters
 
 import rnnjax
 from rnnjax.cells.attention import (
@@ -19,7 +20,7 @@ from rnnjax.cells.attention import (
 )
 
 B, T, S, I, H, M = 2, 4, 5, 3, 4, 6
-LENGTHS = jnp.array([5, 2])
+LENGTHS = jax.device_put(np.array([5, 2]))
 CELLS = {
     "bahdanau": Bahdanau(rnnjax.GRU(H), M),
     "luong": Luong(rnnjax.GRU(H), M),
@@ -32,7 +33,7 @@ KINDS = {name: CELLS[name] for name in ("bahdanau", "luong", "luong_not_fed")}
 
 
 def drawn(seed, *shape):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+    return array(np.random.default_rng(seed).standard_normal(shape))
 
 
 @functools.cache
@@ -57,9 +58,9 @@ def whole_softmax(scores):
 @pytest.mark.parametrize("score", SCORES)
 def test_scores_are_those_of_the_papers(score):
     size = H if score == "dot" else M
-    params = init_score(score, jax.random.key(0), H, size, jnp.float32)
+    params = drawn_parameters(lambda key: init_score(score, key, H, size, jnp.float32), scale=1)
     query, values = drawn(0, B, H), drawn(1, B, S, size)
-    context, weights = attend(params, remember(params, values), query)
+    context, weights = jax.jit(lambda *given: attend(params, remember(params, given[0]), given[1]))(values, query)
     q, m = np.asarray(query), np.asarray(values)
     if score == "dot":
         expected = np.einsum("bh,bsh->bs", q, m)
@@ -74,8 +75,9 @@ def test_scores_are_those_of_the_papers(score):
 
 @pytest.mark.parametrize("score", SCORES)
 def test_weights_over_padding_are_exactly_zero_and_the_rest_sums_to_one(score):
-    params = init_score(score, jax.random.key(0), H, H, jnp.float32)
-    _, weights = attend(params, remember(params, 100 * drawn(1, 3, S, H), jnp.array([5, 2, 0])), drawn(0, 3, H))
+    params = drawn_parameters(lambda key: init_score(score, key, H, H, jnp.float32), scale=1)
+    run = jax.jit(lambda *given: attend(params, remember(params, *given), drawn(0, 3, H)))
+    _, weights = run(100 * drawn(1, 3, S, H), jnp.array([5, 2, 0]))
     assert not np.asarray(weights)[1, 2:].any()
     assert not np.asarray(weights)[2].any()
     np.testing.assert_allclose(weights.sum(-1), [1, 1, 0], rtol=1e-6)
@@ -83,39 +85,48 @@ def test_weights_over_padding_are_exactly_zero_and_the_rest_sums_to_one(score):
 
 def test_a_masked_softmax_of_nothing_has_no_value_and_no_gradient():
     scores, mask = jnp.array([[1.0, 1e30], [-1e30, 2.0]]), jnp.array([[False, False], [True, False]])
-    values, gradient = jax.value_and_grad(lambda x: (masked_softmax(x, mask) ** 2).sum())(scores)
+    values, gradient = jax.jit(jax.value_and_grad(lambda x: (masked_softmax(x, mask) ** 2).sum()))(scores)
     assert values == 1
     np.testing.assert_array_equal(gradient, 0)
 
 
 def test_bahdanau_is_the_cell_given_the_context_beside_its_input():
     cell = CELLS["bahdanau"]
-    params = parameters(cell)
-    memory, state = remember(params.score, MEMORY, LENGTHS), cell.initial_state(B)
-    inner = params.cell._replace(w_x=jnp.concatenate([params.cell.w_x, params.w_in]))
-    expected = []
-    for x in XS.swapaxes(0, 1):
-        context, _ = attend(params.score, memory, state.h)
-        state, h = cell.cell(inner, state, jnp.concatenate([x, context], -1))
-        expected.append(jnp.tanh(jnp.concatenate([h, context], -1) @ params.w_out))
+
+    @jax.jit
+    def by_hand(params):
+        memory, state = remember(params.score, MEMORY, LENGTHS), cell.initial_state(B)
+        inner = params.cell._replace(w_x=jnp.concatenate([params.cell.w_x, params.w_in]))
+        expected = []
+        for x in XS.swapaxes(0, 1):
+            context, _ = attend(params.score, memory, state.h)
+            state, h = cell.cell(inner, state, jnp.concatenate([x, context], -1))
+            expected.append(jnp.tanh(jnp.concatenate([h, context], -1) @ params.w_out))
+        return jnp.stack(expected, 1), state
+
     ys, last = run(cell)
-    np.testing.assert_allclose(ys, jnp.stack(expected, 1), rtol=1e-4, atol=1e-5)
+    expected, state = by_hand(parameters(cell))
+    np.testing.assert_allclose(ys, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(last.h, state.h, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["luong", "luong_not_fed"])
 def test_luong_attends_after_the_step_and_feeds_its_output_to_the_next(name):
     cell = CELLS[name]
-    params = parameters(cell)
-    memory, state, y = remember(params.score, MEMORY, LENGTHS), cell.cell.initial_state(B), jnp.zeros((B, H))
-    inner, expected = params.cell, []
-    if cell.input_feeding:
-        inner = inner._replace(w_x=jnp.concatenate([inner.w_x, params.w_in]))
-    for x in XS.swapaxes(0, 1):
-        state, h = cell.cell(inner, state, jnp.concatenate([x, y], -1) if cell.input_feeding else x)
-        y = jnp.tanh(jnp.concatenate([h, attend(params.score, memory, h)[0]], -1) @ params.w_out)
-        expected.append(y)
-    np.testing.assert_allclose(run(cell)[0], jnp.stack(expected, 1), rtol=1e-4, atol=1e-5)
+
+    @jax.jit
+    def by_hand(params):
+        memory, state, y = remember(params.score, MEMORY, LENGTHS), cell.cell.initial_state(B), jnp.zeros((B, H))
+        inner, expected = params.cell, []
+        if cell.input_feeding:
+            inner = inner._replace(w_x=jnp.concatenate([inner.w_x, params.w_in]))
+        for x in XS.swapaxes(0, 1):
+            state, h = cell.cell(inner, state, jnp.concatenate([x, y], -1) if cell.input_feeding else x)
+            y = jnp.tanh(jnp.concatenate([h, attend(params.score, memory, h)[0]], -1) @ params.w_out)
+            expected.append(y)
+        return jnp.stack(expected, 1)
+
+    np.testing.assert_allclose(run(cell)[0], by_hand(parameters(cell)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
@@ -158,10 +169,11 @@ def test_a_beam_looks_at_one_memory(name):
     cell, beams = CELLS[name], 3
     params, x = parameters(cell), drawn(3, B, beams, I)
     state = jax.tree.map(lambda leaf: drawn(4, *leaf.shape), cell.initial_state((B, beams)))
-    _, ys = cell(attending(params, MEMORY[:, None], LENGTHS[:, None]), state, x)
-    for k in range(beams):
-        _, y = cell(attending(params, MEMORY, LENGTHS), jax.tree.map(lambda leaf, k=k: leaf[:, k], state), x[:, k])
-        np.testing.assert_allclose(ys[:, k], y, rtol=1e-4, atol=1e-5)
+    step = jax.jit(lambda params, memory, *given: cell(attending(params, memory, LENGTHS[:, None]), *given)[1])
+    ys = step(params, MEMORY[:, None], state, x)
+    each = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), (state, x))
+    alone = jax.jit(jax.vmap(lambda *given: cell(attending(params, MEMORY, LENGTHS), *given)[1]))(*each)
+    np.testing.assert_allclose(ys, alone.swapaxes(0, 1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["bahdanau", "luong", "luong_not_fed", "stack"])

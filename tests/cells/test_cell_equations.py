@@ -2,7 +2,6 @@ import itertools
 import operator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy_cells import ACTIVATIONS, basic_rnn, gru, lstm, randomised
@@ -24,7 +23,7 @@ def draw(seed, *shape):
 
 
 def parameters(cell):
-    return jax.tree.map(jnp.asarray, randomised(cell, I))
+    return jax.device_put(randomised(cell, I))
 
 
 def equal(got, expected):
@@ -66,31 +65,27 @@ def test_gru_follows_its_equations(reset):
     equal(y, expected)
 
 
-def lstm_options():
-    choices = {
-        "peephole": (False, True),
-        "coupled_gates": (False, True),
-        "cell_clip": (None, 0.4),
-        "projection_size": (None, P),
-        "projection_clip": (None, 0.2),
-        "layer_norm": (False, True),
-    }
-    for values in itertools.product(*choices.values()):
-        options = dict(zip(choices, values))
-        if options["projection_size"] or not options["projection_clip"]:
-            yield pytest.param(options, id="-".join(name for name, value in options.items() if value) or "plain")
+def combinations(**choices):
+    return [dict(zip(choices, values)) for values in itertools.product(*choices.values())]
 
 
-@pytest.mark.parametrize("options", list(lstm_options()))
-def test_lstm_follows_its_equations_under_every_combination_of_options(options):
-    cell = LSTM(H, **options)
-    params = parameters(cell)
-    h, c, x = draw(1, B, cell.output_size), draw(2, B, H), draw(3, B, I)
-    expected_h, expected_c = lstm(params, h, c, x, **options)
-    state, y = jax.jit(cell)(params, LSTMState(h, c), x)
-    equal(state.c, expected_c)
-    equal(state.h, expected_h)
-    equal(y, expected_h)
+CLIPS = combinations(cell_clip=(None, 0.4), projection_size=(None, P), projection_clip=(None, 0.2))
+CLIPS = [options for options in CLIPS if options["projection_size"] or not options["projection_clip"]]
+GATES = combinations(peephole=(False, True), coupled_gates=(False, True), layer_norm=(False, True))
+
+
+@pytest.mark.parametrize("gates", GATES, ids=lambda gates: "-".join(filter(gates.get, gates)) or "plain")
+def test_lstm_follows_its_equations_under_every_combination_of_options(gates):
+    every = [gates | clips for clips in CLIPS]
+    cells = [LSTM(H, **options) for options in every]
+    given = [(parameters(cell), LSTMState(draw(1, B, cell.output_size), draw(2, B, H))) for cell in cells]
+    x = draw(3, B, I)
+    found = jax.jit(lambda given: [cell(*each, x) for cell, each in zip(cells, given)])(given)
+    for options, (params, before), (state, y) in zip(every, given, found):
+        expected_h, expected_c = lstm(params, *before, x, **options)
+        equal(state.c, expected_c)
+        equal(state.h, expected_h)
+        equal(y, expected_h)
 
 
 @pytest.mark.parametrize("clip", ["cell_clip", "projection_clip"])
@@ -111,9 +106,9 @@ def test_lstm_clips_what_is_beyond_the_limit_and_nothing_else(clip):
 @pytest.mark.parametrize("forget_bias", [0.0, 1.0, 2.5])
 def test_an_lstm_with_zero_weights_forgets_by_its_forget_bias_alone(forget_bias):
     cell = LSTM(H, forget_bias, kernel_init="zeros", recurrent_init="zeros")
-    params = cell.init(jax.random.key(0), I)
     c = draw(1, B, H)
-    state, y = cell(params, LSTMState(draw(2, B, H), c), draw(3, B, I))
+    run = jax.jit(lambda *given: cell(cell.init(jax.random.key(0), I), *given))
+    state, y = run(LSTMState(draw(2, B, H), c), draw(3, B, I))
     equal(state.c, c / (1 + np.exp(-forget_bias)))
     equal(y, np.tanh(state.c) / 2)
 

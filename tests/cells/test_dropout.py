@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import array
 from numpy_cells import randomised
 
 from rnnjax import GRU, LSTM, BasicRNN, Dropout, Stack, TimedKey, unroll
@@ -10,15 +11,15 @@ from rnnjax.cells import GatedParams, HiddenState
 KEY = jax.random.key(7)
 B, T, N, RATE = 3, 6, 16, 0.25
 KEPT = 1 / (1 - RATE)
-ONES = jnp.ones((B, T, N))
+ONES = array(np.ones((B, T, N)))
 PLACES = ["input_rate", "state_rate", "output_rate"]
 
 
 def summed(place, xs=ONES, *, variational=False, key=KEY, rate=RATE):
     """Returns the outputs of a linear cell that passes its inputs on, or adds them up where the state is dropped."""
-    recurrent = jnp.eye(N) if place == "state_rate" else jnp.zeros((N, N))
+    eye = np.eye(N, dtype=np.float32)[:, None]
     counting = BasicRNN(N, "identity")
-    params = GatedParams(jnp.eye(N)[:, None], recurrent[:, None], jnp.zeros((1, N)))
+    params = GatedParams(eye, eye if place == "state_rate" else np.zeros_like(eye), np.zeros((1, N), np.float32))
     return unroll(Dropout(counting, variational=variational, **{place: rate}), params, xs, key=key)[0]
 
 
@@ -30,7 +31,7 @@ def factors(place, **options):
 
 
 def drawn(cell, input_size):
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), randomised(cell, input_size))
+    return jax.tree.map(array, randomised(cell, input_size))
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -95,7 +96,8 @@ def test_state_dropout_acts_on_what_is_handed_on_and_leaves_the_output_and_the_c
     cell = Dropout(bare, state_rate=RATE)
     params, x = drawn(bare, 4), jnp.ones((B, 4))
     state = jax.tree.map(lambda leaf: leaf + 0.3, bare.initial_state(B))
-    (dropped, y), (kept, y_kept) = cell(params, state, x, key=KEY), bare(params, state, x)
+    both = jax.jit(lambda *given: (cell(*given, key=KEY), bare(*given)))
+    (dropped, y), (kept, y_kept) = both(params, state, x)
     np.testing.assert_array_equal(y, y_kept)
     np.testing.assert_array_equal(dropped.c, kept.c)
     ratio = np.asarray(dropped.h / kept.h)
@@ -107,8 +109,8 @@ def test_state_dropout_acts_on_what_is_handed_on_and_leaves_the_output_and_the_c
 def test_state_dropout_around_a_stack_acts_on_every_layer():
     stack = Stack((LSTM(N), GRU(N)))
     params, x, state = drawn(stack, 4), jnp.ones((B, 4)), stack.initial_state(B)
-    dropped, y = Dropout(stack, state_rate=RATE)(params, state, x, key=KEY)
-    kept, y_kept = stack(params, state, x)
+    both = jax.jit(lambda *given: (Dropout(stack, state_rate=RATE)(*given, key=KEY), stack(*given)))
+    (dropped, y), (kept, y_kept) = both(params, state, x)
     np.testing.assert_array_equal(y, y_kept)
     np.testing.assert_array_equal(dropped[0].c, kept[0].c)
     zeros = [np.asarray(after.h == 0) for after in dropped]
@@ -162,14 +164,13 @@ def test_a_timed_key_for_another_number_of_steps_than_the_inputs_is_refused(step
 
 
 def test_dropped_units_get_no_gradient():
-    gradient = jax.grad(lambda xs: summed("input_rate", xs).sum())(ONES)
+    gradient = jax.jit(jax.grad(lambda xs: summed("input_rate", xs).sum()))(ONES)
     np.testing.assert_array_equal(gradient, factors("input_rate"))
 
 
 @pytest.mark.promotes_types
 def test_state_dropout_of_a_cell_within_keeps_its_type():
     cell = Dropout(GRU(4), state_rate=0.5, output_rate=0.5)
-    state, y = cell(
-        cell.init(KEY, 3), HiddenState(jnp.ones((B, 4))), jnp.ones((B, 3), jnp.bfloat16), key=jax.random.key(1)
-    )
+    x, key = jnp.ones((B, 3), jnp.bfloat16), jax.random.key(1)
+    state, y = jax.eval_shape(lambda: cell(cell.init(KEY, 3), HiddenState(jnp.ones((B, 4))), x, key=key))
     assert (state.h.dtype, y.dtype) == (jnp.float32, jnp.bfloat16)

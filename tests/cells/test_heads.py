@@ -25,10 +25,10 @@ from rnnjax import (
 )
 from rnnjax.interop import from_torch
 
-N, K, I, B, T = 3, 2, 4, 3, 4
+N, K, I, B, T = 3, 2, 4, 3, 3
 H = N * K
-LENGTHS = np.array([4, 0, 2])
-RESETS = np.array([[0, 1, 0, 0], [1, 1, 1, 0], [0, 1, 0, 1]], bool)
+LENGTHS = np.array([3, 0, 2])
+RESETS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)
 KINDS = {
     "rnn": BasicRNN,
     "lstm": functools.partial(LSTM, peephole=True, coupled_gates=True, cell_clip=0.6),
@@ -45,9 +45,11 @@ def head(tree, k):
 
 
 def side_by_side(kind, params, xs, state, **options):
-    """Unrolls each head as a cell by itself."""
-    found = [unroll(kind(K), head(params, k), xs, head(state, k), method=Scan(), **options) for k in range(N)]
-    return jax.tree.map(lambda *heads: jnp.concatenate(heads, -1), *found)
+    """Unrolls each head as a cell by itself, all of them as a batch of cells."""
+    heads = [(head(params, k), head(state, k)) for k in range(N)]
+    run = lambda params, state: unroll(kind(K), params, xs, state, method=Scan(), **options)  # noqa: E731
+    found = jax.vmap(run)(*jax.tree.map(lambda *leaves: jnp.stack(leaves), *heads))
+    return jax.tree.map(lambda leaf: jnp.concatenate([*leaf], -1), found)
 
 
 def weighed(outputs):
@@ -126,7 +128,7 @@ class TemperedParams(NamedTuple):
 
 def test_a_parameter_for_all_units_is_one_for_all_heads():
     cell = Heads(Tempered(H), N)
-    params = cell.init(jax.random.key(0), I)
+    params = parameters(cell, I)
     assert params.warmth.shape == (1,)
     assert unroll(cell, params, inputs(B, T, I))[0].shape == (B, T, H)
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from numpy_cells import randomised, sigmoid
 
-from rnnjax import LRU, QRNN, RGLRU, Associative, Complex, HiddenState, MinGRU, MinLSTM, unroll
+from rnnjax import LRU, QRNN, RGLRU, Associative, Complex, GatedLinearAttention, HiddenState, MinGRU, MinLSTM, unroll
 
 T, B, I, H, O = 5, 2, 4, 3, 2
 RNG = np.random.default_rng(1)
 XS, H0, IMAG = RNG.standard_normal((T, B, I)), *RNG.standard_normal((2, B, H))
+MATRICES = RNG.standard_normal((B, 2, 2, 2))
 
 
 def projected(p, x):
@@ -55,6 +56,13 @@ def lru(p, h, x):
     return h, y if p.d is None else y + p.d * x
 
 
+def linear_attention(p, state, x):
+    q, k, v, a = (gate.reshape(B, 2, 2) for gate in projected(p, x))
+    keep = sigmoid(a) ** (1 / 16)
+    state = keep[..., None] * state + k[..., None] * v[:, :, None]
+    return state, (q[:, :, None] @ state)[:, :, 0].reshape(B, 4) / np.sqrt(2)
+
+
 CASES = {
     "min_gru": (MinGRU(H), min_gru),
     "min_gru_positive": (MinGRU(H, positive=True), lambda *args: min_gru(*args, positive)),
@@ -66,6 +74,7 @@ CASES = {
     "qrnn_ifo": (QRNN(H, pooling="ifo"), lambda *args: qrnn(*args, "ifo")),
     "lru": (LRU(H, size=O), lru),
     "lru_with_skip": (LRU(H, size=I), lru),
+    "linear_attention": (GatedLinearAttention(4, heads=2), linear_attention),
 }
 
 
@@ -74,14 +83,15 @@ def test_a_linear_cell_follows_its_equations(name):
     cell, step = CASES[name]
     params = randomised(cell, I)
     is_lru = name.startswith("lru")
-    h, expected = (H0 + 1j * IMAG if is_lru else H0), []
+    start = MATRICES if name == "linear_attention" else H0
+    h, expected = (H0 + 1j * IMAG if is_lru else start), []
     for x in XS:
         h, y = step(params, h, x)
         expected.append(y)
     with jax.enable_x64(True):
-        state = Complex(jnp.array(H0), jnp.array(IMAG)) if is_lru else HiddenState(jnp.array(H0))
+        state = Complex(jnp.array(H0), jnp.array(IMAG)) if is_lru else HiddenState(jnp.array(start))
         run = jax.jit(lambda *args: unroll(cell, *args, time_major=True, method=Associative()))
-        ys, last = run(jax.tree.map(jnp.asarray, params), jnp.array(XS), state)
+        ys, last = run(*jax.device_put((params, XS)), state)
     np.testing.assert_allclose(ys, np.stack(expected), rtol=1e-10, atol=1e-12)
     got = np.asarray(last[0]) + 1j * np.asarray(last[1]) if is_lru else last.h
     np.testing.assert_allclose(got, h, rtol=1e-10, atol=1e-12)
@@ -117,8 +127,8 @@ def test_gates_that_are_closed_share_as_their_logarithms_say():
 
 def test_a_recurrence_gate_that_is_closed_has_a_finite_gradient():
     cell = RGLRU(1)
-    params = cell.init(jax.random.key(0), 1)._replace(b=jnp.array([[-200.0], [0.0]]))
-    gradient = jax.grad(lambda params: unroll(cell, params, jnp.ones((1, 3, 1)))[0].sum())(params)
+    params = jax.tree.map(jnp.float32, randomised(cell, 1)._replace(b=np.array([[-200.0], [0.0]])))
+    gradient = jax.jit(jax.grad(lambda params: unroll(cell, params, jnp.ones((1, 3, 1)))[0].sum()))(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
@@ -129,6 +139,8 @@ def test_a_recurrence_gate_that_is_closed_has_a_finite_gradient():
         (lambda: LRU(H, smallest_radius=0.9, largest_radius=0.5), ValueError, "smallest_radius < largest_radius <= 1"),
         (lambda: LRU(H, largest_phase=0.0), ValueError, "largest_phase must be positive, got 0.0"),
         (lambda: RGLRU(H).init(jax.random.key(0), I), ValueError, r"of its size 3, got 4; .*project_inputs=True"),
+        (lambda: GatedLinearAttention(5, heads=2), ValueError, "heads must divide the hidden size 5, got 2"),
+        (lambda: GatedLinearAttention(4, sharpness=0.0), ValueError, "sharpness must be positive, got 0.0"),
         (lambda: MinGRU(0), ValueError, "hidden_size must be at least 1, got 0"),
         (lambda: MinGRU(H, dtype=int), TypeError, "dtype must be a floating-point type, got int"),
     ],

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import array
 from numpy_cells import randomised
 
 from rnnjax import GRU, LSTM, Dropout, LearnedState, Project, Residual, Stack
@@ -14,11 +15,11 @@ B, I, H = 3, 4, 5
 
 def drawn(cell, input_size=I, seed=1):
     """Returns random parameters, state and input of a cell."""
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), randomised(cell, input_size, seed))
+    params = jax.tree.map(array, randomised(cell, input_size, seed))
     rng = np.random.default_rng(seed)
     like = cell.initial_state(B)
-    state = jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype), like)
-    return params, state, jnp.asarray(rng.standard_normal((B, input_size)), jnp.float32)
+    state = jax.tree.map(lambda leaf: array(rng.standard_normal(leaf.shape), leaf.dtype), like)
+    return params, state, array(rng.standard_normal((B, input_size)))
 
 
 def close(got, expected):

@@ -27,13 +27,13 @@ def _float64():
 
 
 def drawn(cell):
-    params = jax.tree.map(jnp.asarray, randomised(cell, I))
+    params = jax.device_put(randomised(cell, I))
     return params, np.random.default_rng(3).standard_normal((B, T, I))
 
 
 def masks(cell, params, xs, key):
     """Returns how much of its previous value each unit keeps, ``[T, B, H]`` for each field: 0, 1, or the rate."""
-    kept_new, _ = cell.draw(params, jnp.asarray(xs).swapaxes(0, 1), key)
+    kept_new, _ = cell.draw(params, jax.device_put(xs.swapaxes(0, 1)), key)
     if kept_new is None:
         return {"h": np.full((T, B, H), cell.rate), "c": np.full((T, B, H), cell.cell_rate)}
     return {"c": np.zeros((T, B, H))} | {name: 1.0 - np.asarray(mask) for name, mask in kept_new.items()}

@@ -9,10 +9,10 @@ from rnnjax import sweep, train
 from rnnjax.cell_config import CellConfig, cell_classes
 from rnnjax.config_help import described, sentences
 from rnnjax.errors import ConfigError
-from rnnjax.tasks import hihello, language_model, mnist, navigation, time_series, translate, word2vec
+from rnnjax.tasks import hihello, language_model, mnist, navigation, sequences, time_series, translate, word2vec
 
-TASKS = (hihello, language_model, mnist, navigation, time_series, translate, word2vec)
-CONFIGS = ("char_lm", "hihello", "mnist", "navigation", "ptb", "time_series", "translate", "word2vec")
+TASKS = (hihello, language_model, mnist, navigation, sequences, time_series, translate, word2vec)
+CONFIGS = ("char_lm", "hihello", "mnist", "navigation", "ptb", "sequences", "time_series", "translate", "word2vec")
 
 
 def said(capsys, *arguments):

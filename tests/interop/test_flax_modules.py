@@ -5,17 +5,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import array, drawn_parameters
 from flax import nnx
 
 from rnnjax import GRU, LSTM, BasicRNN, Stack, unroll
 from rnnjax.interop import from_flax
 
 I, H = 3, 4
-XS = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, I)), jnp.float32)
+XS = array(np.random.default_rng(0).standard_normal((2, 5, I)))
 
 
 def variables_of(module):
-    return linen.RNN(module).init(jax.random.key(0), XS)
+    return drawn_parameters(lambda key: linen.RNN(module).init(key, XS))
 
 
 @pytest.mark.parametrize(
@@ -32,9 +33,10 @@ def variables_of(module):
 )
 def test_a_module_that_computes_what_the_cell_does_is_taken(cell, module):
     variables = variables_of(module)
-    for given in (module, linen.RNN(module)):
-        ys, _ = unroll(cell, from_flax(cell, variables, module=given), XS)
-        np.testing.assert_allclose(ys, linen.RNN(module).apply(variables, XS), rtol=1e-5, atol=1e-6)
+    expected = jax.jit(linen.RNN(module).apply)(variables, XS)
+    params, again = (from_flax(cell, variables, module=given) for given in (module, linen.RNN(module)))
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+    np.testing.assert_allclose(unroll(cell, params, XS)[0], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -46,10 +46,13 @@ FUNCTIONS = functions()
 WITHOUT_ARRAYS = {
     "cudnn.CuDNN.why_not",
     "gpu_block.Block.load_matrix",
+    "gpu_block.compiler_params",
+    "gpu_block.interpreter",
     "layout.layout",
     "layout.layouts_of",
     "layout.most_units",
     "layout.sizes_of",
+    "linear.parts_of",
     "pallas.Pallas.why_not",
     "pallas.beside_others",
     "pallas.unsuited_device",

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from cells_under_test import UpdateGateRNN, inputs, parameters
 
-from rnnjax import GRU, LSTM, BasicRNN, Heads, Pallas, Scan, unroll
+from rnnjax import GRU, LRU, LSTM, Associative, BasicRNN, Heads, MinGRU, Pallas, Scan, unroll
 
 pytestmark = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
 T, I = 50, 32
@@ -75,3 +75,13 @@ def test_two_kernels_that_could_run_at_once_end_and_are_right():
     )
     assert ended.returncode == 0, ended.stderr
     assert float(ended.stdout.split()[-1]) < 0.05
+
+
+@pytest.mark.parametrize(("cell", "length"), [(LRU(256), 1024), (MinGRU(64), 4096), (MinGRU(768), 1000)], ids=str)
+def test_linear_cells_by_the_kernel_are_those_by_the_tree(cell, length):
+    params, xs = parameters(cell, I), inputs(4, length, I)
+    resets = np.arange(4 * length).reshape(4, length) % 301 == 0
+    found = functools.partial(found_by, cell=cell, params=params, xs=xs, options={"resets": resets})
+    with jax.default_matmul_precision("highest"):
+        kernel, tree = (found(Associative(implementation)) for implementation in ("pallas", "associative"))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3), kernel, tree)

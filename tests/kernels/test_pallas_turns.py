@@ -7,7 +7,7 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from cells_under_test import H, I, close, inputs
+from cells_under_test import H, I, close, drawn, inputs
 from jax.experimental import compute_on
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
@@ -81,7 +81,8 @@ def test_batches_of_kernels_take_turns_too():
 
 def test_two_directions_by_kernels_that_take_turns_give_what_scan_gives():
     cells = BasicRNN(H), GRU(H)
-    params, xs = init_bidirectional(jax.random.key(0), *cells, I), inputs(2, 3, I)
+    params = drawn(jax.eval_shape(lambda: init_bidirectional(jax.random.key(0), *cells, I)))
+    xs = inputs(2, 3, I)
 
     def loss(method, params, xs):
         ys, states = bidirectional(*cells, params, xs, method=method)

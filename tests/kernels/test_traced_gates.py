@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cells_under_test import close, drawn
+from fixtures.parameters import array
 
 from rnnjax.unrolling.kernels.layout import one_unit
 from rnnjax.unrolling.kernels.traced_gates import Pointwise, by_unit
@@ -46,15 +47,15 @@ MOVING = {
 def test_what_moves_entries_moves_tiles(function):
     (x,) = drawn([jax.ShapeDtypeStruct((4, *TILE), jnp.float32)])
     derivative = lambda x: jax.vjp(function, x)[1](jnp.cos(function(x)))[0]  # noqa: E731
-    close(on_tiles(function, x), on_arrays(function, x))
-    close(on_tiles(derivative, x), on_arrays(derivative, x))
+    both = (function, derivative)
+    close(*jax.jit(lambda x: [[compute(f, x) for f in both] for compute in (on_tiles, on_arrays)])(x))
 
 
 @pytest.mark.parametrize(
     "function", [jnp.log1p, jnp.expm1, jax.nn.softplus, jax.nn.elu, jax.nn.gelu], ids=lambda f: f.__name__
 )
 def test_what_a_gpu_has_no_instruction_for_is_as_accurate(function):
-    x = jnp.asarray(np.geomspace(1e-9, 20, 6).reshape(TILE) * [[1], [-0.04]], jnp.float32)[None]
+    x = array(np.geomspace(1e-9, 20, 6).reshape(TILE) * [[1], [-0.04]])[None]
     close(on_tiles(function, x), on_arrays(function, x), rtol=3e-6, atol=0)
 
 

@@ -1,13 +1,17 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import drawn_parameters
 from flax.errors import InvalidRngError
 
 import rnnjax
 from rnnjax.models import SequenceClassifier
 
-XS = jax.random.normal(jax.random.key(0), (4, 6, 3))
+XS = np.random.default_rng(0).standard_normal((4, 6, 3)).astype(np.float32)
+LENGTHS = np.array([6, 3, 1, 0])
 CELLS = {
     "lstm": rnnjax.LSTM(5),
     "stack": rnnjax.Stack((rnnjax.GRU(5), rnnjax.BasicRNN(4))),
@@ -18,35 +22,30 @@ CELLS = {
 
 def classifier(cell=CELLS["lstm"], **options):
     model = SequenceClassifier(cell, 7, **options)
-    return model, model.init(jax.random.key(1), XS)
+    return model, drawn_parameters(lambda key: model.init(key, XS))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "deterministic"))
+def apply(model, variables, xs, lengths=None, key=None, deterministic=False):
+    rngs = None if key is None else {"dropout": key}
+    return model.apply(variables, xs, lengths=lengths, deterministic=deterministic, rngs=rngs)
 
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
-def test_logits_are_a_dense_layer_on_the_last_output(cell):
+def test_logits_are_a_dense_layer_on_the_last_output_that_is_valid_and_its_bias_where_none_is(cell):
     model, variables = classifier(cell)
-    found = model.apply(variables, XS)
-    assert found.shape == (4, 7)
     params = variables["params"]
-    ys, _ = rnnjax.unroll(cell, params["RNN_0"]["rnn"], XS)
-    expected = ys[:, -1] @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
+    @jax.jit
+    def of_every_step(params):
+        ys, _ = rnnjax.unroll(cell, params["RNN_0"]["rnn"], XS)
+        return ys @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
 
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
-def test_the_last_valid_step_is_classified(cell):
-    model, variables = classifier(cell)
-    lengths = np.array([6, 3, 1, 2])
-    found = model.apply(variables, XS, lengths=lengths)
-    for b, length in enumerate(lengths):
-        alone = model.apply(variables, XS[b : b + 1, :length])
-        np.testing.assert_allclose(found[b], alone[0], rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
-def test_nothing_valid_is_classified_by_zeros(cell):
-    model, variables = classifier(cell)
-    found = model.apply(variables, XS, lengths=jnp.zeros(4, int))
-    np.testing.assert_array_equal(found, jnp.broadcast_to(variables["params"]["Dense_0"]["bias"], (4, 7)))
+    expected, bias = of_every_step(params), params["Dense_0"]["bias"]
+    np.testing.assert_allclose(apply(model, variables, XS), expected[:, -1], rtol=1e-5, atol=1e-6)
+    for lengths in (LENGTHS, LENGTHS[::-1], np.zeros(4, int)):
+        last = [expected[b, length - 1] if length else bias for b, length in enumerate(lengths)]
+        np.testing.assert_allclose(apply(model, variables, XS, lengths), last, rtol=1e-5, atol=1e-6)
 
 
 def test_no_output_is_kept_for_the_last_one():
@@ -57,42 +56,28 @@ def test_no_output_is_kept_for_the_last_one():
 
 def test_padding_changes_neither_logits_nor_gradients():
     model, variables = classifier()
-    lengths = jnp.array([6, 3, 1, 2])
-    padding = jnp.arange(6)[:, None] >= lengths[:, None, None]
+    padding = np.arange(6)[:, None] >= LENGTHS[:, None, None]
 
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
     def loss(variables, xs):
-        return (model.apply(variables, xs, lengths=lengths) ** 2).sum()
+        return (model.apply(variables, xs, lengths=LENGTHS) ** 2).sum()
 
-    values = [
-        jax.value_and_grad(loss, argnums=(0, 1))(variables, jnp.where(padding, filler, XS))
-        for filler in (0.0, 1e3, jnp.nan)
-    ]
+    values = [loss(variables, jnp.where(padding, filler, XS)) for filler in (0.0, 1e3, jnp.nan)]
     for other in values[1:]:
         for a, b in zip(jax.tree.leaves(values[0]), jax.tree.leaves(other), strict=True):
             np.testing.assert_array_equal(a, b)
     assert not np.asarray(values[0][1][1])[np.broadcast_to(padding, XS.shape)].any()
 
 
-def test_lengths_of_t_are_no_lengths():
-    model, variables = classifier()
-    whole = model.apply(variables, XS, lengths=jnp.full(4, 6))
-    np.testing.assert_allclose(whole, model.apply(variables, XS), rtol=1e-6, atol=1e-6)  # two programs
-
-
-def test_an_empty_sequence_is_classified_by_the_bias_alone():
-    model, variables = classifier()
-    variables["params"]["Dense_0"]["bias"] = jnp.arange(7.0)
-    found = model.apply(variables, XS, lengths=jnp.array([0, 6, 6, 6]))
-    np.testing.assert_array_equal(found[0], jnp.arange(7.0))
-
-
 @pytest.mark.promotes_types
 def test_in_bfloat16_logits_and_parameters_are_float32():
     model, variables = classifier(dtype=jnp.bfloat16)
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    found = model.apply(variables, XS)
+    parameters = jax.eval_shape(model.init, jax.random.key(0), XS)
+    assert {leaf.dtype for leaf in jax.tree.leaves(parameters)} == {jnp.dtype("float32")}
+    found = apply(model, variables, XS)
     assert found.dtype == jnp.float32
-    exact = SequenceClassifier(CELLS["lstm"], 7).apply(variables, XS)
+    exact = apply(classifier()[0], variables, XS)
     np.testing.assert_allclose(found, exact, atol=0.05)
     assert not np.array_equal(found, exact)
 
@@ -101,8 +86,8 @@ def test_dropout_needs_the_rng():
     model, variables = classifier(rnnjax.Dropout(rnnjax.LSTM(5), input_rate=0.5))
     with pytest.raises(InvalidRngError, match="dropout"):
         model.apply(variables, XS)
-    plain = model.apply(variables, XS, deterministic=True)
-    dropped = [model.apply(variables, XS, rngs={"dropout": jax.random.key(seed)}) for seed in (0, 0, 1)]
+    plain = apply(model, variables, XS, deterministic=True)
+    dropped = [apply(model, variables, XS, key=jax.random.key(seed)) for seed in (0, 0, 1)]
     assert np.array_equal(dropped[0], dropped[1])
     assert not np.allclose(dropped[0], dropped[2])
     assert not np.allclose(dropped[0], plain)

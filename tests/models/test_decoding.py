@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import array
 
 from rnnjax.models.decoding import beam_search, greedy, penalty
 
@@ -15,7 +16,7 @@ LIMITS = {"length": L, "first": FIRST, "end": END, "padding": PADDING}
 
 def table(seed):
     """Log-probabilities of the next token for every batch entry and every prefix, by its number in base V."""
-    return jnp.asarray(np.random.default_rng(seed).standard_normal((B, V**L, V)) * 1.5, jnp.float32)
+    return array(np.random.default_rng(seed).standard_normal((B, V**L, V)) * 1.5)
 
 
 def search(function, logits, **options):

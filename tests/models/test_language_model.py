@@ -1,40 +1,50 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import drawn_parameters
 from flax.errors import InvalidRngError
 
 import rnnjax
 from rnnjax.models.language_model import LanguageModel, continue_tokens
 
 STACK = rnnjax.Stack((rnnjax.LSTM(5), rnnjax.GRU(4)))
-TOKENS = jax.random.randint(jax.random.key(0), (2, 6), 0, 7)
+TOKENS = np.random.default_rng(0).integers(0, 7, (2, 6))
 
 
 def language_model(cell=STACK, **options):
     model = LanguageModel(cell, 7, 4, **options)
-    variables = model.init(jax.random.key(1), TOKENS)
     # Every parameter random: a bias of zero hides one that is missing.
-    leaves, structure = jax.tree.flatten(variables)
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    return model, structure.unflatten([jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves)])
+    return model, drawn_parameters(lambda key: model.init(key, jnp.asarray(TOKENS)), scale=1)
 
 
 MODEL, VARIABLES = language_model()
 
 
+@functools.partial(jax.jit, static_argnames=("model", "deterministic"))
+def apply(model, variables, tokens, state=None, key=None, deterministic=False):
+    rngs = None if key is None else {"dropout": key}
+    return model.apply(variables, tokens, state, deterministic=deterministic, rngs=rngs)
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_logits_are_a_softmax_layer_on_the_outputs_for_embedded_tokens(tied):
     model, variables = language_model(tied=tied)
-    logits, state = model.apply(variables, TOKENS)
     params = variables["params"]
-    embedding = params["embedding"]["embedding"]
-    ys, expected_state = rnnjax.unroll(STACK, params["recurrent"]["rnn"], embedding[TOKENS])
-    if tied:
-        expected = ys @ embedding.T + params["bias"]
-        assert "softmax" not in params
-    else:
-        expected = ys @ params["softmax"]["kernel"] + params["softmax"]["bias"]
+
+    @jax.jit
+    def by_parts(params):
+        embedding = params["embedding"]["embedding"]
+        ys, state = rnnjax.unroll(STACK, params["recurrent"]["rnn"], embedding[TOKENS])
+        if tied:
+            return ys @ embedding.T + params["bias"], state
+        return ys @ params["softmax"]["kernel"] + params["softmax"]["bias"], state
+
+    logits, state = apply(model, variables, TOKENS)
+    expected, expected_state = by_parts(params)
+    assert ("softmax" in params) is not tied
     assert logits.shape == (2, 6, 7)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
     for found, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(expected_state), strict=True):
@@ -47,13 +57,13 @@ def test_tied_weights_need_outputs_of_the_embeddings_size():
 
 
 def test_no_prediction_depends_on_what_comes_later():
-    xs = jax.random.normal(jax.random.key(3), (2, 6, 4))
+    xs = np.random.default_rng(3).standard_normal((2, 6, 4)).astype(np.float32)
 
     def losses(xs):
         logits, _ = MODEL.apply(VARIABLES, xs, method="predict")
         return -jax.nn.log_softmax(logits)[..., 0]
 
-    jacobian = np.abs(jax.jacrev(losses)(xs))  # [B, T, B, T, E]
+    jacobian = np.abs(jax.jit(jax.jacrev(losses))(xs))  # [B, T, B, T, E]
     for t in range(6):
         assert not jacobian[:, t, :, t + 1 :].any()
         assert jacobian[:, t, [0, 1], : t + 1].any(-1).sum() >= 2 * (t + 1), "nor forgets what came before"
@@ -62,10 +72,10 @@ def test_no_prediction_depends_on_what_comes_later():
 
 
 def test_reading_on_from_the_state_is_reading_in_one_piece():
-    whole, end = MODEL.apply(VARIABLES, TOKENS)
-    first, state = MODEL.apply(VARIABLES, TOKENS[:, :2])
-    second, last = MODEL.apply(VARIABLES, TOKENS[:, 2:], state)
-    np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, rtol=1e-5, atol=1e-5)
+    whole, end = apply(MODEL, VARIABLES, TOKENS)
+    first, state = apply(MODEL, VARIABLES, TOKENS[:, :3], MODEL.cell.initial_state(2))
+    second, last = apply(MODEL, VARIABLES, TOKENS[:, 3:], state)
+    np.testing.assert_allclose(np.concatenate([first, second], 1), whole, rtol=1e-5, atol=1e-5)
     for found, wanted in zip(jax.tree.leaves(last), jax.tree.leaves(end), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
@@ -74,9 +84,9 @@ def test_dropout_needs_the_rng():
     model, variables = language_model(output_dropout=0.5)
     with pytest.raises(InvalidRngError, match="dropout"):
         model.apply(variables, TOKENS)
-    plain, _ = model.apply(variables, TOKENS, deterministic=True)
-    np.testing.assert_allclose(plain, MODEL.apply(VARIABLES, TOKENS)[0], rtol=1e-5, atol=1e-6)
-    drawn = [model.apply(variables, TOKENS, rngs={"dropout": jax.random.key(seed)})[0] for seed in (0, 0, 1)]
+    plain, _ = apply(model, variables, TOKENS, deterministic=True)
+    np.testing.assert_allclose(plain, apply(MODEL, VARIABLES, TOKENS)[0], rtol=1e-5, atol=1e-6)
+    drawn = [apply(model, variables, TOKENS, key=jax.random.key(seed))[0] for seed in (0, 0, 1)]
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert not np.allclose(drawn[0], drawn[2])
     assert not np.allclose(drawn[0], plain)
@@ -85,9 +95,9 @@ def test_dropout_needs_the_rng():
 @pytest.mark.promotes_types
 def test_in_bfloat16_logits_and_state_are_float32():
     model, _ = language_model(dtype=jnp.bfloat16)
-    logits, state = model.apply(VARIABLES, TOKENS)
+    logits, state = apply(model, VARIABLES, TOKENS)
     assert {leaf.dtype for leaf in jax.tree.leaves((logits, state))} == {jnp.dtype("float32")}
-    exact, _ = MODEL.apply(VARIABLES, TOKENS)
+    exact, _ = apply(MODEL, VARIABLES, TOKENS)
     np.testing.assert_allclose(logits, exact, atol=0.3)
     assert not np.array_equal(logits, exact)
 
@@ -106,13 +116,11 @@ def test_generation_is_the_same_under_the_same_key_and_not_under_another():
 
 
 def test_greedy_generation_takes_the_likeliest_after_everything_so_far():
-    text = TOKENS
-    for token in np.transpose(generated(temperature=0, length=4)):
-        logits, _ = MODEL.apply(VARIABLES, text)
-        np.testing.assert_array_equal(logits[:, -1].argmax(-1), token)
-        text = jnp.concatenate([text, token[:, None]], 1)
-    assert generated(temperature=1.0, top_k=1, length=4) == generated(temperature=0, length=4)
-    assert generated(temperature=1.0, top_p=1e-6, length=4) == generated(temperature=0, length=4)
+    greedy = generated(temperature=0, length=4)
+    logits, _ = apply(MODEL, VARIABLES, np.concatenate([TOKENS, greedy], 1))
+    np.testing.assert_array_equal(logits[:, TOKENS.shape[1] - 1 : -1].argmax(-1), greedy)
+    assert generated(temperature=1.0, top_k=1, length=4) == greedy
+    assert generated(temperature=1.0, top_p=1e-6, length=4) == greedy
 
 
 @pytest.mark.parametrize(("prompt", "length"), [(TOKENS[:, :0], 3), (TOKENS, 0)])

@@ -1,26 +1,33 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import drawn_parameters
 from flax.errors import InvalidRngError
 
 import rnnjax
 from rnnjax.models.next_item import NextItem, SharedNextItem
 from rnnjax.models.next_item_baselines import Successors, items_again, popular_items, recall_and_mrr
 
-ITEMS = jnp.array([[0, 3, 3, 1], [2, -1, 6, 9]])
+ITEMS = np.array([[0, 3, 3, 1], [2, -1, 6, 9]])
 
 
-def randomised(variables):
-    leaves, structure = jax.tree.flatten(variables)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return structure.unflatten([leaf + 0.3 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys)])
+def variables_of(model):
+    return drawn_parameters(lambda key: model.init(key, jnp.asarray(ITEMS)))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "deterministic"))
+def apply(model, variables, key=None, deterministic=False):
+    rngs = None if key is None else {"dropout": key}
+    return model.apply(variables, jnp.asarray(ITEMS), rngs=rngs, deterministic=deterministic)
 
 
 def test_the_model_is_a_cell_over_one_hot_items_and_a_dense_layer_in_value_and_gradient():
     cell = rnnjax.LSTM(5)
     model = NextItem(cell, 7)
-    variables = randomised(model.init(jax.random.key(0), ITEMS))
+    variables = variables_of(model)
 
     def one_hot_model(variables):
         params = variables["params"]
@@ -30,7 +37,7 @@ def test_the_model_is_a_cell_over_one_hot_items_and_a_dense_layer_in_value_and_g
     def loss(run):
         return jax.jit(jax.value_and_grad(lambda variables: jax.nn.log_softmax(run(variables))[:, 2].sum()))
 
-    found, wanted = loss(lambda v: model.apply(v, ITEMS))(variables), loss(one_hot_model)(variables)
+    found, wanted = loss(lambda v: model.apply(v, jnp.asarray(ITEMS)))(variables), loss(one_hot_model)(variables)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
@@ -38,25 +45,25 @@ def test_the_model_is_a_cell_over_one_hot_items_and_a_dense_layer_in_value_and_g
 def test_shared_vectors_read_and_score_and_clicked_items_get_their_places_logit():
     cell = rnnjax.GRU(5)
     model = SharedNextItem(cell, 7, 3)
-    variables = randomised(model.init(jax.random.key(0), ITEMS))
-    params = variables["params"]
-    vectors = params["Embed_0"]["embedding"]
-    xs = jnp.where(((ITEMS >= 0) & (ITEMS < 7))[..., None], vectors[ITEMS % 7], 0)
-    ys, _ = rnnjax.unroll(cell, params["RNN_0"]["rnn"], xs)
-    wanted = (ys[:, -1] @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]) @ vectors.T + params["bias"]
-    again = params["again"]
-    wanted = wanted.at[0, 0].add(again[0]).at[0, 3].add(again[1] + again[2]).at[0, 1].add(again[3])
-    wanted = wanted.at[1, 2].add(again[0]).at[1, 6].add(again[2])
-    np.testing.assert_allclose(model.apply(variables, ITEMS), wanted, rtol=1e-5, atol=1e-6)
+    variables = variables_of(model)
+    params = jax.tree.map(np.asarray, variables["params"])
+    vectors, again = params["Embed_0"]["embedding"], params["again"]
+    xs = np.where(((ITEMS >= 0) & (ITEMS < 7))[..., None], vectors[ITEMS % 7], 0)
+    ys, _ = jax.jit(functools.partial(rnnjax.unroll, cell))(params["RNN_0"]["rnn"], xs)
+    wanted = np.asarray(ys)[:, -1] @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
+    wanted = wanted @ vectors.T + params["bias"]
+    wanted[0, [0, 3, 1]] += [again[0], again[1] + again[2], again[3]]
+    wanted[1, [2, 6]] += [again[0], again[2]]
+    np.testing.assert_allclose(apply(model, variables), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_dropout_needs_the_rng():
     model = SharedNextItem(rnnjax.GRU(5), 7, 3, dropout=0.5)
-    variables = model.init(jax.random.key(0), ITEMS)
+    variables = variables_of(model)
     with pytest.raises(InvalidRngError, match="dropout"):
-        model.apply(variables, ITEMS)
-    plain = model.apply(variables, ITEMS, deterministic=True)
-    assert not np.allclose(plain, model.apply(variables, ITEMS, rngs={"dropout": jax.random.key(1)}))
+        apply(model, variables)
+    plain = apply(model, variables, deterministic=True)
+    assert not np.allclose(plain, apply(model, variables, key=jax.random.key(1)))
 
 
 # Baselines: windows of a training split with two sessions, the first of two windows.

@@ -1,13 +1,16 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import array
 
 from rnnjax.models.sampling import keep_top_k, keep_top_p, sample
 
 # Probabilities 0.5, 0.1, 0.25, 0.15.
-LOGITS = jnp.log(jnp.array([0.5, 0.1, 0.25, 0.15]))
-KEYS = jax.random.split(jax.random.key(0), 4000)
+LOGITS = array(np.log([0.5, 0.1, 0.25, 0.15]))
+DRAWS = 4000
 
 
 def kept(logits):
@@ -15,8 +18,13 @@ def kept(logits):
 
 
 def frequencies(**options):
-    tokens = jax.vmap(lambda key: sample(key, LOGITS, **options))(KEYS)
-    return np.bincount(tokens, minlength=4) / len(KEYS)
+    drawn = jax.jit(jax.vmap(functools.partial(sample, logits=LOGITS, **options)))
+    return np.bincount(drawn(keys()), minlength=4) / DRAWS
+
+
+@functools.cache
+def keys():
+    return jax.random.split(jax.random.key(0), DRAWS)
 
 
 @pytest.mark.parametrize(
@@ -24,9 +32,9 @@ def frequencies(**options):
     [(1, [1, 0, 0, 0]), (2, [1, 0, 1, 0]), (3, [1, 0, 1, 1]), (4, [1, 1, 1, 1]), (9, [1, 1, 1, 1])],
 )
 def test_top_k_keeps_the_k_likeliest(k, expected):
-    found = keep_top_k(LOGITS, k)
+    found = np.asarray(keep_top_k(LOGITS, k))
     assert kept(found) == [bool(e) for e in expected]
-    np.testing.assert_array_equal(found[np.isfinite(found)], LOGITS[np.isfinite(found)])
+    np.testing.assert_array_equal(found[np.isfinite(found)], np.asarray(LOGITS)[np.isfinite(found)])
 
 
 @pytest.mark.parametrize(
@@ -51,7 +59,7 @@ def test_of_equal_logits_the_first_are_kept():
 
 
 def test_every_row_is_treated_by_itself():
-    rows = jnp.stack([LOGITS, LOGITS[::-1]])
+    rows = jax.device_put(np.stack([LOGITS, np.asarray(LOGITS)[::-1]]))
     assert kept(keep_top_k(rows, 2)) == [[True, False, True, False], [False, True, False, True]]
     assert kept(keep_top_p(rows, 0.6)) == [[True, False, True, False], [False, True, False, True]]
     assert sample(jax.random.key(0), rows, temperature=0).tolist() == [0, 3]
@@ -89,7 +97,7 @@ def test_temperature_zero_takes_the_likeliest():
 )
 def test_what_cannot_be_meant_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        sample(KEYS[0], LOGITS, **options)
+        sample(jax.random.key(0), LOGITS, **options)
 
 
 def test_limits_beyond_what_the_types_hold_leave_all_or_the_likeliest():

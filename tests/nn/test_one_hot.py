@@ -1,9 +1,11 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import drawn_parameters
 
 import rnnjax
 from rnnjax import nn
@@ -14,15 +16,13 @@ CELLS = {
     "basic": rnnjax.BasicRNN(4),
     "lstm": rnnjax.LSTM(4, peephole=True, projection_size=3),
     "normalised lstm": rnnjax.LSTM(4, layer_norm=True),
-    "gru": rnnjax.GRU(4),
     "stack": rnnjax.Stack((rnnjax.LSTM(4), rnnjax.GRU(3, reset="before"))),
-    "dropout": rnnjax.Dropout(rnnjax.LSTM(4), state_rate=0.3, output_rate=0.3),
+    "dropout": rnnjax.Dropout(rnnjax.BasicRNN(4), state_rate=0.3, output_rate=0.3),
     "project": rnnjax.Project(rnnjax.LearnedState(rnnjax.GRU(4)), 2),
-    "zoneout": rnnjax.Stack((rnnjax.Zoneout(rnnjax.WeightDrop(rnnjax.LSTM(4), 0.3), 0.3), rnnjax.GRU(3))),
+    "zoneout": rnnjax.Stack((rnnjax.Zoneout(rnnjax.WeightDrop(rnnjax.LSTM(4), 0.3), 0.3), rnnjax.BasicRNN(3))),
     "heads": rnnjax.WeightDrop(rnnjax.Heads(rnnjax.LSTM(4), 2), 0.3),
 }
-IDS = jnp.array([[0, 4, 2, 2], [3, -1, 1, 7]])
-LENGTHS = jnp.array([4, 3])
+IDS, LENGTHS = jax.device_put((np.array([[0, 4, 2, 2], [3, -1, 1, 7]]), np.array([4, 3])))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +31,8 @@ class OwnInputs(rnnjax.BasicRNN):
         return 2 * super().inputs(params, xs)
 
 
-def randomised(params):
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return structure.unflatten([leaf + 0.3 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys)])
+def parameters(cell, size=SIZE):
+    return drawn_parameters(lambda key: cell.init(key, size))
 
 
 def assert_close(one, other):
@@ -44,33 +42,28 @@ def assert_close(one, other):
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_the_lookup_is_the_one_hot_product_in_value_and_gradient(cell):
-    params = randomised(cell.init(jax.random.key(0), SIZE))
     options = {"lengths": LENGTHS, "key": jax.random.key(2)}
 
-    def loss(run):
-        def value(params):
-            ys, state = run(params)
-            return sum(
-                (leaf * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape)).sum()
-                for leaf in jax.tree.leaves((ys, state))
-            )
+    def value(run, params):
+        leaves = jax.tree.leaves(run(params))
+        return sum((leaf * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape)).sum() for leaf in leaves)
 
-        return jax.jit(jax.value_and_grad(value))
-
-    product = loss(lambda p: rnnjax.unroll(cell, p, jax.nn.one_hot(IDS, SIZE), **options))(params)
-    assert_close(loss(lambda p: nn.unroll_one_hot(cell, p, IDS, **options))(params), product)
+    product = lambda p: rnnjax.unroll(cell, p, jax.nn.one_hot(IDS, SIZE), **options)  # noqa: E731
+    lookup = lambda p: nn.unroll_one_hot(cell, p, IDS, **options)  # noqa: E731
+    both = jax.jit(lambda p: [jax.value_and_grad(functools.partial(value, run))(p) for run in (lookup, product)])
+    assert_close(*both(parameters(cell)))
 
 
 def test_parameters_may_be_on_the_host_and_ids_traced():
     cell = rnnjax.GRU(4)
-    params = cell.init(jax.random.key(0), SIZE)
+    params = parameters(cell)
     found = jax.jit(lambda ids: nn.unroll_one_hot(cell, jax.device_get(params), ids))(IDS)
     assert_close(found, nn.unroll_one_hot(cell, params, IDS))
 
 
 def test_no_product_with_the_input_weight_is_left():
     cell = rnnjax.LSTM(4)
-    params = cell.init(jax.random.key(0), 1000)
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 1000))
     program = jax.jit(lambda p, ids: nn.unroll_one_hot(cell, p, ids)).lower(params, IDS).as_text()
     products = [line for line in program.splitlines() if "dot_general" in line]
     assert products
@@ -87,7 +80,7 @@ def test_the_module_has_the_parameters_of_the_layer_over_one_hot_inputs():
 
 def test_time_may_be_the_first_axis():
     cell = CELLS["lstm"]
-    params = cell.init(jax.random.key(0), SIZE)
+    params = parameters(cell)
     ys, state = nn.unroll_one_hot(cell, params, IDS)
     turned, same = nn.unroll_one_hot(cell, params, IDS.T, time_major=True)
     assert_close((turned.swapaxes(0, 1), same), (ys, state))
@@ -96,7 +89,7 @@ def test_time_may_be_the_first_axis():
 @pytest.mark.promotes_types
 @pytest.mark.parametrize("cell", [rnnjax.LSTM(4), rnnjax.LSTM(4, dtype=jnp.bfloat16)], ids=["inputs", "cell"])
 def test_in_bfloat16_the_lookup_rounds_as_the_product_does(cell):
-    params = cell.init(jax.random.key(0), SIZE)
+    params = parameters(cell)
     dtype = cell.dtype or jnp.bfloat16
     found, _ = nn.unroll_one_hot(cell, params, IDS, dtype=dtype)
     wanted, _ = rnnjax.unroll(cell, params, jax.nn.one_hot(IDS, SIZE, dtype=dtype))
@@ -114,7 +107,7 @@ def test_in_bfloat16_the_lookup_rounds_as_the_product_does(cell):
     ids=["input dropout", "not gated", "own inputs"],
 )
 def test_a_cell_whose_inputs_cannot_be_looked_up_is_refused(cell, error, message):
-    params = cell.init(jax.random.key(0), SIZE)
+    params = parameters(cell)
     with pytest.raises(error, match=message):
         nn.unroll_one_hot(cell, params, IDS)
 
@@ -123,11 +116,11 @@ def test_a_cell_whose_inputs_cannot_be_looked_up_is_refused(cell, error, message
     ("cell", "params", "message"),
     [
         (rnnjax.LSTM(4), None, "params must be those of LSTM"),
-        (CELLS["stack"], rnnjax.LSTM(4).init(jax.random.key(0), SIZE), "params must be those of Stack"),
-        (rnnjax.LSTM(4), rnnjax.LSTM(3).init(jax.random.key(0), SIZE), "params must have the shapes that LSTM"),
+        (CELLS["stack"], parameters(rnnjax.LSTM(4)), "params must be those of Stack"),
+        (rnnjax.LSTM(4), parameters(rnnjax.LSTM(3)), "params must have the shapes that LSTM"),
         (
             rnnjax.Project(rnnjax.LSTM(4), 2),
-            rnnjax.Project(rnnjax.LSTM(4), 3).init(jax.random.key(0), SIZE),
+            parameters(rnnjax.Project(rnnjax.LSTM(4), 3)),
             r"has for 5 features, ProjectParams\(.*w=\[4, 2\].*, got .*w=\[4, 3\]",
         ),
     ],
@@ -145,7 +138,7 @@ def test_ids_must_be_whole_numbers():
 
 def test_projected_takes_one_step_as_the_cell_does():
     cell = rnnjax.GRU(4)
-    params = randomised(cell.init(jax.random.key(0), SIZE))
-    state = cell.initial_state(2)
-    row = params.w_x[jnp.array([1, 3])].reshape(2, -1)
-    assert_close(Projected(cell)(params, state, row), cell(params, state, jax.nn.one_hot(jnp.array([1, 3]), SIZE)))
+    params, state = parameters(cell), cell.initial_state(2)
+    row = np.asarray(params.w_x)[[1, 3]].reshape(2, -1)
+    one_hot = np.eye(SIZE, dtype=np.float32)[[1, 3]]
+    assert_close(*jax.jit(lambda *given: (Projected(cell)(*given, row), cell(*given, one_hot)))(params, state))

@@ -1,10 +1,10 @@
 import flax
 import flax.linen as linen
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fixtures.parameters import array, drawn_parameters
 from flax import nnx
 
 import rnnjax
@@ -17,16 +17,22 @@ CELLS = {
     "stack": rnnjax.Stack((rnnjax.LSTM(4), rnnjax.GRU(3, reset="before"))),
     "learned state": rnnjax.LearnedState(rnnjax.GRU(4)),
 }
-XS = jax.random.normal(jax.random.key(0), (2, 5, 3))
-LENGTHS = jnp.array([3, 0])
-RESETS = jnp.zeros((2, 5), bool).at[0, 2].set(True)
+XS = array(np.random.default_rng(0).standard_normal((2, 5, 3)))
+LENGTHS = jax.device_put(np.array([3, 0]))
+RESETS = jax.device_put(np.arange(10).reshape(2, 5) == 2)
 
 
-def randomised(params, seed=1):
-    """The parameters with noise on all of them, as zero biases hide what is missing."""
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    return structure.unflatten([leaf + 0.3 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys)])
+def randomised(params):
+    """Parameters of the same shapes, all of them random, as zero biases hide what is missing."""
+    return drawn_parameters(lambda _: params)
+
+
+def parameters(cell, size=3):
+    return drawn_parameters(lambda key: cell.init(key, size))
+
+
+def variables_of(module):
+    return drawn_parameters(lambda key: module.init(key, XS))
 
 
 def assert_close(one, other):
@@ -37,17 +43,13 @@ def assert_close(one, other):
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_the_parameters_are_the_cells_own(cell):
-    variables = nn.RNN(cell).init(jax.random.key(1), XS)
-    assert set(variables) == {"params"}
-    assert set(variables["params"]) == {"rnn"}
-    params, own = variables["params"]["rnn"], cell.init(jax.random.key(2), 3)
-    assert jax.tree.structure(params) == jax.tree.structure(own)
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, own)
+    variables = jax.eval_shape(nn.RNN(cell).init, jax.random.key(1), XS)
+    assert variables == {"params": {"rnn": jax.eval_shape(lambda: cell.init(jax.random.key(2), 3))}}
 
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_a_module_is_unroll(cell):
-    params = randomised(cell.init(jax.random.key(2), 3))
+    params = parameters(cell)
     found = nn.RNN(cell).apply({"params": {"rnn": params}}, XS)
     assert_close(found, rnnjax.unroll(cell, params, XS))
 
@@ -55,7 +57,7 @@ def test_a_module_is_unroll(cell):
 @pytest.mark.parametrize(("reverse", "time_major"), [(True, False), (False, True)])
 def test_all_options_are_those_of_unroll(reverse, time_major):
     cell = CELLS["stack"]
-    params = randomised(cell.init(jax.random.key(2), 3))
+    params = parameters(cell)
     state = jax.tree.map(lambda leaf: leaf + 0.5, cell.initial_state(2))
     xs, resets = (XS.swapaxes(0, 1), RESETS.T) if time_major else (XS, RESETS)
     module = nn.RNN(cell, method=rnnjax.Static(), reverse=reverse, time_major=time_major)
@@ -68,11 +70,11 @@ def test_all_options_are_those_of_unroll(reverse, time_major):
 
 def test_bidirectional_is_bidirectional():
     forward, backward = CELLS["basic"], CELLS["gru"]
-    params = randomised((forward.init(jax.random.key(2), 3), backward.init(jax.random.key(3), 3)))
+    params = parameters(forward), parameters(backward)
     states = jax.tree.map(lambda leaf: leaf + 0.5, (forward.initial_state(2), backward.initial_state(2)))
     module = nn.Bidirectional(forward, backward)
     variables = {"params": {"forward": params[0], "backward": params[1]}}
-    assert jax.tree.structure(module.init(jax.random.key(1), XS)) == jax.tree.structure(variables)
+    assert jax.tree.structure(variables_of(module)) == jax.tree.structure(variables)
     found = module.apply(variables, XS, states, lengths=LENGTHS, resets=RESETS)
     expected = rnnjax.bidirectional(forward, backward, params, XS, states, lengths=LENGTHS, resets=RESETS)
     assert_close(found, expected)
@@ -82,7 +84,7 @@ def test_bidirectional_is_bidirectional():
 def test_bidirectional_of_lists_is_layers_on_top_of_each_other():
     cells = [rnnjax.LSTM(4), rnnjax.GRU(3)]
     module = nn.Bidirectional(cells, cells, dropout=0.5)
-    variables = randomised(module.init({"params": jax.random.key(1), "dropout": jax.random.key(2)}, XS))
+    variables = drawn_parameters(lambda key: module.init({"params": key, "dropout": key}, XS))
     own = variables["params"]
     assert set(own) == {"forward_0", "backward_0", "forward_1", "backward_1"}
     params = [(own[f"forward_{n}"], own[f"backward_{n}"]) for n in range(2)]
@@ -105,7 +107,7 @@ LAYERS = nn.Bidirectional([rnnjax.GRU(4)] * 2, [rnnjax.GRU(4)] * 2, dropout=0.5)
 
 @pytest.mark.parametrize("module", [*MODULES.values(), LAYERS], ids=[*MODULES, "layers"])
 def test_dropout_without_a_key_is_refused_rather_than_left_out(module):
-    variables = module.init(jax.random.key(1), XS)
+    variables = variables_of(module)
     with pytest.raises(flax.errors.InvalidRngError, match=r"has dropout but no key for it; give rngs=.* deterministic"):
         module.apply(variables, XS)
     module.apply(variables, XS, deterministic=True)
@@ -117,19 +119,19 @@ def test_dropout_without_a_key_is_refused_rather_than_left_out(module):
 )
 def test_cells_that_drop_nothing_need_no_key(cell):
     module = nn.RNN(cell)
-    module.apply(module.init(jax.random.key(1), XS), XS)
+    module.apply(variables_of(module), XS)
 
 
 def test_dropout_deep_in_a_cell_is_found():
     cell = rnnjax.Stack([rnnjax.GRU(4), rnnjax.LearnedState(DROPPING)])
     module = nn.RNN(cell)
     with pytest.raises(flax.errors.InvalidRngError):
-        module.apply(module.init(jax.random.key(1), XS), XS)
+        module.apply(variables_of(module), XS)
 
 
 @pytest.mark.parametrize("module", MODULES.values(), ids=MODULES)
 def test_the_dropout_rng_makes_a_module_stochastic(module):
-    variables = module.init(jax.random.key(1), XS)
+    variables = variables_of(module)
 
     def outputs(seed=None, **options):
         rngs = None if seed is None else {"dropout": jax.random.key(seed)}
@@ -145,7 +147,7 @@ def test_the_dropout_rng_makes_a_module_stochastic(module):
 
 def test_evaluation_is_unroll_without_a_key():
     module = MODULES["rnn"]
-    variables = module.init(jax.random.key(1), XS)
+    variables = variables_of(module)
     found = module.apply(variables, XS, rngs={"dropout": jax.random.key(0)}, deterministic=True)
     assert_close(found, rnnjax.unroll(DROPPING, variables["params"]["rnn"], XS))
 
@@ -167,7 +169,7 @@ def test_layers_in_one_model_draw_their_own_parameters_and_masks():
 
 def test_gradients_reach_every_parameter_under_jit():
     module = nn.RNN(CELLS["projected lstm"])
-    variables = {"params": {"rnn": randomised(CELLS["projected lstm"].init(jax.random.key(2), 3))}}
+    variables = {"params": {"rnn": parameters(CELLS["projected lstm"])}}
     gradient = jax.jit(jax.grad(lambda v: (module.apply(v, XS)[0] ** 2).sum()))(variables)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
 
@@ -175,9 +177,9 @@ def test_gradients_reach_every_parameter_under_jit():
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_parameters_survive_serialisation(cell):
     module = nn.RNN(cell)
-    variables = {"params": {"rnn": randomised(module.init(jax.random.key(1), XS)["params"]["rnn"])}}
+    variables = variables_of(module)
     content = flax.serialization.to_bytes(variables)
-    found = flax.serialization.from_bytes(module.init(jax.random.key(3), XS), content)
+    found = flax.serialization.from_bytes(jax.tree.map(np.zeros_like, variables), content)
     assert jax.tree.structure(found) == jax.tree.structure(variables)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(variables)):
         assert np.array_equal(a, b)
@@ -207,8 +209,8 @@ def test_from_nnx_gradients_are_those_of_unroll():
     cell = CELLS["stack"]
     model = bridged(nn.RNN(cell))
     params = model.rnn.get_value()
-    found = nnx.grad(lambda model: (model(XS)[0] ** 2).sum())(model)
-    expected = jax.grad(lambda params: (rnnjax.unroll(cell, params, XS)[0] ** 2).sum())(params)
+    found = nnx.jit(nnx.grad(lambda model: (model(XS)[0] ** 2).sum()))(model)
+    expected = jax.jit(jax.grad(lambda params: (rnnjax.unroll(cell, params, XS)[0] ** 2).sum()))(params)
     assert_close(found["rnn"].get_value(), expected)
 
 

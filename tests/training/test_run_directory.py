@@ -244,7 +244,7 @@ def test_a_damaged_summary_is_named_and_none_so_that_the_run_is_finished_again(c
     assert "it is made again" in caplog.text
 
 
-NO_METHODS = [b'{"batch": 2, "methods": 3}', b'{"batch": 2, "methods": {"key": {"name": "Newton"}}}']
+NO_METHODS = [b'{"batch": 2, "methods": 3}', b'{"batch": 2, "methods": {"key": {"name": "Bisection"}}}']
 DEVICES = [*GARBAGE, b"{}", b'{"batch": "2"}', b'{"batch": 0}', b'{"batch": true}', *NO_METHODS]
 
 

@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from fixtures.parameters import array
 
 from rnnjax import (
     GRU,
@@ -18,7 +19,10 @@ from rnnjax import (
     GatedCell,
     Heads,
     HiddenState,
+    IndRNN,
     LearnedState,
+    ParaGRU,
+    ParaLSTM,
     Project,
     Residual,
     Stack,
@@ -94,7 +98,7 @@ WRAPPED = {
     "zoneout": Zoneout(LSTM(H), 0.3, cell_rate=0.4),
     "variational_zoneout": Zoneout(Dropout(GRU(H), input_rate=0.3), 0.3, variational=True),
     "weight_drop": WeightDrop(LSTM(H), 0.3),
-    "stack_of_weight_drop": Stack((WeightDrop(GRU(H), 0.3), Zoneout(WeightDrop(LSTM(2), 0.3), 0.3))),
+    "stack_of_weight_drop": Stack((WeightDrop(BasicRNN(H), 0.3), Zoneout(WeightDrop(LSTM(2), 0.3), 0.3))),
     "heads": WeightDrop(Heads(LSTM(H, peephole=True), 2), 0.3),
     "project": Project(GRU(H), 2),
     "residual": Residual(BasicRNN(I)),
@@ -102,20 +106,28 @@ WRAPPED = {
     "stack_of_wrapped": Stack(
         (
             Residual(Project(GRU(H), I)),
-            Dropout(LearnedState(LSTM(2)), state_rate=0.3),
-            Dropout(BasicRNN(8), output_rate=0.3),
+            Dropout(LearnedState(LSTM(2)), state_rate=0.3, output_rate=0.3),
         )
     ),
     "wrapped_stack": LearnedState(
         Dropout(Residual(Stack((Dropout(GRU(H), input_rate=0.3), Project(BasicRNN(H), I)))), state_rate=0.3)
     ),
-    "stack_of_stacks": Project(Stack((Stack((BasicRNN(H), GRU(2))), LearnedState(Stack((BasicRNN(2),))))), 3),
+    "stack_of_stacks": Project(Stack((Stack((BasicRNN(H), BasicRNN(2))), LearnedState(Stack((GRU(2),))))), 3),
 }
 LINEAR = {
     "lru": LRU(H, size=I),
     "rg_lru": LearnedState(RGLRU(H, project_inputs=True)),
 }
-CELLS = GATED | WRAPPED | LINEAR
+DIAGONAL = {
+    "diagonal": Stack(
+        (
+            Dropout(IndRNN(H, activation="softplus", recurrent_limit=0.9), state_rate=0.3),
+            LearnedState(ParaGRU(H)),
+            ParaLSTM(2),
+        )
+    ),
+}
+CELLS = GATED | WRAPPED | LINEAR | DIAGONAL
 
 # Each of these is a part of one of the others.
 PARTS = ("stack", "dropout", "weight_drop", "zoneout", "project", "residual", "learned")
@@ -128,14 +140,18 @@ def _compiled(cell, **static):
 
 
 def run(cell, params, xs, state=None, *, reverse=False, method=None, time_major=False, **dynamic):
-    """Unrolls as `rnnjax.unroll` does, compiled once for all lengths, resets and keys."""
-    return _compiled(cell, reverse=reverse, method=method, time_major=time_major)(params, xs, state, dynamic)
+    """Unrolls as `rnnjax.unroll` does, compiled once for all lengths, resets and keys, to arrays of NumPy.
+
+    Their parts are taken without a program for each.
+    """
+    compiled = _compiled(cell, reverse=reverse, method=method, time_major=time_major)
+    return jax.tree.map(np.asarray, compiled(params, xs, state, dynamic))
 
 
 def drawn(like, seed=0, scale=0.7, dtype=np.float32):
     """Returns random arrays of the shapes given."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(scale * rng.standard_normal(leaf.shape), dtype), like)
+    return jax.tree.map(lambda leaf: array(scale * rng.standard_normal(leaf.shape), dtype), like)
 
 
 def parameters(cell, input_size=I, dtype=np.float32):

@@ -173,8 +173,8 @@ def test_what_is_not_linear_is_refused_by_name(cell, name):
 
 
 def test_an_unknown_implementation_is_refused():
-    with pytest.raises(ValueError, match="got 'pallas'"):
-        Associative("pallas")
+    with pytest.raises(ValueError, match="got 'tree'"):
+        Associative("tree")
 
 
 def test_by_rule_linear_cells_are_unrolled_as_any_and_one_step_is_one_call():

@@ -9,7 +9,8 @@ import pytest
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rnnjax import Complex, linear_scan
+import rnnjax
+from rnnjax import Complex
 
 T, B, H = 5, 2, 3
 RNG = np.random.default_rng(0)
@@ -17,7 +18,8 @@ A, WEIGHTS = RNG.uniform(-1, 1, (2, T, B, H))
 ADDED, AGAIN = RNG.standard_normal((2, T, B, H))
 H0 = RNG.standard_normal((B, H))
 RESETS = np.array([[0, 1], [0, 0], [1, 0], [0, 0], [0, 1]], bool)
-each_implementation = pytest.mark.parametrize("implementation", ["scan", "associative"])
+each_implementation = pytest.mark.parametrize("implementation", ["scan", "associative", "pallas"])
+linear_scan = functools.partial(rnnjax.linear_scan, interpret=True)  # the kernel, on any machine
 
 
 @pytest.fixture(autouse=True)
@@ -91,22 +93,27 @@ def test_vmap_maps_over_any_axis_and_over_part_of_the_arguments(implementation):
         return jax.grad(loss, argnums=(0, 1, 2))(a, b, h0)
 
     mapped = jax.jit(jax.vmap(gradient, (None, 1, 0, 1)))(A[:, 0], ADDED, H0, RESETS)
+    alone = jax.jit(gradient)
     for b in range(B):
-        close(jax.tree.map(lambda leaf, b=b: leaf[b], mapped), gradient(A[:, 0], ADDED[:, b], H0[b], RESETS[:, b]))
+        expected = alone(A[:, 0], ADDED[:, b], H0[b], RESETS[:, b])
+        close(jax.tree.map(lambda leaf, b=b: np.asarray(leaf)[b], mapped), expected)
 
 
 @each_implementation
 def test_what_is_not_finite_before_a_reset_changes_nothing_after_it(implementation):
     resets = np.arange(T)[:, None] == np.full(B, 3)
 
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1, 2), has_aux=True)
     def after(a, b, h0):
-        return jnp.sin(linear_scan(a, b, h0, resets=resets, implementation=implementation)[3:]).sum()
+        hs = linear_scan(a, b, h0, resets=resets, implementation=implementation)
+        return jnp.sin(hs[3:]).sum(), hs
 
-    run = jax.jit(jax.value_and_grad(after, argnums=(0, 1, 2)))
     lost = ADDED.copy()
     lost[0, 0], lost[1, 0] = np.inf, -np.inf
-    close(run(A, lost, H0), run(A, ADDED, H0))
-    assert not np.isfinite(linear_scan(A, lost, H0, resets=resets, implementation=implementation)[:3, 0]).any()
+    ((value, hs), gradient), ((expected, _), slopes) = after(A, lost, H0), after(A, ADDED, H0)
+    close((value, gradient), (expected, slopes))
+    assert not np.isfinite(hs[:3, 0]).any()
 
 
 def test_shard_map_over_the_batch_changes_no_value_and_no_gradient():
@@ -148,7 +155,7 @@ def test_nothing_is_scanned_to_nothing(shape):
         ((A, ADDED, H0[0]), {}, ValueError, r"h0 must have the shape \[2, 3\] of one step of b, got \[3\]"),
         ((A, ADDED), {"resets": RESETS[1:]}, ValueError, r"resets must be \[T, \*batch\], .*\[5, 2, 3\], got \[4, 2\]"),
         ((A, ADDED), {"resets": RESETS.astype(int)}, TypeError, "resets must be bool, got int64"),
-        ((A, ADDED), {"implementation": "tree"}, ValueError, '"scan", "associative" or None, got \'tree\''),
+        ((A, ADDED), {"implementation": "tree"}, ValueError, '"associative", "pallas" or None, got \'tree\''),
         ((Complex(A, A), ADDED), {}, ValueError, "b must be a Complex pair too, got an array"),
         ((1.0, 1.0), {}, ValueError, r"b must have shape \[T, \*batch, ...\], one axis at least, got \[\]"),
     ],

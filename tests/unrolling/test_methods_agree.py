@@ -8,18 +8,17 @@ import numpy as np
 import pytest
 from cells_under_test import CELLS, LINEAR, WHOLE, I, close, inputs, parameters, some_state
 
-from rnnjax import Associative, Auto, Scan, Static, TimedKey, unroll
+from rnnjax import Associative, Auto, Newton, Scan, Static, TimedKey, unroll
 
-B, T = 3, 3
-LENGTHS = np.array([3, 0, 2])
-RESETS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 1]], bool)
+B, T = 3, 2
+LENGTHS = np.array([2, 0, 1])
+RESETS = np.array([[0, 1], [1, 1], [0, 1]], bool)
 FULL, NONE = np.full(B, T), np.zeros((B, T), bool)
 KEY = jax.random.key(3)
-METHODS = {
-    "static": Static(),
-    "scan": Scan(),
-    "auto": Auto(),  # on a CPU Fused, for the parts that it can serve
-}
+METHODS = (Static(), Scan(), Auto())  # on a CPU, Auto is Fused, for the parts that it can serve
+NEWTON = Newton(iterations=1)  # takes steps by themselves where it has not converged
+# Cells of which none is like one in the tests of Newton's method; those of the others are for --thorough.
+ALSO_BY_NEWTON = ("lstm_with_everything", "gru_before", "own", "variational", "wrapped_stack")
 
 
 def where(condition, yes, no):
@@ -72,16 +71,12 @@ def by_method(method):
     return run
 
 
-WAYS = {name: by_method(method) for name, method in METHODS.items()} | {"by_parts": by_parts}
-PREFIXES = {of: by_method(Associative(of)) for of in ("scan", "associative")}
+WAYS = [by_method(method) for method in METHODS]
+PREFIXES = [by_method(Associative(of)) for of in ("scan", "associative")]
 
 
-def ways(cell):
-    return WAYS | PREFIXES if cell in LINEAR.values() else WAYS
-
-
-def values_and_gradients(cell, options, params, xs, state):
-    """Returns, for each way, outputs and final state, and the gradients of a loss on both."""
+def values_and_gradients(cell, ways, by_hand, options, params, xs, state):
+    """Returns, for each way, outputs and final state, and the gradients of a loss on both; by hand the values alone."""
 
     def loss(way, params, xs, state):
         ys, last = way(cell, params, xs, state, **options)
@@ -92,35 +87,44 @@ def values_and_gradients(cell, options, params, xs, state):
         gradients, values = jax.grad(functools.partial(loss, way), argnums=(0, 1, 2), has_aux=True)(params, xs, state)
         return {"values": values, "params": gradients[0], "xs": gradients[1], "state": gradients[2]}
 
-    return {name: of(way) for name, way in ways(cell).items()}
+    return [of(way) for way in ways], [way(cell, params, xs, state, **options) for way in by_hand]
 
 
-def check(cell, **options):
+def check(cell, ways, by_hand=(), time=T, **options):
+    """Asserts that all ways give what the first of them does, and returns that."""
     with jax.enable_x64(True):
-        arguments = parameters(cell, dtype=float), inputs(B, T, I, dtype=float), some_state(cell, B, dtype=float)
-        found = jax.jit(functools.partial(values_and_gradients, cell, options))(*arguments)
-        called = jax.jit(functools.partial(by_calls, cell, **options))(*arguments)
-    for name in ways(cell):
-        for part, expected in found["static"].items():
-            close(found[name][part], expected, rtol=1e-9, atol=1e-10)
-    close(called, found["static"]["values"], rtol=1e-9, atol=1e-10)
-    return found["static"]
+        arguments = parameters(cell, dtype=float), inputs(B, time, I, dtype=float), some_state(cell, B, dtype=float)
+        (expected, *others), values = jax.jit(functools.partial(values_and_gradients, cell, ways, by_hand, options))(
+            *arguments
+        )
+    for other in others:
+        close(other, expected, rtol=1e-9, atol=1e-10)
+    for other in values:
+        close(other, expected["values"], rtol=1e-9, atol=1e-10)
+    return expected
 
 
-@pytest.mark.parametrize("cell", WHOLE.values(), ids=WHOLE)
-def test_every_way_to_unroll_gives_the_same_values_and_gradients(cell):
-    found = check(cell, lengths=LENGTHS, resets=RESETS, reverse=True)
+@pytest.mark.parametrize("name", WHOLE)
+def test_every_way_to_unroll_gives_the_same_values_and_gradients(name):
+    ways = WAYS + (PREFIXES if name in LINEAR else []) + ([by_method(NEWTON)] if name in ALSO_BY_NEWTON else [])
+    found = check(WHOLE[name], ways, (by_parts, by_calls), lengths=LENGTHS, resets=RESETS, reverse=True)
     for leaf in jax.tree.leaves(found):
         assert np.any(np.asarray(leaf) != 0)
 
 
-@pytest.mark.parametrize("method", [Scan(unroll=2), Scan(remat_every=2)], ids=repr)
-def test_options_of_scan_change_nothing(method, monkeypatch):
-    monkeypatch.setitem(WAYS, "scan", by_method(method))
-    monkeypatch.delitem(WAYS, "auto")
-    check(CELLS["stack_of_wrapped"], lengths=LENGTHS, resets=RESETS, reverse=True)
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", [name for name in WHOLE if name not in ALSO_BY_NEWTON])
+def test_newton_gives_what_scan_gives_for_every_other_cell(name):
+    ways = [by_method(method) for method in (Scan(), NEWTON)]
+    check(WHOLE[name], ways, lengths=LENGTHS, resets=RESETS, reverse=True)
+
+
+def test_options_of_scan_change_nothing():
+    ways = [by_method(method) for method in (Scan(), Scan(unroll=2), Scan(remat_every=2))]
+    lengths, resets = np.array([3, 0, 2]), np.array([[0, 1, 0], [1, 1, 1], [0, 1, 1]], bool)
+    check(CELLS["wrapped_stack"], ways, time=3, lengths=lengths, resets=resets, reverse=True)
 
 
 @pytest.mark.parametrize("options", [{}, {"lengths": LENGTHS}, {"resets": RESETS}, {"reverse": True}], ids=str)
 def test_each_option_by_itself_means_the_same_in_every_way_to_unroll(options):
-    check(CELLS["learned"], **options)
+    check(CELLS["learned"], [by_parts, *WAYS], **options)

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from rnnjax import GRU, LSTM, BasicRNN, Dropout, LearnedState, Project, Residual, Stack, TimedKey, unroll
 
-B, T = 3, 5
+B, T = 3, 4
 KEY = jax.random.key(11)
 CELLS = {
     "lstm": LSTM(H, peephole=True),
-    "stack": Stack((Residual(GRU(I)), Project(LearnedState(LSTM(H)), 2))),
+    "stack": Stack((Residual(BasicRNN(I)), Project(LearnedState(LSTM(H)), 2))),
 }
 few = settings(max_examples=16, deadline=None, derandomize=True, database=None)
 any_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
@@ -29,7 +29,7 @@ some_resets = st.lists(st.booleans(), min_size=B * T, max_size=B * T).map(lambda
 @functools.cache
 def given_of(cell):
     """Returns parameters, inputs ``[B, T, I]`` and a state of a cell."""
-    return parameters(cell), inputs(B, T, I), some_state(cell, B)
+    return jax.tree.map(np.asarray, (parameters(cell), inputs(B, T, I), some_state(cell, B)))
 
 
 def one(tree, b):
@@ -57,19 +57,19 @@ def by_definition(p, xs, state, length, resets, reverse):
 
 
 @given(data=st.data())
-@settings(few, max_examples=10)  # each is compiled
+@settings(few, max_examples=8)  # each is compiled
 def test_unrolling_does_to_each_sequence_what_is_documented_for_any_shape(data):
     batch = tuple(data.draw(st.lists(st.integers(1, 3), max_size=3), "batch"))
-    length, input_size, hidden = (data.draw(st.integers(1, 5), name) for name in "TIH")
+    length, input_size, hidden = (data.draw(st.integers(1, 4), name) for name in "TIH")
     reverse, time_major, with_state, with_lengths, with_resets = data.draw(st.tuples(*[st.booleans()] * 5), "flags")
     rng = np.random.default_rng(data.draw(st.integers(0, 99), "seed"))
     cell = LSTM(hidden)
-    params, xs = parameters(cell, input_size), inputs(*batch, length, input_size)
-    state = some_state(cell, batch) if with_state else cell.initial_state(batch)
+    params, xs = jax.tree.map(np.asarray, (parameters(cell, input_size), inputs(*batch, length, input_size)))
+    state = jax.tree.map(lambda leaf: np.asarray(leaf) if with_state else np.zeros_like(leaf), some_state(cell, batch))
     lengths = rng.integers(0, length + 1, batch) if with_lengths else np.full(batch, length)
     resets = rng.random((*batch, length)) < 0.3 if with_resets else np.zeros((*batch, length), bool)
 
-    time_first = lambda a, axis: jnp.moveaxis(jnp.asarray(a), axis, 0) if time_major else a  # noqa: E731
+    time_first = lambda a, axis: np.moveaxis(a, axis, 0) if time_major else a  # noqa: E731
     ys, last = run(
         cell,
         params,
@@ -80,7 +80,7 @@ def test_unrolling_does_to_each_sequence_what_is_documented_for_any_shape(data):
         lengths=lengths if with_lengths else None,
         resets=time_first(resets, -1) if with_resets else None,
     )
-    ys = jnp.moveaxis(ys, 0, -2) if time_major else ys
+    ys = np.moveaxis(ys, 0, -2) if time_major else ys
     assert ys.shape == (*batch, length, hidden)
     assert [leaf.shape for leaf in last] == [(*batch, hidden)] * 2
     p = jax.tree.map(np.float64, params)
@@ -146,7 +146,7 @@ def gradients(cell, reverse):
 def test_nothing_in_the_padding_changes_a_value_or_a_gradient(cell, reverse, lengths, poison):
     params, xs, state = given_of(cell)
     padding = np.arange(T) >= lengths[:, None]
-    poisoned = jnp.where(padding[..., None], poison, xs)
+    poisoned = np.where(padding[..., None], np.float32(poison), xs)
     same(
         run(cell, params, poisoned, state, lengths=lengths, reverse=reverse),
         run(cell, params, xs, state, lengths=lengths, reverse=reverse),
@@ -160,7 +160,7 @@ def test_nothing_in_the_padding_changes_a_value_or_a_gradient(cell, reverse, len
 
 def test_padding_gets_no_gradient_and_does_no_harm_where_cells_add_their_inputs_or_drop_them():
     cell = Residual(Dropout(Stack((Residual(GRU(I)),)), input_rate=0.2, state_rate=0.2, output_rate=0.2))
-    lengths = jnp.array([2, 0, 5])
+    lengths = jnp.array([2, 0, 4])
     padding = np.arange(T) >= lengths[:, None]
     xs = jnp.where(padding[..., None], jnp.nan, inputs(B, T, I))
 
@@ -176,9 +176,9 @@ def test_padding_gets_no_gradient_and_does_no_harm_where_cells_add_their_inputs_
 def test_lengths_may_be_of_any_whole_number_type():
     cell = CELLS["lstm"]
     params, xs, state = given_of(cell)
-    expected = unroll(cell, params, xs, state, lengths=jnp.array([0, 5, 2]), reverse=True)
+    expected = unroll(cell, params, xs, state, lengths=jnp.array([0, 4, 2]), reverse=True)
     for dtype in (np.uint8, np.int8, np.int64):
-        same(unroll(cell, params, xs, state, lengths=np.array([0, 5, 2], dtype), reverse=True), expected)
+        same(unroll(cell, params, xs, state, lengths=np.array([0, 4, 2], dtype), reverse=True), expected)
 
 
 # Resets
@@ -213,7 +213,7 @@ def test_under_reverse_a_reset_comes_before_its_step_in_the_order_taken(cell, re
 @either_way
 def test_resets_in_the_padding_do_nothing(cell, reverse):
     params, xs, state = given_of(cell)
-    lengths = np.array([0, 2, 5])
+    lengths = np.array([0, 2, 4])
     padding = np.arange(T) >= lengths[:, None]
     same(
         run(cell, params, xs, state, lengths=lengths, resets=padding, reverse=reverse),
@@ -251,12 +251,12 @@ def test_a_learned_state_gets_its_gradient_from_starts_and_from_resets():
 
 @any_cell
 @either_way
-@given(cuts=st.sets(st.integers(1, T - 1)), lengths=some_lengths, resets=some_resets)
+@given(cuts=st.sampled_from([(2,), (1, 3)]), lengths=some_lengths, resets=some_resets)
 @few
 def test_chunks_with_the_state_carried_are_the_whole(cell, reverse, cuts, lengths, resets):
     params, xs, carried = given_of(cell)
     ys, last = run(cell, params, xs, carried, lengths=lengths, resets=resets, reverse=reverse)
-    bounds = [0, *sorted(cuts), T]
+    bounds = [0, *cuts, T]
     chunks = list(itertools.pairwise(bounds))
     for begin, end in reversed(chunks) if reverse else chunks:
         there = np.clip(lengths - begin, 0, end - begin)
@@ -269,11 +269,11 @@ def test_chunks_with_the_state_carried_are_the_whole(cell, reverse, cuts, length
 
 @pytest.mark.parametrize("variational", [True, False])
 def test_a_timed_key_makes_chunks_draw_what_the_whole_draws(variational):
-    within = Dropout(GRU(H), input_rate=0.3, state_rate=0.3, output_rate=0.3, variational=variational)
+    within = Dropout(BasicRNN(H), input_rate=0.3, state_rate=0.3, output_rate=0.3, variational=variational)
     cell = Dropout(Stack((LSTM(H), within)), state_rate=0.3, variational=variational)
     params, xs, carried = given_of(cell)
     ys, last = run(cell, params, xs, carried, key=KEY)
-    for begin, end in ((0, 2), (2, 4), (4, 5)):
+    for begin, end in ((0, 2), (2, 4)):
         part, carried = run(cell, params, xs[:, begin:end], carried, key=TimedKey(KEY, jnp.arange(begin, end)))
         close(part, ys[:, begin:end])
     close(carried, last)
@@ -311,7 +311,7 @@ def test_permuting_the_batch_permutes_the_results(cell, reverse, order, lengths,
 @any_cell
 def test_a_sequence_gets_no_gradient_from_the_outputs_of_another(cell):
     params, xs, state = given_of(cell)
-    loss = lambda xs, state: unroll(cell, params, xs, state, lengths=np.array([5, 3, 4]))[0][1].sum()  # noqa: E731
+    loss = lambda xs, state: unroll(cell, params, xs, state, lengths=np.array([4, 2, 3]))[0][1].sum()  # noqa: E731
     for_xs, for_state = jax.jit(jax.grad(loss, argnums=(0, 1)))(xs, state)
     for leaf in jax.tree.leaves((for_xs, for_state)):
         assert (leaf[0] == 0).all()

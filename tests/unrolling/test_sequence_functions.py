@@ -78,7 +78,7 @@ def test_the_first_output_back_has_read_all_of_the_valid_part_and_nothing_else()
     cell = GRU(H)
     params, xs = parameters(cell), inputs(B, T, I)
     first = lambda xs: bidirectional(cell, cell, (params, params), xs, lengths=LENGTHS)[0][:, 0, H:].sum()  # noqa: E731
-    read = (jax.grad(first)(xs) != 0).any(-1)
+    read = (np.asarray(jax.jit(jax.grad(first))(xs)) != 0).any(-1)
     same(read, np.arange(T) < LENGTHS[:, None])
 
 

@@ -90,7 +90,7 @@ class Block:
         return (*time, tile, slice(None), n, block, group, slice(None))
 
     def _tile(self, source: Ref) -> Array:
-        return source[...] if self.interpret else _loaded(source, _tile_layout(self.operand.dtype))
+        return source[...] if self.interpret else loaded(source, _tile_layout(self.operand.dtype))
 
     def _store(self, target: Ref, tile: Array) -> None:
         if hasattr(gpu, "store") and not self.interpret:  # since JAX 0.12
@@ -204,7 +204,7 @@ class Block:
         columns = slice(group * share, (group + 1) * share)
         layout = gpu.Layout.SMEM_GMEM_COPY((self.layout.columns, share), self.operand.dtype, _SWIZZLE)
         # Slot 0, since with several blocks there is one buffer only.
-        self._store(self.operand.at[0, :, columns], _loaded(source.at[:, columns], layout))
+        self._store(self.operand.at[0, :, columns], loaded(source.at[:, columns], layout))
 
 
 def _tile_layout(dtype: Any) -> Any:
@@ -216,7 +216,8 @@ def _tile_layout(dtype: Any) -> Any:
     return gpu.Layout.TILED(gpu.Tiling(((8, 16), warp, (1,))), warp_dims=warps, lane_dims=(-3, -2), vector_dim=-1)
 
 
-def _loaded(source: Ref, layout: Any) -> Array:
+def loaded(source: Ref, layout: Any) -> Shaped[Array, "..."]:
+    """Returns what an array in the GPU's memory or on the chip holds, in registers of a layout."""
     index = (...,) if "idx" in inspect.signature(gpu.load).parameters else ()  # until JAX 0.11
     return gpu.load(source, *index, layout=layout, optimized=False)
 
@@ -268,8 +269,8 @@ def launch(
         num_threads=layout.groups,
         thread_name="group",
         scratch_types=_shared(layout, dtype),
-        compiler_params=_compiler_params(jnp.dtype(dtype).itemsize == 2),
-        **({"interpret": _interpreter()} if interpret else {}),
+        compiler_params=compiler_params(jnp.dtype(dtype).itemsize == 2),
+        **({"interpret": interpreter()} if interpret else {}),
     )
     if layout.waits:
         # Blocks that wait for each other must all run at once, so that `jax.vmap` may not launch more of them.
@@ -289,7 +290,7 @@ def _shared(layout: Layout, dtype: Any) -> dict[str, Any]:
     }
 
 
-def _compiler_params(approximate: bool) -> Any:
+def compiler_params(approximate: bool) -> Any:
     """Returns how to compile: without automatic barriers, as `Block` places every barrier itself."""
     options: dict[str, Any] = {"approx_math": approximate, "unsafe_no_auto_barriers": True}
     if "lowering_semantics" in inspect.signature(gpu.CompilerParams).parameters:  # until JAX 0.11
@@ -297,7 +298,8 @@ def _compiler_params(approximate: bool) -> Any:
     return gpu.CompilerParams(**options)
 
 
-def _interpreter() -> Any:
+def interpreter() -> Any:
+    """Returns what has a kernel run in JAX's interpreter of GPU kernels."""
     if hasattr(gpu, "InterpretGPUParams"):  # since JAX 0.11
         return gpu.InterpretGPUParams()
     from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
