@@ -45,7 +45,7 @@ class Native(Method):
       >>> import jax, jax.numpy as jnp, rnnjax
       >>> cell = rnnjax.LSTM(16)
       >>> params = cell.init(jax.random.key(0), 3)
-      >>> sentence = rnnjax.Native().why_not  # says what a recurrence lacks, such as a compiler on this machine
+      >>> ys, state = rnnjax.unroll(cell, params, jnp.ones((2, 4, 3)), method=rnnjax.Native())  # doctest: +SKIP
     """
 
     def why_not(self, recurrence: Recurrence) -> str | None:

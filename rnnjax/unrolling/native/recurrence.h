@@ -82,9 +82,11 @@ static std::vector<Run> runs() {
   return found;
 }
 
-// Sequences are shared out, each part for all steps: no thread waits for another at a step.
+// Sequences are shared out, each part for all steps: no thread waits for another at a step. Several parts a thread, where
+// tiles stay high, so that a thread that is held up holds up less.
 static long parts_of(long B, const ffi::ThreadPool& threads) {
-  return std::max<long>(1, std::min<long>(threads.num_threads(), (B + 3) / 4));
+  const long count = std::max<long>(1, std::min<long>(threads.num_threads(), (B + 3) / 4));
+  return count * std::clamp<long>(B / (2 * MOST_ROWS * count), 1, 4);
 }
 
 static void forward(ffi::ThreadPool& threads, const Arrays& arrays) {
