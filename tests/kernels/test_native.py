@@ -12,7 +12,7 @@ import pytest
 from cells_under_test import H, I, UpdateGateRNN, close, inputs, parameters, same, some_state
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from test_pallas_interpreted import CELLS, LENGTHS, RESETS, loss, total
+from test_pallas_interpreted import CELLS, LENGTHS, RESETS, found_by, total
 
 from rnnjax import GRU, LSTM, GatedCell, Heads, HiddenState, Native, Scan, Stack, unroll
 from rnnjax.unrolling.auto import recurrences_in
@@ -61,11 +61,6 @@ def quickly(monkeypatch):
     """Kernels are compiled in a third of the time, and checked once a session as usual."""
     flags = tuple("-O0" if flag == "-O3" else flag for flag in compiler._FLAGS)
     monkeypatch.setattr(compiler, "_FLAGS", flags)
-
-
-def found_by(method, cell, arguments, options):
-    of = functools.partial(loss, cell, method, options)
-    return jax.jit(jax.grad(of, argnums=(0, 1, 2), has_aux=True))(*arguments)
 
 
 def check(cell, batch=(B,), steps=T, given=True, scale=1.0, **options):
