@@ -12,7 +12,7 @@ import pytest
 from cells_under_test import H, I, UpdateGateRNN, close, inputs, parameters, same, some_state
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from test_pallas_interpreted import CELLS, LENGTHS, RESETS, loss, total
+from test_pallas_interpreted import CELLS, LENGTHS, RESETS, found_by, total
 
 from rnnjax import GRU, LSTM, GatedCell, Heads, HiddenState, Native, Scan, Stack, unroll
 from rnnjax.unrolling.auto import recurrences_in
@@ -63,16 +63,11 @@ def quickly(monkeypatch):
     monkeypatch.setattr(compiler, "_FLAGS", flags)
 
 
-def found_by(method, cell, arguments, options):
-    of = functools.partial(loss, cell, method, options)
-    return jax.jit(jax.grad(of, argnums=(0, 1, 2), has_aux=True))(*arguments)
-
-
 def check(cell, batch=(B,), steps=T, given=True, scale=1.0, **options):
     state = some_state(cell, batch) if given else None
     params = jax.tree.map(lambda leaf: scale * leaf, parameters(cell))
     arguments = params, inputs(*batch, steps, I), state
-    kernels, scan = (found_by(method, cell, arguments, options) for method in (NATIVE, Scan()))
+    kernels, scan = found_by((NATIVE, Scan()), cell, arguments, options)
     assert largest_error(kernels, scan) < 2e-5
 
 
@@ -109,7 +104,7 @@ def test_an_overflow_before_a_reset_reaches_nothing_after_it():
     cell = GRU(H)
     params, resets = parameters(cell), np.arange(T) == np.full((B, 1), T - 1)
     xs = inputs(B, T, I).at[0, 0].set(jnp.inf)
-    found = found_by(NATIVE, cell, (params, xs, None), {"resets": resets})
+    (found,) = found_by((NATIVE,), cell, (params, xs, None), {"resets": resets})
     gradient, (ys, _) = found
     assert np.isnan(ys[0, :-1]).all()
     assert np.isfinite(ys[:, -1]).all()

@@ -74,16 +74,16 @@ def total(cell, method, params, xs):
     return jnp.square(ys).sum() + sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(last))
 
 
-def found_by_both(cell, arguments, options):
-    """Returns values and gradients by the kernels, and by `Scan`."""
-    of = [functools.partial(loss, cell, method, options) for method in (PALLAS, Scan())]
+def found_by(methods, cell, arguments, options):
+    """Returns values and gradients by each of some methods, computed in one program."""
+    of = [functools.partial(loss, cell, method, options) for method in methods]
     return jax.jit(lambda *given: [jax.grad(f, argnums=(0, 1, 2), has_aux=True)(*given) for f in of])(*arguments)
 
 
 def check(cell, batch=(B,), steps=T, dtype=np.float32, tolerance=1e-4, given=True, **options):
     state = some_state(cell, batch) if given else None
     arguments = parameters(cell), inputs(*batch, steps, I, dtype=dtype), state
-    kernels, scan = found_by_both(cell, arguments, options)
+    kernels, scan = found_by((PALLAS, Scan()), cell, arguments, options)
     assert jax.tree.map(lambda leaf: leaf.dtype, kernels) == jax.tree.map(lambda leaf: leaf.dtype, scan)
     close(*jax.tree.map(np.float64, (kernels, scan)), rtol=tolerance, atol=tolerance / 10)
 

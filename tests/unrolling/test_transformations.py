@@ -167,7 +167,7 @@ def compilations():
 
 def test_unrolling_again_compiles_nothing():
     make = lambda: Stack([LearnedState(LSTM(H, peephole=True)), Dropout(GRU(H), input_rate=0.1)])  # noqa: E731
-    first = everything(make())
+    first = {**everything(make()), "lengths": LENGTHS}
     with compilations() as at_first:
         unroll(make(), **first, reverse=True)
     again = {**first, "key": jax.random.key(6), "lengths": np.array([0, 1, 2, 3]), "xs": 2 * first["xs"]}
