@@ -10,10 +10,11 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from rnnjax import Associative, Complex, MinGRU, linear_scan, unroll
+from rnnjax.unrolling.kernels import linear
 
-T, B, H = 70, 2, 5  # two parts
+T, B, H = 10, 2, 5
 RNG = np.random.default_rng(0)
-RESETS = RNG.random((T, B)) < 0.05
+RESETS = RNG.random((T, B)) < 0.2
 A, ADDED = RNG.uniform(-1, 1, (2, T, B, H)).astype(np.float32)
 H0 = RNG.standard_normal((B, H)).astype(np.float32)
 WEIGHTS = np.cos(np.arange(T * B * H)).reshape(T, B, H).astype(np.float32)
@@ -22,6 +23,13 @@ FACTORS = {
     "the same at every step": (A[0], ADDED, H0),
     "complex": (Complex(0.7 * A, 0.7 * A[::-1]), Complex(ADDED, A), Complex(H0, -H0)),
 }
+
+
+@pytest.fixture(autouse=True)
+def _in_five_parts(monkeypatch):
+    """Cuts the steps into short parts, as the interpreter takes long for each step."""
+    monkeypatch.setattr(linear, "_SHORTEST_PART", 2)
+    assert linear.parts_of(T, 1) == 5
 
 
 def outcome(implementation, numbers, **options):
@@ -45,12 +53,12 @@ def test_what_is_not_finite_before_a_reset_reaches_no_part_after_it():
     added = ADDED.copy()
     added[3, 0] = np.inf
     resets = np.zeros((T, B), bool)
-    resets[20] = True
+    resets[6] = True
     hs = linear_scan(A, added, H0, resets=resets, implementation="pallas", interpret=True)
     expected = linear_scan(A, added, H0, resets=resets, implementation="scan")
     np.testing.assert_allclose(hs, expected, rtol=1e-5, atol=1e-6)
-    assert np.isfinite(hs[20:]).all()
-    assert not np.isfinite(hs[3:20, 0]).any()
+    assert np.isfinite(hs[6:]).all()
+    assert not np.isfinite(hs[3:6, 0]).any()
 
 
 def test_inside_of_shard_map_each_device_runs_its_own():

@@ -50,8 +50,9 @@ class OfEverything(GatedCell):
 
 B, T = 3, 3
 NATIVE = Native()
-COMPILED = {name: CELLS[name] for name in ("lstm_with_everything_pointwise", "gru", "own_resonator")}
-COMPILED |= {"readme": MinimalGatedUnit(H), "own_of_everything": OfEverything(H)}
+# Each takes the compiler some seconds.
+COMPILED = {"lstm_with_everything_pointwise": CELLS["lstm_with_everything_pointwise"], "own": OfEverything(H)}
+MORE = {"gru": CELLS["gru"], "own_resonator": CELLS["own_resonator"], "readme": MinimalGatedUnit(H)}
 MASK = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 1]], bool)
 needs_compiler = pytest.mark.skipif(compiler.compiler() is None, reason="no C++ compiler is installed")
 
@@ -79,7 +80,11 @@ def reason_against(cell, dtype=jnp.float32):
 
 
 @needs_compiler
-@pytest.mark.parametrize("cell", COMPILED.values(), ids=COMPILED)
+@pytest.mark.parametrize(
+    "cell",
+    [*COMPILED.values(), *(pytest.param(cell, marks=pytest.mark.thorough) for cell in MORE.values())],
+    ids=[*COMPILED, *MORE],
+)
 def test_values_and_gradients_are_those_of_scan(cell):
     check(cell, lengths=LENGTHS, resets=RESETS, reverse=True)
     check(cell, mask=MASK, resets=RESETS)

@@ -83,7 +83,7 @@ def test_what_is_lost_before_a_reset_is_lost_in_the_chunks_after_it_too():
 
         expected = jax.jit(jax.grad(functools.partial(found, None), has_aux=True))(params)
         got = jax.grad(functools.partial(found, Wavefront(chunk=2)), has_aux=True)
-        (of_one_device,) = pipelines.by_shard_map(got, 2, params)
+        (of_one_device,) = pipelines.by_shard_map(got, "layers", 2, params)
         close(of_one_device, expected)
         np.testing.assert_array_equal(np.isnan(expected[1][0]).all(-1), np.arange(T) < T - 1)
 
