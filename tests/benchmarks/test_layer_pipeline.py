@@ -9,6 +9,7 @@ from benchmarks import layers
 SMALL = ["--shapes", "BasicRNN,2,4,2,6", "--devices", "2", "--chunks", "3", "--repeats", "1", "--simulate", "2", "64"]
 
 
+@pytest.mark.thorough
 def test_a_run_prints_tables_and_writes_rows(capsys, monkeypatch, tmp_path):
     # One test for all of it: contenders are processes of their own, which here need not compile well.
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

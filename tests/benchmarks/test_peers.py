@@ -27,7 +27,11 @@ def calls_of(name):
     return (CONTENDERS | USES)[name](SMALL)
 
 
-@pytest.mark.parametrize("name", [*INSTALLED, "plain"])
+OURS = ["rnnjax", "plain"]
+OTHERS = [pytest.param(name, marks=pytest.mark.thorough) for name in INSTALLED if name not in OURS]
+
+
+@pytest.mark.parametrize("name", [*OURS, *OTHERS])
 def test_every_contender_trains_and_predicts(name):
     calls = calls_of(name)
     losses = [float(np.mean(jax.tree.leaves(calls.train())[0])) for _ in range(200)]

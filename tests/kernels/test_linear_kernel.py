@@ -33,13 +33,16 @@ def _in_five_parts(monkeypatch):
 
 
 def outcome(implementation, numbers, **options):
-    """Returns the states and the gradient by everything of a loss that weighs all of them differently."""
+    """Returns the states, the gradient by everything of a loss that weighs all of them, and its change."""
 
     def loss(numbers):
         hs = linear_scan(*numbers, implementation=implementation, interpret=True, **options)
         return sum((jnp.sin(leaf) * WEIGHTS).sum() for leaf in jax.tree.leaves(hs)), hs
 
-    return jax.jit(jax.grad(loss, has_aux=True))(jax.tree.map(jnp.asarray, numbers))
+    def derivatives(numbers):
+        return jax.jvp(jax.grad(loss, has_aux=True), (numbers,), (numbers,))
+
+    return jax.jit(derivatives)(jax.device_put(numbers))
 
 
 @pytest.mark.parametrize("numbers", FACTORS.values(), ids=FACTORS)

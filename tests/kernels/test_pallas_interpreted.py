@@ -59,8 +59,8 @@ CELLS = {  # beside those of the tests below
     "gru": GRU(H),
     "own_resonator": Resonator(H),
     "lstm_in_heads": Heads(LSTM(H, peephole=True), 2),
-    "gru_in_heads": Heads(GRU(H), 4),
 }
+IN_MORE_HEADS = pytest.param(Heads(GRU(H), 4), marks=pytest.mark.thorough, id="gru_in_heads")
 
 
 def loss(cell, method, options, params, xs, state):
@@ -88,7 +88,7 @@ def check(cell, batch=(B,), steps=T, dtype=np.float32, tolerance=1e-4, given=Tru
     close(*jax.tree.map(np.float64, (kernels, scan)), rtol=tolerance, atol=tolerance / 10)
 
 
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@pytest.mark.parametrize("cell", [*CELLS.values(), IN_MORE_HEADS], ids=[*CELLS, None])
 def test_values_and_gradients_are_those_of_scan(cell):
     check(cell, **ALL)
 
