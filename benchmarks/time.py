@@ -12,6 +12,7 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from jaxtyping import Array, Float
 
 import rnnjax
 from benchmarks import report, timing
+from benchmarks.time_model import Costs, Simulated, extra_work, simulate
 from rnnjax.backend import on_gpu
 from rnnjax.parallel.time import TimeSplit
 
@@ -66,6 +68,19 @@ _COLUMNS = (
     report.Column("compile", 8),
 )
 
+_SIMULATED = (
+    report.Column("cell", 8, left=True),
+    report.Column("B", 4),
+    report.Column("H", 4),
+    report.Column("direction", 9, left=True),
+    report.Column("devices", 7),
+    report.Column("takes", 8),
+    report.Column("gain", 7),
+    report.Column("share", 6),
+)
+_DEVICES, _STEPS = (2, 16, 128, 1024), 10**8
+_LATENCY, _BANDWIDTH = 1e-5, 1e11  # assumed: about those between accelerators in one cluster
+
 
 class Size(NamedTuple):
     """Steps, sequences in a batch, and hidden units, which are as many as the input features."""
@@ -105,10 +120,59 @@ def main(arguments: Sequence[str]) -> int:
             rows.append(row)
             print(row_line(row), flush=True)
             if options.json:
-                report.write_json(
-                    options.json, machine=machine, copy_bytes_per_second=rate, rows=[row._asdict() for row in rows]
-                )
+                write_rows(options.json, machine, rate, rows, simulated(rows))
+    print(simulation_text(simulated(rows)), flush=True)
     return 0
+
+
+def write_rows(
+    path: Path, machine: dict[str, Any], rate: float, rows: Sequence[Row], model: Sequence[tuple[Row, Simulated]]
+) -> None:
+    """Writes what is known so far, so that a run that is stopped leaves it behind."""
+    simulation = [{"cell": row.cell, "direction": row.direction, **result._asdict()} for row, result in model]
+    report.write_json(
+        path,
+        machine=machine,
+        copy_bytes_per_second=rate,
+        rows=[row._asdict() for row in rows],
+        simulated=simulation,
+    )
+
+
+def simulated(rows: Sequence[Row]) -> list[tuple[Row, Simulated]]:
+    """Returns what the model of `benchmarks.time_model` says of the longest sequences that were split."""
+    results = []
+    for row in rows:
+        alone = next((each for each in rows if each[:5] == row[:5] and each.way == "in order"), None)
+        longest = max(each.T for each in rows)
+        if row.way != "split" or longest != row.T or row.run_seconds is None or alone is None or not alone.run_seconds:
+            continue
+        costs = Costs(
+            step_seconds=alone.run_seconds / row.T,
+            extra=extra_work(alone.run_seconds, row.run_seconds, jax.device_count()),
+            state_bytes=(4 if row.cell == "LRU" else 2) * 4 * row.B * row.H,
+            gatherings=1 if row.direction == "forward" else 2,
+            latency=_LATENCY,
+            bandwidth=_BANDWIDTH,
+        )
+        results += [(row, simulate(costs, devices, _STEPS)) for devices in _DEVICES]
+    return results
+
+
+def simulation_text(results: Sequence[tuple[Row, Simulated]]) -> str:
+    """Returns the simulated rows as a table; nothing where nothing was split."""
+    if not results:
+        return ""
+    lines = [
+        "",
+        f"simulated, not measured: {_STEPS:.0e} steps on many such devices, from the costs of a step and of the split "
+        f"above, {report.si(_LATENCY, 's')} for a message and {report.si(_BANDWIDTH, 'B')}/s between devices",
+        report.title_line(_SIMULATED),
+    ]
+    for row, result in results:
+        figures = [result.devices, report.si(result.seconds, "s"), f"{result.gain:.1f}", f"{result.share:.2f}"]
+        lines.append(report.line(_SIMULATED, [row.cell, row.B, row.H, row.direction, *figures]))
+    return "\n".join(lines)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

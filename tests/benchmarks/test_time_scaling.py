@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import time
+from benchmarks.time_model import Costs, extra_work, simulate
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -24,7 +25,21 @@ def test_every_way_that_serves_is_timed_and_written(capsys, tmp_path):
         assert row["share_of_floor"] == pytest.approx(row["floor_seconds"] / row["run_seconds"])
         assert row["floor_seconds"] == pytest.approx(4 * 8 * 2 * 4 * 4 / written["copy_bytes_per_second"])
         assert row["speed_over_scan"] > 0
-    assert capsys.readouterr().out.count("gradient") == len(written["rows"])
+    assert [row["devices"] for row in written["simulated"]] == [2, 16, 128, 1024]
+    out = capsys.readouterr().out
+    assert out.count("gradient") == len(written["rows"]) + 4
+    assert "simulated, not measured: 1e+08 steps" in out
+
+
+def test_the_model_of_many_devices_is_its_formula():
+    costs = Costs(step_seconds=1e-6, extra=0.5, state_bytes=1000, gatherings=2, latency=1e-3, bandwidth=1e6)
+    result = simulate(costs, 4, 10**6)
+    assert result.seconds == pytest.approx(1 * 1.5 / 4 + 2 * (2e-3 + 4e-3))
+    assert result.gain == pytest.approx(1 / result.seconds)
+    assert result.share == pytest.approx(result.gain / 4)
+    assert simulate(costs, 1, 10**6).gain == 1
+    assert extra_work(alone_seconds=2.0, split_seconds=1.5, devices=2) == pytest.approx(0.5)
+    assert extra_work(alone_seconds=2.0, split_seconds=0.9, devices=2) == 0
 
 
 @pytest.mark.parametrize("name", ["MinGRU", "ParaGRU"])
