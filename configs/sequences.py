@@ -10,7 +10,7 @@ accelerator.
 
 | variant | what | source's figure |
 |---|---|---|
-| parity, lengths to 40 | is the number of ones odd? (Delétang et al., 2022) | RNN, LSTM 1.00 at 41 to 500 |
+| parity, lengths to 40 | is the number of ones odd? (Delétang et al., 2022) | RNN, LSTM 1.00 |
 | parity_mingru | the same by two blocks of MinGRU | chance, 0.5: a linear cell with positive gates cannot |
 | cycle_navigation, to 40 | left, stay, right on a cycle of five (the same) | RNN, LSTM 1.00 |
 | modular_arithmetic, to 20 | 3 + 2 * 4 - 1 modulo five (the same, to 40) | RNN, LSTM 1.00 |
@@ -18,8 +18,8 @@ accelerator.
 | s5_swaps, 16 | the same, where each symbol swaps two neighbours | none |
 | adding, 200; adding1000 | the sum of two marked numbers of T (Arjovsky et al., 2016) | always 1: loss 0.1667 |
 | copy, 100 | ten symbols again after a silence of T (the same) | no memory: loss 10 ln 8 / (T + 20) |
-| mqar, 64; mqar_short, 16 | the values of keys seen before (Arora et al., 2023) | attention 1.00 |
-| selective_copy, 4,096; _short, 64 | symbols again that noise was between (Gu and Dao, 2023) | Mamba 0.998 |
+| mqar, 64; mqar_short, 16 | the values of keys seen before (Arora et al., 2023) | none |
+| selective_copy, 4,096; _short, 64 | symbols again that noise was between (Gu and Dao, 2023) | none |
 
 In the first four every length up to the longest is as frequent in training, in the next two every step is asked. In the
 others all examples have the one length, and what is learnt need not hold at others.
