@@ -15,13 +15,12 @@ from rnnjax.cells.sizes import keep_sizes
 from rnnjax.cells.tree import is_stack
 from rnnjax.parallel.mesh import LAYERS
 from rnnjax.parallel.pipeline import LayerInputs, LayerMethod, PipelineInputs, SequenceInputs, build_pipeline
-from rnnjax.parallel.replicated import copy_to_axis, mapped_axis_size
+from rnnjax.parallel.replicated import copies_of_inputs, mapped_axis_size
 from rnnjax.parallel.schedule import best_chunk
 from rnnjax.unrolling.auto import Auto
 from rnnjax.unrolling.checks import check_method
-from rnnjax.unrolling.cutting import nan_up_to_reset
+from rnnjax.unrolling.cutting import nan_where_lost
 from rnnjax.unrolling.recurrence import CellSequence, Method
-from rnnjax.unrolling.varying import vary, varying_axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,17 +63,14 @@ class Wavefront(Method):
         length = len(sequence.xs)
         chunk = min(self.chunk or best_chunk(length, devices), length)
         inputs, key_impl = _pipeline_inputs(sequence, pads=length % chunk > 0)
-        inputs = _copied(self.axis, inputs)
+        over_time, others = copies_of_inputs(self.axis, inputs.sequence, inputs[1:])
+        inputs = PipelineInputs(over_time, *others)
         layer_method = LayerMethod(self.inner or Auto(), key_impl, sequence.gaps)
         pipeline = build_pipeline(self.axis, cells, layer_method, devices, chunk, inputs)
         packed_layers, packed_states = pipeline.pack(inputs.layers, inputs.states)
         ys, packed_states = pipeline.run(inputs.sequence, packed_layers, packed_states)
         ys, states = pipeline.gather(ys[:length], packed_states)
-        if sequence.resets is not None and sequence.followed is not None:
-            # A chunk knows nothing of those before it: what was lost there may have given finite states.
-            bad = sequence.followed & ~jnp.isfinite(ys).all(-1)
-            ys = nan_up_to_reset(ys, bad, sequence.resets)
-        return ys, states
+        return nan_where_lost(ys, sequence.followed, sequence.resets), states
 
 
 def layers_for(devices: int, cell: Cell) -> tuple[Cell, ...]:
@@ -115,11 +111,3 @@ def _pipeline_inputs(sequence: CellSequence, *, pads: bool) -> tuple[PipelineInp
     layers = LayerInputs(sequence.params, sequence.initial, keys)
     over_time = SequenceInputs(sequence.xs, valid, sequence.resets, sequence.followed, time)
     return PipelineInputs(over_time, layers, sequence.state), key_impl
-
-
-def _copied(axis: str, inputs: PipelineInputs) -> PipelineInputs:
-    """Returns the inputs as copies that each device may use differently, all varying over the same mesh axes."""
-    # Not over `axis` yet, since `copy_to_axis` leaves alone what varies over it already.
-    sequence, *others = vary(inputs, varying_axes(inputs) - {axis})
-    # In two calls: in one, the gradient of the sequence would be computed wherever that of the parameters is needed.
-    return PipelineInputs(copy_to_axis(axis, sequence), *copy_to_axis(axis, tuple(others)))

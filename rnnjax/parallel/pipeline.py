@@ -16,7 +16,7 @@ from rnnjax.cells.cell import Cell, State
 from rnnjax.cells.randomness import TimedKey
 from rnnjax.parallel.operation_count import count_multiplications
 from rnnjax.parallel.packed_buffers import PackedBuffers
-from rnnjax.parallel.replicated import reduce_from_axis
+from rnnjax.parallel.replicated import only_from, reduce_from_axis
 from rnnjax.parallel.schedule import balanced
 from rnnjax.parallel.switch import switch
 from rnnjax.unrolling.recurrence import CellSequence, Method
@@ -248,17 +248,11 @@ class Pipeline:
         self, ys: Float[Array, "T *batch O"], packed_states: Packed
     ) -> tuple[Float[Array, "T *batch O"], tuple[State, ...]]:
         """Returns the outputs and the states of all layers on every device, from what `run` returns on each."""
-        device = self._device()
-
-        def from_device(number: int, tree: Any) -> Any:
-            # Zeros on all devices but one, so that the sum over devices is that one's.
-            return jax.tree.map(lambda leaf: jnp.where(device == number, leaf, jnp.zeros_like(leaf)), tree)
-
         states = [
-            from_device(number, stage.state_buffers.unpack(number, packed_states))
+            only_from(self.axis, number, stage.state_buffers.unpack(number, packed_states))
             for number, stage in enumerate(self.stages)
         ]
-        ys = from_device(len(self.stages) - 1, ys)
+        ys = only_from(self.axis, len(self.stages) - 1, ys)
         ys, states = reduce_from_axis(self.axis, (ys, states))
         return ys, tuple(state for device_states in states for state in device_states)
 

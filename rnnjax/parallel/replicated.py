@@ -33,6 +33,32 @@ def copy_to_axis(axis: str, tree: PyTree[Shaped[Array, "..."]]) -> PyTree[Shaped
     return jax.tree.unflatten(structure, local)
 
 
+def copies_of_inputs(axis: str, over_time: PyTree, others: PyTree) -> tuple[PyTree, PyTree]:
+    """Returns a method's inputs as copies that each device may use differently, all varying over the same mesh axes.
+
+    Args:
+      axis: name of the mapped axis.
+      over_time: what has an axis of time.
+      others: parameters and states.
+    """
+    # Not over `axis` yet, since `copy_to_axis` leaves alone what varies over it already.
+    over_time, others = vary((over_time, others), varying_axes((over_time, others)) - {axis})
+    # In two calls: in one, the gradient of the sequence would be computed wherever that of the parameters is needed.
+    return copy_to_axis(axis, over_time), copy_to_axis(axis, others)
+
+
+def only_from(axis: str, device: int, tree: PyTree[Shaped[Array, "..."]]) -> PyTree[Shaped[Array, "..."]]:
+    """Returns a tree as one device has it, and zeros on all others, so that the sum over devices is that one's.
+
+    Args:
+      axis: name of the mapped axis.
+      device: the number of the device.
+      tree: a pytree of arrays.
+    """
+    here = jax.lax.axis_index(axis) == device
+    return jax.tree.map(lambda leaf: jnp.where(here, leaf, jnp.zeros_like(leaf)), tree)
+
+
 def reduce_from_axis(axis: str, tree: PyTree[Shaped[Array, "..."]]) -> PyTree[Shaped[Array, "..."]]:
     """Returns the sums over the devices of an axis by one collective; each device's gradient is that of the sum.
 

@@ -12,16 +12,14 @@ from jaxtyping import Array, Bool
 from rnnjax.cells.cell import State
 from rnnjax.cells.pairs import times
 from rnnjax.cells.randomness import TimedKey, timed
-from rnnjax.cells.traits import is_linear
 from rnnjax.parallel.mesh import TIME
-from rnnjax.parallel.replicated import copy_to_axis, mapped_axis_size, reduce_from_axis
-from rnnjax.unrolling.associative import run_linear
-from rnnjax.unrolling.cutting import nan_up_to_reset
+from rnnjax.parallel.replicated import copies_of_inputs, mapped_axis_size, only_from, reduce_from_axis
+from rnnjax.unrolling.associative import not_linear, run_linear
+from rnnjax.unrolling.cutting import nan_where_lost
 from rnnjax.unrolling.linear_scan import Implementation, ScanSettings, check_implementation
 from rnnjax.unrolling.prefixes import Factors, as_tree, combined, conjugate
 from rnnjax.unrolling.recurrence import CellSequence, Method, Recurrence
 from rnnjax.unrolling.selecting import zeros_where
-from rnnjax.unrolling.varying import vary, varying_axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,13 +69,7 @@ class TimeSplit(Method):
         check_implementation(self.implementation)
 
     def why_not(self, recurrence: Recurrence) -> str | None:
-        if is_linear(recurrence.cell):
-            return None
-        name = type(recurrence.cell).__name__
-        return (
-            f"TimeSplit() takes linear cells whose step is LinearCell's, and {name} is not one here; "
-            "unroll it on one device, by Scan() or Auto()"
-        )
+        return not_linear("TimeSplit()", recurrence.cell, "unroll it on one device, by Scan() or Auto()")
 
     def over(self, sequence: CellSequence) -> tuple[Any, State]:
         """Returns the outputs and the state after the last step, or after every step."""
@@ -87,11 +79,8 @@ class TimeSplit(Method):
             ys, last = _of_all_parts(self.axis, devices, length, (ys, last))
         else:
             ys = _of_all_parts(self.axis, devices, length, ys)
-            last = _from_device(self.axis, devices - 1, last)
-        if sequence.resets is not None and sequence.followed is not None:
-            # A part knows nothing of those before it: what was lost there may have given finite states.
-            ys = nan_up_to_reset(ys, sequence.followed & ~jnp.isfinite(ys).all(-1), sequence.resets)
-        return ys, last
+            last = reduce_from_axis(self.axis, only_from(self.axis, devices - 1, last))
+        return nan_where_lost(ys, sequence.followed, sequence.resets), last
 
     def run(self, recurrence: Recurrence) -> tuple[Any, State]:
         return run_linear(ScanSettings(self.implementation, chunks=DeviceChunks(self.axis)), recurrence)
@@ -174,13 +163,9 @@ def _half_as_many(steps: tuple[Factors, Any]) -> tuple[Factors, Any]:
 
 def _copied(axis: str, sequence: CellSequence) -> CellSequence:
     """Returns a sequence's arrays as copies that each device may use differently."""
-    arrays = (sequence.params, sequence.state, sequence.initial)
     over_time = (sequence.xs, sequence.valid, sequence.resets, sequence.followed)
-    # Not over `axis` yet, since `copy_to_axis` leaves alone what varies over it already.
-    arrays, over_time = vary((arrays, over_time), varying_axes((arrays, over_time)) - {axis})
-    # In two calls: in one, the gradient of the sequence would be computed wherever that of the parameters is needed.
-    params, state, initial = copy_to_axis(axis, arrays)
-    xs, valid, resets, followed = copy_to_axis(axis, over_time)
+    over_time, others = copies_of_inputs(axis, over_time, (sequence.params, sequence.state, sequence.initial))
+    (xs, valid, resets, followed), (params, state, initial) = over_time, others
     return sequence._replace(
         params=params, state=state, initial=initial, xs=xs, valid=valid, resets=resets, followed=followed
     )
@@ -216,12 +201,3 @@ def _of_all_parts(axis: str, devices: int, length: int, parts: Any) -> Any:
 
     whole = reduce_from_axis(axis, jax.tree.map(placed, parts))
     return jax.tree.map(lambda leaf: leaf[:length], whole)
-
-
-def _from_device(axis: str, number: int, tree: Any) -> Any:
-    """Returns what one device has, on all of them."""
-    device = jax.lax.axis_index(axis)
-    # Zeros on all devices but one, so that the sum over devices is that one's.
-    return reduce_from_axis(
-        axis, jax.tree.map(lambda leaf: jnp.where(device == number, leaf, jnp.zeros_like(leaf)), tree)
-    )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from rnnjax.cells.cell import Params, State
+from rnnjax.cells.cell import Cell, Params, State
 from rnnjax.cells.linear_cell import LinearCell, coefficients_like
 from rnnjax.cells.pairs import Complex, is_complex, map_numbers, plus, times
 from rnnjax.cells.traits import is_linear
@@ -62,17 +62,22 @@ class Associative(Method):
         check_implementation(self.implementation)
 
     def why_not(self, recurrence: Recurrence) -> str | None:
-        if is_linear(recurrence.cell):
-            dtype = functools.reduce(np.promote_types, (leaf.dtype for leaf in jax.tree.leaves(recurrence.state)))
-            return why_not_here(self.implementation, dtype, self.interpret)
-        name = type(recurrence.cell).__name__
-        return (
-            f"Associative() takes linear cells whose step is LinearCell's, and {name} is not one here; "
-            "use Scan(), or Auto(), which chooses a method for each layer"
+        dtype = functools.reduce(np.promote_types, (leaf.dtype for leaf in jax.tree.leaves(recurrence.state)))
+        remedy = "use Scan(), or Auto(), which chooses a method for each layer"
+        return not_linear("Associative()", recurrence.cell, remedy) or why_not_here(
+            self.implementation, dtype, self.interpret
         )
 
     def run(self, recurrence: Recurrence) -> tuple[Any, State]:
         return run_linear(ScanSettings(self.implementation, interpret=self.interpret), recurrence)
+
+
+def not_linear(method: str, cell: Cell, remedy: str) -> str | None:
+    """Returns in one sentence that a method does not take a cell, which is not linear; None if it is."""
+    if is_linear(cell):
+        return None
+    name = type(cell).__name__
+    return f"{method} takes linear cells whose step is LinearCell's, and {name} is not one here; {remedy}"
 
 
 def run_linear(settings: ScanSettings, recurrence: Recurrence) -> tuple[Any, State]:

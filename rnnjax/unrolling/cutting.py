@@ -67,6 +67,23 @@ def nan_up_to_reset(ys: Float[Array, "T *B O"], bad: Bool[Array, "T *B"], resets
     return select(lost, jnp.full_like(ys, jnp.nan), ys)
 
 
+def nan_where_lost(
+    ys: Float[Array, "T *B O"], followed: Bool[Array, "T *B"] | None, resets: Bool[Array, "T *B"] | None
+) -> Array:
+    """Returns outputs that were computed in parts, each without what was before it, NaN from where one was lost on.
+
+    What was lost in an earlier part may have given finite states in a later one.
+
+    Args:
+      ys: the outputs of all steps.
+      followed: which sequences are reset at some time after each step; None: none.
+      resets: which sequences are reset before each step; None: none.
+    """
+    if followed is None or resets is None:
+        return ys
+    return nan_up_to_reset(ys, followed & ~jnp.isfinite(ys).all(-1), resets)
+
+
 class Taken(NamedTuple):
     """The arguments of a cell's step, the state that resets go to, and whether a reset follows at some time."""
 

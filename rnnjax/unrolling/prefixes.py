@@ -84,10 +84,14 @@ def as_tree(factors: Factors, b: Any, h0: Any, reverse: bool) -> Any:
 
 def as_tree_transposed(factors: Factors, g: Any, reverse: bool) -> Any:
     """Returns the transpose of `as_tree`, from the cotangents of all states to those of `b`."""
-    a = conjugate(_broadcast_over_time(factors.a, g))
-    shift = lambda leaf: _shifted(leaf, jnp.zeros_like(leaf[0]), not reverse)  # noqa: E731
-    later = jax.tree.map(shift, Factors(a, factors.cuts))
+    later = later_factors(Factors(_broadcast_over_time(factors.a, g), factors.cuts), reverse)
     return jax.lax.associative_scan(combined, (later, g), reverse=not reverse)[1]
+
+
+def later_factors(factors: Factors, reverse: bool) -> Factors:
+    """Returns what the cotangent of each step's later neighbour is multiplied by: its factor, conjugated."""
+    shift = lambda leaf: _shifted(leaf, jnp.zeros_like(leaf[0]), not reverse)  # noqa: E731
+    return jax.tree.map(shift, Factors(conjugate(factors.a), factors.cuts))
 
 
 def combined(first: tuple[Factors, Any], second: tuple[Factors, Any]) -> tuple[Factors, Any]:

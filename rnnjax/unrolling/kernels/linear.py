@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PyTree
 
 from rnnjax.cells.pairs import Complex, is_complex, plus, times
 from rnnjax.unrolling.kernels.gpu_block import compiler_params, gpu, interpreter, loaded
-from rnnjax.unrolling.prefixes import Factors, as_tree, conjugate, shifted
+from rnnjax.unrolling.prefixes import Factors, as_tree, conjugate, later_factors, shifted
 from rnnjax.unrolling.varying import vary, varying_axes
 
 _LANES = 128  # threads of a warpgroup, one for each of numbers that lie side by side
@@ -64,11 +64,10 @@ def states_by_kernel_transposed(
       g: the cotangents, a number ``[T, *batch, ...]``.
     """
     nothing = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), g)
-    a, cuts = conjugate(factors.a), factors.cuts
-    if len(jax.tree.leaves(a)[0]) == len(jax.tree.leaves(g)[0]):  # otherwise it is the same at every step
-        a = shifted(a, jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), a), not reverse)
-    cuts = None if cuts is None else shifted(cuts, jnp.zeros_like(cuts[0]), not reverse)
-    return states_by_kernel(Factors(a, cuts), g, nothing, not reverse, interpret=interpret)
+    later = later_factors(factors, reverse)
+    if len(jax.tree.leaves(factors.a)[0]) < len(jax.tree.leaves(g)[0]):  # it is the same at every step
+        later = Factors(conjugate(factors.a), later.cuts)
+    return states_by_kernel(later, g, nothing, not reverse, interpret=interpret)
 
 
 def parts_of(length: int, groups: int) -> int:
