@@ -179,3 +179,26 @@ def same(got, expected):
     """Asserts that two trees are the same bit by bit."""
     assert jax.tree.structure(got) == jax.tree.structure(expected)
     jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+def check_that_a_reset_cuts_an_overflow_off(cell, method, length, reset):
+    """Asserts that a cell which overflows by itself in one sequence changes nothing after a reset of all.
+
+    Outputs before it are NaN in that sequence; values and gradients are those of the steps from the reset on.
+    """
+    resets, batch = np.arange(length) == np.full((3, 1), reset), 3
+    params, xs = jax.tree.map(jnp.abs, parameters(cell)), inputs(batch, length, I).at[0, 0].set(3000)
+
+    def loss(after, params, xs):
+        start = reset if after else 0
+        options = {} if after else {"resets": resets, "method": method}
+        ys, last = unroll(cell, params, xs[:, start:], **options)
+        return jnp.cos(ys[:, reset - start :]).sum() + jnp.sin(last.h).sum()
+
+    got, expected = (
+        jax.jit(jax.value_and_grad(functools.partial(loss, after), argnums=(0, 1)))(params, xs)
+        for after in (False, True)
+    )
+    close(got, expected)
+    ys, _ = unroll(cell, params, xs, resets=resets, method=method)
+    same(np.isnan(ys).all(-1), (np.arange(batch)[:, None] == 0) & (np.arange(length) < reset))

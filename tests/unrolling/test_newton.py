@@ -7,7 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cells_under_test import H, I, LeakySum, close, inputs, parameters, same, some_state
+from cells_under_test import (
+    H,
+    I,
+    LeakySum,
+    check_that_a_reset_cuts_an_overflow_off,
+    close,
+    inputs,
+    parameters,
+    same,
+    some_state,
+)
 
 from rnnjax import (
     GRU,
@@ -139,22 +149,9 @@ def test_only_sequences_that_have_not_converged_are_said_not_to_be():
 
 
 def test_a_cell_that_overflows_before_a_reset_changes_nothing_after_it():
-    cell, resets = Growing(H), np.arange(T) == np.full((B, 1), RESET)
+    cell = Growing(H)
+    check_that_a_reset_cuts_an_overflow_off(cell, Newton(), T, RESET)
     params, xs = jax.tree.map(jnp.abs, parameters(cell)), inputs(B, T, I).at[0, 0].set(3000)
-
-    def loss(after, params, xs):
-        start = RESET if after else 0
-        options = {} if after else {"resets": resets, "method": Newton()}
-        ys, last = unroll(cell, params, xs[:, start:], **options)
-        return jnp.cos(ys[:, RESET - start :]).sum() + jnp.sin(last.h).sum()
-
-    got, expected = (
-        jax.jit(jax.value_and_grad(functools.partial(loss, after), argnums=(0, 1)))(params, xs)
-        for after in (False, True)
-    )
-    close(got, expected)
-    ys, _ = unroll(cell, params, xs, resets=resets, method=Newton())
-    same(np.isnan(ys).all(-1), (np.arange(B)[:, None] == 0) & (np.arange(T) < RESET))
     ys, _ = unroll(cell, params, xs, method=Newton())
     same(np.isfinite(ys), np.isfinite(unroll(cell, params, xs, method=Scan())[0]))
 
