@@ -198,7 +198,7 @@ def cell_class(kind: str) -> type[library.Cell]:
     names = sorted(cell_classes())
     choose = f"choose {', '.join(names[:-1])} or {names[-1]}, or name your own as package.module:Class"
     unknown = f"unknown cell {kind!r}; {choose}{did_you_mean(kind, names)}"
-    require(":" in kind or hasattr(library, kind), unknown)
+    require(":" in kind or kind in library.__all__, unknown)
     cell = _named(kind, unknown)
     single = _is_kind_of(cell, library.Cell) and not made_of_cells(cell)
     require(single, f"cell.kind must name a single cell, such as {' or '.join(names[:2])}, got {kind!r}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -325,6 +326,7 @@ def _open(directory: Path, policy: BestAndLast, *, read_only: bool) -> ocp.Check
     """
     options = ocp.CheckpointManagerOptions(
         preservation_policy=policy,
+        save_interval_steps=0 if read_only else 1,
         create=not read_only,
         read_only=read_only,
         cleanup_tmp_directories=not read_only,
@@ -332,13 +334,26 @@ def _open(directory: Path, policy: BestAndLast, *, read_only: bool) -> ocp.Check
     if directory.exists() and not directory.is_dir():
         raise CheckpointError(f"{directory} is not a directory; move it away, or choose another --workdir")
     try:
-        return ocp.CheckpointManager(directory.absolute(), item_names=(*ITEMS, "about"), options=options)
+        with _without_warnings() if read_only else contextlib.nullcontext():
+            return ocp.CheckpointManager(directory.absolute(), item_names=(*ITEMS, "about"), options=options)
     except Exception as error:  # orbax raises errors of many types for an unwritable disk or a damaged file
         if is_loss_of_process(error):
             raise
         raise CheckpointError(
             f"{directory} cannot be opened ({first_line(error)}); repair that, or choose another --workdir"
         ) from error
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silences orbax, which warns of reading only, as it was asked to."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _is_empty(path: Path) -> bool:

@@ -26,6 +26,7 @@ from rnnjax.training.devices import choose
 from rnnjax.training.event_log import EventLog
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow, steps_in
+from rnnjax.training.model_file import model_file
 from rnnjax.training.program import TrainProgram, place_state
 from rnnjax.training.progress import Progress
 from rnnjax.training.record import Record, means
@@ -65,6 +66,7 @@ def _train(task: Task, config: TrainConfig, run: RunDirectory, stop: StopRequest
     programs = compile_programs(task, config, optimizer, choice.devices)
     # Claimed when the config is known to run, so that a mistake in a flag does not occupy the directory.
     run.claim(to_dict(config))
+    run.keep_model(model_file(task))
     run.write_choice(choice)
     log_uneven_batches(task, config.batch_size, programs.mesh)
     # By the methods that the run began with: what another program measures meanwhile must not change its results.
@@ -144,7 +146,7 @@ def open_checkpoints(run: RunDirectory, task: Task, config: dict[str, Any], *, r
     Returns:
       the checkpoints, as a context manager.
     """
-    origin = Origin(config_digest(config), task.data.checksum)
+    origin = Origin(config_digest(config), task.data.checksum or None)  # none of a task without data
     return Checkpoints(
         run.checkpoints,
         origin,
