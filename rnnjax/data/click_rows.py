@@ -72,9 +72,12 @@ def read_click_rows(clicked: Path, following: Path) -> Windows:
 
 
 def _sessions(windows: Int[np.ndarray, "N L"]) -> Int[np.ndarray, " N"]:
-    """Returns numbers of sessions: one goes on while each window is the one before it, moved by one click."""
+    """Returns numbers of sessions: one goes on while each window is the one before it, moved by one click.
+
+    A single stream has no sessions to keep together, and is cut by time: every window is numbered by itself.
+    """
     goes_on = (windows[1:, :-1] == windows[:-1, 1:]).all(1)
-    return np.cumsum(np.r_[0, ~goes_on])
+    return np.arange(len(windows)) if goes_on.all() else np.cumsum(np.r_[0, ~goes_on])
 
 
 def _read_rows(file: Path) -> Sequence[list[int]]:

@@ -9,8 +9,8 @@ from jaxtyping import Float
 def likely_season(values: Float[np.ndarray, "T C"], longest: int) -> int:
     """Returns the number of steps after which a series is most like itself; 0 if it has no season.
 
-    It is the lag from 2 to `longest` at which the autocorrelation of the steps' changes has its highest peak, summed
-    over columns, and 0 if that is below 0.3.
+    It is the first lag from 2 to `longest` at which the autocorrelation of the steps' changes, the mean over columns,
+    has a peak nearly as high as its highest, and 0 if that is below 0.3.
     """
     changes = np.nan_to_num(np.diff(values, axis=0))
     changes = changes - changes.mean(0)
@@ -23,8 +23,9 @@ def likely_season(values: Float[np.ndarray, "T C"], longest: int) -> int:
     alike = np.array([(changes[lag:] * changes[:-lag]).mean() for lag in lags if lag < len(changes)])
     # A peak: a smooth series is like itself a step later, too.
     peaks = [at for at in range(1, len(alike) - 1) if alike[at] >= max(alike[at - 1], alike[at + 1])]
-    best = max(peaks, key=lambda at: alike[at], default=0)
-    return int(lags[best]) if peaks and alike[best] >= 0.3 else 0
+    best = max((alike[at] for at in peaks), default=0.0)
+    # Two seasons are as much alike as one.
+    return next((int(lags[at]) for at in peaks if best >= 0.3 and alike[at] >= 0.9 * best), 0)
 
 
 def seasonal_forecast(windows: Float[np.ndarray, "N W K"], horizon: int, season: int) -> Float[np.ndarray, "N H K"]:

@@ -62,19 +62,23 @@ class Table(NamedTuple):
 def read_table(file: Path) -> Table:
     """Returns the table in a csv file in UTF-8, whose first row names the columns.
 
-    Cells are separated by commas, semicolons or tabs, whichever the first row has most of. Empty rows are passed over.
+    Cells are separated by commas, semicolons or tabs, whichever the first row has most of. Empty lines are passed over,
+    but in a table of one column they are missing values, as rows of empty cells are; at the end both are left out.
 
     Raises:
       DataError: if it cannot be read, has no names, no rows, or a row of another number of cells.
     """
     records = _records(file)
-    header_row, names = next(records, (0, []))
+    header_row, names = next(((row, names) for row, names in records if any(names)), (0, []))
     if not names:
         raise DataError(f"{file} is empty: give a csv file whose first row names the columns")
     _check_names(file, header_row, names)
     cells: list[list[str]] = [[] for _ in names]
     rows = []
-    for row, record in records:
+    for row, record in _without_empty_end(records):
+        record = record or [""]
+        if len(names) > 1 and record == [""]:
+            continue
         if len(record) != len(names):
             raise DataError(
                 f"{file}, row {row} has {len(record)} cells where the first row names {len(names)} columns "
@@ -89,7 +93,7 @@ def read_table(file: Path) -> Table:
 
 
 def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yields the rows that are not empty, with their numbers from 1 on."""
+    """Yields the rows with their numbers from 1 on; an empty line is a row without cells."""
     row = 0
     csv.field_size_limit(_NEVER_ENDING)
     try:
@@ -99,8 +103,7 @@ def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
             lines.seek(0)
             delimiter = max(_DELIMITERS, key=first.count)
             for row, record in enumerate(csv.reader(lines, delimiter=delimiter, strict=True), 1):
-                if any(cell.strip() for cell in record):
-                    yield row, [cell.strip() for cell in record]
+                yield row, [cell.strip() for cell in record]
     except FileNotFoundError:
         raise DataError(f"{file} does not exist: give the data with --config.data.path") from None
     except OSError as error:
@@ -109,6 +112,16 @@ def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f'{file} is not text in UTF-8 (after row {row}): save it as "CSV UTF-8"') from error
     except csv.Error as error:
         raise DataError(f"{file}, row {row + 1} is no row of a csv file ({error}): correct its quotes") from error
+
+
+def _without_empty_end(records: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
+    """Yields rows up to the last in which anything is written."""
+    empty: list[tuple[int, list[str]]] = []
+    for row, record in records:
+        empty.append((row, record))
+        if any(record):
+            yield from empty
+            empty.clear()
 
 
 def _check_names(file: Path, row: int, names: Sequence[str]) -> None:
@@ -152,14 +165,27 @@ def _number(table: Table, name: str, index: int, cell: str) -> float:
     try:
         value = float(cell)
     except ValueError:
-        remedy = "write the decimal point as ." if re.fullmatch(r"[-+]?[\d.]*,\d+", cell) else _NO_NUMBER
-        raise table.wrong(index, name, f"is no number; {remedy}") from None
+        raise table.wrong(index, name, f"is no number; {_remedy(cell, name)}") from None
     if not abs(value) <= LARGEST:
         raise table.wrong(index, name, "is too large; correct it, or leave the cell empty if it is missing")
     return value
 
 
-_NO_NUMBER = "correct it, leave the cell empty if it is missing, or choose columns with --config.data.features"
+def _remedy(cell: str, name: str) -> str:
+    """Returns what to do about a cell that is no number."""
+    if re.fullmatch(r"[-+]?[\d.]*,\d+", cell):
+        return "write the decimal point as ."
+    if _is_date(cell):
+        return f"if the column holds the times, give --config.data.time={name!r}"
+    return "correct it, leave the cell empty if it is missing, or choose columns with --config.data.features"
+
+
+def _is_date(cell: str) -> bool:
+    try:
+        _seconds(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def times(table: Table, name: str) -> Float[np.ndarray, " R"]:
