@@ -37,7 +37,14 @@ class SequenceClassifier(nn.Module):
         mask: Bool[Array, "B T"] | None = None,
         deterministic: bool = False,
     ) -> Float[Array, "B C"]:
-        """Returns the logits of the classes; dropout, lengths and mask are as in `rnnjax.nn.RNN`."""
+        """Returns the logits of the classes; dropout is as in `rnnjax.nn.RNN`.
+
+        Args:
+          xs: the sequences.
+          lengths: steps of each sequence; None: all.
+          mask: which steps there are; None: all, up to the lengths.
+          deterministic: whether nothing is dropped.
+        """
         options = {"lengths": lengths, "mask": mask, "deterministic": deterministic}
         ys, state = RNN(self.cell)(xs.astype(self.dtype), **options)
         if mask is not None:

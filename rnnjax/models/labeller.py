@@ -38,7 +38,14 @@ class SequenceLabeller(nn.Module):
         mask: Bool[Array, "B T"] | None = None,
         deterministic: bool = False,
     ) -> Float[Array, "B T O"]:
-        """Returns the numbers of every step; dropout, lengths and mask are as in `rnnjax.nn.RNN`."""
+        """Returns the numbers of every step; dropout is as in `rnnjax.nn.RNN`.
+
+        Args:
+          inputs: symbols, or numbers.
+          lengths: steps of each sequence; None: all.
+          mask: which steps there are; None: all, up to the lengths.
+          deterministic: whether nothing is dropped.
+        """
         options = {"lengths": lengths, "mask": mask, "deterministic": deterministic}
         ys, _ = RNN(self.cell)(self._read(inputs), **options)
         return nn.Dense(self.size, dtype=self.dtype)(ys).astype(jnp.float32)
