@@ -45,7 +45,7 @@ def test_every_public_name_is_there_once(package):
 
 
 def test_the_names_of_cells_and_unrolling_are_names_of_the_library():
-    assert [*rnnjax.cells.__all__, *rnnjax.unrolling.__all__] == rnnjax.__all__
+    assert [*rnnjax.cells.__all__, *rnnjax.unrolling.__all__, *rnnjax.streams.__all__] == rnnjax.__all__
 
 
 @pytest.mark.parametrize("name", PUBLIC)
