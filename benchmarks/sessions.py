@@ -87,7 +87,8 @@ def contenders(cell: Any, params: Any, xs: np.ndarray, slots: int) -> dict[str, 
     """
     by_name, by_row = (rnnjax.Sessions(cell, params, slots) for _ in range(2))
     for _ in range(slots):
-        by_name.open(), by_row.open()
+        by_name.open()
+        by_row.open()
     names = list(range(len(xs)))
     step = jax.jit(cell.whole_step)
     states = [cell.start(params, 1, xs.dtype) for _ in names]

@@ -132,9 +132,8 @@ class Sessions:
         names = names.tolist() if isinstance(names, np.ndarray) else list(names)
         rows = xs if isinstance(xs, jax.Array) else np.asarray(xs)
         if not names or rows.shape[:1] != (len(names),):
-            raise ValueError(
-                f"xs must have one row for each of {len(names)} sessions, one at least, got the shape {list(rows.shape)}"
-            )
+            expected = f"one row for each of {len(names)} sessions, one at least"
+            raise ValueError(f"xs must have {expected}, got the shape {list(rows.shape)}")
         outputs = self._step(self._slots.of(names), rows)
         return jax.tree.map(lambda leaf: leaf if len(leaf) == len(names) else leaf[: len(names)], outputs)
 

@@ -108,7 +108,7 @@ REFUSED = {
     "named twice": (lambda s: s.step_batch(["a", "a"], [X, X]), "session 'a' is named twice; a step takes one input"),
     "rows": (
         lambda s: s.step_batch(["a"], [X, X]),
-        "xs must have one row for each of 1 sessions, got the shape [2, 3]",
+        "xs must have one row for each of 1 sessions, one at least, got the shape [2, 3]",
     ),
     "unlike": (
         lambda s: s.step({"a": X, "b": X[:2]}),
