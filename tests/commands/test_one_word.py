@@ -49,15 +49,7 @@ def test_a_module_of_ones_own_may_use_jax_when_it_is_imported(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     # Refused for its directory, after the config has been read and the devices have been set.
-    command = [
-        "rnnjax",
-        "train",
-        "--config",
-        "hihello:basic",
-        "--config.cell.kind=own_module:Mine",
-        "--workdir",
-        "full",
-    ]
+    flags = ["--config", "hihello:basic", "--config.cell.kind=own_module:Mine", "--workdir", "full"]
     path = os.pathsep.join([str(PACKAGE.parent), str(tmp_path)])
     environment = {**os.environ, "PYTHONPATH": path}
     ended = subprocess.run(
