@@ -82,7 +82,8 @@ def build(config: Config) -> Task:
         predicted = jax.jit(lambda image: classify(params, image).argmax(-1))(test["image"][:1000])
         wrong = [i for i in range(len(predicted)) if predicted[i] != test["label"][i]][:25]
         titles = [f"{test['label'][i]} read as {predicted[i]}" for i in wrong]
-        plot_images(test["image"][wrong], titles, directory / "mistakes.png")
+        about = "Digits of the test split that are misread, the first 25 at most"
+        plot_images(test["image"][wrong], titles, directory / "mistakes.png", about=about)
 
     return Task(data, init, values, plots=plots)
 
