@@ -38,10 +38,10 @@ def main(arguments: Sequence[str]) -> None:
     if HELP & set(arguments):
         print(help_of_config(str(__doc__), [argument for argument in arguments if argument not in HELP]))
         return
+    provide_cpu_devices()  # before any module that the config names can use them
     cluster, arguments = read_cluster(arguments)
     config, name, workdir = read_config(arguments)
     require(cluster is None or workdir is not None, "several processes need --workdir, a directory that all reach")
-    provide_cpu_devices()
     keep_compilations()
     with joined(cluster, config):
         train_or_go_on(config, workdir or new_directory(name))

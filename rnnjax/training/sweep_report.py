@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnjax.plots import drawing, new_figure, save_figure
+from rnnjax.plots import axis_label, drawing, new_figure, save_figure, spans_decades
 from rnnjax.training.record import numbers
 
 Spread = dict[str, dict[str, float]]  # for each metric, its mean and its standard deviation over the seeds
@@ -135,12 +135,16 @@ def plot_sweep(results: dict[str, Any], rows: Sequence[dict[str, Any]], director
     validation = [row for row in rows if row["split"] == "validation"]
     curves = {run["run"]: [row for row in validation if row["run"] == run["run"]] for run in converged}
     for name in _metrics(results["points"], "validation"):
-        figure, axes = new_figure(6, 4)
+        if not any(len(curve) > 1 for curve in curves.values()):
+            continue  # a single dot for each point, which the table says in numbers
+        title = f"Validation {axis_label(name)}: means and standard deviations over seeds"
+        figure, axes = new_figure(6, 4, title=title)
         for point in results["points"]:
             point_curves = [curves[run["run"]] for run in converged if run["values"] == point["values"]]
             if point_curves:
                 _plot_point(axes, point, point_curves, name)
-        axes.set(xlabel="epoch", ylabel=f"validation {name}")
+        values = [row[name] for curve in curves.values() for row in curve if name in row]
+        axes.set(xlabel="epoch", ylabel=axis_label(name), yscale="log" if spans_decades(name, values) else "linear")
         axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
         save_figure(figure, directory / f"{name}.png")
@@ -150,6 +154,6 @@ def _plot_point(axes: Any, point: dict[str, Any], curves: Sequence[Sequence[dict
     epochs = [row["epoch"] for row in curves[0]]
     values = np.array([[row[name] for row in curve] for curve in curves])
     mean, std = values.mean(0), values.std(0, ddof=min(1, len(values) - 1))
-    label = point_name(point["values"]) or f"{len(values)} seeds"
+    label = point_name(point["values"]) or f"{len(values)} seed{'s' * (len(values) > 1)}"
     (line,) = axes.plot(epochs, mean, label=label, marker="." if len(epochs) < 50 else None)
     axes.fill_between(epochs, mean - std, mean + std, color=line.get_color(), alpha=0.2, linewidth=0)
