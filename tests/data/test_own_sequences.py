@@ -206,7 +206,7 @@ TABLES = {
     "a broken class": (rows().replace(",x", ",1").replace(",y", ",2.5"), "row 5, column 'label': '2.5' is no class"),
     "one class": (rows().replace(",y", ",x"), "has one class, 'x', in its training split"),
     "too few": (rows(2), "has 2 sequences, too few for training, validation and test"),
-    "all missing": (rows(row5="s1,0,,,y", row6="s1,1,,,y", row7="s1,2,,,y"), "all values of sequence s1 are missing"),
+    "all missing": (rows(row5="s1,0,,,y", row6="s1,1,,,y", row7="s1,2,,,y"), "all values of sequence 's1' are missing"),
     "open quotes": (rows() + 's9,3,1,1,"y\n', "row 32 is no row of a csv file"),
     "Latin-1": (
         rows().replace("s0", "sé").encode("latin-1"),

@@ -12,6 +12,8 @@ def likely_season(values: Float[np.ndarray, "T C"], longest: int) -> int:
     It is the first lag from 2 to `longest` at which the autocorrelation of the steps' changes, the mean over columns,
     has a peak nearly as high as its highest, and 0 if that is below 0.3.
     """
+    if len(values) < 5:
+        return 0
     changes = np.nan_to_num(np.diff(values, axis=0))
     changes = changes - changes.mean(0)
     spread = np.square(changes).mean(0)

@@ -64,7 +64,7 @@ class SequenceSet(NamedTuple):
         empty = np.flatnonzero(~self.steps().any(1))
         if len(empty):
             raise DataError(
-                f"{self.file}: all values of sequence {self.ids[empty[0]]} are missing: leave the sequence out"
+                f"{self.file}: all values of sequence {self.ids[empty[0]]!r} are missing: leave the sequence out"
             )
         return self
 

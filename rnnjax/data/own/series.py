@@ -13,7 +13,7 @@ from rnnjax.data.own.baselines import likely_season
 from rnnjax.data.own.files import own_files
 from rnnjax.data.own.scaling import learn_scaling
 from rnnjax.data.own.series_file import Series, read_series
-from rnnjax.data.own.windows import SeriesReading, Sizes, window_fields
+from rnnjax.data.own.windows import SeriesReading, Sizes, require_window, window_fields
 from rnnjax.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -75,7 +75,8 @@ def load_series(path: str, wanted: Wanted, sizes: Sizes, reading: SeriesReading 
     elif whole is not None:
         parts = cut_series(whole, sizes)
     names = parts["train"].names if reading is None else reading.scaling.names
-    for part in parts.values():
+    for split, part in parts.items():
+        require_window(split, part, sizes)
         if part.names != names:
             raise DataError(f"{part.file} has columns {', '.join(part.names)}, not {', '.join(names)}: give the same")
     reading = reading or _learnt(parts, wanted, sizes)._replace(checksum=checksum)

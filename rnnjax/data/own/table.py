@@ -127,6 +127,9 @@ def _without_empty_end(records: Iterator[tuple[int, list[str]]]) -> Iterator[tup
 def _check_names(file: Path, row: int, names: Sequence[str]) -> None:
     if "" in names:
         raise DataError(f"{file}, row {row} gives column {names.index('') + 1} no name: name it, or remove it")
+    strange = next((name for name in names if not name.isprintable()), None)
+    if strange is not None:
+        raise DataError(f"{file}, row {row} names a column {strange[:60]!r}, which cannot be printed: rename it")
     if all(map(_is_number, names)):
         raise DataError(
             f"{file}, row {row} holds numbers ({_short(', '.join(names))}) where names of columns are expected: "

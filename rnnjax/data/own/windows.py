@@ -73,6 +73,16 @@ class SeriesReading(NamedTuple):
         return cls(**{**values, "scaling": Scaling.from_json(values["scaling"]), "end": end})
 
 
+def require_window(split: str, series: Series, sizes: Sizes) -> None:
+    """Raises `DataError` if a split's part of the series is too short for a window."""
+    count = len(series.values)
+    if count < sizes.window + sizes.horizon:
+        raise DataError(
+            f"the {split} split of {series.file} has {count} steps, too few for a window of {sizes.window} and a "
+            f"horizon of {sizes.horizon}: lower window or horizon, or give more"
+        )
+
+
 def window_starts(split: str, steps: int, sizes: Sizes) -> Int[np.ndarray, " N"]:
     """Returns the first steps of a split's windows."""
     return np.arange(0, steps - sizes.window - sizes.horizon + 1, sizes.stride if split == "train" else 1)
@@ -88,15 +98,9 @@ def window_fields(split: str, series: Series, reading: SeriesReading, sizes: Siz
       sizes: of windows.
 
     Raises:
-      DataError: if the part is too short for a window.
+      DataError: if the part has no value to forecast.
     """
-    needed, count = sizes.window + sizes.horizon, len(series.values)
-    if count < needed:
-        raise DataError(
-            f"the {split} split of {series.file} has {count} steps, too few for a window of {sizes.window} and a "
-            f"horizon of {sizes.horizon}: lower window or horizon, or give more"
-        )
-    starts = window_starts(split, count, sizes)
+    starts = window_starts(split, len(series.values), sizes)
     scaling, targets = reading.scaling, reading.targets
     size = 4 * len(starts) * (sizes.window * scaling.size + 2 * sizes.horizon * len(targets))
     require_memory(size, f"the windows of the {split} split", "raise data.stride, or lower window")
