@@ -165,9 +165,8 @@ def test_rows_of_items_are_windows_of_sessions(folder):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_ask_for_a_path_and_take_one(variant):
-    if variant != "pairs":  # which looks for it when it reads
-        with pytest.raises(ConfigError, match=r"needs? --config\.data\.path"):
-            freeze(get_config(variant))
+    with pytest.raises(ConfigError, match=r"needs? --config\.data\.path"):
+        freeze(get_config(variant))
     config = get_config(variant)
     config.data.path = "file"
     freeze(config)

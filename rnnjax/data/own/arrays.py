@@ -13,7 +13,8 @@ from jaxtyping import Float, Int, Shaped
 from rnnjax.data.files import regular
 from rnnjax.data.own.sequence_set import NO_LABEL, SequenceSet, padded_sequences
 from rnnjax.data.own.table import LARGEST
-from rnnjax.errors import DataError
+from rnnjax.errors import ConfigError, DataError
+from rnnjax.memory import require_memory
 
 _INPUTS, _LABELS, _LENGTHS = ("x", "inputs", "values", "data"), ("y", "labels", "label", "targets"), ("lengths",)
 _BEGINNINGS = (b"PK", b"\x93NUMPY")  # of npz and npy files; NumPy takes anything else for a pickle
@@ -82,6 +83,7 @@ def _loaded(file: Path) -> Any:
         with regular(file).open("rb") as opened:
             if not opened.read(6).startswith(_BEGINNINGS):
                 raise ValueError("it does not begin as they do")
+        require_memory(3 * file.stat().st_size, f"the arrays in {file}", "give fewer or shorter sequences")
         return np.load(file, allow_pickle=False)
 
     return _content(file, load)
@@ -92,7 +94,7 @@ def _content(file: Path, read: Callable[[], Any]) -> Any:
         return read()
     except FileNotFoundError:
         raise DataError(f"{file} does not exist: give the data with --config.data.path") from None
-    except DataError:
+    except (ConfigError, DataError):
         raise
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         if "pickle" in str(error) or "Object arrays" in str(error):
