@@ -46,6 +46,7 @@ VARIANTS = {
         cell=CellConfig(kind="GRU", hidden_size=128, dropout={"input_rate": 0.1, "output_rate": 0.1}),
         embedding_size=64,
         batch_size=64,
+        max_buckets=6,
         epochs=10,
         optimizer=OptimizerConfig(learning_rate=4e-3, schedule="cosine", clip_norm=1.0),
     ),
