@@ -84,7 +84,7 @@ def report(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-_PLACE = ("step", "epoch", "split")
+_PLACE = ("step", "epoch", "split", "learning_rate", "gradient_norm", "update_norm")
 
 if __name__ == "__main__":
     end(exit_code(main, sys.argv[1:]))

@@ -26,7 +26,7 @@ class RunDirectory:
     """The directory of a run.
 
     It contains `config.json`, `devices.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `tensorboard/`, `plots/`
-    and, while a run writes there, `lock`.
+    and, with `config.histograms`, `histograms.jsonl`; while a run writes there, `lock`.
 
     Args:
       path: of the directory.
@@ -47,7 +47,7 @@ class RunDirectory:
     def check(self, config: dict[str, Any]) -> None:
         """Raises `ConfigError` if the directory contains a run of another config, or something else.
 
-        The place of the data and the duration of calls may differ.
+        The place of the data, the duration of calls and the sinks may differ.
         """
         if self._holds_config():
             different = [name for name in differences(self.config(), _as_json(config)) if name not in _MAY_DIFFER]
@@ -164,7 +164,8 @@ class RunDirectory:
         return read_json(self._summary, fits, "it is made again")
 
 
-_MAY_DIFFER = (*PLACES, "call_seconds")
+_LOGGED = ("sinks", "histograms")  # where the results go, which changes none
+_MAY_DIFFER = (*PLACES, "call_seconds", *_LOGGED)
 
 
 def new_directory(name: str) -> Path:
@@ -177,12 +178,14 @@ def new_directory(name: str) -> Path:
 def config_digest(config: dict[str, Any]) -> str:
     """Returns the SHA-256 of a config, which identifies the checkpoints of its runs.
 
-    The place of the data, the split over devices and the duration of calls are left out: they do not change the result.
+    The place of the data, the split over devices, the duration of calls and the sinks are left out: they change no
+    result.
     """
     groups = {"data": dict(config.get("data", {})), "parallel": None}
     for name in PLACES:
         groups["data"].pop(name.removeprefix("data."), None)
-    content = {name: value for name, value in (config | groups).items() if name != "call_seconds"}
+    left_out = ("call_seconds", *_LOGGED)
+    content = {name: value for name, value in (config | groups).items() if name not in left_out}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -134,15 +134,17 @@ def with_checkpoints(path: Path, task: Task, use: Callable[[Checkpoints], Any]) 
         return use(checkpoints)
 
 
-def scalars(directory: Path) -> list[tuple[str, int, float]]:
-    """Tag, step and value of every scalar in TensorBoard's event files, oldest file first."""
+def scalars(directory: Path, *, others: bool = False) -> list[tuple[str, int, Any]]:
+    """Tag, step and value of every scalar in TensorBoard's event files, oldest file first; `others`: of all else."""
     found = []
     for path in sorted(directory.iterdir(), key=lambda path: path.stat().st_mtime_ns):
         content, at = path.read_bytes(), 0
         while at < len(content):
             (length,) = struct.unpack("<Q", content[at : at + 8])
             event = Event.FromString(content[at + 12 : at + 12 + length])
-            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+            for value in event.summary.value:
+                if (value.WhichOneof("value") == "simple_value") != others:
+                    found.append((value.tag, event.step, None if others else value.simple_value))
             at += 16 + length
         assert at == len(content)
     return found
