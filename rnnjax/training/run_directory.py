@@ -7,7 +7,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class RunDirectory:
     """The directory of a run.
 
     It contains `config.json`, `model.json`, `devices.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`,
-    `tensorboard/`, `plots/` and, while a run writes there, `lock`.
+    `tensorboard/`, `plots/`, `parent.json` if the run began with another one, and `lock` while a run writes there.
 
     Args:
       path: of the directory.
@@ -45,6 +45,7 @@ class RunDirectory:
         self._metrics = self.path / "metrics.jsonl"
         self._summary = self.path / "summary.json"
         self._devices = self.path / "devices.json"
+        self._parent = self.path / "parent.json"
 
     def check(self, config: dict[str, Any]) -> None:
         """Raises `ConfigError` if the directory contains a run of another config, or something else.
@@ -77,6 +78,25 @@ class RunDirectory:
             write_json(self._config, _as_json(config))
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be used ({error.strerror}); choose another --workdir") from error
+
+    def check_parent(self, parent: Mapping[str, Any] | None) -> None:
+        """Raises `ConfigError` if the directory contains a run that began otherwise.
+
+        Args:
+          parent: what the run is to begin with; None asks for no such thing, and fits every run.
+        """
+        recorded = self.parent()
+        if parent is None or (recorded is None and not self.has_begun()):
+            return
+        if recorded is None:
+            raise ConfigError(f"{self.path} holds a run that began afresh; choose another --workdir")
+        if any(recorded.get(name) != value for name, value in parent.items()):
+            began = f"with {recorded.get('directory')} ({recorded.get('how')}, {recorded.get('checkpoint')})"
+            raise ConfigError(f"{self.path} holds a run that began {began}; choose another --workdir")
+
+    def has_begun(self) -> bool:
+        """Says whether there are checkpoints, from which the run would be resumed."""
+        return self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
 
     def _holds_config(self) -> bool:
         """Says whether there is a `config.json`; an empty one alone is what a process leaves that was killed early."""
@@ -115,7 +135,7 @@ class RunDirectory:
         """
         if self._model.is_file():
             return
-        if self.checkpoints.is_dir() and any(self.checkpoints.iterdir()):
+        if self.has_begun():
             raise ConfigError(_EARLIER.format(self.path))
         if self.writes:
             write_text(self._model, json.dumps(model.as_json()) + "\n")
@@ -137,6 +157,15 @@ class RunDirectory:
         """Says whether the run has kept something for its model."""
         return self._model.is_file()
 
+    def write_parent(self, record: Mapping[str, Any]) -> None:
+        """Writes with which other run this one began: directory, checkpoint, step and digests."""
+        if self.writes:
+            write_json(self._parent, record)
+
+    def parent(self) -> dict[str, Any] | None:
+        """Returns with which other run this one began; None if with none."""
+        return read_json(self._parent, is_object, "with which run this one began is not known")
+
     def write_choice(self, choice: Choice) -> None:
         """Writes the devices and methods of the run: a resumed run must use the same, or it would round differently."""
         if self.writes:
@@ -156,6 +185,11 @@ class RunDirectory:
     def write_metrics(self, rows: Iterable[dict[str, Any]]) -> None:
         """Replaces all lines of `metrics.jsonl`."""
         write_rows(self._metrics, rows)
+
+    def take_metrics(self, other: RunDirectory, step: int) -> None:
+        """Writes the lines of another run up to a step, but for those of the test split."""
+        if self.writes:
+            self.write_metrics(row for row in other.metrics() if row["step"] <= step and row["split"] != "test")
 
     def metrics(self) -> list[dict[str, Any]]:
         """Returns the lines of `metrics.jsonl`, without incomplete or damaged ones."""
