@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 
 from rnnjax.cell_config import CellConfig, build_cell
 from rnnjax.config_group import ConfigGroup
@@ -96,6 +97,8 @@ class TrainConfig(ConfigGroup):
       call_seconds: about how many seconds a call may take, so that a signal is handled soon; 0 for no limit. Neither
         this nor `steps_per_call` changes the results.
       log_every: training steps that a line of the log is the mean of; the last line of an epoch may be of fewer.
+      frozen: a regular expression; parameters whose whole path it matches, such as embedding.embedding, stay as they
+        are.
       sinks: where lines go besides `metrics.jsonl` and TensorBoard: wandb, mlflow, or your own as package.module:Class.
       histograms: whether TensorBoard gets histograms of the parameters at every evaluation.
     """
@@ -109,6 +112,7 @@ class TrainConfig(ConfigGroup):
     steps_per_call: int = 0
     call_seconds: float = 5.0
     log_every: int = 50
+    frozen: str = ""
     sinks: tuple[str, ...] = ()
     histograms: bool = False
     cell: CellConfig = dataclasses.field(default_factory=CellConfig)
@@ -126,6 +130,7 @@ class TrainConfig(ConfigGroup):
             _check_sink(name)
         require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         require(self.seed < 2**32, f"seed must be below {2**32}, got {self.seed}")
+        require(_is_pattern(self.frozen), f"frozen must be a regular expression, got {self.frozen!r}")
         dtypes = ("float32", "bfloat16", "float16")
         require(self.dtype in dtypes, f"dtype must be one of {', '.join(dtypes)}, got {self.dtype!r}")
 
@@ -139,6 +144,14 @@ def _check_sink(name: str) -> None:
     own = bool(colon) and kind.isidentifier() and all(part.isidentifier() for part in path.split("."))
     known = f"choose from {', '.join(SINKS)}{did_you_mean(name, SINKS)}, or name your own as package.module:Class"
     require(own or name in SINKS, f"unknown sink {name!r}; {known}")
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
 
 
 PLACES = ("data.path", "data.tfds_dir")  # of the data: runs that differ only in these fields are the same

@@ -17,6 +17,7 @@ from rnnjax.training.log_window import LogWindow, Metrics, steps_in
 from rnnjax.training.progress import Progress
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.sinks.sink import PLACE, Sinks
+from rnnjax.training.state import as_items
 from rnnjax.training.step import OF_OPTIMIZER
 
 T = TypeVar("T")
@@ -87,7 +88,7 @@ class Record(NamedTuple):
         if self.histograms and results.state is not None:
             self._add_histograms(results)
         if results.state is not None:
-            self.checkpoints.save(results.step, results.state, validation)
+            self.checkpoints.save(results.step, as_items(results.state), validation)
 
     def _training_rows(self, results: CallResults) -> list[dict[str, Any]]:
         metrics = results.on_host()
@@ -123,7 +124,7 @@ class Record(NamedTuple):
           state: after them.
           evaluation: whether the validation split is still to be evaluated after this step.
         """
-        self.checkpoints.save(step, state, {}, Unfinished(self.window.as_json(), evaluation))
+        self.checkpoints.save(step, as_items(state), {}, Unfinished(self.window.as_json(), evaluation))
         self.checkpoints.wait()
 
 
