@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -64,6 +65,8 @@ def _script(arguments: Sequence[str]) -> str:
 
 def run() -> NoReturn:
     """Runs the command of this process, and ends it with the command's exit code."""
+    if not sys.flags.safe_path:
+        sys.path.append(os.getcwd())  # for modules of one's own; a script does not have it, unlike python -m
     end(exit_code(main, sys.argv[1:]))
 
 

@@ -25,6 +25,8 @@ _LABELS = {
     "perplexity": "perplexity (a token)",
 }
 
+_NOT_DRAWN = ("learning_rate", "gradient_norm", "update_norm")  # of the optimiser; TensorBoard has them
+
 _TITLE, _GAP = 6, 4  # pixels above and beside each image of a sheet
 
 
@@ -55,7 +57,7 @@ def plot_curves(rows: Sequence[dict[str, Any]], directory: Path) -> None:
     A split that has one value of a metric, such as a score of the test split, is a level; a metric without a split
     that has more gets no plot.
     """
-    for name in sorted({name for row in rows for name in row} - {"step", "epoch", "split"}):
+    for name in sorted({name for row in rows for name in row} - {"step", "epoch", "split", *_NOT_DRAWN}):
         splits = dict.fromkeys(row["split"] for row in rows if name in row)
         points = {
             split: [(row["step"], row[name]) for row in rows if row["split"] == split and name in row]

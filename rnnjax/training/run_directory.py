@@ -7,7 +7,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ class RunDirectory:
     """The directory of a run.
 
     It contains `config.json`, `model.json`, `devices.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`,
-    `tensorboard/`, `plots/` and, while a run writes there, `lock`.
+    `tensorboard/`, `plots/`, `parent.json` if the run began with another one, `histograms.jsonl` if the config asks for
+    them, and `lock` while a run writes there.
 
     Args:
       path: of the directory.
@@ -45,11 +46,12 @@ class RunDirectory:
         self._metrics = self.path / "metrics.jsonl"
         self._summary = self.path / "summary.json"
         self._devices = self.path / "devices.json"
+        self._parent = self.path / "parent.json"
 
     def check(self, config: dict[str, Any]) -> None:
         """Raises `ConfigError` if the directory contains a run of another config, or something else.
 
-        The place of the data and the duration of calls may differ.
+        The place of the data, the duration of calls and the sinks may differ.
         """
         if self._holds_config():
             different = [name for name in differences(self.config(), _as_json(config)) if name not in _MAY_DIFFER]
@@ -77,6 +79,25 @@ class RunDirectory:
             write_json(self._config, _as_json(config))
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be used ({error.strerror}); choose another --workdir") from error
+
+    def check_parent(self, parent: Mapping[str, Any] | None) -> None:
+        """Raises `ConfigError` if the directory contains a run that began otherwise.
+
+        Args:
+          parent: what the run is to begin with; None asks for no such thing, and fits every run.
+        """
+        recorded = self.parent()
+        if parent is None or (recorded is None and not self.has_begun()):
+            return
+        if recorded is None:
+            raise ConfigError(f"{self.path} holds a run that began afresh; choose another --workdir")
+        if any(recorded.get(name) != value for name, value in parent.items()):
+            began = f"with {recorded.get('directory')} ({recorded.get('how')}, {recorded.get('checkpoint')})"
+            raise ConfigError(f"{self.path} holds a run that began {began}; choose another --workdir")
+
+    def has_begun(self) -> bool:
+        """Says whether there are checkpoints, from which the run would be resumed."""
+        return self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
 
     def _holds_config(self) -> bool:
         """Says whether there is a `config.json`; an empty one alone is what a process leaves that was killed early."""
@@ -115,7 +136,7 @@ class RunDirectory:
         """
         if self._model.is_file():
             return
-        if self.checkpoints.is_dir() and any(self.checkpoints.iterdir()):
+        if self.has_begun():
             raise ConfigError(_EARLIER.format(self.path))
         if self.writes:
             write_text(self._model, json.dumps(model.as_json()) + "\n")
@@ -137,6 +158,15 @@ class RunDirectory:
         """Says whether the run has kept something for its model."""
         return self._model.is_file()
 
+    def write_parent(self, record: Mapping[str, Any]) -> None:
+        """Writes with which other run this one began: directory, checkpoint, step and digests."""
+        if self.writes:
+            write_json(self._parent, record)
+
+    def parent(self) -> dict[str, Any] | None:
+        """Returns with which other run this one began; None if with none."""
+        return read_json(self._parent, is_object, "with which run this one began is not known")
+
     def write_choice(self, choice: Choice) -> None:
         """Writes the devices and methods of the run: a resumed run must use the same, or it would round differently."""
         if self.writes:
@@ -156,6 +186,11 @@ class RunDirectory:
     def write_metrics(self, rows: Iterable[dict[str, Any]]) -> None:
         """Replaces all lines of `metrics.jsonl`."""
         write_rows(self._metrics, rows)
+
+    def take_metrics(self, other: RunDirectory, step: int) -> None:
+        """Writes the lines of another run up to a step, but for those of the test split."""
+        if self.writes:
+            self.write_metrics(row for row in other.metrics() if row["step"] <= step and row["split"] != "test")
 
     def metrics(self) -> list[dict[str, Any]]:
         """Returns the lines of `metrics.jsonl`, without incomplete or damaged ones."""
@@ -196,11 +231,12 @@ class RunDirectory:
         return read_json(self._summary, fits, "it is made again")
 
 
+_LOGGED = ("sinks", "histograms")  # where the results go, which changes none
 _EARLIER = (
     "{} holds a run of an earlier version of rnnjax, without model.json, which says what its model is made of; "
     "train it again in another --workdir"
 )
-_MAY_DIFFER = (*PLACES, "call_seconds")
+_MAY_DIFFER = (*PLACES, "call_seconds", *_LOGGED)
 
 
 def new_directory(name: str) -> Path:
@@ -213,12 +249,14 @@ def new_directory(name: str) -> Path:
 def config_digest(config: dict[str, Any]) -> str:
     """Returns the SHA-256 of a config, which identifies the checkpoints of its runs.
 
-    The place of the data, the split over devices and the duration of calls are left out: they do not change the result.
+    The place of the data, the split over devices, the duration of calls and the sinks are left out: they change no
+    result.
     """
     groups = {"data": dict(config.get("data", {})), "parallel": None}
     for name in PLACES:
         groups["data"].pop(name.removeprefix("data."), None)
-    content = {name: value for name, value in (config | groups).items() if name != "call_seconds"}
+    left_out = ("call_seconds", *_LOGGED)
+    content = {name: value for name, value in (config | groups).items() if name not in left_out}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
