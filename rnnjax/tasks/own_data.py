@@ -26,6 +26,7 @@ class OwnConfig(DataConfig):
       features: the columns that are read; none takes all that are nothing else.
       scale: whether features are standardised by mean and deviation of the training split.
       validation_fraction, test_fraction: of one file.
+      whole: whether one file is all of every split: what `--data` gives to a finished run, if its training had another.
     """
 
     name: str = "own"
@@ -34,6 +35,11 @@ class OwnConfig(DataConfig):
     scale: bool = True
     validation_fraction: float = 0.15
     test_fraction: float = 0.15
+    whole: bool = False
+
+    def read_other(self, path: str) -> None:
+        super().read_other(path)
+        self.whole = True
 
     def check(self) -> None:
         super().check()
@@ -69,7 +75,7 @@ class SequencesConfig(OwnConfig):
 
     def cuts(self) -> Cuts:
         """Returns how one file is split."""
-        return Cuts(self.validation_fraction, self.test_fraction, self.split == "time")
+        return Cuts(self.validation_fraction, self.test_fraction, self.split == "time", self.whole)
 
 
 def load_own_sequences(config: SequencesConfig, kept: Kept | None, *, every_step: bool) -> OwnSequences:
