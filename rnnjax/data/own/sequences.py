@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Int
 
 from rnnjax.data.dataset import Arrays, DataSet, content_checksum
-from rnnjax.data.own.arrays import read_array_file
+from rnnjax.data.own.arrays import read_array_file, read_array_inputs
 from rnnjax.data.own.columns import Columns
 from rnnjax.data.own.files import learnt_from, own_files
-from rnnjax.data.own.long_form import read_long_form
+from rnnjax.data.own.long_form import read_inputs, read_long_form
 from rnnjax.data.own.scaling import Scaling, learn_scaling
 from rnnjax.data.own.sequence_set import NO_LABEL, SequenceSet
 from rnnjax.errors import DataError
@@ -120,6 +120,26 @@ def _read(file: Path, columns: Columns, *, every_step: bool) -> SequenceSet:
     if file.suffix.lower() == ".csv":
         return read_long_form(file, columns, every_step=every_step)
     return read_array_file(file, every_step=every_step)
+
+
+def read_own_inputs(file: Path, columns: Columns, reading: Reading) -> SequenceSet:
+    """Returns the sequences of a file without labels, whether it has them or not, for a trained model.
+
+    Args:
+      file: a csv, npz or npy file.
+      columns: of a csv file.
+      reading: how the model's own data was read.
+
+    Raises:
+      DataError: for what is wrong with the file, or where it has other features.
+    """
+    names = reading.scaling.names
+    if file.suffix.lower() == ".csv":
+        return read_inputs(file, columns, names)
+    sequences = read_array_inputs(file)
+    if sequences.names != names:
+        raise DataError(f"{file} has {len(sequences.names)} features, but the model reads {len(names)}: give as many")
+    return sequences
 
 
 def split_rows(sequences: SequenceSet, cuts: Cuts) -> dict[str, Int[np.ndarray, " n"]]:
