@@ -87,7 +87,7 @@ class TrainConfig(ConfigGroup):
     """The fields that all tasks share.
 
     Attributes:
-      task: module of the task in `rnnjax.tasks`; a name with a dot is the path of any module.
+      task: module of the task in `rnnjax.tasks`, or one beside the config; a name with a dot is any module's path.
       seed: of parameters, order of the data and dropout.
       epochs: passes over the training split.
       evaluate_every: epochs from one evaluation, with a checkpoint, to the next; there is always one after the last.

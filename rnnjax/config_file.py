@@ -70,7 +70,11 @@ def read_config_file(name: str) -> ConfigFile:
     """
     path, colon, variant = name.partition(":")
     require(bool(path), "the path of the config file is empty; give --config FILE.py[:variant] or NAME[:variant]")
-    loader = SourceFileLoader(_MODULE, place_of(path))
+    place = place_of(path)
+    folder = str(Path(place).resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # last, so that a module beside the file is found and hides none
+    loader = SourceFileLoader(_MODULE, place)
     try:
         spec = spec_from_loader(_MODULE, loader)
         assert spec is not None
