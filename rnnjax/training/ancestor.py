@@ -166,8 +166,8 @@ class Ancestor:
             raise DataError(f"the data differs from that of {self._run.path}; give that by --data, or use --init_from")
         if depends_on_epochs(config.optimizer):
             _log.warning(
-                "the schedule %s is of the whole run: rates so far were those of %d epochs, from here on they are those "
-                "of %d, so that the result is not that of all at once",
+                "the schedule %s is of the whole run: rates so far were those of %d epochs, and are those of %d from "
+                "here on, so that the result is not that of all at once",
                 config.optimizer.schedule,
                 self._values["epochs"],
                 config.epochs,
