@@ -141,6 +141,7 @@ def points(directory: Path) -> list[tuple[str, int, float]]:
         while at < len(content):
             (length,) = struct.unpack("<Q", content[at : at + 8])
             event = Event.FromString(content[at + 12 : at + 12 + length])
-            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+            values = [value for value in event.summary.value if value.WhichOneof("value") == "simple_value"]
+            found += [(value.tag, event.step, value.simple_value) for value in values]
             at += 16 + length
     return found

@@ -6,8 +6,9 @@ from rnnjax import starting as _starting  # noqa: F401  (before what takes long 
 import importlib
 from typing import Any
 
-from rnnjax import cells, unrolling
+from rnnjax import cells, streams, unrolling
 from rnnjax.cells import *  # noqa: F403  (what `__all__` there names is public here)
+from rnnjax.streams import *  # noqa: F403
 from rnnjax.unrolling import *  # noqa: F403
 from rnnjax.version import __version__ as __version__
 
@@ -26,3 +27,4 @@ def __getattr__(name: str) -> Any:
 __all__: list[str] = []
 __all__ += cells.__all__
 __all__ += unrolling.__all__
+__all__ += streams.__all__

@@ -47,7 +47,7 @@ def open_config(arguments: Sequence[str]) -> tuple[TrainConfig, ConfigFile, Path
     require(bool(names), f"no config is given; usage: {_USAGE}")
     file = read_config_file(names[-1])
     config = file.config()
-    rest = _unset(config, _choose_cell(config, arguments))
+    rest = _unset(config, _choose_sinks(config, _choose_cell(config, arguments)))
     read = set_fields if config_flags is None else _set_by_ml_collections
     config, workdir, stray = read(config, rest)
     require(not stray, f"unexpected argument {stray[0] if stray else ''!r}; usage: {_USAGE}")
@@ -93,9 +93,20 @@ def _choose_cell(config: TrainConfig, arguments: Sequence[str]) -> list[str]:
         config.cell = config.cell.of_kind(kinds[-1])
     wrappers, arguments = _extracted(arguments, "config.cell.wrappers")
     if wrappers:
-        names = ",".join(wrappers).split(",")
-        config.cell.wrappers = tuple(name for name in names if name and name not in _UNSET)
+        config.cell.wrappers = _names(",".join(wrappers))
     return arguments
+
+
+def _choose_sinks(config: TrainConfig, arguments: Sequence[str]) -> list[str]:
+    """Sets the sinks that the last such flag names, plainly, and returns the other arguments."""
+    sinks, arguments = _extracted(arguments, "config.sinks")
+    if sinks:
+        config.sinks = _names(sinks[-1])
+    return arguments
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name and name not in _UNSET)
 
 
 def _unset(config: TrainConfig, arguments: Sequence[str]) -> list[str]:

@@ -46,9 +46,9 @@ def main(arguments: Sequence[str]) -> None:
         print(help_of_config(str(__doc__), one_of_each(rest)))
         return
     options, rest = parse(arguments)
+    provide_cpu_devices()  # before any module that the config names can use them
     grid, name, workdir = read_grid(rest, options.seeds, options.at_once, options.keep)
     train_left = ray_trainer() if options.ray else train_in_turn
-    provide_cpu_devices()
     keep_compilations()
     directory = RunDirectory(workdir or new_directory(f"{name}-sweep"))
     directory.check(grid.as_dict())

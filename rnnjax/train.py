@@ -46,6 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     if HELP & set(arguments):
         print(help_of_config(str(__doc__), [argument for argument in arguments if argument not in HELP]))
         return
+    provide_cpu_devices()  # before any module that the config names can use them
     cluster, arguments = read_cluster(arguments)
     extension, workdir = read_extension(arguments)
     if extension is not None:
@@ -54,7 +55,6 @@ def main(arguments: Sequence[str]) -> None:
         parent, arguments = read_parent(arguments)
         config, name, workdir = read_config(arguments)
     require(cluster is None or workdir is not None, "several processes need --workdir, a directory that all reach")
-    provide_cpu_devices()
     keep_compilations()
     with joined(cluster, config):
         train_or_go_on(config, workdir or new_directory(name), parent)
@@ -106,7 +106,7 @@ def report(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-_PLACE = ("step", "epoch", "split")
+_PLACE = ("step", "epoch", "split", "learning_rate", "gradient_norm", "update_norm")
 
 if __name__ == "__main__":
     end(exit_code(main, sys.argv[1:]))

@@ -15,6 +15,7 @@ import numpy as np
 from rnnjax.data.dataset import Arrays, DataSet, content_checksum
 from rnnjax.data.dates import generate_dates
 from rnnjax.data.files import regular
+from rnnjax.data.own.files import own_files
 from rnnjax.data.sentence_vocabulary import END, PADDING, SentenceVocabulary, learn_vocabulary
 from rnnjax.errors import DataError
 from rnnjax.memory import machine_memory
@@ -66,7 +67,7 @@ def load_translation(
 
     Args:
       name: "dates" (generated), "multi30k_de_en", "tatoeba_en_fr", "tatoeba_en_ko", or "tsv" for your own file
-        with a source, a tab and a target in every line.
+        with a source, a tab and a target in every line, or a folder with `train`, `validation` and `test` files.
       path: the folder of the files, or the file; None looks in RNNJAX_DATA.
       kind: of the vocabularies, as for `learn_vocabulary`.
       source_size: most tokens of the source's vocabulary.
@@ -106,8 +107,19 @@ def load_pairs(name: str, path: str | None) -> tuple[Pairs, str]:
     if name == "tsv":
         if path is None:
             raise DataError("the data set tsv needs a file: give it as --config.data.path")
-        return split_by_source(_read_pairs(Path(os.path.expanduser(path)))), f"the pairs in {path}"
+        return _own_pairs(Path(os.path.expanduser(path))), f"the pairs in {path}"
     raise ValueError(f"name must be one of {', '.join(NAMES)}, got {name!r}")
+
+
+def _own_pairs(path: Path) -> Pairs:
+    """Returns the pairs of a file, split by their source, or of a folder with a file for each split."""
+    if not path.is_dir():
+        return split_by_source(_read_pairs(path))
+    pairs = {split: _read_pairs(file) for split, file in own_files(str(path), (".tsv", ".txt")).items()}
+    empty = next((split for split, part in pairs.items() if not part), None)
+    if empty is not None:
+        raise DataError(f"the {empty} file in {path} has no pairs: give lines of a source, a tab and a target")
+    return pairs
 
 
 def _folder(path: str | None, name: str, url: str) -> Path:

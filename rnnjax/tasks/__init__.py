@@ -6,6 +6,7 @@ kept)` returns the task without its data, and `build(config, kept)` reads the da
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from types import ModuleType
 
 from rnnjax.config import TrainConfig
@@ -14,13 +15,25 @@ from rnnjax.named_code import named_module
 from rnnjax.tasks.task import Kept, Task
 
 
+def task_path(name: str) -> str:
+    """Returns the dotted path of a task's module; nothing of it is imported.
+
+    A name is that of a module in this package or, if there is none, of one beside your script, in its folder or the
+    current one; a name with a dot in it is a path.
+    """
+    own = f"{__name__}.{name}"
+    if "." in name or not name.isidentifier():
+        return name if "." in name else own
+    return name if find_spec(own) is None and find_spec(name) is not None else own
+
+
 def task_module(name: str) -> ModuleType:
-    """Returns a task's module, in this package or, for a name with a dot in it, anywhere.
+    """Returns a task's module, found as `task_path` says.
 
     Raises:
       ConfigError: if there is no such module, it cannot be imported, or it lacks `Config` or `build`.
     """
-    path = name if "." in name else f"{__name__}.{name}"
+    path = task_path(name)
     module = named_module(path, f"unknown task {name!r}")
     kind = getattr(module, "Config", None)
     fits = isinstance(kind, type) and issubclass(kind, TrainConfig) and hasattr(module, "build")

@@ -67,7 +67,8 @@ def build(config: Config) -> Task:
         predicted = jax.jit(lambda image: classes(task, params, image))(test["image"][:1000])
         wrong = [i for i in range(len(predicted)) if predicted[i] != test["label"][i]][:25]
         titles = [f"{test['label'][i]} read as {predicted[i]}" for i in wrong]
-        plot_images(test["image"][wrong], titles, directory / "mistakes.png")
+        about = "Digits of the test split that are misread, the first 25 at most"
+        plot_images(test["image"][wrong], titles, directory / "mistakes.png", about=about)
 
     return dataclasses.replace(task, data=data, plots=plots)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,7 +15,16 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from rnnjax.config import DataConfig, TrainConfig, build_cell
-from rnnjax.data.click_windows import ClickData, click_data, distinct_windows, item_ids, make_windows, split_windows
+from rnnjax.data.click_rows import find_click_rows, read_click_rows
+from rnnjax.data.click_windows import (
+    ClickData,
+    Windows,
+    click_data,
+    distinct_windows,
+    item_ids,
+    make_windows,
+    split_windows,
+)
 from rnnjax.data.clicks import find_click_files, markov_clicks, read_clicks
 from rnnjax.data.dataset import NO_DATA
 from rnnjax.errors import ConfigError, require
@@ -23,12 +34,16 @@ from rnnjax.tasks.task import Batch, Field, Kept, Request, Task, Values, Weighte
 
 _AT = 20  # number of recommended items
 
+_NAMES = ("yoochoose", "embedded", "sessions")
+
 
 @dataclasses.dataclass
 class Config(TrainConfig):
     """Fields of this task.
 
-    `data.name` is "yoochoose" for the clicks of the RecSys 2015 challenge, or "embedded" for generated sessions.
+    `data.name` is "yoochoose" for the clicks of the RecSys 2015 challenge, "embedded" for generated sessions, or
+    "sessions" for your own at `data.path`: a file of clicks like those of the challenge, or rows of items in a file
+    `NAME_x.txt` with the next ones in `NAME_y.txt`, such as `1000_index_x.txt` and `1000_index_y.txt`.
 
     Attributes:
       windows: number of training windows, the first in time; 0 takes four fifths of all.
@@ -46,8 +61,10 @@ class Config(TrainConfig):
 
     def check(self) -> None:
         super().check()
-        known = self.data.name in ("yoochoose", "embedded")
-        require(known, f'data.name must be "yoochoose" or "embedded", got {self.data.name!r}')
+        known = ", ".join(_NAMES)
+        require(self.data.name in _NAMES, f"data.name must be one of {known}, got {self.data.name!r}")
+        own = self.data.name != "sessions" or bool(self.data.path)
+        require(own, "sessions of your own need --config.data.path")
         embedded_path = self.data.name == "embedded" and self.data.path is not None
         require(not embedded_path, "the embedded clicks are generated; leave data.path out, or use another variant")
         enough = self.windows == 0 or self.windows >= 4
@@ -131,14 +148,20 @@ def build_model(config: Config, items: int) -> NextItem | SharedNextItem:
 
 def load(config: Config, items: Int[np.ndarray, " V"] | None = None) -> ClickData:
     """Returns the data set that the config names, its items numbered as in `items` if these are given."""
-    if config.data.name == "embedded":
-        clicks, source = markov_clicks(), "sessions generated from a Markov chain, seed 0"
-    else:
-        files = find_click_files(config.data.path)
-        clicks, source = read_clicks(files), f"clicks in {', '.join(map(str, files))}"
-    windows = make_windows(clicks)
+    windows, source = load_windows(config.data)
     windows = distinct_windows(windows) if config.distinct else windows
     return click_data(config.data.name, source, split_windows(windows, config.windows or None), items)
+
+
+def load_windows(config: DataConfig) -> tuple[Windows, str]:
+    """Returns the windows of the clicks that the config names, and a phrase that names their source."""
+    if config.name == "embedded":
+        return make_windows(markov_clicks()), "sessions generated from a Markov chain, seed 0"
+    rows = find_click_rows(Path(os.path.expanduser(config.path))) if config.path else None
+    if rows is not None:
+        return read_click_rows(*rows), f"rows of items in {rows[0]} and {rows[1]}"
+    files = find_click_files(config.path)
+    return make_windows(read_clicks(files)), f"clicks in {', '.join(map(str, files))}"
 
 
 def ranking(logits: Float[Array, "B V"], following: Int[Array, " B"]) -> dict[str, Float[Array, " B"]]:

@@ -117,6 +117,7 @@ class Config(TrainConfig):
     def check(self) -> None:
         super().check()
         require(self.data.name in NAMES, f"data.name must be one of {', '.join(NAMES)}, got {self.data.name!r}")
+        require(self.data.name != "tsv" or bool(self.data.path), "pairs of your own need --config.data.path")
         generated = self.data.name == "dates" and self.data.path is not None
         require(not generated, "dates are generated; leave data.path out, or use another variant")
         known = self.attention in _ATTENTION

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import optax
 
 from rnnjax.config import TrainConfig
 from rnnjax.errors import require
-from rnnjax.optimizer import build_optimizer
+from rnnjax.optimizer import Optimizer, build_optimizer
 from rnnjax.training.model_file import by_path, path_of
 
 _MOST_SHOWN = 12  # paths in a message
@@ -19,7 +19,7 @@ _MOST_SHOWN = 12  # paths in a message
 
 def run_optimizer(
     config: TrainConfig, steps: int, epoch_steps: int | None = None, traced: Mapping[str, Any] | None = None
-) -> optax.GradientTransformation:
+) -> Optimizer:
     """Returns the optimiser of a run, which changes nothing of what `config.frozen` names.
 
     Gradients of frozen parameters count for no norm, and there is no optimiser's state of them.
@@ -42,7 +42,8 @@ def run_optimizer(
             lambda keys, _: "frozen" if is_frozen(config.frozen, path_of(keys)) else "trained", params
         )
 
-    return optax.multi_transform({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
+    kinds: dict[Hashable, Any] = {"trained": optimizer, "frozen": optax.set_to_zero()}
+    return Optimizer(optax.multi_transform(kinds, labels), optimizer.learning_rate)
 
 
 def is_frozen(pattern: str, path: str) -> bool:

@@ -24,7 +24,7 @@ from rnnjax.errors import require
 from rnnjax.optimizer import build_optimizer
 
 _OPTIMIZER = "optimizer."
-_LIST_FIELD = "cell.wrappers"
+_LIST_FIELDS = ("cell.wrappers", "sinks")
 _MOST_RUNS = 100_000
 KEEP = ("best", "all", "none")
 T = TypeVar("T")
@@ -153,7 +153,7 @@ def _lists(arguments: Iterable[str]) -> tuple[list[str], dict[str, list[str]]]:
     fixed, lists = [], {}
     for argument in arguments:
         field = re.fullmatch(r"--?config\.([\w.]+)=(.*[,;].*)", argument, re.DOTALL)
-        if field is None or (field[1] == _LIST_FIELD and ";" not in field[2]):
+        if field is None or (field[1] in _LIST_FIELDS and ";" not in field[2]):
             fixed.append(argument)
             continue
         lists[field[1]] = field[2].split(";" if ";" in field[2] else ",")

@@ -23,8 +23,8 @@ from rnnjax.training.calls import Programs, TrainingSchedule, train_steps
 from rnnjax.training.checkpoint import Checkpoints, Origin, Unfinished
 from rnnjax.training.choice import Choice
 from rnnjax.training.devices import choose
-from rnnjax.training.event_log import EventLog
 from rnnjax.training.frozen import check_frozen, run_optimizer
+from rnnjax.training.histograms import histograms_until
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow, steps_in
 from rnnjax.training.model_file import model_file, shapes
@@ -32,6 +32,8 @@ from rnnjax.training.program import TrainProgram, place_state
 from rnnjax.training.progress import Progress
 from rnnjax.training.record import Record, means
 from rnnjax.training.run_directory import RunDirectory, config_digest
+from rnnjax.training.sinks.named import followers
+from rnnjax.training.sinks.sink import Sinks
 from rnnjax.training.split_evaluation import evaluator, scores
 from rnnjax.training.state import TrainState, as_items, from_items, initial_train_state, require_room
 from rnnjax.training.summary import summarise
@@ -96,6 +98,7 @@ def _train(
 ) -> dict[str, Any]:
     started = time.perf_counter()
     schedule = training_schedule(task, config)
+    sinks = Sinks(run.append_metrics, followers(config.sinks) if run.writes else {})
     optimizer = run_optimizer(config, schedule.steps, schedule.epoch_steps)
     require_room(task, optimizer)
     check_frozen(config.frozen, shapes(task))
@@ -115,13 +118,15 @@ def _train(
             task, optimizer, config, programs.mesh, checkpoints, run, ancestor
         )
         run.keep_metrics_until(start_step, steps_in(unfinished.window), evaluated=bool(checkpoints.metrics(start_step)))
+        earlier = histograms_until(run.path, start_step) if run.writes else []
+        sinks.open(to_dict(config), run.path, [*run.metrics(), *earlier] if start_step else [])
         with (
-            EventLog(run.tensorboard, run.metrics() if start_step else [], writes=run.writes) as events,
+            sinks,
             Progress(start_step, schedule.steps, shown=run.writes) as progress,
         ):
             loop_started = time.perf_counter()
             window = LogWindow(schedule.epoch_steps, config.log_every, unfinished.window)
-            record = Record(task, run, events, progress, checkpoints, config.log_every, window)
+            record = Record(task, run, sinks, progress, checkpoints, config.log_every, window, config.histograms)
             state = train_steps(schedule, programs, state, start_step, unfinished, record, stop, config.call_seconds)
             # Programs are compiled in the loop, when they are first called.
             step_seconds = time.perf_counter() - loop_started - programs.steps.compile_seconds
@@ -169,6 +174,7 @@ def evaluate_test_split(
         plot_curves(record.run.metrics(), record.run.plots)
         if record.task.plots is not None:
             record.task.plots(jax.device_get(state.params), record.run.plots)
+        record.sinks.figures(record.run.plots)
 
     if metrics is not None and record.run.writes:
         stop.unless_stopped(finish)

@@ -28,7 +28,8 @@ class RunDirectory:
     """The directory of a run.
 
     It contains `config.json`, `model.json`, `devices.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`,
-    `tensorboard/`, `plots/`, `parent.json` if the run began with another one, and `lock` while a run writes there.
+    `tensorboard/`, `plots/`, `parent.json` if the run began with another one, `histograms.jsonl` if the config asks for
+    them, and `lock` while a run writes there.
 
     Args:
       path: of the directory.
@@ -51,7 +52,7 @@ class RunDirectory:
     def check(self, config: dict[str, Any]) -> None:
         """Raises `ConfigError` if the directory contains a run of another config, or something else.
 
-        The place of the data and the duration of calls may differ.
+        The place of the data, the duration of calls and the sinks may differ.
         """
         if self._holds_config():
             different = [name for name in differences(self.config(), _as_json(config)) if name not in _MAY_DIFFER]
@@ -243,12 +244,13 @@ class RunDirectory:
         return read_json(self._summary, fits, "it is made again")
 
 
+_LOGGED = ("sinks", "histograms")  # where the results go, which changes none
 _EARLIER = (
     "{} holds a run of an earlier version of rnnjax, without model.json, which says what its model is made of; "
     "train it again in another --workdir"
 )
 _DAMAGED = "{} is damaged, or of a later version of rnnjax, so that the model is not known; train the run again"
-_MAY_DIFFER = (*PLACES, "call_seconds")
+_MAY_DIFFER = (*PLACES, "call_seconds", *_LOGGED)
 
 
 def new_directory(name: str) -> Path:
@@ -261,12 +263,14 @@ def new_directory(name: str) -> Path:
 def config_digest(config: dict[str, Any]) -> str:
     """Returns the SHA-256 of a config, which identifies the checkpoints of its runs.
 
-    The place of the data, the split over devices and the duration of calls are left out: they do not change the result.
+    The place of the data, the split over devices, the duration of calls and the sinks are left out: they change no
+    result.
     """
     groups = {"data": dict(config.get("data", {})), "parallel": None}
     for name in PLACES:
         groups["data"].pop(name.removeprefix("data."), None)
-    content = {name: value for name, value in (config | groups).items() if name != "call_seconds"}
+    left_out = ("call_seconds", *_LOGGED)
+    content = {name: value for name, value in (config | groups).items() if name not in left_out}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

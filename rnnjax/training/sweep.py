@@ -20,6 +20,7 @@ from rnnjax.training.lock import locked
 from rnnjax.training.loop import training_schedule
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.run_programs import runs_mesh
+from rnnjax.training.sinks.named import followers
 from rnnjax.training.sweep_best import KEPT, score_of
 from rnnjax.training.sweep_group import is_group_summary, train_group
 from rnnjax.training.sweep_report import plot_sweep, points, table
@@ -44,6 +45,7 @@ def sweep(grid: Grid, directory: RunDirectory, train_groups: Callable[[PendingGr
       Interrupted: if a signal stopped it, after a checkpoint and the results so far.
     """
     directory.check(grid.as_dict())
+    followers(grid.base.sinks)  # refuses those that cannot be made, before anything is trained
     results = read_results(directory)
     if results is not None and len(results["runs"]) == len(grid.runs):
         _log.info("this sweep is complete; nothing is left to do")

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from rnnjax.config_group import to_dict
 from rnnjax.files import is_number
 from rnnjax.tasks.task import Task
 from rnnjax.training.calls import Programs, TrainingSchedule, train_steps
@@ -24,7 +25,14 @@ from rnnjax.training.log_window import LogWindow, Metrics, steps_in
 from rnnjax.training.loop import training_schedule
 from rnnjax.training.model_file import shapes
 from rnnjax.training.progress import Progress
-from rnnjax.training.record import CallResults, finite_steps, means, training_rows
+from rnnjax.training.record import (
+    CallResults,
+    finite_of_optimizer,
+    finite_steps,
+    means,
+    of_task,
+    training_rows,
+)
 from rnnjax.training.run_directory import RunDirectory, config_digest
 from rnnjax.training.run_programs import (
     RunsProgram,
@@ -37,6 +45,8 @@ from rnnjax.training.run_programs import (
     runs_orders,
     stack,
 )
+from rnnjax.training.sinks.named import followers
+from rnnjax.training.sinks.sink import Sinks
 from rnnjax.training.split_evaluation import scores
 from rnnjax.training.state import TrainState, from_items, initial_train_state, require_room
 from rnnjax.training.summary import best_metrics, last_metrics
@@ -99,11 +109,31 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
         "compile_seconds": round(programs.steps.compile_seconds, 3),
         "steps_per_second": round(len(group.runs) * (schedule.steps - begin.step) / max(step_seconds, 1e-9), 3),
     }
+    write_to_sinks(group, directory)
     results = record.results()
     kept_runs = write_kept(record, results, schedule, states.params, times)
     directory.write_summary({"runs": results, "kept": kept_runs, "devices": programs.mesh.size, **times})
     # With its summary a group is complete, and never resumed.
     shutil.rmtree(directory.checkpoints, ignore_errors=True)
+
+
+def write_to_sinks(group: Group, directory: RunDirectory) -> None:
+    """Writes the lines of every run of a group to TensorBoard and the sinks of its config, each as a run of its own.
+
+    When the group is trained, since thousands of runs may be trained at once; before its summary, without which a
+    killed sweep does it again.
+
+    Args:
+      group: the runs.
+      directory: of the group; a run's own is ``sinks/NUMBER`` in it.
+    """
+    rows: dict[int, list[dict[str, Any]]] = {run.number: [] for run in group.runs}
+    for row in directory.metrics():
+        rows[row["run"]].append(row)
+    for run in group.runs:
+        config = to_dict(run.config) | {"sweep": {"run": run.number, "values": run.values}}
+        with Sinks(lambda rows: None, followers(group.config.sinks)) as sinks:
+            sinks.open(config, directory.path / "sinks" / str(run.number), rows[run.number])
 
 
 def write_kept(
@@ -282,7 +312,7 @@ class GroupRecord(NamedTuple):
     def _show_progress(self, metrics: Metrics, results: CallResults) -> None:
         shown = self._shown_runs()
         if metrics:
-            mean = {name: values[shown].mean(0) for name, values in metrics.items()}
+            mean = {name: values[shown].mean(0) for name, values in of_task(metrics).items()}
             last = {name: values[-1] for name, values in mean.items()}
             self.progress.advance(results.step, means(last), mean)
         if results.validation is not None:
@@ -311,6 +341,7 @@ class GroupRecord(NamedTuple):
         run, config = self.group.runs[index], self.group.config
         metrics = {name: values[index] for name, values in lines.items()}
         rows = [self.task.complete(row) for row in training_rows(metrics, step, results.epoch, config.log_every)]
+        rows = [finite_of_optimizer(row) for row in rows]
         if results.validation is not None:
             about = {"step": results.step, "epoch": results.epoch, "split": "validation"}
             rows.append(about | self.task.complete(_of_run(results.validation, index)))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnjax.plots import drawing, new_figure, save_figure
+from rnnjax.plots import axis_label, drawing, new_figure, save_figure, spans_decades
 from rnnjax.training.record import numbers
 
 Spread = dict[str, dict[str, float]]  # for each metric, its mean and its standard deviation over the seeds
@@ -153,12 +153,16 @@ def plot_sweep(results: dict[str, Any], rows: Sequence[dict[str, Any]], director
     validation = [row for row in rows if row["split"] == "validation"]
     curves = {run["run"]: [row for row in validation if row["run"] == run["run"]] for run in whole}
     for name in _metrics(results["points"], "validation"):
-        figure, axes = new_figure(6, 4)
+        if not any(len(curve) > 1 for curve in curves.values()):
+            continue  # a single dot for each point, which the table says in numbers
+        title = f"Validation {axis_label(name)}: means and standard deviations over seeds"
+        figure, axes = new_figure(6, 4, title=title)
         for point in results["points"]:
             point_curves = [curves[run["run"]] for run in whole if run["values"] == point["values"]]
             if point_curves:
                 _plot_point(axes, point, point_curves, name)
-        axes.set(xlabel="epoch", ylabel=f"validation {name}")
+        values = [row[name] for curve in curves.values() for row in curve if name in row]
+        axes.set(xlabel="epoch", ylabel=axis_label(name), yscale="log" if spans_decades(name, values) else "linear")
         axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
         save_figure(figure, directory / f"{name}.png")

@@ -18,8 +18,8 @@ from benchmarks.fault_case import Bench, Case, Ended, Fault, require_clean
 from benchmarks.fault_compare import differences
 from benchmarks.fault_damage import LEFT_OVER, WAYS, damage_one, damaged, files_by_kind, leave_over
 from benchmarks.fault_kinds import as_if_stopped, check_evaluation, check_stopped, contents
-from rnnjax.training.event_log import EventLog
 from rnnjax.training.metrics_file import read_rows
+from rnnjax.training.sinks.tensorboard import TensorBoard
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,8 +45,7 @@ def reference(tmp_path_factory):
         (about / "metadata").write_text(json.dumps({"step": step}))
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(about.parent / "state", {"w": np.arange(3.0) + step, "step": np.int32(step)})
-    with EventLog(path / "tensorboard", rows):
-        pass
+    write_events(path, rows)
     (path / "plots").mkdir()
     return path
 
@@ -87,11 +86,17 @@ def changed_summary(run):
     (run / "summary.json").write_text(json.dumps(summary))
 
 
+def write_events(run, rows):
+    events = TensorBoard()
+    events.open({}, run)
+    events.write(rows)
+    events.close()
+
+
 def other_events(*rows):
     def change(run):
         shutil.rmtree(run / "tensorboard")
-        with EventLog(run / "tensorboard", rows):
-            pass
+        write_events(run, rows)
 
     return change
 

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 from toytasks import sign
-from toytasks.runs import assert_identical, data_set, line_config, params_of
+from toytasks.runs import assert_identical, data_set, line_config, params_of, scalars, summaries
 
 from rnnjax.config import DataConfig, OptimizerConfig
 from rnnjax.config_group import freeze, to_dict
@@ -82,6 +83,25 @@ def swept(tmp_path_factory):
         patch.setattr(sweeping, "plot_sweep", lambda results, rows, directory: None)
         results = sweep(grid, directory, train_in_turn)
     return grid, directory, results
+
+
+@pytest.mark.parametrize("number", [0, 5])
+def test_every_run_has_events_of_its_own_with_its_hyperparameters(number, swept):
+    grid, directory, _ = swept
+    (path,) = directory.path.glob(f"groups/*/sinks/{number}/tensorboard")
+    expected = [
+        (f"{row['split']}/{name}", row["step"], np.float32(value))
+        for row in rows_of(directory, number)
+        for name, value in row.items()
+        if name not in ("step", "epoch", "split")
+    ]
+    assert sorted(scalars(path)) == sorted(expected)
+    (file,) = path.iterdir()
+    begun = next(value for value in summaries(file) if value.tag == "_hparams_/session_start_info")
+    hyperparameters = HParamsPluginData.FromString(begun.metadata.plugin_data.content).session_start_info.hparams
+    told = {name: value.number_value for name, value in hyperparameters.items()}
+    rate = grid.runs[number].config.optimizer.learning_rate
+    assert told == {"seed": grid.runs[number].seed, "optimizer.learning_rate": rate}
 
 
 @pytest.mark.parametrize("number", [0, 4, 5])

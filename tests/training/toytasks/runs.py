@@ -147,13 +147,25 @@ def scalars(directory: Path) -> list[tuple[str, int, float]]:
     """Tag, step and value of every scalar in TensorBoard's event files, oldest file first."""
     found = []
     for path in sorted(directory.iterdir(), key=lambda path: path.stat().st_mtime_ns):
-        content, at = path.read_bytes(), 0
-        while at < len(content):
-            (length,) = struct.unpack("<Q", content[at : at + 8])
-            event = Event.FromString(content[at + 12 : at + 12 + length])
-            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
-            at += 16 + length
-        assert at == len(content)
+        for event in events(path):
+            values = [value for value in event.summary.value if value.WhichOneof("value") == "simple_value"]
+            found += [(value.tag, event.step, value.simple_value) for value in values]
+    return found
+
+
+def summaries(path: Path) -> list[Any]:
+    """All that an event file has."""
+    return [value for event in events(path) for value in event.summary.value]
+
+
+def events(path: Path) -> list[Any]:
+    """The events of a file, whose records are a length, 4 bytes, an event and 4 bytes."""
+    found, content, at = [], path.read_bytes(), 0
+    while at < len(content):
+        (length,) = struct.unpack("<Q", content[at : at + 8])
+        found.append(Event.FromString(content[at + 12 : at + 12 + length]))
+        at += 16 + length
+    assert at == len(content)
     return found
 
 
