@@ -6,6 +6,7 @@ Those that come with the library have a name besides their path, and are found f
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import sys
 from importlib.machinery import SourceFileLoader
@@ -105,7 +106,7 @@ def place_of(path: str) -> str:
       ConfigError: for a name that no config has, or a file that does not exist where one of that name does.
     """
     configs = shipped_configs()
-    if Path(path).exists():
+    if os.path.exists(path):  # which is false for what can be no path, and raises nothing
         return path
     if path.isidentifier():
         known = f"choose from {', '.join(configs)}{did_you_mean(path, configs)}, or give the path of a file"

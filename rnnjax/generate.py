@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     options = parse(arguments)
     require_packages()
-    from rnnjax.runs import check_request, generated
+    from rnnjax.runs import check_request, generated, streamed
     from rnnjax.tasks.task import Request
     from rnnjax.training.evaluation import open_run
 
@@ -30,7 +30,8 @@ def main(arguments: Sequence[str]) -> None:
     check_request(request, "--")
     keep_compilations()
     run = open_run(options.directory, options.checkpoint, options.data, trusted=options.trust)
-    for line in generated(run, request._replace(plots=run.directory.plots), "--"):
+    made = streamed if options.stream else generated
+    for line in made(run, request._replace(plots=run.directory.plots), "--"):
         print(line, flush=True)
 
 
@@ -40,6 +41,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "generate", "Continues text or a series, or translates the lines of the standard input, with a trained run."
     )
     parser.add_argument("--prompt", help="what to continue")
+    about = "answer each line by what follows it and the lines before; NAME<tab>LINE for several streams"
+    parser.add_argument("--stream", action="store_true", help=about)
     parser.add_argument("--length", type=int, default=300, help="steps to generate (default: 300)")
     parser.add_argument("--temperature", type=float, default=1.0, help="of sampling; 0 is greedy (default: 1)")
     parser.add_argument("--top-k", type=int, help="sample among the K likeliest")

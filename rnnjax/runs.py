@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,15 @@ from jaxtyping import Shaped
 
 from rnnjax.config import TrainConfig
 from rnnjax.errors import ConfigError, require
+from rnnjax.streams.lines import answers
+from rnnjax.streams.sessions import Sessions
 from rnnjax.tasks.task import Field, Request, Task
 from rnnjax.training.evaluation import OpenedRun, methods_of_run, open_run
 from rnnjax.unrolling.auto import using
 
 _MOST_STEPS = 1_000_000  # all are the result of one program, which is held in memory
 _MOST_BEAMS = 1000
+_STREAMS = 64  # so many have one program
 _LOWEST_TEMPERATURE = 1e-4  # below it, logits divided by the temperature may overflow
 
 Columns = dict[str, dict[str, np.ndarray]]  # by split and by name: one value a line of the log
@@ -166,6 +169,27 @@ def generated(opened: OpenedRun, request: Request, prefix: str) -> Iterable[str]
         raise ConfigError(f"the task of {opened.directory.path} generates nothing; evaluate it with rnnjax.evaluate")
     with using(methods_of_run(opened.directory)):
         yield from opened.task.generate(opened.params, request)
+
+
+def streamed(opened: OpenedRun, request: Request, prefix: str) -> Iterator[str]:
+    """Yields an answer to each line of a request, in which the model's state is carried on from line to line.
+
+    Args:
+      opened: the run.
+      request: what is asked for.
+      prefix: what stands before the name of an option in messages.
+
+    Raises:
+      ConfigError: for options out of their ranges, or a run whose task answers no lines so.
+      DataError: for a line that cannot be read.
+    """
+    check_request(request, prefix)
+    task = opened.task
+    where = f"the task of {opened.directory.path}"
+    require(task.stream is not None, f"{where} answers no lines step by step; leave {prefix}stream out")
+    assert task.stream is not None
+    sessions, say = Sessions(task.model, opened.params, _STREAMS), task.stream.say
+    yield from answers(sessions, request.lines, task.stream.read, lambda outputs: say(outputs, request.n_best))
 
 
 def check_request(options: Request, prefix: str) -> None:

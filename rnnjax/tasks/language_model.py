@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from rnnjax.cells.cell import State
@@ -21,7 +23,8 @@ from rnnjax.errors import ConfigError, DataError, require
 from rnnjax.memory import require_room_for
 from rnnjax.models.language_model import LanguageModel, continue_tokens
 from rnnjax.models.losses import mean_over_steps, token_losses
-from rnnjax.tasks.task import Batch, Field, Kept, Request, Task, Values, Weighted
+from rnnjax.tasks.likeliest import likeliest
+from rnnjax.tasks.task import Batch, Field, Kept, Request, Stream, Task, Values, Weighted
 from rnnjax.unrolling.selecting import select
 
 _TEXTS = ("tinyshakespeare", "ptb", "embedded", "text")
@@ -169,7 +172,20 @@ def _task_of(config: Config, vocabulary: CharacterVocabulary | WordVocabulary) -
         model=model,
         inputs={"tokens": Field(("B", "T"), "int32")},
         predict=predict,
+        stream=stream_of(vocabulary),
     )
+
+
+def stream_of(vocabulary: CharacterVocabulary | WordVocabulary) -> Stream:
+    """Returns how lines of text are read, each as a line that begins, and answered by the likeliest next tokens."""
+
+    def read(line: str) -> list[np.int32]:
+        return [np.int32(token) for token in (vocabulary.start, *vocabulary.encode(line))]
+
+    def quoted(token: int) -> str:
+        return json.dumps(vocabulary.decode([token]), ensure_ascii=False)
+
+    return Stream(read, lambda logits, n: likeliest(logits, n, quoted))
 
 
 def load(config: TextConfig) -> Texts:

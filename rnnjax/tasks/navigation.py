@@ -30,7 +30,8 @@ from rnnjax.data.dataset import NO_DATA
 from rnnjax.errors import ConfigError, require
 from rnnjax.models.next_item import NextItem, SharedNextItem
 from rnnjax.models.next_item_baselines import Successors, items_again, popular_items, recall_and_mrr
-from rnnjax.tasks.task import Batch, Field, Kept, Request, Task, Values, Weighted
+from rnnjax.tasks.likeliest import likeliest
+from rnnjax.tasks.task import Batch, Field, Kept, Request, Stream, Task, Values, Weighted
 
 _AT = 20  # number of recommended items
 
@@ -135,6 +136,13 @@ def open_task(config: Config, kept: Kept) -> Task:
         model=model,
         inputs={"items": Field(("B", 4), "int32")},
         predict=lambda params, inputs: scores(params, inputs["items"]),
+        # A shared vector an item goes with its place among the last four, and is no step by itself.
+        stream=None
+        if config.embedding
+        else Stream(
+            lambda line: item_ids(line_numbers(line), items),  # of items that are not known, -1
+            lambda logits, n: likeliest(logits, n, lambda item: str(items[item])),
+        ),
     )
 
 
@@ -206,10 +214,22 @@ def line_ids(line: str, items: Int[np.ndarray, " V"]) -> Int[np.ndarray, "1 4"]:
       ConfigError: if the line contains anything but whole numbers.
     """
     try:
-        numbers = np.array([int(word) for word in line.replace(",", " ").split()][-4:], np.int64)
-    except (ValueError, OverflowError):
-        raise ConfigError(f"a line must be item numbers, such as 214536502 214536506, got {line!r}") from None
+        numbers = line_numbers(line)[-4:]
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     # What is missing is missing at the beginning: the last click stays the last.
     ids = np.full((1, 4), -1, np.int32)
     ids[0, 4 - len(numbers) :] = item_ids(numbers, items)
     return ids
+
+
+def line_numbers(line: str) -> Int[np.ndarray, " N"]:
+    """Returns the item numbers of a line.
+
+    Raises:
+      ValueError: if the line contains anything but whole numbers.
+    """
+    try:
+        return np.array([int(word) for word in line.replace(",", " ").split()], np.int64)
+    except (ValueError, OverflowError):
+        raise ValueError(f"a line must be item numbers, such as 214536502 214536506, got {line!r}") from None

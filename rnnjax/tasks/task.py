@@ -80,6 +80,18 @@ class Request(NamedTuple):
     plots: Path | None = None
 
 
+class Stream(NamedTuple):
+    """How a task's model is taken a step at a time, and what is said of it, as `rnnjax.streams.lines.answers` does.
+
+    Attributes:
+      read: returns the inputs that a line stands for, each of a step of one sequence; raises `ValueError`.
+      say: ``say(outputs, n)`` returns the answer from the outputs of a step, or the n best of them.
+    """
+
+    read: Callable[[str], Iterable[Any]]
+    say: Callable[[Any, int], str]
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """A task, as the training loop uses it, and without data as one opens a finished run.
@@ -107,6 +119,7 @@ class Task:
       model: the model.
       inputs: what `predict` reads, by name; what a run is given as one array is the first.
       predict: if given, ``predict(params, inputs)`` returns what the model makes of inputs by name, ``[B, ...]`` each.
+      stream: if given, how `model` answers lines one after the other, with its state carried on.
     """
 
     data: DataSet
@@ -127,6 +140,7 @@ class Task:
     model: Any = None
     inputs: Mapping[str, Field] = dataclasses.field(default_factory=dict)
     predict: Callable[[Any, Mapping[str, Any]], Any] | None = None
+    stream: Stream | None = None
 
     def examples(self, split: str) -> int:
         """Returns the number N of examples in a split."""

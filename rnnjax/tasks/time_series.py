@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from rnnjax.data.series import load_series, longest_window, window_at
 from rnnjax.errors import require
 from rnnjax.memory import require_memory
 from rnnjax.models.forecaster import Forecaster, continue_series
-from rnnjax.tasks.task import Batch, Field, Kept, Request, Task, Values
+from rnnjax.tasks.task import Batch, Field, Kept, Request, Stream, Task, Values
 from rnnjax.tasks.time_series_plots import plot_generated, plot_prediction, plot_series
 
 INSTANCE_START = 12.2
@@ -104,7 +105,23 @@ def open_task(config: Config, kept: Kept) -> Task:
         model=model,
         inputs={"xs": Field(("B", "T", 1), "float32")},
         predict=lambda params, inputs: predict(params, inputs["xs"]),
+        stream=Stream(values_of_line, lambda outputs, n: f"{outputs[0]:.6f}"),
     )
+
+
+def values_of_line(line: str) -> list[Float[np.ndarray, " 1"]]:
+    """Returns the values of a line, one a step.
+
+    Raises:
+      ValueError: if there is none, or anything but numbers.
+    """
+    try:
+        numbers = [float(word) for word in line.replace(",", " ").split()]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"a line must be numbers, such as 0.25 0.5, got {line!r}")
+    return [np.array([number], np.float32) for number in numbers]
 
 
 def instance(steps: int) -> Float[np.ndarray, "steps+1"]:
