@@ -6,8 +6,9 @@ from rnnjax import starting as _starting  # noqa: F401  (before what takes long 
 import importlib
 from typing import Any
 
-from rnnjax import cells, unrolling
+from rnnjax import cells, streams, unrolling
 from rnnjax.cells import *  # noqa: F403  (what `__all__` there names is public here)
+from rnnjax.streams import *  # noqa: F403
 from rnnjax.unrolling import *  # noqa: F403
 from rnnjax.version import __version__ as __version__
 
@@ -15,12 +16,15 @@ _WHEN_ASKED_FOR = {name: f"rnnjax.{name}" for name in ("interop", "models", "nn"
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the folders that need Flax when they are first asked for, so that importing rnnjax needs JAX alone."""
+    """Imports what needs more than JAX when it is first asked for, so that importing rnnjax needs JAX alone."""
     if name in _WHEN_ASKED_FOR:
         return importlib.import_module(_WHEN_ASKED_FOR[name])
+    if name == "load_run":
+        return importlib.import_module("rnnjax.runs").load_run
     raise AttributeError(f"module 'rnnjax' has no attribute {name!r}")
 
 
 __all__: list[str] = []
 __all__ += cells.__all__
 __all__ += unrolling.__all__
+__all__ += streams.__all__

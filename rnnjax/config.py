@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 
 from rnnjax.cell_config import CellConfig, build_cell
 from rnnjax.config_group import ConfigGroup
-from rnnjax.errors import require
+from rnnjax.errors import did_you_mean, require
 from rnnjax.optimizer import OptimizerConfig
 from rnnjax.whole_numbers import whole_number
 
@@ -32,6 +33,10 @@ class DataConfig(ConfigGroup):
     path: str | None = None
     tfds_dir: str | None = None
     feed: str = "device"
+
+    def read_other(self, path: str) -> None:
+        """Makes this the group of other data, which a finished run is evaluated on or reads."""
+        self.path = path
 
     def check(self) -> None:
         super().check()
@@ -86,7 +91,7 @@ class TrainConfig(ConfigGroup):
     """The fields that all tasks share.
 
     Attributes:
-      task: module of the task in `rnnjax.tasks`; a name with a dot is the path of any module.
+      task: module of the task in `rnnjax.tasks`, or one beside the config; a name with a dot is any module's path.
       seed: of parameters, order of the data and dropout.
       epochs: passes over the training split.
       evaluate_every: epochs from one evaluation, with a checkpoint, to the next; there is always one after the last.
@@ -96,6 +101,10 @@ class TrainConfig(ConfigGroup):
       call_seconds: about how many seconds a call may take, so that a signal is handled soon; 0 for no limit. Neither
         this nor `steps_per_call` changes the results.
       log_every: training steps that a line of the log is the mean of; the last line of an epoch may be of fewer.
+      frozen: a regular expression; parameters whose whole path it matches, such as embedding.embedding, stay as they
+        are.
+      sinks: where lines go besides `metrics.jsonl` and TensorBoard: wandb, mlflow, or your own as package.module:Class.
+      histograms: whether TensorBoard gets histograms of the parameters at every evaluation.
     """
 
     task: str = ""
@@ -107,6 +116,9 @@ class TrainConfig(ConfigGroup):
     steps_per_call: int = 0
     call_seconds: float = 5.0
     log_every: int = 50
+    frozen: str = ""
+    sinks: tuple[str, ...] = ()
+    histograms: bool = False
     cell: CellConfig = dataclasses.field(default_factory=CellConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -118,10 +130,32 @@ class TrainConfig(ConfigGroup):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(self.steps_per_call >= 0, f"steps_per_call must not be negative, got {self.steps_per_call}")
         require(self.call_seconds >= 0, f"call_seconds must not be negative, got {self.call_seconds}")
+        for name in self.sinks:
+            _check_sink(name)
         require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         require(self.seed < 2**32, f"seed must be below {2**32}, got {self.seed}")
+        require(_is_pattern(self.frozen), f"frozen must be a regular expression, got {self.frozen!r}")
         dtypes = ("float32", "bfloat16", "float16")
         require(self.dtype in dtypes, f"dtype must be one of {', '.join(dtypes)}, got {self.dtype!r}")
+
+
+SINKS = ("wandb", "mlflow")  # those of the library that a config can name
+
+
+def _check_sink(name: str) -> None:
+    """Raises unless a name can be that of a sink; no module is imported, as a config may be someone else's."""
+    path, colon, kind = name.partition(":")
+    own = bool(colon) and kind.isidentifier() and all(part.isidentifier() for part in path.split("."))
+    known = f"choose from {', '.join(SINKS)}{did_you_mean(name, SINKS)}, or name your own as package.module:Class"
+    require(own or name in SINKS, f"unknown sink {name!r}; {known}")
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
 
 
 PLACES = ("data.path", "data.tfds_dir")  # of the data: runs that differ only in these fields are the same

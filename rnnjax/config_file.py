@@ -1,12 +1,17 @@
-"""Config files: Python files with a function `get_config(variant)` and the names of its variants in `VARIANTS`."""
+"""Config files: Python files with a function `get_config(variant)` and the names of its variants in `VARIANTS`.
+
+Those that come with the library have a name besides their path, and are found from any folder.
+"""
 
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import sys
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
@@ -20,7 +25,7 @@ class ConfigFile(NamedTuple):
     """A config file.
 
     Attributes:
-      path: of the file.
+      path: of the file, or its name where it comes with the library.
       variant: the requested variant; None for the default.
       module: the file as a module.
     """
@@ -59,14 +64,18 @@ class ConfigFile(NamedTuple):
 
 
 def read_config_file(name: str) -> ConfigFile:
-    """Returns the config file of ``FILE.py[:variant]``.
+    """Returns the config file of ``FILE.py[:variant]``, or of ``NAME[:variant]`` where it comes with the library.
 
     Raises:
       ConfigError: if it cannot be read, or has no `get_config`.
     """
     path, colon, variant = name.partition(":")
-    require(bool(path), "the path of the config file is empty; give --config FILE.py[:variant]")
-    loader = SourceFileLoader(_MODULE, path)
+    require(bool(path), "the path of the config file is empty; give --config FILE.py[:variant] or NAME[:variant]")
+    place = place_of(path)
+    folder = str(Path(place).resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # last, so that a module beside the file is found and hides none
+    loader = SourceFileLoader(_MODULE, place)
     try:
         spec = spec_from_loader(_MODULE, loader)
         assert spec is not None
@@ -78,6 +87,34 @@ def read_config_file(name: str) -> ConfigFile:
         raise ConfigError(reason(error)) from error
     require(callable(getattr(module, "get_config", None)), f"{path} has no function get_config; write one")
     return ConfigFile(path, variant if colon else None, module)
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Returns the config files that come with the library, by name: in the installed package, or in its checkout."""
+    package = Path(__file__).parent
+    folders = [package / "configs"]
+    if (package.parent / "pyproject.toml").is_file():
+        folders.append(package.parent / "configs")
+    folder = next(filter(Path.is_dir, folders), folders[0])
+    return {path.stem: path for path in sorted(folder.glob("[a-z]*.py"))}
+
+
+def place_of(path: str) -> str:
+    """Returns the path of a config file, given by its path or by its name.
+
+    Raises:
+      ConfigError: for a name that no config has, or a file that does not exist where one of that name does.
+    """
+    configs = shipped_configs()
+    if os.path.exists(path):  # which is false for what can be no path, and raises nothing
+        return path
+    if path.isidentifier():
+        known = f"choose from {', '.join(configs)}{did_you_mean(path, configs)}, or give the path of a file"
+        require(path in configs, f"unknown config {path!r}; {known}")
+        return str(configs[path])
+    name = Path(path).stem
+    require(name not in configs, f"there is no file {path}; the library's own config is found anywhere by {name!r}")
+    return path
 
 
 def reason(error: BaseException) -> str:

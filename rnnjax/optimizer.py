@@ -56,9 +56,25 @@ _OPTIMIZERS = {
 _SCHEDULES = ("constant", "cosine", "linear", "exponential", "staircase")
 
 
+class Optimizer(optax.GradientTransformation):
+    """An optimiser of optax that knows its learning rate.
+
+    Args:
+      of: the optimiser.
+      learning_rate: at a step, counted from 0.
+    """
+
+    learning_rate: optax.Schedule
+
+    def __new__(cls, of: optax.GradientTransformation, learning_rate: optax.Schedule):
+        optimizer = super().__new__(cls, of.init, of.update)
+        optimizer.learning_rate = learning_rate
+        return optimizer
+
+
 def build_optimizer(
     config: OptimizerConfig, steps: int, epoch_steps: int | None = None, traced: Mapping[str, Any] | None = None
-) -> optax.GradientTransformation:
+) -> Optimizer:
     """Returns the optimiser for a run.
 
     Args:
@@ -76,10 +92,11 @@ def build_optimizer(
     config = dataclasses.replace(config, **traced) if traced else config
     make, accepted = _OPTIMIZERS[config.name]
     options = {name: getattr(config, name) for name in accepted if getattr(config, name) is not None}
-    optimizer = make(_schedule(config, steps, epoch_steps), **options)
-    return (
-        optimizer if config.clip_norm is None else optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
-    )
+    schedule = _schedule(config, steps, epoch_steps)
+    optimizer = make(schedule, **options)
+    if config.clip_norm is not None:
+        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    return Optimizer(optimizer, schedule)
 
 
 def _check_optimizer(config: OptimizerConfig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
-from collections import Counter
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -16,6 +16,16 @@ from jaxtyping import Shaped
 P = ParamSpec("P")
 
 _log = logging.getLogger(__name__)
+
+_LABELS = {
+    "accuracy": "accuracy (fraction right)",
+    "bits_per_character": "loss (bits a character)",
+    "exact_match": "exact match (fraction of sequences)",
+    "mse": "mean squared error",
+    "perplexity": "perplexity (a token)",
+}
+
+_NOT_DRAWN = ("learning_rate", "gradient_norm", "update_norm")  # of the optimiser; TensorBoard has them
 
 _TITLE, _GAP = 6, 4  # pixels above and beside each image of a sheet
 
@@ -44,28 +54,57 @@ def can_draw() -> bool:
 def plot_curves(rows: Sequence[dict[str, Any]], directory: Path) -> None:
     """Plots the metrics of `metrics.jsonl` against the step: a plot for each metric, with a line for each split.
 
-    A metric that was recorded once, such as a score of the test split, is no curve and gets no plot.
+    A split that has one value of a metric, such as a score of the test split, is a level; a metric without a split
+    that has more gets no plot.
     """
-    times = Counter(name for row in rows for name in row)
-    for name in sorted(name for name in times.keys() - {"step", "epoch", "split"} if times[name] > 1):
-        figure, axes = new_figure(6, 4)
-        for split in dict.fromkeys(row["split"] for row in rows if name in row):
-            points = [(row["step"], row[name]) for row in rows if row["split"] == split and name in row]
-            axes.plot(*zip(*points), label=split, marker="." if len(points) < 50 else None)
-        axes.set(xlabel="step", ylabel=name)
+    for name in sorted({name for row in rows for name in row} - {"step", "epoch", "split", *_NOT_DRAWN}):
+        splits = dict.fromkeys(row["split"] for row in rows if name in row)
+        points = {
+            split: [(row["step"], row[name]) for row in rows if row["split"] == split and name in row]
+            for split in splits
+        }
+        if max(map(len, points.values())) < 2:
+            continue
+        figure, axes = new_figure(6, 4, title=f"{axis_label(name).capitalize()} by training step")
+        for number, (split, line) in enumerate(points.items()):
+            if len(line) > 1:
+                axes.plot(*zip(*line), label=split, color=f"C{number}", marker="." if len(line) < 50 else None)
+            else:
+                axes.axhline(line[0][1], label=f"{split}, at step {line[0][0]:,}", color=f"C{number}", linestyle="--")
+        scale = "log" if spans_decades(name, [value for line in points.values() for _, value in line]) else "linear"
+        axes.set(xlabel="training step", ylabel=axis_label(name), yscale=scale)
         axes.legend()
-        axes.grid(alpha=0.3)
+        axes.grid(alpha=0.3, which="both")
         save_figure(figure, directory / f"{name}.png")
 
 
+def axis_label(name: str) -> str:
+    """Returns what an axis says of a metric: its name in words, and what it is counted in where that is one thing."""
+    return _LABELS.get(name, name.replace("_", " "))
+
+
+def spans_decades(name: str, values: Sequence[float]) -> bool:
+    """Says whether a metric is shown on a logarithmic scale: a loss, all above 0, that spans two decades or more."""
+    is_loss = any(word in name for word in ("loss", "mse", "perplexity"))
+    finite = [value for value in values if math.isfinite(value)]
+    return is_loss and bool(finite) and 0 < 100 * min(finite) <= max(finite)
+
+
 @drawing
-def plot_images(images: Shaped[np.ndarray, "N height width"], titles: Sequence[str], path: Path) -> None:
-    """Draws images in rows of five, each below its title."""
+def plot_images(images: Shaped[np.ndarray, "N height width"], titles: Sequence[str], path: Path, *, about: str) -> None:
+    """Draws images in rows of five, each below its title.
+
+    Args:
+      images: the images; without any there is no plot.
+      titles: of each.
+      path: of the plot.
+      about: the title of the whole.
+    """
     if not len(images):
         return
     count, height, width = images.shape
     sheet = np.zeros((-(-count // 5), height + _TITLE, 5, width + _GAP), images.dtype)
-    figure, axes = new_figure(8, 1.8 * len(sheet))
+    figure, axes = new_figure(8, 0.3 + 1.8 * len(sheet), title=about)
     for number, (image, title) in enumerate(zip(images, titles)):
         row, column = divmod(number, 5)
         sheet[row, _TITLE:, column, :width] = image
@@ -76,15 +115,17 @@ def plot_images(images: Shaped[np.ndarray, "N height width"], titles: Sequence[s
     save_figure(figure, path)
 
 
-def new_figure(width: float, height: float) -> tuple[Any, Any]:
-    """Returns a matplotlib figure of a size in inches, and its axes."""
+def new_figure(width: float, height: float, *, title: str = "") -> tuple[Any, Any]:
+    """Returns a matplotlib figure of a size in inches, and its axes, below a title."""
     # Imported here because it takes half a second, and without pyplot, which keeps global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure((width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=11, parse_math=False)
+    return figure, axes
 
 
 def save_figure(figure: Any, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Reproduces published figures: ``python -m rnnjax.reproduce [NAME ...] [--seeds N] [--device D] [--list]``.
+"""Reproduces published figures: ``python -m rnnjax.reproduce NAME ... [--all] [--seeds N] [--device D] [--list]``.
 
 With ``--config.FIELD=VALUE`` every run has other fields, which makes other results: they need a --results of their own.
 
@@ -35,8 +35,10 @@ def main(arguments: Sequence[str]) -> None:
       ConfigError: for an unknown experiment; TrainingError: if a run fails.
     """
     options = parse(arguments)
-    if options.list:
+    if options.list or not (options.names or options.all):
         print("\n".join(f"{name:<32}{experiment.config}" for name, experiment in EXPERIMENTS.items()))
+        if not options.list:
+            raise ConfigError("name the experiments to run, which take minutes to hours each; --all runs all of them")
         return
     from rnnjax.files import is_object, read_json, write_json
 
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     if results is None and options.results.exists():
         raise ConfigError(f"{options.results} is damaged; repair it, or choose another --results")
     results = results or {}
-    names = options.names or list(EXPERIMENTS)
+    names = list(EXPERIMENTS) if options.all else options.names
     for name in names:
         if name not in EXPERIMENTS:
             raise ConfigError(f"unknown experiment {name!r}; choose from {', '.join(EXPERIMENTS)}")
@@ -59,7 +61,8 @@ def main(arguments: Sequence[str]) -> None:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Returns the command's options."""
     parser = argparse.ArgumentParser(prog="python -m rnnjax.reproduce", description="Reproduces published figures.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="experiments; all of them where none is named")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="experiments; without names they are listed")
+    parser.add_argument("--all", action="store_true", help="run all experiments, which takes many hours")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each, with seeds from 0 (default: 3)")
     devices = ["cpu", "cuda", "tpu"]
     parser.add_argument("--device", choices=devices, help="what to run on (default: what JAX finds)")
@@ -98,7 +101,7 @@ def run(
     """
     from rnnjax.training.run_directory import RunDirectory
 
-    command = ["-m", "rnnjax.train", "--config", experiment.config, *flags]
+    command = ["-m", "rnnjax.train", "--config", found(experiment.config), *flags]
     environment = os.environ if device is None else {**os.environ, "JAX_PLATFORMS": device}
     figures: dict[str, list[float]] = {figure.what: [] for figure in experiment.figures}
     summaries = []
@@ -126,6 +129,12 @@ def run(
         **{name: last[name] for name in ("device", "versions", "git_commit")},
         "data": {name: last["data"][name] for name in ("name", "checksum")},  # not its place on this machine
     }
+
+
+def found(config: str) -> str:
+    """Returns ``FILE.py[:variant]`` where the file is, and ``NAME[:variant]`` elsewhere than in a checkout."""
+    path, colon, variant = config.partition(":")
+    return config if Path(path).exists() else f"{Path(path).stem}{colon}{variant}"
 
 
 def table(results: dict[str, Any]) -> str:

@@ -7,18 +7,20 @@ callbacks of the garbage collector, such as JAX's, where it is printed and ignor
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import PurePath
 
 
 def is_command(argv: Sequence[str], original: Sequence[str]) -> bool:
-    """Says whether this process was started as ``python -m rnnjax.COMMAND``.
+    """Says whether this process was started as ``python -m rnnjax.COMMAND``, ``python -m rnnjax`` or ``rnnjax``.
 
     Args:
       argv: `sys.argv`, which begins with ``-m`` while Python looks for the module.
       original: `sys.orig_argv`.
     """
     if list(argv[:1]) != ["-m"] or "-m" not in original[:-1]:
-        return False
-    return original[list(original).index("-m") + 1].startswith("rnnjax.")
+        return bool(argv) and PurePath(argv[0]).name == "rnnjax"
+    module = original[list(original).index("-m") + 1]
+    return module == "rnnjax" or module.startswith("rnnjax.")
 
 
 def end_at_once_by_ctrl_c() -> None:

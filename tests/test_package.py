@@ -1,7 +1,9 @@
 import importlib
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -45,7 +47,7 @@ def test_every_public_name_is_there_once(package):
 
 
 def test_the_names_of_cells_and_unrolling_are_names_of_the_library():
-    assert [*rnnjax.cells.__all__, *rnnjax.unrolling.__all__] == rnnjax.__all__
+    assert [*rnnjax.cells.__all__, *rnnjax.unrolling.__all__, *rnnjax.streams.__all__] == rnnjax.__all__
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -60,3 +62,9 @@ def test_what_needs_flax_is_imported_when_it_is_asked_for(said):
     assert said[2] == "RNN from_flax greedy"
     with pytest.raises(AttributeError, match="module 'rnnjax' has no attribute 'none'"):
         rnnjax.none  # noqa: B018
+
+
+def test_the_citation_names_the_version():
+    version = re.search(r"^version: (\S+)$", (Path(__file__).parents[1] / "CITATION.cff").read_text(), re.MULTILINE)
+    assert version is not None
+    assert version[1] == rnnjax.__version__

@@ -15,6 +15,7 @@ import numpy as np
 from rnnjax.data.dataset import Arrays, DataSet, content_checksum
 from rnnjax.data.dates import generate_dates
 from rnnjax.data.files import regular
+from rnnjax.data.own.files import own_files
 from rnnjax.data.sentence_vocabulary import END, PADDING, SentenceVocabulary, learn_vocabulary
 from rnnjax.errors import DataError
 from rnnjax.memory import machine_memory
@@ -50,28 +51,36 @@ class Translation(NamedTuple):
 
 
 def load_translation(
-    name: str, path: str | None, *, kind: str, source_size: int, target_size: int, max_length: int
+    name: str,
+    path: str | None,
+    *,
+    kind: str,
+    source_size: int,
+    target_size: int,
+    max_length: int,
+    vocabularies: tuple[SentenceVocabulary, SentenceVocabulary] | None = None,
 ) -> Translation:
-    """Loads pairs of sentences and learns their vocabularies from the training split.
+    """Loads pairs of sentences and learns their vocabularies from the training split, unless these are given.
 
     Pairs with a sequence of more than `max_length` tokens, the end token included, are left out of training. In the
     other splits such sequences are truncated, while `pairs` keeps the whole text.
 
     Args:
       name: "dates" (generated), "multi30k_de_en", "tatoeba_en_fr", "tatoeba_en_ko", or "tsv" for your own file
-        with a source, a tab and a target in every line.
+        with a source, a tab and a target in every line, or a folder with `train`, `validation` and `test` files.
       path: the folder of the files, or the file; None looks in RNNJAX_DATA.
       kind: of the vocabularies, as for `learn_vocabulary`.
       source_size: most tokens of the source's vocabulary.
       target_size: most tokens of the target's vocabulary.
       max_length: most tokens of a sequence.
+      vocabularies: of source and target, if they are not to be learnt.
 
     Raises:
       DataError: for files that are missing or have wrong content.
       ValueError: for an unknown name.
     """
     pairs, source = load_pairs(name, path)
-    vocabularies = (
+    vocabularies = vocabularies or (
         learn_vocabulary([source_text for source_text, _ in pairs["train"]], kind, source_size),
         learn_vocabulary([target_text for _, target_text in pairs["train"]], kind, target_size),
     )
@@ -98,8 +107,19 @@ def load_pairs(name: str, path: str | None) -> tuple[Pairs, str]:
     if name == "tsv":
         if path is None:
             raise DataError("the data set tsv needs a file: give it as --config.data.path")
-        return split_by_source(_read_pairs(Path(os.path.expanduser(path)))), f"the pairs in {path}"
+        return _own_pairs(Path(os.path.expanduser(path))), f"the pairs in {path}"
     raise ValueError(f"name must be one of {', '.join(NAMES)}, got {name!r}")
+
+
+def _own_pairs(path: Path) -> Pairs:
+    """Returns the pairs of a file, split by their source, or of a folder with a file for each split."""
+    if not path.is_dir():
+        return split_by_source(_read_pairs(path))
+    pairs = {split: _read_pairs(file) for split, file in own_files(str(path), (".tsv", ".txt")).items()}
+    empty = next((split for split, part in pairs.items() if not part), None)
+    if empty is not None:
+        raise DataError(f"the {empty} file in {path} has no pairs: give lines of a source, a tab and a target")
+    return pairs
 
 
 def _folder(path: str | None, name: str, url: str) -> Path:

@@ -3,7 +3,7 @@
 from rnnjax.models.classifier import SequenceClassifier
 from rnnjax.models.decoding import beam_search, greedy
 from rnnjax.models.encoder_decoder import EncoderDecoder
-from rnnjax.models.forecaster import Forecaster, continue_series
+from rnnjax.models.forecaster import Forecaster, HorizonForecaster, continue_series
 from rnnjax.models.language_model import LanguageModel
 from rnnjax.models.losses import mean_over_steps, sequence_loss, token_losses
 from rnnjax.models.next_item import NextItem, SharedNextItem
@@ -13,6 +13,7 @@ from rnnjax.models.skip_gram import SkipGram
 __all__ = [
     "EncoderDecoder",
     "Forecaster",
+    "HorizonForecaster",
     "LanguageModel",
     "NextItem",
     "ScheduledSampling",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from rnnjax.cells.cell import Cell, State
 from rnnjax.cells.traits import outputs_its_state
@@ -30,12 +30,53 @@ class SequenceClassifier(nn.Module):
 
     @nn.compact
     def __call__(
-        self, xs: Float[Array, "B T I"], *, lengths: Int[Array, " B"] | None = None, deterministic: bool = False
+        self,
+        xs: Float[Array, "B T I"],
+        *,
+        lengths: Int[Array, " B"] | None = None,
+        mask: Bool[Array, "B T"] | None = None,
+        deterministic: bool = False,
     ) -> Float[Array, "B C"]:
-        """Returns the logits of the classes; dropout is as in `rnnjax.nn.RNN`."""
-        ys, state = RNN(self.cell)(xs.astype(self.dtype), lengths=lengths, deterministic=deterministic)
-        features = mean_outputs(ys, lengths) if self.pooled else last_outputs(self.cell, ys, state, lengths)
+        """Returns the logits of the classes; dropout is as in `rnnjax.nn.RNN`.
+
+        Args:
+          xs: the sequences.
+          lengths: steps of each sequence; None: all.
+          mask: which steps there are; None: all, up to the lengths.
+          deterministic: whether nothing is dropped.
+        """
+        options = {"lengths": lengths, "mask": mask, "deterministic": deterministic}
+        ys, state = RNN(self.cell)(xs.astype(self.dtype), **options)
+        if mask is not None:
+            valid = valid_steps(mask, lengths)
+            features = masked_mean(ys, valid) if self.pooled else last_of_mask(self.cell, ys, state, valid)
+        else:
+            features = mean_outputs(ys, lengths) if self.pooled else last_outputs(self.cell, ys, state, lengths)
         return scores(features, self.classes, self.dtype)
+
+
+def valid_steps(mask: Bool[Array, "B T"], lengths: Int[Array, " B"] | None) -> Bool[Array, "B T"]:
+    """Returns which steps are neither missing nor past a sequence's end."""
+    return mask if lengths is None else mask & (jnp.arange(mask.shape[1]) < lengths[:, None])
+
+
+def masked_mean(ys: Float[Array, "B T O"], valid: Bool[Array, "B T"]) -> Float[Array, "B O"]:
+    """Returns the mean of each sequence's outputs at valid steps, of which the others are zero; zeros without any."""
+    return ys.sum(1) / jnp.maximum(valid.sum(1), 1)[:, None].astype(ys.dtype)
+
+
+def last_of_mask(cell: Cell, ys: Float[Array, "B T O"], state: State, valid: Bool[Array, "B T"]) -> Float[Array, "B O"]:
+    """Returns the output of each sequence's last valid step, as `last_outputs`, where any steps may be missing.
+
+    Args:
+      cell: the cell.
+      ys: its outputs.
+      state: its final state, each leaf ``[B, ...]``.
+      valid: which steps there are.
+    """
+    # Behind the last valid step nothing is read, so that what lies before it is a prefix.
+    ends = jnp.where(valid, jnp.arange(1, valid.shape[1] + 1), 0).max(1)
+    return last_outputs(cell, ys, state, ends)
 
 
 def scores(features: Float[Array, "B O"], classes: int, dtype: DTypeLike) -> Float[Array, "B C"]:

@@ -8,9 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from rnnjax.cells.cell import Cell
+from rnnjax.models.classifier import last_of_mask, last_outputs
 from rnnjax.nn.rnn import RNN
 
 
@@ -47,6 +48,47 @@ class Forecaster(nn.Module):
         if self.dense:
             ys = nn.Dense(self.size, dtype=self.dtype, kernel_init=nn.initializers.glorot_uniform())(ys)
         return ys.astype(jnp.float32)
+
+
+class HorizonForecaster(nn.Module):
+    """Reads a window of a series and predicts the next H steps of some of its columns at once, from its last output.
+
+    What a dense layer makes of the output is added to the last known values, so that what is learnt is how the series
+    departs from them.
+
+    Attributes:
+      cell: the recurrent cell, a `Stack` for several layers.
+      horizon: number H of steps.
+      columns: number K of columns that are predicted.
+      dtype: type of the computation; predictions are float32.
+    """
+
+    cell: Cell
+    horizon: int
+    columns: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        xs: Float[Array, "B W I"],
+        last: Float[Array, "B K"],
+        *,
+        mask: Bool[Array, "B W"] | None = None,
+        deterministic: bool = False,
+    ) -> Float[Array, "B H K"]:
+        """Returns the predictions; dropout and the mask of steps are as in `rnnjax.nn.RNN`.
+
+        Args:
+          xs: the windows.
+          last: the last known value of each column that is predicted.
+          mask: which steps of the windows there are.
+          deterministic: whether nothing is dropped.
+        """
+        ys, state = RNN(self.cell)(xs.astype(self.dtype), mask=mask, deterministic=deterministic)
+        read = last_outputs(self.cell, ys, state) if mask is None else last_of_mask(self.cell, ys, state, mask)
+        changes = nn.Dense(self.horizon * self.columns, dtype=self.dtype)(read)
+        return last[:, None] + changes.astype(jnp.float32).reshape(-1, self.horizon, self.columns)
 
 
 def continue_series(

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from rnnjax.cells.cell import Cell
 from rnnjax.nn.rnn import RNN
@@ -31,10 +31,23 @@ class SequenceLabeller(nn.Module):
 
     @nn.compact
     def __call__(
-        self, inputs: Int[Array, "B T"] | Float[Array, "B T I"], *, deterministic: bool = False
+        self,
+        inputs: Int[Array, "B T"] | Float[Array, "B T I"],
+        *,
+        lengths: Int[Array, " B"] | None = None,
+        mask: Bool[Array, "B T"] | None = None,
+        deterministic: bool = False,
     ) -> Float[Array, "B T O"]:
-        """Returns the numbers of every step; dropout is as in `rnnjax.nn.RNN`."""
-        ys, _ = RNN(self.cell)(self._read(inputs), deterministic=deterministic)
+        """Returns the numbers of every step; dropout is as in `rnnjax.nn.RNN`.
+
+        Args:
+          inputs: symbols, or numbers.
+          lengths: steps of each sequence; None: all.
+          mask: which steps there are; None: all, up to the lengths.
+          deterministic: whether nothing is dropped.
+        """
+        options = {"lengths": lengths, "mask": mask, "deterministic": deterministic}
+        ys, _ = RNN(self.cell)(self._read(inputs), **options)
         return nn.Dense(self.size, dtype=self.dtype)(ys).astype(jnp.float32)
 
     def _read(self, inputs: Int[Array, "B T"] | Float[Array, "B T I"]) -> Float[Array, "B T F"]:

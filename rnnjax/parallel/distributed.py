@@ -183,6 +183,10 @@ def joined(cluster: Cluster | None, config: TrainConfig) -> Iterator[None]:
         raise ClusterError(_PROCESS_LOST.format(first_line(error))) from error
 
 
+_USED_TOO_EARLY = (
+    "a module that the config names makes arrays with JAX when it is imported, before the processes of this run have "
+    "met; move that into a function"
+)
 _SEE_ABOVE = "see JAX's message above"
 _TO_CONNECT = "see that each is started and can reach process 0"
 _PROCESS_LOST = "another process of this run is gone ({}); start all of them again to resume from the last checkpoint"
@@ -216,6 +220,8 @@ def _connect(cluster: Cluster, config: TrainConfig) -> None:
     except (RuntimeError, ValueError, OSError) as error:
         if isinstance(error, ClusterError):
             raise
+        if "must be called before" in str(error):  # JAX's message where a backend has started
+            raise ConfigError(_USED_TOO_EARLY) from error
         raise ClusterError(timed_out.format(first_line(error))) from error
     _end_on_abort(_PROCESS_LOST.format(_SEE_ABOVE))
     # JAX installs a handler for SIGTERM; the training loop has its own, which stops all processes after one step.

@@ -27,12 +27,14 @@ def plot_alignment(weights: Float[np.ndarray, "T S"], source: Sequence[str], tar
       target: the target tokens.
       path: of the plot.
     """
-    figure, axes = new_figure(2 + 0.28 * len(source), 1.5 + 0.28 * len(target))
-    axes.imshow(weights, cmap="gray_r", vmin=0, vmax=1, aspect="auto")
+    title = "Attention of each step to the source"
+    figure, axes = new_figure(max(4, 3 + 0.28 * len(source)), max(3, 1.9 + 0.28 * len(target)), title=title)
+    image = axes.imshow(weights, cmap="gray_r", vmin=0, vmax=1, aspect="auto")
+    figure.colorbar(image, ax=axes, label="weight")
     fonts = {"family": _installed_fonts()}
     axes.set_xticks(range(len(source)), source, rotation=0 if max(map(len, source)) < 3 else 90, fontproperties=fonts)
     axes.set_yticks(range(len(target)), target, fontproperties=fonts)
-    axes.set(xlabel="source", ylabel="target")
+    axes.set(xlabel="tokens of the source", ylabel="steps of the target")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         save_figure(figure, path)

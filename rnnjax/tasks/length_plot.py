@@ -17,10 +17,10 @@ def plot_by_length(results: Mapping[int, Mapping[str, float]], trained: int, pat
       trained: the longest length in training, which is marked.
       path: of the plot.
     """
-    figure, axes = new_figure(6, 4)
+    figure, axes = new_figure(6, 4, title="Accuracy by length of the sequence")
     axes.axvline(trained, color="0.7", linestyle="--", label="longest in training")
     axes.plot(list(results), [row["accuracy"] for row in results.values()], marker="o")
-    axes.set(xlabel="length", ylabel="accuracy", ylim=(-0.02, 1.02))
+    axes.set(xlabel="length (steps)", ylabel="accuracy (fraction right)", ylim=(-0.02, 1.02))
     axes.legend()
     axes.grid(alpha=0.3)
     save_figure(figure, path)

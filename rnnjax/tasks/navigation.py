@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,21 +15,36 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from rnnjax.config import DataConfig, TrainConfig, build_cell
-from rnnjax.data.click_windows import ClickData, click_data, distinct_windows, item_ids, make_windows, split_windows
+from rnnjax.data.click_rows import find_click_rows, read_click_rows
+from rnnjax.data.click_windows import (
+    ClickData,
+    Windows,
+    click_data,
+    distinct_windows,
+    item_ids,
+    make_windows,
+    split_windows,
+)
 from rnnjax.data.clicks import find_click_files, markov_clicks, read_clicks
+from rnnjax.data.dataset import NO_DATA
 from rnnjax.errors import ConfigError, require
 from rnnjax.models.next_item import NextItem, SharedNextItem
 from rnnjax.models.next_item_baselines import Successors, items_again, popular_items, recall_and_mrr
-from rnnjax.tasks.task import Batch, Request, Task, Values, Weighted
+from rnnjax.tasks.likeliest import likeliest
+from rnnjax.tasks.task import Batch, Field, Kept, Request, Stream, Task, Values, Weighted
 
 _AT = 20  # number of recommended items
+
+_NAMES = ("yoochoose", "embedded", "sessions")
 
 
 @dataclasses.dataclass
 class Config(TrainConfig):
     """Fields of this task.
 
-    `data.name` is "yoochoose" for the clicks of the RecSys 2015 challenge, or "embedded" for generated sessions.
+    `data.name` is "yoochoose" for the clicks of the RecSys 2015 challenge, "embedded" for generated sessions, or
+    "sessions" for your own at `data.path`: a file of clicks like those of the challenge, or rows of items in a file
+    `NAME_x.txt` with the next ones in `NAME_y.txt`, such as `1000_index_x.txt` and `1000_index_y.txt`.
 
     Attributes:
       windows: number of training windows, the first in time; 0 takes four fifths of all.
@@ -45,8 +62,10 @@ class Config(TrainConfig):
 
     def check(self) -> None:
         super().check()
-        known = self.data.name in ("yoochoose", "embedded")
-        require(known, f'data.name must be "yoochoose" or "embedded", got {self.data.name!r}')
+        known = ", ".join(_NAMES)
+        require(self.data.name in _NAMES, f"data.name must be one of {known}, got {self.data.name!r}")
+        own = self.data.name != "sessions" or bool(self.data.path)
+        require(own, "sessions of your own need --config.data.path")
         embedded_path = self.data.name == "embedded" and self.data.path is not None
         require(not embedded_path, "the embedded clicks are generated; leave data.path out, or use another variant")
         enough = self.windows == 0 or self.windows >= 4
@@ -57,43 +76,74 @@ class Config(TrainConfig):
         require(not dropped, "dropout needs an embedding; set embedding, or use cell.dropout.output_rate")
 
 
-def build(config: Config) -> Task:
+def build(config: Config, kept: Kept | None = None) -> Task:
     """Returns the task: windows of four items, after which the fifth is to be predicted.
 
     `recall_20` and `mrr_20` are recall and mean reciprocal rank among the 20 items with the highest scores. An item
     that does not occur in training counts as a miss, and is left out of the loss.
 
+    Args:
+      config: the config.
+      kept: the items of a run, if clicks are to be read by those; otherwise they are those of the training split.
+
     Raises:
       DataError: as `rnnjax.data.clicks` and `click_windows`.
     """
-    clicks = load(config)
-    model = build_model(config, len(clicks.items))
+    clicks = load(config, None if kept is None else np.array(kept["items"], np.int64))
+
+    def score(params: Any, split: str) -> dict[str, float]:
+        return baseline_scores(clicks, split)
+
+    return dataclasses.replace(open_task(config, {"items": clicks.items.tolist()}), data=clicks.data, score=score)
+
+
+def open_task(config: Config, kept: Kept) -> Task:
+    """Returns the task without data; it predicts the logits of the item after the four of each row of `items`."""
+    items = np.array(kept["items"], np.int64)
+    model = build_model(config, len(items))
 
     def init(key: PRNGKeyArray) -> Any:
         return model.init(key, jnp.zeros((1, 4), jnp.int32))
 
+    def scores(params: Any, ids: Array, rngs: Any = None) -> Float[Array, "B V"]:
+        logits: Any = model.apply(params, ids, rngs=rngs, deterministic=rngs is None)
+        return logits
+
     def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:
-        rngs = None if key is None else {"dropout": key}
-        logits: Any = model.apply(params, batch["items"], rngs=rngs, deterministic=key is None)
+        logits = scores(params, batch["items"], None if key is None else {"dropout": key})
         known = batch["next"] >= 0
         # Any label will do where the item is unknown, since its loss has the weight zero.
         label = jnp.where(known, batch["next"], 0)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
         return {"loss": Weighted(loss, known.astype(jnp.float32)), **ranking(logits, batch["next"])}, carry
 
-    def score(params: Any, split: str) -> dict[str, float]:
-        return baseline_scores(clicks, split)
-
     def generate(params: Any, request: Request) -> Iterator[str]:
-        apply: Any = model.apply
-        recommend = jax.jit(lambda ids: jax.nn.softmax(apply(params, ids, deterministic=True)[0]))
+        recommend = jax.jit(lambda ids: jax.nn.softmax(scores(params, ids)[0]))
         for line in request.lines if request.prompt is None else [request.prompt]:
-            probabilities = np.asarray(recommend(jnp.asarray(line_ids(line, clicks.items))))
+            probabilities = np.asarray(recommend(jnp.asarray(line_ids(line, items))))
             # Stable, so that items of the same probability are listed with the more clicked one first.
             best = np.argsort(-probabilities, kind="stable")[: max(request.n_best, 1)]
-            yield "\t".join(f"{clicks.items[i]} {probabilities[i]:.4f}" for i in best)
+            yield "\t".join(f"{items[i]} {probabilities[i]:.4f}" for i in best)
 
-    return Task(clicks.data, init, values, best_metric="mrr_20", score=score, generate=generate)
+    return Task(
+        NO_DATA,
+        init,
+        values,
+        best_metric="mrr_20",
+        generate=generate,
+        kept=dict(kept),
+        cell=model.cell,
+        model=model,
+        inputs={"items": Field(("B", 4), "int32")},
+        predict=lambda params, inputs: scores(params, inputs["items"]),
+        # A shared vector an item goes with its place among the last four, and is no step by itself.
+        stream=None
+        if config.embedding
+        else Stream(
+            lambda line: item_ids(line_numbers(line), items),  # of items that are not known, -1
+            lambda logits, n: likeliest(logits, n, lambda item: str(items[item])),
+        ),
+    )
 
 
 def build_model(config: Config, items: int) -> NextItem | SharedNextItem:
@@ -104,16 +154,22 @@ def build_model(config: Config, items: int) -> NextItem | SharedNextItem:
     return NextItem(cell, items, dtype)
 
 
-def load(config: Config) -> ClickData:
-    """Returns the data set that the config names."""
-    if config.data.name == "embedded":
-        clicks, source = markov_clicks(), "sessions generated from a Markov chain, seed 0"
-    else:
-        files = find_click_files(config.data.path)
-        clicks, source = read_clicks(files), f"clicks in {', '.join(map(str, files))}"
-    windows = make_windows(clicks)
+def load(config: Config, items: Int[np.ndarray, " V"] | None = None) -> ClickData:
+    """Returns the data set that the config names, its items numbered as in `items` if these are given."""
+    windows, source = load_windows(config.data)
     windows = distinct_windows(windows) if config.distinct else windows
-    return click_data(config.data.name, source, split_windows(windows, config.windows or None))
+    return click_data(config.data.name, source, split_windows(windows, config.windows or None), items)
+
+
+def load_windows(config: DataConfig) -> tuple[Windows, str]:
+    """Returns the windows of the clicks that the config names, and a phrase that names their source."""
+    if config.name == "embedded":
+        return make_windows(markov_clicks()), "sessions generated from a Markov chain, seed 0"
+    rows = find_click_rows(Path(os.path.expanduser(config.path))) if config.path else None
+    if rows is not None:
+        return read_click_rows(*rows), f"rows of items in {rows[0]} and {rows[1]}"
+    files = find_click_files(config.path)
+    return make_windows(read_clicks(files)), f"clicks in {', '.join(map(str, files))}"
 
 
 def ranking(logits: Float[Array, "B V"], following: Int[Array, " B"]) -> dict[str, Float[Array, " B"]]:
@@ -158,10 +214,22 @@ def line_ids(line: str, items: Int[np.ndarray, " V"]) -> Int[np.ndarray, "1 4"]:
       ConfigError: if the line contains anything but whole numbers.
     """
     try:
-        numbers = np.array([int(word) for word in line.replace(",", " ").split()][-4:], np.int64)
-    except (ValueError, OverflowError):
-        raise ConfigError(f"a line must be item numbers, such as 214536502 214536506, got {line!r}") from None
+        numbers = line_numbers(line)[-4:]
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     # What is missing is missing at the beginning: the last click stays the last.
     ids = np.full((1, 4), -1, np.int32)
     ids[0, 4 - len(numbers) :] = item_ids(numbers, items)
     return ids
+
+
+def line_numbers(line: str) -> Int[np.ndarray, " N"]:
+    """Returns the item numbers of a line.
+
+    Raises:
+      ValueError: if the line contains anything but whole numbers.
+    """
+    try:
+        return np.array([int(word) for word in line.replace(",", " ").split()], np.int64)
+    except (ValueError, OverflowError):
+        raise ValueError(f"a line must be item numbers, such as 214536502 214536506, got {line!r}") from None

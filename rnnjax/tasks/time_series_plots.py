@@ -16,15 +16,15 @@ from rnnjax.plots import drawing, new_figure, save_figure
 def plot_series(start: float, steps: int, directory: Path) -> None:
     """Plots the whole series with one training window, and this window alone with its targets."""
     window, times = window_at(np.array([start]), steps)[0], start + RESOLUTION * np.arange(steps + 1)
-    figure, axes = new_figure(8, 3.5)
+    figure, axes = new_figure(8, 3.5, title="The series, and a window of it to train on")
     everywhere = np.arange(START, END, RESOLUTION)
     axes.plot(everywhere, series(everywhere), label="t sin(t) / 3 + 2 sin(5t)")
     axes.plot(times, window, linewidth=3, label="a training instance")
-    _finish(figure, axes, "t", directory / "series.png")
-    figure, axes = new_figure(6, 4)
+    _finish(figure, axes, "time t", directory / "series.png")
+    figure, axes = new_figure(6, 4, title="A training instance: each target is the next input")
     axes.plot(times[:-1], window[:-1], "o", markersize=9, fillstyle="none", label="input")
     axes.plot(times[1:], window[1:], "*", label="target")
-    _finish(figure, axes, "t", directory / "instance.png")
+    _finish(figure, axes, "time t", directory / "instance.png")
 
 
 @drawing
@@ -40,10 +40,10 @@ def plot_prediction(
       path: of the plot.
     """
     times = start + RESOLUTION * np.arange(1, len(window))
-    figure, axes = new_figure(6, 4)
+    figure, axes = new_figure(6, 4, title="Predictions of the next value, each from the true values before it")
     axes.plot(times, window[1:], "*", label="target")
     axes.plot(times, predicted, ".", label="prediction")
-    _finish(figure, axes, "t", path)
+    _finish(figure, axes, "time t", path)
 
 
 @drawing
@@ -62,7 +62,7 @@ def plot_generated(
       path: of the plot.
     """
     steps = np.arange(len(window), len(window) + len(following))
-    figure, axes = new_figure(8, 3.5)
+    figure, axes = new_figure(8, 3.5, title="A series that the model continues from its own predictions")
     if truth is not None:
         axes.plot(steps, truth, color="0.7", label="the series")
     axes.plot(np.arange(len(window)), window, linewidth=3, label="prompt")

@@ -1,9 +1,10 @@
-"""Records the results of a call: metrics, events, progress and checkpoints."""
+"""Records the results of a call: metrics, in their file and other sinks, progress and checkpoints."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -11,10 +12,15 @@ from jaxtyping import Array, Float
 from rnnjax.errors import TrainingError
 from rnnjax.tasks.task import Task
 from rnnjax.training.checkpoint import Checkpoints, Unfinished
-from rnnjax.training.event_log import EventLog
+from rnnjax.training.histograms import append_histograms, histogram_row
 from rnnjax.training.log_window import LogWindow, Metrics, steps_in
 from rnnjax.training.progress import Progress
 from rnnjax.training.run_directory import RunDirectory
+from rnnjax.training.sinks.sink import PLACE, Sinks
+from rnnjax.training.state import as_items
+from rnnjax.training.step import OF_OPTIMIZER
+
+T = TypeVar("T")
 
 
 class CallResults(NamedTuple):
@@ -42,25 +48,27 @@ class CallResults(NamedTuple):
 
 
 class Record(NamedTuple):
-    """Records a run: in its directory, as events, as progress, and as checkpoints.
+    """Records a run: in its directory and other sinks, as progress, and as checkpoints.
 
     Attributes:
       task: what is trained.
       run: the run directory.
-      events: the TensorBoard events.
+      sinks: where lines go, `metrics.jsonl` first.
       progress: the progress bar.
       checkpoints: of the run.
       log_every: training steps that a line of `metrics.jsonl` covers.
       window: the training steps whose line is not complete yet.
+      histograms: whether the parameters' histograms are recorded at every evaluation.
     """
 
     task: Task
     run: RunDirectory
-    events: EventLog
+    sinks: Sinks
     progress: Progress
     checkpoints: Checkpoints
     log_every: int
     window: LogWindow
+    histograms: bool = False
 
     def write(self, results: CallResults) -> None:
         """Writes metrics, events, progress and, at the end of an epoch, a checkpoint.
@@ -77,8 +85,10 @@ class Record(NamedTuple):
             rows.append({"step": results.step, "epoch": results.epoch, "split": "validation", **validation})
             self.progress.epoch(results.epoch, validation)
         self.add(rows)
+        if self.histograms and results.state is not None:
+            self._add_histograms(results)
         if results.state is not None:
-            self.checkpoints.save(results.step, results.state, validation)
+            self.checkpoints.save(results.step, as_items(results.state), validation)
 
     def _training_rows(self, results: CallResults) -> list[dict[str, Any]]:
         metrics = results.on_host()
@@ -87,17 +97,24 @@ class Record(NamedTuple):
         # Only steps before the first loss that is not finite get lines.
         lines, step = self.window.take_complete(finite_metrics, results.step - results.count + finite)
         rows = [self.task.complete(row) for row in training_rows(lines, step, results.epoch, self.log_every)]
+        rows = [finite_of_optimizer(row) for row in rows]
         if finite < results.count:
             self.add(rows)  # before the error is raised
         check_finite(metrics["loss"], results.step)
-        last_metrics = {name: values[-self.log_every :] for name, values in metrics.items()}
-        self.progress.advance(results.step, self.task.complete(means(last_metrics)), metrics)
+        shown = of_task(metrics)
+        last_metrics = {name: values[-self.log_every :] for name, values in shown.items()}
+        self.progress.advance(results.step, self.task.complete(means(last_metrics)), shown)
         return rows
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """Writes lines of `metrics.jsonl`, and the same as events."""
-        self.run.append_metrics(rows)
-        self.events.write(rows)
+        """Writes lines of `metrics.jsonl`, and the same to the sinks that follow it."""
+        self.sinks.write(rows)
+
+    def _add_histograms(self, results: CallResults) -> None:
+        row = histogram_row(results.state.params, results.step, results.epoch)
+        if self.run.writes:
+            append_histograms(self.run.path, row)
+            self.sinks.follow([row])
 
     def save_unfinished(self, step: int, state: Any, *, evaluation: bool) -> None:
         """Writes a checkpoint to resume from; returns when it is complete.
@@ -107,7 +124,7 @@ class Record(NamedTuple):
           state: after them.
           evaluation: whether the validation split is still to be evaluated after this step.
         """
-        self.checkpoints.save(step, state, {}, Unfinished(self.window.as_json(), evaluation))
+        self.checkpoints.save(step, as_items(state), {}, Unfinished(self.window.as_json(), evaluation))
         self.checkpoints.wait()
 
 
@@ -140,7 +157,17 @@ def means(values: Mapping[str, Any]) -> dict[str, float]:
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:
     """Returns the metrics of a line of `metrics.jsonl`, without its step, epoch and split."""
-    return {name: value for name, value in row.items() if name not in ("step", "epoch", "split")}
+    return {name: value for name, value in row.items() if name not in PLACE}
+
+
+def of_task(metrics: Mapping[str, T]) -> dict[str, T]:
+    """Returns the metrics of the task, without what a step tells of the optimiser."""
+    return {name: value for name, value in metrics.items() if name not in OF_OPTIMIZER}
+
+
+def finite_of_optimizer(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a line without what it has of the optimiser that is not finite, such as the norm of a last gradient."""
+    return {name: value for name, value in row.items() if name not in OF_OPTIMIZER or math.isfinite(value)}
 
 
 def finite_steps(losses: Float[np.ndarray, " steps"]) -> int:

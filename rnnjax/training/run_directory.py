@@ -7,17 +7,19 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rnnjax.config import PLACES
 from rnnjax.config_group import differences
 from rnnjax.errors import ConfigError, first_line
-from rnnjax.files import is_object, parse_json, part_of, read_json, write_json
+from rnnjax.files import is_object, parse_json, part_of, read_json, write_json, write_text
+from rnnjax.tasks.task import Kept
 from rnnjax.training.choice import Choice, choice_from_json
 from rnnjax.training.lock import LOCK
 from rnnjax.training.metrics_file import append_rows, mend, read_rows, write_rows
+from rnnjax.training.model_file import ModelFile, model_from_json
 
 _log = logging.getLogger(__name__)
 
@@ -25,8 +27,9 @@ _log = logging.getLogger(__name__)
 class RunDirectory:
     """The directory of a run.
 
-    It contains `config.json`, `devices.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `tensorboard/`, `plots/`
-    and, while a run writes there, `lock`.
+    It contains `config.json`, `model.json`, `devices.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`,
+    `tensorboard/`, `plots/`, `parent.json` if the run began with another one, `histograms.jsonl` if the config asks for
+    them, and `lock` while a run writes there.
 
     Args:
       path: of the directory.
@@ -40,14 +43,16 @@ class RunDirectory:
         self.tensorboard = self.path / "tensorboard"
         self.plots = self.path / "plots"
         self._config = self.path / "config.json"
+        self._model = self.path / "model.json"
         self._metrics = self.path / "metrics.jsonl"
         self._summary = self.path / "summary.json"
         self._devices = self.path / "devices.json"
+        self._parent = self.path / "parent.json"
 
     def check(self, config: dict[str, Any]) -> None:
         """Raises `ConfigError` if the directory contains a run of another config, or something else.
 
-        The place of the data and the duration of calls may differ.
+        The place of the data, the duration of calls and the sinks may differ.
         """
         if self._holds_config():
             different = [name for name in differences(self.config(), _as_json(config)) if name not in _MAY_DIFFER]
@@ -75,6 +80,25 @@ class RunDirectory:
             write_json(self._config, _as_json(config))
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be used ({error.strerror}); choose another --workdir") from error
+
+    def check_parent(self, parent: Mapping[str, Any] | None) -> None:
+        """Raises `ConfigError` if the directory contains a run that began otherwise.
+
+        Args:
+          parent: what the run is to begin with; None asks for no such thing, and fits every run.
+        """
+        recorded = self.parent()
+        if parent is None or (recorded is None and not self.has_begun()):
+            return
+        if recorded is None:
+            raise ConfigError(f"{self.path} holds a run that began afresh; choose another --workdir")
+        if any(recorded.get(name) != value for name, value in parent.items()):
+            began = f"with {recorded.get('directory')} ({recorded.get('how')}, {recorded.get('checkpoint')})"
+            raise ConfigError(f"{self.path} holds a run that began {began}; choose another --workdir")
+
+    def has_begun(self) -> bool:
+        """Says whether there are checkpoints, from which the run would be resumed."""
+        return self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
 
     def _holds_config(self) -> bool:
         """Says whether there is a `config.json`; an empty one alone is what a process leaves that was killed early."""
@@ -105,6 +129,57 @@ class RunDirectory:
             raise ConfigError(f"{self._config} is damaged (it holds no object); choose another --workdir")
         return values
 
+    def keep_model(self, model: ModelFile) -> None:
+        """Writes `model.json`, unless a run that is resumed has kept it before.
+
+        Raises:
+          ConfigError: if checkpoints of an earlier version are there, which kept none.
+        """
+        if self._model_file() is not None:
+            return
+        if self.has_begun() and not self._model.exists():
+            raise ConfigError(_EARLIER.format(self.path))
+        if self.writes:
+            write_text(self._model, json.dumps(model.as_json()) + "\n")
+
+    def model(self) -> ModelFile:
+        """Returns what the run has kept for its model.
+
+        Raises:
+          ConfigError: if an earlier version wrote the run, which kept nothing, or the file is damaged.
+        """
+        if not self._model.exists():
+            raise ConfigError(_EARLIER.format(self.path))
+        model = self._model_file()
+        if model is None:
+            raise ConfigError(_DAMAGED.format(self._model))
+        return model
+
+    def kept(self) -> Kept | None:
+        """Returns what a run that is resumed takes in place of what its data would give; None if the data must give it.
+
+        Raises:
+          ConfigError: as `model`, unless the data gives the same, as it does if the run began afresh.
+        """
+        if not self.has_begun():
+            return None
+        if self._model_file() is None and self._model.exists() and self.parent() is None:
+            return None
+        return self.model().kept
+
+    def _model_file(self) -> ModelFile | None:
+        """Returns the content of `model.json`; None if there is none that can be read."""
+        return model_from_json(read_json(self._model, is_object, "it is made again where the run is resumed"))
+
+    def write_parent(self, record: Mapping[str, Any]) -> None:
+        """Writes with which other run this one began: directory, checkpoint, step and digests."""
+        if self.writes:
+            write_json(self._parent, record)
+
+    def parent(self) -> dict[str, Any] | None:
+        """Returns with which other run this one began; None if with none."""
+        return read_json(self._parent, is_object, "with which run this one began is not known")
+
     def write_choice(self, choice: Choice) -> None:
         """Writes the devices and methods of the run: a resumed run must use the same, or it would round differently."""
         if self.writes:
@@ -124,6 +199,11 @@ class RunDirectory:
     def write_metrics(self, rows: Iterable[dict[str, Any]]) -> None:
         """Replaces all lines of `metrics.jsonl`."""
         write_rows(self._metrics, rows)
+
+    def take_metrics(self, other: RunDirectory, step: int) -> None:
+        """Writes the lines of another run up to a step, but for those of the test split."""
+        if self.writes:
+            self.write_metrics(row for row in other.metrics() if row["step"] <= step and row["split"] != "test")
 
     def metrics(self) -> list[dict[str, Any]]:
         """Returns the lines of `metrics.jsonl`, without incomplete or damaged ones."""
@@ -164,7 +244,13 @@ class RunDirectory:
         return read_json(self._summary, fits, "it is made again")
 
 
-_MAY_DIFFER = (*PLACES, "call_seconds")
+_LOGGED = ("sinks", "histograms")  # where the results go, which changes none
+_EARLIER = (
+    "{} holds a run of an earlier version of rnnjax, without model.json, which says what its model is made of; "
+    "train it again in another --workdir"
+)
+_DAMAGED = "{} is damaged, or of a later version of rnnjax, so that the model is not known; train the run again"
+_MAY_DIFFER = (*PLACES, "call_seconds", *_LOGGED)
 
 
 def new_directory(name: str) -> Path:
@@ -177,12 +263,14 @@ def new_directory(name: str) -> Path:
 def config_digest(config: dict[str, Any]) -> str:
     """Returns the SHA-256 of a config, which identifies the checkpoints of its runs.
 
-    The place of the data, the split over devices and the duration of calls are left out: they do not change the result.
+    The place of the data, the split over devices, the duration of calls and the sinks are left out: they change no
+    result.
     """
     groups = {"data": dict(config.get("data", {})), "parallel": None}
     for name in PLACES:
         groups["data"].pop(name.removeprefix("data."), None)
-    content = {name: value for name, value in (config | groups).items() if name != "call_seconds"}
+    left_out = ("call_seconds", *_LOGGED)
+    content = {name: value for name, value in (config | groups).items() if name not in left_out}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from rnnjax.optimizer import Optimizer
 from rnnjax.parallel.batch import sum_over
 from rnnjax.tasks.task import Batch, Task, Values, Weighted
 from rnnjax.training.state import TrainState
@@ -36,7 +37,7 @@ def train_step(
       weight: the weight of each example; 0 marks padding.
 
     Returns:
-      the state after the step, and the mean of every metric over the whole batch.
+      the state after the step, and the mean of every metric over the whole batch, with those of `of_optimizer`.
     """
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), jax.lax.axis_index(axis))
 
@@ -55,8 +56,32 @@ def train_step(
     # `state.params`, not the ones marked above: gradients are equal on all devices now, so new parameters are too.
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics = {name: mean(*total) for name, total in sums.items()}
+    metrics = {name: mean(*total) for name, total in sums.items()} | of_optimizer(optimizer, state, gradients, updates)
     return TrainState(state.step + 1, params, opt_state, carry, state.key), metrics
+
+
+OF_OPTIMIZER = ("learning_rate", "gradient_norm", "update_norm")
+
+
+def of_optimizer(
+    optimizer: optax.GradientTransformation, state: TrainState, gradients: Any, updates: Any
+) -> dict[str, Float[Array, ""]]:
+    """Returns what a step tells of the optimiser: the learning rate, if it is known, and the norms over all parameters.
+
+    Args:
+      optimizer: the optimiser.
+      state: before the step.
+      gradients: as they are before they are clipped.
+      updates: what the step adds to the parameters.
+    """
+    norms = {"gradient_norm": _norm(gradients), "update_norm": _norm(updates)}
+    rate = {"learning_rate": optimizer.learning_rate(state.step)} if isinstance(optimizer, Optimizer) else {}
+    return {name: jnp.asarray(value, jnp.float32) for name, value in (rate | norms).items()}
+
+
+def _norm(tree: Any) -> Float[Array, ""]:
+    squares = [jnp.square(jnp.abs(leaf).astype(jnp.float32)).sum() for leaf in jax.tree.leaves(tree)]
+    return jnp.sqrt(sum(squares, jnp.zeros((), jnp.float32)))
 
 
 def evaluation_sums(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rnnjax.errors import require
+from rnnjax.tasks import task_path
 
 TRUST = "RNNJAX_TRUST"  # the environment variable with the effect of --trust
 
@@ -30,7 +31,7 @@ def require_trust(values: Mapping[str, Any], path: object, *, trusted: bool) -> 
 def foreign_code(values: Mapping[str, Any]) -> dict[str, str]:
     """Returns the fields that name code outside rnnjax, and the names; it imports none of their modules."""
     cell, task = values.get("cell"), values.get("task")
-    named = {"task": _foreign(task, is_own="." not in str(task))}
+    named = {"task": task if isinstance(task, str) and not is_ours(task_path(task)) else None}
     if isinstance(cell, Mapping):
         kind = cell.get("kind")
         named["cell.kind"] = _foreign(kind, is_own=":" not in str(kind))
@@ -48,4 +49,9 @@ def _foreign(name: Any, *, is_own: bool) -> str | None:
     """Returns a name if it is of code outside rnnjax, otherwise None."""
     if not isinstance(name, str) or is_own:
         return None
-    return None if name.partition(":")[0].split(".")[0] == "rnnjax" else name
+    return None if is_ours(name.partition(":")[0]) else name
+
+
+def is_ours(path: str) -> bool:
+    """Says whether the dotted path of a module leads into rnnjax."""
+    return path.split(".")[0] == "rnnjax"

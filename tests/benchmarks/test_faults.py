@@ -18,8 +18,8 @@ from benchmarks.fault_case import Bench, Case, Ended, Fault, require_clean
 from benchmarks.fault_compare import differences
 from benchmarks.fault_damage import LEFT_OVER, WAYS, damage_one, damaged, files_by_kind, leave_over
 from benchmarks.fault_kinds import as_if_stopped, check_evaluation, check_stopped, contents
-from rnnjax.training.event_log import EventLog
 from rnnjax.training.metrics_file import read_rows
+from rnnjax.training.sinks.tensorboard import TensorBoard
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,8 +45,7 @@ def reference(tmp_path_factory):
         (about / "metadata").write_text(json.dumps({"step": step}))
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(about.parent / "state", {"w": np.arange(3.0) + step, "step": np.int32(step)})
-    with EventLog(path / "tensorboard", rows):
-        pass
+    write_events(path, rows)
     (path / "plots").mkdir()
     return path
 
@@ -87,17 +86,23 @@ def changed_summary(run):
     (run / "summary.json").write_text(json.dumps(summary))
 
 
+def write_events(run, rows):
+    events = TensorBoard()
+    events.open({}, run)
+    events.write(rows)
+    events.close()
+
+
 def other_events(*rows):
     def change(run):
         shutil.rmtree(run / "tensorboard")
-        with EventLog(run / "tensorboard", rows):
-            pass
+        write_events(run, rows)
 
     return change
 
 
 CHANGES = {
-    "one bit of an array": (changed_bit, r"checkpoint of step 4: \['w'\] is not the same"),
+    "one bit of an array": (changed_bit, r"checkpoint of step 4: state\['w'\] is not the same"),
     "one bit of a metric": (changed_row, "has a line that the reference has not"),
     "a lost line": (lambda run: write_rows(run, rows_of_a_run()[1:]), "has 4 lines for 5"),
     "a line twice": (

@@ -1,3 +1,4 @@
+import io
 import json
 
 import pytest
@@ -17,7 +18,7 @@ CLICKS = "".join(
 )
 
 
-def test_clicks_are_trained_on_evaluated_and_continued(call, tmp_path):
+def test_clicks_are_trained_on_evaluated_and_continued(call, tmp_path, monkeypatch):
     (tmp_path / "yoochoose-clicks.dat").write_text(CLICKS)
     config = ["--config", "configs/navigation.py:source800", "--config.windows=100", "--config.batch_size=50"]
     short = ["--config.epochs=60", "--config.distinct=False", "--config.optimizer.learning_rate=1e-2"]
@@ -31,10 +32,16 @@ def test_clicks_are_trained_on_evaluated_and_continued(call, tmp_path):
     code, out, _, err = call(evaluate.main, run, "--split", "validation")
     assert code == 0, err
     assert "last_items_mrr_20" in out
+    (tmp_path / "yoochoose-clicks.dat").unlink()
     code, out, _, err = call(generate.main, run, "--prompt", "105 106 100 101", "--n-best", "2")
     assert code == 0, err
     assert out.startswith("102 ")
     assert len(out.split("\t")) == 2
+    monkeypatch.setattr("sys.stdin", io.StringIO("ann\t105 106\nbob\t100 101 102 103\nann\t100 101\n"))
+    code, streamed, _, err = call(generate.main, run, "--stream", "--n-best", "2")
+    assert code == 0, err
+    assert streamed.splitlines()[2] == f"ann\t{out.strip()}"  # the last two of the same four clicks
+    assert streamed.splitlines()[1].startswith("bob\t104 ")
 
 
 def test_clicks_that_are_damaged_end_the_command_with_file_and_line(call, tmp_path):

@@ -300,3 +300,28 @@ def test_differences_are_the_dotted_names_of_fields():
 def test_a_field_that_only_one_has_is_a_difference():
     assert differences({"a": 1}, {"a": 1, "b": 2}) == ["b"]
     assert differences({"a": {"b": 1}}, {"a": 1}) == ["a"]
+
+
+def test_a_config_of_the_library_is_found_by_name_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config, name, _ = read_config(["--config", "mnist:rnn31"])
+    assert (config.cell.hidden_size, name) == (31, "mnist-rnn31")
+    with pytest.raises(ConfigError, match=r"unknown config 'mnits'; choose from .*did you mean 'mnist'"):
+        read_config(["--config", "mnits"])
+    with pytest.raises(ConfigError, match=r"no file configs/mnist.py; the library's own config is found .* by 'mnist'"):
+        read_config(["--config", "configs/mnist.py"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "features"),
+    [
+        (["--config.data.features=height,2"], ("height", "2")),
+        (["--config.data.features", "a b, c"], ("a b", "c")),
+        (["--config.data.features=('a','b')"], ("a", "b")),
+        (["--config.data.features=a", "--config.data.features=b"], ("b",)),
+        (["--config.data.features=none"], ()),
+    ],
+)
+def test_a_list_of_names_is_written_plainly_with_commas(flags, features):
+    config, *_ = read_config(["--config", "configs/own.py", "--config.data.path=file", *flags])
+    assert config.data.features == features

@@ -44,6 +44,19 @@ def test_vocabularies_know_the_training_split_only(tmp_path):
     assert all(text.source.encode(source)[0] == UNKNOWN for source, _ in text.pairs["test"])
 
 
+def test_a_folder_of_pairs_has_a_file_for_each_split(tmp_path):
+    for name, count in (("train.tsv", 9), ("valid.tsv", 3), ("test.txt", 2)):
+        write_pairs(tmp_path / name, count)
+    pairs, source = load_pairs("tsv", str(tmp_path))
+    assert ({split: len(part) for split, part in pairs.items()}, source) == (
+        {"train": 9, "validation": 3, "test": 2},
+        f"the pairs in {tmp_path}",
+    )
+    (tmp_path / "test.txt").write_text("\t\n")
+    with pytest.raises(DataError, match=r"the test file in .* has no pairs"):
+        load_pairs("tsv", str(tmp_path))
+
+
 def test_pairs_past_the_limit_are_left_out_of_training_and_cut_elsewhere(tmp_path, caplog):
     text = load_translation("tsv", str(write_pairs(tmp_path / "pairs.tsv")), max_length=5, **WORDS)
     assert "training pairs have more than 5 tokens" in caplog.text

@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rnnjax.config_group import freeze, from_dict, to_dict
+from rnnjax.data.click_rows import read_click_rows
 from rnnjax.data.clicks import read_clicks
+from rnnjax.data.own.columns import Columns
+from rnnjax.data.own.sequences import Cuts, load_sequences
+from rnnjax.data.own.series import Wanted, load_series
+from rnnjax.data.own.windows import Sizes
 from rnnjax.data.text import load_own_text
 from rnnjax.data.translation import load_pairs
 from rnnjax.data.word_vectors import read_word_vectors
@@ -53,6 +58,30 @@ def test_a_task_is_built_of_any_data_or_refuses_it(folder, task, content, times)
         training_schedule(build_task(config), config)
 
     refuses_cleanly(plan)
+
+
+OWN_COLUMNS = st.sampled_from(["id", "time", "date", "label", "a", "b", "1", ""])
+OWN_CELLS = st.sampled_from(["", "0", "1", "2.5", "-3", "1e308", "nan", "inf", "1,5", "2024-01-31", "x", '"', "é"])
+OWN_ROWS = st.lists(st.lists(OWN_CELLS, min_size=2, max_size=4), max_size=30)
+
+
+@st.composite
+def tables(draw):
+    """Csv files that are nearly right, with a separator, some rows of other lengths, and bytes that may be no text."""
+    width, separator = draw(st.integers(2, 4)), draw(st.sampled_from(",;\t"))
+    rows = [draw(st.lists(OWN_COLUMNS, min_size=width, max_size=width)), *draw(OWN_ROWS)]
+    rows = [row if draw(st.integers(0, 9)) == 0 else (row * 2)[:width] for row in rows]
+    return "\n".join(map(separator.join, rows)).encode(draw(st.sampled_from(["utf-8", "latin-1"])))
+
+
+@fuzz
+@given(tables() | contents, st.sampled_from([".csv", ".npz", ".npy"]), st.booleans())
+def test_data_of_ones_own_is_taken_or_refused(folder, content, suffix, every_step):
+    file = folder / f"data{suffix}"
+    file.write_bytes(content)
+    refuses_cleanly(lambda: load_sequences(str(file), Columns(), Cuts(0.2, 0.2), every_step=every_step, scale=True))
+    refuses_cleanly(lambda: load_series(str(file), Wanted(), Sizes(2, 1, 1, 0.3, 0.3)))
+    refuses_cleanly(lambda: read_click_rows(file, file))
 
 
 @fuzz

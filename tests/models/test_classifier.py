@@ -26,9 +26,9 @@ def classifier(cell=CELLS["lstm"], **options):
 
 
 @functools.partial(jax.jit, static_argnames=("model", "deterministic"))
-def apply(model, variables, xs, lengths=None, key=None, deterministic=False):
+def apply(model, variables, xs, lengths=None, key=None, deterministic=False, mask=None):
     rngs = None if key is None else {"dropout": key}
-    return model.apply(variables, xs, lengths=lengths, deterministic=deterministic, rngs=rngs)
+    return model.apply(variables, xs, lengths=lengths, mask=mask, deterministic=deterministic, rngs=rngs)
 
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
@@ -46,6 +46,23 @@ def test_logits_are_a_dense_layer_on_the_last_output_that_is_valid_and_its_bias_
     for lengths in (LENGTHS, LENGTHS[::-1], np.zeros(4, int)):
         last = [expected[b, length - 1] if length else bias for b, length in enumerate(lengths)]
         np.testing.assert_allclose(apply(model, variables, XS, lengths), last, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "pooled"), [("lstm", False), ("project", False), ("stack", True)])
+def test_a_sequence_with_missing_steps_is_the_sequence_without_them(name, pooled):
+    model, variables = classifier(CELLS[name], pooled=pooled)
+    mask = np.array([[0, 1, 1, 0, 1, 0], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0], [1, 0, 1, 1, 1, 1]], bool)
+    without, counts = np.zeros_like(XS), mask.sum(1)
+    for row, (values, there) in enumerate(zip(XS, mask)):
+        without[row, : counts[row]] = values[there]
+    damaged = np.where(mask[..., None], XS, np.nan)
+    expected = apply(model, variables, without, counts)
+    np.testing.assert_allclose(apply(model, variables, damaged, mask=mask), expected, rtol=1e-5, atol=1e-6)
+    both = apply(model, variables, damaged, np.array([6, 3, 0, 1]), mask=mask)
+    np.testing.assert_allclose(both[2], expected[2], rtol=1e-5, atol=1e-6)
+    first_step = apply(model, variables, XS, np.array([6, 3, 0, 1]))
+    for row in (1, 3):
+        np.testing.assert_allclose(both[row], first_step[row], rtol=1e-5, atol=1e-6)
 
 
 def test_no_output_is_kept_for_the_last_one():

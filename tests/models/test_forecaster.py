@@ -7,7 +7,7 @@ import pytest
 from fixtures.parameters import drawn_parameters
 
 import rnnjax
-from rnnjax.models import Forecaster, continue_series
+from rnnjax.models import Forecaster, HorizonForecaster, continue_series
 
 XS = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
 CELLS = {"gru": rnnjax.GRU(4), "stack": rnnjax.Stack((rnnjax.BasicRNN(4, activation="relu"), rnnjax.LSTM(3)))}
@@ -83,3 +83,16 @@ def test_a_longer_continuation_begins_with_the_shorter_one():
     predict = jax.jit(lambda xs: jnp.sin(xs + xs.sum(1, keepdims=True)))
     window = jax.device_put(XS[0])
     np.testing.assert_array_equal(continue_series(predict, window, 9)[:4], continue_series(predict, window, 4))
+
+
+def test_the_next_steps_are_departures_from_the_last_known_values_by_the_last_output_that_is_there():
+    model, last = HorizonForecaster(CELLS["gru"], 4, 2), np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
+    variables = drawn_parameters(lambda key: model.init(key, XS, last))
+    predicted = jax.jit(lambda xs, mask: model.apply(variables, xs, last, mask=mask))
+    ys, _ = jax.jit(functools.partial(rnnjax.unroll, CELLS["gru"]))(variables["params"]["RNN_0"]["rnn"], XS)
+    dense = variables["params"]["Dense_0"]
+    changes = (ys @ dense["kernel"] + dense["bias"]).reshape(2, 5, 4, 2)
+    np.testing.assert_allclose(predicted(XS, None), last[:, None] + changes[:, 4], rtol=1e-5, atol=1e-6)
+    there = np.arange(5) < np.array([3, 5])[:, None]
+    expected = last[:, None] + np.stack([changes[0, 2], changes[1, 4]])
+    np.testing.assert_allclose(predicted(XS, there), expected, rtol=1e-5, atol=1e-6)

@@ -97,7 +97,7 @@ def test_unknown_experiments_are_refused_before_anything_is_run(toy):
     with pytest.raises(ConfigError, match="unknown experiment 'nothing'; choose from toy, never"):
         reproduce.main(arguments(toy, "toy", "nothing"))
     with pytest.raises(ConfigError, match="--seeds must be from 1 to 1000, got 100000000000"):
-        reproduce.main(["--seeds", "100000000000"])
+        reproduce.main(["--all", "--seeds", "100000000000"])
     with pytest.raises(ConfigError, match="--seeds must be from 1 to 1000, got 0"):
         reproduce.main(arguments(toy, "toy", seeds=0))
     assert list(toy.iterdir()) == []
@@ -115,7 +115,7 @@ def test_runs_with_other_fields_write_no_results_of_the_experiments(capsys):
 def test_a_run_that_fails_is_named(toy, monkeypatch):
     monkeypatch.setattr(reproduce, "EXPERIMENTS", {"bad": Experiment(f"{TOY}:unknown", EXPERIMENTS["mnist_gru150"][1])})
     with pytest.raises(TrainingError, match=r"config.py:unknown, seed 0: exit code 2; run again"):
-        reproduce.main(arguments(toy))
+        reproduce.main(arguments(toy, "--all"))
 
 
 def test_the_list_names_every_experiment_and_its_config(capsys):

@@ -49,6 +49,8 @@ def test_a_step_follows_the_gradient_of_the_mean_loss_of_the_whole_batch(devices
     assert float(metrics["double"]) == 51
     np.testing.assert_allclose(state.params["w"], 2 - 0.01 * 27, rtol=1e-6)
     assert int(state.step) == 1
+    assert float(metrics["gradient_norm"]) == 27
+    assert float(metrics["update_norm"]) == pytest.approx(0.27)
 
 
 def test_a_step_is_pure():

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fixtures.thorough import once_more
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 from toytasks import sign
-from toytasks.runs import data_set, line_config
+from toytasks.runs import assert_identical, data_set, line_config, params_of, scalars, summaries
 
 from rnnjax.config import DataConfig, OptimizerConfig
 from rnnjax.config_group import freeze, to_dict
@@ -20,6 +21,7 @@ from rnnjax.errors import ConfigError, DirectoryInUse
 from rnnjax.tasks.task import Buckets, Task
 from rnnjax.training import sweep as sweeping
 from rnnjax.training import sweep_group
+from rnnjax.training.finding import find_run
 from rnnjax.training.grid import Group, Run, groups, read_grid, takes_array
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.lock import locked
@@ -84,6 +86,25 @@ def swept(tmp_path_factory):
     return grid, directory, results
 
 
+@pytest.mark.parametrize("number", [0, 5])
+def test_every_run_has_events_of_its_own_with_its_hyperparameters(number, swept):
+    grid, directory, _ = swept
+    (path,) = directory.path.glob(f"groups/*/sinks/{number}/tensorboard")
+    expected = [
+        (f"{row['split']}/{name}", row["step"], np.float32(value))
+        for row in rows_of(directory, number)
+        for name, value in row.items()
+        if name not in ("step", "epoch", "split")
+    ]
+    assert sorted(scalars(path)) == sorted(expected)
+    (file,) = path.iterdir()
+    begun = next(value for value in summaries(file) if value.tag == "_hparams_/session_start_info")
+    hyperparameters = HParamsPluginData.FromString(begun.metadata.plugin_data.content).session_start_info.hparams
+    told = {name: value.number_value for name, value in hyperparameters.items()}
+    rate = grid.runs[number].config.optimizer.learning_rate
+    assert told == {"seed": grid.runs[number].seed, "optimizer.learning_rate": rate}
+
+
 @pytest.mark.parametrize("number", [0, once_more(4), 5])
 def test_every_run_is_the_one_that_training_makes(number, swept, tmp_path):
     grid, directory, results = swept
@@ -92,6 +113,15 @@ def test_every_run_is_the_one_that_training_makes(number, swept, tmp_path):
     alone.claim(to_dict(config))
     summary = train(sign.build(config), config, alone)
     assert_rows_agree(rows_of(directory, number), alone.metrics())
+    if str(number) in results["kept"]:
+        kept = find_run(directory.path / str(number))
+        assert_rows_agree(kept.metrics(), alone.metrics())
+        assert_rows_agree([kept.summary()["best"]], [summary["best"]])
+        for which in ("best", "last"):
+            step, params = params_of(kept, which)
+            expected_step, expected = params_of(alone, which)
+            assert step == expected_step
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), params, expected)
     run = results["runs"][number]
     assert (run["run"], run["seed"], run["diverged"]) == (number, config.seed, None)
     assert run["values"] == {"optimizer.learning_rate": config.optimizer.learning_rate}
@@ -299,7 +329,8 @@ def test_a_sweep_that_is_stopped_goes_on_to_the_same_end(at, complete, trained, 
     assert sweep(grid, directory, train_in_turn)["runs"] == results["runs"]
     assert directory.metrics() == uninterrupted.metrics()
     assert sizes == trained
-    assert not list(directory.path.rglob("checkpoints"))
+    assert not list(directory.path.glob("groups/*/checkpoints"))
+    assert_identical(*(params_of(find_run(each.path / "best"))[1] for each in (directory, uninterrupted)))
 
 
 def signal_in_evaluation(number):

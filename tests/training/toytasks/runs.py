@@ -15,14 +15,15 @@ from fixtures.shared_programs import meaning
 from tensorboardX.proto.event_pb2 import Event
 
 from rnnjax.config import CellConfig, OptimizerConfig, ParallelConfig, TrainConfig
-from rnnjax.config_group import freeze, to_dict
+from rnnjax.config_group import freeze, from_dict, to_dict
 from rnnjax.data.dataset import DataSet, content_checksum
-from rnnjax.optimizer import build_optimizer
 from rnnjax.tasks.task import Task
 from rnnjax.training.checkpoint import Checkpoints
+from rnnjax.training.evaluation import restore_params
+from rnnjax.training.frozen import run_optimizer
 from rnnjax.training.loop import open_checkpoints, train
 from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.state import initial_train_state
+from rnnjax.training.state import as_items, from_items, initial_train_state
 from toytasks import sign
 
 
@@ -113,14 +114,22 @@ def run_training(path: Path, config: TrainConfig, task: Task | None = None) -> R
 def last_checkpoint(path: Path, config: TrainConfig, task: Task | None = None) -> tuple[int, Any]:
     """The step of the last checkpoint of a run that is whole, and its state."""
     task = task or sign.build(config)
-    return with_checkpoints(path, task, lambda checkpoints: checkpoints.restore_last(state_like(config, task)))
+    like = as_items(state_like(config, task))
+    step, items = with_checkpoints(path, task, lambda checkpoints: checkpoints.restore_last(like))
+    return step, from_items(items)
+
+
+def params_of(run: RunDirectory, which: str = "best") -> tuple[int, Any]:
+    """Step and parameters of a checkpoint of a run of the toy task."""
+    task = sign.build(freeze(from_dict(sign.Config, run.config())))
+    return restore_params(run, task, which, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
 
 
 def state_like(config: TrainConfig, task: Task) -> Any:
     """A state of the shapes of a run's, made once for all runs that are alike."""
     key = json.dumps(to_dict(config), sort_keys=True), meaning(task.init), meaning(jax.tree.leaves(task.carry))
     if key not in _STATES:
-        _STATES[key] = initial_train_state(task, build_optimizer(config.optimizer, 10**6))(config.seed)
+        _STATES[key] = initial_train_state(task, run_optimizer(config, 10**6))(config.seed)
     return _STATES[key]
 
 
@@ -138,13 +147,25 @@ def scalars(directory: Path) -> list[tuple[str, int, float]]:
     """Tag, step and value of every scalar in TensorBoard's event files, oldest file first."""
     found = []
     for path in sorted(directory.iterdir(), key=lambda path: path.stat().st_mtime_ns):
-        content, at = path.read_bytes(), 0
-        while at < len(content):
-            (length,) = struct.unpack("<Q", content[at : at + 8])
-            event = Event.FromString(content[at + 12 : at + 12 + length])
-            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
-            at += 16 + length
-        assert at == len(content)
+        for event in events(path):
+            values = [value for value in event.summary.value if value.WhichOneof("value") == "simple_value"]
+            found += [(value.tag, event.step, value.simple_value) for value in values]
+    return found
+
+
+def summaries(path: Path) -> list[Any]:
+    """All that an event file has."""
+    return [value for event in events(path) for value in event.summary.value]
+
+
+def events(path: Path) -> list[Any]:
+    """The events of a file, whose records are a length, 4 bytes, an event and 4 bytes."""
+    found, content, at = [], path.read_bytes(), 0
+    while at < len(content):
+        (length,) = struct.unpack("<Q", content[at : at + 8])
+        found.append(Event.FromString(content[at + 12 : at + 12 + length]))
+        at += 16 + length
+    assert at == len(content)
     return found
 
 

@@ -1,0 +1,140 @@
+"""What tasks on data of your own share: the groups of their configs, and how sequences reach a model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from rnnjax.config import DataConfig
+from rnnjax.data.own.columns import Columns
+from rnnjax.data.own.files import own_files
+from rnnjax.data.own.sequences import Cuts, OwnSequences, Reading, load_sequences, read_own_inputs
+from rnnjax.errors import require
+from rnnjax.tasks.task import Batch, Field, Kept, Request
+
+_AT_ONCE = 256  # sequences that are answered together
+
+
+@dataclasses.dataclass
+class OwnConfig(DataConfig):
+    """Data of your own at `path`: one file, or a folder with `train`, `validation` and `test` files.
+
+    Attributes:
+      name: "own".
+      time: the column of times in a csv file; "" takes one called time, timestamp, date, datetime, t or step, "none"
+        the order of the rows.
+      features: the columns that are read; none takes all that are nothing else.
+      scale: whether features are standardised by mean and deviation of the training split.
+      validation_fraction, test_fraction: of one file.
+      whole: whether one file is all of every split: what `--data` gives to a finished run, if its training had another.
+    """
+
+    name: str = "own"
+    time: str | None = ""
+    features: tuple[str, ...] = ()
+    scale: bool = True
+    validation_fraction: float = 0.15
+    test_fraction: float = 0.15
+    whole: bool = False
+
+    def read_other(self, path: str) -> None:
+        super().read_other(path)
+        self.whole = True
+
+    def check(self) -> None:
+        super().check()
+        require(self.name == "own", f'data.name must be "own", got {self.name!r}')
+        require(bool(self.path), "data of your own needs --config.data.path")
+        for name in ("validation_fraction", "test_fraction"):
+            require(0 < getattr(self, name) < 1, f"data.{name} must be between 0 and 1, got {getattr(self, name)}")
+        total = self.validation_fraction + self.test_fraction
+        require(total < 1, f"data.validation_fraction and data.test_fraction must leave data, got {total:g} together")
+
+
+@dataclasses.dataclass
+class SequencesConfig(OwnConfig):
+    """Labelled sequences of your own: a csv file in long form, an npz archive, or an npy array beside its labels.
+
+    Attributes:
+      id: the column of a csv file with the id of a row's sequence; "" takes one called id, sequence, session or series,
+        else the first that is not one of times.
+      label: the column of labels; "" takes one called label, class, target, tag or y, else the last of the others.
+      split: "fraction" splits the sequences of every class alike; "time" trains on those that end first.
+    """
+
+    id: str = ""
+    label: str = ""
+    split: str = "fraction"
+
+    def check(self) -> None:
+        super().check()
+        require(self.split in ("fraction", "time"), f'data.split must be "fraction" or "time", got {self.split!r}')
+
+    def columns(self) -> Columns:
+        """Returns the columns of a csv file."""
+        return Columns(self.id, self.time, self.label, self.features)
+
+    def cuts(self) -> Cuts:
+        """Returns how one file is split."""
+        return Cuts(self.validation_fraction, self.test_fraction, self.split == "time", self.whole)
+
+
+def load_own_sequences(config: SequencesConfig, kept: Kept | None, *, every_step: bool) -> OwnSequences:
+    """Returns the sequences that a config names.
+
+    Args:
+      config: the group of the data.
+      kept: what a run has kept, by which they are to be read, if anything.
+      every_step: whether each step has a label, in place of each sequence.
+
+    Raises:
+      DataError: as `load_sequences`.
+    """
+    assert config.path is not None
+    reading = Reading.from_json(kept) if kept else None
+    options = {"every_step": every_step, "scale": config.scale, "reading": reading}
+    return load_sequences(config.path, config.columns(), config.cuts(), **options)
+
+
+def steps_of(batch: Batch) -> dict[str, Any]:
+    """Returns the option of a model that says which steps there are: any if some are missing, else up to the length."""
+    return {"mask": batch["mask"]} if "mask" in batch else {"lengths": batch["length"]}
+
+
+def answers(
+    config: SequencesConfig, reading: Reading, predict: Callable[[Any], Any], request: Request
+) -> Iterator[tuple[str, int, Float[np.ndarray, "..."]]]:
+    """Yields the id of every sequence of the data, labelled or not, its length, and what a model predicts of it.
+
+    Args:
+      config: the group of the data.
+      reading: how the model's own data was read.
+      predict: the model's prediction from values ``[B, T, I]``.
+      request: the options of `python -m rnnjax.generate`.
+
+    Raises:
+      ConfigError: if there is a prompt.
+      DataError: as the readers of files.
+    """
+    require(request.prompt is None, "the sequences of a file are answered; leave --prompt out, and give --data FILE")
+    files = own_files(str(config.path), (".csv", ".npz", ".npy"))
+    sequences = read_own_inputs(files["all"] if "all" in files else files["test"], config.columns(), reading)
+    for first in range(0, len(sequences.ids), _AT_ONCE):
+        part = sequences.part(np.arange(first, min(first + _AT_ONCE, len(sequences.ids))))
+        yield from zip(part.ids, part.lengths.tolist(), np.asarray(predict(part.values.astype(np.float32))))
+
+
+def raw_inputs(reading: Reading) -> dict[str, Field]:
+    """Returns what a model of sequences is given: values as they are in the data."""
+    return {"values": Field(("B", "T", len(reading.scaling.names)), "float32")}
+
+
+def raw_batch(values: Float[Array, "B T I"], reading: Reading) -> Batch:
+    """Returns what a model reads of sequences of values; a step of which all are NaN is missing."""
+    values = jnp.asarray(values)
+    return {"inputs": reading.scaling.traced_inputs(values), "mask": ~jnp.isnan(values).all(-1)}

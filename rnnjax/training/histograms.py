@@ -1,0 +1,57 @@
+"""Histograms of parameters, and the file that keeps them: `histograms.jsonl`, a line for each evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rnnjax.files import parse_json
+from rnnjax.training.metrics_file import append_rows, write_rows
+
+_BINS = 30
+_FILE = "histograms.jsonl"
+
+
+def histogram_row(params: Any, step: int, epoch: int) -> dict[str, Any]:
+    """Returns a line with the histogram of every array of parameters; what is not finite is left out.
+
+    Args:
+      params: the parameters.
+      step: after which they are so.
+      epoch: of the step.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(params))
+    values = {jax.tree_util.keystr(path, simple=True, separator="/"): _histogram(leaf) for path, leaf in leaves}
+    return {"step": step, "epoch": epoch, "split": "histograms", **values}
+
+
+def _histogram(values: Any) -> dict[str, list[float]]:
+    values = np.asarray(values, np.float64).ravel()
+    counts, edges = np.histogram(values[np.isfinite(values)], _BINS)
+    return {"edges": edges.tolist(), "counts": counts.tolist()}
+
+
+def append_histograms(directory: Path, row: dict[str, Any]) -> None:
+    """Adds a line to the file."""
+    append_rows(directory / _FILE, [row])
+
+
+def histograms_until(directory: Path, step: int) -> list[dict[str, Any]]:
+    """Returns the lines up to a step, and removes the others, and damaged ones, from the file."""
+    path = directory / _FILE
+    if not path.is_file():
+        return []
+    rows = [row for row in map(_row, path.read_bytes().splitlines()) if row is not None and row["step"] <= step]
+    write_rows(path, rows)
+    return rows
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = parse_json(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None

@@ -1,0 +1,205 @@
+"""Tasks on data of one's own: what counts, what a run keeps, and that raw values reach the model as data does."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fixtures.parameters import drawn_parameters
+
+from configs.own import VARIANTS, get_config
+from rnnjax.config import CellConfig, DataConfig
+from rnnjax.config_group import freeze
+from rnnjax.errors import ConfigError
+from rnnjax.tasks import build_task, classify, forecast, navigation, open_task, tag
+from rnnjax.tasks.own_data import SequencesConfig
+from rnnjax.tasks.task import Request, Weighted
+
+CELL = CellConfig(kind="GRU", hidden_size=4)
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("own")
+    values = RNG.standard_normal((20, 5, 2))
+    values[0, 1] = values[3, 2] = np.nan  # whole steps
+    values[5, 0, 1] = np.nan
+    lengths = RNG.integers(3, 6, 20)
+    labels = np.arange(20) % 2
+    np.savez(path / "sequences.npz", x=values, y=labels, lengths=lengths)
+    tags = np.where(np.arange(5) == 4, -1, (np.nan_to_num(values[..., 0]) > 0))
+    np.savez(path / "tags.npz", x=values, y=tags, lengths=lengths)
+    rows = [f"{np.sin(t):.4f},{t}" for t in range(60)]
+    rows[7] = ","
+    (path / "series.csv").write_text("wave,line\n" + "\n".join(rows) + "\n")
+    (path / "1000_index_x.txt").write_text("".join(f"{i} {i + 1} {i + 2} {i + 3}\n" for i in range(40)))
+    (path / "1000_index_y.txt").write_text("".join(f"{i + 4}\n" for i in range(40)))
+    return path
+
+
+def config_of(name, folder):
+    return freeze(
+        {
+            "classify": lambda: classify.Config(cell=CELL, data=SequencesConfig(path=f"{folder}/sequences.npz")),
+            "tag": lambda: tag.Config(cell=CELL, data=SequencesConfig(path=f"{folder}/tags.npz")),
+            "forecast": lambda: forecast.Config(
+                cell=CELL, window=5, horizon=2, season=3, data=forecast.ForecastConfig(path=f"{folder}/series.csv")
+            ),
+        }[name]()
+    )
+
+
+@pytest.fixture(scope="module")
+def tasks(folder):
+    return {name: build_task(config_of(name, folder)) for name in ("classify", "tag", "forecast")}
+
+
+def first(task, split, count=4):
+    return {name: jnp.asarray(field[:count]) for name, field in task.data.splits[split].items()}
+
+
+@pytest.mark.parametrize("name", ["classify", "tag", "forecast"])
+def test_what_a_run_keeps_reads_raw_values_as_the_data_was_read(tasks, folder, name):
+    task, config = tasks[name], config_of(name, folder)
+    kept = json.loads(json.dumps(task.kept))
+    opened, params = open_task(config, kept), drawn_parameters(task.init)
+    assert build_task(config, kept).data.checksum == task.data.checksum
+    batch = first(task, "train")
+    if name == "forecast":
+        raw = np.genfromtxt(folder / "series.csv", delimiter=",", skip_header=1)
+        values = np.stack([raw[start : start + 5] for start in range(4)])
+        expected = task.model.apply(params, batch["inputs"], batch["last"], mask=batch["mask"], deterministic=True)
+        scale, mean = (np.array(kept["scaling"][part]) for part in ("scale", "mean"))
+        expected = expected * scale + mean
+    else:
+        scaling = kept["scaling"]
+        missing = ~np.asarray(batch["mask"])[..., None]
+        plain = np.asarray(batch["inputs"])[..., :2] * scaling["scale"] + scaling["mean"]
+        gap = np.asarray(batch["inputs"])[..., 2:] > 0
+        assert scaling["gaps"] == [1]
+        values = np.where(missing | np.concatenate([np.zeros_like(gap), gap], -1), np.nan, plain)
+        expected = task.model.apply(params, batch["inputs"], mask=batch["mask"], deterministic=True)
+    found = jax.jit(opened.predict)(params, {"values": values.astype(np.float32)})
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)
+
+
+def values_of(task, batch):
+    params = drawn_parameters(task.init)
+    return jax.jit(lambda batch: task.values(params, None, batch, None)[0])(batch)
+
+
+def test_an_unknown_class_is_an_error_and_no_part_of_the_loss(tasks):
+    batch = first(tasks["classify"], "train")
+    values = values_of(tasks["classify"], {**batch, "label": batch["label"].at[1].set(-1)})
+    np.testing.assert_array_equal(values["loss"].weight, [1, 0, 1, 1])
+    assert values["accuracy"][1] == 0
+
+
+def test_steps_without_label_or_past_the_end_do_not_count(tasks):
+    batch = first(tasks["tag"], "train")
+    lengths, mask = np.asarray(batch["length"]), np.asarray(batch["mask"])
+    labelled = mask & (np.arange(5) < np.minimum(lengths, 4)[:, None])
+    np.testing.assert_array_equal(batch["counted"], labelled)
+    values = jax.jit(lambda batch: tasks["tag"].values(drawn_parameters(tasks["tag"].init), None, batch, None)[0])
+    one, other = values(batch), values({**batch, "label": jnp.where(labelled, batch["label"], 1)})
+    for name in ("loss", "accuracy"):
+        np.testing.assert_array_equal(one[name].weight, labelled.sum(1))
+        np.testing.assert_array_equal(one[name].value, other[name].value)
+
+
+def test_errors_of_a_forecast_are_in_the_units_of_the_columns_and_of_values_that_are_there():
+    errors = jnp.array([[[1.0, 2.0], [3.0, jnp.nan]]])
+    counted = jnp.array([[[True, True], [True, False]]])
+    values = forecast.judged(errors, counted, np.float32([10, 1]))
+    assert values["loss"] == Weighted(*(pytest.approx(number) for number in ((1 + 4 + 9) / 3, 3)))
+    assert float(values["mae"].value[0]) == pytest.approx((10 + 2 + 30) / 3)
+    assert float(values["mse"].value[0]) == pytest.approx((100 + 4 + 900) / 3)
+
+
+def test_baselines_are_of_the_same_windows(tasks, folder):
+    task = tasks["forecast"]
+    scores = task.score(drawn_parameters(task.init), "test")
+    wave = np.round(np.sin(np.arange(51, 60)), 4)
+    line = np.arange(51.0, 60)
+    errors = {"naive": [], "seasonal_naive": []}
+    for column in (wave, line):
+        for start in range(3):
+            truth = column[start + 5 : start + 7]
+            errors["naive"] += list(truth - column[start + 4])
+            errors["seasonal_naive"] += list(truth - column[start + 2 : start + 4])
+    for name, wrong in errors.items():
+        assert scores[f"{name}_mae"] == pytest.approx(np.abs(wrong).mean(), rel=1e-4)
+        assert scores[f"{name}_mse"] == pytest.approx(np.square(wrong).mean(), rel=1e-4)
+    assert {"mae_wave", "mae_line"} < scores.keys()
+
+
+def test_a_model_of_zeros_is_the_naive_forecast(tasks):
+    task = tasks["forecast"]
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(task.init, jax.random.key(0)))
+    values = jax.jit(lambda batch: task.values(zeros, None, batch, None)[0])(first(task, "test", 3))
+    naive = task.score(zeros, "test")
+    assert float(values["mae"].value.mean()) == pytest.approx(naive["naive_mae"], rel=1e-5)
+
+
+def test_labels_of_steps_are_answered_for_data_with_labels_or_without(tasks, folder, tmp_path):
+    kept, params = tasks["tag"].kept, drawn_parameters(tasks["tag"].init)
+    request = Request(None, 300, 1.0, None, None, 0, 4, 1, (), None)
+    labelled = list(open_task(config_of("tag", folder), kept).generate(params, request))
+    with np.load(folder / "tags.npz") as arrays:
+        np.savez(tmp_path / "open.npz", x=arrays["x"], lengths=arrays["lengths"])
+        assert len(labelled) == 1 + arrays["lengths"].sum()
+    other = tag.Config(cell=CELL, data=SequencesConfig(path=f"{tmp_path}/open.npz"))
+    assert list(open_task(freeze(other), kept).generate(params, request)) == labelled
+    assert labelled[0] == "id,step,label,probability"
+    with pytest.raises(ConfigError, match="leave --prompt out"):
+        list(open_task(freeze(other), kept).generate(params, request._replace(prompt="x")))
+
+
+def test_what_follows_the_end_of_the_data_is_forecast_with_the_file_and_without(tasks, folder, tmp_path):
+    config, kept = config_of("forecast", folder), tasks["forecast"].kept
+    params = drawn_parameters(tasks["forecast"].init)
+    request = Request(None, 300, 1.0, None, None, 0, 4, 1, (), tmp_path)
+    lines = list(open_task(config, kept).generate(params, request))
+    assert [len(lines), lines[0]] == [3, "wave,line"]
+    assert (tmp_path / "generated.png").stat().st_size > 1000
+    gone = freeze(forecast.Config(cell=CELL, window=5, horizon=2, data=forecast.ForecastConfig(path="/nowhere.csv")))
+    assert list(open_task(gone, kept).generate(params, request._replace(plots=None, length=1))) == lines[:2]
+
+
+def test_rows_of_items_are_windows_of_sessions(folder):
+    data = DataConfig(name="sessions", path=str(folder))
+    task = build_task(freeze(navigation.Config(cell=CELL, data=data, windows=20)))
+    train = task.data.splits["train"]
+    assert train["items"].shape == (20, 4)
+    assert len(task.kept["items"]) == 24
+    np.testing.assert_array_equal(train["items"][1:, :-1], train["items"][:-1, 1:])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_ask_for_a_path_and_take_one(variant):
+    with pytest.raises(ConfigError, match=r"needs? --config\.data\.path"):
+        freeze(get_config(variant))
+    config = get_config(variant)
+    config.data.path = "file"
+    freeze(config)
+    assert config.data.path == "file"
+    assert get_config(variant).data.path is None
+
+
+@pytest.mark.parametrize(
+    ("group", "fields", "message"),
+    [
+        (SequencesConfig, {"validation_fraction": 0.0}, r"data\.validation_fraction must be between 0 and 1"),
+        (SequencesConfig, {"test_fraction": 0.9}, r"must leave data, got 1\.05 together"),
+        (SequencesConfig, {"split": "random"}, 'data.split must be "fraction" or "time"'),
+        (SequencesConfig, {"name": "mnist"}, 'data.name must be "own"'),
+        (forecast.ForecastConfig, {"stride": 0}, r"data\.stride must be at least 1"),
+    ],
+)
+def test_configs_that_cannot_be_meant_are_refused(group, fields, message):
+    with pytest.raises(ConfigError, match=message):
+        group(path="file", **fields).check()
+    with pytest.raises(ConfigError, match="season must be from 0 to window, 48, got 50"):
+        forecast.Config(season=50, data=forecast.ForecastConfig(path="file")).check()
