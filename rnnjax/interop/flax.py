@@ -144,5 +144,5 @@ def _flax_gated(
 _FRAMEWORK = Framework(
     "Flax",
     {BasicRNN: _flax_basic, LSTM: _flax_lstm, GRU: _flax_gru},
-    DenseNames("kernel", depth=1, transposed=False, biased=False),
+    DenseNames("kernel"),
 )

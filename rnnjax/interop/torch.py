@@ -21,6 +21,7 @@ from rnnjax.interop.variables import (
     paths,
     read,
     refuse,
+    scope_of,
     size_of,
 )
 from rnnjax.unrolling.bidirectional import Cells, input_sizes, layers
@@ -194,8 +195,22 @@ def _torch_selection(variables: Variables, layer: int | None, reverse: bool | No
     return selection
 
 
+def _torch_choice(variables: Variables) -> str:
+    """Returns the arguments that choose variables: those of one layer, or all below a scope."""
+    path, variable = next(iter(variables.items()))
+    match = _TORCH_NAME.fullmatch(variable.name.split(".")[-1])
+    number = match[2] if match else None
+    if number is None:
+        return scope_of(variables, ".")
+    if len(path) > 1:  # the layer's number is below the scope, not above
+        return scope_of({path[:-1]: variable}, ".")
+    scope = scope_of(variables, ".")
+    return f"layer={number}" if scope == 'scope=""' else f"layer={number}, {scope}"
+
+
 _FRAMEWORK = Framework(
     "PyTorch",
     {BasicRNN: _torch_basic, LSTM: _torch_lstm, GRU: _torch_gru},
-    DenseNames("weight", depth=1, transposed=True, biased=False),
+    DenseNames("weight", transposed=True),
+    _torch_choice,
 )

@@ -81,11 +81,10 @@ def read(cell: GatedCell | Project, named: NamedVariables, shapes: Shapes) -> di
     reads = f"{describe(cell)} reads {', '.join(shapes)}"
     missing = [name for name in shapes if name not in named]
     if missing:
-        hint = _scope_hint(missing[0], named)
-        raise ValueError(f"{reads}, but there is no {', '.join(missing)} among {names_of(named)}{hint}")
+        raise ValueError(f"{reads}, but there is no {', '.join(missing)} among {names_of(named)}")
     unused = {name: variable for name, variable in named.items() if name not in shapes}
     if unused:
-        raise ValueError(f"{reads}, and has no use for {names_of(unused)}; make the cell match, or choose with scope=")
+        raise ValueError(f"{reads}, and has no use for {names_of(unused)}")
     for name, shape in shapes.items():
         variable = named[name]
         if np.shape(variable.value) != shape:
@@ -94,12 +93,15 @@ def read(cell: GatedCell | Project, named: NamedVariables, shapes: Shapes) -> di
     return {name: array_of(named[name]) for name in shapes}
 
 
-def _scope_hint(missing: str, named: NamedVariables) -> str:
-    """Returns what to do if a missing variable exists in a scope below; otherwise nothing."""
-    below = {name: variable for name, variable in named.items() if name.endswith(f"/{missing}")}
-    if not below:
-        return ""
-    return f"; choose {names_of(below)} with scope= (a layer of PyTorch's with layer=), or convert to a Stack"
+def scope_of(variables: Variables, separator: str = "/") -> str:
+    """Returns the argument that selects variables which are all those below a scope, such as ``scope="rnn"``.
+
+    Args:
+      variables: the variables, by their names below the scope.
+      separator: what separates the parts of a name.
+    """
+    path, variable = next(iter(variables.items()))
+    return f'scope="{separator.join(variable.name.split(separator)[: -len(path)])}"'
 
 
 def array_of(variable: Variable) -> Float[Array, "..."]:
