@@ -1,16 +1,31 @@
-"""Parameters from TensorFlow 1, PyTorch and Flax, for the cells that exist on both sides.
+"""Parameters from and to other frameworks, for the cells that exist on both sides.
 
-Each function takes an rnnjax cell and the other framework's variables by name, and returns parameters with which the
-cell computes the same. The cell must be the counterpart of the one that was saved. Every variable must be used and have
-the shape that the cell expects; an error names the variables that are missing, unused, or of another shape. Options
-without parameters (an activation, clipping, dropout) are not in the variables: give the cell the same ones.
+Each ``from_...`` takes an rnnjax cell and the other framework's variables by name, and returns parameters with which
+the cell computes the same. The cell must be the counterpart of the one that was saved. Every variable must be used and
+have the shape that the cell expects; an error names the variables that are missing, unused, or of another shape.
+Options without parameters (an activation, clipping, dropout) are not in the variables: give the cell the same ones.
 
 Arrays may be NumPy's, JAX's or PyTorch's. The conversions are traceable, so that gradients can be taken with respect to
-the other framework's variables.
+the other framework's variables. No other framework need be installed.
 """
 
+from rnnjax.interop.equinox import from_equinox
 from rnnjax.interop.flax import from_flax
+from rnnjax.interop.haiku import from_haiku
+from rnnjax.interop.keras import bidirectional_from_keras, from_keras
+from rnnjax.interop.onnx import from_onnx, onnx_weights
 from rnnjax.interop.tf1 import from_tf1
 from rnnjax.interop.torch import bidirectional_from_torch, from_torch
 
-__all__ = ["bidirectional_from_torch", "from_flax", "from_tf1", "from_torch"]
+__all__ = [
+    "bidirectional_from_keras",
+    "bidirectional_from_torch",
+    "from_equinox",
+    "from_flax",
+    "from_haiku",
+    "from_keras",
+    "from_onnx",
+    "from_tf1",
+    "from_torch",
+    "onnx_weights",
+]

@@ -81,7 +81,7 @@ def _convert(framework: Framework, cell: Cell, variables: Variables, input_size:
     if is_stack(cell):
         # One more than layers: `zip` leaves out the outputs of the last one.
         sizes = [input_size, *(below.output_size for below in cell.cells)]
-        layers = _layers(cell, variables)
+        layers = layers_of(len(cell.cells), variables)
         return tuple(_convert(framework, c, layer, size) for c, layer, size in zip(cell.cells, layers, sizes))
     if has_no_params_of_its_own(cell):
         return _convert(framework, cell.cell, variables, input_size or needed_input_size(cell))
@@ -104,9 +104,13 @@ def _unknown(framework: Framework, cell: Cell) -> str:
     )
 
 
-def _layers(cell: Stack, variables: Variables) -> list[Variables]:
-    """Returns the variables of each layer, which must be in scopes whose names differ in a number only."""
-    if len(cell.cells) == 1:
+def layers_of(count: int, variables: Variables) -> list[Variables]:
+    """Returns the variables of each of `count` layers, which must be in scopes whose names differ in a number only.
+
+    Raises:
+      ValueError: if they are not.
+    """
+    if count == 1:
         return [variables]
     scopes: dict[str, Variables] = {}
     for path, variable in without_common_scope(variables).items():
@@ -114,9 +118,9 @@ def _layers(cell: Stack, variables: Variables) -> list[Variables]:
     stems = {scope: re.sub(r"_?\d*$", "", scope) for scope in scopes}
     # A name without a number is the first: `lstm` comes before `lstm_1`.
     numbered = {int(scope[len(stem) :].lstrip("_") or -1): scope for scope, stem in stems.items()}
-    if len(set(stems.values())) > 1 or not len(numbered) == len(scopes) == len(cell.cells):
+    if len(set(stems.values())) > 1 or not len(numbered) == len(scopes) == count:
         raise ValueError(
-            f"a Stack of {len(cell.cells)} layers needs variables in as many scopes whose names differ in a number "
+            f"a Stack of {count} layers needs variables in as many scopes whose names differ in a number "
             f"only, such as cell_0, cell_1; they are in {', '.join(scopes) or 'no scope'}"
         )
     return [scopes[numbered[number]] for number in sorted(numbered)]
