@@ -5,6 +5,9 @@ the cell computes the same. The cell must be the counterpart of the one that was
 have the shape that the cell expects; an error names the variables that are missing, unused, or of another shape.
 Options without parameters (an activation, clipping, dropout) are not in the variables: give the cell the same ones.
 
+Each ``to_...`` is the inverse of a ``from_...``: it returns NumPy arrays that the other framework loads, and says in a
+sentence what it has no counterpart of.
+
 Arrays may be NumPy's, JAX's or PyTorch's. The conversions are traceable, so that gradients can be taken with respect to
 the other framework's variables. No other framework need be installed.
 """
@@ -12,14 +15,15 @@ the other framework's variables. No other framework need be installed.
 from rnnjax.interop.equinox import from_equinox
 from rnnjax.interop.flax import from_flax
 from rnnjax.interop.haiku import from_haiku
-from rnnjax.interop.keras import bidirectional_from_keras, from_keras
+from rnnjax.interop.keras import bidirectional_from_keras, from_keras, to_keras
 from rnnjax.interop.onnx import from_onnx, onnx_weights
 from rnnjax.interop.tf1 import from_tf1
-from rnnjax.interop.torch import bidirectional_from_torch, from_torch
+from rnnjax.interop.torch import bidirectional_from_torch, bidirectional_to_torch, from_torch, to_torch
 
 __all__ = [
     "bidirectional_from_keras",
     "bidirectional_from_torch",
+    "bidirectional_to_torch",
     "from_equinox",
     "from_flax",
     "from_haiku",
@@ -28,4 +32,6 @@ __all__ = [
     "from_tf1",
     "from_torch",
     "onnx_weights",
+    "to_keras",
+    "to_torch",
 ]

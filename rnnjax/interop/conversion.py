@@ -19,6 +19,7 @@ from rnnjax.interop.variables import (
     NamedVariables,
     Shapes,
     Variables,
+    counterpart,
     describe,
     names_of,
     read,
@@ -87,10 +88,11 @@ def _convert(framework: Framework, cell: Cell, variables: Variables, input_size:
         return _convert(framework, cell.cell, variables, input_size or needed_input_size(cell))
     if has_dense(cell) and framework.dense:
         return _project(framework, framework.dense, cell, variables, input_size)
-    if not is_gated(cell) or type(cell) not in framework.cells:
+    kind = counterpart(cell)
+    if not is_gated(cell) or kind not in framework.cells:
         raise ValueError(_unknown(framework, cell))
     named = {"/".join(path): variable for path, variable in without_common_scope(variables).items()}
-    params = framework.cells[type(cell)](cell, named, input_size)
+    params = framework.cells[kind](cell, named, input_size)
     return jax.tree.map(lambda leaf: leaf.astype(cell.param_dtype), params)
 
 

@@ -1,4 +1,4 @@
-"""Parameters from Keras."""
+"""Parameters from and to Keras."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from rnnjax.cells import GRU, LSTM, BasicRNN, Cell, GatedCell, GatedParams, GRUParams, LSTMParams
 from rnnjax.cells.cell import Params
 from rnnjax.interop.conversion import DenseNames, Framework, convert, layers_of
-from rnnjax.interop.gates import gates_of
+from rnnjax.interop.gates import gates_of, side_by_side
 from rnnjax.interop.variables import (
     NamedVariables,
     Shapes,
     Variable,
     Variables,
     below_scope,
+    counterpart,
     paths,
     read,
     refuse,
     size_of,
 )
+from rnnjax.interop.writing import PLAIN_LSTM, Arrays, Target, layers_to_write, write
 from rnnjax.unrolling.bidirectional import Cells, input_sizes, layers
 
 # Where Keras has our gates: its LSTM's are i, f, c, o, which are ours, and its GRU's z, r, h.
@@ -185,3 +188,75 @@ def _keras_gated(
 
 
 _FRAMEWORK = Framework("Keras", {BasicRNN: _keras_basic, LSTM: _keras_lstm, GRU: _keras_gru}, DenseNames("kernel"))
+
+
+def to_keras(cell: Cell, params: Params) -> Arrays:
+    """Returns the weights of Keras layers: the inverse of `from_keras`.
+
+    They are in the order of `get_weights`, so that ``model.set_weights(list(weights.values()))`` sets those of a model
+    of these layers: SimpleRNN, LSTM, GRU (with the cell's `use_bias`, activations, and ``reset_after``), and a Dense
+    for a `Project`.
+
+    Args:
+      cell: a `BasicRNN`, `LSTM` or `GRU`, alone or in `Stack` and `Project`.
+      params: its parameters.
+
+    Returns:
+      NumPy arrays by path, float32 or wider, such as ``lstm/lstm_cell/kernel``. In a `Stack` of several kinds of cells
+      the layers are named ``layer_0``, ``layer_1``, ...
+
+    Raises:
+      ValueError: for a cell that Keras has no counterpart of: with peepholes, a projection, layer normalisation,
+        clipping or coupled gates, or in a wrapper that changes what it computes.
+
+    Example:
+      >>> import jax, rnnjax
+      >>> cell = rnnjax.Project(rnnjax.GRU(8), 2)
+      >>> weights = rnnjax.interop.to_keras(cell, cell.init(jax.random.key(0), 3))
+      >>> list(weights)
+      ['gru/gru_cell/kernel', 'gru/gru_cell/recurrent_kernel', 'gru/gru_cell/bias', 'dense/kernel', 'dense/bias']
+    """
+    layers, dense = layers_to_write(_TARGET, cell, params)
+    kinds = [KINDS[counterpart(layer.cell)] for layer in layers]
+    same = len(set(kinds)) == 1
+    weights: Arrays = {}
+    for number, (kind, layer) in enumerate(zip(kinds, layers)):
+        name = (f"{kind}_{number}" if number else kind) if same else f"layer_{number}"
+        weights |= {f"{name}/{kind}_cell/{variable}": value for variable, value in write(_TARGET, layer).items()}
+    return weights if dense is None else weights | {"dense/kernel": dense.w, "dense/bias": dense.b}
+
+
+KINDS = {BasicRNN: "simple_rnn", LSTM: "lstm", GRU: "gru"}
+
+
+def _basic_to_keras(cell: BasicRNN, params: GatedParams) -> Arrays:
+    return _gated_to_keras(params, (0,))
+
+
+def _lstm_to_keras(cell: LSTM, params: LSTMParams) -> Arrays:
+    return _gated_to_keras(params, LSTM_ORDER)
+
+
+def _gru_to_keras(cell: GRU, params: GRUParams) -> Arrays:
+    written = _gated_to_keras(params, GRU_ORDER)
+    if cell.use_bias and cell.reset == "after":
+        recurrent = np.zeros_like(written["bias"])
+        recurrent[-cell.hidden_size :] = params.b_hn
+        written["bias"] = np.stack([written["bias"], recurrent])
+    return written
+
+
+def _gated_to_keras(params: Any, order: tuple[int, ...]) -> Arrays:
+    named = {"kernel": params.w_x, "recurrent_kernel": params.w_h, "bias": params.b}
+    return {name: side_by_side(value, order) for name, value in named.items() if value is not None}
+
+
+# Keras's gelu is not JAX's.
+_ACTIVATIONS = ("tanh", "relu", "sigmoid", "softplus", "elu", "silu", "identity")
+_TARGET = Target(
+    "Keras",
+    {BasicRNN: _basic_to_keras, LSTM: _lstm_to_keras, GRU: _gru_to_keras},
+    {LSTM: PLAIN_LSTM | {"peephole": False, "coupled_gates": False, "projection_size": None}},
+    dict.fromkeys((BasicRNN, LSTM, GRU), _ACTIVATIONS),
+    _ACTIVATIONS,
+)

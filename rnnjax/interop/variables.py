@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rnnjax.cells import GatedCell, Project
+from rnnjax.cells import BasicRNN, Cell, GatedCell, Project
+from rnnjax.cells.joint import JointBasicRNN
 from rnnjax.cells.tree import has_dense
 from rnnjax.dtypes import at_least_float32
 
@@ -123,6 +124,11 @@ def size_of(named: NamedVariables, name: str, axis: int) -> int:
     """Returns the size of one axis of a variable; 1 if there is no such axis, which `read` will report."""
     shape = np.shape(named[name].value) if name in named else ()
     return shape[axis] if axis < len(shape) else 1
+
+
+def counterpart(cell: Cell) -> type[Cell]:
+    """Returns the class of cells that computes what a cell does: its own, which may differ in initial weights only."""
+    return BasicRNN if type(cell) is JointBasicRNN else type(cell)
 
 
 def refuse(cell: GatedCell, framework: str, **counterpart: Any) -> None:
