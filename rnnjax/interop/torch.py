@@ -307,7 +307,7 @@ def _gated_to_torch(cell: GatedCell, params: Any) -> Arrays:
     return written | {"bias_ih": params.b.reshape(-1), "bias_hh": np.zeros_like(params.b).reshape(-1)}
 
 
-def _lstm_to_torch(cell: LSTM, params: LSTMParams) -> Arrays:
+def _lstm_to_torch(cell: LSTM, params: Any) -> Arrays:
     projection = {"weight_hr": params.w_p.T} if cell.projection_size else {}
     return _gated_to_torch(cell, params) | projection
 
