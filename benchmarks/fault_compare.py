@@ -13,6 +13,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
+from rnnjax.training.checkpoint import ITEMS
+
 _PLACE = ("step", "epoch", "split")
 
 
@@ -91,9 +93,16 @@ def checkpoint_differences(run: Path, reference: Path, steps: set[int]) -> list[
 
 
 def state(checkpoint: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a checkpoint by their names."""
+    """Returns the arrays of a checkpoint by their names, those of parameters behind the name of their item."""
+    return {f"{item}{name}": value for item in ITEMS for name, value in arrays(checkpoint / item).items()}
+
+
+def arrays(item: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of an item of a checkpoint by their names; none where it is not there."""
+    if not item.is_dir():
+        return {}
     with ocp.PyTreeCheckpointer() as checkpointer:
-        path = (checkpoint / "state").absolute()
+        path = item.absolute()
         like = checkpointer.metadata(path).item_metadata.tree  # pyright: ignore[reportOptionalMemberAccess]
         as_arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
         tree = checkpointer.restore(path, restore_args=as_arrays)

@@ -15,9 +15,11 @@ _WHEN_ASKED_FOR = {name: f"rnnjax.{name}" for name in ("interop", "models", "nn"
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the folders that need Flax when they are first asked for, so that importing rnnjax needs JAX alone."""
+    """Imports what needs more than JAX when it is first asked for, so that importing rnnjax needs JAX alone."""
     if name in _WHEN_ASKED_FOR:
         return importlib.import_module(_WHEN_ASKED_FOR[name])
+    if name == "load_run":
+        return importlib.import_module("rnnjax.runs").load_run
     raise AttributeError(f"module 'rnnjax' has no attribute {name!r}")
 
 

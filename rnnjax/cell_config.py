@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
-import rnnjax
+import rnnjax.cells as library
 from rnnjax.cells.traits import attends
 from rnnjax.cells.tree import made_of_cells
 from rnnjax.class_options import ClassOptions, config_fields, required
@@ -160,7 +160,7 @@ class CellConfig(ClassOptions):
         return f"CellConfig({', '.join(f'{name}={value!r}' for name, value in self.items())})"
 
 
-def build_cell(config: CellConfig) -> rnnjax.Cell:
+def build_cell(config: CellConfig) -> library.Cell:
     """Returns the cell, a `Stack` where there are several layers.
 
     Raises:
@@ -173,10 +173,10 @@ def build_cell(config: CellConfig) -> rnnjax.Cell:
     cell = _built("cell", config)
     for name, options in config.around().items():
         cell = _built(f"cell.{name}", options, cell)
-    return cell if config.layers == 1 else rnnjax.Stack((cell,) * config.layers)
+    return cell if config.layers == 1 else library.Stack((cell,) * config.layers)
 
 
-def _built(path: str, options: ClassOptions, *inner: rnnjax.Cell) -> rnnjax.Cell:
+def _built(path: str, options: ClassOptions, *inner: library.Cell) -> library.Cell:
     """Returns the cell that options describe, around another one if that is given."""
     of, arguments = options.described(), options.arguments()
     for name in required(of)[len(inner) :]:
@@ -189,7 +189,7 @@ def _built(path: str, options: ClassOptions, *inner: rnnjax.Cell) -> rnnjax.Cell
     return cell
 
 
-def cell_class(kind: str) -> type[rnnjax.Cell]:
+def cell_class(kind: str) -> type[library.Cell]:
     """Returns the class of a single cell by its name.
 
     Raises:
@@ -198,15 +198,15 @@ def cell_class(kind: str) -> type[rnnjax.Cell]:
     names = sorted(cell_classes())
     choose = f"choose {', '.join(names[:-1])} or {names[-1]}, or name your own as package.module:Class"
     unknown = f"unknown cell {kind!r}; {choose}{did_you_mean(kind, names)}"
-    require(":" in kind or hasattr(rnnjax, kind), unknown)
+    require(":" in kind or kind in library.__all__, unknown)
     cell = _named(kind, unknown)
-    single = _is_kind_of(cell, rnnjax.Cell) and not made_of_cells(cell)
+    single = _is_kind_of(cell, library.Cell) and not made_of_cells(cell)
     require(single, f"cell.kind must name a single cell, such as {' or '.join(names[:2])}, got {kind!r}")
     require(dataclasses.is_dataclass(cell), f"the cell {kind!r} must be a frozen dataclass: decorate its class")
     return cell
 
 
-def wrapper_class(name: str) -> type[rnnjax.Wrapper]:
+def wrapper_class(name: str) -> type[library.Wrapper]:
     """Returns the class of a wrapper by its name in `cell.wrappers`.
 
     Raises:
@@ -219,19 +219,19 @@ def wrapper_class(name: str) -> type[rnnjax.Wrapper]:
     unknown = f"unknown wrapper {name!r}; {choose}{did_you_mean(name, known)}"
     require(":" in name, unknown)
     wrapper = _named(name, unknown)
-    fits = _is_kind_of(wrapper, rnnjax.Wrapper) and hasattr(wrapper, "__dataclass_fields__")
+    fits = _is_kind_of(wrapper, library.Wrapper) and hasattr(wrapper, "__dataclass_fields__")
     require(fits, f"cell.wrappers must name wrappers that are frozen dataclasses, got {name!r}")
     return wrapper
 
 
-C = TypeVar("C", bound=rnnjax.Cell)
+C = TypeVar("C", bound=library.Cell)
 
 
 def _named(name: str, unknown: str) -> Any:
     """Returns the object with a name in rnnjax, or of the form package.module:Class."""
     module, colon, name = name.rpartition(":")
     try:
-        return getattr(named_module(module if colon else "rnnjax", unknown), name)
+        return getattr(named_module(module if colon else library.__name__, unknown), name)
     except AttributeError as error:
         raise ConfigError(f"{unknown}: {error}") from error
 
@@ -241,20 +241,20 @@ def _is_kind_of(value: Any, base: type) -> bool:
     return isinstance(value, type) and issubclass(value, base)
 
 
-def cell_classes() -> dict[str, type[rnnjax.Cell]]:
+def cell_classes() -> dict[str, type[library.Cell]]:
     """Returns rnnjax's single cells by their names."""
-    cells = {name: of for name, of in _public(rnnjax.Cell).items() if not inspect.isabstract(of)}
+    cells = {name: of for name, of in _public(library.Cell).items() if not inspect.isabstract(of)}
     return {name: of for name, of in cells.items() if not made_of_cells(of)}
 
 
-def wrapper_classes() -> dict[str, type[rnnjax.Wrapper]]:
+def wrapper_classes() -> dict[str, type[library.Wrapper]]:
     """Returns rnnjax's wrappers by their names in a config: LearnedState is learned_state."""
-    return {_snake(name): of for name, of in _public(rnnjax.Wrapper).items() if of is not rnnjax.Wrapper}
+    return {_snake(name): of for name, of in _public(library.Wrapper).items() if of is not library.Wrapper}
 
 
 def _public(base: type[C]) -> dict[str, type[C]]:
     """Returns the classes of rnnjax derived from `base` that attend to no memory, by their names."""
-    named = {name: getattr(rnnjax, name) for name in rnnjax.__all__}
+    named = {name: getattr(library, name) for name in library.__all__}
     return {name: of for name, of in named.items() if _is_kind_of(of, base) and not attends(of)}
 
 

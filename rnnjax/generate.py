@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rnnjax.cache import keep_compilations
 from rnnjax.commands import end, exit_code, require_packages, run_parser
-from rnnjax.errors import ConfigError, DataError
-
-_MOST_STEPS = 1_000_000  # all are the result of one program, which is held in memory
-_MOST_BEAMS = 1000
-_LOWEST_TEMPERATURE = 1e-4  # below it, logits divided by the temperature may overflow
+from rnnjax.errors import DataError
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -25,20 +20,18 @@ def main(arguments: Sequence[str]) -> None:
       DataError, CheckpointError: if the run's data or checkpoints cannot be read.
     """
     options = parse(arguments)
-    check(options)
     require_packages()
+    from rnnjax.runs import check_request, generated
     from rnnjax.tasks.task import Request
-    from rnnjax.training.evaluation import methods_of_run, restored_params
-    from rnnjax.unrolling.auto import using
+    from rnnjax.training.evaluation import open_run
 
-    keep_compilations()
-    task, params, run = restored_params(options.directory, options.checkpoint, options.data, trusted=options.trust)
-    if task.generate is None:
-        raise ConfigError(f"the task of {options.directory} generates nothing; evaluate it with rnnjax.evaluate")
     fields = {name: value for name, value in vars(options).items() if name in Request._fields}
-    with using(methods_of_run(run)):
-        for line in task.generate(params, Request(**fields, lines=input_lines(sys.stdin), plots=run.plots)):
-            print(line, flush=True)
+    request = Request(**fields, lines=input_lines(sys.stdin))
+    check_request(request, "--")
+    keep_compilations()
+    run = open_run(options.directory, options.checkpoint, options.data, trusted=options.trust)
+    for line in generated(run, request._replace(plots=run.directory.plots), "--"):
+        print(line, flush=True)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -70,23 +63,6 @@ def input_lines(stream: Any) -> Iterator[str]:
             where = f"line {number} of the standard input (at byte {error.start})"
             raise DataError(f"{where} is not text in {stream.encoding}: convert it") from None
         yield text.rstrip("\r\n")
-
-
-def check(options: Any) -> None:
-    """Raises `ConfigError` for invalid numbers."""
-
-    def require(name: str, fits: bool, what: str) -> None:
-        if not fits:
-            raise ConfigError(f"--{name} must be {what}, got {getattr(options, name.replace('-', '_'))}")
-
-    require("length", 1 <= options.length <= _MOST_STEPS, f"from 1 to {_MOST_STEPS}")
-    fits = options.temperature == 0 or _LOWEST_TEMPERATURE <= options.temperature < math.inf
-    require("temperature", fits, f"0, or {_LOWEST_TEMPERATURE} or above")
-    require("top-k", options.top_k is None or options.top_k >= 1, "at least 1")
-    require("top-p", options.top_p is None or 0 < options.top_p <= 1, "above 0 and at most 1")
-    require("seed", 0 <= options.seed < 2**32, f"from 0 to {2**32 - 1}")
-    require("beam-size", 1 <= options.beam_size <= _MOST_BEAMS, f"from 1 to {_MOST_BEAMS}")
-    require("n-best", 1 <= options.n_best <= options.beam_size, f"from 1 to the beam size, {options.beam_size}")
 
 
 if __name__ == "__main__":

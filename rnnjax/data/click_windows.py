@@ -95,14 +95,21 @@ def _session_end(session: np.ndarray, at: int) -> int:
     return at + int(other[0]) if len(other) else len(session)
 
 
-def click_data(name: str, source: str, splits: dict[str, Windows]) -> ClickData:
+def click_data(name: str, source: str, splits: dict[str, Windows], items: np.ndarray | None = None) -> ClickData:
     """Returns the windows as fields ``items [N, 4]``, ``next [N]`` and ``session [N]``, all int32.
 
     Items are numbered by descending number of clicks in the training split; an item that does not occur there is
     `UNKNOWN`. Sessions are numbered within their split.
+
+    Args:
+      name: of the data set.
+      source: of the clicks.
+      splits: the windows.
+      items: if given, the items by number in place of those of the training split.
     """
-    numbers, counts = np.unique(splits["train"].items, return_counts=True)
-    items = numbers[np.lexsort((numbers, -counts))]
+    if items is None:
+        numbers, counts = np.unique(splits["train"].items, return_counts=True)
+        items = numbers[np.lexsort((numbers, -counts))]
     arrays = {split: _fields(windows, items) for split, windows in splits.items()}
     return ClickData(DataSet(name, arrays, source, content_checksum(arrays)), items)
 

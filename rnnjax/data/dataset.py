@@ -26,6 +26,9 @@ class DataSet:
     checksum: str
 
 
+NO_DATA = DataSet("none", {}, "no data", "")
+
+
 def content_checksum(splits: Mapping[str, Arrays]) -> str:
     """Returns the SHA-256 of all splits: names, dtypes, shapes and values, independent of the order of names."""
     digest = hashlib.sha256()

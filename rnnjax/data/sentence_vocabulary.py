@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -42,6 +43,30 @@ class SentenceVocabulary:
         """Returns each token as text, with ``▁`` for a space."""
         return [self._processor.id_to_piece(int(token)) for token in tokens]
 
+    def as_text(self) -> str:
+        """Returns the vocabulary as text, from which `vocabulary_from` makes the same one."""
+        return base64.b64encode(self._processor.serialized_model_proto()).decode()
+
+
+def vocabulary_from(text: str) -> SentenceVocabulary:
+    """Returns the vocabulary that `SentenceVocabulary.as_text` wrote down.
+
+    Raises:
+      DataError: if sentencepiece is missing.
+    """
+    return SentenceVocabulary(_sentencepiece().SentencePieceProcessor(model_proto=base64.b64decode(text)))
+
+
+def _sentencepiece() -> Any:
+    try:
+        # Imported here because only translation needs it.
+        import sentencepiece
+    except ImportError:
+        raise DataError(
+            'vocabularies are those of the package sentencepiece: pip install "rnnjax[translate]"'
+        ) from None
+    return sentencepiece
+
 
 def learn_vocabulary(lines: Sequence[str], kind: str, size: int) -> SentenceVocabulary:
     """Learns the vocabulary of a text, deterministically.
@@ -57,13 +82,7 @@ def learn_vocabulary(lines: Sequence[str], kind: str, size: int) -> SentenceVoca
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    try:
-        # Imported here because only translation needs it.
-        import sentencepiece
-    except ImportError:
-        raise DataError(
-            'vocabularies are learned by the package sentencepiece: pip install "rnnjax[translate]"'
-        ) from None
+    sentencepiece = _sentencepiece()
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

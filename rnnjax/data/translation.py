@@ -50,9 +50,16 @@ class Translation(NamedTuple):
 
 
 def load_translation(
-    name: str, path: str | None, *, kind: str, source_size: int, target_size: int, max_length: int
+    name: str,
+    path: str | None,
+    *,
+    kind: str,
+    source_size: int,
+    target_size: int,
+    max_length: int,
+    vocabularies: tuple[SentenceVocabulary, SentenceVocabulary] | None = None,
 ) -> Translation:
-    """Loads pairs of sentences and learns their vocabularies from the training split.
+    """Loads pairs of sentences and learns their vocabularies from the training split, unless these are given.
 
     Pairs with a sequence of more than `max_length` tokens, the end token included, are left out of training. In the
     other splits such sequences are truncated, while `pairs` keeps the whole text.
@@ -65,13 +72,14 @@ def load_translation(
       source_size: most tokens of the source's vocabulary.
       target_size: most tokens of the target's vocabulary.
       max_length: most tokens of a sequence.
+      vocabularies: of source and target, if they are not to be learnt.
 
     Raises:
       DataError: for files that are missing or have wrong content.
       ValueError: for an unknown name.
     """
     pairs, source = load_pairs(name, path)
-    vocabularies = (
+    vocabularies = vocabularies or (
         learn_vocabulary([source_text for source_text, _ in pairs["train"]], kind, source_size),
         learn_vocabulary([target_text for _, target_text in pairs["train"]], kind, target_size),
     )

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from rnnjax import errors
 from rnnjax.config import PLACES, TrainConfig
 from rnnjax.config_group import differences, to_dict
+from rnnjax.errors import ConfigError, DataError, DirectoryInUse
 
 Description = Mapping[str, Any]  # of a process: nested mappings of JSON values
 
@@ -85,11 +85,8 @@ class CollectiveError(Exception):
         self.error = error
 
 
-_RAISED_IN_ALL = (
-    errors.ConfigError,
-    errors.DataError,
-    errors.DirectoryInUse,
-)
+_RAISED_IN_ALL = (ConfigError, DataError, DirectoryInUse)
+_RAISED_BY_NAME = {kind.__name__: kind for kind in _RAISED_IN_ALL}
 
 
 def in_all_processes(function: Callable[[], Any]) -> list[Any]:
@@ -112,7 +109,7 @@ def in_all_processes(function: Callable[[], Any]) -> list[Any]:
     outcomes = gather_json(outcome)
     for process, other in enumerate(outcomes):
         if "error" in other:
-            same_error = getattr(errors, other["error"])(other["sentence"])
+            same_error = _RAISED_BY_NAME[other["error"]](other["sentence"])
             # The process's own error rather than a copy, with the traceback that led to it.
             error = own_error if process == jax.process_index() else None
             raise CollectiveError(error or same_error) from own_error

@@ -1,13 +1,17 @@
-"""Tasks, one file each: a module with a `Config` class and `build(config) -> Task`."""
+"""Tasks, one file each: a module with a `Config` class and `build(config) -> Task`.
+
+A task whose runs are opened without data has two functions more, or the same with an argument more: `open_task(config,
+kept)` returns the task without its data, and `build(config, kept)` reads the data as a model of what was kept needs it.
+"""
 
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
 
 from rnnjax.config import TrainConfig
 from rnnjax.errors import require
 from rnnjax.named_code import named_module
+from rnnjax.tasks.task import Kept, Task
 
 
 def task_module(name: str) -> ModuleType:
@@ -24,13 +28,36 @@ def task_module(name: str) -> ModuleType:
     return module
 
 
-def build_task(config: TrainConfig) -> Any:
-    """Returns the `Task` that a config names.
+def build_task(config: TrainConfig, kept: Kept | None = None) -> Task:
+    """Returns the task that a config names, with its data.
+
+    Args:
+      config: the config.
+      kept: what a run has kept, of a task that keeps anything; None or nothing takes it from the data.
 
     Raises:
       ConfigError: as `task_module`, or if the config is that of another task. Errors of the task's own `build` are
         raised, too.
     """
+    module = _module_of(config)
+    return module.build(config, kept) if kept else module.build(config)
+
+
+def open_task(config: TrainConfig, kept: Kept) -> Task:
+    """Returns the task that a config names without its data; a task that has no `open_task` is built with its data.
+
+    Args:
+      config: the config.
+      kept: what a run has kept.
+
+    Raises:
+      ConfigError: as `build_task`.
+    """
+    module = _module_of(config)
+    return module.open_task(config, kept) if hasattr(module, "open_task") else build_task(config, kept)
+
+
+def _module_of(config: TrainConfig) -> ModuleType:
     module = task_module(config.task)
     config_class = type(config)
     config_name = f"{config_class.__module__}.{config_class.__name__}"
@@ -39,4 +66,4 @@ def build_task(config: TrainConfig) -> Any:
         f"task {config.task!r} takes a {module.__name__}.Config, but this config is a {config_name}; "
         "leave config.task out, or give a config of that task",
     )
-    return module.build(config)
+    return module

@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from rnnjax.config import DataConfig, TrainConfig, build_cell
-from rnnjax.data.dataset import Arrays, DataSet, content_checksum
+from rnnjax.data.dataset import NO_DATA, Arrays, DataSet, content_checksum
 from rnnjax.errors import require
 from rnnjax.models.forecaster import Forecaster
 from rnnjax.models.losses import mean_over_steps, sequence_loss
-from rnnjax.tasks.task import Batch, Request, Task, Values, Weighted
+from rnnjax.tasks.task import Batch, Field, Kept, Request, Task, Values, Weighted
 
 
 @dataclasses.dataclass
@@ -38,11 +38,22 @@ class Config(TrainConfig):
         require(generated, 'the data is config.text; leave data.path out and data.name at "embedded"')
 
 
-def build(config: Config) -> Task:
-    """Returns the task: one example, the characters of the text as one-hot inputs and the next ones as targets."""
-    vocabulary = tuple(dict.fromkeys(config.text))  # in the order in which characters first occur, unlike a set
-    model = Forecaster(build_cell(config.cell), len(vocabulary), dtype=jnp.dtype(config.dtype))
-    data = load(config.text, vocabulary)
+def build(config: Config, kept: Kept | None = None) -> Task:
+    """Returns the task: one example, the characters of the text as one-hot inputs and the next ones as targets.
+
+    Args:
+      config: the config.
+      kept: the characters of a run, if the text is to be read by them; otherwise they are those of the text.
+    """
+    # In the order in which characters first occur, unlike a set.
+    kept = kept or {"characters": "".join(dict.fromkeys(config.text))}
+    return dataclasses.replace(open_task(config, kept), data=load(config.text, tuple(kept["characters"])))
+
+
+def open_task(config: Config, kept: Kept) -> Task:
+    """Returns the task without data; it predicts the logits of the character after each of `inputs`, by number."""
+    vocabulary, cell = tuple(kept["characters"]), build_cell(config.cell)
+    model = Forecaster(cell, len(vocabulary), dtype=jnp.dtype(config.dtype))
 
     def init(key: PRNGKeyArray) -> Any:
         return model.init(key, jnp.zeros((1, 1, len(vocabulary))))
@@ -62,7 +73,17 @@ def build(config: Config) -> Task:
         predicted = jax.jit(logits)(params, inputs[None])[0].argmax(-1)
         yield "".join(vocabulary[i] for i in np.asarray(predicted))
 
-    return Task(data, init, values, generate=generate)
+    return Task(
+        NO_DATA,
+        init,
+        values,
+        generate=generate,
+        kept=dict(kept),
+        cell=cell,
+        model=model,
+        inputs={"inputs": Field(("B", "T"), "int32")},
+        predict=lambda params, inputs: logits(params, inputs["inputs"]),
+    )
 
 
 def load(text: str, vocabulary: tuple[str, ...]) -> DataSet:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,15 +13,15 @@ from jaxtyping import PRNGKeyArray
 
 from rnnjax.cells.cell import State
 from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell
-from rnnjax.data.dataset import DataSet
+from rnnjax.data.dataset import NO_DATA, DataSet
 from rnnjax.data.lanes import evaluation_windows, training_windows
 from rnnjax.data.text import Cuts, Texts, load_embedded_text, load_own_text, load_ptb, load_tiny_shakespeare
 from rnnjax.data.vocabulary import CharacterVocabulary, TextVocabulary, WordVocabulary
-from rnnjax.errors import ConfigError, require
+from rnnjax.errors import ConfigError, DataError, require
 from rnnjax.memory import require_room_for
 from rnnjax.models.language_model import LanguageModel, continue_tokens
 from rnnjax.models.losses import mean_over_steps, token_losses
-from rnnjax.tasks.task import Batch, Request, Task, Values, Weighted
+from rnnjax.tasks.task import Batch, Field, Kept, Request, Task, Values, Weighted
 from rnnjax.unrolling.selecting import select
 
 _TEXTS = ("tinyshakespeare", "ptb", "embedded", "text")
@@ -102,17 +102,30 @@ class Config(TrainConfig):
         )
 
 
-def build(config: Config) -> Task:
+def build(config: Config, kept: Kept | None = None) -> Task:
     """Returns the task: windows of text `tokens [B, T + 1]`, each predicting its last T tokens.
 
     Metrics are means over tokens: `loss` in nats, and `bits_per_character` or, for words, `perplexity`.
 
+    Args:
+      config: the config.
+      kept: the vocabulary of a run, if the text is to be read by that; otherwise it is learnt from the text.
+
     Raises:
-      DataError: as the loaders in `rnnjax.data.text`.
-      ConfigError: if the text is too short for the batch.
+      DataError: as the loaders in `rnnjax.data.text`, or for a character that a kept vocabulary lacks.
+      ConfigError: if the text is too short for the batch, or a kept vocabulary is of other tokens.
     """
     texts = load(config.data)
-    vocabulary = build_vocabulary(config.data, texts)
+    vocabulary = kept_vocabulary(config.data, kept) if kept else build_vocabulary(config.data, texts)
+    return dataclasses.replace(_task_of(config, vocabulary), data=windows(texts, vocabulary, config))
+
+
+def open_task(config: Config, kept: Kept) -> Task:
+    """Returns the task without data; it predicts the logits of the token after each of `tokens`."""
+    return _task_of(config, kept_vocabulary(config.data, kept))
+
+
+def _task_of(config: Config, vocabulary: CharacterVocabulary | WordVocabulary) -> Task:
     dtype = jnp.dtype(config.dtype)
     cell = build_cell(config.cell)
     require_room_for(
@@ -135,11 +148,14 @@ def build(config: Config) -> Task:
         losses = token_losses(logits, tokens[:, 1:])
         return {"loss": Weighted(*mean_over_steps(losses, batch["counted"]))}, carry
 
+    def predict(params: Any, inputs: Mapping[str, Any]) -> Any:
+        return model.apply(params, inputs["tokens"], deterministic=True)[0]
+
     def generate(params: Any, request: Request) -> Iterator[str]:
         return iter(continuation(model, params, vocabulary, request).split("\n"))
 
     return Task(
-        windows(texts, vocabulary, config),
+        NO_DATA,
         init,
         values,
         best_metric="loss",
@@ -148,6 +164,11 @@ def build(config: Config) -> Task:
         ordered=True,
         derived=perplexity if config.data.tokens == "words" else bits_per_character,
         generate=generate,
+        kept={"tokens": config.data.tokens, "vocabulary": entries(vocabulary)},
+        cell=cell,
+        model=model,
+        inputs={"tokens": Field(("B", "T"), "int32")},
+        predict=predict,
     )
 
 
@@ -161,11 +182,28 @@ def load(config: TextConfig) -> Texts:
     return load_embedded_text(cuts) if config.path is None else load_own_text(config.path, cuts)
 
 
-def build_vocabulary(config: TextConfig, texts: Texts) -> TextVocabulary:
+def build_vocabulary(config: TextConfig, texts: Texts) -> CharacterVocabulary | WordVocabulary:
     """Returns the vocabulary: all characters of all splits, or the most frequent words of the training split."""
     if config.tokens == "words":
         return WordVocabulary.of(texts.splits["train"], config.vocabulary_size)
     return CharacterVocabulary.of(texts.splits.values())
+
+
+def entries(vocabulary: CharacterVocabulary | WordVocabulary) -> str | list[str]:
+    """Returns the characters of a vocabulary, or its words."""
+    return vocabulary.characters if isinstance(vocabulary, CharacterVocabulary) else list(vocabulary.words)
+
+
+def kept_vocabulary(config: TextConfig, kept: Kept) -> CharacterVocabulary | WordVocabulary:
+    """Returns the vocabulary that a run has kept.
+
+    Raises:
+      ConfigError: if it is not of the config's tokens.
+    """
+    fits = kept["tokens"] == config.tokens
+    require(fits, f"the vocabulary is of {kept['tokens']}, but data.tokens is {config.tokens!r}; give the same")
+    of_words = config.tokens == "words"
+    return WordVocabulary(tuple(kept["vocabulary"])) if of_words else CharacterVocabulary(kept["vocabulary"])
 
 
 def windows(texts: Texts, vocabulary: TextVocabulary, config: Config) -> DataSet:
@@ -173,8 +211,12 @@ def windows(texts: Texts, vocabulary: TextVocabulary, config: Config) -> DataSet
 
     Raises:
       ConfigError: if the training text is too short for the batch.
+      DataError: for a character that is not in the vocabulary.
     """
-    tokens = {split: vocabulary.encode(text) for split, text in texts.splits.items()}
+    try:
+        tokens = {split: vocabulary.encode(text) for split, text in texts.splits.items()}
+    except ValueError as error:
+        raise DataError(f"{texts.source}: {error}; leave it out of the text") from None
     lanes, length = config.batch_size, config.window
     try:
         splits = {"train": training_windows(tokens["train"], lanes, length)}

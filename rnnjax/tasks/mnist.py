@@ -11,16 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from rnnjax.config import DataConfig, TrainConfig, build_cell
-from rnnjax.data.dataset import DataSet
+from rnnjax.data.dataset import NO_DATA, DataSet
 from rnnjax.data.embedded import load_embedded_digits
 from rnnjax.data.mnist import load_mnist
 from rnnjax.errors import require
 from rnnjax.models.classifier import SequenceClassifier
 from rnnjax.plots import plot_images
-from rnnjax.tasks.task import Batch, Task, Values
+from rnnjax.tasks.task import Batch, Field, Kept, Task, Values
 
 _CLASSES = 10
 
@@ -60,9 +60,29 @@ def build(config: Config) -> Task:
     Raises:
       DataError: as `rnnjax.data.mnist.load_mnist` and `load_embedded_digits`.
     """
-    model = SequenceClassifier(build_cell(config.cell), _CLASSES, jnp.dtype(config.dtype), config.pooled)
+    task, data = open_task(config, {}), load(config.data)
+
+    def plots(params: Any, directory: Path) -> None:
+        test = data.splits["test"]
+        predicted = jax.jit(lambda image: classes(task, params, image))(test["image"][:1000])
+        wrong = [i for i in range(len(predicted)) if predicted[i] != test["label"][i]][:25]
+        titles = [f"{test['label'][i]} read as {predicted[i]}" for i in wrong]
+        plot_images(test["image"][wrong], titles, directory / "mistakes.png")
+
+    return dataclasses.replace(task, data=data, plots=plots)
+
+
+def classes(task: Task, params: Any, image: Array) -> Int[Array, " B"]:
+    """Returns the digits that images are read as."""
+    assert task.predict is not None
+    return task.predict(params, {"image": image}).argmax(-1)
+
+
+def open_task(config: Config, kept: Kept) -> Task:
+    """Returns the task without data; it predicts the logits of the ten digits."""
+    cell = build_cell(config.cell)
+    model = SequenceClassifier(cell, _CLASSES, jnp.dtype(config.dtype), config.pooled)
     sequences = functools.partial(pixels, seed=config.permutation) if config.pixels else rows
-    data = load(config.data)
 
     def init(key: PRNGKeyArray) -> Any:
         return model.init(key, sequences(jnp.zeros((1, 28, 28), jnp.uint8)))
@@ -77,14 +97,15 @@ def build(config: Config) -> Task:
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return {"loss": loss, "accuracy": (logits.argmax(-1) == batch["label"]).astype(jnp.float32)}, carry
 
-    def plots(params: Any, directory: Path) -> None:
-        test = data.splits["test"]
-        predicted = jax.jit(lambda image: classify(params, image).argmax(-1))(test["image"][:1000])
-        wrong = [i for i in range(len(predicted)) if predicted[i] != test["label"][i]][:25]
-        titles = [f"{test['label'][i]} read as {predicted[i]}" for i in wrong]
-        plot_images(test["image"][wrong], titles, directory / "mistakes.png")
-
-    return Task(data, init, values, plots=plots)
+    return Task(
+        NO_DATA,
+        init,
+        values,
+        cell=cell,
+        model=model,
+        inputs={"image": Field(("B", 28, 28), "uint8")},
+        predict=lambda params, inputs: classify(params, inputs["image"]),
+    )
 
 
 def load(config: DataConfig) -> DataSet:

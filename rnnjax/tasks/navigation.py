@@ -15,10 +15,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from rnnjax.config import DataConfig, TrainConfig, build_cell
 from rnnjax.data.click_windows import ClickData, click_data, distinct_windows, item_ids, make_windows, split_windows
 from rnnjax.data.clicks import find_click_files, markov_clicks, read_clicks
+from rnnjax.data.dataset import NO_DATA
 from rnnjax.errors import ConfigError, require
 from rnnjax.models.next_item import NextItem, SharedNextItem
 from rnnjax.models.next_item_baselines import Successors, items_again, popular_items, recall_and_mrr
-from rnnjax.tasks.task import Batch, Request, Task, Values, Weighted
+from rnnjax.tasks.task import Batch, Field, Kept, Request, Task, Values, Weighted
 
 _AT = 20  # number of recommended items
 
@@ -57,43 +58,67 @@ class Config(TrainConfig):
         require(not dropped, "dropout needs an embedding; set embedding, or use cell.dropout.output_rate")
 
 
-def build(config: Config) -> Task:
+def build(config: Config, kept: Kept | None = None) -> Task:
     """Returns the task: windows of four items, after which the fifth is to be predicted.
 
     `recall_20` and `mrr_20` are recall and mean reciprocal rank among the 20 items with the highest scores. An item
     that does not occur in training counts as a miss, and is left out of the loss.
 
+    Args:
+      config: the config.
+      kept: the items of a run, if clicks are to be read by those; otherwise they are those of the training split.
+
     Raises:
       DataError: as `rnnjax.data.clicks` and `click_windows`.
     """
-    clicks = load(config)
-    model = build_model(config, len(clicks.items))
+    clicks = load(config, None if kept is None else np.array(kept["items"], np.int64))
+
+    def score(params: Any, split: str) -> dict[str, float]:
+        return baseline_scores(clicks, split)
+
+    return dataclasses.replace(open_task(config, {"items": clicks.items.tolist()}), data=clicks.data, score=score)
+
+
+def open_task(config: Config, kept: Kept) -> Task:
+    """Returns the task without data; it predicts the logits of the item after the four of each row of `items`."""
+    items = np.array(kept["items"], np.int64)
+    model = build_model(config, len(items))
 
     def init(key: PRNGKeyArray) -> Any:
         return model.init(key, jnp.zeros((1, 4), jnp.int32))
 
+    def scores(params: Any, ids: Array, rngs: Any = None) -> Float[Array, "B V"]:
+        logits: Any = model.apply(params, ids, rngs=rngs, deterministic=rngs is None)
+        return logits
+
     def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:
-        rngs = None if key is None else {"dropout": key}
-        logits: Any = model.apply(params, batch["items"], rngs=rngs, deterministic=key is None)
+        logits = scores(params, batch["items"], None if key is None else {"dropout": key})
         known = batch["next"] >= 0
         # Any label will do where the item is unknown, since its loss has the weight zero.
         label = jnp.where(known, batch["next"], 0)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
         return {"loss": Weighted(loss, known.astype(jnp.float32)), **ranking(logits, batch["next"])}, carry
 
-    def score(params: Any, split: str) -> dict[str, float]:
-        return baseline_scores(clicks, split)
-
     def generate(params: Any, request: Request) -> Iterator[str]:
-        apply: Any = model.apply
-        recommend = jax.jit(lambda ids: jax.nn.softmax(apply(params, ids, deterministic=True)[0]))
+        recommend = jax.jit(lambda ids: jax.nn.softmax(scores(params, ids)[0]))
         for line in request.lines if request.prompt is None else [request.prompt]:
-            probabilities = np.asarray(recommend(jnp.asarray(line_ids(line, clicks.items))))
+            probabilities = np.asarray(recommend(jnp.asarray(line_ids(line, items))))
             # Stable, so that items of the same probability are listed with the more clicked one first.
             best = np.argsort(-probabilities, kind="stable")[: max(request.n_best, 1)]
-            yield "\t".join(f"{clicks.items[i]} {probabilities[i]:.4f}" for i in best)
+            yield "\t".join(f"{items[i]} {probabilities[i]:.4f}" for i in best)
 
-    return Task(clicks.data, init, values, best_metric="mrr_20", score=score, generate=generate)
+    return Task(
+        NO_DATA,
+        init,
+        values,
+        best_metric="mrr_20",
+        generate=generate,
+        kept=dict(kept),
+        cell=model.cell,
+        model=model,
+        inputs={"items": Field(("B", 4), "int32")},
+        predict=lambda params, inputs: scores(params, inputs["items"]),
+    )
 
 
 def build_model(config: Config, items: int) -> NextItem | SharedNextItem:
@@ -104,8 +129,8 @@ def build_model(config: Config, items: int) -> NextItem | SharedNextItem:
     return NextItem(cell, items, dtype)
 
 
-def load(config: Config) -> ClickData:
-    """Returns the data set that the config names."""
+def load(config: Config, items: Int[np.ndarray, " V"] | None = None) -> ClickData:
+    """Returns the data set that the config names, its items numbered as in `items` if these are given."""
     if config.data.name == "embedded":
         clicks, source = markov_clicks(), "sessions generated from a Markov chain, seed 0"
     else:
@@ -113,7 +138,7 @@ def load(config: Config) -> ClickData:
         clicks, source = read_clicks(files), f"clicks in {', '.join(map(str, files))}"
     windows = make_windows(clicks)
     windows = distinct_windows(windows) if config.distinct else windows
-    return click_data(config.data.name, source, split_windows(windows, config.windows or None))
+    return click_data(config.data.name, source, split_windows(windows, config.windows or None), items)
 
 
 def ranking(logits: Float[Array, "B V"], following: Int[Array, " B"]) -> dict[str, Float[Array, " B"]]:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.config import DataConfig, TrainConfig, build_cell
-from rnnjax.data.dataset import Arrays
+from rnnjax.data.dataset import NO_DATA, Arrays
 from rnnjax.data.problems import PROBLEMS, Problem
 from rnnjax.data.sequences import Sizes, examples_of, load_sequences
 from rnnjax.errors import did_you_mean, require
@@ -24,7 +24,7 @@ from rnnjax.memory import require_memory
 from rnnjax.models.labeller import SequenceLabeller
 from rnnjax.models.losses import mean_over_steps, sequence_loss
 from rnnjax.tasks.length_plot import plot_by_length
-from rnnjax.tasks.task import Batch, Task, Values, Weighted
+from rnnjax.tasks.task import Batch, Field, Kept, Task, Values, Weighted
 
 _CLOSE = 0.04  # a number is right that is as close as this, as in Hochreiter and Schmidhuber (1997)
 
@@ -131,29 +131,8 @@ def build(config: Config) -> Task:
     """
     problem, sizes = config.data.problem(), config.data.sizes()
     require_room(problem, sizes)
-    data = load_sequences(config.data.name, problem, sizes, config.seed)
-    model = SequenceLabeller(
-        build_cell(config.cell),
-        problem.alphabets.answers or 1,
-        problem.alphabets.inputs,
-        config.embedding,
-        jnp.dtype(config.dtype),
-    )
-    steps = problem.steps(sizes.longest)
-
-    def init(key: PRNGKeyArray) -> Any:
-        one = jax.eval_shape(lambda: problem.example(jax.random.key(0), sizes.longest, steps)).inputs
-        return model.init(key, jnp.zeros((1, *one.shape), one.dtype))
-
-    def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:
-        if "key" in batch:
-            batch = examples_of(problem, batch["key"], batch["length"], steps)
-        rngs = None if key is None else {"dropout": key}
-        answers: Any = model.apply(params, batch["inputs"], rngs=rngs, deterministic=key is None)
-        judge = judged_classes if problem.alphabets.answers else judged_numbers
-        return judge(answers, batch), carry
-
-    by_length = jax.jit(lambda params, batch: values(params, None, batch, None)[0])
+    task, data = open_task(config, {}), load_sequences(config.data.name, problem, sizes, config.seed)
+    by_length = jax.jit(lambda params, batch: task.values(params, None, batch, None)[0])
 
     def score(params: Any, split: str) -> dict[str, float]:
         if split != "test":
@@ -167,7 +146,49 @@ def build(config: Config) -> Task:
         results = results_by_length(by_length, params, data.splits["test"], config.batch_size)
         plot_by_length(results, sizes.longest, directory / "by_length.png")
 
-    return Task(data, init, values, "loss", higher_is_better=False, score=score, plots=plots)
+    return dataclasses.replace(task, data=data, score=score, plots=plots)
+
+
+def open_task(config: Config, kept: Kept) -> Task:
+    """Returns the task without data; it predicts the logits of the answers, or the numbers, at every step."""
+    problem, cell = config.data.problem(), build_cell(config.cell)
+    model = SequenceLabeller(
+        cell,
+        problem.alphabets.answers or 1,
+        problem.alphabets.inputs,
+        config.embedding,
+        jnp.dtype(config.dtype),
+    )
+    longest = config.data.sizes().longest
+    steps = problem.steps(longest)
+    one = jax.eval_shape(lambda: problem.example(jax.random.key(0), longest, steps)).inputs
+
+    def init(key: PRNGKeyArray) -> Any:
+        return model.init(key, jnp.zeros((1, *one.shape), one.dtype))
+
+    def answer(params: Any, inputs: Array, rngs: Any = None) -> Array:
+        answers: Any = model.apply(params, inputs, rngs=rngs, deterministic=rngs is None)
+        return answers
+
+    def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:
+        if "key" in batch:
+            batch = examples_of(problem, batch["key"], batch["length"], steps)
+        rngs = None if key is None else {"dropout": key}
+        answers = answer(params, batch["inputs"], rngs)
+        judge = judged_classes if problem.alphabets.answers else judged_numbers
+        return judge(answers, batch), carry
+
+    return Task(
+        NO_DATA,
+        init,
+        values,
+        "loss",
+        higher_is_better=False,
+        cell=cell,
+        model=model,
+        inputs={"inputs": Field(("B", "T", *one.shape[1:]), str(one.dtype))},
+        predict=lambda params, inputs: answer(params, inputs["inputs"]),
+    )
 
 
 def require_room(problem: Problem, sizes: Sizes) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
+from rnnjax.cells.cell import Cell
 from rnnjax.data.dataset import DataSet
 
 Batch = dict[str, Shaped[Array, "B ..."]]
@@ -40,6 +41,17 @@ class Buckets(NamedTuple):
     widths: tuple[Mapping[str, int], ...]
 
 
+class Field(NamedTuple):
+    """What a model reads: the shape, with letters such as "B" and "T" for free sizes, and the name of the dtype."""
+
+    shape: tuple[int | str, ...]
+    dtype: str
+
+
+Kept = Mapping[str, Any]
+"""What a model needs of the data that it was trained on, such as a vocabulary: values that JSON can hold."""
+
+
 class Request(NamedTuple):
     """The options of `python -m rnnjax.generate`.
 
@@ -53,7 +65,7 @@ class Request(NamedTuple):
       beam_size: width of the beam.
       n_best: number of results of the beam that are printed.
       lines: of the standard input, without line ends, read lazily.
-      plots: directory for plots.
+      plots: directory for plots; None draws none.
     """
 
     prompt: str | None
@@ -65,15 +77,15 @@ class Request(NamedTuple):
     beam_size: int
     n_best: int
     lines: Iterable[str]
-    plots: Path
+    plots: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A task, as the training loop uses it.
+    """A task, as the training loop uses it, and without data as one opens a finished run.
 
     Attributes:
-      data: its data set, with splits `train`, `validation` and `test`.
+      data: its data set, with splits `train`, `validation` and `test`; `NO_DATA` where a run is opened without.
       init: returns fresh parameters from a PRNG key.
       values: ``(params, carry, batch, key) -> (values, carry)``: for every metric by name, a value for each example,
         ``[B]`` or `Weighted`; training minimises `loss`. `key` is None in evaluation.
@@ -89,6 +101,12 @@ class Task:
         split. It is called for the test split after training, and in evaluation.
       plots: if given, ``plots(params, directory)`` writes plots of the trained model into a directory.
       generate: if given, ``generate(params, request)`` yields the lines that `python -m rnnjax.generate` prints.
+      translate: if given, ``translate(params, lines, beam_size)`` returns the best translation of every line.
+      kept: what a run keeps of the data, so that its model can be opened without.
+      cell: the recurrent cell of the model.
+      model: the model.
+      inputs: what `predict` reads, by name; what a run is given as one array is the first.
+      predict: if given, ``predict(params, inputs)`` returns what the model makes of inputs by name, ``[B, ...]`` each.
     """
 
     data: DataSet
@@ -103,6 +121,12 @@ class Task:
     score: Callable[[Any, str], dict[str, float]] | None = None
     plots: Callable[[Any, Path], None] | None = None
     generate: Callable[[Any, Request], Iterator[str]] | None = None
+    translate: Callable[[Any, Sequence[str], int], list[str]] | None = None
+    kept: Kept = dataclasses.field(default_factory=dict)
+    cell: Cell | None = None
+    model: Any = None
+    inputs: Mapping[str, Field] = dataclasses.field(default_factory=dict)
+    predict: Callable[[Any, Mapping[str, Any]], Any] | None = None
 
     def examples(self, split: str) -> int:
         """Returns the number N of examples in a split."""

@@ -14,11 +14,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.wrappers import Project
 from rnnjax.config import DataConfig, TrainConfig, build_cell
+from rnnjax.data.dataset import NO_DATA
 from rnnjax.data.series import load_series, longest_window, window_at
 from rnnjax.errors import require
 from rnnjax.memory import require_memory
 from rnnjax.models.forecaster import Forecaster, continue_series
-from rnnjax.tasks.task import Batch, Request, Task, Values
+from rnnjax.tasks.task import Batch, Field, Kept, Request, Task, Values
 from rnnjax.tasks.time_series_plots import plot_generated, plot_prediction, plot_series
 
 INSTANCE_START = 12.2
@@ -51,11 +52,15 @@ class Config(TrainConfig):
 
 def build(config: Config) -> Task:
     """Returns the task: windows `[B, T + 1]`, in which each value but the first is predicted from those before it."""
+    require_memory(48 * config.windows * (config.window + 1), "the training windows", "lower windows")
+    return dataclasses.replace(open_task(config, {}), data=load_series(config.windows, config.window, config.seed))
+
+
+def open_task(config: Config, kept: Kept) -> Task:
+    """Returns the task without data; it predicts the value after each of `xs`."""
     cell = build_cell(config.cell)
     cell = Project(cell, 1) if config.project else cell
     model = Forecaster(cell, 1, not config.project, jnp.dtype(config.dtype))
-    require_memory(48 * config.windows * (config.window + 1), "the training windows", "lower windows")
-    data = load_series(config.windows, config.window, config.seed)
 
     def init(key: PRNGKeyArray) -> Any:
         return model.init(key, jnp.zeros((1, config.window, 1)))
@@ -83,10 +88,23 @@ def build(config: Config) -> Task:
     def generate(params: Any, request: Request) -> Iterator[str]:
         window, truth = prompt_window(request.prompt, config.window, request.length)
         following = np.asarray(continued(params, window[:, None], request.length))[:, 0]
-        plot_generated(window, following, truth, request.plots / "generated.png")
+        if request.plots is not None:
+            plot_generated(window, following, truth, request.plots / "generated.png")
         return map("{:.6f}".format, following)
 
-    return Task(data, init, values, "mse", higher_is_better=False, plots=plots, generate=generate)
+    return Task(
+        NO_DATA,
+        init,
+        values,
+        "mse",
+        higher_is_better=False,
+        plots=plots,
+        generate=generate,
+        cell=cell,
+        model=model,
+        inputs={"xs": Field(("B", "T", 1), "float32")},
+        predict=lambda params, inputs: predict(params, inputs["xs"]),
+    )
 
 
 def instance(steps: int) -> Float[np.ndarray, "steps+1"]:

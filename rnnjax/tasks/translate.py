@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,14 @@ from rnnjax.cells.tree import with_last
 from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell
 from rnnjax.config_group import ConfigGroup
 from rnnjax.data.bucketing import assign_buckets, choose_widths, padding_waste
-from rnnjax.data.sentence_vocabulary import FIRST, KINDS
+from rnnjax.data.dataset import NO_DATA
+from rnnjax.data.sentence_vocabulary import FIRST, KINDS, SentenceVocabulary, vocabulary_from
 from rnnjax.data.translation import NAMES, Translation, load_translation
 from rnnjax.errors import require
 from rnnjax.models.encoder_decoder import EncoderDecoder
 from rnnjax.models.losses import mean_over_steps, sequence_loss
 from rnnjax.tasks.alignment_plot import plot_alignment
-from rnnjax.tasks.task import Batch, Buckets, Request, Task, Values, Weighted
+from rnnjax.tasks.task import Batch, Buckets, Kept, Request, Task, Values, Weighted
 from rnnjax.tasks.translator import Output, Translator
 
 _ATTENTION = ("none", "bahdanau", "luong")
@@ -133,8 +134,12 @@ class Config(TrainConfig):
         build_decoder(self)
 
 
-def build(config: Config) -> Task:
+def build(config: Config, kept: Kept | None = None) -> Task:
     """Returns the task: translating sentences, trained by the masked cross-entropy of the target's tokens.
+
+    Args:
+      config: the config.
+      kept: the vocabularies of a run, if sentences are to be read by those; otherwise they are learnt.
 
     Raises:
       DataError: as `rnnjax.data.translation.load_translation`.
@@ -146,12 +151,48 @@ def build(config: Config) -> Task:
         source_size=config.vocabulary.source_size,
         target_size=config.vocabulary.target_size,
         max_length=config.max_length,
+        vocabularies=kept_vocabularies(kept) if kept else None,
     )
-    model = build_model(config, text.source.size, text.target.size)
-    translator = Translator(
-        model, text.source, text.target, max_length=config.max_length, length_penalty=config.length_penalty
-    )
+    opened = _opened(config, text.source, text.target)
+    translator = opened.translator
     buckets, waste = build_buckets(config, text)
+
+    def score(params: Any, split: str) -> dict[str, float]:
+        sources, references = zip(*text.pairs[split])
+        outputs = translator.translate(params, sources, beam_size=config.beam_size, batch_size=config.batch_size)
+        scores = translation_scores([best.text for best, *_ in outputs], references, config.data.name)
+        return scores | {"padding_waste": waste}
+
+    def plots(params: Any, directory: Path) -> None:
+        if config.attention != "none":
+            lines = [source for source, _ in text.pairs["test"][:_PICTURES]]
+            outputs_of_lines = translator.translate(params, lines)
+            for number, (line, outputs) in enumerate(zip(lines, outputs_of_lines), 1):
+                draw_alignment(translator, params, line, outputs[0], directory / f"attention_{number}.png")
+
+    return dataclasses.replace(opened.task, data=text.data, buckets=buckets, score=score, plots=plots)
+
+
+def open_task(config: Config, kept: Kept) -> Task:
+    """Returns the task without data."""
+    return _opened(config, *kept_vocabularies(kept)).task
+
+
+def kept_vocabularies(kept: Kept) -> tuple[SentenceVocabulary, SentenceVocabulary]:
+    """Returns the vocabularies of source and target that a run has kept."""
+    return vocabulary_from(kept["source"]), vocabulary_from(kept["target"])
+
+
+class _Opened(NamedTuple):
+    """The task without data, and what translates."""
+
+    task: Task
+    translator: Translator
+
+
+def _opened(config: Config, source: SentenceVocabulary, target: SentenceVocabulary) -> _Opened:
+    model = build_model(config, source.size, target.size)
+    translator = Translator(model, source, target, max_length=config.max_length, length_penalty=config.length_penalty)
     sampled = config.sampling.probability > 0
 
     def values(params: Any, carry: Any, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, Any]:
@@ -167,43 +208,38 @@ def build(config: Config) -> Task:
         smoothing = 0.0 if key is None else config.label_smoothing
         return token_values(logits, batch["target"], batch["target_length"], smoothing), carry
 
-    def score(params: Any, split: str) -> dict[str, float]:
-        sources, references = zip(*text.pairs[split])
-        outputs = translator.translate(params, sources, beam_size=config.beam_size, batch_size=config.batch_size)
-        scores = translation_scores([best.text for best, *_ in outputs], references, config.data.name)
-        return scores | {"padding_waste": waste}
-
-    def plots(params: Any, directory: Path) -> None:
-        if config.attention != "none":
-            lines = [source for source, _ in text.pairs["test"][:_PICTURES]]
-            outputs_of_lines = translator.translate(params, lines)
-            for number, (line, outputs) in enumerate(zip(lines, outputs_of_lines), 1):
-                draw_alignment(translator, params, line, outputs[0], directory / f"attention_{number}.png")
+    def translate(params: Any, lines: Sequence[str], beam_size: int) -> list[str]:
+        most = min(config.batch_size, max(len(lines), 1))
+        outputs = translator.translate(params, lines, beam_size=beam_size, batch_size=most)
+        return [best.text for best, *_ in outputs]
 
     def generate(params: Any, request: Request) -> Iterator[str]:
         drawn = 0
         for line in request.lines:
             outputs = translator.translate(params, [line], beam_size=request.beam_size)[0]
-            if config.attention != "none" and drawn < _PICTURES and outputs[0].tokens:
+            draws = config.attention != "none" and drawn < _PICTURES and bool(outputs[0].tokens)
+            if draws and request.plots is not None:
                 drawn += 1
                 draw_alignment(translator, params, line, outputs[0], request.plots / f"translation_{drawn}.png")
             yield from output_lines(outputs, request.n_best)
 
     # The number of training steps, once for each example, since what is carried is split over devices as the batch is.
     carry = jnp.zeros(config.batch_size, jnp.int32) if sampled else None
-    return Task(
-        text.data,
+    task = Task(
+        NO_DATA,
         model.init,
         values,
         best_metric="loss",
         higher_is_better=False,
         carry=carry,
-        buckets=buckets,
         derived=lambda means: {"perplexity": math.exp(min(means["loss"], 700.0))},
-        score=score,
-        plots=plots,
         generate=generate,
+        translate=translate,
+        kept={"source": source.as_text(), "target": target.as_text()},
+        cell=model.decoder,
+        model=model,
     )
+    return _Opened(task, translator)
 
 
 def build_model(config: Config, source_size: int, target_size: int) -> EncoderDecoder:

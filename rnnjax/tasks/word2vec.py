@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from rnnjax.config import DataConfig, TrainConfig
-from rnnjax.data.dataset import DataSet, content_checksum
+from rnnjax.data.dataset import NO_DATA, DataSet, content_checksum
 from rnnjax.data.text import Cuts, Texts, load_embedded_text, load_own_text, load_ptb
 from rnnjax.data.word_vectors import write_word_vectors
 from rnnjax.data.words import (
@@ -30,7 +30,7 @@ from rnnjax.data.words import (
 from rnnjax.errors import ConfigError, DataError, require
 from rnnjax.models.skip_gram import SkipGram, draw
 from rnnjax.models.word_neighbours import class_precision, nearest, principal_plane
-from rnnjax.tasks.task import Batch, Request, Task, Values, Weighted
+from rnnjax.tasks.task import Batch, Field, Kept, Request, Task, Values, Weighted
 from rnnjax.tasks.word_plots import plot_words
 
 _CORPORA = ("ptb", "text", "embedded")
@@ -95,16 +95,32 @@ class Config(TrainConfig):
         require(not no_path, "the variant text needs the path of a .txt file in data.path")
 
 
-def build(config: Config) -> Task:
+def build(config: Config, kept: Kept | None = None) -> Task:
     """Returns the task: rows of text, in which every word predicts those around it.
 
     `loss` is the mean over pairs of a centre and a context word. In evaluation, the same noise, windows and subsampling
     are drawn every time.
 
+    Args:
+      config: the config.
+      kept: the words of a run, if the text is to be read by those; otherwise they are those of the training split.
+
     Raises:
       DataError: as the loaders in `rnnjax.data.text`, or if a split has no row.
     """
-    data, vocabulary = load(config)
+    data, vocabulary = load(config, kept_words(kept) if kept else None)
+    kept = {"words": list(vocabulary.words), "counts": vocabulary.counts.tolist()}
+    return dataclasses.replace(open_task(config, kept), data=data)
+
+
+def kept_words(kept: Kept) -> WordCounts:
+    """Returns the words that a run has kept."""
+    return WordCounts(tuple(kept["words"]), np.array(kept["counts"], np.int64))
+
+
+def open_task(config: Config, kept: Kept) -> Task:
+    """Returns the task without data; it predicts the vectors of `words`, which are their numbers."""
+    vocabulary = kept_words(kept)
     words = vocabulary.words
     model = SkipGram(len(words), config.size, config.negatives)
     apply: Any = model.apply
@@ -151,19 +167,35 @@ def build(config: Config) -> Task:
             yield neighbour_line(line, vectors, words)
 
     return Task(
-        data, init, values, best_metric="loss", higher_is_better=False, score=score, plots=plots, generate=generate
+        NO_DATA,
+        init,
+        values,
+        best_metric="loss",
+        higher_is_better=False,
+        score=score,
+        plots=plots,
+        generate=generate,
+        kept=dict(kept),
+        model=model,
+        inputs={"words": Field(("B",), "int32")},
+        predict=lambda params, inputs: jnp.asarray(params["params"]["centre"])[inputs["words"]],
     )
 
 
-def load(config: Config) -> tuple[DataSet, WordCounts]:
-    """Returns rows of text, ``text [N, row_length]`` with their number ``row [N]``, and the vocabulary."""
+def load(config: Config, vocabulary: WordCounts | None = None) -> tuple[DataSet, WordCounts]:
+    """Returns rows of text, ``text [N, row_length]`` with their number ``row [N]``, and the vocabulary.
+
+    Args:
+      config: the config.
+      vocabulary: if given, the words in place of those of the training split.
+    """
     texts = load_texts(config.data)
     words = known_words if config.data.name == "ptb" else tokenise
     tokens = {split: words(text) for split, text in texts.splits.items()}
     total = sum(map(len, tokens.values()))
     if total < 100:
         raise DataError(f"{texts.source} has {total} words; give a text of 100 or more")
-    vocabulary = count_words(tokens["train"], config.min_count)
+    vocabulary = vocabulary or count_words(tokens["train"], config.min_count)
     splits = {}
     for split in tokens:
         rows = text_rows(word_ids(tokens[split], vocabulary), config.row_length)

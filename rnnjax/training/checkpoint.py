@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -53,11 +54,11 @@ class Origin(NamedTuple):
 
     Attributes:
       run: digest of the run's config.
-      data: checksum of the training data.
+      data: checksum of the training data; None where there is none, so that it cannot be compared.
     """
 
     run: str
-    data: str
+    data: str | None
 
 
 class Unfinished(NamedTuple):
@@ -72,16 +73,22 @@ class Unfinished(NamedTuple):
     evaluation: bool = False
 
 
+ITEMS = ("params", "state")
+"""What a checkpoint is made of: the parameters, which can be read alone, and all else that training goes on from."""
+
+Items = Mapping[str, Any]  # pytrees of arrays by the names in `ITEMS`, some or all of them
+
+
 class Checkpoints:
     """The checkpoints of a run, in a directory.
 
-    Each one states its run, step and data; a digest of this and of the state is checked when it is read. If a
+    Each one states its run, step and data; digests of this and of each item are checked when it is read. If a
     checkpoint is damaged or belongs to another run, an earlier one is used instead. The unusable ones are renamed, so
     that a resumed run can write their steps again. If there are several processes, all must call the same methods.
 
     Args:
       directory: of the checkpoints.
-      origin: the run and the data that they belong to.
+      origin: the run and the data that they belong to; where reading, no data is None.
       metric: name of the metric that decides which is the best.
       higher_is_better: whether the highest is the best.
       read_only: whether to change nothing, such as what another process is writing.
@@ -141,14 +148,14 @@ class Checkpoints:
             return f"it is that of step {about.get('step')}"
         return None
 
-    def save(self, step: int, state: Any, metrics: dict[str, float], unfinished: Unfinished | None = None) -> None:
+    def save(self, step: int, items: Items, metrics: dict[str, float], unfinished: Unfinished | None = None) -> None:
         """Writes a checkpoint in the background, unless there is already one of this step.
 
         One that was written before the evaluation at this step is replaced by the one after the evaluation.
 
         Args:
           step: number of steps taken.
-          state: a pytree of arrays.
+          items: what it is made of.
           metrics: of the validation split.
           unfinished: what a resumed run must still do; None after an evaluation at the end of an epoch.
 
@@ -163,14 +170,14 @@ class Checkpoints:
         about = {"run": self._origin.run, "data": self._origin.data, "step": step, "metrics": metrics}
         if unfinished is not None:
             about["unfinished"] = unfinished._asdict()
-        # Last, since it covers all other entries.
-        about["sha256"] = _digest(about, state)
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
-        self._write(lambda: self._save(step, items))
+        # Last, since each covers all other entries.
+        about["sha256"] = {name: _digest(about, item) for name, item in items.items()}
+        arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        self._write(lambda: self._save(step, ocp.args.Composite(**arguments, about=ocp.args.JsonSave(about))))
 
-    def _save(self, step: int, items: ocp.args.Composite) -> None:
+    def _save(self, step: int, arguments: ocp.args.Composite) -> None:
         # Orbax skips a save below its latest known step without a word.
-        if not self._manager.save(step, args=items):
+        if not self._manager.save(step, args=arguments):
             raise CheckpointError(f"there is one of a later step, {self._manager.latest_step()}")
         self._written = step
 
@@ -210,11 +217,16 @@ class Checkpoints:
         """Returns the metrics that were saved with the checkpoint of a step; an empty dict if there are none."""
         return self._about(step).get("metrics", {})
 
-    def restore_last(self, like: Any) -> tuple[int, Any] | None:
-        """Returns the step and the state of the last undamaged checkpoint; None if there is no checkpoint at all.
+    def digests(self, step: int) -> dict[str, str]:
+        """Returns the digest of each item in the checkpoint of a step; an empty dict if they cannot be read."""
+        digests = self._about(step).get("sha256")
+        return digests if isinstance(digests, dict) else {}
+
+    def restore_last(self, like: Items) -> tuple[int, dict[str, Any]] | None:
+        """Returns the step and the items of the last undamaged checkpoint; None if there is no checkpoint at all.
 
         Args:
-          like: a pytree of arrays, or of their shapes, types and shardings, with the structure of the state.
+          like: the items to read, as pytrees of arrays, or of their shapes, types and shardings.
 
         Raises:
           CheckpointError: if there are checkpoints and all are damaged.
@@ -222,21 +234,21 @@ class Checkpoints:
         """
         return self._first_undamaged(self.steps(), like)
 
-    def restore_best(self, like: Any) -> tuple[int, Any] | None:
+    def restore_best(self, like: Items) -> tuple[int, dict[str, Any]] | None:
         """Returns the best checkpoint as `restore_last` does the last; the last one if the best is damaged."""
         best = self._policy.best(step for step in self.steps() if step not in self._damaged)
         return self._first_undamaged(self.steps() if best is None else [best, *self.steps()], like)
 
-    def _first_undamaged(self, steps: Sequence[int], like: Any) -> tuple[int, Any] | None:
+    def _first_undamaged(self, steps: Sequence[int], like: Items) -> tuple[int, dict[str, Any]] | None:
         for step in steps:
             if step in self._damaged:
                 continue
-            state, problem = self._restore(step, like)
+            items, problem = self._restore(step, like)
             # All processes must resume from the same checkpoint, so that one that none can use is used by none.
             if not maximum_over_processes(int(problem is not None)):
                 # Not before one is whole: with all of them gone, the next start would begin afresh.
                 self._set_aside(self._damaged)
-                return step, state
+                return step, items
             self._note_damage(step, problem or "another process cannot read it")
         if not steps:
             return None
@@ -260,26 +272,27 @@ class Checkpoints:
         self._manager.reload()
         self._damaged.difference_update(steps)
 
-    def _restore(self, step: int, like: Any) -> tuple[Any, str | None]:
-        """Returns the state of a checkpoint, and why it cannot be used, None if it can."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        about = self._about(step)
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        other_data = about.get("data") != self._origin.data
+    def _restore(self, step: int, like: Items) -> tuple[dict[str, Any], str | None]:
+        """Returns items of a checkpoint, and why it cannot be used, None if it can."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, dict(like))
+        arguments = {name: ocp.args.StandardRestore(item) for name, item in abstract.items()}
+        about, digests = self._about(step), self.digests(step)
+        other_data = self._origin.data is not None and about.get("data") != self._origin.data
         try:
-            state = self._manager.restore(step, args=items)["state"]
+            restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
+            items = {name: restored[name] for name in like}
         except Exception as error:  # orbax and tensorstore raise errors of many types for a damaged file
             if other_data:
                 raise DataError(_OTHER_DATA.format(self._directory, "the model does not fit it")) from error
-            return None, first_line(error)
+            return {}, first_line(error)
         # Before the data is judged: of a damaged checkpoint nothing that it states can be believed.
-        if _digest(about, state) != about.get("sha256"):
-            return None, "its content has changed since it was written"
+        if any(_digest(about, item) != digests.get(name) for name, item in items.items()):
+            return {}, "its content has changed since it was written"
         if other_data and not self._read_only:
             raise DataError(_OTHER_DATA.format(self._directory, f"the run cannot resume from step {step} with it"))
         if other_data:
             _log.warning("the data differs from what this run was trained on")
-        return state, None
+        return items, None
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -313,6 +326,7 @@ def _open(directory: Path, policy: BestAndLast, *, read_only: bool) -> ocp.Check
     """
     options = ocp.CheckpointManagerOptions(
         preservation_policy=policy,
+        save_interval_steps=0 if read_only else 1,
         create=not read_only,
         read_only=read_only,
         cleanup_tmp_directories=not read_only,
@@ -320,13 +334,26 @@ def _open(directory: Path, policy: BestAndLast, *, read_only: bool) -> ocp.Check
     if directory.exists() and not directory.is_dir():
         raise CheckpointError(f"{directory} is not a directory; move it away, or choose another --workdir")
     try:
-        return ocp.CheckpointManager(directory.absolute(), item_names=("state", "about"), options=options)
+        with _without_warnings() if read_only else contextlib.nullcontext():
+            return ocp.CheckpointManager(directory.absolute(), item_names=(*ITEMS, "about"), options=options)
     except Exception as error:  # orbax raises errors of many types for an unwritable disk or a damaged file
         if is_loss_of_process(error):
             raise
         raise CheckpointError(
             f"{directory} cannot be opened ({first_line(error)}); repair that, or choose another --workdir"
         ) from error
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silences orbax, which warns of reading only, as it was asked to."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _is_empty(path: Path) -> bool:
@@ -341,11 +368,11 @@ def _whole_array(leaf: Any) -> np.ndarray:
     return multihost_utils.process_allgather(leaf, tiled=True)
 
 
-def _digest(about: dict[str, Any], state: Any) -> str:
-    """Returns the SHA-256 of what a checkpoint states about itself and of all arrays of its state."""
+def _digest(about: dict[str, Any], item: Any) -> str:
+    """Returns the SHA-256 of what a checkpoint states about itself and of all arrays of one of its items."""
     content = {name: value for name, value in about.items() if name != "sha256"}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
-    for leaf in jax.tree.leaves(state):
+    for leaf in jax.tree.leaves(item):
         if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         values = _whole_array(leaf)

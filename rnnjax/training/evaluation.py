@@ -1,25 +1,24 @@
-"""Evaluates a run that was trained before."""
+"""Opens a run that was trained before, and evaluates it."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from rnnjax.config import TrainConfig
 from rnnjax.config_group import freeze, from_dict
 from rnnjax.errors import CheckpointError, ConfigError
-from rnnjax.optimizer import build_optimizer
+from rnnjax.memory import require_room_for
 from rnnjax.parallel.mesh import batch_mesh
-from rnnjax.tasks import build_task, task_module
-from rnnjax.tasks.task import Task
+from rnnjax.tasks import build_task, open_task, task_module
+from rnnjax.tasks.task import Kept, Task
 from rnnjax.training.loop import open_checkpoints
-from rnnjax.training.program import place_state
+from rnnjax.training.model_file import shapes
 from rnnjax.training.record import means
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.split_evaluation import evaluator, scores
-from rnnjax.training.state import TrainState, initial_train_state, require_room
 from rnnjax.training.trust import require_trust
 from rnnjax.unrolling.auto import using
 from rnnjax.unrolling.known import Methods
@@ -43,14 +42,14 @@ def evaluate_run(
     """
     run = RunDirectory(directory)
     config = run_config(run, data_path, trusted=trusted)
-    task = build_task(config)
+    task = build_task(config, kept_of(run))
     mesh = batch_mesh("auto", config.batch_size)  # the devices here need not be those of the training
-    step, state = restore(run, task, config, mesh, checkpoint)
+    step, params = restore_params(run, task, checkpoint, NamedSharding(mesh, PartitionSpec()))
     resident = config.data.feed == "device"
     evaluate = evaluator(task, mesh, split, config.batch_size, resident=resident, map=config.parallel.map)
     with using(methods_of_run(run)):
-        metrics = means(evaluate(state.params))
-        metrics = task.complete(metrics) | scores(task, state.params, split)
+        metrics = means(evaluate(params))
+        metrics = task.complete(metrics) | scores(task, params, split)
     return {"step": step, "checkpoint": checkpoint, "split": split, **metrics, "data": task.data.source}
 
 
@@ -60,25 +59,53 @@ def methods_of_run(run: RunDirectory) -> Methods:
     return () if choice is None else choice.methods
 
 
-def restored_params(
-    directory: str, checkpoint: str, data_path: str | None, *, trusted: bool = False
-) -> tuple[Task, Any, RunDirectory]:
-    """Returns the task of a run, the parameters of its best or last checkpoint on the host, and its directory.
+class OpenedRun(NamedTuple):
+    """A run that was opened without its data.
+
+    Attributes:
+      directory: of the run.
+      config: its config.
+      task: its task, without data.
+      step: of the checkpoint.
+      params: the parameters in the checkpoint, on the first device.
+    """
+
+    directory: RunDirectory
+    config: TrainConfig
+    task: Task
+    step: int
+    params: Any
+
+
+def open_run(directory: str, checkpoint: str, data_path: str | None = None, *, trusted: bool = False) -> OpenedRun:
+    """Opens a run: nothing but what is in its directory is read, and nothing is written there.
 
     Args:
       directory: run directory.
       checkpoint: "best" or "last".
-      data_path: if given, a folder to read the data from in place of the run's own.
+      data_path: where the data is of a task that cannot be opened without.
       trusted: whether code outside rnnjax that the run's config names may be executed.
 
     Raises:
-      ConfigError, DataError, CheckpointError: as `evaluate_run`.
+      ConfigError, CheckpointError: as `evaluate_run`.
     """
     run = RunDirectory(directory)
     config = run_config(run, data_path, trusted=trusted)
-    task = build_task(config)
-    _, state = restore(run, task, config, batch_mesh("1", config.batch_size), checkpoint)
-    return task, jax.device_get(state.params), run
+    task = open_task(config, kept_of(run))
+    step, params = restore_params(run, task, checkpoint, SingleDeviceSharding(jax.local_devices()[0]))
+    return OpenedRun(run, config, task, step, params)
+
+
+def kept_of(run: RunDirectory) -> Kept:
+    """Returns what a run has kept of its data.
+
+    Raises:
+      CheckpointError: if it has no checkpoints yet.
+      ConfigError: as `RunDirectory.model`.
+    """
+    if not run.checkpoints.is_dir():
+        raise CheckpointError(f"{run.path} has no checkpoints yet; train first")
+    return run.model().kept
 
 
 def run_config(run: RunDirectory, data_path: str | None, *, trusted: bool = False) -> TrainConfig:
@@ -98,31 +125,31 @@ def run_config(run: RunDirectory, data_path: str | None, *, trusted: bool = Fals
     return freeze(config)
 
 
-def restore(run: RunDirectory, task: Task, config: TrainConfig, mesh: Mesh, checkpoint: str) -> tuple[int, TrainState]:
-    """Restores the best or the last checkpoint of a run.
+def restore_params(run: RunDirectory, task: Task, checkpoint: str, sharding: Sharding) -> tuple[int, Any]:
+    """Restores the parameters in the best or the last checkpoint of a run.
 
     Args:
       run: the run directory.
-      task: the task.
-      config: the config.
-      mesh: the devices.
+      task: the task, whose parameters have the same structure.
       checkpoint: "best" or "last".
+      sharding: where each parameter is placed.
 
     Returns:
-      the step of the checkpoint, and its state.
+      the step of the checkpoint, and its parameters.
 
     Raises:
       CheckpointError: if there is no complete checkpoint.
       DataError: if the task has other data than the run was trained on, and the checkpoint does not fit it.
     """
-    if not run.checkpoints.is_dir():
-        raise CheckpointError(f"{run.path} has no checkpoints yet; train first")
-    steps = config.optimizer.warmup_steps + 1  # any number does: the state has the same structure for all
-    optimizer = build_optimizer(config.optimizer, steps)
-    require_room(task, optimizer)
-    like = place_state(mesh, initial_train_state(task, optimizer)(config.seed))
+    require_room_for(lambda: task.init(jax.random.key(0)), "the parameters")
+    like = {
+        "params": jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes(task)
+        )
+    }
     with open_checkpoints(run, task, run.config(), read_only=True) as checkpoints:
         restored = checkpoints.restore_best(like) if checkpoint == "best" else checkpoints.restore_last(like)
     if restored is None:
         raise CheckpointError(f"{run.checkpoints} holds no checkpoint; train first")
-    return restored
+    step, items = restored
+    return step, items["params"]

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from rnnjax import plots
 from rnnjax.backend import asks_after_each_step
 from rnnjax.config import TrainConfig
 from rnnjax.config_group import to_dict
@@ -18,6 +17,7 @@ from rnnjax.errors import require
 from rnnjax.optimizer import build_optimizer
 from rnnjax.parallel.distributed import wait_for_all
 from rnnjax.parallel.mesh import BATCH, batch_mesh, filled_batch
+from rnnjax.plots import plot_curves
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import device_feed, epoch_orders, epoch_steps, host_feed, left_out
 from rnnjax.training.calls import Programs, TrainingSchedule, train_steps
@@ -26,12 +26,13 @@ from rnnjax.training.devices import choose
 from rnnjax.training.event_log import EventLog
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow, steps_in
+from rnnjax.training.model_file import model_file
 from rnnjax.training.program import TrainProgram, place_state
 from rnnjax.training.progress import Progress
 from rnnjax.training.record import Record, means
 from rnnjax.training.run_directory import RunDirectory, config_digest
 from rnnjax.training.split_evaluation import evaluator, scores
-from rnnjax.training.state import TrainState, initial_train_state, require_room
+from rnnjax.training.state import TrainState, as_items, from_items, initial_train_state, require_room
 from rnnjax.training.summary import summarise
 from rnnjax.unrolling.auto import using
 
@@ -65,6 +66,7 @@ def _train(task: Task, config: TrainConfig, run: RunDirectory, stop: StopRequest
     programs = compile_programs(task, config, optimizer, choice.devices)
     # Claimed when the config is known to run, so that a mistake in a flag does not occupy the directory.
     run.claim(to_dict(config))
+    run.keep_model(model_file(task))
     run.write_choice(choice)
     log_uneven_batches(task, config.batch_size, programs.mesh)
     # By the methods that the run began with: what another program measures meanwhile must not change its results.
@@ -120,7 +122,7 @@ def evaluate_test_split(
     def finish() -> None:
         test = record.task.complete(means(metrics)) | scores(record.task, state.params, "test")
         record.add([{"step": schedule.steps, "epoch": schedule.epochs, "split": "test", **test}])
-        plots.plot_curves(record.run.metrics(), record.run.plots)
+        plot_curves(record.run.metrics(), record.run.plots)
         if record.task.plots is not None:
             record.task.plots(jax.device_get(state.params), record.run.plots)
 
@@ -144,7 +146,7 @@ def open_checkpoints(run: RunDirectory, task: Task, config: dict[str, Any], *, r
     Returns:
       the checkpoints, as a context manager.
     """
-    origin = Origin(config_digest(config), task.data.checksum)
+    origin = Origin(config_digest(config), task.data.checksum or None)  # none of a task without data
     return Checkpoints(
         run.checkpoints,
         origin,
@@ -247,9 +249,9 @@ def initial_or_restored(
     """
     # Made in any case, since a checkpoint is restored into its structure, types and shardings.
     state = place_state(mesh, initial_train_state(task, optimizer)(config.seed))
-    checkpoint = checkpoints.restore_last(state)
+    checkpoint = checkpoints.restore_last(as_items(state))
     if checkpoint is None:
         return state, 0, Unfinished()
-    step, state = checkpoint
+    step, items = checkpoint
     _log.info("resuming from the checkpoint of step %d", step)
-    return state, step, checkpoints.unfinished(step)
+    return from_items(items), step, checkpoints.unfinished(step)

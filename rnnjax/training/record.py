@@ -15,6 +15,7 @@ from rnnjax.training.event_log import EventLog
 from rnnjax.training.log_window import LogWindow, Metrics, steps_in
 from rnnjax.training.progress import Progress
 from rnnjax.training.run_directory import RunDirectory
+from rnnjax.training.state import as_items
 
 
 class CallResults(NamedTuple):
@@ -78,7 +79,7 @@ class Record(NamedTuple):
             self.progress.epoch(results.epoch, validation)
         self.add(rows)
         if results.state is not None:
-            self.checkpoints.save(results.step, results.state, validation)
+            self.checkpoints.save(results.step, as_items(results.state), validation)
 
     def _training_rows(self, results: CallResults) -> list[dict[str, Any]]:
         metrics = results.on_host()
@@ -107,7 +108,7 @@ class Record(NamedTuple):
           state: after them.
           evaluation: whether the validation split is still to be evaluated after this step.
         """
-        self.checkpoints.save(step, state, {}, Unfinished(self.window.as_json(), evaluation))
+        self.checkpoints.save(step, as_items(state), {}, Unfinished(self.window.as_json(), evaluation))
         self.checkpoints.wait()
 
 

@@ -14,10 +14,11 @@ from typing import Any
 from rnnjax.config import PLACES
 from rnnjax.config_group import differences
 from rnnjax.errors import ConfigError, first_line
-from rnnjax.files import is_object, parse_json, part_of, read_json, write_json
+from rnnjax.files import is_object, parse_json, part_of, read_json, write_json, write_text
 from rnnjax.training.choice import Choice, choice_from_json
 from rnnjax.training.lock import LOCK
 from rnnjax.training.metrics_file import append_rows, mend, read_rows, write_rows
+from rnnjax.training.model_file import ModelFile, model_from_json
 
 _log = logging.getLogger(__name__)
 
@@ -25,8 +26,8 @@ _log = logging.getLogger(__name__)
 class RunDirectory:
     """The directory of a run.
 
-    It contains `config.json`, `devices.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `tensorboard/`, `plots/`
-    and, while a run writes there, `lock`.
+    It contains `config.json`, `model.json`, `devices.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`,
+    `tensorboard/`, `plots/` and, while a run writes there, `lock`.
 
     Args:
       path: of the directory.
@@ -40,6 +41,7 @@ class RunDirectory:
         self.tensorboard = self.path / "tensorboard"
         self.plots = self.path / "plots"
         self._config = self.path / "config.json"
+        self._model = self.path / "model.json"
         self._metrics = self.path / "metrics.jsonl"
         self._summary = self.path / "summary.json"
         self._devices = self.path / "devices.json"
@@ -105,6 +107,36 @@ class RunDirectory:
             raise ConfigError(f"{self._config} is damaged (it holds no object); choose another --workdir")
         return values
 
+    def keep_model(self, model: ModelFile) -> None:
+        """Writes `model.json`, unless a run that is resumed has kept it before.
+
+        Raises:
+          ConfigError: if checkpoints of an earlier version are there, which kept none.
+        """
+        if self._model.is_file():
+            return
+        if self.checkpoints.is_dir() and any(self.checkpoints.iterdir()):
+            raise ConfigError(_EARLIER.format(self.path))
+        if self.writes:
+            write_text(self._model, json.dumps(model.as_json()) + "\n")
+
+    def model(self) -> ModelFile:
+        """Returns what the run has kept for its model.
+
+        Raises:
+          ConfigError: if an earlier version wrote the run, which kept nothing, or the file is damaged.
+        """
+        if not self._model.exists():
+            raise ConfigError(_EARLIER.format(self.path))
+        model = model_from_json(read_json(self._model, is_object, "the model cannot be opened"))
+        if model is None:
+            raise ConfigError(f"{self._model} is damaged, or of a later version of rnnjax; train the run again")
+        return model
+
+    def holds_model(self) -> bool:
+        """Says whether the run has kept something for its model."""
+        return self._model.is_file()
+
     def write_choice(self, choice: Choice) -> None:
         """Writes the devices and methods of the run: a resumed run must use the same, or it would round differently."""
         if self.writes:
@@ -164,6 +196,10 @@ class RunDirectory:
         return read_json(self._summary, fits, "it is made again")
 
 
+_EARLIER = (
+    "{} holds a run of an earlier version of rnnjax, without model.json, which says what its model is made of; "
+    "train it again in another --workdir"
+)
 _MAY_DIFFER = (*PLACES, "call_seconds")
 
 

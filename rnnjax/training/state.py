@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -32,6 +32,16 @@ class TrainState:
     opt_state: Any
     carry: Any
     key: PRNGKeyArray
+
+
+def as_items(state: TrainState) -> dict[str, Any]:
+    """Returns a state as the items of a checkpoint: the parameters, and everything else."""
+    return {"params": state.params, "state": state.replace(params=None)}  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def from_items(items: Mapping[str, Any]) -> TrainState:
+    """Returns the state of which `as_items` made the items."""
+    return items["state"].replace(params=items["params"])
 
 
 def initial_train_state(task: Task, optimizer: optax.GradientTransformation) -> Callable[[int], TrainState]:

@@ -37,7 +37,7 @@ from rnnjax.training.run_programs import (
     stack,
 )
 from rnnjax.training.split_evaluation import scores
-from rnnjax.training.state import TrainState, initial_train_state, require_room
+from rnnjax.training.state import TrainState, as_items, from_items, initial_train_state, require_room
 from rnnjax.training.summary import best_metrics, last_metrics
 from rnnjax.unrolling.auto import using
 
@@ -161,18 +161,22 @@ def initial_or_restored(
     traced = {name: values[0] for name, values in group.traced_values().items()}
     optimizer = build_optimizer(group.config.optimizer, schedule.steps, schedule.epoch_steps, traced)
     initial = initial_train_state(task, optimizer)
-    content = {
-        "states": stack([initial(run.seed) for run in group.runs]),
-        "diverged": np.zeros(len(group.runs), np.int32),
-    }
+    states, diverged = stack([initial(run.seed) for run in group.runs]), np.zeros(len(group.runs), np.int32)
     step, unfinished = 0, Unfinished()
-    checkpoint = checkpoints.restore_last(content)
+    checkpoint = checkpoints.restore_last(items_of_runs(states, diverged))
     if checkpoint is not None:
-        step, content = checkpoint
+        step, items = checkpoint
+        states, diverged = from_items(items | {"state": items["state"]["states"]}), items["state"]["diverged"]
         unfinished = checkpoints.unfinished(step)
         _log.info("resuming from the checkpoint of step %d", step)
-    states = place_states(mesh, content["states"], padded_runs(mesh, len(group.runs)))
-    return states, np.array(content["diverged"]), step, unfinished
+    return place_states(mesh, states, padded_runs(mesh, len(group.runs))), np.array(diverged), step, unfinished
+
+
+def items_of_runs(states: TrainState, diverged: Int[np.ndarray, " runs"]) -> dict[str, Any]:
+    """Returns the states of runs, and where each diverged, as the items of a checkpoint."""
+    items = as_items(states)
+    # A copy, since it is written in the background while this array changes.
+    return items | {"state": {"states": items["state"], "diverged": diverged.copy()}}
 
 
 class GroupRecord(NamedTuple):
@@ -259,8 +263,7 @@ class GroupRecord(NamedTuple):
 
     def save(self, step: int, states: TrainState) -> None:
         """Writes a checkpoint."""
-        # A copy, since it is written in the background while this array changes.
-        self.checkpoints.save(step, {"states": states, "diverged": self.diverged.copy()}, {})
+        self.checkpoints.save(step, items_of_runs(states, self.diverged), {})
 
     def save_unfinished(self, step: int, states: TrainState, *, evaluation: bool) -> None:
         """Writes a checkpoint to resume from; returns when it is complete.
@@ -270,8 +273,8 @@ class GroupRecord(NamedTuple):
           states: after them.
           evaluation: whether the validation split is still to be evaluated after this step.
         """
-        content = {"states": states, "diverged": self.diverged.copy()}  # a copy, as in `save`
-        self.checkpoints.save(step, content, {}, Unfinished(self.window.as_json(), evaluation))
+        items = items_of_runs(states, self.diverged)
+        self.checkpoints.save(step, items, {}, Unfinished(self.window.as_json(), evaluation))
         self.checkpoints.wait()
 
     def write_test(

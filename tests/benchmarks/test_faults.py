@@ -97,7 +97,7 @@ def other_events(*rows):
 
 
 CHANGES = {
-    "one bit of an array": (changed_bit, r"checkpoint of step 4: \['w'\] is not the same"),
+    "one bit of an array": (changed_bit, r"checkpoint of step 4: state\['w'\] is not the same"),
     "one bit of a metric": (changed_row, "has a line that the reference has not"),
     "a lost line": (lambda run: write_rows(run, rows_of_a_run()[1:]), "has 4 lines for 5"),
     "a line twice": (

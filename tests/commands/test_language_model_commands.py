@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import rnnjax
 from rnnjax import evaluate, generate, train
 
 # ml_collections reads config files by a method that Python has deprecated.
@@ -37,11 +38,17 @@ def test_a_text_of_ones_own_from_training_to_generation(file, metric, own_text, 
     assert found[metric] == pytest.approx(
         json.loads((run / "summary.json").read_text())["final"]["test"][metric], rel=1e-5
     )
+    moved = own_text.rename(tmp_path / "moved.txt")  # what a run is opened for without its data
     arguments = [run, "--prompt", "the cat", "--length", "30", "--temperature", "0.8", "--top-k", "5", "--top-p", "0.9"]
     said = [call(generate.main, *arguments)[:2] for _ in range(2)]
     assert said[0] == said[1]
     assert said[0][0] == 0
     assert said[0][1].startswith("the cat")
+    opened = rnnjax.load_run(run)
+    assert opened.generate("the cat", length=30, temperature=0.8, top_k=5, top_p=0.9) + "\n" == said[0][1]
+    code, out, _, _ = call(evaluate.main, run, "--data", moved)
+    moved.rename(own_text)
+    assert json.loads(out)[metric] == found[metric]
 
 
 def test_a_text_that_cannot_be_read_ends_with_1(call, tmp_path):

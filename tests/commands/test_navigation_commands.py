@@ -31,6 +31,7 @@ def test_clicks_are_trained_on_evaluated_and_continued(call, tmp_path):
     code, out, _, err = call(evaluate.main, run, "--split", "validation")
     assert code == 0, err
     assert "last_items_mrr_20" in out
+    (tmp_path / "yoochoose-clicks.dat").unlink()
     code, out, _, err = call(generate.main, run, "--prompt", "105 106 100 101", "--n-best", "2")
     assert code == 0, err
     assert out.startswith("102 ")

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+import rnnjax
 from rnnjax import evaluate, generate, train
 
 pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
@@ -26,6 +27,7 @@ def test_dates_are_trained_evaluated_and_translated(call, tmp_path, monkeypatch)
     code, out, _, _ = call(evaluate.main, run, "--split", "validation")
     assert code == 0
     assert 0 <= json.loads(out.splitlines()[-1])["exact_match"] <= 1
+    pairs.unlink()
     monkeypatch.setattr("sys.stdin", io.StringIO("3/4\n\nQ 7/7\n"))
     code, out, _, _ = call(generate.main, run, "--beam-size=3", "--n-best=2")
     assert code == 0
@@ -33,3 +35,5 @@ def test_dates_are_trained_evaluated_and_translated(call, tmp_path, monkeypatch)
     assert len(lines) == 2 + 1 + 2 + 1
     assert lines[2] == ""
     assert (run / "plots" / "translation_2.png").exists()
+    best = [lines[0].split("\t")[1], "", lines[3].split("\t")[1]]
+    assert rnnjax.load_run(run).translate(["3/4", "", "Q 7/7"], beam_size=3) == best

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from rnnjax import generate
 from rnnjax.optimizer import build_optimizer
+from rnnjax.runs import check_request
 from rnnjax.tasks import build_task, hihello, language_model, time_series, translate, word2vec
 from rnnjax.tasks.task import Request
 from rnnjax.training.loop import training_schedule
@@ -76,9 +77,10 @@ def test_any_request_is_answered_or_refused(untrained, folder, number, arguments
 
     def answer(arguments):
         asked = generate.parse(["DIR", *arguments, "--length=3"])
-        generate.check(asked)
         given = {name: value for name, value in vars(asked).items() if name in Request._fields}
-        list(task.generate(params, Request(**given, lines=lines, plots=folder)))
+        request = Request(**given, lines=lines, plots=folder)
+        check_request(request, "--")
+        list(task.generate(params, request))
 
     ends_cleanly(answer, arguments)
 

@@ -25,7 +25,7 @@ from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow
 from rnnjax.training.record import Record
 from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.state import initial_train_state
+from rnnjax.training.state import as_items, initial_train_state
 
 pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
 
@@ -57,7 +57,8 @@ def assert_same_checkpoints(one, other):
 
 
 def checkpoints_of(run):
-    like = initial_train_state(run.task, build_optimizer(run.config.optimizer, 10**6))(run.config.seed)
+    optimizer = build_optimizer(run.config.optimizer, 10**6)
+    like = as_items(initial_train_state(run.task, optimizer)(run.config.seed))
 
     def read(checkpoints):
         steps = checkpoints.steps()

@@ -23,7 +23,7 @@ Checkpoints = functools.partial(checkpoint.Checkpoints, origin=RUN)
 
 def state_of(step: int):
     """A state unlike that of any other step."""
-    return {"w": jnp.arange(64.0) + step, "key": jax.random.key(step), "count": jnp.int32(step)}
+    return {"params": {"w": jnp.arange(64.0) + step}, "state": {"key": jax.random.key(step), "count": jnp.int32(step)}}
 
 
 def save(directory, metrics: dict[int, dict], state=state_of, **options) -> None:
@@ -68,6 +68,16 @@ def test_a_state_comes_back_bit_by_bit(four):
     assert_identical(state, state_of(40))
 
 
+def test_parameters_are_read_without_the_rest_even_where_that_is_damaged(copy):
+    for path in (copy / "40" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with Checkpoints(copy, read_only=True) as checkpoints:
+        step, items = checkpoints.restore_last({"params": state_of(0)["params"]})
+    assert step == 40
+    assert_identical(items, {"params": state_of(40)["params"]})
+
+
 def test_the_best_is_that_of_the_lowest_loss(four):
     step, state = restore(four, "best")
     assert step == 20
@@ -107,15 +117,16 @@ def test_a_state_is_restored_onto_the_devices_that_are_asked_for(four):
     mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
     like = state_of(0)
-    like["w"] = jax.device_put(like["w"], split)
+    like["params"]["w"] = jax.device_put(like["params"]["w"], split)
     with Checkpoints(four) as checkpoints:
         _, state = checkpoints.restore_last(like)
-    assert state["w"].sharding.is_equivalent_to(split, 1)
+    assert state["params"]["w"].sharding.is_equivalent_to(split, 1)
     assert_identical(state, state_of(40))
 
 
 def data_files(step_directory):
-    return [path for path in (step_directory / "state").rglob("*") if path.is_file() and path.stat().st_size]
+    files = [path for item in ("params", "state") for path in (step_directory / item).rglob("*") if path.is_file()]
+    return [path for path in files if path.stat().st_size]
 
 
 def truncate_all(step_directory):
@@ -149,8 +160,8 @@ def delete_files(step_directory):
 def change_the_digest(step_directory):
     path = step_directory / "about" / "metadata"
     about = json.loads(path.read_text())
-    assert len(about["sha256"]) == 64
-    path.write_text(json.dumps({**about, "sha256": 64 * "0"}))
+    assert {name: len(digest) for name, digest in about["sha256"].items()} == {"params": 64, "state": 64}
+    path.write_text(json.dumps({**about, "sha256": {**about["sha256"], "params": 64 * "0"}}))
 
 
 DAMAGES = [
@@ -161,10 +172,22 @@ DAMAGES = [
     delete_files,
     change_the_digest,
     lambda step_directory: shutil.rmtree(step_directory / "state"),
+    lambda step_directory: shutil.rmtree(step_directory / "params"),
     lambda step_directory: shutil.rmtree(step_directory / "about"),
     lambda step_directory: (step_directory / "about" / "metadata").write_text("{"),
 ]
-NAMES = ["truncated", "one byte", "all bytes", "emptied", "deleted", "digest", "no state", "no digest", "digest cut"]
+NAMES = [
+    "truncated",
+    "one byte",
+    "all bytes",
+    "emptied",
+    "deleted",
+    "digest",
+    "no state",
+    "no parameters",
+    "no digest",
+    "digest cut",
+]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=NAMES)
@@ -304,7 +327,7 @@ def test_where_the_model_does_not_fit_other_data_it_is_the_data_that_differs(fou
         Checkpoints(four, origin=Origin(RUN.run, "other data"), read_only=True) as checkpoints,
         pytest.raises(DataError, match=r"the data differs from .* the model does not fit it"),
     ):
-        checkpoints.restore_last({**state_of(0), "w": jnp.zeros(3)})
+        checkpoints.restore_last({**state_of(0), "params": {"w": jnp.zeros(3)}})
 
 
 def test_a_file_in_place_of_the_directory_is_an_error(tmp_path):
@@ -337,7 +360,7 @@ def test_a_step_that_is_there_is_not_written_again(copy):
 
 def large_state(step: int):
     """A state that does not compress and takes 4 MB."""
-    return {"w": jax.random.normal(jax.random.key(step), (1000, 1000))}
+    return {"params": {"w": jax.random.normal(jax.random.key(step), (1000, 1000))}}
 
 
 def assert_refused_in_one_sentence(error, directory) -> None:
@@ -394,4 +417,4 @@ def test_a_full_disk_is_an_error_and_those_before_are_whole(small_disk):
 
 def test_a_checkpoint_of_another_structure_is_not_taken(four):
     with Checkpoints(four) as checkpoints, pytest.raises(CheckpointError):
-        checkpoints.restore_last({"v": np.zeros(3)})
+        checkpoints.restore_last({"params": {"v": np.zeros(3)}})

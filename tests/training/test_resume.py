@@ -182,7 +182,7 @@ def damaged_copy(run, path, steps):
     shutil.copytree(run.directory.path, path)
     (path / "summary.json").unlink()
     for step in steps:
-        for file in (path / "checkpoints" / str(step) / "state").rglob("*"):
+        for file in (path / "checkpoints" / str(step) / "params").rglob("*"):
             if file.is_file():
                 file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     return path

@@ -22,7 +22,7 @@ from rnnjax.tasks.task import Task
 from rnnjax.training.checkpoint import Checkpoints
 from rnnjax.training.loop import open_checkpoints, train
 from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.state import initial_train_state
+from rnnjax.training.state import as_items, from_items, initial_train_state
 from toytasks import sign
 
 
@@ -113,7 +113,9 @@ def run_training(path: Path, config: TrainConfig, task: Task | None = None) -> R
 def last_checkpoint(path: Path, config: TrainConfig, task: Task | None = None) -> tuple[int, Any]:
     """The step of the last checkpoint of a run that is whole, and its state."""
     task = task or sign.build(config)
-    return with_checkpoints(path, task, lambda checkpoints: checkpoints.restore_last(state_like(config, task)))
+    like = as_items(state_like(config, task))
+    step, items = with_checkpoints(path, task, lambda checkpoints: checkpoints.restore_last(like))
+    return step, from_items(items)
 
 
 def state_like(config: TrainConfig, task: Task) -> Any:

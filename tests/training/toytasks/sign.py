@@ -41,7 +41,8 @@ def build(config: Config) -> Task:
         """Says what was asked for, then each line of the standard input as it comes, and draws a picture."""
         yield f"{request.prompt} {request.length} {request.temperature} {request.top_k} {request.top_p}"
         yield f"{request.seed} {request.beam_size} {request.n_best} {len(params['params'])}"
-        (request.plots / "picture.png").write_bytes(b"")
+        if request.plots is not None:
+            (request.plots / "picture.png").write_bytes(b"")
         for line in request.lines:
             yield line.upper()
 

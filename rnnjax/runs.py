@@ -1,0 +1,226 @@
+"""Opens finished runs: ``run = rnnjax.load_run(DIR)``."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Shaped
+
+from rnnjax.config import TrainConfig
+from rnnjax.errors import ConfigError, require
+from rnnjax.tasks.task import Field, Request, Task
+from rnnjax.training.evaluation import OpenedRun, methods_of_run, open_run
+from rnnjax.unrolling.auto import using
+
+_MOST_STEPS = 1_000_000  # all are the result of one program, which is held in memory
+_MOST_BEAMS = 1000
+_LOWEST_TEMPERATURE = 1e-4  # below it, logits divided by the temperature may overflow
+
+Columns = dict[str, dict[str, np.ndarray]]  # by split and by name: one value a line of the log
+
+
+def load_run(directory: str | Path, checkpoint: str = "best", *, trust: bool = False) -> Run:
+    """Opens a run that training has written, without its data, without an optimiser, and writing nothing.
+
+    Args:
+      directory: the run directory.
+      checkpoint: "best" or "last".
+      trust: whether code outside rnnjax may be run that the run's config names, such as a cell of your own.
+
+    Raises:
+      ConfigError: if there is no run, it is of an earlier version, or it names such code.
+      CheckpointError: if no checkpoint can be read.
+    """
+    require(checkpoint in ("best", "last"), f'checkpoint must be "best" or "last", got {checkpoint!r}')
+    return Run(open_run(str(directory), checkpoint, trusted=trust))
+
+
+class Run:
+    """A finished run, or one under way as it was at a checkpoint.
+
+    Attributes:
+      directory: the run directory.
+      config: its config.
+      step: training steps that led to the parameters.
+      cell: the recurrent cell of the model; None where it has none.
+      model: the model, such as a Flax module.
+      params: the parameters of the model.
+      inputs: what `predict` reads: name, shape and dtype, with letters in the shape for free sizes.
+    """
+
+    def __init__(self, opened: OpenedRun):
+        self._opened = opened
+        self.directory: Path = opened.directory.path
+        self.config: TrainConfig = opened.config
+        self.step: int = opened.step
+        self.cell, self.model, self.params = opened.task.cell, opened.task.model, opened.params
+        self.inputs: Mapping[str, Field] = opened.task.inputs
+
+    def __repr__(self) -> str:
+        return f"<run {str(self.directory)!r}: {self.config.task}, step {self.step}>"
+
+    @property
+    def task(self) -> Task:
+        """The run's task without its data, for those who go on from here with functions of their own."""
+        return self._opened.task
+
+    @functools.cached_property
+    def metrics(self) -> Columns:
+        """The lines of `metrics.jsonl` as columns: ``metrics["validation"]["loss"]``, NaN where a line has none."""
+        return columns(self._opened.directory.metrics())
+
+    @functools.cached_property
+    def summary(self) -> dict[str, Any] | None:
+        """The content of `summary.json`; None as long as the run is not complete."""
+        return self._opened.directory.summary()
+
+    def predict(self, inputs: Any) -> Any:
+        """Returns what the model makes of inputs, such as logits, without dropout, as NumPy arrays.
+
+        Args:
+          inputs: an array ``[B, ...]`` for the first of `Run.inputs`, or arrays by name.
+
+        Raises:
+          ConfigError: if the run predicts nothing from arrays.
+          ValueError: for inputs of other names, shapes or kinds of numbers.
+        """
+        require(self.task.predict is not None, f"{self.directory} predicts nothing from arrays; {self._can()}")
+        given = inputs if isinstance(inputs, Mapping) else {next(iter(self.inputs)): inputs}
+        arrays = {name: fitting(name, values, self.inputs) for name, values in given.items()}
+        with using(methods_of_run(self._opened.directory)):
+            return jax.device_get(self._predict(self.params, arrays))
+
+    @functools.cached_property
+    def _predict(self) -> Any:
+        assert self.task.predict is not None
+        return jax.jit(self.task.predict)
+
+    def generate(self, prompt: str | None = None, *, lines: Iterable[str] = (), **options: Any) -> str:
+        """Returns what ``python -m rnnjax.generate`` prints.
+
+        Args:
+          prompt: what to continue; None takes the task's default.
+          lines: in place of those of the standard input, for tasks that answer lines.
+          options: length, temperature, top_k, top_p, seed, beam_size and n_best, as that command has them.
+
+        Raises:
+          ConfigError: if the run generates nothing, for an unknown option, or one out of its range.
+        """
+        unknown = options.keys() - _DEFAULTS.keys()
+        require(not unknown, f"generate has no {', '.join(unknown)}; it takes {', '.join(_DEFAULTS)}")
+        return "\n".join(generated(self._opened, Request(prompt=prompt, lines=lines, **(_DEFAULTS | options)), ""))
+
+    def translate(self, lines: Sequence[str], *, beam_size: int = 4) -> list[str]:
+        """Returns the best translation of every line.
+
+        Args:
+          lines: the sources.
+          beam_size: width of the beam; 1 is greedy search.
+
+        Raises:
+          ConfigError: if the run does not translate, or the beam is too wide.
+        """
+        require(self.task.translate is not None, f"{self.directory} does not translate; {self._can()}")
+        require(not isinstance(lines, str), "translate takes a list of lines, got one text; put it in a list")
+        require(1 <= beam_size <= _MOST_BEAMS, f"beam_size must be from 1 to {_MOST_BEAMS}, got {beam_size}")
+        assert self.task.translate is not None
+        with using(methods_of_run(self._opened.directory)):
+            return self.task.translate(self.params, list(lines), beam_size)
+
+    def _can(self) -> str:
+        """Returns what the run is for, for messages."""
+        names = [name for name in ("predict", "generate", "translate") if getattr(self.task, name) is not None]
+        return f"use {' or '.join(names)}" if names else "evaluate it with rnnjax.evaluate"
+
+
+_DEFAULTS: dict[str, Any] = {
+    "length": 300,
+    "temperature": 1.0,
+    "top_k": None,
+    "top_p": None,
+    "seed": 0,
+    "beam_size": 4,
+    "n_best": 1,
+}
+
+
+def generated(opened: OpenedRun, request: Request, prefix: str) -> Iterable[str]:
+    """Yields what a run generates, line by line.
+
+    Args:
+      opened: the run.
+      request: what is asked for.
+      prefix: what stands before the name of an option in messages.
+
+    Raises:
+      ConfigError: for options out of their ranges, or a run whose task generates nothing.
+    """
+    check_request(request, prefix)
+    if opened.task.generate is None:
+        raise ConfigError(f"the task of {opened.directory.path} generates nothing; evaluate it with rnnjax.evaluate")
+    with using(methods_of_run(opened.directory)):
+        yield from opened.task.generate(opened.params, request)
+
+
+def check_request(options: Request, prefix: str) -> None:
+    """Raises `ConfigError` for options out of their ranges.
+
+    Args:
+      options: of the request.
+      prefix: what stands before the name of an option in messages.
+    """
+
+    def check(name: str, fits: bool, what: str) -> None:
+        shown = name.replace("_", "-") if prefix else name
+        require(fits, f"{prefix}{shown} must be {what}, got {getattr(options, name)}")
+
+    check("length", 1 <= options.length <= _MOST_STEPS, f"from 1 to {_MOST_STEPS}")
+    fits = options.temperature == 0 or _LOWEST_TEMPERATURE <= options.temperature < math.inf
+    check("temperature", fits, f"0, or {_LOWEST_TEMPERATURE} or above")
+    check("top_k", options.top_k is None or options.top_k >= 1, "at least 1")
+    check("top_p", options.top_p is None or 0 < options.top_p <= 1, "above 0 and at most 1")
+    check("seed", 0 <= options.seed < 2**32, f"from 0 to {2**32 - 1}")
+    check("beam_size", 1 <= options.beam_size <= _MOST_BEAMS, f"from 1 to {_MOST_BEAMS}")
+    check("n_best", 1 <= options.n_best <= options.beam_size, f"from 1 to the beam size, {options.beam_size}")
+
+
+def columns(rows: Sequence[Mapping[str, Any]]) -> Columns:
+    """Returns lines of `metrics.jsonl` as one array for every split and name; NaN where a line lacks a name."""
+    found: Columns = {}
+    for split in dict.fromkeys(row["split"] for row in rows):
+        of_split = [row for row in rows if row["split"] == split]
+        names = dict.fromkeys(name for row in of_split for name in row if name != "split")
+        found[split] = {name: np.array([row.get(name, math.nan) for row in of_split]) for name in names}
+    return found
+
+
+def fitting(name: str, values: Any, fields: Mapping[str, Field]) -> Shaped[np.ndarray, "..."]:
+    """Returns an input as the model reads it.
+
+    Args:
+      name: of the input.
+      values: of it.
+      fields: the inputs that the model reads.
+
+    Raises:
+      ValueError: if the model has no such input, or it is of another shape or kind of numbers.
+    """
+    if name not in fields:
+        raise ValueError(f"the model reads {', '.join(fields)}, not {name!r}")
+    array, (shape, dtype) = np.asarray(values), fields[name]
+    fits = len(array.shape) == len(shape) and all(
+        isinstance(size, str) or size == found for size, found in zip(shape, array.shape)
+    )
+    if not fits:
+        wanted = ", ".join(map(str, shape))
+        raise ValueError(f"{name} must have shape [{wanted}], got {list(array.shape)}")
+    both_whole = array.dtype.kind in "iu" and np.dtype(dtype).kind in "iu"
+    if not both_whole and not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise ValueError(f"{name} must hold numbers of type {dtype}, got {array.dtype}")
+    return array.astype(dtype)

@@ -1,0 +1,70 @@
+"""What a run keeps in `model.json`, so that its model can be opened without its data and compared with another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from rnnjax.files import is_object
+from rnnjax.tasks.task import Field, Kept, Task
+
+_FORMAT = 1  # of the file; a later one is raised with every change that this version could not read
+
+Leaf = tuple[str, tuple[int, ...]]  # dtype and shape of a parameter
+
+
+class ModelFile(NamedTuple):
+    """The content of `model.json`.
+
+    Attributes:
+      kept: what the model needs of the data, as `Task.kept`.
+      inputs: what the model reads, as `Task.inputs`.
+      params: dtype and shape of every parameter, by its path.
+    """
+
+    kept: Kept
+    inputs: Mapping[str, Field]
+    params: Mapping[str, Leaf]
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the content as an object to be written to a file."""
+        return {"format": _FORMAT, **self._asdict()}
+
+
+def model_file(task: Task) -> ModelFile:
+    """Returns what a run of a task keeps."""
+    return ModelFile(task.kept, task.inputs, leaves_by_path(shapes(task)))
+
+
+def model_from_json(value: Any) -> ModelFile | None:
+    """Returns the content that `ModelFile.as_json` wrote; None if the value is not one."""
+    if not is_object(value) or value.get("format") != _FORMAT:
+        return None
+    try:
+        inputs = {name: Field(tuple(shape), dtype) for name, (shape, dtype) in value["inputs"].items()}
+        params = {path: (dtype, tuple(shape)) for path, (dtype, shape) in value["params"].items()}
+        return ModelFile(dict(value["kept"]), inputs, params)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def shapes(task: Task) -> Any:
+    """Returns the parameters of a task as shapes and dtypes; none are made."""
+    return jax.eval_shape(task.init, jax.random.key(0))
+
+
+def leaves_by_path(params: Any) -> dict[str, Leaf]:
+    """Returns dtype and shape of every parameter by its path, such as ``recurrent.rnn.w_h``."""
+    return {path: (str(leaf.dtype), tuple(leaf.shape)) for path, leaf in by_path(params).items()}
+
+
+def by_path(params: Any) -> dict[str, Any]:
+    """Returns the parameters by their paths, in which Flax's collection of all parameters is left out."""
+    return {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def path_of(keys: Any) -> str:
+    """Returns the path of a parameter from its keys in the pytree."""
+    return jax.tree_util.keystr(keys, simple=True, separator=".").removeprefix("params.")

@@ -1,0 +1,95 @@
+"""Finished runs, opened from Python."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from toytasks.runs import run_training, sign_config
+
+import rnnjax
+from rnnjax.cells.basic import BasicRNN
+from rnnjax.config import CellConfig
+from rnnjax.config_group import freeze
+from rnnjax.errors import ConfigError
+from rnnjax.runs import columns, fitting
+from rnnjax.tasks import build_task, hihello
+from rnnjax.tasks.task import Field
+
+pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    config = freeze(hihello.Config(epochs=3, cell=CellConfig(hidden_size=4), batch_size=1, log_every=1))
+    return run_training(tmp_path_factory.mktemp("runs") / "run", config, build_task(config))
+
+
+def test_an_opened_run_is_what_training_left(finished, read_only):
+    with read_only(finished.directory.path):
+        run = rnnjax.load_run(finished.directory.path, "last")
+    assert run.cell == BasicRNN(4)
+    assert run.config == finished.config
+    assert run.step == 3
+    assert run.summary == finished.summary
+    for found, expected in zip(jax.tree.leaves(run.params), jax.tree.leaves(finished.state.params), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert run.metrics["train"]["step"].tolist() == [1, 2, 3]
+    assert run.metrics["validation"]["loss"].tolist() == finished.of("validation", "loss")
+
+
+def test_it_predicts_generates_and_says_what_it_cannot(finished):
+    run = rnnjax.load_run(finished.directory.path)
+    logits = run.predict([[0, 1, 2]])
+    assert logits.shape == (1, 3, 5)
+    np.testing.assert_array_equal(run.predict({"inputs": [[0, 1, 2]]}), logits)
+    assert run.generate("hih") == "".join("hielo"[i] for i in run.predict([[0, 1, 0]])[0].argmax(-1))
+    with pytest.raises(ConfigError, match="does not translate; use predict or generate"):
+        run.translate(["hi"])
+    with pytest.raises(ConfigError, match="length must be from 1 to 1000000, got 0"):
+        run.generate("hih", length=0)
+    with pytest.raises(ConfigError, match="generate has no heat; it takes length, temperature"):
+        run.generate("hih", heat=2)
+    with pytest.raises(ConfigError, match='checkpoint must be "best" or "last", got \'first\''):
+        rnnjax.load_run(finished.directory.path, "first")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("y", np.zeros((2, 3)), "the model reads x, not 'y'"),
+        ("x", np.zeros((2, 3)), r"x must have shape \[B, T, 2\], got \[2, 3\]"),
+        ("x", np.zeros((2, 3, 4)), r"x must have shape \[B, T, 2\], got \[2, 3, 4\]"),
+        ("x", np.zeros((2, 3, 2), complex), "x must hold numbers of type float32, got complex128"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(name, values, message):
+    with pytest.raises(ValueError, match=message):
+        fitting(name, values, {"x": Field(("B", "T", 2), "float32")})
+
+
+def test_a_line_without_a_number_has_none_in_its_column():
+    found = columns([{"split": "test", "step": 1, "loss": 2.0}, {"split": "test", "step": 2, "bleu": 3.0}])
+    np.testing.assert_array_equal(found["test"]["loss"], [2.0, np.nan])
+    np.testing.assert_array_equal(found["test"]["bleu"], [np.nan, 3.0])
+
+
+def test_a_run_of_an_earlier_version_is_refused_in_one_sentence(finished, tmp_path):
+    path = shutil.copytree(finished.directory.path, tmp_path / "run")
+    (path / "model.json").unlink()
+    with pytest.raises(ConfigError, match=r"holds a run of an earlier version .* train it again"):
+        rnnjax.load_run(path)
+    (path / "summary.json").unlink()
+    with pytest.raises(ConfigError, match=r"holds a run of an earlier version .* train it again"):
+        run_training(path, finished.config, finished.task)
+    (path / "model.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"model.json is damaged"):
+        rnnjax.load_run(path)
+
+
+def test_a_task_of_ones_own_that_says_nothing_of_it_is_opened_with_its_data(tmp_path):
+    run_training(tmp_path, sign_config(epochs=1))
+    run = rnnjax.load_run(tmp_path, trust=True)
+    assert run.generate("abc").startswith("abc 300 1.0")
+    with pytest.raises(ConfigError, match="predicts nothing from arrays; use generate"):
+        run.predict(np.zeros((1, 4, 3)))
