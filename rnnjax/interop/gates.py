@@ -8,28 +8,17 @@ import numpy as np
 from jaxtyping import Array, Float
 
 
-def gates_of(matrix: Float[Array, "*N GH"], order: Sequence[int], gates: int | None = None) -> Float[Array, "*N G H"]:
+def gates_of(matrix: Float[Array, "*N GH"], order: Sequence[int]) -> Float[Array, "*N G H"]:
     """Returns gates that are side by side on the last axis on an axis of their own, in the cell's order.
 
     Args:
       matrix: the gates side by side, as the other framework has them.
       order: for each gate of the cell, where the framework has it.
-      gates: number of gates that the framework has; None: as many as the cell.
     """
-    split = matrix.reshape(*matrix.shape[:-1], gates or len(order), -1)
+    split = matrix.reshape(*matrix.shape[:-1], len(order), -1)
     return split[..., np.array(order), :]
 
 
-def side_by_side(
-    gates: Float[np.ndarray, "*N G H"], order: Sequence[int], count: int | None = None
-) -> Float[np.ndarray, "*N GH"]:
-    """Returns gates side by side on the last axis, in another framework's order: the inverse of `gates_of`.
-
-    Args:
-      gates: the cell's gates.
-      order: for each gate of the cell, where the framework has it.
-      count: number of gates that the framework has, those that the cell has not being zero; None: as many as the cell.
-    """
-    split = np.zeros((*gates.shape[:-2], count or len(order), gates.shape[-1]), gates.dtype)
-    split[..., np.array(order), :] = gates
-    return split.reshape(*gates.shape[:-2], -1)
+def side_by_side(gates: Float[np.ndarray, "*N G H"], order: Sequence[int]) -> Float[np.ndarray, "*N GH"]:
+    """Returns gates side by side on the last axis, in another framework's order: the inverse of `gates_of`."""
+    return gates[..., np.argsort(order), :].reshape(*gates.shape[:-2], -1)

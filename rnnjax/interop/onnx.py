@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -12,11 +13,11 @@ from rnnjax.cells import GRU, LSTM, BasicRNN, Cell, GatedCell, GatedParams, GRUP
 from rnnjax.cells.cell import Params
 from rnnjax.interop.conversion import Framework, convert
 from rnnjax.interop.gates import gates_of
+from rnnjax.interop.onnx_graph import package
 from rnnjax.interop.variables import NamedVariables, Shapes, Variable, below_scope, paths, read, refuse, size_of
 
 # Where ONNX has our gates: i, o, f, c those of an LSTM, whose peepholes are i, o, f, and z, r, h those of a GRU.
-LSTM_ORDER, COUPLED_ORDER, GRU_ORDER = (0, 2, 3, 1), (2, 3, 1), (1, 0, 2)
-PEEPHOLE_ORDER, COUPLED_PEEPHOLE_ORDER = (0, 2, 1), (2, 1)
+LSTM_ORDER, PEEPHOLE_ORDER, GRU_ORDER = (0, 2, 3, 1), (0, 2, 1), (1, 0, 2)
 
 
 def from_onnx(cell: Cell, variables: Mapping[str, Any], *, reverse: bool | None = None, scope: str = "") -> Params:
@@ -26,7 +27,7 @@ def from_onnx(cell: Cell, variables: Mapping[str, Any], *, reverse: bool | None 
     |---|---|
     | RNN | BasicRNN, with the same activation; its two biases added |
     | LSTM (peepholes P) | LSTM(peephole=True) if there is a P |
-    | LSTM (input_forget=1) | LSTM(coupled_gates=True), which does not read the weights of i |
+    | LSTM (input_forget=1) | LSTM(coupled_gates=True), its f being 1 - i, as onnxruntime has it |
     | GRU (linear_before_reset=1) | GRU(reset="after") |
     | GRU (linear_before_reset=0) | GRU(reset="before") |
     | several, in scopes that differ by a number | Stack |
@@ -73,8 +74,7 @@ def onnx_weights(model: Any) -> dict[str, dict[str, Any]]:
       ValueError: if a weight is not stored in the model.
       ModuleNotFoundError: if the package onnx is not installed.
     """
-    from onnx.numpy_helper import to_array  # pyright: ignore[reportMissingImports]
-
+    to_array = package().numpy_helper.to_array
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes = [node for node in model.graph.node if node.op_type in _INPUTS]
     weights: dict[str, dict[str, Any]] = {}
@@ -104,22 +104,29 @@ def _direction(variable: Variable, reverse: bool | None) -> Any:
 
 
 def _onnx_basic(cell: BasicRNN, named: NamedVariables, input_size: int | None) -> GatedParams:
-    w_x, w_h, b_x, b_h, _ = _onnx_gated(cell, named, input_size, (0,), 1)
+    w_x, w_h, b_x, b_h, _ = _onnx_gated(cell, named, input_size, (0,))
     return GatedParams(w_x, w_h, b_x + b_h if cell.use_bias else None)
 
 
 def _onnx_lstm(cell: LSTM, named: NamedVariables, input_size: int | None) -> LSTMParams:
     refuse(cell, "ONNX", layer_norm=False, projection_size=None)
-    coupled = cell.coupled_gates
+    if cell.coupled_gates:
+        refuse(cell, "ONNX", gate_activation="sigmoid")
     peepholes: Shapes = {"P": (3 * cell.hidden_size,)} if cell.peephole else {}
-    order, peephole_order = (COUPLED_ORDER, COUPLED_PEEPHOLE_ORDER) if coupled else (LSTM_ORDER, PEEPHOLE_ORDER)
-    w_x, w_h, b_x, b_h, values = _onnx_gated(cell, named, input_size, order, 4, peepholes)
-    p = gates_of(values["P"], peephole_order, 3) if peepholes else None
-    return LSTMParams(w_x, w_h, b_x + b_h if cell.use_bias else None, p)
+    w_x, w_h, b_x, b_h, values = _onnx_gated(cell, named, input_size, LSTM_ORDER, peepholes)
+    b = b_x + b_h if cell.use_bias else None
+    p = gates_of(values["P"], PEEPHOLE_ORDER) if cell.peephole else None
+    plain = LSTMParams(w_x, w_h, b, p)
+    return jax.tree.map(_coupled, plain) if cell.coupled_gates else plain
+
+
+def _coupled(gates: Array) -> Array:
+    """Returns gates f, g, o of i, f, g, o, or f, o of i, f, o, where f is 1 - sigmoid(i), which is sigmoid(-i)."""
+    return jnp.concatenate([-gates[..., :1, :], gates[..., 2:, :]], axis=-2)
 
 
 def _onnx_gru(cell: GRU, named: NamedVariables, input_size: int | None) -> GRUParams:
-    w_x, w_h, b_x, b_h, _ = _onnx_gated(cell, named, input_size, GRU_ORDER, 3)
+    w_x, w_h, b_x, b_h, _ = _onnx_gated(cell, named, input_size, GRU_ORDER)
     if not cell.use_bias:
         return GRUParams(w_x, w_h, None, None)
     if cell.reset == "before":
@@ -133,17 +140,16 @@ def _onnx_gated(
     named: NamedVariables,
     input_size: int | None,
     order: tuple[int, ...],
-    gates: int,
     others: Shapes | None = None,
 ) -> tuple[Array, Array, Array, Array, dict[str, Array]]:
     """Returns ``w_x [I, G, H]``, ``w_h [H, G, H]``, the two biases ``[G, H]``, zeros without B, and all values."""
-    H, rows = cell.hidden_size, gates * cell.hidden_size
+    H, rows = cell.hidden_size, len(order) * cell.hidden_size
     shapes: Shapes = {"W": (rows, input_size or size_of(named, "W", 1)), "R": (rows, H)} | (others or {})
     biased = cell.use_bias and "B" in named
     values = read(cell, named, shapes | ({"B": (2 * rows,)} if biased else {}))
-    w_x, w_h = (gates_of(values[name].T, order, gates) for name in ("W", "R"))
+    w_x, w_h = (gates_of(values[name].T, order) for name in ("W", "R"))
     b = values.get("B", jnp.zeros(2 * rows)).reshape(2, -1)
-    b_x, b_h = gates_of(b, order, gates)
+    b_x, b_h = gates_of(b, order)
     return w_x, w_h, b_x, b_h, values
 
 

@@ -130,3 +130,8 @@ def _check_activation(target: Target, cell: GatedCell, option: str, known: tuple
             f"{target.name} has no counterpart of {type(cell).__name__}({option}={choice!r}); "
             f"use {option}={' or '.join(map(repr, known))}"
         )
+
+
+def activation_name(choice: Any) -> str:
+    """Returns the name of an activation that is given by its name, or as the function of that name."""
+    return choice if isinstance(choice, str) else choice.__name__

@@ -92,8 +92,8 @@ def onnx_rnn(v, x, h):
 def onnx_lstm(v, x, h, c, coupled=False):
     i, o, f, g = (x @ w.T + h @ r.T + b_w + b_r for w, r, b_w, b_r in zip(*onnx_split(v, 4)))
     p_i, p_o, p_f = np.split(v["P"][0], 3)
-    f = sigmoid(f + p_f * c)
-    c = f * c + (1 - f if coupled else sigmoid(i + p_i * c)) * np.tanh(g)
+    i, f = sigmoid(i + p_i * c), sigmoid(f + p_f * c)
+    c = (1 - i if coupled else f) * c + i * np.tanh(g)
     return sigmoid(o + p_o * c) * np.tanh(c), c
 
 
