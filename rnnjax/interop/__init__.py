@@ -18,6 +18,7 @@ from rnnjax.interop.haiku import from_haiku
 from rnnjax.interop.keras import bidirectional_from_keras, from_keras, to_keras
 from rnnjax.interop.onnx import from_onnx, onnx_weights
 from rnnjax.interop.onnx_model import to_onnx
+from rnnjax.interop.stablehlo import to_stablehlo
 from rnnjax.interop.tf1 import from_tf1
 from rnnjax.interop.torch import bidirectional_from_torch, bidirectional_to_torch, from_torch, to_torch
 
@@ -35,5 +36,6 @@ __all__ = [
     "onnx_weights",
     "to_keras",
     "to_onnx",
+    "to_stablehlo",
     "to_torch",
 ]

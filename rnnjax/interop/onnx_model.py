@@ -24,11 +24,12 @@ from rnnjax.interop.onnx_graph import (
     value_info,
 )
 from rnnjax.interop.onnx_operators import add_operators, operators
+from rnnjax.interop.sizes import input_size_of
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.sequences import unroll
 
 
-def to_onnx(cell: Cell, params: Params, input_size: int) -> Any:
+def to_onnx(cell: Cell, params: Params) -> Any:
     """Returns a cell over time as an ONNX model of any batch size and length.
 
     | input | |
@@ -49,14 +50,15 @@ def to_onnx(cell: Cell, params: Params, input_size: int) -> Any:
     Args:
       cell: the cell.
       params: its parameters.
-      input_size: number I of input features.
 
     Returns:
       An `onnx.ModelProto`; ``onnx.save(model, path)`` writes it.
 
     Raises:
+      ValueError: if the parameters are not the cell's.
       ModuleNotFoundError: if a package is not installed.
     """
+    input_size = input_size_of(cell, params)
     try:
         layers, dense = operators(cell, params)
     except ValueError:

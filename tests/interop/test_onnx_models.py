@@ -40,7 +40,7 @@ def test_a_model_computes_what_unroll_does_for_any_batch_and_length(name, symbol
 
     cell = (OPERATORS | TRACED)[name]
     params = drawn_parameters(lambda key: cell.init(key, I))
-    model = to_onnx(cell, params, I)
+    model = to_onnx(cell, params)
     session = onnxruntime.InferenceSession(model.SerializeToString())
     assert [each.name for each in session.get_inputs()][:2] == ["xs", "lengths"]
     for batch, length in ((3, 4), (2, 7)):
@@ -58,5 +58,5 @@ def test_a_model_computes_what_unroll_does_for_any_batch_and_length(name, symbol
 def test_the_weights_of_a_models_operators_read_back_as_they_were(name):
     cell = OPERATORS[name]
     params = drawn_parameters(lambda key: cell.init(key, I))
-    weights = onnx_weights(to_onnx(cell, params, I))
+    weights = onnx_weights(to_onnx(cell, params))
     assert same(from_onnx(cell, weights), params)
