@@ -16,16 +16,21 @@ from rnnjax.interop.equinox import from_equinox
 from rnnjax.interop.flax import from_flax
 from rnnjax.interop.haiku import from_haiku
 from rnnjax.interop.keras import bidirectional_from_keras, from_keras, to_keras
+from rnnjax.interop.keras_file import write_keras
+from rnnjax.interop.named_arrays import from_arrays, to_arrays
 from rnnjax.interop.onnx import from_onnx, onnx_weights
 from rnnjax.interop.onnx_model import to_onnx
+from rnnjax.interop.safetensors import read_safetensors, write_safetensors
 from rnnjax.interop.stablehlo import to_stablehlo
 from rnnjax.interop.tf1 import from_tf1
 from rnnjax.interop.torch import bidirectional_from_torch, bidirectional_to_torch, from_torch, to_torch
+from rnnjax.interop.torch_file import write_torch
 
 __all__ = [
     "bidirectional_from_keras",
     "bidirectional_from_torch",
     "bidirectional_to_torch",
+    "from_arrays",
     "from_equinox",
     "from_flax",
     "from_haiku",
@@ -34,8 +39,13 @@ __all__ = [
     "from_tf1",
     "from_torch",
     "onnx_weights",
+    "read_safetensors",
+    "to_arrays",
     "to_keras",
     "to_onnx",
     "to_stablehlo",
     "to_torch",
+    "write_keras",
+    "write_safetensors",
+    "write_torch",
 ]

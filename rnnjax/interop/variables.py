@@ -150,7 +150,11 @@ def describe(cell: GatedCell | Project) -> str:
 
 def names_of(variables: Mapping[Any, Variable], most: int = 12) -> str:
     """Returns the names of variables for an error, `most` of them at most."""
-    names = [variable.name for variable in variables.values()]
+    return names_in_short([variable.name for variable in variables.values()], most)
+
+
+def names_in_short(names: list[str], most: int = 12) -> str:
+    """Returns names for an error, `most` of them at most."""
     if not names:
         return "none"
     more = f" and {len(names) - most} more" if len(names) > most else ""
