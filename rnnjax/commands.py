@@ -115,7 +115,7 @@ def _say(message: object, code: int) -> int:
 def run_parser(command: str, description: str) -> argparse.ArgumentParser:
     """Returns a parser with the options of all commands that use a trained run."""
     parser = argparse.ArgumentParser(prog=f"python -m rnnjax.{command}", description=description)
-    parser.add_argument("directory", help="run directory")
+    parser.add_argument("directory", help="run directory, or SWEEP/best, or SWEEP/N for run N of a sweep")
     parser.add_argument("--checkpoint", default="best", choices=["best", "last"])
     parser.add_argument("--data", metavar="PATH", help="folder of the data, in place of the run's own")
     parser.add_argument(

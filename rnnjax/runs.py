@@ -29,7 +29,7 @@ def load_run(directory: str | Path, checkpoint: str = "best", *, trust: bool = F
     """Opens a run that training has written, without its data, without an optimiser, and writing nothing.
 
     Args:
-      directory: the run directory.
+      directory: the run directory; of a sweep with its best run kept SWEEP/best, or SWEEP/N for run N.
       checkpoint: "best" or "last".
       trust: whether code outside rnnjax may be run that the run's config names, such as a cell of your own.
 

@@ -1,12 +1,14 @@
 """Trains many small runs at once, seeds times values: ``python -m rnnjax.sweep --config configs/mnist.py[:variant]
---seeds N [--config.FIELD=VALUE[,VALUE ...] ...] [--at-once N] [--ray] [--workdir DIR]``.
+--seeds N [--config.FIELD=VALUE[,VALUE ...] ...] [--at-once N] [--keep best|all|none] [--ray] [--workdir DIR]``.
 
 A field with several values is swept over, several such fields in every combination, each with the seeds from
 config.seed on. Values that have commas in them are parted by semicolons, as in
 --config.cell.wrappers="dropout,residual;dropout;none"; without one, that field has a single value, as in training.
 Runs that differ in the seed and in numbers of the optimiser are trained by one compiled program, at most N of them with
 --at-once; those that differ in more follow one after the other. Every run is what `python -m rnnjax.train` makes of its
-config on one device. With --ray each program is a task of a Ray cluster, or of this machine where there is none.
+config on one device. Of the best run of every program, or of all with --keep all, the parameters are kept: commands
+and `load_run` take DIR/best, or DIR/N for run N. With --ray each program is a task of a Ray cluster, or of this machine
+where there is none.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
         print(help_of_config(str(__doc__), one_of_each(rest)))
         return
     options, rest = parse(arguments)
-    grid, name, workdir = read_grid(rest, options.seeds, options.at_once)
+    grid, name, workdir = read_grid(rest, options.seeds, options.at_once, options.keep)
     train_left = ray_trainer() if options.ray else train_in_turn
     provide_cpu_devices()
     keep_compilations()
@@ -70,6 +72,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--at-once", type=int)
+    parser.add_argument("--keep", default="best")
     parser.add_argument("--ray", action="store_true")
     return parser.parse_known_args(arguments)
 

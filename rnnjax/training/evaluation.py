@@ -14,6 +14,7 @@ from rnnjax.memory import require_room_for
 from rnnjax.parallel.mesh import batch_mesh
 from rnnjax.tasks import build_task, open_task, task_module
 from rnnjax.tasks.task import Kept, Task
+from rnnjax.training.finding import find_run
 from rnnjax.training.loop import open_checkpoints
 from rnnjax.training.model_file import shapes
 from rnnjax.training.record import means
@@ -30,7 +31,7 @@ def evaluate_run(
     """Returns the metrics of a run's best or last checkpoint on a split, with its step.
 
     Args:
-      directory: run directory.
+      directory: run directory, or that of a sweep with the name of a run behind it.
       split: "train", "validation" or "test".
       checkpoint: "best" or "last".
       data_path: if given, a folder to read the data from in place of the run's own.
@@ -40,7 +41,7 @@ def evaluate_run(
       ConfigError: if there is no run there, or it names such code.
       DataError, CheckpointError: if its data or checkpoints cannot be read.
     """
-    run = RunDirectory(directory)
+    run = find_run(directory)
     config = run_config(run, data_path, trusted=trusted)
     task = build_task(config, kept_of(run))
     mesh = batch_mesh("auto", config.batch_size)  # the devices here need not be those of the training
@@ -81,7 +82,7 @@ def open_run(directory: str, checkpoint: str, data_path: str | None = None, *, t
     """Opens a run: nothing but what is in its directory is read, and nothing is written there.
 
     Args:
-      directory: run directory.
+      directory: run directory, or that of a sweep with the name of a run behind it.
       checkpoint: "best" or "last".
       data_path: where the data is of a task that cannot be opened without.
       trusted: whether code outside rnnjax that the run's config names may be executed.
@@ -89,7 +90,7 @@ def open_run(directory: str, checkpoint: str, data_path: str | None = None, *, t
     Raises:
       ConfigError, CheckpointError: as `evaluate_run`.
     """
-    run = RunDirectory(directory)
+    run = find_run(directory)
     config = run_config(run, data_path, trusted=trusted)
     task = open_task(config, kept_of(run))
     step, params = restore_params(run, task, checkpoint, SingleDeviceSharding(jax.local_devices()[0]))

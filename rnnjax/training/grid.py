@@ -26,6 +26,7 @@ from rnnjax.optimizer import build_optimizer
 _OPTIMIZER = "optimizer."
 _LIST_FIELD = "cell.wrappers"
 _MOST_RUNS = 100_000
+KEEP = ("best", "all", "none")
 T = TypeVar("T")
 
 
@@ -54,6 +55,7 @@ class Grid(NamedTuple):
       values: the values of each field that the sweep is over.
       runs: the runs.
       at_once: how many of them one program may train at most; None for no limit.
+      keep: of which runs the parameters are kept: "best" of every group, "all" or "none".
     """
 
     base: TrainConfig
@@ -61,10 +63,11 @@ class Grid(NamedTuple):
     values: dict[str, list[Any]]
     runs: list[Run]
     at_once: int | None
+    keep: str = "best"
 
     def as_dict(self) -> dict[str, Any]:
         """Returns what identifies the sweep, as JSON can hold it."""
-        about = {"seeds": self.seeds, "values": self.values, "at_once": self.at_once}
+        about = {"seeds": self.seeds, "values": self.values, "at_once": self.at_once, "keep": self.keep}
         return to_dict(self.base) | {"sweep": about}
 
 
@@ -73,6 +76,7 @@ class Group(NamedTuple):
 
     runs: list[Run]
     traced: tuple[str, ...]
+    keep: str = "best"
 
     @property
     def config(self) -> TrainConfig:
@@ -82,7 +86,7 @@ class Group(NamedTuple):
     def as_dict(self) -> dict[str, Any]:
         """Returns what identifies the group, as JSON can hold it."""
         runs = [{"run": run.number, "seed": run.seed, "values": run.values} for run in self.runs]
-        return to_dict(self.config) | {"runs": runs}
+        return to_dict(self.config) | {"runs": runs, "keep": self.keep}
 
     def traced_values(self) -> dict[str, Float[np.ndarray, " R"]]:
         """Returns the values of the traced fields, by their names in `OptimizerConfig`."""
@@ -92,7 +96,9 @@ class Group(NamedTuple):
         }
 
 
-def read_grid(arguments: Sequence[str], seeds: int, at_once: int | None) -> tuple[Grid, str, Path | None]:
+def read_grid(
+    arguments: Sequence[str], seeds: int, at_once: int | None, keep: str = "best"
+) -> tuple[Grid, str, Path | None]:
     """Returns the sweep, a name for it, and the work directory.
 
     Args:
@@ -100,11 +106,13 @@ def read_grid(arguments: Sequence[str], seeds: int, at_once: int | None) -> tupl
         semicolons between values that have commas themselves, such as ``--config.cell.wrappers=residual,dropout;none``.
       seeds: how many seeds every point of the grid has.
       at_once: how many runs one program may train at most; None for no limit.
+      keep: of which runs the parameters are kept, as in `Grid`.
 
     Raises:
       ConfigError: as `rnnjax.config_flags.read_config`, and for numbers or lists that make no sweep.
     """
     require(seeds >= 1, f"--seeds must be at least 1, got {seeds}")
+    require(keep in KEEP, f"--keep must be one of {', '.join(KEEP)}, got {keep!r}")
     require(at_once is None or at_once >= 1, f"--at-once must be at least 1, got {at_once}")
     fixed, lists = _lists(arguments)
     require("seed" not in lists, "a sweep takes its seeds from --seeds, from config.seed on; give one config.seed")
@@ -120,7 +128,7 @@ def read_grid(arguments: Sequence[str], seeds: int, at_once: int | None) -> tupl
     values = {field: list(dict.fromkeys(point[field] for _, point in points)) for field in lists}
     for field, texts in lists.items():
         require(len(values[field]) == len(texts), f"--config.{field} has a value twice in {_joined(texts)!r}")
-    return Grid(points[0][0], seeds, values, _runs(points, seeds), at_once), name, workdir
+    return Grid(points[0][0], seeds, values, _runs(points, seeds), at_once, keep), name, workdir
 
 
 def _joined(texts: Sequence[str]) -> str:
@@ -197,7 +205,8 @@ def groups(grid: Grid, *, seeds_apart: bool = False) -> list[Group]:
         fixed = [name for name in floats if name.removeprefix(_OPTIMIZER) not in traced]
         for same in _grouped(runs, lambda run, fixed=fixed: tuple(run.values[name] for name in fixed)):
             size = grid.at_once or len(same)
-            result += [Group(same[first : first + size], traced) for first in range(0, len(same), size)]
+            parts = [same[first : first + size] for first in range(0, len(same), size)]
+            result += [Group(part, traced, grid.keep) for part in parts]
     return result
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from rnnjax.training.grid import Group
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.sweep import PendingGroups, about
+from rnnjax.training.sweep_best import KEPT
 from rnnjax.training.sweep_group import train_group
 
 _log = logging.getLogger(__name__)
@@ -70,8 +71,12 @@ def train_on_ray(groups: PendingGroups, first_task: Task) -> None:
                 raise Interrupted(f"stopped by {stop.signal}, {len(pending)} of {len(groups)} tasks not complete")
 
 
-def train_alone(group: Group) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Trains a group in a process of its own, on one device; returns its summary and its metrics."""
+def train_alone(group: Group) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, bytes]]:
+    """Trains a group in a process of its own, on one device.
+
+    Returns:
+      its summary, its metrics, and the files of the runs that are kept by their paths in the group's directory.
+    """
     if jax.config.values["jax_num_cpu_devices"] <= 0:
         jax.config.update("jax_num_cpu_devices", 1)
     keep_compilations()
@@ -80,10 +85,18 @@ def train_alone(group: Group) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         train_group(group, build_task(group.config), directory, StopRequest())
         summary = directory.summary()
         assert summary is not None
-        return summary, directory.metrics()
+        files = [path for path in (directory.path / KEPT).rglob("*") if path.is_file()]
+        contents = {str(path.relative_to(directory.path)): path.read_bytes() for path in files}
+        return summary, directory.metrics(), contents
 
 
-def write_group(group: Group, directory: RunDirectory, summary: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+def write_group(
+    group: Group,
+    directory: RunDirectory,
+    summary: dict[str, Any],
+    rows: list[dict[str, Any]],
+    files: Mapping[str, bytes],
+) -> None:
     """Writes what a Ray task returned into a group's directory, in place of what an earlier attempt left there.
 
     Args:
@@ -91,8 +104,13 @@ def write_group(group: Group, directory: RunDirectory, summary: dict[str, Any], 
       directory: its directory.
       summary: of the group.
       rows: lines of `metrics.jsonl`.
+      files: those of the runs that are kept, by their paths in the directory.
     """
     shutil.rmtree(directory.path, ignore_errors=True)
     directory.claim(group.as_dict())
     directory.append_metrics(rows)
+    for name, content in files.items():
+        path = directory.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
     directory.write_summary(summary)

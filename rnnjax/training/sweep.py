@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,12 +13,14 @@ from rnnjax.files import read_json, write_json
 from rnnjax.machine import device_name, git_commit, versions
 from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Task
+from rnnjax.training.finding import RESULTS
 from rnnjax.training.grid import Grid, Group, groups
 from rnnjax.training.interruption import StopRequest
 from rnnjax.training.lock import locked
 from rnnjax.training.loop import training_schedule
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.run_programs import runs_mesh
+from rnnjax.training.sweep_best import KEPT, score_of
 from rnnjax.training.sweep_group import is_group_summary, train_group
 from rnnjax.training.sweep_report import plot_sweep, points, table
 
@@ -109,6 +111,8 @@ def gather(grid: Grid, task: Task, directories: Sequence[RunDirectory]) -> dict[
         "metric": task.best_metric,
         "higher_is_better": task.higher_is_better,
         "runs": runs,
+        "kept": kept_directories(directories),
+        "best": best_kept(task, runs, kept_directories(directories)),
         "points": points(runs),
         "groups": [{**summary, "runs": [run["run"] for run in summary["runs"]]} for summary in summaries],
         "device": {"platform": jax.default_backend(), "kind": device_name(), "count": jax.local_device_count()},
@@ -116,6 +120,23 @@ def gather(grid: Grid, task: Task, directories: Sequence[RunDirectory]) -> dict[
         "git_commit": git_commit(),
         "data": {"name": task.data.name, "source": task.data.source, "checksum": task.data.checksum},
     }
+
+
+def kept_directories(directories: Sequence[RunDirectory]) -> dict[str, str]:
+    """Returns the directory of every run that was kept, relative to that of the sweep, by the run's number as text."""
+    found = {}
+    for directory in directories:
+        summary = directory.summary(is_group_summary)
+        for number in [] if summary is None else summary["kept"]:
+            found[str(number)] = f"groups/{directory.path.name}/{KEPT}/{number}"
+    return found
+
+
+def best_kept(task: Task, runs: Sequence[dict[str, Any]], kept: Mapping[str, str]) -> int | None:
+    """Returns the number of the run that is best of those kept, the first of equals; None if there are none."""
+    able = [run for run in runs if str(run["run"]) in kept and run["best"]]
+    best = max(able, key=lambda run: (score_of(task, run["best"]), -run["run"]), default=None)
+    return None if best is None else best["run"]
 
 
 def write_results(directory: RunDirectory, directories: Sequence[RunDirectory], results: dict[str, Any]) -> None:
@@ -128,12 +149,12 @@ def write_results(directory: RunDirectory, directories: Sequence[RunDirectory], 
     """
     complete = [group for group in directories if group.summary(is_group_summary) is not None]
     directory.write_metrics(row for group in complete for row in group.metrics())
-    write_json(directory.path / "sweep.json", results)
+    write_json(directory.path / RESULTS, results)
 
 
 def read_results(directory: RunDirectory) -> dict[str, Any] | None:
     """Returns the results of a sweep; None if there are none, or a table cannot be made of them."""
-    return read_json(directory.path / "sweep.json", _makes_a_table, "it is made again")
+    return read_json(directory.path / RESULTS, _makes_a_table, "it is made again")
 
 
 def _makes_a_table(results: Any) -> bool:

@@ -37,8 +37,9 @@ from rnnjax.training.run_programs import (
     stack,
 )
 from rnnjax.training.split_evaluation import scores
-from rnnjax.training.state import TrainState, as_items, from_items, initial_train_state, require_room
+from rnnjax.training.state import TrainState, from_items, initial_train_state, require_room
 from rnnjax.training.summary import best_metrics, last_metrics
+from rnnjax.training.sweep_best import KEPT, BestParams, Ended, items_of_runs, kept, no_best_params, score_of, write_run
 from rnnjax.unrolling.auto import using
 
 _log = logging.getLogger(__name__)
@@ -68,16 +69,21 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
     origin = Origin(config_digest(group.as_dict()), task.data.checksum)
     # By the rule alone, so that what was measured on a machine does not change a sweep's results.
     with using(()), Checkpoints(directory.checkpoints, origin) as checkpoints:
-        states, diverged, start_step, unfinished = initial_or_restored(
-            task, group, programs.mesh, schedule, checkpoints
-        )
-        directory.keep_metrics_until(start_step, steps_in(unfinished.window))
-        with Progress(start_step, schedule.steps) as progress:
-            window = LogWindow(schedule.epoch_steps, group.config.log_every, unfinished.window)
-            record = GroupRecord(task, group, directory, progress, checkpoints, diverged, window)
+        begin = initial_or_restored(task, group, programs.mesh, schedule, checkpoints)
+        directory.keep_metrics_until(begin.step, steps_in(begin.unfinished.window))
+        with Progress(begin.step, schedule.steps) as progress:
+            window = LogWindow(schedule.epoch_steps, group.config.log_every, begin.unfinished.window)
+            record = GroupRecord(task, group, directory, progress, checkpoints, begin.diverged, begin.best, window)
             loop_started = time.perf_counter()
             states = train_steps(
-                schedule, programs, states, start_step, unfinished, record, stop, group.config.call_seconds
+                schedule,
+                programs,
+                begin.states,
+                begin.step,
+                begin.unfinished,
+                record,
+                stop,
+                group.config.call_seconds,
             )
             step_seconds = time.perf_counter() - loop_started - programs.steps.compile_seconds
         checkpoints.wait()
@@ -89,11 +95,41 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
     times = {
         "seconds": round(time.perf_counter() - started, 3),
         "compile_seconds": round(programs.steps.compile_seconds, 3),
-        "steps_per_second": round(len(group.runs) * (schedule.steps - start_step) / max(step_seconds, 1e-9), 3),
+        "steps_per_second": round(len(group.runs) * (schedule.steps - begin.step) / max(step_seconds, 1e-9), 3),
     }
-    directory.write_summary({"runs": record.results(), "devices": programs.mesh.size, **times})
+    results = record.results()
+    kept_runs = write_kept(record, results, schedule, states.params, times)
+    directory.write_summary({"runs": results, "kept": kept_runs, "devices": programs.mesh.size, **times})
     # With its summary a group is complete, and never resumed.
     shutil.rmtree(directory.checkpoints, ignore_errors=True)
+
+
+def write_kept(
+    record: GroupRecord,
+    results: Sequence[Mapping[str, Any]],
+    schedule: TrainingSchedule,
+    params: Any,
+    times: Mapping[str, float],
+) -> list[int]:
+    """Writes the directories of the runs that are kept; returns their numbers.
+
+    Args:
+      record: of the group.
+      results: of its runs.
+      schedule: of each run.
+      params: the parameters of all runs after the last step, each leaf ``[padded, ...]``.
+      times: that the group took.
+    """
+    if record.best is None:
+        return []
+    rows, chosen = record.rows_by_run(), kept(record.group, record.best, results)
+    for index in chosen:
+        run = record.group.runs[index]
+        last = jax.tree.map(lambda leaf, index=index: np.asarray(np.asarray(leaf)[index]), params)
+        best = (int(record.best.step[index]), record.best.of_run(index))
+        ended = Ended(run, results[index], rows[run.number], best, (schedule.steps, last), times)
+        write_run(record.task, ended, RunDirectory(record.directory.path / KEPT / str(run.number)))
+    return [record.group.runs[index].number for index in chosen]
 
 
 def is_group_summary(value: Any) -> bool:
@@ -101,6 +137,8 @@ def is_group_summary(value: Any) -> bool:
     if not isinstance(value, dict) or not all(is_number(value.get(name)) for name in ("devices", *_TIMES)):
         return False
     runs = value.get("runs")
+    if not isinstance(value.get("kept"), list):
+        return False
     return isinstance(runs, list) and all(isinstance(run, dict) and run.keys() == _RUN_FIELDS for run in runs)
 
 
@@ -139,9 +177,27 @@ def compile_programs(task: Task, group: Group, schedule: TrainingSchedule) -> Pr
     )
 
 
+class Beginning(NamedTuple):
+    """What a group begins with.
+
+    Attributes:
+      states: of the runs, on the devices.
+      diverged: for each run, the step at which it diverged, 0 if it has not.
+      best: the best parameters of each run so far; None where none are kept.
+      step: number of steps that led to the states.
+      unfinished: what the group was doing when it was stopped.
+    """
+
+    states: TrainState
+    diverged: Int[np.ndarray, " runs"]
+    best: BestParams | None
+    step: int
+    unfinished: Unfinished
+
+
 def initial_or_restored(
     task: Task, group: Group, mesh: Mesh, schedule: TrainingSchedule, checkpoints: Checkpoints
-) -> tuple[TrainState, Int[np.ndarray, " runs"], int, Unfinished]:
+) -> Beginning:
     """Returns the states to begin with: those of the last checkpoint, or fresh ones if there is none.
 
     A checkpoint holds the runs without padding, so that training can resume on another number of devices.
@@ -152,31 +208,24 @@ def initial_or_restored(
       mesh: the devices.
       schedule: of each run.
       checkpoints: of the group.
-
-    Returns:
-      the states; for each run the step at which it diverged, 0 if it has not; the number of steps that led to the
-      states; and what the group was doing when it was stopped.
     """
     # The state has the same structure for all values.
     traced = {name: values[0] for name, values in group.traced_values().items()}
     optimizer = build_optimizer(group.config.optimizer, schedule.steps, schedule.epoch_steps, traced)
     initial = initial_train_state(task, optimizer)
     states, diverged = stack([initial(run.seed) for run in group.runs]), np.zeros(len(group.runs), np.int32)
+    best = None if group.keep == "none" else no_best_params(states.params)
     step, unfinished = 0, Unfinished()
-    checkpoint = checkpoints.restore_last(items_of_runs(states, diverged))
+    checkpoint = checkpoints.restore_last(items_of_runs(states, diverged, best))
     if checkpoint is not None:
         step, items = checkpoint
-        states, diverged = from_items(items | {"state": items["state"]["states"]}), items["state"]["diverged"]
+        state = items["state"]
+        states, diverged = from_items(items | {"state": state["states"]}), np.array(state["diverged"])
+        best = None if best is None else state["best"].copy()
         unfinished = checkpoints.unfinished(step)
         _log.info("resuming from the checkpoint of step %d", step)
-    return place_states(mesh, states, padded_runs(mesh, len(group.runs))), np.array(diverged), step, unfinished
-
-
-def items_of_runs(states: TrainState, diverged: Int[np.ndarray, " runs"]) -> dict[str, Any]:
-    """Returns the states of runs, and where each diverged, as the items of a checkpoint."""
-    items = as_items(states)
-    # A copy, since it is written in the background while this array changes.
-    return items | {"state": {"states": items["state"], "diverged": diverged.copy()}}
+    placed = place_states(mesh, states, padded_runs(mesh, len(group.runs)))
+    return Beginning(placed, diverged, best, step, unfinished)
 
 
 class GroupRecord(NamedTuple):
@@ -192,6 +241,7 @@ class GroupRecord(NamedTuple):
       progress: the progress bar.
       checkpoints: of the group.
       diverged: for each run, the first step whose loss is not finite, 0 if there is none.
+      best: the best parameters of each run so far; None where none are kept.
       window: the training steps whose line is not complete yet.
     """
 
@@ -201,6 +251,7 @@ class GroupRecord(NamedTuple):
     progress: Progress
     checkpoints: Checkpoints
     diverged: Int[np.ndarray, " runs"]
+    best: BestParams | None
     window: LogWindow
 
     def write(self, results: CallResults) -> None:
@@ -215,7 +266,16 @@ class GroupRecord(NamedTuple):
         self.directory.append_metrics(sorted(rows, key=lambda row: (row["step"], row["split"] == "validation")))
         self._show_progress(metrics, results)
         if results.state is not None:
+            self._note_best(results)
             self.save(results.step, results.state)
+
+    def _note_best(self, results: CallResults) -> None:
+        """Takes the parameters of the runs that an evaluation has found better than ever."""
+        if self.best is None or results.validation is None:
+            return
+        rows = [self.task.complete(_of_run(results.validation, index)) for index in range(len(self.diverged))]
+        scores = np.array([score_of(self.task, row) for row in rows], np.float32)
+        self.best.note(np.where(self.diverged == 0, scores, -np.inf), results.step, results.state.params)
 
     def _show_progress(self, metrics: Metrics, results: CallResults) -> None:
         shown = self._shown_runs()
@@ -263,7 +323,7 @@ class GroupRecord(NamedTuple):
 
     def save(self, step: int, states: TrainState) -> None:
         """Writes a checkpoint."""
-        self.checkpoints.save(step, items_of_runs(states, self.diverged), {})
+        self.checkpoints.save(step, items_of_runs(states, self.diverged, self.best), {})
 
     def save_unfinished(self, step: int, states: TrainState, *, evaluation: bool) -> None:
         """Writes a checkpoint to resume from; returns when it is complete.
@@ -273,7 +333,7 @@ class GroupRecord(NamedTuple):
           states: after them.
           evaluation: whether the validation split is still to be evaluated after this step.
         """
-        items = items_of_runs(states, self.diverged)
+        items = items_of_runs(states, self.diverged, self.best)
         self.checkpoints.save(step, items, {}, Unfinished(self.window.as_json(), evaluation))
         self.checkpoints.wait()
 
@@ -298,11 +358,16 @@ class GroupRecord(NamedTuple):
                 test |= scores(self.task, params_of_run, "test")
             self.directory.append_metrics([{"run": run.number, **about, **test}])
 
-    def results(self) -> list[dict[str, Any]]:
-        """Returns the results of every run, in the form of a run's own summary."""
+    def rows_by_run(self) -> dict[int, list[dict[str, Any]]]:
+        """Returns the lines of every run, by its number."""
         rows: dict[int, list[dict[str, Any]]] = {run.number: [] for run in self.group.runs}
         for row in self.directory.metrics():
             rows[row.pop("run")].append(row)
+        return rows
+
+    def results(self) -> list[dict[str, Any]]:
+        """Returns the results of every run, in the form of a run's own summary."""
+        rows = self.rows_by_run()
         return [
             {
                 "run": run.number,

@@ -28,14 +28,14 @@ def points(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _point(values: dict[str, Any], runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    converged = [run for run in runs if run["diverged"] is None]
-    splits = dict.fromkeys(split for run in converged for split in run["final"])
+    whole = [run for run in runs if run["diverged"] is None]
+    splits = dict.fromkeys(split for run in whole for split in run["final"])
     return {
         "values": values,
         "seeds": [run["seed"] for run in runs],
-        "diverged": len(runs) - len(converged),
-        "final": {split: spread([run["final"][split] for run in converged]) for split in splits},
-        "best": spread([run["best"] for run in converged if run["best"]]),
+        "diverged": len(runs) - len(whole),
+        "final": {split: spread([run["final"][split] for run in whole]) for split in splits},
+        "best": spread([run["best"] for run in whole if run["best"]]),
     }
 
 
@@ -69,12 +69,12 @@ def table(results: dict[str, Any]) -> str:
             [
                 *(str(value) for value in point["values"].values()),
                 _count(point),
-                *map(_plus_minus, [*cells, point["best"].get(metric)]),
+                *(_plus_minus(cell, converged(point)) for cell in [*cells, point["best"].get(metric)]),
             ]
         )
     widths = [max(map(len, column)) for column in zip(*lines)]
     text = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines]
-    return "\n".join([*text, *_best_line(results), _time_line(results)])
+    return "\n".join([*text, *_best_line(results), *_kept_line(results), _time_line(results)])
 
 
 def _metrics(all_points: Sequence[dict[str, Any]], split: str) -> list[str]:
@@ -86,8 +86,16 @@ def _count(point: dict[str, Any]) -> str:
     return f"{runs} ({diverged} diverged)" if diverged else str(runs)
 
 
-def _plus_minus(value: dict[str, float] | None) -> str:
-    return "" if value is None else f"{value['mean']:.4f} ± {value['std']:.4f}"
+def converged(point: Mapping[str, Any]) -> int:
+    """Returns the number of runs at a point that have not diverged."""
+    return len(point["seeds"]) - point["diverged"]
+
+
+def _plus_minus(value: dict[str, float] | None, runs: int) -> str:
+    """Returns a mean with the deviation over the runs, which a single run has not."""
+    if value is None:
+        return ""
+    return f"{value['mean']:.4f} ± {value['std']:.4f}" if runs > 1 else f"{value['mean']:.4f}"
 
 
 def best_point(results: dict[str, Any]) -> dict[str, Any] | None:
@@ -104,8 +112,18 @@ def _best_line(results: dict[str, Any]) -> list[str]:
     best = best_point(results)
     if best is None or len(results["points"]) == 1:
         return []
-    value = _plus_minus(best["final"]["validation"][results["metric"]])
+    value = _plus_minus(best["final"]["validation"][results["metric"]], converged(best))
     return [f"best: {point_name(best['values'])} (validation {results['metric']} {value})"]
+
+
+def _kept_line(results: dict[str, Any]) -> list[str]:
+    """Returns a line about the best run whose parameters were kept."""
+    run = next((run for run in results["runs"] if run["run"] == results["best"]), None)
+    if run is None:
+        return []
+    name = ", ".join(filter(None, [point_name(run["values"]), f"seed={run['seed']}"]))
+    metric, count = results["metric"], len(results["kept"])
+    return [f"runs kept: {count}, the best is run {run['run']} ({name}, {metric} {run['best'][metric]:.4f})"]
 
 
 def _time_line(results: dict[str, Any]) -> str:
@@ -131,13 +149,13 @@ def plot_sweep(results: dict[str, Any], rows: Sequence[dict[str, Any]], director
       rows: lines of `metrics.jsonl`.
       directory: where the plots are written.
     """
-    converged = [run for run in results["runs"] if run["diverged"] is None]
+    whole = [run for run in results["runs"] if run["diverged"] is None]
     validation = [row for row in rows if row["split"] == "validation"]
-    curves = {run["run"]: [row for row in validation if row["run"] == run["run"]] for run in converged}
+    curves = {run["run"]: [row for row in validation if row["run"] == run["run"]] for run in whole}
     for name in _metrics(results["points"], "validation"):
         figure, axes = new_figure(6, 4)
         for point in results["points"]:
-            point_curves = [curves[run["run"]] for run in converged if run["values"] == point["values"]]
+            point_curves = [curves[run["run"]] for run in whole if run["values"] == point["values"]]
             if point_curves:
                 _plot_point(axes, point, point_curves, name)
         axes.set(xlabel="epoch", ylabel=f"validation {name}")
@@ -150,6 +168,6 @@ def _plot_point(axes: Any, point: dict[str, Any], curves: Sequence[Sequence[dict
     epochs = [row["epoch"] for row in curves[0]]
     values = np.array([[row[name] for row in curve] for curve in curves])
     mean, std = values.mean(0), values.std(0, ddof=min(1, len(values) - 1))
-    label = point_name(point["values"]) or f"{len(values)} seeds"
+    label = point_name(point["values"]) or (f"{len(values)} seeds" if len(values) > 1 else "one seed")
     (line,) = axes.plot(epochs, mean, label=label, marker="." if len(epochs) < 50 else None)
     axes.fill_between(epochs, mean - std, mean + std, color=line.get_color(), alpha=0.2, linewidth=0)

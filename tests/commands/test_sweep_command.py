@@ -52,7 +52,7 @@ def test_a_sweep_leaves_results_metrics_and_pictures(swept):
 def test_the_table_has_a_line_a_point_and_names_the_best(swept):
     path, out = swept
     results = json.loads((path / "sweep.json").read_text())
-    head, *lines, best, time = out.splitlines()
+    head, *lines, best, kept, time = out.splitlines()
     names = ["learning_rate", "runs", "validation", "loss", "validation", "accuracy", "test", "loss"]
     assert all(name in head for name in names)
     assert len(lines) == 2
@@ -62,6 +62,7 @@ def test_the_table_has_a_line_a_point_and_names_the_best(swept):
         assert f"{loss['mean']:.4f} ± {loss['std']:.4f}" in line
     means = [point["final"]["validation"]["accuracy"]["mean"] for point in results["points"]]
     assert best.startswith(f"best: learning_rate={(0.1, 0.01)[means.index(max(means))]} (validation accuracy ")
+    assert re.match(rf"runs kept: 1, the best is run {results['best']} \(learning_rate=.*, seed=\d, accuracy ", kept)
     assert re.match(r"[\d.]+ s, runs: 6, programs: 1, [\d.]+ s compiling, on 2 x ", time)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from toytasks import sign
-from toytasks.runs import data_set, line_config
+from toytasks.runs import assert_identical, data_set, line_config, params_of
 
 from rnnjax.config import DataConfig, OptimizerConfig
 from rnnjax.config_group import freeze, to_dict
@@ -19,6 +19,7 @@ from rnnjax.errors import ConfigError, DirectoryInUse
 from rnnjax.tasks.task import Buckets, Task
 from rnnjax.training import sweep as sweeping
 from rnnjax.training import sweep_group
+from rnnjax.training.finding import find_run
 from rnnjax.training.grid import Group, Run, groups, read_grid, takes_array
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.lock import locked
@@ -91,6 +92,15 @@ def test_every_run_is_the_one_that_training_makes(number, swept, tmp_path):
     alone.claim(to_dict(config))
     summary = train(sign.build(config), config, alone)
     assert_rows_agree(rows_of(directory, number), alone.metrics())
+    if str(number) in results["kept"]:
+        kept = find_run(directory.path / str(number))
+        assert_rows_agree(kept.metrics(), alone.metrics())
+        assert_rows_agree([kept.summary()["best"]], [summary["best"]])
+        for which in ("best", "last"):
+            step, params = params_of(kept, which)
+            expected_step, expected = params_of(alone, which)
+            assert step == expected_step
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), params, expected)
     run = results["runs"][number]
     assert (run["run"], run["seed"], run["diverged"]) == (number, config.seed, None)
     assert run["values"] == {"optimizer.learning_rate": config.optimizer.learning_rate}
@@ -298,7 +308,8 @@ def test_a_sweep_that_is_stopped_goes_on_to_the_same_end(at, complete, trained, 
     assert sweep(grid, directory, train_in_turn)["runs"] == results["runs"]
     assert directory.metrics() == uninterrupted.metrics()
     assert sizes == trained
-    assert not list(directory.path.rglob("checkpoints"))
+    assert not list(directory.path.glob("groups/*/checkpoints"))
+    assert_identical(*(params_of(find_run(each.path / "best"))[1] for each in (directory, uninterrupted)))
 
 
 def signal_in_evaluation(number):

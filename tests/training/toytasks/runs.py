@@ -15,11 +15,12 @@ from fixtures.shared_programs import meaning
 from tensorboardX.proto.event_pb2 import Event
 
 from rnnjax.config import CellConfig, OptimizerConfig, ParallelConfig, TrainConfig
-from rnnjax.config_group import freeze, to_dict
+from rnnjax.config_group import freeze, from_dict, to_dict
 from rnnjax.data.dataset import DataSet, content_checksum
 from rnnjax.optimizer import build_optimizer
 from rnnjax.tasks.task import Task
 from rnnjax.training.checkpoint import Checkpoints
+from rnnjax.training.evaluation import restore_params
 from rnnjax.training.loop import open_checkpoints, train
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.state import as_items, from_items, initial_train_state
@@ -116,6 +117,12 @@ def last_checkpoint(path: Path, config: TrainConfig, task: Task | None = None) -
     like = as_items(state_like(config, task))
     step, items = with_checkpoints(path, task, lambda checkpoints: checkpoints.restore_last(like))
     return step, from_items(items)
+
+
+def params_of(run: RunDirectory, which: str = "best") -> tuple[int, Any]:
+    """Step and parameters of a checkpoint of a run of the toy task."""
+    task = sign.build(freeze(from_dict(sign.Config, run.config())))
+    return restore_params(run, task, which, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
 
 
 def state_like(config: TrainConfig, task: Task) -> Any:
