@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.interop.variables import names_in_short
@@ -24,8 +25,13 @@ def to_arrays(params: Any) -> dict[str, np.ndarray]:
       >>> {name: value.shape for name, value in arrays.items() if name.endswith("w_x")}
       {'0.w_x': (3, 3, 8), '1.w_x': (8, 3, 8)}
     """
-    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-    return {_name(path): np.array(leaf) for path, leaf in leaves}
+    return {name: np.array(leaf) for name, leaf in by_path(params).items()}
+
+
+def by_path(tree: Any) -> dict[str, Any]:
+    """Returns the leaves of a tree by their paths."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def from_arrays(like: Any, arrays: Mapping[str, Any]) -> Any:
@@ -47,8 +53,7 @@ def from_arrays(like: Any, arrays: Mapping[str, Any]) -> Any:
       >>> bool((again.w_x == params.w_x).all())
       True
     """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
-    expected = {_name(path): leaf for path, leaf in leaves}
+    expected = by_path(like)
     missing = [name for name in expected if name not in arrays]
     unused = [name for name in arrays if name not in expected]
     if missing or unused:
@@ -60,8 +65,4 @@ def from_arrays(like: Any, arrays: Mapping[str, Any]) -> Any:
             raise ValueError(
                 f"{name} must be {wanted.dtype} of shape {list(wanted.shape)}, got {found.dtype} {list(found.shape)}"
             )
-    return jax.tree.unflatten(structure, [jax.numpy.asarray(arrays[name]) for name in expected])
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
+    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(arrays[name]) for name in expected])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +30,20 @@ def write_torch(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> None:
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("archive/data.pkl", _pickled(state_dict))
-        archive.writestr("archive/byteorder", "little")
-        for number, array in enumerate(state_dict.values()):
-            archive.writestr(f"archive/data/{number}", array.astype(array.dtype.newbyteorder("<")).tobytes())
-        archive.writestr("archive/version", "3\n")
+        for name, content in _records(state_dict):
+            archive.writestr(
+                zipfile.ZipInfo(f"archive/{name}"), content
+            )  # without a date: equal files for equal arrays
     write_bytes(Path(path), buffer.getvalue())
+
+
+def _records(state_dict: Mapping[str, np.ndarray]) -> Iterator[tuple[str, bytes]]:
+    """Yields the files in the archive, by name and content."""
+    yield "data.pkl", _pickled(state_dict)
+    yield "byteorder", b"little"
+    for number, array in enumerate(state_dict.values()):
+        yield f"data/{number}", array.astype(array.dtype.newbyteorder("<")).tobytes()
+    yield "version", b"3\n"
 
 
 def _pickled(state_dict: Mapping[str, np.ndarray]) -> bytes:
