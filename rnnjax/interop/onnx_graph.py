@@ -57,12 +57,26 @@ class Graph:
         return name
 
     def add(self, kind: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
-        """Adds a node of a kind, such as ``"Add"``."""
+        """Adds a node.
+
+        Args:
+          kind: its operator, such as ``"Add"``.
+          inputs: the names of what it reads.
+          outputs: the names of what it makes.
+          **attributes: those of the operator.
+        """
         name = f"{self.prefix}{kind}_{len(self.nodes)}"
         self.nodes.append(package().helper.make_node(kind, inputs, outputs, name=name, **attributes))
 
     def node(self, kind: str, inputs: list[str], output: str | None = None, **attributes: Any) -> str:
-        """Adds a node with one output; returns the output's name."""
+        """Adds a node with one output; returns the output's name.
+
+        Args:
+          kind: its operator, such as ``"Add"``.
+          inputs: the names of what it reads.
+          output: the name of what it makes; None makes a name.
+          **attributes: those of the operator.
+        """
         output = output or self.new_name()
         self.add(kind, inputs, [output], **attributes)
         return output

@@ -31,9 +31,8 @@ def write_torch(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, content in _records(state_dict):
-            archive.writestr(
-                zipfile.ZipInfo(f"archive/{name}"), content
-            )  # without a date: equal files for equal arrays
+            # Without the date, so that equal arrays make equal files.
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)
     write_bytes(Path(path), buffer.getvalue())
 
 
