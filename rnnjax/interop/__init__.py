@@ -13,7 +13,7 @@ the other framework's variables. No other framework need be installed.
 """
 
 from rnnjax.interop.equinox import from_equinox
-from rnnjax.interop.flax import from_flax
+from rnnjax.interop.flax import from_flax, to_flax
 from rnnjax.interop.haiku import from_haiku
 from rnnjax.interop.keras import bidirectional_from_keras, from_keras, to_keras
 from rnnjax.interop.keras_file import write_keras
@@ -41,6 +41,7 @@ __all__ = [
     "onnx_weights",
     "read_safetensors",
     "to_arrays",
+    "to_flax",
     "to_keras",
     "to_onnx",
     "to_stablehlo",

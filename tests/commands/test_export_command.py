@@ -20,7 +20,7 @@ def run(trained):
     return rnnjax.load_run(trained[0])
 
 
-def test_a_run_is_written_as_programs_that_predict_what_it_predicts(run, call, tmp_path, symbolic_sizes):
+def test_a_run_is_written_as_programs_that_predict_what_it_predicts(run, call, tmp_path):
     code, printed, _, _ = call(main, run.directory, "--to", "stablehlo", "--out", tmp_path / "out")
     assert code == 0
     names = ["predict.stablehlo", "unroll.stablehlo", "initial_state.stablehlo", "signature.json"]

@@ -33,7 +33,7 @@ def computed(session, inputs, states):
 
 
 @pytest.mark.parametrize("name", OPERATORS | TRACED)
-def test_a_model_computes_what_unroll_does_for_any_batch_and_length(name, symbolic_sizes):
+def test_a_model_computes_what_unroll_does_for_any_batch_and_length(name):
     if name in TRACED:
         pytest.importorskip("jax2onnx")
     import jax

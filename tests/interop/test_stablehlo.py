@@ -1,6 +1,5 @@
 """Exported programs run where nothing but JAX is installed, for any batch size and length."""
 
-import functools
 import subprocess
 import sys
 
@@ -20,14 +19,9 @@ CELL = Stack([LearnedState(LSTM(H, peephole=True)), Residual(Dropout(GRU(H), out
 PARAMS = drawn_parameters(lambda key: CELL.init(key, I))
 
 
-@functools.cache
-def programs():
+@pytest.fixture(scope="module")
+def written():
     return [program.serialize() for program in to_stablehlo(CELL, PARAMS)]
-
-
-@pytest.fixture
-def written(symbolic_sizes):
-    return programs()
 
 
 def test_a_program_carries_the_state_from_call_to_call_for_any_batch_and_length(written):

@@ -1,5 +1,6 @@
 """What is written for another framework reads back as it was, and what it cannot express is refused in a sentence."""
 
+import jax
 import numpy as np
 import pytest
 from fixtures.parameters import drawn_parameters
@@ -21,8 +22,10 @@ from rnnjax.cells.joint import JointBasicRNN
 from rnnjax.interop import (
     bidirectional_from_torch,
     bidirectional_to_torch,
+    from_flax,
     from_keras,
     from_torch,
+    to_flax,
     to_keras,
     to_torch,
 )
@@ -44,6 +47,9 @@ BOTH = {
 WRITTEN = [(from_torch, to_torch, name) for name in BOTH] + [(from_keras, to_keras, name) for name in BOTH]
 MORE = {
     "torch, a projection": (from_torch, to_torch, Stack([LSTM(H, projection_size=P)] * 2)),
+    "flax, rnn": (from_flax, to_flax, BasicRNN(H, "gelu")),
+    "flax, gru": (from_flax, to_flax, GRU(H)),
+    "flax, a stack": (from_flax, to_flax, Project(Stack([LSTM(H)] * 2), P)),
     "keras, reset before": (from_keras, to_keras, GRU(H, reset="before")),
     "keras, several kinds": (from_keras, to_keras, Stack([GRU(H), LSTM(H + 1, activation="relu")])),
 }
@@ -55,7 +61,8 @@ def test_what_is_written_reads_back_as_it_was(case):
     read, write, cell = CASES[case]
     params = parameters(cell)
     written = write(cell, params)
-    assert all(type(value) is np.ndarray and value.dtype == np.float32 for value in written.values())
+    values = jax.tree.leaves(written)
+    assert all(type(value) is np.ndarray and value.dtype == np.float32 for value in values)
     assert same(read(cell, written), params)
 
 
@@ -85,6 +92,7 @@ REFUSED = {
         Stack([GRU(H), GRU(P)]),
         "these are GRU(hidden_size=4), GRU(hidden_size=2): write them one by one, each for its own module",
     ),
+    "flax, no biases": (to_flax, LSTM(H, use_bias=False), "Flax has no counterpart of LSTM(use_bias=False); use"),
     "keras, a projection": (
         to_keras,
         LSTM(H, projection_size=P),
