@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 
 from rnnjax.cell_config import CellConfig, build_cell
 from rnnjax.config_group import ConfigGroup
@@ -96,6 +97,8 @@ class TrainConfig(ConfigGroup):
       call_seconds: about how many seconds a call may take, so that a signal is handled soon; 0 for no limit. Neither
         this nor `steps_per_call` changes the results.
       log_every: training steps that a line of the log is the mean of; the last line of an epoch may be of fewer.
+      frozen: a regular expression; parameters whose whole path it matches, such as embedding.embedding, stay as they
+        are.
     """
 
     task: str = ""
@@ -107,6 +110,7 @@ class TrainConfig(ConfigGroup):
     steps_per_call: int = 0
     call_seconds: float = 5.0
     log_every: int = 50
+    frozen: str = ""
     cell: CellConfig = dataclasses.field(default_factory=CellConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -120,8 +124,17 @@ class TrainConfig(ConfigGroup):
         require(self.call_seconds >= 0, f"call_seconds must not be negative, got {self.call_seconds}")
         require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         require(self.seed < 2**32, f"seed must be below {2**32}, got {self.seed}")
+        require(_is_pattern(self.frozen), f"frozen must be a regular expression, got {self.frozen!r}")
         dtypes = ("float32", "bfloat16", "float16")
         require(self.dtype in dtypes, f"dtype must be one of {', '.join(dtypes)}, got {self.dtype!r}")
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
 
 
 PLACES = ("data.path", "data.tfds_dir")  # of the data: runs that differ only in these fields are the same

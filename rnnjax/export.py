@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         written = _writer(options.to)(run, out)
-    except (ValueError, ModuleNotFoundError) as error:
+    except (ValueError, TypeError, ModuleNotFoundError) as error:
         raise ConfigError(f"{options.directory} cannot be written as {options.to}: {error}") from None
     for path in written:
         print(path)

@@ -1,5 +1,9 @@
 """Trains: ``python -m rnnjax.train --config configs/mnist.py[:variant] [--config.FIELD=VALUE ...] [--workdir DIR]``.
 
+With ``--init_from RUN[:best|last]`` it begins with the parameters of another run, and its vocabulary where it has one;
+what ``--config.frozen=PATTERN`` names is not trained. ``python -m rnnjax.train --extend RUN --by EPOCHS [--data PATH]
+[--workdir DIR]`` goes on with a complete run, from its whole state, in another directory.
+
 Of several processes each is started with ``--coordinator HOST:PORT --process_id I --processes N`` and the same DIR;
 Slurm, Open MPI and Kubernetes say the three themselves.
 """
@@ -10,12 +14,15 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rnnjax.cache import keep_compilations
 from rnnjax.commands import HELP, end, exit_code, help_of_config, require_packages, resumable
 from rnnjax.config import TrainConfig
 from rnnjax.errors import require
+
+if TYPE_CHECKING:
+    from rnnjax.training.ancestor import Parent
 
 _log = logging.getLogger(__name__)
 
@@ -33,38 +40,53 @@ def main(arguments: Sequence[str]) -> None:
     from rnnjax.config_flags import read_config
     from rnnjax.parallel.distributed import joined, read_cluster
     from rnnjax.parallel.mesh import provide_cpu_devices
+    from rnnjax.training.ancestor import read_extension, read_parent
     from rnnjax.training.run_directory import new_directory
 
     if HELP & set(arguments):
         print(help_of_config(str(__doc__), [argument for argument in arguments if argument not in HELP]))
         return
     cluster, arguments = read_cluster(arguments)
-    config, name, workdir = read_config(arguments)
+    extension, workdir = read_extension(arguments)
+    if extension is not None:
+        config, parent, name = extension.config, extension.parent, f"{Path(extension.parent.directory).name}-extended"
+    else:
+        parent, arguments = read_parent(arguments)
+        config, name, workdir = read_config(arguments)
     require(cluster is None or workdir is not None, "several processes need --workdir, a directory that all reach")
     provide_cpu_devices()
     keep_compilations()
     with joined(cluster, config):
-        train_or_go_on(config, workdir or new_directory(name))
+        train_or_go_on(config, workdir or new_directory(name), parent)
 
 
-def train_or_go_on(config: TrainConfig, directory: Path) -> None:
-    """Trains in a run directory, from its last checkpoint if it has one, and prints the report."""
+def train_or_go_on(config: TrainConfig, directory: Path, parent: Parent | None = None) -> None:
+    """Trains in a run directory, from its last checkpoint if it has one, and prints the report.
+
+    Args:
+      config: the config.
+      directory: the run directory.
+      parent: with which other run it is to begin.
+    """
     from rnnjax.config_group import to_dict
     from rnnjax.parallel.distributed import is_writer
+    from rnnjax.training.ancestor import ancestor_of
     from rnnjax.training.loop import train
     from rnnjax.training.opening import opened, task_of_all
     from rnnjax.training.run_directory import RunDirectory
 
     run = RunDirectory(directory, writes=is_writer())
-    with opened(run, to_dict(config)) as summary:
+    with opened(run, to_dict(config), None if parent is None else parent.as_json()) as summary:
         _log.info("run directory: %s", run.path)
         if summary is not None:
             _log.info("this run is complete; nothing is left to do")
         else:
-            task = task_of_all(config)
+            ancestor = ancestor_of(run, parent)
+            kept = run.kept() if ancestor is None else ancestor.kept_for(config)
+            task = task_of_all(config, kept)
             _log.info("data: %s", task.data.source)
             with resumable(run.path):
-                summary = train(task, config, run)
+                summary = train(task, config, run, ancestor)
     if run.writes:
         print(report(summary))
 

@@ -24,7 +24,6 @@ from rnnjax.parallel.mesh import device_counts
 from rnnjax.tasks.task import Task
 from rnnjax.training.choice import Choice, choice_from_json
 from rnnjax.training.interruption import Interrupted, StopRequest
-from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.step_seconds import step_seconds, tuned_methods
 
 _log = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ def choose(
     config: TrainConfig,
     optimizer: optax.GradientTransformation,
     steps: int,
-    run: RunDirectory,
+    known: Choice | None,
     stop: StopRequest,
 ) -> Choice:
     """Returns how many devices share a batch, and the methods of recurrences.
@@ -63,7 +62,7 @@ def choose(
       config: the config.
       optimizer: the optimiser.
       steps: number of steps of the whole run.
-      run: the run directory.
+      known: what the run began with, if it is resumed.
       stop: ends the measurement.
 
     Raises:
@@ -71,9 +70,8 @@ def choose(
       Interrupted: if a signal stopped the measurement.
     """
     counts = device_counts(config.parallel.batch, config.batch_size, config.parallel.layers, config.parallel.time)
-    initial_choice = run.choice()
-    if initial_choice is not None and initial_choice.devices in counts:
-        return initial_choice
+    if known is not None and known.devices in counts:
+        return known
     if not _measures(config, counts, steps):
         return Choice(counts[0])
     fastest = stop.unless_stopped(lambda: _fastest(task, config, optimizer, steps, counts))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,6 @@ from rnnjax.backend import asks_after_each_step
 from rnnjax.config import TrainConfig
 from rnnjax.config_group import to_dict
 from rnnjax.errors import require
-from rnnjax.optimizer import build_optimizer
 from rnnjax.parallel.distributed import wait_for_all
 from rnnjax.parallel.mesh import BATCH, batch_mesh, filled_batch
 from rnnjax.plots import plot_curves
@@ -22,11 +21,13 @@ from rnnjax.tasks.task import Task
 from rnnjax.training.batches import device_feed, epoch_orders, epoch_steps, host_feed, left_out
 from rnnjax.training.calls import Programs, TrainingSchedule, train_steps
 from rnnjax.training.checkpoint import Checkpoints, Origin, Unfinished
+from rnnjax.training.choice import Choice
 from rnnjax.training.devices import choose
 from rnnjax.training.event_log import EventLog
+from rnnjax.training.frozen import check_frozen, run_optimizer
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow, steps_in
-from rnnjax.training.model_file import model_file
+from rnnjax.training.model_file import model_file, shapes
 from rnnjax.training.program import TrainProgram, place_state
 from rnnjax.training.progress import Progress
 from rnnjax.training.record import Record, means
@@ -41,8 +42,41 @@ _log = logging.getLogger(__name__)
 _MOST_STEPS = 2**31  # steps are counted in 32 bits
 
 
-def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
+class Ancestor(Protocol):
+    """Another run, with which one begins."""
+
+    def check(self, task: Task, config: TrainConfig, /) -> None:
+        """Raises an error of one sentence if a run cannot begin with it."""
+        ...
+
+    def choice(self) -> Choice | None:
+        """Returns the devices and methods to begin with; None to choose them."""
+        ...
+
+    def begin(
+        self, task: Task, config: TrainConfig, mesh: Mesh, state: TrainState, run: RunDirectory, own: Checkpoints, /
+    ) -> tuple[int, TrainState]:
+        """Returns the step to begin at, and the state, which it has written as a checkpoint.
+
+        Args:
+          task: of the new run.
+          config: of the new run.
+          mesh: the devices.
+          state: the fresh state of the new run.
+          run: the directory of the new run.
+          own: its checkpoints.
+        """
+        ...
+
+
+def train(task: Task, config: TrainConfig, run: RunDirectory, ancestor: Ancestor | None = None) -> dict[str, Any]:
     """Trains, or resumes from the run's last checkpoint; writes the summary.
+
+    Args:
+      task: the task.
+      config: the config.
+      run: the run directory.
+      ancestor: another run, with which this one begins where it has no checkpoint yet.
 
     Returns:
       the summary; if there are several processes, those that do not write get an empty one.
@@ -54,15 +88,21 @@ def train(task: Task, config: TrainConfig, run: RunDirectory) -> dict[str, Any]:
       Interrupted: if a signal stopped it, after a checkpoint.
     """
     with StopRequest() as stop:
-        return _train(task, config, run, stop)
+        return _train(task, config, run, ancestor, stop)
 
 
-def _train(task: Task, config: TrainConfig, run: RunDirectory, stop: StopRequest) -> dict[str, Any]:
+def _train(
+    task: Task, config: TrainConfig, run: RunDirectory, ancestor: Ancestor | None, stop: StopRequest
+) -> dict[str, Any]:
     started = time.perf_counter()
     schedule = training_schedule(task, config)
-    optimizer = build_optimizer(config.optimizer, schedule.steps, schedule.epoch_steps)
+    optimizer = run_optimizer(config, schedule.steps, schedule.epoch_steps)
     require_room(task, optimizer)
-    choice = choose(task, config, optimizer, schedule.steps, run, stop)
+    check_frozen(config.frozen, shapes(task))
+    if ancestor is not None:
+        ancestor.check(task, config)
+    known = run.choice() or (ancestor.choice() if ancestor is not None else None)
+    choice = choose(task, config, optimizer, schedule.steps, known, stop)
     programs = compile_programs(task, config, optimizer, choice.devices)
     # Claimed when the config is known to run, so that a mistake in a flag does not occupy the directory.
     run.claim(to_dict(config))
@@ -71,7 +111,9 @@ def _train(task: Task, config: TrainConfig, run: RunDirectory, stop: StopRequest
     log_uneven_batches(task, config.batch_size, programs.mesh)
     # By the methods that the run began with: what another program measures meanwhile must not change its results.
     with using(choice.methods), open_checkpoints(run, task, to_dict(config)) as checkpoints:
-        state, start_step, unfinished = initial_or_restored(task, optimizer, config, programs.mesh, checkpoints)
+        state, start_step, unfinished = initial_or_restored(
+            task, optimizer, config, programs.mesh, checkpoints, run, ancestor
+        )
         run.keep_metrics_until(start_step, steps_in(unfinished.window), evaluated=bool(checkpoints.metrics(start_step)))
         with (
             EventLog(run.tensorboard, run.metrics() if start_step else [], writes=run.writes) as events,
@@ -97,6 +139,8 @@ def _train(task: Task, config: TrainConfig, run: RunDirectory, stop: StopRequest
         compile_seconds=programs.steps.compile_seconds,
         input_wait=programs.steps.input_seconds / max(step_seconds, 1e-9),
     )
+    parent = run.parent()
+    summary |= {} if parent is None else {"parent": parent}
     run.write_summary(summary)
     return summary
 
@@ -233,9 +277,15 @@ def log_uneven_batches(task: Task, batch_size: int, mesh: Mesh) -> None:
 
 
 def initial_or_restored(
-    task: Task, optimizer: Any, config: TrainConfig, mesh: Mesh, checkpoints: Checkpoints
+    task: Task,
+    optimizer: Any,
+    config: TrainConfig,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+    run: RunDirectory,
+    ancestor: Ancestor | None = None,
 ) -> tuple[TrainState, int, Unfinished]:
-    """Returns the state to begin with: that of the last checkpoint, or a fresh one if there is none.
+    """Returns the state to begin with: that of the last checkpoint, else that of another run, else a fresh one.
 
     Args:
       task: the task.
@@ -243,6 +293,8 @@ def initial_or_restored(
       config: the config.
       mesh: the devices.
       checkpoints: of the run.
+      run: its directory.
+      ancestor: another run to begin with.
 
     Returns:
       the state, the number of steps that led to it, and what the run was doing when it was stopped.
@@ -251,7 +303,8 @@ def initial_or_restored(
     state = place_state(mesh, initial_train_state(task, optimizer)(config.seed))
     checkpoint = checkpoints.restore_last(as_items(state))
     if checkpoint is None:
-        return state, 0, Unfinished()
+        start = (0, state) if ancestor is None else ancestor.begin(task, config, mesh, state, run, checkpoints)
+        return start[1], start[0], Unfinished()
     step, items = checkpoint
     _log.info("resuming from the checkpoint of step %d", step)
     return from_items(items), step, checkpoints.unfinished(step)

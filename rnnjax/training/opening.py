@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from rnnjax.errors import ConfigError
 from rnnjax.parallel.agreement import CollectiveError, difference, in_all_processes
 from rnnjax.parallel.distributed import is_writer
 from rnnjax.tasks import build_task
-from rnnjax.tasks.task import Task
+from rnnjax.tasks.task import Kept, Task
 from rnnjax.training.lock import locked, mark_of
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.summary import is_summary
@@ -26,7 +26,9 @@ _VISIBLE_WITHIN = 5.0  # seconds until a shared disk shows one host what another
 
 
 @contextlib.contextmanager
-def opened(run: RunDirectory, config: dict[str, Any]) -> Iterator[dict[str, Any] | None]:
+def opened(
+    run: RunDirectory, config: dict[str, Any], parent: Mapping[str, Any] | None = None
+) -> Iterator[dict[str, Any] | None]:
     """Locks a run directory against other runs, and yields the run's summary if it is complete, otherwise None.
 
     If there are several processes, those that do not write get an empty summary of a complete run.
@@ -34,6 +36,7 @@ def opened(run: RunDirectory, config: dict[str, Any]) -> Iterator[dict[str, Any]
     Args:
       run: the directory.
       config: of the run, as JSON can hold it.
+      parent: what it is to begin with, if with another run, as JSON can hold it.
 
     Raises:
       ConfigError: if the directory holds another config's run or something else, or differs between processes.
@@ -47,6 +50,7 @@ def opened(run: RunDirectory, config: dict[str, Any]) -> Iterator[dict[str, Any]
             if not run.writes:
                 return {}
             run.check(config)
+            run.check_parent(parent)
             summary, mark = run.summary(is_summary), ""
             if summary is None:
                 mark = locks.enter_context(locked(run.path))
@@ -73,8 +77,12 @@ def _check_same_directory(run: RunDirectory, path: str, mark: str) -> None:
         )
 
 
-def task_of_all(config: TrainConfig) -> Task:
+def task_of_all(config: TrainConfig, kept: Kept | None = None) -> Task:
     """Returns the task with its data. The writing process reads the data first, so that it alone prepares it.
+
+    Args:
+      config: the config.
+      kept: what a run has kept, as for `build_task`.
 
     Raises:
       ConfigError, DataError: as `build_task`, or if the processes do not read the same data.
@@ -83,7 +91,7 @@ def task_of_all(config: TrainConfig) -> Task:
 
     def read_if(is_turn: bool) -> None:
         if is_turn:
-            tasks.append(build_task(config))
+            tasks.append(build_task(config, kept))
 
     in_all_processes(lambda: read_if(is_writer()))
     in_all_processes(lambda: read_if(not is_writer()))

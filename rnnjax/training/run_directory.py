@@ -7,7 +7,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from rnnjax.config import PLACES
 from rnnjax.config_group import differences
 from rnnjax.errors import ConfigError, first_line
 from rnnjax.files import is_object, parse_json, part_of, read_json, write_json, write_text
+from rnnjax.tasks.task import Kept
 from rnnjax.training.choice import Choice, choice_from_json
 from rnnjax.training.lock import LOCK
 from rnnjax.training.metrics_file import append_rows, mend, read_rows, write_rows
@@ -27,7 +28,7 @@ class RunDirectory:
     """The directory of a run.
 
     It contains `config.json`, `model.json`, `devices.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`,
-    `tensorboard/`, `plots/` and, while a run writes there, `lock`.
+    `tensorboard/`, `plots/`, `parent.json` if the run began with another one, and `lock` while a run writes there.
 
     Args:
       path: of the directory.
@@ -45,6 +46,7 @@ class RunDirectory:
         self._metrics = self.path / "metrics.jsonl"
         self._summary = self.path / "summary.json"
         self._devices = self.path / "devices.json"
+        self._parent = self.path / "parent.json"
 
     def check(self, config: dict[str, Any]) -> None:
         """Raises `ConfigError` if the directory contains a run of another config, or something else.
@@ -77,6 +79,25 @@ class RunDirectory:
             write_json(self._config, _as_json(config))
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be used ({error.strerror}); choose another --workdir") from error
+
+    def check_parent(self, parent: Mapping[str, Any] | None) -> None:
+        """Raises `ConfigError` if the directory contains a run that began otherwise.
+
+        Args:
+          parent: what the run is to begin with; None asks for no such thing, and fits every run.
+        """
+        recorded = self.parent()
+        if parent is None or (recorded is None and not self.has_begun()):
+            return
+        if recorded is None:
+            raise ConfigError(f"{self.path} holds a run that began afresh; choose another --workdir")
+        if any(recorded.get(name) != value for name, value in parent.items()):
+            began = f"with {recorded.get('directory')} ({recorded.get('how')}, {recorded.get('checkpoint')})"
+            raise ConfigError(f"{self.path} holds a run that began {began}; choose another --workdir")
+
+    def has_begun(self) -> bool:
+        """Says whether there are checkpoints, from which the run would be resumed."""
+        return self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
 
     def _holds_config(self) -> bool:
         """Says whether there is a `config.json`; an empty one alone is what a process leaves that was killed early."""
@@ -113,9 +134,9 @@ class RunDirectory:
         Raises:
           ConfigError: if checkpoints of an earlier version are there, which kept none.
         """
-        if self._model.is_file():
+        if self._model_file() is not None:
             return
-        if self.checkpoints.is_dir() and any(self.checkpoints.iterdir()):
+        if self.has_begun() and not self._model.exists():
             raise ConfigError(_EARLIER.format(self.path))
         if self.writes:
             write_text(self._model, json.dumps(model.as_json()) + "\n")
@@ -128,14 +149,35 @@ class RunDirectory:
         """
         if not self._model.exists():
             raise ConfigError(_EARLIER.format(self.path))
-        model = model_from_json(read_json(self._model, is_object, "the model cannot be opened"))
+        model = self._model_file()
         if model is None:
-            raise ConfigError(f"{self._model} is damaged, or of a later version of rnnjax; train the run again")
+            raise ConfigError(_DAMAGED.format(self._model))
         return model
 
-    def holds_model(self) -> bool:
-        """Says whether the run has kept something for its model."""
-        return self._model.is_file()
+    def kept(self) -> Kept | None:
+        """Returns what a run that is resumed takes in place of what its data would give; None if the data must give it.
+
+        Raises:
+          ConfigError: as `model`, unless the data gives the same, as it does if the run began afresh.
+        """
+        if not self.has_begun():
+            return None
+        if self._model_file() is None and self._model.exists() and self.parent() is None:
+            return None
+        return self.model().kept
+
+    def _model_file(self) -> ModelFile | None:
+        """Returns the content of `model.json`; None if there is none that can be read."""
+        return model_from_json(read_json(self._model, is_object, "it is made again where the run is resumed"))
+
+    def write_parent(self, record: Mapping[str, Any]) -> None:
+        """Writes with which other run this one began: directory, checkpoint, step and digests."""
+        if self.writes:
+            write_json(self._parent, record)
+
+    def parent(self) -> dict[str, Any] | None:
+        """Returns with which other run this one began; None if with none."""
+        return read_json(self._parent, is_object, "with which run this one began is not known")
 
     def write_choice(self, choice: Choice) -> None:
         """Writes the devices and methods of the run: a resumed run must use the same, or it would round differently."""
@@ -156,6 +198,11 @@ class RunDirectory:
     def write_metrics(self, rows: Iterable[dict[str, Any]]) -> None:
         """Replaces all lines of `metrics.jsonl`."""
         write_rows(self._metrics, rows)
+
+    def take_metrics(self, other: RunDirectory, step: int) -> None:
+        """Writes the lines of another run up to a step, but for those of the test split."""
+        if self.writes:
+            self.write_metrics(row for row in other.metrics() if row["step"] <= step and row["split"] != "test")
 
     def metrics(self) -> list[dict[str, Any]]:
         """Returns the lines of `metrics.jsonl`, without incomplete or damaged ones."""
@@ -200,6 +247,7 @@ _EARLIER = (
     "{} holds a run of an earlier version of rnnjax, without model.json, which says what its model is made of; "
     "train it again in another --workdir"
 )
+_DAMAGED = "{} is damaged, or of a later version of rnnjax, so that the model is not known; train the run again"
 _MAY_DIFFER = (*PLACES, "call_seconds")
 
 

@@ -14,14 +14,15 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from rnnjax.files import is_number
-from rnnjax.optimizer import build_optimizer
 from rnnjax.tasks.task import Task
 from rnnjax.training.calls import Programs, TrainingSchedule, train_steps
 from rnnjax.training.checkpoint import Checkpoints, Origin, Unfinished
+from rnnjax.training.frozen import check_frozen, run_optimizer
 from rnnjax.training.grid import Group
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow, Metrics, steps_in
 from rnnjax.training.loop import training_schedule
+from rnnjax.training.model_file import shapes
 from rnnjax.training.progress import Progress
 from rnnjax.training.record import CallResults, finite_steps, means, training_rows
 from rnnjax.training.run_directory import RunDirectory, config_digest
@@ -62,8 +63,9 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
         raise Interrupted(f"stopped by {stop.signal} between two groups")
     started = time.perf_counter()
     schedule = training_schedule(task, group.config)
-    optimizer = build_optimizer(group.config.optimizer, schedule.steps, schedule.epoch_steps)
+    optimizer = run_optimizer(group.config, schedule.steps, schedule.epoch_steps)
     require_room(task, optimizer, len(group.runs))
+    check_frozen(group.config.frozen, shapes(task))
     programs = compile_programs(task, group, schedule)
     directory.claim(group.as_dict())
     origin = Origin(config_digest(group.as_dict()), task.data.checksum)
@@ -155,7 +157,7 @@ def compile_programs(task: Task, group: Group, schedule: TrainingSchedule) -> Pr
     traced = {name: values[padded] for name, values in group.traced_values().items()}
 
     def optimizer(traced: Mapping[str, Any]) -> Any:
-        return build_optimizer(config.optimizer, schedule.steps, schedule.epoch_steps, traced=traced)
+        return run_optimizer(config, schedule.steps, schedule.epoch_steps, traced=traced)
 
     return Programs(
         mesh,
@@ -211,7 +213,7 @@ def initial_or_restored(
     """
     # The state has the same structure for all values.
     traced = {name: values[0] for name, values in group.traced_values().items()}
-    optimizer = build_optimizer(group.config.optimizer, schedule.steps, schedule.epoch_steps, traced)
+    optimizer = run_optimizer(group.config, schedule.steps, schedule.epoch_steps, traced)
     initial = initial_train_state(task, optimizer)
     states, diverged = stack([initial(run.seed) for run in group.runs]), np.zeros(len(group.runs), np.int32)
     best = None if group.keep == "none" else no_best_params(states.params)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.parameters import drawn_parameters
 
 import rnnjax
 from rnnjax import GRU, Project
@@ -64,7 +65,7 @@ def test_a_recurrent_layer_and_a_dense_one_are_a_projection(run, call, tmp_path)
 
 def test_other_parts_of_a_model_are_named_and_an_ambiguous_one_is_refused():
     cell = GRU(4)
-    params = cell.init(jax.random.key(0), 3)
+    params = drawn_parameters(lambda key: cell.init(key, 3))
     model = {"params": {"Embed_0": {"embedding": np.ones((5, 3))}, "RNN_0": {"rnn": params}}}
     assert recurrent_layer(cell, model).others == ("Embed_0",)
     for several in ({"a": params, "b": params}, {"a": np.ones(3)}):

@@ -68,7 +68,7 @@ def tuned(measured, monkeypatch):
 
 def chosen(task, config, steps, run):
     with StopRequest() as stop:
-        return devices.choose(task, config, None, steps, run, stop)  # type: ignore[arg-type]
+        return devices.choose(task, config, None, steps, run.choice(), stop)  # type: ignore[arg-type]
 
 
 def kept():

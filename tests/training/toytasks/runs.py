@@ -17,10 +17,10 @@ from tensorboardX.proto.event_pb2 import Event
 from rnnjax.config import CellConfig, OptimizerConfig, ParallelConfig, TrainConfig
 from rnnjax.config_group import freeze, from_dict, to_dict
 from rnnjax.data.dataset import DataSet, content_checksum
-from rnnjax.optimizer import build_optimizer
 from rnnjax.tasks.task import Task
 from rnnjax.training.checkpoint import Checkpoints
 from rnnjax.training.evaluation import restore_params
+from rnnjax.training.frozen import run_optimizer
 from rnnjax.training.loop import open_checkpoints, train
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.state import as_items, from_items, initial_train_state
@@ -129,7 +129,7 @@ def state_like(config: TrainConfig, task: Task) -> Any:
     """A state of the shapes of a run's, made once for all runs that are alike."""
     key = json.dumps(to_dict(config), sort_keys=True), meaning(task.init), meaning(jax.tree.leaves(task.carry))
     if key not in _STATES:
-        _STATES[key] = initial_train_state(task, build_optimizer(config.optimizer, 10**6))(config.seed)
+        _STATES[key] = initial_train_state(task, run_optimizer(config, 10**6))(config.seed)
     return _STATES[key]
 
 

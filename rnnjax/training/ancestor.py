@@ -1,0 +1,265 @@
+"""What a run begins with if that is another run: its parameters, or the whole of it with more epochs to go."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from jax.sharding import Mesh
+
+from rnnjax.config import OptimizerConfig, TrainConfig
+from rnnjax.config_group import freeze
+from rnnjax.data.dataset import NO_DATA
+from rnnjax.errors import CheckpointError, ConfigError, DataError, require
+from rnnjax.parallel.agreement import in_all_processes
+from rnnjax.tasks.task import Kept, Task
+from rnnjax.training.batches import epoch_steps
+from rnnjax.training.checkpoint import ITEMS, Checkpoints
+from rnnjax.training.choice import Choice
+from rnnjax.training.evaluation import run_config
+from rnnjax.training.finding import find_run
+from rnnjax.training.loop import open_checkpoints
+from rnnjax.training.model_file import ModelFile, leaves_by_path, shapes
+from rnnjax.training.run_directory import RunDirectory, config_digest
+from rnnjax.training.state import TrainState, as_items, from_items
+from rnnjax.training.summary import is_summary
+from rnnjax.training.trust import TRUST
+
+_log = logging.getLogger(__name__)
+
+_MOST_SHOWN = 4  # parameters in a message
+_OF_THE_WHOLE_RUN = ("cosine", "linear", "exponential")  # schedules that end with the run
+
+
+class Parent(NamedTuple):
+    """Where a run is to begin, as it was asked for.
+
+    Attributes:
+      how: "init_from", with the parameters alone, or "extend", with all of a run and more epochs.
+      directory: of the other run.
+      checkpoint: "best" or "last".
+    """
+
+    how: str
+    directory: str
+    checkpoint: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns it as an object to be written to a file, with the whole path."""
+        return {"how": self.how, "directory": os.path.abspath(self.directory), "checkpoint": self.checkpoint}
+
+
+class Extension(NamedTuple):
+    """A run to be gone on with in another directory, and its config with the epochs that are added."""
+
+    parent: Parent
+    config: TrainConfig
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message.removeprefix("argument "))
+
+
+def read_parent(arguments: Sequence[str]) -> tuple[Parent | None, list[str]]:
+    """Returns what a run is to begin with, None if nothing, and the arguments that say nothing of it.
+
+    Args:
+      arguments: of the command: ``--init_from DIR[:best|last]``.
+
+    Raises:
+      ConfigError: for a flag without a value.
+    """
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--init_from")
+    options, rest = parser.parse_known_args(list(arguments))
+    if options.init_from is None:
+        return None, rest
+    path, _, checkpoint = options.init_from.rpartition(":")
+    if not path or checkpoint not in ("best", "last"):
+        path, checkpoint = options.init_from, "best"
+    return Parent("init_from", path, checkpoint), rest
+
+
+def read_extension(arguments: Sequence[str]) -> tuple[Extension | None, Path | None]:
+    """Returns the run to be gone on with, and the work directory; None if the arguments ask for no such thing.
+
+    Args:
+      arguments: of the command: ``--extend DIR --by EPOCHS [--data PATH] [--workdir DIR] [--trust]``.
+
+    Raises:
+      ConfigError: for wrong flags, or where there is no complete run.
+    """
+    if not any(argument.partition("=")[0] in ("--extend", "-extend") for argument in arguments):
+        return None, None
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--extend", required=True)
+    parser.add_argument("--by", type=int, required=True)
+    parser.add_argument("--data")
+    parser.add_argument("--workdir")
+    parser.add_argument("--trust", action="store_true", default=os.environ.get(TRUST) == "1")
+    options, rest = parser.parse_known_args(list(arguments))
+    require(not rest, f"--extend goes on with the config of a run and takes no {rest[0] if rest else ''}; leave it out")
+    require(options.by >= 1, f"--by is a number of epochs from 1 on, got {options.by}")
+    config = run_config(find_run(options.extend), options.data, trusted=options.trust)
+    config = freeze(dataclasses.replace(config, epochs=config.epochs + options.by))
+    workdir = Path(options.workdir) if options.workdir else None
+    return Extension(Parent("extend", options.extend, "last"), config), workdir
+
+
+class Ancestor:
+    """Another run, as a new one begins with it.
+
+    Args:
+      parent: where and how.
+
+    Raises:
+      ConfigError: if there is no run, or it is of an earlier version.
+    """
+
+    def __init__(self, parent: Parent):
+        self._parent, self._run = parent, find_run(parent.directory)
+        self._values = self._run.config()
+        self._model: ModelFile = self._run.model()
+
+    @property
+    def _extends(self) -> bool:
+        return self._parent.how == "extend"
+
+    def kept_for(self, config: TrainConfig) -> Kept | None:
+        """Returns what a run of this config takes over of what its ancestor kept; None if it is of another task."""
+        if self._values.get("task") != config.task or not self._model.kept:
+            return None
+        _log.info("taken from %s beside its parameters: %s", self._run.path, ", ".join(self._model.kept))
+        return self._model.kept
+
+    def choice(self) -> Choice | None:
+        """Returns the devices and methods that a run which goes on begins with; None if it chooses its own."""
+        return self._run.choice() if self._extends else None
+
+    def check(self, task: Task, config: TrainConfig) -> None:
+        """Raises an error of one sentence if a run of a task cannot begin here.
+
+        Args:
+          task: of the new run.
+          config: of the new run.
+
+        Raises:
+          ConfigError: if parameters do not fit, or a run to be extended is not complete.
+          DataError: if a run is to be extended on other data.
+        """
+        misfit = difference(self._model.params, leaves_by_path(shapes(task)))
+        require(misfit is None, f"{self._run.path} does not fit this config: {misfit}")
+        if self._extends:
+            self._check_extension(task, config)
+
+    def _check_extension(self, task: Task, config: TrainConfig) -> None:
+        summary = self._run.summary(is_summary)
+        if summary is None:
+            raise ConfigError(f"{self._run.path} is not complete; end it first, by --workdir {self._run.path}")
+        if summary["data"]["checksum"] != task.data.checksum:
+            raise DataError(f"the data differs from that of {self._run.path}; give that by --data, or use --init_from")
+        if depends_on_epochs(config.optimizer):
+            _log.warning(
+                "the schedule %s is of the whole run: rates so far were those of %d epochs, and are those of %d from "
+                "here on, so that the result is not that of all at once",
+                config.optimizer.schedule,
+                self._values["epochs"],
+                config.epochs,
+            )
+
+    def begin(
+        self, task: Task, config: TrainConfig, mesh: Mesh, state: TrainState, run: RunDirectory, own: Checkpoints
+    ) -> tuple[int, TrainState]:
+        """Writes what a new run begins with into its directory, so that it needs this one no more.
+
+        Args:
+          task: of the new run.
+          config: of the new run.
+          mesh: the devices.
+          state: the fresh state of the new run, on the devices.
+          run: the directory of the new run.
+          own: its checkpoints, of which there are none yet.
+
+        Returns:
+          the step to go on from, and the state.
+
+        Raises:
+          CheckpointError: if the checkpoint cannot be read.
+        """
+        extends = self._extends
+        wanted = as_items(state) if extends else {"params": state.params}
+        # Other data is not to be named where it is meant to be other data.
+        task_there = task if extends else dataclasses.replace(task, data=NO_DATA)
+        with open_checkpoints(self._run, task_there, self._values, read_only=True) as checkpoints:
+            last = checkpoints.steps()[:1]
+            if extends and last and not set(ITEMS) <= checkpoints.digests(last[0]).keys():
+                raise ConfigError(f"{self._run.path} keeps parameters alone; begin from it by --init_from")
+            best = checkpoints.restore_best(wanted) if extends or self._parent.checkpoint == "best" else None
+            found = best if self._parent.checkpoint == "best" else checkpoints.restore_last(wanted)
+            if found is None:
+                raise CheckpointError(f"{self._run.checkpoints} holds no checkpoint; train first")
+            step, items = found
+            about = {"step": step, "params": checkpoints.digests(step)["params"], "config": config_digest(self._values)}
+            scores = {each[0]: checkpoints.metrics(each[0]) for each in (best, found) if each is not None}
+        run.write_parent(self._parent.as_json() | about)
+        if extends:
+            whole = epoch_steps(task, config.batch_size) * self._values["epochs"]
+            if step != whole:
+                raise CheckpointError(f"{self._run.path} has no checkpoint of its last step, {whole}, that can be read")
+            run.take_metrics(self._run, step)
+            if best is not None and best[0] != step:
+                own.save(best[0], best[1], scores[best[0]])
+            own.save(step, items, scores[step])
+            state = from_items(items)
+        else:
+            step, state = 0, state.replace(params=items["params"])  # pyright: ignore[reportAttributeAccessIssue]
+            own.save(step, as_items(state), {})
+        own.wait()
+        _log.info("begins with the parameters of %s, step %d", self._run.path, about["step"])
+        return step, state
+
+
+def ancestor_of(run: RunDirectory, parent: Parent | None) -> Ancestor | None:
+    """Returns what a run begins with; None if nothing, or if it has begun already and needs it no more."""
+    recorded = run.parent()
+    if parent is None and recorded is not None:
+        parent = Parent(*(str(recorded.get(name)) for name in Parent._fields))
+    return None if parent is None or run.has_begun() else _in_all(lambda: Ancestor(parent))
+
+
+def _in_all(make: Any) -> Any:
+    """Returns what a function makes in each process; an error in one is raised in all."""
+    made: list[Any] = []
+    in_all_processes(lambda: made.append(make()))
+    return made[0]
+
+
+def depends_on_epochs(config: OptimizerConfig) -> bool:
+    """Says whether the rate of a step depends on how many epochs there are."""
+    return config.schedule in _OF_THE_WHOLE_RUN
+
+
+def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
+    """Returns a phrase about the parameters in which two models differ; None if they do not."""
+    both = [path for path in there if path in here and there[path] != here[path]]
+    phrases = [f"{path} is {_shape(there[path])} there and {_shape(here[path])} here" for path in both]
+    for where, one, other in (("there", there, here), ("here", here, there)):
+        alone = [path for path in one if path not in other]
+        phrases += [f"only {where}: {_first(alone, ', ')}"] if alone else []
+    return _first(phrases, "; ") or None
+
+
+def _first(texts: Sequence[str], between: str) -> str:
+    """Returns the first of some texts, with dots behind them if there are more."""
+    return between.join([*texts[:_MOST_SHOWN], *(["..."] if len(texts) > _MOST_SHOWN else [])])
+
+
+def _shape(leaf: Any) -> str:
+    dtype, shape = leaf
+    return f"{dtype} {list(shape)}"
