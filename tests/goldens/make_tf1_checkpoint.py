@@ -2,7 +2,8 @@
 
 Two LSTMCells with peepholes in a MultiRNNCell and a dense layer behind them, trained by Adam for three steps and saved
 by `tf.train.Saver`, with all that training leaves in a checkpoint; `outputs.npz` has inputs ``xs [B, T, I]`` and
-outputs ``ys [B, T, O]``. Those here were made with TensorFlow 2.21.0 and tf_keras 2.21.0, which have TensorFlow 1's cells.
+outputs ``ys [B, T, O]``. Those here were made with TensorFlow 2.21.0 and tf_keras 2.21.0, which have TensorFlow 1's
+cells.
 """
 
 import os
