@@ -82,7 +82,7 @@ def train_or_go_on(config: TrainConfig, directory: Path, parent: Parent | None =
             _log.info("this run is complete; nothing is left to do")
         else:
             ancestor = ancestor_of(run, parent)
-            kept = run.model().kept if run.has_begun() else ancestor and ancestor.kept_for(config)
+            kept = run.kept() if ancestor is None else ancestor.kept_for(config)
             task = task_of_all(config, kept)
             _log.info("data: %s", task.data.source)
             with resumable(run.path):

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from rnnjax.config import OptimizerConfig, TrainConfig
 from rnnjax.config_group import freeze
+from rnnjax.data.dataset import NO_DATA
 from rnnjax.errors import CheckpointError, ConfigError, DataError, require
 from rnnjax.parallel.agreement import in_all_processes
 from rnnjax.tasks.task import Kept, Task
@@ -165,11 +166,11 @@ class Ancestor:
             raise DataError(f"the data differs from that of {self._run.path}; give that by --data, or use --init_from")
         if depends_on_epochs(config.optimizer):
             _log.warning(
-                "the schedule %s is of the whole run: it goes on as that of %d epochs, of which the first %d were "
-                "trained by another, so that the result is not that of all at once",
+                "the schedule %s is of the whole run: rates so far were those of %d epochs, and are those of %d from "
+                "here on, so that the result is not that of all at once",
                 config.optimizer.schedule,
-                config.epochs,
                 self._values["epochs"],
+                config.epochs,
             )
 
     def begin(
@@ -193,7 +194,9 @@ class Ancestor:
         """
         extends = self._extends
         wanted = as_items(state) if extends else {"params": state.params}
-        with open_checkpoints(self._run, task, self._values, read_only=True) as checkpoints:
+        # Other data is not to be named where it is meant to be other data.
+        task_there = task if extends else dataclasses.replace(task, data=NO_DATA)
+        with open_checkpoints(self._run, task_there, self._values, read_only=True) as checkpoints:
             last = checkpoints.steps()[:1]
             if extends and last and not set(ITEMS) <= checkpoints.digests(last[0]).keys():
                 raise ConfigError(f"{self._run.path} keeps parameters alone; begin from it by --init_from")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def find_run(path: str | Path) -> RunDirectory:
       ConfigError: for a sweep without the name of a run, or a name that is not that of a run it has kept.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # which raises no error for any text
         kept = _kept(path)
         if kept is not None:
             raise ConfigError(f"{path} holds a sweep; name one of its runs, {_names(path, kept)}")
@@ -39,9 +40,11 @@ def find_run(path: str | Path) -> RunDirectory:
 
 def _kept(path: Path) -> dict[str, Any] | None:
     """Returns the directories of the runs that a sweep has kept, by their names; None where there is no sweep."""
+    if not os.path.isfile(path / RESULTS):
+        return None
     results = read_json(path / RESULTS, is_object, "the sweep makes it again")
     if results is None or not is_object(results.get("kept")):
-        return None if results is None else {}
+        return {}
     kept = results["kept"]
     return kept | {"best": kept[str(results["best"])]} if str(results.get("best")) in kept else kept
 

@@ -58,7 +58,16 @@ class Ancestor(Protocol):
     def begin(
         self, task: Task, config: TrainConfig, mesh: Mesh, state: TrainState, run: RunDirectory, own: Checkpoints, /
     ) -> tuple[int, TrainState]:
-        """Returns the step to begin at, and the state, which it has written as a checkpoint."""
+        """Returns the step to begin at, and the state, which it has written as a checkpoint.
+
+        Args:
+          task: of the new run.
+          config: of the new run.
+          mesh: the devices.
+          state: the fresh state of the new run.
+          run: the directory of the new run.
+          own: its checkpoints.
+        """
         ...
 
 

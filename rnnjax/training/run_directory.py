@@ -15,6 +15,7 @@ from rnnjax.config import PLACES
 from rnnjax.config_group import differences
 from rnnjax.errors import ConfigError, first_line
 from rnnjax.files import is_object, parse_json, part_of, read_json, write_json, write_text
+from rnnjax.tasks.task import Kept
 from rnnjax.training.choice import Choice, choice_from_json
 from rnnjax.training.lock import LOCK
 from rnnjax.training.metrics_file import append_rows, mend, read_rows, write_rows
@@ -134,9 +135,9 @@ class RunDirectory:
         Raises:
           ConfigError: if checkpoints of an earlier version are there, which kept none.
         """
-        if self._model.is_file():
+        if self._model_file() is not None:
             return
-        if self.has_begun():
+        if self.has_begun() and not self._model.exists():
             raise ConfigError(_EARLIER.format(self.path))
         if self.writes:
             write_text(self._model, json.dumps(model.as_json()) + "\n")
@@ -149,14 +150,26 @@ class RunDirectory:
         """
         if not self._model.exists():
             raise ConfigError(_EARLIER.format(self.path))
-        model = model_from_json(read_json(self._model, is_object, "the model cannot be opened"))
+        model = self._model_file()
         if model is None:
-            raise ConfigError(f"{self._model} is damaged, or of a later version of rnnjax; train the run again")
+            raise ConfigError(_DAMAGED.format(self._model))
         return model
 
-    def holds_model(self) -> bool:
-        """Says whether the run has kept something for its model."""
-        return self._model.is_file()
+    def kept(self) -> Kept | None:
+        """Returns what a run that is resumed takes in place of what its data would give; None if the data must give it.
+
+        Raises:
+          ConfigError: as `model`, unless the data gives the same, as it does if the run began afresh.
+        """
+        if not self.has_begun():
+            return None
+        if self._model_file() is None and self._model.exists() and self.parent() is None:
+            return None
+        return self.model().kept
+
+    def _model_file(self) -> ModelFile | None:
+        """Returns the content of `model.json`; None if there is none that can be read."""
+        return model_from_json(read_json(self._model, is_object, "it is made again where the run is resumed"))
 
     def write_parent(self, record: Mapping[str, Any]) -> None:
         """Writes with which other run this one began: directory, checkpoint, step and digests."""
@@ -236,6 +249,7 @@ _EARLIER = (
     "{} holds a run of an earlier version of rnnjax, without model.json, which says what its model is made of; "
     "train it again in another --workdir"
 )
+_DAMAGED = "{} is damaged, or of a later version of rnnjax, so that the model is not known; train the run again"
 _MAY_DIFFER = (*PLACES, "call_seconds", *_LOGGED)
 
 

@@ -69,7 +69,7 @@ def test_where_the_schedule_is_of_the_whole_run_that_is_said(tmp_path, caplog):
     run_afresh(tmp_path / "parent", config)
     asked = Parent("extend", str(tmp_path / "parent"), "last")
     Ancestor(asked).check(sign.build(config), freeze(dataclasses.replace(config, epochs=2)))
-    said = "the schedule cosine is of the whole run: it goes on as that of 2 epochs, of which the first 1 were"
+    said = "rates so far were those of 1 epochs, and are those of 2 from here on"
     assert said in caplog.text
 
 

@@ -85,6 +85,8 @@ def test_a_run_of_an_earlier_version_is_refused_in_one_sentence(finished, tmp_pa
     (path / "model.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"model.json is damaged"):
         rnnjax.load_run(path)
+    run_training(path, finished.config, finished.task)  # which makes it again
+    assert rnnjax.load_run(path).generate("hih") == rnnjax.load_run(finished.directory.path).generate("hih")
 
 
 def test_a_task_of_ones_own_that_says_nothing_of_it_is_opened_with_its_data(tmp_path):
