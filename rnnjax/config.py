@@ -34,6 +34,10 @@ class DataConfig(ConfigGroup):
     tfds_dir: str | None = None
     feed: str = "device"
 
+    def read_other(self, path: str) -> None:
+        """Makes this the group of other data, which a finished run is evaluated on or reads."""
+        self.path = path
+
     def check(self) -> None:
         super().check()
         for name in ("path", "tfds_dir"):

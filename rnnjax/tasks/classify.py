@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from rnnjax.config import TrainConfig, build_cell
 from rnnjax.data.dataset import NO_DATA
 from rnnjax.data.own.sequences import Reading
+from rnnjax.data.own.table import csv_line
 from rnnjax.models.classifier import SequenceClassifier
 from rnnjax.tasks.confusion_plot import plot_confusion
-from rnnjax.tasks.own_data import SequencesConfig, load_own_sequences, raw_batch, raw_inputs, steps_of
-from rnnjax.tasks.task import Batch, Kept, Task, Values, Weighted
+from rnnjax.tasks.own_data import SequencesConfig, answers, load_own_sequences, raw_batch, raw_inputs, steps_of
+from rnnjax.tasks.task import Batch, Kept, Request, Task, Values, Weighted
 
 _MOST_DRAWN = 1000  # examples of the picture
 
@@ -81,7 +82,23 @@ def open_task(config: Config, kept: Kept) -> Task:
     def predict(params: Any, inputs: Mapping[str, Any]) -> Float[Array, "B C"]:
         return classify(params, raw_batch(inputs["values"], reading))
 
-    return Task(NO_DATA, init, values, kept=kept, cell=cell, model=model, inputs=raw_inputs(reading), predict=predict)
+    def generate(params: Any, request: Request) -> Iterator[str]:
+        likely = jax.jit(lambda values: jax.nn.softmax(predict(params, {"values": values})))
+        yield "id,label,probability"
+        for id, _, chances in answers(config.data, reading, likely, request):
+            yield csv_line([id, reading.classes[int(chances.argmax())], f"{chances.max():.4f}"])
+
+    return Task(
+        NO_DATA,
+        init,
+        values,
+        generate=generate,
+        kept=kept,
+        cell=cell,
+        model=model,
+        inputs=raw_inputs(reading),
+        predict=predict,
+    )
 
 
 def judged(logits: Float[Array, "B C"], label: Int[Array, " B"]) -> Values:

@@ -82,7 +82,7 @@ class Config(TrainConfig):
     def sizes(self) -> Sizes:
         """Returns how the series becomes windows."""
         data = self.data
-        return Sizes(self.window, self.horizon, data.stride, data.validation_fraction, data.test_fraction)
+        return Sizes(self.window, self.horizon, data.stride, data.validation_fraction, data.test_fraction, data.whole)
 
     def wanted(self) -> Wanted:
         """Returns what is read of the series, and how."""

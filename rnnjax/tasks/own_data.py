@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from rnnjax.config import DataConfig
 from rnnjax.data.own.columns import Columns
-from rnnjax.data.own.sequences import Cuts, OwnSequences, Reading, load_sequences
+from rnnjax.data.own.files import own_files
+from rnnjax.data.own.sequences import Cuts, OwnSequences, Reading, load_sequences, read_own_inputs
 from rnnjax.errors import require
-from rnnjax.tasks.task import Batch, Field, Kept
+from rnnjax.tasks.task import Batch, Field, Kept, Request
+
+_AT_ONCE = 256  # sequences that are answered together
 
 
 @dataclasses.dataclass
@@ -26,6 +31,7 @@ class OwnConfig(DataConfig):
       features: the columns that are read; none takes all that are nothing else.
       scale: whether features are standardised by mean and deviation of the training split.
       validation_fraction, test_fraction: of one file.
+      whole: whether one file is all of every split: what `--data` gives to a finished run, if its training had another.
     """
 
     name: str = "own"
@@ -34,6 +40,11 @@ class OwnConfig(DataConfig):
     scale: bool = True
     validation_fraction: float = 0.15
     test_fraction: float = 0.15
+    whole: bool = False
+
+    def read_other(self, path: str) -> None:
+        super().read_other(path)
+        self.whole = True
 
     def check(self) -> None:
         super().check()
@@ -69,7 +80,7 @@ class SequencesConfig(OwnConfig):
 
     def cuts(self) -> Cuts:
         """Returns how one file is split."""
-        return Cuts(self.validation_fraction, self.test_fraction, self.split == "time")
+        return Cuts(self.validation_fraction, self.test_fraction, self.split == "time", self.whole)
 
 
 def load_own_sequences(config: SequencesConfig, kept: Kept | None, *, every_step: bool) -> OwnSequences:
@@ -92,6 +103,29 @@ def load_own_sequences(config: SequencesConfig, kept: Kept | None, *, every_step
 def steps_of(batch: Batch) -> dict[str, Any]:
     """Returns the option of a model that says which steps there are: any if some are missing, else up to the length."""
     return {"mask": batch["mask"]} if "mask" in batch else {"lengths": batch["length"]}
+
+
+def answers(
+    config: SequencesConfig, reading: Reading, predict: Callable[[Any], Any], request: Request
+) -> Iterator[tuple[str, int, Float[np.ndarray, "..."]]]:
+    """Yields the id of every sequence of the data, labelled or not, its length, and what a model predicts of it.
+
+    Args:
+      config: the group of the data.
+      reading: how the model's own data was read.
+      predict: the model's prediction from values ``[B, T, I]``.
+      request: the options of `python -m rnnjax.generate`.
+
+    Raises:
+      ConfigError: if there is a prompt.
+      DataError: as the readers of files.
+    """
+    require(request.prompt is None, "the sequences of a file are answered; leave --prompt out, and give --data FILE")
+    files = own_files(str(config.path), (".csv", ".npz", ".npy"))
+    sequences = read_own_inputs(files["all"] if "all" in files else files["test"], config.columns(), reading)
+    for first in range(0, len(sequences.ids), _AT_ONCE):
+        part = sequences.part(np.arange(first, min(first + _AT_ONCE, len(sequences.ids))))
+        yield from zip(part.ids, part.lengths.tolist(), np.asarray(predict(part.values.astype(np.float32))))
 
 
 def raw_inputs(reading: Reading) -> dict[str, Field]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.config import TrainConfig, build_cell
 from rnnjax.data.dataset import NO_DATA
 from rnnjax.data.own.sequences import Reading
+from rnnjax.data.own.table import csv_line
 from rnnjax.models.labeller import SequenceLabeller
 from rnnjax.models.losses import mean_over_steps, sequence_loss
-from rnnjax.tasks.own_data import SequencesConfig, load_own_sequences, raw_batch, raw_inputs, steps_of
-from rnnjax.tasks.task import Batch, Kept, Task, Values, Weighted
+from rnnjax.tasks.own_data import SequencesConfig, answers, load_own_sequences, raw_batch, raw_inputs, steps_of
+from rnnjax.tasks.task import Batch, Kept, Request, Task, Values, Weighted
 
 
 @dataclasses.dataclass
@@ -65,4 +67,21 @@ def open_task(config: Config, kept: Kept) -> Task:
     def predict(params: Any, inputs: Mapping[str, Any]) -> Float[Array, "B T C"]:
         return tag(params, raw_batch(inputs["values"], reading))
 
-    return Task(NO_DATA, init, values, kept=kept, cell=cell, model=model, inputs=raw_inputs(reading), predict=predict)
+    def generate(params: Any, request: Request) -> Iterator[str]:
+        likely = jax.jit(lambda values: jax.nn.softmax(predict(params, {"values": values})))
+        yield "id,step,label,probability"
+        for id, length, chances in answers(config.data, reading, likely, request):
+            for step, each in enumerate(chances[:length], 1):
+                yield csv_line([id, str(step), reading.classes[int(each.argmax())], f"{each.max():.4f}"])
+
+    return Task(
+        NO_DATA,
+        init,
+        values,
+        generate=generate,
+        kept=kept,
+        cell=cell,
+        model=model,
+        inputs=raw_inputs(reading),
+        predict=predict,
+    )

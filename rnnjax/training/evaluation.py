@@ -122,7 +122,7 @@ def run_config(run: RunDirectory, data_path: str | None, *, trusted: bool = Fals
     require_trust(values, run.path / "config.json", trusted=trusted)
     config = from_dict(task_module(values["task"]).Config, values)
     if data_path is not None:
-        config.data.path = data_path
+        config.data.read_other(data_path)
     return freeze(config)
 
 

@@ -50,6 +50,10 @@ def test_sequences_of_a_csv_file_are_classified(call, tmp_path):
     assert code == 0, err
     assert json.loads(out)["accuracy"] == 1
     (tmp_path / "data.csv").unlink()
+    (tmp_path / "open.csv").write_text('id,time,noise,height\n"a,b",0,0,100\n"a,b",1,0,88\nc,0,0,100\nc,1,0,115\n')
+    code, out, _, err = call(generate.main, run, "--data", tmp_path / "open.csv")
+    assert code == 0, err
+    assert [line.rpartition(",")[0] for line in out.splitlines()] == ["id,label", '"a,b",down', "c,up"]
     opened = rnnjax.load_run(run)
     values = np.float32([[[100, 0], [90, 0], [80, 0]], [[100, 0], [110, 0], [np.nan, np.nan]]])
     assert [opened.task.kept["classes"][answer] for answer in opened.predict(values).argmax(-1)] == ["down", "up"]

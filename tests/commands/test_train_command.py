@@ -25,7 +25,7 @@ def test_training_ends_with_0_and_a_report_and_leaves_a_run(trained):
     path, ended = trained
     assert ended.code == 0, ended.err
     names = {file.name for file in path.iterdir()}
-    files = {"config.json", "devices.json", "metrics.jsonl", "summary.json"}
+    files = {"config.json", "devices.json", "model.json", "metrics.jsonl", "summary.json"}
     assert names == files | {"checkpoints", "tensorboard", "plots"}
     summary = json.loads((path / "summary.json").read_text())
     for split in ("train", "validation", "test"):
@@ -90,7 +90,7 @@ def test_without_a_work_directory_a_run_gets_one_of_its_own_below_runs(call, tmp
 
     claimed = []
 
-    def stop(task, config, run):
+    def stop(task, config, run, ancestor):
         claimed.append(run.path)
         raise KeyboardInterrupt
 

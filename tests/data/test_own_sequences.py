@@ -5,7 +5,7 @@ import pytest
 
 from rnnjax.data.own.columns import Columns
 from rnnjax.data.own.sequences import UNKNOWN, Cuts, Reading, load_sequences
-from rnnjax.errors import DataError
+from rnnjax.errors import ConfigError, DataError
 
 COLUMNS, CUTS = Columns(), Cuts(0.2, 0.2)
 HEAD = "id,time,a,b,label\n"
@@ -170,13 +170,17 @@ def test_other_data_is_read_as_that_of_the_training_and_all_of_it(load):
     assert reading == own.reading
     again = load(rows(), reading=reading)
     assert again.data.checksum == own.data.checksum
-    other = load(rows(4), reading=reading)
+    assert load(rows(), reading=reading, cuts=CUTS._replace(whole=True)).data.checksum == own.data.checksum
+    assert shapes(load(rows(20), reading=reading))["test"] == (4, 3, 2)  # begun from another run
+    other = load(rows(4), reading=reading, cuts=CUTS._replace(whole=True))
     assert shapes(other) == dict.fromkeys(("train", "validation", "test"), (4, 3, 2))
     np.testing.assert_allclose(
         other.data.splits["test"]["inputs"][2, 1],
         (np.array([21, -2]) - reading.scaling.mean) / reading.scaling.scale,
         rtol=1e-5,
     )
+    with pytest.raises(ConfigError, match=r"data\.whole is for the evaluation of other data by a finished run"):
+        load(rows(), cuts=CUTS._replace(whole=True))
     with pytest.raises(DataError, match="has the features b, but the model a, b: give the same"):
         load(rows(), columns=Columns(features=("b",)), reading=reading)
 

@@ -99,7 +99,7 @@ def test_another_series_is_read_as_that_of_the_training_and_all_of_it(load):
     kept = SeriesReading.from_json(reading.to_json())
     assert kept.to_json() == reading.to_json()
     np.testing.assert_array_equal(kept.end[:, 0], [46, 47, 48, 49])
-    other = load(series([(t, 0) for t in range(6)]), reading=kept)
+    other = load(series([(t, 0) for t in range(6)]), sizes=SIZES._replace(whole=True), reading=kept)
     np.testing.assert_allclose(other.data.splits["test"]["last"], kept.scaling.inputs([[3, 0]]), rtol=1e-6)
     assert other.reading.season == 3
 

@@ -143,6 +143,20 @@ def test_a_model_of_zeros_is_the_naive_forecast(tasks):
     assert float(values["mae"].value.mean()) == pytest.approx(naive["naive_mae"], rel=1e-5)
 
 
+def test_labels_of_steps_are_answered_for_data_with_labels_or_without(tasks, folder, tmp_path):
+    kept, params = tasks["tag"].kept, drawn_parameters(tasks["tag"].init)
+    request = Request(None, 300, 1.0, None, None, 0, 4, 1, (), None)
+    labelled = list(open_task(config_of("tag", folder), kept).generate(params, request))
+    with np.load(folder / "tags.npz") as arrays:
+        np.savez(tmp_path / "open.npz", x=arrays["x"], lengths=arrays["lengths"])
+        assert len(labelled) == 1 + arrays["lengths"].sum()
+    other = tag.Config(cell=CELL, data=SequencesConfig(path=f"{tmp_path}/open.npz"))
+    assert list(open_task(freeze(other), kept).generate(params, request)) == labelled
+    assert labelled[0] == "id,step,label,probability"
+    with pytest.raises(ConfigError, match="leave --prompt out"):
+        list(open_task(freeze(other), kept).generate(params, request._replace(prompt="x")))
+
+
 def test_what_follows_the_end_of_the_data_is_forecast_with_the_file_and_without(tasks, folder, tmp_path):
     config, kept = config_of("forecast", folder), tasks["forecast"].kept
     params = drawn_parameters(tasks["forecast"].init)

@@ -74,7 +74,9 @@ def test_what_is_not_the_name_of_a_kept_run_is_refused(swept):
         rnnjax.load_run(path / "groups")
 
 
-@pytest.mark.parametrize(("keep", "expected"), [("all", {"0", "1"}), ("none", set())])
+@pytest.mark.parametrize(
+    ("keep", "expected"), [("all", {"0", "1"}), pytest.param("none", set(), marks=pytest.mark.thorough)]
+)
 def test_all_runs_are_kept_or_none_and_a_single_run_has_no_deviation(keep, expected, tmp_path):
     results = swept_with(keep, tmp_path)
     assert results["kept"].keys() == expected

@@ -40,7 +40,27 @@ def read_array_file(file: Path, *, every_step: bool) -> SequenceSet:
       DataError: for a file that cannot be read, or arrays that do not fit each other.
     """
     arrays = _archive(file) if file.suffix.lower() == ".npz" else _beside(file)
-    inputs, labels = _named(file, arrays, _INPUTS, "inputs"), _named(file, arrays, _LABELS, "labels")
+    if "y" not in arrays and file.suffix.lower() == ".npy":
+        raise DataError(f"{file} needs its labels in {file.stem}_labels.npy beside it: put them there")
+    labels = _labels_as_text(file, _named(file, arrays, _LABELS, "labels"), every_step=every_step)
+    return _sequences(file, arrays, labels, every_step=every_step)
+
+
+def read_array_inputs(file: Path) -> SequenceSet:
+    """Returns the sequences in a file without labels, whether it has them or not.
+
+    Raises:
+      DataError: for a file that cannot be read, or lengths that do not fit.
+    """
+    arrays = _archive(file) if file.suffix.lower() == ".npz" else _beside(file)
+    return _sequences(file, arrays, None, every_step=False)
+
+
+def _sequences(
+    file: Path, arrays: Mapping[str, np.ndarray], labels: np.ndarray | None, *, every_step: bool
+) -> SequenceSet:
+    """Returns the sequences of arrays; without labels, they have none."""
+    inputs = _named(file, arrays, _INPUTS, "inputs")
     lengths = next((arrays[name] for name in _LENGTHS if name in arrays), None)
     if inputs.dtype.kind not in "fiub":
         raise DataError(f"{file} has inputs of type {inputs.dtype}: give numbers")
@@ -48,11 +68,12 @@ def read_array_file(file: Path, *, every_step: bool) -> SequenceSet:
     large = np.abs(inputs) > LARGEST
     if large.any():
         raise DataError(f"{file} has a too large input at {_place(large)}: correct it, or write NaN if it is missing")
-    labels = _labels_as_text(file, labels, every_step=every_step)
     if lengths is not None:
         lengths = _whole_lengths(file, lengths)
-        if len(lengths) != len(inputs) or inputs.ndim == 1:
-            inputs, labels = _cut(file, inputs, labels, lengths, every_step=every_step)
+    if labels is None:
+        labels = np.full(len(inputs if lengths is None else lengths), NO_LABEL)
+    if lengths is not None and (len(lengths) != len(inputs) or inputs.ndim == 1):
+        inputs, labels = _cut(file, inputs, labels, lengths, every_step=every_step)
     if inputs.ndim == 2:
         inputs = inputs[..., None]
     return _checked(file, inputs, labels, lengths, every_step=every_step)
@@ -73,8 +94,6 @@ def _beside(file: Path) -> dict[str, np.ndarray]:
         other = file.with_name(f"{file.stem}_{part}.npy")
         if other.exists():
             found[name] = _loaded(other)
-        elif part == "labels":
-            raise DataError(f"{file} needs its labels in {other.name} beside it: put them there")
     return found
 
 

@@ -46,6 +46,24 @@ def found_columns(table: Table, wanted: Columns) -> Columns:
     return found
 
 
+def found_inputs(table: Table, wanted: Columns, features: Sequence[str]) -> Columns:
+    """Returns the columns of a table whose labels are not read, all by name; the label is empty.
+
+    Args:
+      table: the table.
+      wanted: names of columns.
+      features: those of the features.
+
+    Raises:
+      DataError: if one is not there.
+    """
+    id = wanted.id or next(iter(table.columns))
+    found = Columns(id, found_time(table, wanted.time, but=(id, *features)), "", tuple(features))
+    for name in (id, *features, *([] if found.time is None else [found.time])):
+        table.column(name)
+    return found
+
+
 def found_time(table: Table, wanted: str | None, but: Sequence[str] = ()) -> str | None:
     """Returns the column of times; None if there is none.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from rnnjax.errors import DataError
+from rnnjax.errors import DataError, require
 
 _STEMS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
 
@@ -29,6 +30,16 @@ def own_files(path: str, suffixes: Sequence[str]) -> dict[str, Path]:
     if root.suffix.lower() not in suffixes:
         raise DataError(f"{root} is no {' or '.join(suffixes)} file: convert it, or rename it if it is one")
     return {"all": root}
+
+
+def learnt_from(reading: Any) -> str:
+    """Returns the checksum of the file that a reading was learnt from.
+
+    Raises:
+      ConfigError: without a reading: what would be learnt from all of a file would be tested on it.
+    """
+    require(reading is not None, "data.whole is for the evaluation of other data by a finished run; leave it out")
+    return reading.checksum
 
 
 def _of_split(folder: Path, stems: Sequence[str], suffixes: Sequence[str]) -> Path:

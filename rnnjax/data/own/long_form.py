@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from rnnjax.data.own.columns import Columns, found_columns
+from rnnjax.data.own.columns import Columns, found_columns, found_inputs
 from rnnjax.data.own.sequence_set import NO_LABEL, SequenceSet, padded_sequences
 from rnnjax.data.own.table import Table, is_missing, numbers, read_table, times
 
@@ -31,20 +31,44 @@ def read_long_form(file: Path, columns: Columns, *, every_step: bool) -> Sequenc
     """
     table = read_table(file)
     columns = found_columns(table, columns)
+    sequences, groups = _without_labels(table, columns)
+    labels = _whole_labels(table, columns.label, every_step=every_step)
+    if not every_step:
+        return sequences._replace(labels=_one_each(table, columns, groups, labels))
+    return sequences._replace(labels=padded_sequences(labels[np.concatenate(groups)], sequences.lengths, NO_LABEL))
+
+
+def read_inputs(file: Path, columns: Columns, features: Sequence[str]) -> SequenceSet:
+    """Returns the sequences of a table without labels, whether it has them or not.
+
+    Args:
+      file: the csv file.
+      columns: which column is what.
+      features: the columns that are read.
+
+    Raises:
+      DataError: for what is wrong with the table, with file, row and column.
+    """
+    table = read_table(file)
+    return _without_labels(table, found_inputs(table, columns, features))[0]
+
+
+def _without_labels(table: Table, columns: Columns) -> tuple[SequenceSet, Rows]:
+    """Returns the sequences of a table, and for each the indices of its rows."""
     moments = None if columns.time is None else times(table, columns.time)
     groups = _rows_of_sequences(table, columns, moments)
-    order, lengths = np.concatenate(groups), np.array([len(group) for group in groups])
+    lengths = np.array([len(group) for group in groups])
     features = np.stack([numbers(table, name) for name in columns.features], axis=1)
-    labels = _whole_labels(table, columns.label, every_step=every_step)
-    return SequenceSet(
-        file,
+    sequences = SequenceSet(
+        table.file,
         columns.features,
         list(dict.fromkeys(table.columns[columns.id])),
-        padded_sequences(features[order], lengths, np.nan),
+        padded_sequences(features[np.concatenate(groups)], lengths, np.nan),
         lengths,
-        padded_sequences(labels[order], lengths, NO_LABEL) if every_step else _one_each(table, columns, groups, labels),
+        np.full(len(groups), NO_LABEL),
         None if moments is None else np.array([moments[group[-1]] for group in groups]),
-    ).checked()
+    )
+    return sequences.checked(), groups
 
 
 def _rows_of_sequences(table: Table, columns: Columns, moments: np.ndarray | None) -> Rows:

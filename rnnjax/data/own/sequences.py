@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Int
 
 from rnnjax.data.dataset import Arrays, DataSet, content_checksum
-from rnnjax.data.own.arrays import read_array_file
+from rnnjax.data.own.arrays import read_array_file, read_array_inputs
 from rnnjax.data.own.columns import Columns
-from rnnjax.data.own.files import own_files
-from rnnjax.data.own.long_form import read_long_form
+from rnnjax.data.own.files import learnt_from, own_files
+from rnnjax.data.own.long_form import read_inputs, read_long_form
 from rnnjax.data.own.scaling import Scaling, learn_scaling
 from rnnjax.data.own.sequence_set import NO_LABEL, SequenceSet
 from rnnjax.errors import DataError
@@ -34,11 +34,13 @@ class Cuts(NamedTuple):
       validation, test: their fractions.
       by_time: whether training has the sequences that end first, and the test those that end last; otherwise every
         class is split alike, by a digest of the ids.
+      whole: whether one file is not cut, but all of every split, unless it is that of the training of a given reading.
     """
 
     validation: float
     test: float
     by_time: bool = False
+    whole: bool = False
 
 
 class Reading(NamedTuple):
@@ -47,7 +49,7 @@ class Reading(NamedTuple):
     Attributes:
       scaling: of the features.
       classes: names of the classes, in the order of the model's answers.
-      checksum: of the file of its training, if it was one: of another, all is evaluated.
+      checksum: of the file that was read so, if it was one.
     """
 
     scaling: Scaling
@@ -86,8 +88,7 @@ def load_sequences(
       cuts: how one file is split.
       every_step: whether each step has a label, in place of each sequence.
       scale: whether features are standardised.
-      reading: of a trained model, by which the data is to be read; nothing is learnt then, and one file that is not
-        that of the training is no longer cut: every split is all of it.
+      reading: of a trained model, by which the data is to be read; nothing is learnt then.
 
     Raises:
       DataError: for what is wrong with the data.
@@ -98,14 +99,14 @@ def load_sequences(
     if "all" not in read:
         parts = read
         _check_alike(parts)
-    elif reading is not None and checksum != reading.checksum:
-        _log.info("%s is not the file of the training: each split is all of it", path)
+    elif cuts.whole and checksum != learnt_from(reading):
         parts = dict.fromkeys(SPLITS, read["all"])
     else:
         parts = {name: read["all"].part(rows) for name, rows in split_rows(read["all"], cuts).items()}
     train = parts["train"]
     if reading is None:
-        reading = Reading(learn_scaling(train.names, train.values, scale=scale), _classes(train), checksum)
+        reading = Reading(learn_scaling(train.names, train.values, scale=scale), _classes(train))
+    reading = reading._replace(checksum=checksum)
     if train.names != reading.scaling.names:
         trained = ", ".join(reading.scaling.names)
         raise DataError(f"{path} has the features {', '.join(train.names)}, but the model {trained}: give the same")
@@ -119,6 +120,26 @@ def _read(file: Path, columns: Columns, *, every_step: bool) -> SequenceSet:
     if file.suffix.lower() == ".csv":
         return read_long_form(file, columns, every_step=every_step)
     return read_array_file(file, every_step=every_step)
+
+
+def read_own_inputs(file: Path, columns: Columns, reading: Reading) -> SequenceSet:
+    """Returns the sequences of a file without labels, whether it has them or not, for a trained model.
+
+    Args:
+      file: a csv, npz or npy file.
+      columns: of a csv file.
+      reading: how the model's own data was read.
+
+    Raises:
+      DataError: for what is wrong with the file, or where it has other features.
+    """
+    names = reading.scaling.names
+    if file.suffix.lower() == ".csv":
+        return read_inputs(file, columns, names)
+    sequences = read_array_inputs(file)
+    if sequences.names != names:
+        raise DataError(f"{file} has {len(sequences.names)} features, but the model reads {len(names)}: give as many")
+    return sequences
 
 
 def split_rows(sequences: SequenceSet, cuts: Cuts) -> dict[str, Int[np.ndarray, " n"]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,13 +9,11 @@ from typing import NamedTuple
 
 from rnnjax.data.dataset import DataSet, content_checksum
 from rnnjax.data.own.baselines import likely_season
-from rnnjax.data.own.files import own_files
+from rnnjax.data.own.files import learnt_from, own_files
 from rnnjax.data.own.scaling import learn_scaling
 from rnnjax.data.own.series_file import Series, read_series
 from rnnjax.data.own.windows import SeriesReading, Sizes, require_window, window_fields
 from rnnjax.errors import DataError
-
-_log = logging.getLogger(__name__)
 
 
 class OwnSeries(NamedTuple):
@@ -58,8 +55,7 @@ def load_series(path: str, wanted: Wanted, sizes: Sizes, reading: SeriesReading 
       path: of the file or the folder.
       wanted: which columns are what, and how they are read.
       sizes: of windows and splits.
-      reading: of a trained model, by which the data is to be read; nothing is learnt then, and one file that is not
-        that of the training is no longer cut: every split is all of it.
+      reading: of a trained model, by which the data is to be read; nothing is learnt then.
 
     Raises:
       DataError: for what is wrong with the data.
@@ -69,8 +65,7 @@ def load_series(path: str, wanted: Wanted, sizes: Sizes, reading: SeriesReading 
     whole = read.get("all")
     parts: Mapping[str, Series] = read
     checksum = "" if whole is None else whole.checksum()
-    if whole is not None and reading is not None and checksum != reading.checksum:
-        _log.info("%s is not the file of the training: each split is all of it", path)
+    if whole is not None and sizes.whole and checksum != learnt_from(reading):
         parts = dict.fromkeys(("train", "validation", "test"), whole)
     elif whole is not None:
         parts = cut_series(whole, sizes)
@@ -79,7 +74,8 @@ def load_series(path: str, wanted: Wanted, sizes: Sizes, reading: SeriesReading 
         require_window(split, part, sizes)
         if part.names != names:
             raise DataError(f"{part.file} has columns {', '.join(part.names)}, not {', '.join(names)}: give the same")
-    reading = reading or _learnt(parts, wanted, sizes)._replace(checksum=checksum)
+    reading = reading or _learnt(parts, wanted, sizes)
+    reading = reading._replace(checksum=checksum, end=parts["test"].values[-sizes.window :])
     splits = {name: window_fields(name, part, reading, sizes) for name, part in parts.items()}
     steps = sum(len(part.values) for part in read.values())
     source = f"{steps:,} steps of {', '.join(names)} in {path}"
@@ -93,7 +89,7 @@ def _learnt(parts: Mapping[str, Series], wanted: Wanted, sizes: Sizes) -> Series
     targets = _chosen(train, wanted.targets)
     season = wanted.season or likely_season(train.values[:, targets], sizes.window)
     scaling = learn_scaling(train.names, train.values, scale=wanted.scale)
-    return SeriesReading(scaling, targets, season, wanted.relative, parts["test"].values[-sizes.window :])
+    return SeriesReading(scaling, targets, season, wanted.relative)
 
 
 def cut_series(series: Series, sizes: Sizes) -> dict[str, Series]:

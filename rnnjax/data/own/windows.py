@@ -24,6 +24,7 @@ class Sizes(NamedTuple):
       horizon: number H of steps that it is of.
       stride: steps from one window of training to the next; held-out ones are one step apart.
       validation, test: fractions of one file, validation before test and both after training.
+      whole: whether one file is not cut, but all of every split, unless it is that of the training of a given reading.
     """
 
     window: int
@@ -31,6 +32,7 @@ class Sizes(NamedTuple):
     stride: int
     validation: float
     test: float
+    whole: bool = False
 
 
 class SeriesReading(NamedTuple):
@@ -42,14 +44,14 @@ class SeriesReading(NamedTuple):
       season: steps of a season; below 2 there is none.
       relative: whether windows are read as differences to the last known values of the columns that are forecast.
       end: the last steps of the series, with which a forecast begins where no other is given.
-      checksum: of the file of its training, if it was one: of another, all is evaluated.
+      checksum: of the file that was read so, if it was one.
     """
 
     scaling: Scaling
     targets: list[int]
     season: int
     relative: bool
-    end: Float[np.ndarray, "W C"]
+    end: Float[np.ndarray, "W C"] = np.empty((0, 0))
     checksum: str = ""
 
     @property
