@@ -4,6 +4,7 @@ A checkpoint ``model.ckpt-1000`` is a table, ``model.ckpt-1000.index``, and file
 ``model.ckpt-1000.data-00000-of-00001``. The table is one of LevelDB's: blocks of sorted entries whose keys are stored
 without what they share with the key before, an index block that says where they are, and a footer that says where that
 is. Its keys are names of variables, its values protocol buffers: a type, a shape, a file, a place in it and a length.
+Each block and each variable has its check sum.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from rnnjax.interop.crc32c import masked_crc32c
+
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER = 48  # bytes
+_FIXED = {1: 8, 5: 4}  # bytes of a protocol buffer's numbers of a fixed size, by what their tags end with
 
 # By their numbers in tensorflow/core/framework/types.proto; texts and others are not read.
 _TYPES = {
@@ -38,13 +42,14 @@ _TYPES = {
 
 
 class Entry(NamedTuple):
-    """Where a variable is: its type's number, its shape, the file, and the place in it."""
+    """Where a variable is: its type's number, its shape, the file, the place in it, and the check sum of its bytes."""
 
     dtype: int
     shape: tuple[int, ...]
     file: int
     offset: int
     size: int
+    checksum: int
     sliced: bool
 
 
@@ -59,14 +64,14 @@ def read_tf1_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
 
     Raises:
       FileNotFoundError: if there is no such checkpoint.
-      ValueError: if it is damaged, or of a kind that is not read: of before TensorFlow 0.12, compressed, or with
-        variables in parts.
+      ValueError: if it is damaged, or of a kind that is not read: of before TensorFlow 0.12, compressed, with
+        the highest byte of a number first, or with variables in parts.
     """
     path = Path(path)
     index = path.with_name(f"{path.name}.index")
     try:
         entries = dict(_entries(index.read_bytes()))
-        shards = _varint_field(_fields(entries.pop("")), 1) or 1
+        shards = _shards(entries.pop(""))
         described = {name: _entry(value) for name, value in entries.items()}
     except (LookupError, TypeError, ValueError):
         raise ValueError(f"{index} is no index of a TensorFlow checkpoint, is damaged, or is compressed") from None
@@ -82,6 +87,8 @@ def _array(index: Path, name: str, entry: Entry, files: list[bytes]) -> np.ndarr
     content = files[entry.file][entry.offset : entry.offset + entry.size] if entry.file < len(files) else b""
     if not len(content) == entry.size == count * dtype.itemsize:
         raise ValueError(f"{name} has not the bytes that {index} says, {entry.size} at {entry.offset}: it is damaged")
+    if masked_crc32c(content) != entry.checksum:
+        raise ValueError(f"{name} has other bytes than TensorFlow wrote, by their check sum in {index}: it is damaged")
     return np.frombuffer(content, dtype).reshape(entry.shape).astype(dtype.newbyteorder("="))
 
 
@@ -90,8 +97,9 @@ def _entries(table: bytes) -> Iterator[tuple[str, bytes]]:
     if len(table) < _FOOTER or int.from_bytes(table[-8:], "little") != _MAGIC:
         raise ValueError("it does not end as one")
     footer = table[-_FOOTER:]
-    _, position = _handle(footer, 0)  # of the block of filters
+    filters, position = _handle(footer, 0)
     where, _ = _handle(footer, position)
+    list(_block(table, filters))  # which has nothing to read, but a check sum
     for _, handle in _block(table, where):
         for key, value in _block(table, _handle(handle, 0)[0]):
             yield key.decode(), value
@@ -100,9 +108,11 @@ def _entries(table: bytes) -> Iterator[tuple[str, bytes]]:
 def _block(table: bytes, where: tuple[int, int]) -> Iterator[tuple[bytes, bytes]]:
     """Yields the keys and values of a block."""
     begin, size = where
-    content = table[begin : begin + size]
-    if len(content) != size or table[begin + size : begin + size + 1] != b"\0":
+    content, end = table[begin : begin + size], begin + size
+    if len(content) != size or table[end : end + 1] != b"\0":
         raise ValueError("a block is missing or compressed")
+    if masked_crc32c(table[begin : end + 1]) != int.from_bytes(table[end + 1 : end + 5], "little"):
+        raise ValueError("a block has other bytes than were written")
     restarts = int.from_bytes(content[-4:], "little")
     end, position, key = size - 4 * (restarts + 1), 0, b""
     while position < end:
@@ -124,13 +134,14 @@ def _handle(content: bytes, position: int) -> tuple[tuple[int, int], int]:
 
 def _varint(content: bytes, position: int) -> tuple[int, int]:
     """Returns a number of seven bits a byte, the lowest first, and the position after it."""
-    number = shift = 0
-    while True:
+    number = 0
+    for shift in range(0, 64, 7):
         byte = content[position]
         number |= (byte & 127) << shift
-        position, shift = position + 1, shift + 7
+        position += 1
         if byte < 128:
             return number, position
+    raise ValueError("a number has more than 64 bits")
 
 
 def _fields(message: bytes) -> list[tuple[int, Any]]:
@@ -140,15 +151,18 @@ def _fields(message: bytes) -> list[tuple[int, Any]]:
         tag, position = _varint(message, position)
         if tag & 7 == 0:
             value, position = _varint(message, position)
+        elif tag & 7 in _FIXED:
+            end = position + _FIXED[tag & 7]
+            value, position = int.from_bytes(message[position:end], "little"), end
         else:
-            size, position = {1: (8, position), 5: (4, position)}.get(tag & 7) or _varint(message, position)
+            size, position = _varint(message, position)
             value = message[position : position + size]
             position += size
         fields.append((tag >> 3, value))
     return fields
 
 
-def _varint_field(fields: list[tuple[int, Any]], number: int) -> int:
+def _number(fields: list[tuple[int, Any]], number: int) -> int:
     """Returns the value of a field that is a number; 0 without it."""
     value = next((value for field, value in fields if field == number), 0)
     if not isinstance(value, int):
@@ -156,10 +170,18 @@ def _varint_field(fields: list[tuple[int, Any]], number: int) -> int:
     return value
 
 
+def _shards(message: bytes) -> int:
+    """Returns the number of files of numbers, which a BundleHeaderProto says."""
+    fields = _fields(message)
+    if _number(fields, 2):
+        raise ValueError("the highest byte of a number is first")
+    return _number(fields, 1) or 1
+
+
 def _entry(message: bytes) -> Entry:
     """Returns what a BundleEntryProto of tensorflow/core/protobuf/tensor_bundle.proto says."""
     fields = _fields(message)
     shape = next((value for field, value in fields if field == 2), b"")
-    sizes = tuple(_varint_field(_fields(size), 1) for field, size in _fields(shape) if field == 2)
-    dtype, file, offset, size = (_varint_field(fields, number) for number in (1, 3, 4, 5))
-    return Entry(dtype, sizes, file, offset, size, any(field == 7 for field, _ in fields))
+    sizes = tuple(_number(_fields(size), 1) for field, size in _fields(shape) if field == 2)
+    dtype, file, offset, size, checksum = (_number(fields, number) for number in (1, 3, 4, 5, 6))
+    return Entry(dtype, sizes, file, offset, size, checksum, any(field == 7 for field, _ in fields))

@@ -9,6 +9,7 @@ import pytest
 
 from rnnjax import LSTM, Project, Stack, unroll
 from rnnjax.interop import from_tf1, read_tf1_checkpoint
+from rnnjax.interop.crc32c import crc32c
 
 FOLDER = Path(__file__).parents[1] / "goldens" / "tf1_checkpoint"
 
@@ -48,10 +49,43 @@ def test_a_damaged_checkpoint_is_refused_in_one_sentence(copy):
             read_tf1_checkpoint(path)
 
 
-def test_no_byte_of_an_index_ends_reading_in_another_error(copy):
+def test_no_byte_can_change_unnoticed(copy):
+    path, index, numbers = copy
+    read_tf1_checkpoint(path)
+    footer = len(index.read_bytes()) - 48  # which has no check sum, and zeros at its end
+    for file, count in ((numbers, len(numbers.read_bytes())), (index, footer)):
+        whole = file.read_bytes()
+        for place in range(0, count, 29):
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ 0xA5]) + whole[place + 1 :])
+            with pytest.raises((ValueError, FileNotFoundError)):
+                read_tf1_checkpoint(path)
+        file.write_bytes(whole)
+
+
+def test_no_byte_of_a_footer_ends_reading_in_another_error(copy):
     path, index, _ = copy
     whole = index.read_bytes()
-    for place in range(len(whole)):
+    for place in range(len(whole) - 48, len(whole)):
         index.write_bytes(whole[:place] + bytes([whole[place] ^ 0xA5]) + whole[place + 1 :])
-        with contextlib.suppress(ValueError, FileNotFoundError):
+        with contextlib.suppress(ValueError):
             read_tf1_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "checksum"),
+    [(b"", 0), (b"123456789", 0xE3069283), (bytes(32), 0x8A9136AA), (bytes(range(32)), 0x46DD794E)],
+)
+def test_check_sums_are_those_of_rfc_3720(text, checksum):
+    assert crc32c(text) == checksum
+
+
+def test_the_check_sum_of_a_long_text_is_that_of_its_bytes_one_after_the_other():
+    text = np.random.default_rng(0).integers(0, 256, 2**22 + 777, np.uint8).tobytes()
+    register = 0xFFFFFFFF
+    for byte in text[-5000:]:
+        register ^= byte
+        for _ in range(8):
+            register = register >> 1 ^ (0x82F63B78 if register & 1 else 0)
+    assert crc32c(text[-5000:]) == register ^ 0xFFFFFFFF
+    # A text and its check sum leave the same remainder, whatever the text.
+    assert crc32c(text + crc32c(text).to_bytes(4, "little")) == 0x48674BC7
