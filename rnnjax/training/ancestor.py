@@ -93,7 +93,7 @@ def read_extension(arguments: Sequence[str]) -> tuple[Extension | None, Path | N
       arguments: of the command: ``--extend DIR --by EPOCHS [--data PATH] [--workdir DIR] [--trust]``.
 
     Raises:
-      ConfigError: for wrong flags, or where there is no complete run.
+      ConfigError: for wrong flags, where there is no run, or for one that names code and is not trusted.
     """
     if not any(argument.partition("=")[0] in ("--extend", "-extend") for argument in arguments):
         return None, None
@@ -106,7 +106,7 @@ def read_extension(arguments: Sequence[str]) -> tuple[Extension | None, Path | N
     options, rest = parser.parse_known_args(list(arguments))
     require(not rest, f"--extend goes on with the config of a run and takes no {rest[0] if rest else ''}; leave it out")
     require(options.by >= 1, f"--by is a number of epochs from 1 on, got {options.by}")
-    config = run_config(find_run(options.extend), options.data, trusted=options.trust)
+    config = run_config(find_run(options.extend), options.data, trusted=options.trust, trains=True)
     config = freeze(dataclasses.replace(config, epochs=config.epochs + options.by))
     workdir = Path(options.workdir) if options.workdir else None
     return Extension(Parent("extend", options.extend, "last"), config), workdir

@@ -109,8 +109,14 @@ def kept_of(run: RunDirectory) -> Kept:
     return run.model().kept
 
 
-def run_config(run: RunDirectory, data_path: str | None, *, trusted: bool = False) -> TrainConfig:
+def run_config(run: RunDirectory, data_path: str | None, *, trusted: bool = False, trains: bool = False) -> TrainConfig:
     """Returns the config of a run, with another data folder if one is given.
+
+    Args:
+      run: the run directory.
+      data_path: of the other data.
+      trusted: whether code outside rnnjax that the config names may be executed.
+      trains: whether the run is gone on with, as for `require_trust`.
 
     Raises:
       ConfigError: if the directory holds no run, its task or one of its fields is unknown, or it names code outside
@@ -119,7 +125,7 @@ def run_config(run: RunDirectory, data_path: str | None, *, trusted: bool = Fals
     values = run.config()
     if not isinstance(values.get("task"), str):
         raise ConfigError(f"{run.path / 'config.json'} is not a run's config; choose a directory that training made")
-    require_trust(values, run.path / "config.json", trusted=trusted)
+    require_trust(values, run.path / "config.json", trusted=trusted, trains=trains)
     config = from_dict(task_module(values["task"]).Config, values)
     if data_path is not None:
         config.data.read_other(data_path)

@@ -11,15 +11,16 @@ from rnnjax.tasks import task_path
 TRUST = "RNNJAX_TRUST"  # the environment variable with the effect of --trust
 
 
-def require_trust(values: Mapping[str, Any], path: object, *, trusted: bool) -> None:
+def require_trust(values: Mapping[str, Any], path: object, *, trusted: bool, trains: bool = False) -> None:
     """Raises `ConfigError` if the config of a run names code outside rnnjax, unless it is trusted.
 
     Args:
       values: the config.
       path: its file, for the message.
       trusted: whether such code may be imported.
+      trains: whether the run is gone on with, so that its sinks are made, too.
     """
-    named = foreign_code(values)
+    named = foreign_code(values) | (foreign_sinks(values) if trains else {})
     fields = " and ".join(f"{field} = {name!r}" for field, name in named.items())
     require(
         trusted or not named,
@@ -39,6 +40,13 @@ def foreign_code(values: Mapping[str, Any]) -> dict[str, str]:
         foreign = [_foreign(name, is_own=":" not in str(name)) for name in _listed(wrappers)]
         named["cell.wrappers"] = ", ".join(filter(None, foreign)) or None
     return {field: name for field, name in named.items() if name is not None}
+
+
+def foreign_sinks(values: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the same of the sinks, which only training makes."""
+    foreign = [_foreign(name, is_own=":" not in str(name)) for name in _listed(values.get("sinks"))]
+    named = ", ".join(filter(None, foreign))
+    return {"sinks": named} if named else {}
 
 
 def _listed(names: Any) -> Sequence[Any]:

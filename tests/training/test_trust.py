@@ -10,6 +10,7 @@ from rnnjax.commands import exit_code
 from rnnjax.config_group import to_dict
 from rnnjax.errors import ConfigError
 from rnnjax.tasks import hihello
+from rnnjax.training.ancestor import read_extension
 from rnnjax.training.evaluation import evaluate_run, run_config
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.trust import foreign_code
@@ -63,6 +64,17 @@ def test_with_trust_it_is_imported(changes, sent, capsys, monkeypatch):
     monkeypatch.setenv("RNNJAX_TRUST", "1")
     assert exit_code(evaluate.main, [str(sent)]) == 2
     assert "their code was run" in capsys.readouterr().err
+
+
+def test_sinks_of_a_run_need_trust_where_it_is_gone_on_with_and_not_where_it_is_read(sent):
+    write(sent, sinks=["wandb", "theirs:Sink"])
+    assert run_config(RunDirectory(sent), None).sinks == ("wandb", "theirs:Sink")
+    with pytest.raises(ConfigError, match=r"which would be run here: sinks = 'theirs:Sink'; add --trust"):
+        read_extension(["--extend", str(sent), "--by", "1"])
+    extension, _ = read_extension(["--extend", str(sent), "--by", "1", "--trust"])
+    assert extension is not None
+    assert extension.config.sinks == ("wandb", "theirs:Sink")
+    assert "theirs" not in sys.modules
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "rnnjax:LSTM", "rnnjax.cells.lstm:LSTM"])
