@@ -97,8 +97,12 @@ class RunDirectory:
             raise ConfigError(f"{self.path} holds a run that began {began}; choose another --workdir")
 
     def has_begun(self) -> bool:
-        """Says whether there are checkpoints, from which the run would be resumed."""
-        return self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
+        """Says whether there are checkpoints, from which the run would be resumed.
+
+        What is left of one that a killed process was writing is none.
+        """
+        steps = (path for path in self.checkpoints.glob("*") if path.name.isdecimal())
+        return any(entry.is_file() for path in steps for entry in path.rglob("*"))
 
     def _holds_config(self) -> bool:
         """Says whether there is a `config.json`; an empty one alone is what a process leaves that was killed early."""
@@ -135,10 +139,11 @@ class RunDirectory:
         Raises:
           ConfigError: if checkpoints of an earlier version are there, which kept none.
         """
-        if self._model_file() is not None:
-            return
-        if self.has_begun() and not self._model.exists():
-            raise ConfigError(_EARLIER.format(self.path))
+        if self.has_begun():
+            if not self._model.exists():
+                raise ConfigError(_EARLIER.format(self.path))
+            if self._model_file() is not None:
+                return
         if self.writes:
             write_text(self._model, json.dumps(model.as_json()) + "\n")
 

@@ -13,7 +13,7 @@ from toytasks.runs import run_training as run_afresh
 
 from rnnjax import train
 from rnnjax.config import CellConfig, OptimizerConfig
-from rnnjax.config_group import freeze
+from rnnjax.config_group import freeze, to_dict
 from rnnjax.errors import ConfigError, DataError
 from rnnjax.training.ancestor import Ancestor, Parent, difference, read_parent
 from rnnjax.training.frozen import check_frozen
@@ -119,6 +119,18 @@ def test_it_is_resumed_without_its_parent_and_refused_with_another(parent, tmp_p
     assert_identical(resumed_state, state)
     with pytest.raises(ConfigError, match="holds a run that began afresh"):
         RunDirectory(parent.directory.path).check_parent(asked.as_json())
+
+
+def test_one_that_was_killed_before_its_first_checkpoint_begins_with_its_parent_all_the_same(parent, tmp_path):
+    config = config_of(epochs=1, seed=5, frozen="RNN.*")
+    directory = RunDirectory(tmp_path / "run")
+    directory.claim(to_dict(config))
+    directory.write_parent(from_run(parent).as_json())
+    (directory.checkpoints / "0.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
+    (directory.checkpoints / "0.orbax-checkpoint-tmp" / "params" / "part").write_text("half")
+    _, state = begun(directory.path, config, None)
+    _, before = params_of(parent.directory)
+    np.testing.assert_array_equal(state.params["params"]["RNN_0"]["rnn"].w_x, before["params"]["RNN_0"]["rnn"].w_x)
 
 
 def test_what_does_not_fit_is_named(parent):

@@ -10,6 +10,7 @@ from rnnjax import plots
 from rnnjax.config_group import to_dict
 from rnnjax.errors import ConfigError
 from rnnjax.tasks.task import Task
+from rnnjax.training.model_file import ModelFile
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.summary import best_metrics, is_summary, last_metrics
 
@@ -180,6 +181,17 @@ def test_what_a_process_leaves_that_was_killed_before_it_claimed_the_directory_d
     claim(tmp_path)
     assert RunDirectory(tmp_path).config() == to_dict(sign_config())
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_the_model_is_that_of_the_data_which_the_first_checkpoint_is_trained_on(tmp_path):
+    directory, first, second = RunDirectory(tmp_path), *(ModelFile({"words": [w]}, {}, {}) for w in "ab")
+    directory.keep_model(first)
+    directory.keep_model(second)
+    assert directory.model() == second
+    (directory.checkpoints / "8").mkdir(parents=True)
+    (directory.checkpoints / "8" / "about").write_text("{}")
+    directory.keep_model(first)
+    assert directory.model() == second
 
 
 def test_directories_where_files_belong_are_set_aside(tmp_path, caplog):
