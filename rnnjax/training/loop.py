@@ -119,7 +119,8 @@ def _train(
         )
         run.keep_metrics_until(start_step, steps_in(unfinished.window), evaluated=bool(checkpoints.metrics(start_step)))
         earlier = histograms_until(run.path, start_step) if run.writes else []
-        sinks.open(to_dict(config), run.path, [*run.metrics(), *earlier] if start_step else [])
+        lines = sorted([*run.metrics(), *earlier], key=lambda row: row["step"]) if start_step else []
+        sinks.open(to_dict(config), run.path, lines)
         with (
             sinks,
             Progress(start_step, schedule.steps, shown=run.writes) as progress,

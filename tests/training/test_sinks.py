@@ -90,6 +90,7 @@ def test_after_a_kill_a_sink_has_every_line_once(tmp_path, monkeypatch):
     assert sorted(map(json.dumps, lines)) == sorted(
         json.dumps(line) for line in [*resumed.metrics, *histograms_of(resumed)]
     )
+    assert [line["step"] for line in lines] == sorted(line["step"] for line in lines)
     assert resumed.metrics == whole.metrics
     assert histograms_of(resumed) == histograms_of(whole)
     assert len(histograms_of(whole)) == 2

@@ -36,7 +36,7 @@ class Sink(Protocol):
         """
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Adds lines, which are in the order of their steps in each split."""
+        """Adds lines, which are in the order of their steps."""
 
     def figure(self, name: str, path: Path) -> None:
         """Adds a picture, a PNG file."""
