@@ -233,7 +233,7 @@ def fitting(name: str, values: Any, fields: Mapping[str, Field]) -> Shaped[np.nd
       fields: the inputs that the model reads.
 
     Raises:
-      ValueError: if the model has no such input, or it is of another shape or kind of numbers.
+      ValueError: if the model has no such input, it is of another shape or kind of numbers, or one is too large.
     """
     if name not in fields:
         raise ValueError(f"the model reads {', '.join(fields)}, not {name!r}")
@@ -247,4 +247,14 @@ def fitting(name: str, values: Any, fields: Mapping[str, Field]) -> Shaped[np.nd
     both_whole = array.dtype.kind in "iu" and np.dtype(dtype).kind in "iu"
     if not both_whole and not np.can_cast(array.dtype, dtype, "same_kind"):
         raise ValueError(f"{name} must hold numbers of type {dtype}, got {array.dtype}")
-    return array.astype(dtype)
+    return _within(name, array, np.dtype(dtype))
+
+
+def _within(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Returns an array in another type, raising where a number would become another one."""
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype)
+    changed = cast != array if dtype.kind in "iub" else np.isinf(cast) & np.isfinite(array)
+    if changed.any():
+        raise ValueError(f"{name} must hold numbers of type {dtype}, got {array[changed][0]}")
+    return cast
