@@ -91,7 +91,7 @@ def recurrent_layer(cell: Cell | None, params: Any) -> Recurrent:
     (path, values), modules = found[0], _modules(params)
     others = tuple(name for name in modules if name not in path)
     dense = modules[others[0]] if len(others) == 1 else None
-    if not isinstance(dense, Mapping) or dense.keys() != {"kernel", "bias"}:
+    if not isinstance(dense, Mapping) or dense.keys() != {"kernel", "bias"} or len(dense["kernel"]) != cell.output_size:
         return Recurrent(cell, values, others)
     kernel, bias = dense["kernel"], dense["bias"]
     return Recurrent(Project(cell, kernel.shape[1]), ProjectParams(values, kernel, bias), ())

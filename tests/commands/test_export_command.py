@@ -68,6 +68,8 @@ def test_other_parts_of_a_model_are_named_and_an_ambiguous_one_is_refused():
     params = drawn_parameters(lambda key: cell.init(key, 3))
     model = {"params": {"Embed_0": {"embedding": np.ones((5, 3))}, "RNN_0": {"rnn": params}}}
     assert recurrent_layer(cell, model).others == ("Embed_0",)
+    before = {"Dense_0": {"kernel": np.ones((2, 3)), "bias": np.ones(3)}}
+    assert recurrent_layer(cell, {"params": {**before, "RNN_0": {"rnn": params}}}).others == ("Dense_0",)
     for several in ({"a": params, "b": params}, {"a": np.ones(3)}):
         with pytest.raises(ValueError, match="recurrent layers with the parameters of its cell, and one is needed"):
             recurrent_layer(cell, several)
