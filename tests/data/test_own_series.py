@@ -102,6 +102,7 @@ def test_another_series_is_read_as_that_of_the_training_and_all_of_it(load):
     other = load(series([(t, 0) for t in range(6)]), sizes=SIZES._replace(whole=True), reading=kept)
     np.testing.assert_allclose(other.data.splits["test"]["last"], kept.scaling.inputs([[3, 0]]), rtol=1e-6)
     assert other.reading.season == 3
+    assert load(COUNT, sizes=SIZES._replace(window=2), reading=kept).reading.season == 1  # no window has three steps
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,8 @@ def load_series(path: str, wanted: Wanted, sizes: Sizes, reading: SeriesReading 
         if part.names != names:
             raise DataError(f"{part.file} has columns {', '.join(part.names)}, not {', '.join(names)}: give the same")
     reading = reading or _learnt(parts, wanted, sizes)
-    reading = reading._replace(checksum=checksum, end=parts["test"].values[-sizes.window :])
+    season = reading.season if reading.season <= sizes.window else 1  # a longer one is not in a window
+    reading = reading._replace(season=season, checksum=checksum, end=parts["test"].values[-sizes.window :])
     splits = {name: window_fields(name, part, reading, sizes) for name, part in parts.items()}
     steps = sum(len(part.values) for part in read.values())
     source = f"{steps:,} steps of {', '.join(names)} in {path}"
