@@ -83,7 +83,7 @@ def open_task(config: Config, kept: Kept) -> Task:
         return classify(params, raw_batch(inputs["values"], reading))
 
     def generate(params: Any, request: Request) -> Iterator[str]:
-        likely = jax.jit(lambda values: jax.nn.softmax(predict(params, {"values": values})))
+        likely = jax.jit(lambda batch: jax.nn.softmax(classify(params, batch)))
         yield "id,label,probability"
         for id, _, chances in answers(config.data, reading, likely, request):
             yield csv_line([id, reading.classes[int(chances.argmax())], f"{chances.max():.4f}"])

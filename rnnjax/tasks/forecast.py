@@ -22,7 +22,7 @@ from rnnjax.data.own.baselines import seasonal_forecast
 from rnnjax.data.own.files import own_files
 from rnnjax.data.own.series import OwnSeries, Wanted, load_series
 from rnnjax.data.own.series_file import read_series
-from rnnjax.data.own.windows import SeriesReading, Sizes, known_values, traced_windows, window_starts
+from rnnjax.data.own.windows import SeriesReading, Sizes, known_values, read_windows, traced_windows, window_starts
 from rnnjax.errors import DataError, require
 from rnnjax.memory import require_memory
 from rnnjax.models.forecaster import HorizonForecaster
@@ -153,7 +153,9 @@ def open_task(config: Config, kept: Kept) -> Task:
     def generate(params: Any, request: Request) -> Iterator[str]:
         require(request.prompt is None, "a forecast follows the end of the data; leave --prompt out, and give --data")
         end = series_end(config, reading)
-        following = np.asarray(jax.jit(predict)(params, {"values": end[None]}))[0, : request.length]
+        window = read_windows(end, reading, np.zeros(1, int), len(end))  # in 64 bits, as the data of training was
+        predicted = np.asarray(jax.jit(functools.partial(forecast, model))(params, window))
+        following = reading.unscaled(predicted)[0, : request.length]
         if request.plots is not None:
             plot_following(end[:, reading.targets], following, reading.names, request.plots / "generated.png")
         yield ",".join(reading.names)

@@ -114,7 +114,7 @@ def answers(
     Args:
       config: the group of the data.
       reading: how the model's own data was read.
-      predict: the model's prediction from values ``[B, T, I]``.
+      predict: the model's prediction from a batch.
       request: the options of `python -m rnnjax.generate`.
 
     Raises:
@@ -126,7 +126,12 @@ def answers(
     sequences = read_own_inputs(files["all"] if "all" in files else files["test"], config.columns(), reading)
     for first in range(0, len(sequences.ids), _AT_ONCE):
         part = sequences.part(np.arange(first, min(first + _AT_ONCE, len(sequences.ids))))
-        yield from zip(part.ids, part.lengths.tolist(), np.asarray(predict(part.values.astype(np.float32))))
+        yield from zip(part.ids, part.lengths.tolist(), np.asarray(predict(_read_batch(part.values, reading))))
+
+
+def _read_batch(values: Float[np.ndarray, "B T I"], reading: Reading) -> Batch:
+    """Returns the same as `raw_batch`, scaled in 64 bits, as the data of training was."""
+    return {"inputs": jnp.asarray(reading.scaling.inputs(values)), "mask": jnp.asarray(~np.isnan(values).all(-1))}
 
 
 def raw_inputs(reading: Reading) -> dict[str, Field]:

@@ -68,7 +68,7 @@ def open_task(config: Config, kept: Kept) -> Task:
         return tag(params, raw_batch(inputs["values"], reading))
 
     def generate(params: Any, request: Request) -> Iterator[str]:
-        likely = jax.jit(lambda values: jax.nn.softmax(predict(params, {"values": values})))
+        likely = jax.jit(lambda batch: jax.nn.softmax(tag(params, batch)))
         yield "id,step,label,probability"
         for id, length, chances in answers(config.data, reading, likely, request):
             for step, each in enumerate(chances[:length], 1):

@@ -22,14 +22,14 @@ def rows(count=10, steps=3, **changes):
 
 @pytest.fixture
 def load(tmp_path):
-    def loaded(content, name="data.csv", columns=COLUMNS, cuts=CUTS, every_step=False, **options):
+    def loaded(content, name="data.csv", columns=COLUMNS, cuts=CUTS, every_step=False, compressed=False, **options):
         file = tmp_path / name
         if isinstance(content, bytes):
             file.write_bytes(content)
         elif isinstance(content, str):
             file.write_text(content, encoding="utf-8")
         elif isinstance(content, dict):
-            np.savez(file, **content)
+            (np.savez_compressed if compressed else np.savez)(file, **content)
         else:
             np.save(file, content)
         return load_sequences(str(file), columns, cuts, every_step=every_step, scale=True, **options)
@@ -151,6 +151,24 @@ def test_scaling_and_classes_are_those_of_training_alone(load, caplog):
     train = own.data.splits["train"]["inputs"]
     np.testing.assert_allclose(train.mean((0, 1)), 0, atol=1e-5)
     np.testing.assert_allclose(train.std((0, 1)), 1, atol=1e-5)
+
+
+def test_classes_that_are_large_numbers_stay_apart(load):
+    large = 2**53
+    table = load(HEAD + "".join(f"s{i},{t},1,{i},{large + i % 2}\n" for i in range(10) for t in range(2)))
+    arrays = load({"x": np.ones((10, 2, 1)), "y": large + np.arange(10) % 2}, "data.npz")
+    assert table.reading.classes == arrays.reading.classes == (str(large), str(large + 1))
+
+
+def test_an_archive_is_not_unpacked_into_more_than_the_memory(load, monkeypatch):
+    monkeypatch.setattr("rnnjax.memory.device_memory", lambda: 100_000)
+    with pytest.raises(ConfigError, match=r"the arrays in .* take at least"):
+        load({"x": np.zeros((100, 1000, 1)), "y": np.arange(100) % 2}, "data.npz", compressed=True)
+
+
+def test_values_that_float32_tells_apart_badly_are_said(load, caplog):
+    load(HEAD + "".join(f"s{i},{t},{1e6 + t},{i},{i % 2}\n" for i in range(10) for t in range(2)))
+    assert "values of 'a' are far from zero beside their spread" in caplog.text
 
 
 def test_every_class_is_split_alike_whatever_the_order(load):

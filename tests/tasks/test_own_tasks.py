@@ -157,6 +157,20 @@ def test_labels_of_steps_are_answered_for_data_with_labels_or_without(tasks, fol
         list(open_task(freeze(other), kept).generate(params, request._replace(prompt="x")))
 
 
+def test_values_far_from_zero_are_answered_as_they_are_evaluated(tmp_path):
+    labels = np.arange(20) % 2
+    values = 1.7e9 + 100.0 * labels[:, None, None] + RNG.integers(0, 100, (20, 3, 1))  # float32 knows multiples of 128
+    np.savez(tmp_path / "data.npz", x=values, y=labels)
+    config = freeze(classify.Config(cell=CELL, data=SequencesConfig(path=f"{tmp_path}/data.npz")))
+    task = build_task(config)
+    params, scaling = drawn_parameters(task.init), task.kept["scaling"]
+    inputs = ((values - scaling["mean"]) / scaling["scale"]).astype(np.float32)
+    logits: np.ndarray = task.model.apply(params, inputs, deterministic=True)
+    lines = list(task.generate(params, Request(None, 300, 1.0, None, None, 0, 4, 1, (), None)))[1:]
+    expected = jax.nn.softmax(logits).max(-1)
+    np.testing.assert_allclose([float(line.split(",")[2]) for line in lines], expected, atol=1e-3)
+
+
 def test_what_follows_the_end_of_the_data_is_forecast_with_the_file_and_without(tasks, folder, tmp_path):
     config, kept = config_of("forecast", folder), tasks["forecast"].kept
     params = drawn_parameters(tasks["forecast"].init)

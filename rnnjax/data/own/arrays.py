@@ -84,6 +84,8 @@ def _archive(file: Path) -> dict[str, np.ndarray]:
     if not isinstance(loaded, np.lib.npyio.NpzFile):
         raise DataError(f"{file} is no npz archive: write it with numpy.savez")
     with loaded:
+        unpacked = sum(entry.file_size for entry in loaded.zip.infolist())  # pyright: ignore[reportOptionalMemberAccess]
+        require_memory(3 * unpacked, f"the arrays in {file}", "give fewer or shorter sequences")
         return {name: _content(file, lambda name=name: loaded[name]) for name in loaded.files}
 
 
@@ -165,7 +167,9 @@ def _labels_as_text(file: Path, labels: np.ndarray, *, every_step: bool) -> Shap
         raise DataError(
             f"{file} has the label {numbers[none][0]:g} at {_place(none)}: give whole numbers from 0 on, or words"
         )
-    return np.where(none, NO_LABEL, np.where(none, 0, numbers).astype(np.int64).astype(str))
+    # Whole numbers as they are, since float64 has not all of the large ones.
+    whole = labels if labels.dtype.kind in "iu" else np.where(none, 0, numbers).astype(np.int64)
+    return np.where(none, NO_LABEL, whole.astype(str))
 
 
 def _place(wrong: np.ndarray) -> str:

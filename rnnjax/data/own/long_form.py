@@ -109,7 +109,15 @@ def _whole_labels(table: Table, name: str, *, every_step: bool) -> Shaped[np.nda
     for index, cell in enumerate(cells):
         if cell and not float(cell).is_integer():
             raise table.wrong(index, name, f"is no class: classes are whole numbers or words; {_NO_CLASSES}")
-    return np.array([str(int(float(cell))) if cell else NO_LABEL for cell in cells]) if values else np.array(cells)
+    return np.array([_whole(cell) if cell else NO_LABEL for cell in cells]) if values else np.array(cells)
+
+
+def _whole(cell: str) -> str:
+    """Returns a whole number as it is written without a fraction, in all of its digits."""
+    try:
+        return str(int(cell))
+    except ValueError:
+        return str(int(float(cell)))
 
 
 _NO_CLASSES = "to predict numbers use configs/own.py:forecast, or name another column with --config.data.label"

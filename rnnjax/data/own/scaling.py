@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from rnnjax.errors import DataError
+
+_log = logging.getLogger(__name__)
+
+_FAR = 1e4  # spreads between zero and a mean, from where on float32 tells values apart badly
 
 
 class Scaling(NamedTuple):
@@ -82,5 +87,13 @@ def learn_scaling(names: Sequence[str], values: Float[np.ndarray, "*N I"], *, sc
         return Scaling(tuple(names), (0.0,) * len(names), (1.0,) * len(names), gaps)
     mean, deviation = np.nanmean(rows, axis=0), np.nanstd(rows, axis=0)
     # What is constant but for rounding has no scale.
-    deviation = np.where(deviation > 1e-9 * np.abs(mean), deviation, 1.0)
+    varies = deviation > 1e-9 * np.abs(mean)
+    far = [name for name, is_far in zip(names, varies & (np.abs(mean) > _FAR * deviation)) if is_far]
+    if far:
+        _log.warning(
+            "values of %s are far from zero beside their spread: training and evaluation scale them in 64 bits, but "
+            "predictions from arrays and exported programs read float32; subtract a constant from them",
+            ", ".join(map(repr, far)),
+        )
+    deviation = np.where(varies, deviation, 1.0)
     return Scaling(tuple(names), tuple(mean.tolist()), tuple(deviation.tolist()), gaps)
