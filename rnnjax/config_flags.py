@@ -47,7 +47,7 @@ def open_config(arguments: Sequence[str]) -> tuple[TrainConfig, ConfigFile, Path
     require(bool(names), f"no config is given; usage: {_USAGE}")
     file = read_config_file(names[-1])
     config = file.config()
-    rest = _unset(config, _choose_sinks(config, _choose_cell(config, arguments)))
+    rest = _unset(config, _choose_lists(config, _choose_cell(config, arguments)))
     read = set_fields if config_flags is None else _set_by_ml_collections
     config, workdir, stray = read(config, rest)
     require(not stray, f"unexpected argument {stray[0] if stray else ''!r}; usage: {_USAGE}")
@@ -97,16 +97,25 @@ def _choose_cell(config: TrainConfig, arguments: Sequence[str]) -> list[str]:
     return arguments
 
 
-def _choose_sinks(config: TrainConfig, arguments: Sequence[str]) -> list[str]:
-    """Sets the sinks that the last such flag names, plainly, and returns the other arguments."""
-    sinks, arguments = _extracted(arguments, "config.sinks")
-    if sinks:
-        config.sinks = _names(sinks[-1])
-    return arguments
+def _choose_lists(config: TrainConfig, arguments: Sequence[str]) -> list[str]:
+    """Sets fields that are lists of names, each to what its last flag says, plainly, and returns the other arguments.
+
+    Raises:
+      ConfigError: for a flag of an unknown field.
+    """
+    rest = list(arguments)
+    flags_of_fields = filter(None, map(_FIELD.fullmatch, arguments))
+    for path in dict.fromkeys(flag["path"] for flag in flags_of_fields if not flag["no"]):
+        group, name = _place(config, path)
+        if field_types(group)[name] == tuple[str, ...]:
+            values, rest = _extracted(rest, f"config.{path}")
+            setattr(group, name, _names(values[-1]))
+    return rest
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in text.split(",") if name and name not in _UNSET)
+    names = (name.strip(" '\"") for name in text.strip("()[] ").split(","))
+    return tuple(name for name in names if name and name not in _UNSET)
 
 
 def _unset(config: TrainConfig, arguments: Sequence[str]) -> list[str]:

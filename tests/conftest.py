@@ -33,7 +33,7 @@ if _QUICKLY.get(jax.__version_info__[:2]):  # flags that are blank are taken for
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICKLY[jax.__version_info__[:2]]}"
 
 # Tracing makes many objects, few of them garbage, and notes for each where in the source it comes from.
-gc.set_threshold(20_000, 50, 100)
+gc.set_threshold(100_000, 50, 100)
 jax.config.update("jax_traceback_in_locations_limit", 0)
 
 # The folder whose programs are timed and weighed; elsewhere they are small, and take longer to optimise than to run.
@@ -92,6 +92,7 @@ def pytest_sessionstart(session):
 
 def pytest_collection_finish(session):
     """Holds annotations of packages whose modules the tests that are collected have imported by now."""
+    gc.freeze()  # what is imported by now stays
     if not _ANNOTATIONS:
         return
     from fixtures.annotations import hold_annotations_in

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fixtures.parameters import array
+from fixtures.thorough import main_of
 from flax import nnx
 
 from rnnjax import GRU, LSTM, BasicRNN, Project, Stack, unroll
@@ -92,7 +93,7 @@ def our_rnn(cell, **options):
 
 # What the others compute is what these do, by other functions or in another layout: interop's tests run them forward.
 MAIN = ("SimpleCell", "LSTMCell-elu-tanh", "GRUCell-elu-hard_sigmoid")
-LINEN_CASES = [name if name in MAIN else pytest.param(name, marks=pytest.mark.thorough) for name in LINEN]
+LINEN_CASES = main_of(LINEN, MAIN)
 
 
 @pytest.mark.parametrize("name", LINEN_CASES)

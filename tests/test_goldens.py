@@ -9,6 +9,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from fixtures.thorough import once_more
 
 from rnnjax import GRU, LSTM, BasicRNN, Scan, Stack, Static, bidirectional, unroll
 from rnnjax.interop import bidirectional_from_torch, from_tf1, from_torch
@@ -39,7 +40,7 @@ TORCH_FILES = [f"{kind}_{rest}" for kind in TORCH for rest in ("1_layer", "2_lay
 TORCH_FILES += [f"{name}_bidirectional" for name in TORCH_FILES]
 # Of two layers each has the parameters of one; that one is read as one layer, a cell of one kind shows.
 ONE_LAYER = [name for name in TORCH_FILES if "1_layer" in name and not name.startswith("lstm_1")]
-TORCH_CASES = [pytest.param(name, marks=pytest.mark.thorough) if name in ONE_LAYER else name for name in TORCH_FILES]
+TORCH_CASES = [once_more(name) if name in ONE_LAYER else name for name in TORCH_FILES]
 
 
 def load(name):

@@ -61,8 +61,9 @@ class SequencesConfig(OwnConfig):
     """Labelled sequences of your own: a csv file in long form, an npz archive, or an npy array beside its labels.
 
     Attributes:
-      id: the column of a csv file with the id of a row's sequence; "" takes the first.
-      label: the column of labels; "" takes one called label, class, target, tag or y, else the last.
+      id: the column of a csv file with the id of a row's sequence; "" takes one called id, sequence, session or series,
+        else the first that is not one of times.
+      label: the column of labels; "" takes one called label, class, target, tag or y, else the last of the others.
       split: "fraction" splits the sequences of every class alike; "time" trains on those that end first.
     """
 

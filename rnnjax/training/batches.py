@@ -119,7 +119,7 @@ def epoch_steps(task: Task, batch_size: int) -> int:
     for group in groups:
         where = "" if task.buckets is None else " in a bucket"
         fits = batch_size <= len(group)
-        require(fits, f"batch_size is {batch_size}, but there are {len(group)} training examples{where}")
+        require(fits, f"batch_size is {batch_size}, but there are {len(group)} training examples{where}; lower it")
     return sum(len(group) // batch_size for group in groups)
 
 

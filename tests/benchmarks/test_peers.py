@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from fixtures.thorough import main_of
 
 from benchmarks import peers
 from benchmarks.contenders import CONTENDERS, USES, Case, missing_package, recurrent_layers
@@ -27,11 +28,7 @@ def calls_of(name):
     return (CONTENDERS | USES)[name](SMALL)
 
 
-OURS = ["rnnjax", "plain"]
-OTHERS = [pytest.param(name, marks=pytest.mark.thorough) for name in INSTALLED if name not in OURS]
-
-
-@pytest.mark.parametrize("name", [*OURS, *OTHERS])
+@pytest.mark.parametrize("name", main_of(["plain", *INSTALLED], ("plain",)))
 def test_every_contender_trains_and_predicts(name):
     calls = calls_of(name)
     losses = [float(np.mean(jax.tree.leaves(calls.train())[0])) for _ in range(200)]

@@ -310,3 +310,18 @@ def test_a_config_of_the_library_is_found_by_name_from_any_folder(tmp_path, monk
         read_config(["--config", "mnits"])
     with pytest.raises(ConfigError, match=r"no file configs/mnist.py; the library's own config is found .* by 'mnist'"):
         read_config(["--config", "configs/mnist.py"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "features"),
+    [
+        (["--config.data.features=height,2"], ("height", "2")),
+        (["--config.data.features", "a b, c"], ("a b", "c")),
+        (["--config.data.features=('a','b')"], ("a", "b")),
+        (["--config.data.features=a", "--config.data.features=b"], ("b",)),
+        (["--config.data.features=none"], ()),
+    ],
+)
+def test_a_list_of_names_is_written_plainly_with_commas(flags, features):
+    config, *_ = read_config(["--config", "configs/own.py", "--config.data.path=file", *flags])
+    assert config.data.features == features

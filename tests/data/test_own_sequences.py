@@ -105,6 +105,23 @@ def test_a_label_at_every_step_may_be_missing(load):
     np.testing.assert_array_equal(of_arrays.data.splits["train"]["label"][0], [0, UNKNOWN, 0, 1])
 
 
+def test_columns_are_found_by_their_names_in_any_order(load, caplog):
+    lines = [line.split(",") for line in rows().splitlines()]
+    order = [4, 1, 3, 0, 2]
+    turned = load("\n".join(",".join(line[column] for column in order) for line in lines))
+    assert turned.reading.scaling.names == ("b", "a")
+    np.testing.assert_array_equal(
+        turned.data.splits["test"]["inputs"][..., ::-1], load(rows()).data.splits["test"]["inputs"]
+    )
+    again = load(rows(), reading=turned.reading)
+    assert again.reading.scaling.names == ("b", "a")
+    assert again.data.checksum == turned.data.checksum
+    load("time,who,x,y\n" + "".join(f"{i % 3},{i // 3},{i},{i // 3 % 2}\n" for i in range(30)))
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    load("n,x,y\n" + "".join(f"{i},{i},{i % 2}\n" for i in range(30)))
+    assert "each sequence has one step; is 'n' the column of their ids?" in caplog.text
+
+
 # What is missing
 
 

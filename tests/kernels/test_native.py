@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cells_under_test import H, I, UpdateGateRNN, close, inputs, parameters, same, some_state
+from fixtures.thorough import once_more
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from test_pallas_interpreted import CELLS, LENGTHS, RESETS, found_by, total
@@ -82,7 +83,7 @@ def reason_against(cell, dtype=jnp.float32):
 @needs_compiler
 @pytest.mark.parametrize(
     "cell",
-    [*COMPILED.values(), *(pytest.param(cell, marks=pytest.mark.thorough) for cell in MORE.values())],
+    [*COMPILED.values(), *map(once_more, MORE.values())],
     ids=[*COMPILED, *MORE],
 )
 def test_values_and_gradients_are_those_of_scan(cell):
@@ -91,6 +92,7 @@ def test_values_and_gradients_are_those_of_scan(cell):
 
 
 @needs_compiler
+@pytest.mark.thorough
 def test_so_they_are_in_every_size_of_tile_and_in_stacks():
     check(LSTM(70, peephole=True, cell_clip=0.6, coupled_gates=True), batch=(3, 11), steps=9)
     check(Stack([GRU(37), GRU(16)]), batch=(), steps=2, given=False)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cells_under_test import H, I, UpdateGateRNN, close, inputs, parameters, some_state
+from fixtures.thorough import once_more
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -60,7 +61,7 @@ CELLS = {  # beside those of the tests below
     "own_resonator": Resonator(H),
     "lstm_in_heads": Heads(LSTM(H, peephole=True), 2),
 }
-IN_MORE_HEADS = pytest.param(Heads(GRU(H), 4), marks=pytest.mark.thorough, id="gru_in_heads")
+IN_MORE_HEADS = once_more(Heads(GRU(H), 4), id="gru_in_heads")
 
 
 def loss(cell, method, options, params, xs, state):
@@ -103,7 +104,7 @@ def test_units_are_split_over_warpgroups_and_sequences_over_blocks():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(jnp.bfloat16, 0.1), (jnp.float16, 0.02)], ids=["bfloat16", "float16"]
+    ("dtype", "tolerance"), [(jnp.bfloat16, 0.1), once_more(jnp.float16, 0.02)], ids=["bfloat16", "float16"]
 )
 def test_in_two_bytes_they_differ_by_the_rounding(dtype, tolerance):
     check(UpdateGateRNN(H), dtype=dtype, tolerance=tolerance, **ALL)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cells_under_test import UpdateGateRNN
+from fixtures.thorough import once_more
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -48,7 +49,7 @@ CELLS = {
 
 # Other cells in a layout that one of the rest has, or another layout of such a cell.
 AGAIN = ("lstm", "own_gated", "lstm_in_heads")
-CASES = [pytest.param(*case, marks=[pytest.mark.thorough] * (name in AGAIN)) for name, case in CELLS.items()]
+CASES = [once_more(*case) if name in AGAIN else case for name, case in CELLS.items()]
 
 
 @pytest.mark.parametrize(("cell", "batch", "dtype"), CASES, ids=CELLS)

@@ -237,7 +237,8 @@ def assert_gone_is_said(processes, left, codes):
         assert "start all of them again to resume" in sentence
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("count", [2, 4])
 def test_processes_found_by_slurm_that_split_layers_and_batch_equal_one_and_stop_together(
     count, start, tmp_path, capfd
 ):

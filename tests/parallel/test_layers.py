@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pipelines
 import pytest
+from fixtures.thorough import once_more
 from jax.sharding import PartitionSpec
 from pipelines import ALIKE, EVERYTHING, MIXED, B, T, check, close
 
@@ -22,7 +23,7 @@ from rnnjax import GRU, LSTM, BasicRNN, Cell, GatedCell, HiddenState, Stack, unr
 from rnnjax.parallel.layers import Wavefront
 
 
-@pytest.mark.parametrize("mapped", ["shard_map", pytest.param("pmap", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("mapped", ["shard_map", once_more("pmap")])
 def test_unequal_layers_with_lengths_resets_dropout_and_a_last_chunk_that_is_short(mapped):
     check(MIXED, 2, mapped, Wavefront(chunk=4), **EVERYTHING)
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.thorough import once_more
 from jax.sharding import AxisType, PartitionSpec
 from pipelines import EVERYTHING, B, T, arguments, check
 
@@ -45,7 +46,7 @@ def assert_close(got, expected):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, expected)
 
 
-@pytest.mark.parametrize("mapped", ["shard_map", pytest.param("pmap", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("mapped", ["shard_map", once_more("pmap")])
 def test_a_stack_with_lengths_resets_dropout_and_reverse(mapped):
     check(STACK, 2, mapped, TimeSplit(implementation="associative"), **EVERYTHING)
 

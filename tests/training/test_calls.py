@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from fixtures.thorough import once_more
 from toytasks import sign, slow
 from toytasks.config import __file__ as slow_config
 from toytasks.config import get_config
@@ -95,7 +96,7 @@ def counts(monkeypatch):
     [
         *((fields, "device") for fields in STEPS_IN_CALLS.values()),
         ({"steps_per_call": 3}, "host"),
-        *(pytest.param(fields, "host", marks=pytest.mark.thorough) for fields in OTHERS_FROM_THE_HOST),
+        *(once_more(fields, "host") for fields in OTHERS_FROM_THE_HOST),
     ],
 )
 def test_metrics_and_checkpoints_do_not_depend_on_where_calls_end(fields, feed, unbounded, counts, tmp_path):
@@ -154,7 +155,7 @@ def signal_in_evaluation(monkeypatch, number):
         yield
 
 
-@pytest.mark.parametrize(("number", "step"), [(1, 8), (2, 16)])
+@pytest.mark.parametrize(("number", "step"), [(1, 8), once_more(2, 16)])
 def test_a_run_stopped_in_a_validation_evaluates_it_when_it_goes_on(number, step, unbounded, tmp_path, monkeypatch):
     config = config_of(call_seconds=1e-9)
     stopped = pytest.raises(Interrupted, match=f"stopped by SIGTERM at step {step} of 16, after a checkpoint")

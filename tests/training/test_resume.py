@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from fixtures.thorough import once_more
 from toytasks import sign
 from toytasks.config import get_config
 from toytasks.runs import assert_identical, assert_same_run, last_checkpoint, run_training, scalars, sign_config
@@ -72,7 +73,9 @@ def interrupt(monkeypatch, at: int, action) -> None:
     monkeypatch.setattr(Record, "write", write)
 
 
-@pytest.mark.parametrize(("at", "number"), [(1, signal.SIGTERM), (2, signal.SIGINT), (3, signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("at", "number"), [(1, signal.SIGTERM), once_more(2, signal.SIGINT), once_more(3, signal.SIGTERM)]
+)
 def test_a_run_stopped_by_a_signal_and_resumed_equals_one_that_was_not(
     at, number, uninterrupted, tmp_path, monkeypatch
 ):
@@ -107,7 +110,7 @@ class PowerCut(Exception):
     """The process is gone, and with it all that was not yet on disk."""
 
 
-@pytest.mark.parametrize("at", [1, 5, 9])
+@pytest.mark.parametrize("at", [once_more(1), 5, 9])
 def test_a_run_cut_off_and_resumed_equals_one_that_was_not_for_tensorboard_too(
     at, uninterrupted, tmp_path, monkeypatch
 ):

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from fixtures.thorough import once_more
 from toytasks.runs import run_training, sign_config
 
 from rnnjax.config import CellConfig, ParallelConfig
@@ -22,7 +23,7 @@ def on_one(tmp_path_factory):
     return trained(tmp_path_factory.mktemp("one") / "run", "1")
 
 
-@pytest.mark.parametrize("map", ["shard_map", "pmap"])
+@pytest.mark.parametrize("map", ["shard_map", once_more("pmap")])
 def test_layers_on_two_devices_train_as_on_one(map, on_one, tmp_path):
     two = trained(tmp_path / "run", "2", map)
     for split in ("train", "validation", "test"):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.thorough import once_more
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 from toytasks import sign
 from toytasks.runs import assert_identical, data_set, line_config, params_of, scalars, summaries
@@ -104,7 +105,7 @@ def test_every_run_has_events_of_its_own_with_its_hyperparameters(number, swept)
     assert told == {"seed": grid.runs[number].seed, "optimizer.learning_rate": rate}
 
 
-@pytest.mark.parametrize("number", [0, 4, 5])
+@pytest.mark.parametrize("number", [0, once_more(4), 5])
 def test_every_run_is_the_one_that_training_makes(number, swept, tmp_path):
     grid, directory, results = swept
     config = grid.runs[number].config
@@ -180,7 +181,7 @@ def bucketed_task():
 
 
 @pytest.mark.parametrize(
-    ("make_task", "feed"), [(carried_task, "device"), (bucketed_task, "device"), (bucketed_task, "host")]
+    ("make_task", "feed"), [(carried_task, "device"), (bucketed_task, "device"), once_more(bucketed_task, "host")]
 )
 def test_carries_buckets_and_feeds_of_every_run_are_those_of_training(make_task, feed, tmp_path):
     task, configs = make_task(), []
@@ -350,7 +351,7 @@ def signal_in_evaluation(number):
     return evaluator
 
 
-@pytest.mark.parametrize("feed", ["device", pytest.param("host", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("feed", ["device", once_more("host")])
 def test_a_group_does_not_depend_on_where_calls_end_nor_on_stops_in_evaluations(feed, swept, tmp_path, monkeypatch):
     single = ["--config.call_seconds=1e-9", f"--config.data.feed={feed}"]
     (group, _), whole = groups(grid_of(*ALL[:4], *single, *RATES, seeds=3, at_once=5)), swept[1].path / "groups" / "0"

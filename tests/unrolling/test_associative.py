@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cells_under_test import H, I, check_that_a_reset_cuts_an_overflow_off, close, inputs, parameters, some_state
+from fixtures.thorough import main_of
 
 from rnnjax import (
     GRU,
@@ -99,7 +100,7 @@ def value_and_gradients(cell, method, arguments, **options):
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*arguments)
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", main_of(OWN, ("matrix", "stack")))
 def test_masks_resets_directions_and_wrappers_are_as_in_a_loop(name):
     cell = OWN[name]
     arguments = parameters(cell), jnp.where(MASK[..., None], inputs(B, T, I), jnp.nan), some_state(cell, B)

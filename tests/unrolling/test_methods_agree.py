@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cells_under_test import CELLS, LINEAR, WHOLE, I, close, inputs, parameters, some_state
+from fixtures.thorough import main_of
 
 from rnnjax import Associative, Auto, Newton, Scan, Static, TimedKey, unroll
 
@@ -19,6 +20,8 @@ METHODS = (Static(), Scan(), Auto())  # on a CPU, Auto is Fused, for the parts t
 NEWTON = Newton(iterations=1)  # takes steps by themselves where it has not converged
 # Cells of which none is like one in the tests of Newton's method; those of the others are for --thorough.
 ALSO_BY_NEWTON = ("lstm_with_everything", "gru_before", "own", "variational", "wrapped_stack")
+# What the others have is in one of these, or in the tests of their parts.
+MAIN = ("rnn", "lstm_with_everything", "gru", "own_gated", "own", "heads", "wrapped_stack", "lru", "diagonal")
 
 
 def where(condition, yes, no):
@@ -104,7 +107,7 @@ def check(cell, ways, by_hand=(), time=T, **options):
     return expected
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", main_of(WHOLE, MAIN))
 def test_every_way_to_unroll_gives_the_same_values_and_gradients(name):
     ways = WAYS + (PREFIXES if name in LINEAR else []) + ([by_method(NEWTON)] if name in ALSO_BY_NEWTON else [])
     found = check(WHOLE[name], ways, (by_parts, by_calls), lengths=LENGTHS, resets=RESETS, reverse=True)

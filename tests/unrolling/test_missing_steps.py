@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cells_under_test import CELLS, H, I, close, inputs, parameters, same, some_state
+from fixtures.thorough import once_more
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -93,7 +94,7 @@ def test_a_sequence_with_missing_steps_is_the_sequence_without_them(reverse, mas
 
 
 # Sequences are turned round before a method sees them.
-@pytest.mark.parametrize(("name", "reverse"), [*((name, False) for name in METHODS), ("fused", True)])
+@pytest.mark.parametrize(("name", "reverse"), [*((name, False) for name in METHODS), once_more("fused", True)])
 def test_every_method_skips_alike_in_value_and_gradient_whatever_is_missing_says(name, reverse):
     method, (params, xs, state) = METHODS[name], arguments()
     poisoned = jnp.where(MASK[..., None], xs, jnp.nan)

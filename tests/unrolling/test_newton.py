@@ -18,6 +18,7 @@ from cells_under_test import (
     same,
     some_state,
 )
+from fixtures.thorough import main_of
 
 from rnnjax import (
     GRU,
@@ -98,7 +99,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", main_of(CASES, ("para_gru", "lstm_by_unit", "zoneout_by_number", "stack")))
 def test_masks_resets_and_directions_are_as_in_a_loop(name):
     cell, method = CASES[name]
     params, xs, state = given(cell)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cells_under_test import H, I, UpdateGateRNN, close, inputs, parameters, same, some_state
+from fixtures.thorough import main_of
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rnnjax import GRU, LSTM, BasicRNN, Dropout, Fused, LearnedState, Newton, ParaGRU, Scan, Stack, Static, unroll
@@ -117,7 +118,10 @@ def undivided(cell, total, given):
     return ys, gradient
 
 
-@pytest.mark.parametrize("method", [Static(), Scan(), Scan(remat_every=2), Fused(), Newton()], ids=str)
+SPREAD = (Static(), Scan(), Scan(remat_every=2), Fused(), Newton())
+
+
+@pytest.mark.parametrize("method", main_of(SPREAD, (Scan(), Fused(), Newton())), ids=str)
 def test_shard_map_over_the_batch_changes_no_value_and_no_gradient(mesh, method):
     cell = Stack((ParaGRU(H) if isinstance(method, Newton) else BasicRNN(H), LearnedState(GRU(H))))
     given = everything(cell, key=None)

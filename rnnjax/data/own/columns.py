@@ -9,6 +9,7 @@ from rnnjax.data.own.table import Table
 from rnnjax.errors import DataError
 
 TIME_NAMES = ("time", "timestamp", "date", "datetime", "t", "step")
+ID_NAMES = ("id", "sequence", "sequence_id", "sequenceid", "session", "sessionid", "series")
 LABEL_NAMES = ("label", "class", "target", "tag", "y")
 
 
@@ -16,10 +17,11 @@ class Columns(NamedTuple):
     """Names of columns, as a config gives them; an empty one is found.
 
     Attributes:
-      id: that of the sequence which a row belongs to; "" takes the first column.
+      id: that of the sequence which a row belongs to; "" takes one that is called id, sequence, session or series, else
+        the first that is not one of times.
       time: by which the rows of a sequence are ordered; "" takes one that is called time, timestamp, date, datetime, t
         or step, None the order of the rows.
-      label: of the labels; "" takes one that is called label, class, target, tag or y, else the last.
+      label: of the labels; "" takes one that is called label, class, target, tag or y, else the last of the others.
       features: the inputs; none takes all other columns.
     """
 
@@ -36,14 +38,20 @@ def found_columns(table: Table, wanted: Columns) -> Columns:
       DataError: if one that is named is not there, none is left for features, or one would be two things.
     """
     names = list(table.columns)
-    id = wanted.id or names[0]
-    time = found_time(table, wanted.time, but=(id,))
+    id = wanted.id or _found_id(names)
+    time = found_time(table, wanted.time, but=(id, *wanted.features))
     left = [name for name in names if name not in (id, time)]
-    label = wanted.label or next((name for name in left if name.lower() in LABEL_NAMES), (left or names)[-1])
+    others = [name for name in left if name not in wanted.features] or left or names
+    label = wanted.label or next((name for name in others if name.lower() in LABEL_NAMES), others[-1])
     features = wanted.features or tuple(name for name in left if name != label)
     found = Columns(id, time, label, features)
     _check(table, found)
     return found
+
+
+def _found_id(names: Sequence[str]) -> str:
+    first = next((name for name in names if name.lower() not in TIME_NAMES), names[0])
+    return next((name for name in names if name.lower() in ID_NAMES), first)
 
 
 def found_inputs(table: Table, wanted: Columns, features: Sequence[str]) -> Columns:
@@ -57,7 +65,7 @@ def found_inputs(table: Table, wanted: Columns, features: Sequence[str]) -> Colu
     Raises:
       DataError: if one is not there.
     """
-    id = wanted.id or next(iter(table.columns))
+    id = wanted.id or _found_id([name for name in table.columns if name not in features] or list(table.columns))
     found = Columns(id, found_time(table, wanted.time, but=(id, *features)), "", tuple(features))
     for name in (id, *features, *([] if found.time is None else [found.time])):
         table.column(name)

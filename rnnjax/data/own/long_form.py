@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,8 @@ from jaxtyping import Int, Shaped
 from rnnjax.data.own.columns import Columns, found_columns, found_inputs
 from rnnjax.data.own.sequence_set import NO_LABEL, SequenceSet, padded_sequences
 from rnnjax.data.own.table import Table, is_missing, numbers, read_table, times
+
+_log = logging.getLogger(__name__)
 
 Rows = Sequence[Int[np.ndarray, " n"]]  # for each sequence, the indices of its rows, in the order of time
 
@@ -31,6 +34,8 @@ def read_long_form(file: Path, columns: Columns, *, every_step: bool) -> Sequenc
     """
     table = read_table(file)
     columns = found_columns(table, columns)
+    named = "%s: sequences by %r, ordered by %r, labelled by %r, features %s"
+    _log.info(named, file, columns.id, columns.time or "the file", columns.label, ", ".join(columns.features))
     sequences, groups = _without_labels(table, columns)
     labels = _whole_labels(table, columns.label, every_step=every_step)
     if not every_step:
@@ -57,6 +62,8 @@ def _without_labels(table: Table, columns: Columns) -> tuple[SequenceSet, Rows]:
     """Returns the sequences of a table, and for each the indices of its rows."""
     moments = None if columns.time is None else times(table, columns.time)
     groups = _rows_of_sequences(table, columns, moments)
+    if len(groups) == len(table.rows) > 1:
+        _log.warning("%s: each sequence has one step; is %r the column of their ids?", table.file, columns.id)
     lengths = np.array([len(group) for group in groups])
     features = np.stack([numbers(table, name) for name in columns.features], axis=1)
     sequences = SequenceSet(

@@ -94,6 +94,8 @@ def load_sequences(
       DataError: for what is wrong with the data.
     """
     files = own_files(path, (".csv", ".npz", ".npy"))
+    if reading is not None and not columns.features and ".csv" in {file.suffix.lower() for file in files.values()}:
+        columns = columns._replace(features=reading.scaling.names)
     read = {name: _read(file, columns, every_step=every_step) for name, file in files.items()}
     checksum = read["all"].checksum() if "all" in read else ""
     if "all" not in read:

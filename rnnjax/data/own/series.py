@@ -61,7 +61,8 @@ def load_series(path: str, wanted: Wanted, sizes: Sizes, reading: SeriesReading 
       DataError: for what is wrong with the data.
     """
     files = own_files(path, (".csv",))
-    read = {name: read_series(file, wanted.time, wanted.features) for name, file in files.items()}
+    features = wanted.features if reading is None else reading.scaling.names
+    read = {name: read_series(file, wanted.time, features) for name, file in files.items()}
     whole = read.get("all")
     parts: Mapping[str, Series] = read
     checksum = "" if whole is None else whole.checksum()
@@ -69,7 +70,7 @@ def load_series(path: str, wanted: Wanted, sizes: Sizes, reading: SeriesReading 
         parts = dict.fromkeys(("train", "validation", "test"), whole)
     elif whole is not None:
         parts = cut_series(whole, sizes)
-    names = parts["train"].names if reading is None else reading.scaling.names
+    names = parts["train"].names
     for split, part in parts.items():
         require_window(split, part, sizes)
         if part.names != names:
