@@ -49,7 +49,6 @@ print(float(ys.sum()), float(state[1]["h"].sum()))
 """
 
 
-@pytest.mark.thorough
 def test_a_program_runs_in_a_process_without_the_library(written, tmp_path):
     paths = [tmp_path / name for name in ("unroll", "start")]
     for path, content in zip(paths, written):
