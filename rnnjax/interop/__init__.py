@@ -23,6 +23,7 @@ from rnnjax.interop.onnx_model import to_onnx
 from rnnjax.interop.safetensors import read_safetensors, write_safetensors
 from rnnjax.interop.stablehlo import to_stablehlo
 from rnnjax.interop.tf1 import from_tf1
+from rnnjax.interop.tf1_checkpoint import read_tf1_checkpoint
 from rnnjax.interop.torch import bidirectional_from_torch, bidirectional_to_torch, from_torch, to_torch
 from rnnjax.interop.torch_file import write_torch
 
@@ -40,6 +41,7 @@ __all__ = [
     "from_torch",
     "onnx_weights",
     "read_safetensors",
+    "read_tf1_checkpoint",
     "to_arrays",
     "to_flax",
     "to_keras",

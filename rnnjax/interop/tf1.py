@@ -36,9 +36,9 @@ def from_tf1(cell: Cell, variables: Mapping[str, Any], *, scope: str = "") -> Pa
     Args:
       cell: the rnnjax cell.
       variables: arrays by name, in any scope, and with or without ``:0`` at the end of the name, such as all variables
-        of a checkpoint. What training left there is not read: single numbers (``global_step``, ``beta1_power``), and
-        names below another variable's name, of an optimiser's slot or of an average (``.../kernel/Adam``,
-        ``.../kernel/ExponentialMovingAverage``).
+        of a checkpoint, which `read_tf1_checkpoint` reads. What training left there is not read: single numbers
+        (``global_step``, ``beta1_power``), and names below another variable's name, of an optimiser's slot or of an
+        average (``.../kernel/Adam``, ``.../kernel/ExponentialMovingAverage``).
       scope: if given, only the variables below this scope are read, such as ``"bidirectional_rnn/fw"``.
 
     Raises:
