@@ -106,7 +106,8 @@ def place_of(path: str) -> str:
       ConfigError: for a name that no config has, or a file that does not exist where one of that name does.
     """
     configs = shipped_configs()
-    if os.path.exists(path):  # which is false for what can be no path, and raises nothing
+    # Which are false for what can be no path, and raise nothing; a folder such as that of the data is no config.
+    if os.path.exists(path) and not (path in configs and os.path.isdir(path)):
         return path
     if path.isidentifier():
         known = f"choose from {', '.join(configs)}{did_you_mean(path, configs)}, or give the path of a file"

@@ -49,8 +49,11 @@ def test_an_installed_package_trains_a_config_by_its_name_from_any_folder(instal
     assert "train" in installed(str(scripts)).stdout
 
 
-def test_configs_by_name_are_those_of_the_checkout():
+def test_configs_by_name_are_those_of_the_checkout(tmp_path, monkeypatch):
     from rnnjax.config_file import place_of, shipped_configs
 
     assert {path.name for path in shipped_configs().values()} == {path.name for path in (ROOT / "configs").glob("*.py")}
+    assert place_of("mnist") == str(ROOT / "configs" / "mnist.py")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mnist").mkdir()  # of its data
     assert place_of("mnist") == str(ROOT / "configs" / "mnist.py")

@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from rnnjax import sweep
-from rnnjax.training.sweep_group import GroupRecord
+from rnnjax.training.sweep_record import GroupRecord
 
 # ml_collections reads config files by a method that Python has deprecated.
 pytestmark = [

@@ -28,7 +28,8 @@ from rnnjax.training.lock import locked
 from rnnjax.training.loop import train
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.sweep import sweep, train_in_turn
-from rnnjax.training.sweep_group import GroupRecord, train_group
+from rnnjax.training.sweep_group import train_group
+from rnnjax.training.sweep_record import GroupRecord
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),
