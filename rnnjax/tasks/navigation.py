@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from rnnjax.config import DataConfig, TrainConfig, build_cell
 from rnnjax.data.click_rows import find_click_rows, read_click_rows
 from rnnjax.data.click_windows import (
+    LENGTH,
     ClickData,
     Windows,
     click_data,
@@ -27,7 +28,7 @@ from rnnjax.data.click_windows import (
 )
 from rnnjax.data.clicks import find_click_files, markov_clicks, read_clicks
 from rnnjax.data.dataset import NO_DATA
-from rnnjax.errors import ConfigError, require
+from rnnjax.errors import ConfigError, DataError, require
 from rnnjax.models.next_item import NextItem, SharedNextItem
 from rnnjax.models.next_item_baselines import Successors, items_again, popular_items, recall_and_mrr
 from rnnjax.tasks.likeliest import likeliest
@@ -167,7 +168,13 @@ def load_windows(config: DataConfig) -> tuple[Windows, str]:
         return make_windows(markov_clicks()), "sessions generated from a Markov chain, seed 0"
     rows = find_click_rows(Path(os.path.expanduser(config.path))) if config.path else None
     if rows is not None:
-        return read_click_rows(*rows), f"rows of items in {rows[0]} and {rows[1]}"
+        windows = read_click_rows(*rows)
+        clicked = windows.items.shape[1] - 1
+        if clicked != LENGTH - 1:
+            raise DataError(
+                f"{rows[0]} has rows of {clicked} items, but {LENGTH - 1} are read: give the last of each row"
+            )
+        return windows, f"rows of items in {rows[0]} and {rows[1]}"
     files = find_click_files(config.path)
     return make_windows(read_clicks(files)), f"clicks in {', '.join(map(str, files))}"
 

@@ -11,7 +11,7 @@ from fixtures.parameters import drawn_parameters
 from configs.own import VARIANTS, get_config
 from rnnjax.config import CellConfig, DataConfig
 from rnnjax.config_group import freeze
-from rnnjax.errors import ConfigError
+from rnnjax.errors import ConfigError, DataError
 from rnnjax.tasks import build_task, classify, forecast, navigation, open_task, tag
 from rnnjax.tasks.own_data import SequencesConfig
 from rnnjax.tasks.task import Request, Weighted
@@ -189,6 +189,13 @@ def test_rows_of_items_are_windows_of_sessions(folder):
     assert train["items"].shape == (20, 4)
     assert len(task.kept["items"]) == 24
     np.testing.assert_array_equal(train["items"][1:, :-1], train["items"][:-1, 1:])
+
+
+def test_rows_of_another_number_of_items_are_refused(tmp_path):
+    (tmp_path / "3_x.txt").write_text("1 2 3\n" * 9)
+    (tmp_path / "3_y.txt").write_text("4\n" * 9)
+    with pytest.raises(DataError, match="has rows of 3 items, but 4 are read"):
+        build_task(freeze(navigation.Config(cell=CELL, data=DataConfig(name="sessions", path=str(tmp_path)))))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
