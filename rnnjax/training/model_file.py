@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -10,6 +12,7 @@ import jax
 from rnnjax.files import is_object
 from rnnjax.tasks.task import Field, Kept, Task
 
+_DIGEST = "sha256"
 _FORMAT = 1  # of the file; a later one is raised with every change that this version could not read
 
 Leaf = tuple[str, tuple[int, ...]]  # dtype and shape of a parameter
@@ -29,8 +32,9 @@ class ModelFile(NamedTuple):
     params: Mapping[str, Leaf]
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the content as an object to be written to a file."""
-        return {"format": _FORMAT, **self._asdict()}
+        """Returns the content as an object to be written to a file, with its digest."""
+        content = {"format": _FORMAT, **self._asdict()}
+        return content | {_DIGEST: _digest(content)}
 
 
 def model_file(task: Task) -> ModelFile:
@@ -39,8 +43,11 @@ def model_file(task: Task) -> ModelFile:
 
 
 def model_from_json(value: Any) -> ModelFile | None:
-    """Returns the content that `ModelFile.as_json` wrote; None if the value is not one."""
+    """Returns the content that `ModelFile.as_json` wrote; None if the value is not one, or has changed since."""
     if not is_object(value) or value.get("format") != _FORMAT:
+        return None
+    digest = _digest({name: part for name, part in value.items() if name != _DIGEST})
+    if value.get(_DIGEST, digest) != digest:  # the first runs that kept such a file had none
         return None
     try:
         inputs = {name: Field(tuple(shape), dtype) for name, (shape, dtype) in value["inputs"].items()}
@@ -48,6 +55,11 @@ def model_from_json(value: Any) -> ModelFile | None:
         return ModelFile(dict(value["kept"]), inputs, params)
     except (LookupError, TypeError, ValueError, AttributeError):
         return None
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of an object, whose fields are read back in the order in which they were written."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def shapes(task: Task) -> Any:

@@ -86,9 +86,11 @@ def test_a_run_of_an_earlier_version_is_refused_in_one_sentence(finished, tmp_pa
     (path / "summary.json").unlink()
     with pytest.raises(ConfigError, match=r"holds a run of an earlier version .* train it again"):
         run_training(path, finished.config, finished.task)
-    (path / "model.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"model.json is damaged"):
-        rnnjax.load_run(path)
+    whole = (finished.directory.path / "model.json").read_text()
+    for damaged in ("{}", whole.replace("4", "8", 1)):
+        (path / "model.json").write_text(damaged)
+        with pytest.raises(ConfigError, match=r"model.json is damaged"):
+            rnnjax.load_run(path)
     run_training(path, finished.config, finished.task)  # which makes it again
     assert rnnjax.load_run(path).generate("hih") == rnnjax.load_run(finished.directory.path).generate("hih")
 
