@@ -178,7 +178,7 @@ def _programs(run: Any) -> dict[str, Any]:
 
     programs, task = {}, run.task
     if task.predict is not None:
-        inputs = {name: Free(tuple(shape), dtype) for name, (shape, dtype) in task.inputs.items()}
+        inputs = {name: Free(tuple(field.shape), field.dtype) for name, field in task.inputs.items()}
         programs["predict"] = exported(lambda inputs: task.predict(run.params, inputs), (inputs,), PLATFORMS)
     try:
         cell, params, _ = recurrent_layer(task.cell, run.params)

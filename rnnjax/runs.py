@@ -233,11 +233,11 @@ def fitting(name: str, values: Any, fields: Mapping[str, Field]) -> Shaped[np.nd
       fields: the inputs that the model reads.
 
     Raises:
-      ValueError: if the model has no such input, it is of another shape or kind of numbers, or one is too large.
+      ValueError: if the model has no such input, it is of another shape or kind of numbers, or one is out of range.
     """
     if name not in fields:
         raise ValueError(f"the model reads {', '.join(fields)}, not {name!r}")
-    array, (shape, dtype) = np.asarray(values), fields[name]
+    array, (shape, dtype, below) = np.asarray(values), fields[name]
     fits = len(array.shape) == len(shape) and all(
         isinstance(size, str) or size == found for size, found in zip(shape, array.shape)
     )
@@ -247,7 +247,16 @@ def fitting(name: str, values: Any, fields: Mapping[str, Field]) -> Shaped[np.nd
     both_whole = array.dtype.kind in "iu" and np.dtype(dtype).kind in "iu"
     if not both_whole and not np.can_cast(array.dtype, dtype, "same_kind"):
         raise ValueError(f"{name} must hold numbers of type {dtype}, got {array.dtype}")
+    if below is not None:
+        _check_tokens(name, array, below)
     return _within(name, array, np.dtype(dtype))
+
+
+def _check_tokens(name: str, array: np.ndarray, below: int) -> None:
+    """Raises `ValueError` for a token that there is none of, which a lookup would take for another."""
+    wrong = array[(array < 0) | (array >= below)]
+    if wrong.size:
+        raise ValueError(f"{name} must hold tokens from 0 to {below - 1}, got {wrong[0]}")
 
 
 def _within(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:

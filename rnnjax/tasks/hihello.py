@@ -81,7 +81,7 @@ def open_task(config: Config, kept: Kept) -> Task:
         kept=dict(kept),
         cell=cell,
         model=model,
-        inputs={"inputs": Field(("B", "T"), "int32")},
+        inputs={"inputs": Field(("B", "T"), "int32", len(vocabulary))},
         predict=lambda params, inputs: logits(params, inputs["inputs"]),
     )
 

@@ -170,7 +170,7 @@ def _task_of(config: Config, vocabulary: CharacterVocabulary | WordVocabulary) -
         kept={"tokens": config.data.tokens, "vocabulary": entries(vocabulary)},
         cell=cell,
         model=model,
-        inputs={"tokens": Field(("B", "T"), "int32")},
+        inputs={"tokens": Field(("B", "T"), "int32", vocabulary.size)},
         predict=predict,
         stream=stream_of(vocabulary),
     )

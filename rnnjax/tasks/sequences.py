@@ -186,7 +186,7 @@ def open_task(config: Config, kept: Kept) -> Task:
         higher_is_better=False,
         cell=cell,
         model=model,
-        inputs={"inputs": Field(("B", "T", *one.shape[1:]), str(one.dtype))},
+        inputs={"inputs": Field(("B", "T", *one.shape[1:]), str(one.dtype), problem.alphabets.inputs or None)},
         predict=lambda params, inputs: answer(params, inputs["inputs"]),
     )
 

@@ -42,10 +42,17 @@ class Buckets(NamedTuple):
 
 
 class Field(NamedTuple):
-    """What a model reads: the shape, with letters such as "B" and "T" for free sizes, and the name of the dtype."""
+    """What a model reads.
+
+    Attributes:
+      shape: with letters such as "B" and "T" for free sizes.
+      dtype: its name.
+      below: for tokens, how many there are; each is from 0 up to it.
+    """
 
     shape: tuple[int | str, ...]
     dtype: str
+    below: int | None = None
 
 
 Kept = Mapping[str, Any]

@@ -177,7 +177,7 @@ def open_task(config: Config, kept: Kept) -> Task:
         generate=generate,
         kept=dict(kept),
         model=model,
-        inputs={"words": Field(("B",), "int32")},
+        inputs={"words": Field(("B",), "int32", len(words))},
         predict=lambda params, inputs: jnp.asarray(params["params"]["centre"])[inputs["words"]],
     )
 

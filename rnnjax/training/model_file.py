@@ -50,7 +50,7 @@ def model_from_json(value: Any) -> ModelFile | None:
     if value.get(_DIGEST, digest) != digest:  # the first runs that kept such a file had none
         return None
     try:
-        inputs = {name: Field(tuple(shape), dtype) for name, (shape, dtype) in value["inputs"].items()}
+        inputs = {name: Field(tuple(shape), *rest) for name, (shape, *rest) in value["inputs"].items()}
         params = {path: (dtype, tuple(shape)) for path, (dtype, shape) in value["params"].items()}
         return ModelFile(dict(value["kept"]), inputs, params)
     except (LookupError, TypeError, ValueError, AttributeError):

@@ -34,7 +34,7 @@ def test_an_opened_task_has_the_parameters_and_predictions_of_one_with_data(name
     sizes = {"B": 2, "T": 3}
     inputs = {
         field: jax.ShapeDtypeStruct([sizes.get(size, size) for size in shape], dtype)
-        for field, (shape, dtype) in kept.inputs.items()
+        for field, (shape, dtype, _) in kept.inputs.items()
     }
     assert jax.eval_shape(opened.predict, shapes(opened), inputs).shape[0] == 2
     again = build_task(config, kept.kept)

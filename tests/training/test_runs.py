@@ -62,14 +62,18 @@ def test_it_predicts_generates_and_says_what_it_cannot(finished):
         ("x", np.zeros((2, 3, 4)), r"x must have shape \[B, T, 2\], got \[2, 3, 4\]"),
         ("x", np.zeros((2, 3, 2), complex), "x must hold numbers of type float32, got complex128"),
         ("x", np.full((2, 3, 2), 1e300), r"x must hold numbers of type float32, got 1e\+300"),
+        ("tokens", np.array([[0, 5]]), "tokens must hold tokens from 0 to 4, got 5"),
+        ("tokens", np.array([[0, -1]]), "tokens must hold tokens from 0 to 4, got -1"),
         ("image", np.array([3, 256]), "image must hold numbers of type uint8, got 256"),
         ("image", np.array([3, -1]), "image must hold numbers of type uint8, got -1"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(name, values, message):
-    image = {"image": Field(("B",), "uint8")} if name == "image" else {}
+    fields = {"x": Field(("B", "T", 2), "float32")}
+    if name in ("image", "tokens"):
+        fields |= {"image": Field(("B",), "uint8"), "tokens": Field(("B", "T"), "int32", 5)}
     with pytest.raises(ValueError, match=message):
-        fitting(name, values, {"x": Field(("B", "T", 2), "float32")} | image)
+        fitting(name, values, fields)
 
 
 def test_a_line_without_a_number_has_none_in_its_column():
