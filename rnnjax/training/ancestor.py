@@ -112,6 +112,24 @@ def read_extension(arguments: Sequence[str]) -> tuple[Extension | None, Path | N
     return Extension(Parent("extend", options.extend, "last"), config), workdir
 
 
+class _Taken(NamedTuple):
+    """What is read of another run.
+
+    Attributes:
+      step: of the checkpoint that a run begins with.
+      items: of this checkpoint.
+      best: step and items of the best one, where it is wanted.
+      scores: the metrics of both, by their steps.
+      digest: of the parameters.
+    """
+
+    step: int
+    items: dict[str, Any]
+    best: tuple[int, dict[str, Any]] | None
+    scores: dict[int, dict[str, float]]
+    digest: str
+
+
 class Ancestor:
     """Another run, as a new one begins with it.
 
@@ -192,6 +210,20 @@ class Ancestor:
         Raises:
           CheckpointError: if the checkpoint cannot be read.
         """
+        taken = self._taken(task, state)
+        about = {"step": taken.step, "params": taken.digest, "config": config_digest(self._values)}
+        run.write_parent(self._parent.as_json() | about)
+        if self._extends:
+            begun = self._go_on(taken, epoch_steps(task, config.batch_size), run, own)
+        else:
+            begun = 0, state.replace(params=taken.items["params"])  # pyright: ignore[reportAttributeAccessIssue]
+            own.save(0, as_items(begun[1]), {})
+        own.wait()
+        _log.info("begins with the parameters of %s, step %d", self._run.path, taken.step)
+        return begun
+
+    def _taken(self, task: Task, state: TrainState) -> _Taken:
+        """Reads the checkpoints: with parameters alone, or with all of a run that is gone on with."""
         extends = self._extends
         wanted = as_items(state) if extends else {"params": state.params}
         # Other data is not to be named where it is meant to be other data.
@@ -204,25 +236,20 @@ class Ancestor:
             found = best if self._parent.checkpoint == "best" else checkpoints.restore_last(wanted)
             if found is None:
                 raise CheckpointError(f"{self._run.checkpoints} holds no checkpoint; train first")
-            step, items = found
-            about = {"step": step, "params": checkpoints.digests(step)["params"], "config": config_digest(self._values)}
             scores = {each[0]: checkpoints.metrics(each[0]) for each in (best, found) if each is not None}
-        run.write_parent(self._parent.as_json() | about)
-        if extends:
-            whole = epoch_steps(task, config.batch_size) * self._values["epochs"]
-            if step != whole:
-                raise CheckpointError(f"{self._run.path} has no checkpoint of its last step, {whole}, that can be read")
-            run.take_metrics(self._run, step)
-            if best is not None and best[0] != step:
-                own.save(best[0], best[1], scores[best[0]])
-            own.save(step, items, scores[step])
-            state = from_items(items)
-        else:
-            step, state = 0, state.replace(params=items["params"])  # pyright: ignore[reportAttributeAccessIssue]
-            own.save(step, as_items(state), {})
-        own.wait()
-        _log.info("begins with the parameters of %s, step %d", self._run.path, about["step"])
-        return step, state
+            return _Taken(*found, best, scores, checkpoints.digests(found[0])["params"])
+
+    def _go_on(self, taken: _Taken, steps_of_epoch: int, run: RunDirectory, own: Checkpoints) -> tuple[int, TrainState]:
+        """Writes the lines of the other run, its best checkpoint and its last, to which the new one goes on."""
+        whole = steps_of_epoch * self._values["epochs"]
+        if taken.step != whole:
+            raise CheckpointError(f"{self._run.path} has no checkpoint of its last step, {whole}, that can be read")
+        run.take_metrics(self._run, taken.step)
+        if taken.best is not None and taken.best[0] != taken.step:
+            step, items = taken.best
+            own.save(step, items, taken.scores[step])
+        own.save(taken.step, taken.items, taken.scores[taken.step])
+        return taken.step, from_items(taken.items)
 
 
 def ancestor_of(run: RunDirectory, parent: Parent | None) -> Ancestor | None:
