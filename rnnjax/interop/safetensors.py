@@ -99,7 +99,7 @@ def _array(path: Path, content: bytes, start: int, name: str, entry: Any) -> np.
     try:
         dtype, shape = np.dtype(_TYPES[entry["dtype"]]), tuple(entry["shape"])
         begin, end = entry["data_offsets"]
-        if not 0 <= begin <= end <= len(content) - start:
+        if not 0 <= begin <= end <= len(content) - start or any(size < 0 for size in shape):
             raise ValueError
         return np.frombuffer(content[start + begin : start + end], dtype.newbyteorder("<")).reshape(shape).astype(dtype)
     except (LookupError, TypeError, ValueError):
