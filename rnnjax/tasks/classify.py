@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,11 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from rnnjax.config import TrainConfig, build_cell
-from rnnjax.data.dataset import NO_DATA
 from rnnjax.data.own.sequences import Reading
 from rnnjax.data.own.table import csv_line
 from rnnjax.models.classifier import SequenceClassifier
 from rnnjax.tasks.confusion_plot import plot_confusion
-from rnnjax.tasks.own_data import SequencesConfig, answers, load_own_sequences, raw_batch, raw_inputs, steps_of
+from rnnjax.tasks.own_data import SequencesConfig, answers, applied, load_own_sequences, task_of_sequences
 from rnnjax.tasks.task import Batch, Kept, Request, Task, Values, Weighted
 
 _MOST_DRAWN = 1000  # examples of the picture
@@ -55,8 +54,7 @@ def build(config: Config, kept: Kept | None = None) -> Task:
 
     def plots(params: Any, directory: Path) -> None:
         test = {name: field[:_MOST_DRAWN] for name, field in own.data.splits["test"].items()}
-        logits = jax.jit(lambda batch: task.model.apply(params, batch["inputs"], **steps_of(batch), deterministic=True))
-        predicted = np.asarray(logits(test)).argmax(-1)
+        predicted = np.asarray(jax.jit(applied(task.model))(params, test)).argmax(-1)
         plot_confusion(test["label"], predicted, own.reading.classes, directory / "confusion.png")
 
     return dataclasses.replace(task, data=own.data, plots=plots)
@@ -65,22 +63,12 @@ def build(config: Config, kept: Kept | None = None) -> Task:
 def open_task(config: Config, kept: Kept) -> Task:
     """Returns the task without data; it predicts the logits of classes from sequences, NaN where values are missing."""
     reading = Reading.from_json(kept)
-    cell = build_cell(config.cell)
-    model = SequenceClassifier(cell, len(reading.classes), jnp.dtype(config.dtype), config.pooled)
-
-    def init(key: PRNGKeyArray) -> Any:
-        return model.init(key, jnp.zeros((1, 1, reading.scaling.size)))
-
-    def classify(params: Any, batch: Batch, rngs: Any = None) -> Float[Array, "B C"]:
-        apply: Any = model.apply
-        return apply(params, batch["inputs"], **steps_of(batch), rngs=rngs, deterministic=rngs is None)
+    model = SequenceClassifier(build_cell(config.cell), len(reading.classes), jnp.dtype(config.dtype), config.pooled)
+    classify = applied(model)
 
     def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:
         logits = classify(params, batch, None if key is None else {"dropout": key})
         return judged(logits, batch["label"]), carry
-
-    def predict(params: Any, inputs: Mapping[str, Any]) -> Float[Array, "B C"]:
-        return classify(params, raw_batch(inputs["values"], reading))
 
     def generate(params: Any, request: Request) -> Iterator[str]:
         likely = jax.jit(lambda batch: jax.nn.softmax(classify(params, batch)))
@@ -88,17 +76,7 @@ def open_task(config: Config, kept: Kept) -> Task:
         for id, _, chances in answers(config.data, reading, likely, request):
             yield csv_line([id, reading.classes[int(chances.argmax())], f"{chances.max():.4f}"])
 
-    return Task(
-        NO_DATA,
-        init,
-        values,
-        generate=generate,
-        kept=kept,
-        cell=cell,
-        model=model,
-        inputs=raw_inputs(reading),
-        predict=predict,
-    )
+    return task_of_sequences(model, reading, classify, values, generate)
 
 
 def judged(logits: Float[Array, "B C"], label: Int[Array, " B"]) -> Values:

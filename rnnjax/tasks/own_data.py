@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.config import DataConfig
+from rnnjax.data.dataset import NO_DATA
 from rnnjax.data.own.columns import Columns
 from rnnjax.data.own.files import own_files
 from rnnjax.data.own.sequences import Cuts, OwnSequences, Reading, load_sequences, read_own_inputs
 from rnnjax.errors import require
-from rnnjax.tasks.task import Batch, Field, Kept, Request
+from rnnjax.tasks.task import Batch, Field, Kept, Request, Task
 
 _AT_ONCE = 256  # sequences that are answered together
 
@@ -130,16 +131,52 @@ def answers(
 
 
 def _read_batch(values: Float[np.ndarray, "B T I"], reading: Reading) -> Batch:
-    """Returns the same as `raw_batch`, scaled in 64 bits, as the data of training was."""
+    """Returns the same as `_raw_batch`, scaled in 64 bits, as the data of training was."""
     return {"inputs": jnp.asarray(reading.scaling.inputs(values)), "mask": jnp.asarray(~np.isnan(values).all(-1))}
 
 
-def raw_inputs(reading: Reading) -> dict[str, Field]:
-    """Returns what a model of sequences is given: values as they are in the data."""
-    return {"values": Field(("B", "T", len(reading.scaling.names)), "float32")}
+Apply = Callable[..., Float[Array, "B ..."]]  # (params, batch, rngs=None)
 
 
-def raw_batch(values: Float[Array, "B T I"], reading: Reading) -> Batch:
+def applied(model: Any) -> Apply:
+    """Returns a function from parameters and a batch to what a model of sequences makes of it, by rngs with dropout."""
+
+    def apply(params: Any, batch: Batch, rngs: Any = None) -> Float[Array, "B ..."]:
+        return model.apply(params, batch["inputs"], **steps_of(batch), rngs=rngs, deterministic=rngs is None)
+
+    return apply
+
+
+def task_of_sequences(model: Any, reading: Reading, apply: Apply, values: Any, generate: Any) -> Task:
+    """Returns a task without data, of a model of sequences, that is given values as they are in the data.
+
+    Args:
+      model: the model.
+      reading: how data is read.
+      apply: what `applied` returns of the model.
+      values, generate: of the task.
+    """
+
+    def init(key: PRNGKeyArray) -> Any:
+        return model.init(key, jnp.zeros((1, 1, reading.scaling.size)))
+
+    def predict(params: Any, inputs: Mapping[str, Any]) -> Float[Array, "B ..."]:
+        return apply(params, _raw_batch(inputs["values"], reading))
+
+    return Task(
+        NO_DATA,
+        init,
+        values,
+        generate=generate,
+        kept=reading.to_json(),
+        cell=model.cell,
+        model=model,
+        inputs={"values": Field(("B", "T", len(reading.scaling.names)), "float32")},
+        predict=predict,
+    )
+
+
+def _raw_batch(values: Float[Array, "B T I"], reading: Reading) -> Batch:
     """Returns what a model reads of sequences of values; a step of which all are NaN is missing."""
     values = jnp.asarray(values)
     return {"inputs": reading.scaling.traced_inputs(values), "mask": ~jnp.isnan(values).all(-1)}

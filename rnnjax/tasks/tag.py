@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from rnnjax.config import TrainConfig, build_cell
-from rnnjax.data.dataset import NO_DATA
 from rnnjax.data.own.sequences import Reading
 from rnnjax.data.own.table import csv_line
 from rnnjax.models.labeller import SequenceLabeller
 from rnnjax.models.losses import mean_over_steps, sequence_loss
-from rnnjax.tasks.own_data import SequencesConfig, answers, load_own_sequences, raw_batch, raw_inputs, steps_of
+from rnnjax.tasks.own_data import SequencesConfig, answers, applied, load_own_sequences, task_of_sequences
 from rnnjax.tasks.task import Batch, Kept, Request, Task, Values, Weighted
 
 
@@ -48,24 +47,14 @@ def build(config: Config, kept: Kept | None = None) -> Task:
 def open_task(config: Config, kept: Kept) -> Task:
     """Returns the task without data; it predicts the logits of classes at every step, from values NaN where missing."""
     reading = Reading.from_json(kept)
-    cell = build_cell(config.cell)
-    model = SequenceLabeller(cell, len(reading.classes), dtype=jnp.dtype(config.dtype))
-
-    def init(key: PRNGKeyArray) -> Any:
-        return model.init(key, jnp.zeros((1, 1, reading.scaling.size)))
-
-    def tag(params: Any, batch: Batch, rngs: Any = None) -> Float[Array, "B T C"]:
-        apply: Any = model.apply
-        return apply(params, batch["inputs"], **steps_of(batch), rngs=rngs, deterministic=rngs is None)
+    model = SequenceLabeller(build_cell(config.cell), len(reading.classes), dtype=jnp.dtype(config.dtype))
+    tag = applied(model)
 
     def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:
         logits = tag(params, batch, None if key is None else {"dropout": key})
         loss = sequence_loss(logits, batch["label"], batch["counted"] & (batch["label"] >= 0))
         right = (logits.argmax(-1) == batch["label"]).astype(jnp.float32)
         return {"loss": Weighted(*loss), "accuracy": Weighted(*mean_over_steps(right, batch["counted"]))}, carry
-
-    def predict(params: Any, inputs: Mapping[str, Any]) -> Float[Array, "B T C"]:
-        return tag(params, raw_batch(inputs["values"], reading))
 
     def generate(params: Any, request: Request) -> Iterator[str]:
         likely = jax.jit(lambda batch: jax.nn.softmax(tag(params, batch)))
@@ -74,14 +63,4 @@ def open_task(config: Config, kept: Kept) -> Task:
             for step, each in enumerate(chances[:length], 1):
                 yield csv_line([id, str(step), reading.classes[int(each.argmax())], f"{each.max():.4f}"])
 
-    return Task(
-        NO_DATA,
-        init,
-        values,
-        generate=generate,
-        kept=kept,
-        cell=cell,
-        model=model,
-        inputs=raw_inputs(reading),
-        predict=predict,
-    )
+    return task_of_sequences(model, reading, tag, values, generate)
