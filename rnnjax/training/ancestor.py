@@ -23,6 +23,7 @@ from rnnjax.training.checkpoint import ITEMS, Checkpoints
 from rnnjax.training.choice import Choice
 from rnnjax.training.evaluation import run_config
 from rnnjax.training.finding import find_run
+from rnnjax.training.histograms import take_histograms
 from rnnjax.training.loop import open_checkpoints
 from rnnjax.training.model_file import ModelFile, leaves_by_path, shapes
 from rnnjax.training.run_directory import RunDirectory, config_digest
@@ -245,6 +246,8 @@ class Ancestor:
         if taken.step != whole:
             raise CheckpointError(f"{self._run.path} has no checkpoint of its last step, {whole}, that can be read")
         run.take_metrics(self._run, taken.step)
+        if run.writes:
+            take_histograms(run.path, self._run.path, taken.step)
         if taken.best is not None and taken.best[0] != taken.step:
             step, items = taken.best
             own.save(step, items, taken.scores[step])

@@ -41,12 +41,25 @@ def append_histograms(directory: Path, row: dict[str, Any]) -> None:
 
 def histograms_until(directory: Path, step: int) -> list[dict[str, Any]]:
     """Returns the lines up to a step, and removes the others, and damaged ones, from the file."""
+    rows = _rows_until(directory, step)
+    if rows is not None:
+        write_rows(directory / _FILE, rows)
+    return rows or []
+
+
+def take_histograms(directory: Path, other: Path, step: int) -> None:
+    """Writes the lines of another run up to a step, if it has any."""
+    rows = _rows_until(other, step)
+    if rows is not None:
+        write_rows(directory / _FILE, rows)
+
+
+def _rows_until(directory: Path, step: int) -> list[dict[str, Any]] | None:
+    """Returns the undamaged lines up to a step; None without a file."""
     path = directory / _FILE
     if not path.is_file():
-        return []
-    rows = [row for row in map(_row, path.read_bytes().splitlines()) if row is not None and row["step"] <= step]
-    write_rows(path, rows)
-    return rows
+        return None
+    return [row for row in map(_row, path.read_bytes().splitlines()) if row is not None and row["step"] <= step]
 
 
 def _row(line: bytes) -> dict[str, Any] | None:

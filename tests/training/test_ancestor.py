@@ -31,7 +31,7 @@ def config_of(**fields):
 
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory):
-    return run_afresh(tmp_path_factory.mktemp("runs") / "parent", config_of())
+    return run_afresh(tmp_path_factory.mktemp("runs") / "parent", config_of(histograms=True))
 
 
 def begun(path, config, asked):
@@ -50,8 +50,11 @@ def extending(run):
 
 
 def test_two_epochs_and_two_more_are_four(parent, tmp_path):
-    whole = run_afresh(tmp_path / "whole", config_of(epochs=4))
-    directory, state = begun(tmp_path / "extended", config_of(epochs=4), extending(parent))
+    whole = run_afresh(tmp_path / "whole", config_of(epochs=4, histograms=True))
+    directory, state = begun(tmp_path / "extended", config_of(epochs=4, histograms=True), extending(parent))
+    assert (tmp_path / "extended" / "histograms.jsonl").read_text() == (
+        whole.directory.path / "histograms.jsonl"
+    ).read_text()
     assert directory.metrics() == whole.metrics
     assert_identical(state, whole.state)
     summary = directory.summary()
