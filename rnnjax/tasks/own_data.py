@@ -63,7 +63,8 @@ class SequencesConfig(OwnConfig):
     Attributes:
       id: the column of a csv file with the id of a row's sequence; "" takes one called id, sequence, session or series,
         else the first that is not one of times.
-      label: the column of labels; "" takes one called label, class, target, tag or y, else the last of the others.
+      label: the column of labels; "" takes one called label, class, target or tag, else y where it is no coordinate
+        behind x, else the last of the others.
       split: "fraction" splits the sequences of every class alike; "time" trains on those that end first.
     """
 

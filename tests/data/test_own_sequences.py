@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from rnnjax.data.own.columns import Columns
+from rnnjax.data.own.columns import Columns, found_columns
 from rnnjax.data.own.sequences import UNKNOWN, Cuts, Reading, load_sequences
+from rnnjax.data.own.table import read_table
 from rnnjax.errors import ConfigError, DataError
 
 COLUMNS, CUTS = Columns(), Cuts(0.2, 0.2)
@@ -122,6 +123,21 @@ def test_columns_are_found_by_their_names_in_any_order(load, caplog):
     assert "each sequence has one step; is 'n' the column of their ids?" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("names", "label"),
+    [
+        ("id,t,x,y", "y"),
+        ("id,t,y,x", "y"),
+        ("id,t,a,y,b", "y"),
+        ("id,t,x,y,gesture", "gesture"),
+        ("id,t,y,a,label", "label"),
+    ],
+)
+def test_y_behind_x_is_a_coordinate_and_not_the_label(tmp_path, names, label):
+    (tmp_path / "data.csv").write_text(f"{names}\n{names}\n")
+    assert found_columns(read_table(tmp_path / "data.csv"), Columns()).label == label
+
+
 # What is missing
 
 
@@ -200,6 +216,17 @@ def test_other_data_is_read_as_that_of_the_training_and_all_of_it(load):
         load(rows(), cuts=CUTS._replace(whole=True))
     with pytest.raises(DataError, match="has the features b, but the model a, b: give the same"):
         load(rows(), columns=Columns(features=("b",)), reading=reading)
+
+
+def test_labels_that_a_model_does_not_know_are_refused_in_training_and_where_it_knows_none(load):
+    reading = load(rows()).reading
+    some, none = rows().replace(",y", ",new"), rows().replace(",y", ",new").replace(",x", ",old")
+    with pytest.raises(DataError, match=r"training split of .* has the labels new, but .* knows x, y alone"):
+        load(some, reading=reading)
+    whole = CUTS._replace(whole=True)
+    assert load(some, reading=reading, cuts=whole).data.splits["test"]["label"].min() == UNKNOWN
+    with pytest.raises(DataError, match="has not one label that the model knows, but new, old in place of x, y"):
+        load(none, reading=reading, cuts=whole)
 
 
 # What is refused
