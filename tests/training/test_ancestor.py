@@ -15,7 +15,7 @@ from rnnjax import train
 from rnnjax.config import CellConfig, OptimizerConfig
 from rnnjax.config_group import freeze
 from rnnjax.errors import ConfigError, DataError
-from rnnjax.training.ancestor import Ancestor, Parent, difference, read_parent
+from rnnjax.training.ancestor import Ancestor, Parent, difference, read_extension, read_parent
 from rnnjax.training.frozen import check_frozen
 from rnnjax.training.record import Record
 from rnnjax.training.run_directory import RunDirectory
@@ -119,6 +119,17 @@ def test_it_is_resumed_without_its_parent_and_refused_with_another(parent, tmp_p
     assert_identical(resumed_state, state)
     with pytest.raises(ConfigError, match="holds a run that began afresh"):
         RunDirectory(parent.directory.path).check_parent(asked.as_json())
+
+
+def test_an_extension_that_has_begun_needs_its_parent_no_more(parent, tmp_path):
+    path = shutil.copytree(parent.directory.path, tmp_path / "parent")
+    command = ["--extend", str(path), "--workdir", str(tmp_path / "run")]
+    extension, workdir = read_extension([*command, "--by=1"])
+    begun(workdir, extension.config, extension.parent)
+    shutil.rmtree(path)
+    assert read_extension([*command, "--by=1"]) == (extension, workdir)
+    with pytest.raises(ConfigError, match="holds no run"):
+        read_extension([*command, "--by=2"])
 
 
 def test_what_does_not_fit_is_named(parent):
