@@ -7,6 +7,9 @@ import pytest
 
 import rnnjax
 from rnnjax import evaluate, generate, train
+from rnnjax.commands import data_named_by
+from rnnjax.data.own.files import own_files
+from rnnjax.errors import DataError
 
 # ml_collections reads config files by a method that Python has deprecated.
 pytestmark = [
@@ -94,3 +97,11 @@ def test_what_is_wrong_ends_in_one_sentence(call, tmp_path):
     assert code == 1
     assert sentences[0].startswith(f"rnnjax: {tmp_path}/data.csv, row 3, column 'a': '1O' is no number; correct it")
     assert "Traceback" not in err
+
+
+def test_a_flag_that_a_command_does_not_have_is_not_named():
+    with (
+        pytest.raises(DataError, match=r"^nothing does not exist: give the data with --data$"),
+        data_named_by("--data"),
+    ):
+        own_files("nothing", (".csv",))

@@ -57,10 +57,8 @@ def _found_id(names: Sequence[str]) -> str:
 
 def _found_label(names: Sequence[str]) -> str:
     lower = [name.lower() for name in names]
-    if "x" not in lower or "y" in lower[: lower.index("x")]:
-        wanted = (*LABEL_NAMES, "y")
-    else:
-        wanted = LABEL_NAMES
+    coordinate = "x" in lower and "y" not in lower[: lower.index("x")]
+    wanted = LABEL_NAMES if coordinate else (*LABEL_NAMES, "y")
     return next((names[lower.index(name)] for name in wanted if name in lower), names[-1])
 
 
