@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "trains a model by a config, or goes on where a run was stopped",
     "evaluate": "evaluates a trained run",
     "generate": "continues text or a series, translates lines, or labels sequences, with a trained run",
+    "export": "writes a trained run for other programs: StableHLO, safetensors, PyTorch, Keras, ONNX",
     "sweep": "trains many small runs at once: seeds and lists of values",
     "reproduce": "runs the configs that have published figures, and writes them beside ours",
     "tune": "measures which way to unroll a cell is the fastest on this machine",

@@ -13,22 +13,25 @@ Main = Callable[[Sequence[str]], None]
 
 SHELLS = ("bash", "zsh")
 
-_ZSH = "autoload -U +X bashcompinit && bashcompinit\n"
+_ZSH = """\
+(( $+functions[compdef] )) || { autoload -U compinit && compinit }
+autoload -U +X bashcompinit && bashcompinit
+"""
 _SCRIPT = """\
 # Completion of rnnjax; written by: rnnjax completion {shell}
 _rnnjax() {{
-  local line="${{COMP_LINE:0:COMP_POINT}}" words=""
-  local current="${{line##*[ =]}}"
+  local line="${{COMP_LINE:0:$COMP_POINT}}" words="" before="" held=""
+  local current="${{line##*[ =]}}" word="${{line##* }}"
   case "${{line%"$current"}}" in
     *"--config "|*"--config=") words="{configs}" ;;
 {cases}
     *) words="{commands}" ;;
   esac
-  COMPREPLY=($(compgen -W "$words" -- "$current"))
-  # What bash holds for words of their own before a colon is on the line already.
-  if [[ "$current" == *:* && "${{COMP_WORDBREAKS-}}" == *:* ]]; then
-    COMPREPLY=("${{COMPREPLY[@]#"${{current%:*}}:"}}")
-  fi
+  # bash has parted the word at "=" and ":", and holds what stands before; elsewhere the whole word is replaced.
+  if [[ "${{COMP_WORDBREAKS-}}" != *=* ]]; then before="${{word%"$current"}}"; fi
+  if [[ "$current" == *:* && "${{COMP_WORDBREAKS-}}" == *:* ]]; then held="${{current%:*}}:"; fi
+  COMPREPLY=($(printf "%s" "$words" | tr " " "\\n" | awk -v typed="$current" -v before="$before" -v held="$held" '
+    index($0, typed) == 1 {{ print before substr($0, length(held) + 1) }}'))
 }}
 complete -o default -F _rnnjax rnnjax
 """

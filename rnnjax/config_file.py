@@ -72,8 +72,8 @@ def read_config_file(name: str) -> ConfigFile:
     path, colon, variant = name.partition(":")
     require(bool(path), "the path of the config file is empty; give --config FILE.py[:variant] or NAME[:variant]")
     place = place_of(path)
-    folder = str(Path(place).resolve().parent)
-    if folder not in sys.path:
+    folder = os.path.abspath(os.path.dirname(place))
+    if os.path.exists(place) and folder not in sys.path:
         sys.path.append(folder)  # last, so that a module beside the file is found and hides none
     loader = SourceFileLoader(_MODULE, place)
     try:

@@ -80,4 +80,4 @@ def test_a_sweep_of_one_epoch_draws_no_dots(drawn, tmp_path):
     sweep_report.plot_sweep(results, told[:1], tmp_path)
     assert drawn == {}
     sweep_report.plot_sweep(results, told, tmp_path)
-    assert "1 seed" in drawn["loss"].axes[0].get_legend().get_texts()[0].get_text()
+    assert "one seed" in drawn["loss"].axes[0].get_legend().get_texts()[0].get_text()

@@ -1,5 +1,6 @@
 """Recurrent cells: pure functions of parameters, state and inputs."""
 
+from rnnjax.cells import serialised as _serialised  # noqa: F401  (tells jax.export of their types)
 from rnnjax.cells.attention import Bahdanau, Luong, attending
 from rnnjax.cells.basic import BasicRNN
 from rnnjax.cells.cell import Cell

@@ -1,4 +1,4 @@
-"""Parameters from Flax, Linen and NNX."""
+"""Parameters from Flax, Linen and NNX, and to Linen."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from rnnjax.cells import GRU, LSTM, BasicRNN, Cell, GatedCell, GatedParams, GRUP
 from rnnjax.cells.activations import activation_function
 from rnnjax.cells.cell import Params
 from rnnjax.cells.traits import is_gated
+from rnnjax.cells.tree import is_stack
 from rnnjax.interop.conversion import DenseNames, Framework, convert
 from rnnjax.interop.variables import NamedVariables, Shapes, below_scope, paths, read, refuse, size_of
+from rnnjax.interop.writing import PLAIN_LSTM, Arrays, Target, layers_to_write, write
 
 
 def from_flax(cell: Cell, variables: Mapping[str, Any], *, scope: str = "", module: Any = None) -> Params:
@@ -144,5 +146,80 @@ def _flax_gated(
 _FRAMEWORK = Framework(
     "Flax",
     {BasicRNN: _flax_basic, LSTM: _flax_lstm, GRU: _flax_gru},
-    DenseNames("kernel", depth=1, transposed=False, biased=False),
+    DenseNames("kernel"),
+)
+
+
+def to_flax(cell: Cell, params: Params) -> dict[str, Any]:
+    """Returns the variables of a Linen module around Flax's own cells: the inverse of `from_flax`.
+
+    | cell | module |
+    |---|---|
+    | `BasicRNN`, `LSTM`, `GRU` | ``nn.RNN(nn.SimpleCell(H))``, ``nn.RNN(nn.LSTMCell(H))``, ``nn.RNN(nn.GRUCell(H))`` |
+    | `Stack`, `Project` | a module with these in it, which Linen names ``RNN_0``, ``RNN_1``, ..., and ``Dense_0`` |
+
+    Args:
+      cell: the cell; give the module its activations.
+      params: its parameters.
+
+    Raises:
+      ValueError: for a cell that Flax has no counterpart of: without biases, with peepholes, a projection, layer
+        normalisation, clipping, coupled gates or ``reset="before"``, or in a wrapper that changes what it computes.
+
+    Example:
+      >>> import flax.linen as nn, jax, jax.numpy as jnp, rnnjax
+      >>> cell = rnnjax.GRU(8)
+      >>> params, xs = cell.init(jax.random.key(0), 3), jnp.ones((2, 5, 3))
+      >>> ys = nn.RNN(nn.GRUCell(8)).apply(rnnjax.interop.to_flax(cell, params), xs)
+      >>> bool(jnp.allclose(ys, rnnjax.unroll(cell, params, xs)[0], atol=1e-6))
+      True
+    """
+    layers, dense = layers_to_write(_TARGET, cell, params)
+    written = [{"cell": _nested(write(_TARGET, layer))} for layer in layers]
+    if dense is None and not is_stack(cell):
+        return {"params": written[0]}
+    modules: dict[str, Any] = {f"RNN_{number}": layer for number, layer in enumerate(written)}
+    if dense is not None:
+        modules["Dense_0"] = {"kernel": dense.w, "bias": dense.b}
+    return {"params": modules}
+
+
+def _nested(arrays: Arrays) -> dict[str, Arrays]:
+    """Returns ``{"ii": {"kernel": ...}}`` of ``{"ii/kernel": ...}``."""
+    layers: dict[str, Arrays] = {}
+    for name, value in arrays.items():
+        layer, _, variable = name.partition("/")
+        layers.setdefault(layer, {})[variable] = value
+    return layers
+
+
+def _basic_to_flax(cell: BasicRNN, params: GatedParams) -> Arrays:
+    return _gated_to_flax(params, ("",), "i")
+
+
+def _lstm_to_flax(cell: LSTM, params: LSTMParams) -> Arrays:
+    return _gated_to_flax(params, tuple("ifgo"), "h")
+
+
+def _gru_to_flax(cell: GRU, params: GRUParams) -> Arrays:
+    return _gated_to_flax(params, tuple("rzn"), "i") | {"hn/bias": np.asarray(params.b_hn)}
+
+
+def _gated_to_flax(params: Any, gates: tuple[str, ...], biased: str) -> Arrays:
+    kernels = {f"i{gate}/kernel": params.w_x[:, n] for n, gate in enumerate(gates)}
+    kernels |= {f"h{gate}/kernel": params.w_h[:, n] for n, gate in enumerate(gates)}
+    return kernels | {f"{biased}{gate}/bias": params.b[n] for n, gate in enumerate(gates)}
+
+
+_ACTIVATIONS = ("tanh", "relu", "sigmoid", "softplus", "elu", "gelu", "silu", "identity")
+_TARGET = Target(
+    "Flax",
+    {BasicRNN: _basic_to_flax, LSTM: _lstm_to_flax, GRU: _gru_to_flax},
+    {
+        BasicRNN: {"use_bias": True},
+        LSTM: PLAIN_LSTM | {"use_bias": True, "peephole": False, "coupled_gates": False, "projection_size": None},
+        GRU: {"use_bias": True, "reset": "after"},
+    },
+    dict.fromkeys((BasicRNN, LSTM, GRU), _ACTIVATIONS),
+    _ACTIVATIONS,
 )

@@ -13,7 +13,7 @@ from jaxtyping import Array
 from rnnjax.cells import GRU, LSTM, BasicRNN, Cell, GatedCell, GatedParams, GRUParams, LSTMParams
 from rnnjax.cells.cell import Params
 from rnnjax.interop.conversion import DenseNames, Framework, convert
-from rnnjax.interop.variables import NamedVariables, Shapes, below_scope, paths, read, refuse, size_of
+from rnnjax.interop.variables import NamedVariables, Shapes, Variables, below_scope, paths, read, refuse, size_of
 
 
 def from_tf1(cell: Cell, variables: Mapping[str, Any], *, scope: str = "") -> Params:
@@ -26,7 +26,8 @@ def from_tf1(cell: Cell, variables: Mapping[str, Any], *, scope: str = "") -> Pa
     | CoupledInputForgetGateLSTMCell | LSTM(coupled_gates=True) |
     | GRUCell | GRU(reset="before") |
     | MultiRNNCell | Stack |
-    | ResidualWrapper, DropoutWrapper, OutputProjectionWrapper | Residual, Dropout, Project |
+    | ResidualWrapper, DropoutWrapper | Residual, Dropout |
+    | OutputProjectionWrapper, a dense layer beside the RNN | Project |
 
     TensorFlow adds an LSTM's `forget_bias` at every step: it is neither in the bias variable nor in a checkpoint. Here
     it is part of the bias, so that `cell.forget_bias` is added to the variable. Give the cell the same `forget_bias` as
@@ -34,9 +35,10 @@ def from_tf1(cell: Cell, variables: Mapping[str, Any], *, scope: str = "") -> Pa
 
     Args:
       cell: the rnnjax cell.
-      variables: arrays by name, in any scope, and with or without ``:0`` at the end of the name. A name below another
-        variable's name (``.../kernel/Adam``, ``.../kernel/ExponentialMovingAverage``) is that of an optimiser's slot or
-        of an average, and is not read.
+      variables: arrays by name, in any scope, and with or without ``:0`` at the end of the name, such as all variables
+        of a checkpoint, which `read_tf1_checkpoint` reads. What training left there is not read: single numbers
+        (``global_step``, ``beta1_power``), and names below another variable's name, of an optimiser's slot or of an
+        average (``.../kernel/Adam``, ``.../kernel/ExponentialMovingAverage``).
       scope: if given, only the variables below this scope are read, such as ``"bidirectional_rnn/fw"``.
 
     Raises:
@@ -51,10 +53,15 @@ def from_tf1(cell: Cell, variables: Mapping[str, Any], *, scope: str = "") -> Pa
       >>> ys.shape
       (2, 5, 8)
     """
-    selected = below_scope(paths(variables, "/"), scope, "/")
-    selected = {(*path[:-1], re.sub(r":\d+$", "", path[-1])): variable for path, variable in selected.items()}
-    slots = {path for path in selected if any(path[:end] in selected for end in range(1, len(path)))}
-    return convert(_FRAMEWORK, cell, {path: v for path, v in selected.items() if path not in slots}, None)
+    saved = {(*path[:-1], re.sub(r":\d+$", "", path[-1])): v for path, v in paths(variables, "/").items()}
+    weights = {path: v for path, v in saved.items() if np.shape(v.value) and not _is_slot(path, saved)}
+    return convert(_FRAMEWORK, cell, below_scope(weights, scope, "/"), None)
+
+
+def _is_slot(path: tuple[str, ...], saved: Variables) -> bool:
+    """Returns whether a variable is another's slot or average: ``NAME/Adam``, or ``SCOPE/NAME/Adam``."""
+    parts = range(len(path))
+    return any(path[begin:end] in saved for begin in parts for end in parts[begin + 1 :])
 
 
 def _tf1_basic(cell: BasicRNN, named: NamedVariables, input_size: int | None) -> GatedParams:
@@ -131,5 +138,5 @@ def _tf1_kernel(kernel: Array, rows: int, order: tuple[int, ...]) -> tuple[Array
 _FRAMEWORK = Framework(
     "TensorFlow 1",
     {BasicRNN: _tf1_basic, LSTM: _tf1_lstm, GRU: _tf1_gru},
-    DenseNames("kernel", depth=0, transposed=False, biased=True),
+    DenseNames("kernel", biased=True),
 )

@@ -1,15 +1,16 @@
-"""Parameters from PyTorch."""
+"""Parameters from and to PyTorch."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
-from rnnjax.cells import GRU, LSTM, BasicRNN, Cell, GatedCell, GatedParams, GRUParams, LSTMParams
+from rnnjax.cells import GRU, LSTM, BasicRNN, Cell, GatedCell, GatedParams, GRUParams, LSTMParams, Stack
 from rnnjax.cells.cell import Params
 from rnnjax.interop.conversion import DenseNames, Framework, convert
 from rnnjax.interop.variables import (
@@ -21,8 +22,10 @@ from rnnjax.interop.variables import (
     paths,
     read,
     refuse,
+    scope_of,
     size_of,
 )
+from rnnjax.interop.writing import PLAIN_LSTM, Arrays, Layer, Target, describe_layer, layers_to_write, write
 from rnnjax.unrolling.bidirectional import Cells, input_sizes, layers
 
 
@@ -194,8 +197,137 @@ def _torch_selection(variables: Variables, layer: int | None, reverse: bool | No
     return selection
 
 
+def _torch_choice(variables: Variables) -> str:
+    """Returns the arguments that choose variables: those of one layer, or all below a scope."""
+    path, variable = next(iter(variables.items()))
+    match = _TORCH_NAME.fullmatch(variable.name.split(".")[-1])
+    number = match[2] if match else None
+    if number is None:
+        return scope_of(variables, ".")
+    if len(path) > 1:  # the layer's number is below the scope, not above
+        return scope_of({path[:-1]: variable}, ".")
+    scope = scope_of(variables, ".")
+    return f"layer={number}" if scope == 'scope=""' else f"layer={number}, {scope}"
+
+
 _FRAMEWORK = Framework(
     "PyTorch",
     {BasicRNN: _torch_basic, LSTM: _torch_lstm, GRU: _torch_gru},
-    DenseNames("weight", depth=1, transposed=True, biased=False),
+    DenseNames("weight", transposed=True),
+    _torch_choice,
+)
+
+
+def to_torch(cell: Cell, params: Params) -> Arrays:
+    """Returns what `torch.nn.RNN`, `LSTM` or `GRU` loads as its `state_dict`: the inverse of `from_torch`.
+
+    A `Stack` is one module of several layers, which must have the same size. With a `Project` around it the names are
+    those of a module with two others in it, ``rnn`` and ``linear``.
+
+    Args:
+      cell: a `BasicRNN` (tanh or relu), `LSTM` (a projection too) or `GRU` with ``reset="after"``, alone or in `Stack`
+        and `Project`.
+      params: its parameters.
+
+    Returns:
+      NumPy arrays by name, float32 or wider; `torch.from_numpy` makes tensors of them.
+
+    Raises:
+      ValueError: for a cell that PyTorch has no counterpart of: with peepholes, layer normalisation, clipping, coupled
+        gates or other activations, or in a wrapper that changes what it computes.
+
+    Example:
+      >>> import jax, rnnjax
+      >>> cell = rnnjax.Stack([rnnjax.GRU(8), rnnjax.GRU(8)])
+      >>> state_dict = rnnjax.interop.to_torch(cell, cell.init(jax.random.key(0), 3))
+      >>> {name: value.shape for name, value in state_dict.items() if name.startswith("weight")}
+      {'weight_ih_l0': (24, 3), 'weight_hh_l0': (24, 8), 'weight_ih_l1': (24, 8), 'weight_hh_l1': (24, 8)}
+
+      >>> # torch.nn.GRU(3, 8, num_layers=2, batch_first=True).load_state_dict(
+      >>> #     {name: torch.from_numpy(value) for name, value in state_dict.items()})
+    """
+    layers, dense = layers_to_write(_TARGET, cell, params)
+    _check_alike(layers)
+    written = {f"{name}_l{n}": v for n, layer in enumerate(layers) for name, v in write(_TARGET, layer).items()}
+    if dense is None:
+        return written
+    return {f"rnn.{name}": v for name, v in written.items()} | {
+        "linear.weight": dense.w.T.copy(),
+        "linear.bias": dense.b,
+    }
+
+
+def bidirectional_to_torch(forward: Cells, backward: Cells, params: Sequence[Params]) -> Arrays:
+    """Returns the `state_dict` of a bidirectional PyTorch module: the inverse of `bidirectional_from_torch`.
+
+    Args:
+      forward, backward: the two cells of a module of one layer, or two lists with a cell for each layer.
+      params: a pair of parameters, or a pair for each layer.
+
+    Raises:
+      ValueError: as `to_torch`.
+
+    Example:
+      >>> import jax, rnnjax
+      >>> cell = rnnjax.LSTM(8)
+      >>> params = rnnjax.init_bidirectional(jax.random.key(0), cell, cell, 3)
+      >>> sorted(rnnjax.interop.bidirectional_to_torch(cell, cell, params))[:2]
+      ['bias_hh_l0', 'bias_hh_l0_reverse']
+    """
+    pairs = layers(forward, backward)
+    values = [params] if isinstance(forward, Cell) else params
+    ways = [
+        layers_to_write(_TARGET, Stack([pair[way] for pair in pairs]), tuple(pair[way] for pair in values))[0]
+        for way in (0, 1)
+    ]
+    _check_alike([*ways[0], *ways[1]])
+    return {
+        f"{name}_l{n}{suffix}": value
+        for layers_of_way, suffix in zip(ways, ("", "_reverse"))
+        for n, layer in enumerate(layers_of_way)
+        for name, value in write(_TARGET, layer).items()
+    }
+
+
+def _check_alike(layers: list[Layer]) -> None:
+    """Raises unless all layers can be those of one module."""
+    kinds = {(describe_layer(cell), cell.use_bias, getattr(cell, "activation", None)): None for cell, _ in layers}
+    if len(kinds) > 1:
+        raise ValueError(
+            "a module of PyTorch has layers of one kind and size, with the same activation and biases; these are "
+            f"{', '.join(describe_layer(cell) for cell, _ in layers)}: write them one by one, each for its own module"
+        )
+
+
+def _gated_to_torch(cell: GatedCell, params: Any) -> Arrays:
+    written = {"weight_ih": _rows(params.w_x), "weight_hh": _rows(params.w_h)}
+    if not cell.use_bias:
+        return written
+    # PyTorch adds two biases; one of them is zero.
+    return written | {"bias_ih": params.b.reshape(-1), "bias_hh": np.zeros_like(params.b).reshape(-1)}
+
+
+def _lstm_to_torch(cell: LSTM, params: Any) -> Arrays:
+    projection = {"weight_hr": params.w_p.T} if cell.projection_size else {}
+    return _gated_to_torch(cell, params) | projection
+
+
+def _gru_to_torch(cell: GRU, params: GRUParams) -> Arrays:
+    written = _gated_to_torch(cell, params)
+    if cell.use_bias:
+        written["bias_hh"][-cell.hidden_size :] = params.b_hn
+    return written
+
+
+def _rows(kernel: np.ndarray) -> np.ndarray:
+    """Returns ``[G * H, I]`` from a kernel ``[I, G, H]``."""
+    return kernel.reshape(len(kernel), -1).T
+
+
+_TARGET = Target(
+    "PyTorch",
+    {BasicRNN: _gated_to_torch, LSTM: _lstm_to_torch, GRU: _gru_to_torch},
+    {LSTM: PLAIN_LSTM | {"peephole": False, "coupled_gates": False}, GRU: {"reset": "after"}},
+    {BasicRNN: ("tanh", "relu"), LSTM: ("tanh",), GRU: ("tanh",)},
+    ("sigmoid",),
 )

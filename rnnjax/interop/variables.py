@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rnnjax.cells import GatedCell, Project
+from rnnjax.cells import BasicRNN, Cell, GatedCell, Project
+from rnnjax.cells.joint import JointBasicRNN
 from rnnjax.cells.tree import has_dense
 from rnnjax.dtypes import at_least_float32
 
@@ -81,11 +82,10 @@ def read(cell: GatedCell | Project, named: NamedVariables, shapes: Shapes) -> di
     reads = f"{describe(cell)} reads {', '.join(shapes)}"
     missing = [name for name in shapes if name not in named]
     if missing:
-        hint = _scope_hint(missing[0], named)
-        raise ValueError(f"{reads}, but there is no {', '.join(missing)} among {names_of(named)}{hint}")
+        raise ValueError(f"{reads}, but there is no {', '.join(missing)} among {names_of(named)}")
     unused = {name: variable for name, variable in named.items() if name not in shapes}
     if unused:
-        raise ValueError(f"{reads}, and has no use for {names_of(unused)}; make the cell match, or choose with scope=")
+        raise ValueError(f"{reads}, and has no use for {names_of(unused)}")
     for name, shape in shapes.items():
         variable = named[name]
         if np.shape(variable.value) != shape:
@@ -94,12 +94,15 @@ def read(cell: GatedCell | Project, named: NamedVariables, shapes: Shapes) -> di
     return {name: array_of(named[name]) for name in shapes}
 
 
-def _scope_hint(missing: str, named: NamedVariables) -> str:
-    """Returns what to do if a missing variable exists in a scope below; otherwise nothing."""
-    below = {name: variable for name, variable in named.items() if name.endswith(f"/{missing}")}
-    if not below:
-        return ""
-    return f"; choose {names_of(below)} with scope= (a layer of PyTorch's with layer=), or convert to a Stack"
+def scope_of(variables: Variables, separator: str = "/") -> str:
+    """Returns the argument that selects variables which are all those below a scope, such as ``scope="rnn"``.
+
+    Args:
+      variables: the variables, by their names below the scope.
+      separator: what separates the parts of a name.
+    """
+    path, variable = next(iter(variables.items()))
+    return f'scope="{separator.join(variable.name.split(separator)[: -len(path)])}"'
 
 
 def array_of(variable: Variable) -> Float[Array, "..."]:
@@ -123,6 +126,11 @@ def size_of(named: NamedVariables, name: str, axis: int) -> int:
     return shape[axis] if axis < len(shape) else 1
 
 
+def counterpart(cell: Cell) -> type[Cell]:
+    """Returns the class of cells that computes what a cell does: its own, which may differ in initial weights only."""
+    return BasicRNN if type(cell) is JointBasicRNN else type(cell)
+
+
 def refuse(cell: GatedCell, framework: str, **counterpart: Any) -> None:
     """Raises if an option of the cell has not the one value that the framework has a counterpart of."""
     for option, value in counterpart.items():
@@ -142,7 +150,11 @@ def describe(cell: GatedCell | Project) -> str:
 
 def names_of(variables: Mapping[Any, Variable], most: int = 12) -> str:
     """Returns the names of variables for an error, `most` of them at most."""
-    names = [variable.name for variable in variables.values()]
+    return names_in_short([variable.name for variable in variables.values()], most)
+
+
+def names_in_short(names: list[str], most: int = 12) -> str:
+    """Returns names for an error, `most` of them at most."""
     if not names:
         return "none"
     more = f" and {len(names) - most} more" if len(names) > most else ""

@@ -126,5 +126,5 @@ def pixels(image: UInt8[Array, "B 28 28"], seed: int | None) -> Float[Array, "B 
 
     The order is ``np.random.RandomState(seed).permutation(784)``, the same with every version of NumPy.
     """
-    flat = rows(image).reshape(len(image), -1, 1)
+    flat = rows(image).reshape(image.shape[0], -1, 1)
     return flat if seed is None else flat[:, np.random.RandomState(seed).permutation(flat.shape[1])]

@@ -2,6 +2,8 @@
 
 import ast
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -79,19 +81,24 @@ def test_the_console_script_is_the_same_function():
     assert "run" in names
 
 
-@pytest.fixture(scope="module")
-def completed(tmp_path_factory):
-    """What bash makes of a line, with the cursor at its end."""
-    path = tmp_path_factory.mktemp("completion") / "rnnjax.bash"
-    path.write_text(script("bash", {name: one_word.main_of(name) for name in ("train", "evaluate")}))
+@pytest.fixture(scope="module", params=["bash", pytest.param("zsh", marks=pytest.mark.thorough)])
+def completed(request, tmp_path_factory):
+    """What a shell makes of a line, with the cursor at its end."""
+    shell = request.param
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    path = tmp_path_factory.mktemp("completion") / f"rnnjax.{shell}"
+    path.write_text(script(shell, {name: one_word.main_of(name) for name in ("train", "evaluate")}))
 
     def words(line):
+        """The words, whole ones where the shell does not part them at "=" and ":"."""
         asked = (
             f'source {path}; COMP_LINE="{line}"; COMP_POINT={len(line)}; _rnnjax; printf "%s\\n" "${{COMPREPLY[@]}}"'
         )
-        told = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)
+        told = subprocess.run([shell, "-c", asked], capture_output=True, text=True, check=True)
         assert told.stderr == ""
-        return told.stdout.split()
+        start = line.rpartition(" ")[2] if shell == "zsh" else ""
+        return [word.removeprefix(re.match(r"(.*[=:])?", start)[0]) for word in told.stdout.split()]
 
     return words
 
@@ -106,5 +113,5 @@ def completed(tmp_path_factory):
         ("rnnjax train --config hihello --w", ["--workdir"]),
     ],
 )
-def test_bash_completes_commands_options_and_configs(completed, line, expected):
+def test_a_shell_completes_commands_options_and_configs(completed, line, expected):
     assert completed(line) == expected

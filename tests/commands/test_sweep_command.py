@@ -46,7 +46,8 @@ def test_a_sweep_leaves_results_metrics_and_pictures(swept):
     assert all(run["final"]["test"]["step"] == 4 for run in results["runs"])
     rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows if row["run"] == 5 and row["split"] == "validation"] == [2, 4]
-    assert rows[0].keys() == {"run", "step", "epoch", "split", "loss", "accuracy"}
+    of_optimizer = {"learning_rate", "gradient_norm", "update_norm"}
+    assert rows[0].keys() == {"run", "step", "epoch", "split", "loss", "accuracy"} | of_optimizer
 
 
 def test_the_table_has_a_line_a_point_and_names_the_best(swept):

@@ -113,9 +113,56 @@ def test_tf1_optimiser_slots_and_averages_are_not_read():
     assert same(from_tf1(BasicRNN(H), variables | slots), from_tf1(BasicRNN(H), variables))
 
 
+def tf1_checkpoint():
+    """All variables of a checkpoint: an LSTM, the dense layer behind it, and what Adam and an average left beside."""
+    weights = randoms(TF1_LSTM, "model/rnn/basic_lstm_cell/") | {"model/dense/kernel": random(H, P)}
+    weights |= {"model/dense/bias": random(P)}
+    slots = {f"{scope}{name}/{slot}": value for name, value in weights.items() for scope, slot in SLOTS}
+    scalars = {"global_step": np.array(7), "beta1_power": np.float32(0.9), "train/beta2_power": np.float32(0.9)}
+    return weights | slots | scalars
+
+
+SLOTS = [("", "Adam"), ("", "Adam_1"), ("train/", "Adam"), ("", "ExponentialMovingAverage")]
+
+
+def test_a_whole_tf1_checkpoint_is_the_cell_and_its_dense_layer():
+    variables = tf1_checkpoint()
+    params = from_tf1(Project(LSTM(H), P), variables)
+    assert same(params.cell, from_tf1(LSTM(H), randoms(TF1_LSTM)))
+    np.testing.assert_array_equal(params.w, variables["model/dense/kernel"])
+    np.testing.assert_array_equal(params.b, variables["model/dense/bias"])
+
+
+ADVISED = {
+    "tf1": (from_tf1, tf1_checkpoint(), Project(LSTM(H), P)),
+    "a stack in tf1": (
+        from_tf1,
+        randoms(TF1_BASIC, "rnn/cell_0/") | randoms(TF1_UPPER, "rnn/cell_1/") | {"d/kernel": random(H, P)},
+        None,
+    ),
+    "torch": (from_torch, randoms(TORCH_LSTM, "net.rnn.") | {"net.fc.weight": random(P, H)}, Project(LSTM(H), P)),
+    "layers of torch": (from_torch, randoms(TORCH_LSTM | TORCH_UPPER, "rnn."), Stack([LSTM(H)] * 2)),
+    "flax": (from_flax, {"cell": FLAX_BASIC, "Dense_0": {"kernel": random(H, P)}}, Project(BasicRNN(H), P)),
+}
+
+
+@pytest.mark.parametrize("case", ADVISED)
+def test_what_an_error_advises_works_when_it_is_followed(case):
+    convert, variables, other = ADVISED[case]
+    cell = {"torch": LSTM(H), "layers of torch": LSTM(H), "tf1": LSTM(H)}.get(case, BasicRNN(H))
+    cell = Stack([cell] * 2) if "stack" in case else cell
+    with pytest.raises(ValueError, match="; choose ") as raised:
+        convert(cell, variables)
+    chosen, _, converted = str(raised.value).partition("; choose ")[2].partition(", or convert to ")
+    for arguments in chosen.split(" or "):
+        assert has_the_shapes_of_init(cell, eval(f"convert(cell, variables, {arguments})")) or "1" in arguments
+    assert (eval(converted) if converted else None) == other
+    if converted:
+        assert has_the_shapes_of_init(other, convert(other, variables))
+
+
 def test_a_scope_chooses_among_variables():
     variables = randoms(TF1_BASIC, "bidirectional_rnn/fw/") | randoms(TF1_BASIC, "bidirectional_rnn/bw/")
-    variables["global_step"] = np.array(7)
     chosen = from_tf1(BasicRNN(H), variables, scope="bidirectional_rnn/bw")
     assert same(chosen, from_tf1(BasicRNN(H), randoms(TF1_BASIC)))
 

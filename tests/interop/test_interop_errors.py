@@ -84,7 +84,7 @@ REFUSED = {
     ),
     "tf1, two layers for one": (
         lambda: from_tf1(BasicRNN(H), randoms(TF1_BASIC, "cell_0/") | randoms(TF1_UPPER, "cell_1/")),
-        "; choose cell_0/kernel, cell_1/kernel with scope= (a layer of PyTorch's with layer=), or convert to a Stack",
+        'cell_1/bias; choose scope="cell_0" or scope="cell_1", or convert to Stack([cell] * 2)',
     ),
     "tf1, a layer too many of its variables": (
         lambda: from_tf1(
@@ -95,7 +95,8 @@ REFUSED = {
     ),
     "tf1, no projection": (
         lambda: from_tf1(Project(LSTM(H), P), randoms({f"rnn/lstm/cell/{n}": s for n, s in TF1_GRU.items()})),
-        "Project(size=2) needs one dense layer beside its cell, with kernel and bias, but there are 0 among",
+        "Project(size=2) needs one dense layer beside its cell, with kernel of 4 inputs and 2 outputs and bias, "
+        "but there are 0 among",
     ),
     "tf1, a projection without a bias": (
         lambda: from_tf1(Project(LSTM(H), P), randoms(TF1_LSTM, "a/lstm_cell/") | {"a/kernel": random(H, P)}),
@@ -138,7 +139,7 @@ REFUSED = {
     ),
     "torch, a second layer": (
         lambda: from_torch(LSTM(H), randoms(TWO_LAYERS)),
-        "; choose weight_ih_l0, weight_ih_l1 with scope= (a layer of PyTorch's with layer=), or convert to a Stack",
+        "; choose layer=0 or layer=1, or convert to Stack([cell] * 2)",
     ),
     "torch, half of the biases": (
         lambda: from_torch(LSTM(H), {k: v for k, v in randoms(TORCH_LSTM).items() if k != "bias_hh_l0"}),
@@ -182,7 +183,7 @@ REFUSED = {
     ),
     "torch, the rest of a model": (
         lambda: from_torch(LSTM(H), randoms(TORCH_LSTM, "rnn.") | {"fc.weight": random(P, H)}),
-        "among rnn.weight_ih_l0, rnn.weight_hh_l0, rnn.bias_ih_l0, rnn.bias_hh_l0, fc.weight; choose rnn.weight_ih_l0",
+        'rnn.bias_hh_l0, fc.weight; choose scope="rnn", or convert to Project(cell, 2)',
     ),
     "flax, missing": (
         lambda: from_flax(BasicRNN(H), {"params": {"cell": {**FLAX_BASIC, "i": {"kernel": random(I, H)}}}}),

@@ -23,7 +23,7 @@ EXPORTED = (
 
 
 @pytest.mark.parametrize("name", EXPORTED)
-def test_an_exported_cell_takes_any_batch_and_length_once_read_back(name, symbolic_sizes):
+def test_an_exported_cell_takes_any_batch_and_length_once_read_back(name):
     cell = CELLS[name]
     params = parameters(cell)
 
