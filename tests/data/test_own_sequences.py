@@ -241,6 +241,10 @@ TABLES = {
     "too few cells": (rows(row7="s1,2,3"), "row 7 has 3 cells where the first row names 5 columns"),
     "no number": (rows(row7="s1,2,12x,1,y"), "row 7, column 'a': '12x' is no number; correct it"),
     "a decimal comma": (rows(row7='s1,2,"1,5",1,y'), "row 7, column 'a': '1,5' is no number; write the decimal point"),
+    "a date among features": (
+        rows(row7="s1,2,31.12.2024,1,y"),
+        "'31.12.2024' is no number; if the column holds the times, write them as 2024-01-31 and give",
+    ),
     "infinite": (rows(row7="s1,2,inf,1,y"), "row 7, column 'a': 'inf' is too large"),
     "no id": (rows(row7=",2,1,1,y"), "row 7, column 'id': '' is no id of a sequence"),
     "no time": (rows(row7="s1,,1,1,y"), "row 7, column 'time': '' is not a number, as in the rows before it"),
