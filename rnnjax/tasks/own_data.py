@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from rnnjax.config import DataConfig
 from rnnjax.data.own.columns import Columns
 from rnnjax.data.own.files import own_files
+from rnnjax.data.own.sequence_set import SequenceSet
 from rnnjax.data.own.sequences import Cuts, OwnSequences, Reading, load_sequences, read_own_inputs
 from rnnjax.errors import require
 from rnnjax.tasks.task import Batch, Field, Kept, Request
@@ -110,7 +111,7 @@ def steps_of(batch: Batch) -> dict[str, Any]:
 def answers(
     config: SequencesConfig, reading: Reading, predict: Callable[[Any], Any], request: Request
 ) -> Iterator[tuple[str, int, Float[np.ndarray, "..."]]]:
-    """Yields the id of every sequence of the data, labelled or not, its length, and what a model predicts of it.
+    """Reads the data, labelled or not; yields the id of every sequence, its length, and what a model predicts of it.
 
     Args:
       config: the group of the data.
@@ -124,7 +125,14 @@ def answers(
     """
     require(request.prompt is None, "the sequences of a file are answered; leave --prompt out, and give --data FILE")
     files = own_files(str(config.path), (".csv", ".npz", ".npy"))
-    sequences = read_own_inputs(files["all"] if "all" in files else files["test"], config.columns(), reading)
+    return _answers(
+        read_own_inputs(files["all"] if "all" in files else files["test"], config.columns(), reading), predict
+    )
+
+
+def _answers(
+    sequences: SequenceSet, predict: Callable[[Any], Any]
+) -> Iterator[tuple[str, int, Float[np.ndarray, "..."]]]:
     for first in range(0, len(sequences.ids), _AT_ONCE):
         part = sequences.part(np.arange(first, min(first + _AT_ONCE, len(sequences.ids))))
         yield from zip(part.ids, part.lengths.tolist(), np.asarray(predict(part.values.astype(np.float32))))

@@ -7,9 +7,6 @@ import pytest
 
 import rnnjax
 from rnnjax import evaluate, generate, train
-from rnnjax.commands import data_named_by
-from rnnjax.data.own.files import own_files
-from rnnjax.errors import DataError
 
 # ml_collections reads config files by a method that Python has deprecated.
 pytestmark = [
@@ -57,6 +54,8 @@ def test_sequences_of_a_csv_file_are_classified(call, tmp_path):
     code, out, _, err = call(generate.main, run, "--data", tmp_path / "open.csv")
     assert code == 0, err
     assert [line.rpartition(",")[0] for line in out.splitlines()] == ["id,label", '"a,b",down', "c,up"]
+    code, out, sentences, _ = call(generate.main, run, "--data", tmp_path / "none.csv")
+    assert (code, out, sentences) == (1, "", [f"rnnjax: {tmp_path}/none.csv does not exist: give the data with --data"])
     opened = rnnjax.load_run(run)
     values = np.float32([[[100, 0], [90, 0], [80, 0]], [[100, 0], [110, 0], [np.nan, np.nan]]])
     assert [opened.task.kept["classes"][answer] for answer in opened.predict(values).argmax(-1)] == ["down", "up"]
@@ -97,11 +96,3 @@ def test_what_is_wrong_ends_in_one_sentence(call, tmp_path):
     assert code == 1
     assert sentences[0].startswith(f"rnnjax: {tmp_path}/data.csv, row 3, column 'a': '1O' is no number; correct it")
     assert "Traceback" not in err
-
-
-def test_a_flag_that_a_command_does_not_have_is_not_named():
-    with (
-        pytest.raises(DataError, match=r"^nothing does not exist: give the data with --data$"),
-        data_named_by("--data"),
-    ):
-        own_files("nothing", (".csv",))

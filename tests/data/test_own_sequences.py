@@ -329,6 +329,8 @@ def test_columns_that_are_not_there_and_files_that_are_nothing_are_said(load, tm
         load(rows(), columns=Columns(label="lable"))
     with pytest.raises(DataError, match="would use column 'a' for two things"):
         load(rows(), columns=Columns(label="a", features=("a", "b")))
+    with pytest.raises(DataError, match=r"has no column of labels beside id, time and features \(id, a, b\)"):
+        load("id,a,b\nx,1,2\n", columns=Columns(features=("a", "b")))
     with pytest.raises(DataError, match=r"data\.parquet is no \.csv or \.npz or \.npy file"):
         load("", "data.parquet")
     with pytest.raises(DataError, match=r"none\.csv does not exist"):

@@ -42,7 +42,13 @@ def found_columns(table: Table, wanted: Columns) -> Columns:
     id = wanted.id or _found_id(names)
     time = found_time(table, wanted.time, but=(id, *wanted.features))
     left = [name for name in names if name not in (id, time)]
-    others = [name for name in left if name not in wanted.features] or left or names
+    others = [name for name in left if name not in wanted.features]
+    if left and not others and not wanted.label:
+        raise DataError(
+            f"{table.file} has no column of labels beside id, time and features ({', '.join(names)}): add one, or "
+            "leave the data to rnnjax.generate, which needs none"
+        )
+    others = others or names
     label = wanted.label or _found_label(others)
     features = wanted.features or tuple(name for name in left if name != label)
     found = Columns(id, time, label, features)

@@ -143,7 +143,9 @@ def read_own_inputs(file: Path, columns: Columns, reading: Reading) -> SequenceS
         return read_inputs(file, columns, names)
     sequences = read_array_inputs(file)
     if sequences.names != names:
-        raise DataError(f"{file} has {len(sequences.names)} features, but the model reads {len(names)}: give as many")
+        raise DataError(
+            f"{file} has the features {', '.join(sequences.names)}, but the model {', '.join(names)}: give the same"
+        )
     return sequences
 
 
