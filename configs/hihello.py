@@ -17,16 +17,17 @@ work on the machine). On a GPU: not measured.
 from rnnjax.config import CellConfig, OptimizerConfig
 from rnnjax.tasks.hihello import Config
 
-VARIANTS = {"basic": "BasicRNN", "lstm": "LSTM", "gru": "GRU"}
 
-
-def get_config(variant: str = "lstm") -> Config:
-    """Returns the config of a variant."""
+def _of(kind: str) -> Config:
     return Config(
-        cell=CellConfig(kind=VARIANTS[variant], hidden_size=10),
+        cell=CellConfig(kind=kind, hidden_size=10),
         optimizer=OptimizerConfig(learning_rate=0.1),
         batch_size=1,
         epochs=100,
         evaluate_every=50,
         log_every=1,
     )
+
+
+VARIANTS = {"basic": _of("BasicRNN"), "lstm": _of("LSTM"), "gru": _of("GRU")}
+DEFAULT = "lstm"

@@ -31,38 +31,39 @@ MRR@20 0.189 after 10 epochs, output dropout 0.5). In `embedded` the last two it
 probability 0.8; who looks at the last alone is right one time in five.
 """
 
-import copy
+from typing import Any
 
 from rnnjax.config import CellConfig, DataConfig, OptimizerConfig
 from rnnjax.tasks.navigation import Config
 
+
+def _next_item(**fields: Any) -> Config:
+    common: dict[str, Any] = {"cell": CellConfig(kind="LSTM", hidden_size=100)}
+    return Config(**(common | fields))
+
+
 VARIANTS = {
-    "source800": {
-        "windows": 800,
-        "distinct": True,
-        "batch_size": 800,
-        "epochs": 320,
-        "evaluate_every": 40,
-        "log_every": 1,
-    },
-    "all": {
-        "embedding": 100,
-        "dropout": 0.6,
-        "optimizer": OptimizerConfig(learning_rate=3e-3, schedule="cosine"),
-        "batch_size": 128,
-        "epochs": 12,
-    },
-    "embedded": {
-        "cell": CellConfig(kind="LSTM", hidden_size=100, dropout={"output_rate": 0.3}),
-        "optimizer": OptimizerConfig(learning_rate=4e-3, schedule="cosine"),
-        "data": DataConfig(name="embedded"),
-        "batch_size": 128,
-        "epochs": 12,
-    },
+    "source800": _next_item(
+        windows=800,
+        distinct=True,
+        batch_size=800,
+        epochs=320,
+        evaluate_every=40,
+        log_every=1,
+    ),
+    "all": _next_item(
+        embedding=100,
+        dropout=0.6,
+        optimizer=OptimizerConfig(learning_rate=3e-3, schedule="cosine"),
+        batch_size=128,
+        epochs=12,
+    ),
+    "embedded": _next_item(
+        cell=CellConfig(kind="LSTM", hidden_size=100, dropout={"output_rate": 0.3}),
+        optimizer=OptimizerConfig(learning_rate=4e-3, schedule="cosine"),
+        data=DataConfig(name="embedded"),
+        batch_size=128,
+        epochs=12,
+    ),
 }
-
-
-def get_config(variant: str = "all") -> Config:
-    """Returns the config of a variant."""
-    fields = {"cell": CellConfig(kind="LSTM", hidden_size=100), **VARIANTS[variant]}
-    return Config(**copy.deepcopy(fields))
+DEFAULT = "all"

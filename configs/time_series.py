@@ -24,7 +24,7 @@ more than the mean (the series has variance 18). `deep_dropout_sane` keeps 0.9 o
 only input or the state, and takes smaller steps.
 """
 
-import copy
+from typing import Any
 
 from rnnjax.config import CellConfig, OptimizerConfig
 from rnnjax.tasks.time_series import Config
@@ -35,19 +35,20 @@ _LAYER = {"kind": "rnnjax.cells.joint:JointBasicRNN", "hidden_size": 100, "activ
 # 1,500 steps, evaluated without dropout every 300.
 _DEEP = {"windows": 15_000, "epochs": 5}
 
+
+def _forecaster(**fields: Any) -> Config:
+    common: dict[str, Any] = {"cell": CellConfig(**_LAYER), "batch_size": 50}
+    return Config(**(common | fields))
+
+
 VARIANTS = {
-    "stacked": {},
-    "projected": {"project": True},
-    "deep_dropout": {
-        "cell": CellConfig(layers=3, dropout={"input_rate": 0.7, "state_rate": 0.7}, **_LAYER),
-        "optimizer": OptimizerConfig(learning_rate=1e-2),
+    "stacked": _forecaster(),
+    "projected": _forecaster(project=True),
+    "deep_dropout": _forecaster(
+        cell=CellConfig(layers=3, dropout={"input_rate": 0.7, "state_rate": 0.7}, **_LAYER),
+        optimizer=OptimizerConfig(learning_rate=1e-2),
         **_DEEP,
-    },
-    "deep_dropout_sane": {"cell": CellConfig(layers=3, dropout={"output_rate": 0.1}, **_LAYER), **_DEEP},
+    ),
+    "deep_dropout_sane": _forecaster(cell=CellConfig(layers=3, dropout={"output_rate": 0.1}, **_LAYER), **_DEEP),
 }
-
-
-def get_config(variant: str = "stacked") -> Config:
-    """Returns the config of a variant."""
-    fields = {"cell": CellConfig(**_LAYER), "batch_size": 50, **VARIANTS[variant]}
-    return Config(**copy.deepcopy(fields))
+DEFAULT = "stacked"

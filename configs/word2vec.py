@@ -20,25 +20,29 @@ A run leaves `plots/vectors.txt` (the text format of word2vec), `plots/neighbour
 `python -m rnnjax.generate DIR --prompt monday` asks for neighbours, also of sums such as `king - man + woman`.
 """
 
-import copy
+from typing import Any
 
 from rnnjax.config import DataConfig, OptimizerConfig
 from rnnjax.tasks.word2vec import Config
 
+
+def _vectors(**fields: Any) -> Config:
+    common: dict[str, Any] = {
+        "optimizer": OptimizerConfig(learning_rate=5e-3, schedule="linear"),
+        "batch_size": 64,
+        "subsample": 1e-3,
+    }
+    return Config(**(common | fields))
+
+
 VARIANTS = {
-    "ptb": {"epochs": 10, "probes": "monday,company,president,million,japan,he,bank,stock,good,court"},
-    "text": {"data": DataConfig(name="text"), "subsample": 1e-4, "epochs": 10},
-    "embedded": {
-        "data": DataConfig(name="embedded"),
-        "batch_size": 16,
-        "epochs": 30,
-        "probes": "class,list,integer,exception,true,x,object,string,statement,method",
-    },
+    "ptb": _vectors(epochs=10, probes="monday,company,president,million,japan,he,bank,stock,good,court"),
+    "text": _vectors(data=DataConfig(name="text"), subsample=1e-4, epochs=10),
+    "embedded": _vectors(
+        data=DataConfig(name="embedded"),
+        batch_size=16,
+        epochs=30,
+        probes="class,list,integer,exception,true,x,object,string,statement,method",
+    ),
 }
-
-
-def get_config(variant: str = "ptb") -> Config:
-    """Returns the config of a variant."""
-    optimizer = OptimizerConfig(learning_rate=5e-3, schedule="linear")
-    fields = {"optimizer": optimizer, "batch_size": 64, "subsample": 1e-3, **VARIANTS[variant]}
-    return Config(**copy.deepcopy(fields))
+DEFAULT = "ptb"
