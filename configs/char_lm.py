@@ -11,8 +11,8 @@ a character.
 |---|---|---|---|
 | lstm, 2 layers of 512 | minGRU 1.548, 6-layer transformer 1.4697 | not measured | for an accelerator |
 | gru, 2 layers of 512 | the same | not measured | for an accelerator |
-| cpu, 1 GRU layer of 256, 6 epochs | none; to reach: 1.75 | 1.694 (test 1.554), one seed | 110 s on 2 cores (EPYC) |
-| embedded, the help topics of CPython | none | 1.287 (test 1.337), one seed | 94 s on 1 core (EPYC) |
+| cpu, 1 GRU layer of 256, 6 epochs | none; to reach: 1.75 | 1.694 (test 1.554), one seed | 110 s on 2 CPU cores |
+| embedded, the help topics of CPython | none | 1.287 (test 1.337), one seed | 115 s on a shared one |
 
 Validation is the last tenth of the text (111,540 characters), as in the figures of others. The test split is the 5%
 before it, which they train on and we do not: training has the first 85%.

@@ -8,15 +8,15 @@ written with versions by `python -m rnnjax.reproduce`. On a GPU: not measured.
 | variant | source's figure | ours | time |
 |---|---|---|---|
 | rnn150, 5 epochs | validation 0.9730; rerun 0.9622 to 0.9640 | validation 0.9643 | 27 s |
-| rnn31, 10 epochs | training loss 0.302; rerun: validation 0.8914 | 0.288; validation 0.9173 | 18 s |
+| rnn31, 10 epochs | training loss 0.302; rerun: validation 0.8914 | 0.289; validation 0.9173 | 18 s |
 | rnn31x3, 10 epochs | training loss 0.167; rerun: validation 0.9606 | 0.098; validation 0.9695 | 25 s |
-| lstm150, 5 epochs | none | test 0.9846 | see docs/results.md |
-| gru150, 5 epochs | none | test 0.9861 | see docs/results.md |
+| lstm150, 5 epochs | none | test 0.9846 | 143 s |
+| gru150, 5 epochs | none | test 0.9861 | 75 s |
 | embedded, 15 epochs | none | test 0.9607 | 26 s |
 | rnn150_long, rnn128, lstm150_peephole | none | not measured | |
 | pixel_gru256, permuted_gru256, 50 epochs | test 0.991, 0.941 (LSTM 0.988, 0.929) | not measured | for an accelerator |
 | pixel_lru, permuted_lru, 50 epochs | test 0.996, 0.987 (S5-class) | not measured | for an accelerator |
-| pixel_lru_short, permuted_lru_short, 2 epochs | none | see docs/results.md | for 15 minutes of 2 CPU cores |
+| pixel_lru_short, permuted_lru_short, 2 epochs | none | not measured | for 15 minutes of 2 CPU cores |
 
 The order of the pixels in `permuted_` variants is that of seed 0: ``np.random.RandomState(0).permutation(784)``.
 Those of LRU are stacks of the paper's blocks (Orvieto et al., 2023), of whose outputs the mean is classified; `_short`

@@ -2,14 +2,14 @@
 
     python -m rnnjax.train --config configs/navigation.py[:variant]
 
-Ours on one core of an AMD EPYC, whole runs; `source800` is the mean of three seeds, `all` too (recall 0.6264, 0.6259,
-0.6306; MRR 0.3297, 0.3323, 0.3274), `embedded` one seed. On a GPU: not measured.
+Ours is the mean of three seeds, time that of a whole run on cores of an AMD EPYC that others shared; both are in
+docs/results.md. On a GPU: not measured.
 
 | variant | source's figure | ours | time |
 |---|---|---|---|
-| source800, 320 full-batch steps | training accuracy 0.99875, test 0.025 | 0.99875 (0.9975 to 1.0), test 0.025 | 21 s |
-| all, 12 epochs | none | test recall@20 0.628, MRR@20 0.330 | 32 s |
-| embedded, 12 epochs | none | test accuracy 0.691, recall@20 0.830, MRR@20 0.733 | 22 s |
+| source800, 320 full-batch steps | training accuracy 0.99875, test 0.025 | 0.99875 (0.9975 to 1.0), test 0.025 | 19 s |
+| all, 12 epochs | none | test recall@20 0.628, MRR@20 0.330 | 51 s |
+| embedded, 12 epochs | none | test MRR@20 0.732 (0.730 to 0.733) | 27 s |
 
 Baselines on the same test windows, which every run writes beside its own figures (`popularity_recall_20`, ...):
 
