@@ -4,8 +4,8 @@
     python -m rnnjax.generate DIR
 
 The source, the classic course's first character model, asks for all six characters right. Ours is the step from which
-on they are, mean and range of five seeds; time is that of a whole run of 100 steps on one CPU core (AMD EPYC). On a GPU:
-not measured.
+on they are, mean and range of five seeds; time is that of a whole run of 100 steps on one CPU core (AMD EPYC). On a
+GPU: not measured.
 
 | variant | source's figure | ours | time |
 |---|---|---|---|

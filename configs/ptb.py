@@ -4,14 +4,15 @@
     python -m rnnjax.train --config configs/ptb.py --config.data.name=text --config.data.path=FILE_OR_FOLDER
     python -m rnnjax.generate DIR --prompt "the company" --length 50 --temperature 0.8
 
-The data is read from `--config.data.path` or RNNJAX_DATA (files `ptb.train.txt`, `ptb.valid.txt`, `ptb.test.txt`).
+The data is read from `--config.data.path` or RNNJAX_DATA (files `ptb.train.txt`, `ptb.valid.txt`, `ptb.test.txt`); that
+of `embedded` are the help topics of CPython.
 
 | variant | source's test perplexity | TensorFlow's rerun | ours | time on a CPU (AMD EPYC) | on a GPU |
 |---|---|---|---|---|---|
 | small, 13 epochs | 114.5 | 115.91 | 113.05, one seed | 69 min, one shared core | not measured |
 | medium, 39 epochs | 82.7 | 82.07 | not measured | not measured | not measured |
 | large, 55 epochs | 78.4 | 78.29 | not measured | not measured | not measured |
-| embedded, 6 epochs, the help topics of CPython | none | none | 87.42, one seed | 215 s, one shared core | not measured |
+| embedded, 6 epochs | none | none | 87.42, one seed | 215 s, one shared core | not measured |
 
 Dropout is where the source has it, between layers and never in time: on the inputs of every layer and on the outputs
 of the last. Every parameter starts uniform within plus and minus `init_scale`, biases included.

@@ -35,7 +35,7 @@ _NAMES = {
 }
 _PATTERNS = ["yoochoose-clicks*.dat", "yoochoose-clicks*.txt", "yoochoose-clicks*.csv"]
 _ADVICE = f"get the clicks of the RecSys 2015 challenge, {OTHER_SOURCES}"
-_OWN_ADVICE = "give the file itself as --config.data.path"
+_OWN_ADVICE = "give the file itself as --config.data.path, or rows of items as NAME_x.txt and NAME_y.txt"
 
 
 def find_click_files(path: str | None = None, *, own: bool = False) -> list[Path]:

@@ -79,18 +79,18 @@ def locate(
         to do.
     """
     looked_in = []
-    root, named_by = (path, _PATH) if path else (os.environ.get(_VARIABLE), _VARIABLE)
-    if root:
-        named = Path(os.path.expanduser(root))
-        place = _in_folder(named, name, files, named_by, any_file=any_file and bool(path))
+    named, named_by = (path, _PATH) if path else (os.environ.get(_VARIABLE), _VARIABLE)
+    if named:
+        root = Path(os.path.expanduser(named))
+        place = _below(root, name, files, named_by, any_file=any_file and bool(path))
         if place is not None:
             return place if any_file else _complete(place, name, files)
-        above = "" if os.path.isfile(named) else f"{named / name} or "
-        looked_in.append(f"{above}{named} ({named_by})")
+        folders = str(root) if os.path.isfile(root) else f"{root / name} or {root}"
+        looked_in.append(f"{folders} ({named_by})")
     if store is not None and not path:
         folder = stored_folder(name, store.data_dir)
-        if root:
-            _log.warning("RNNJAX_DATA=%s holds no files of %s, so it is looked for in %s", root, name, folder)
+        if named:
+            _log.warning("RNNJAX_DATA=%s holds no files of %s, so it is looked for in %s", named, name, folder)
         looked_in.append(str(folder / store.content))
         if (folder / store.content).exists() or _fetched(name, store, looked_in):
             return Place(folder, (), "the store", stored=True)
@@ -131,7 +131,8 @@ def own_path(path: str) -> Path:
     return place
 
 
-def _in_folder(root: Path, name: str, files: Sequence[str], named_by: str, *, any_file: bool) -> Place | None:
+def _below(root: Path, name: str, files: Sequence[str], named_by: str, *, any_file: bool) -> Place | None:
+    """Returns the place of a data set in the folder, or beside the file, that is named; None if it is not there."""
     if os.path.isfile(root):
         if any_file:
             return Place(root.parent, (root,), named_by)
@@ -143,6 +144,7 @@ def _in_folder(root: Path, name: str, files: Sequence[str], named_by: str, *, an
 
 
 def _complete(place: Place, name: str, files: Sequence[str]) -> Place:
+    """Returns the place of a data set of which all files are there."""
     missing = [file for file in files if not _matching(place.folder, file)]
     if missing:
         lacking = f"{', '.join(missing)} of {name} {'is' if len(missing) == 1 else 'are'} missing"
