@@ -163,13 +163,13 @@ def row(name: str, figure: Figure, results: dict[str, Any]) -> str:
     values = result["figures"].get(figure.what)
     if values is None:
         return _line(name, figure.what, figure.source, "not measured", "", must, "", "", "", "")
-    mean, spread = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    mean = statistics.mean(values)
     difference = reached = ""
     if figure.target is not None:
         difference = f"{mean - figure.target:+.4f}"
         reached = "yes" if (mean >= figure.target if figure.higher else mean <= figure.target) else "**no**"
     times = [f"{statistics.median(result[name]):.0f}" for name in ("seconds", "steps_per_second")]
-    ours = f"{mean:.4f} ± {spread:.4f}"
+    ours = f"{mean:.4f} ± {statistics.stdev(values):.4f}" if len(values) > 1 else f"{mean:.4f}"
     return _line(name, figure.what, figure.source, ours, str(len(values)), must, difference, reached, *times)
 
 

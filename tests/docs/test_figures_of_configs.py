@@ -9,6 +9,7 @@ import pytest
 
 from rnnjax.config_file import read_config_file, shipped_configs
 from rnnjax.experiments import EXPERIMENTS
+from rnnjax.reproduce import table
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = json.loads((REPOSITORY / "docs" / "results.json").read_text())
@@ -21,8 +22,8 @@ SEEDS = {"one seed": 1, "three seeds": 3, "five seeds": 5}
 
 def tables(text):
     """The rows of all tables of a page, as dicts by the names of their columns."""
-    for table in re.findall(r"(?:^\|.*\n)+", text, re.M):
-        head, _, *rows = ([cell.strip() for cell in line.strip("| \n").split(" | ")] for line in table.splitlines())
+    for found in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        head, _, *rows = ([cell.strip() for cell in line.strip("| \n").split(" | ")] for line in found.splitlines())
         yield from (dict(zip(head, row)) for row in rows)
 
 
@@ -83,3 +84,7 @@ def test_a_figure_that_changes_is_found_in_the_config():
         "configs/hihello.py, lstm",
         *["configs/hihello.py, gru"] * 2,
     ]
+
+
+def test_the_page_of_results_is_that_of_its_file():
+    assert (REPOSITORY / "docs" / "results.md").read_text() == table(RESULTS)
