@@ -168,7 +168,7 @@ def load_windows(config: DataConfig) -> tuple[Windows, str]:
     rows = find_click_rows(Path(os.path.expanduser(config.path))) if config.path else None
     if rows is not None:
         return read_click_rows(*rows), f"rows of items in {rows[0]} and {rows[1]}"
-    files = find_click_files(config.path)
+    files = find_click_files(config.path, own=config.name == "sessions")
     return make_windows(read_clicks(files)), f"clicks in {', '.join(map(str, files))}"
 
 
