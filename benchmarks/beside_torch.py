@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -45,7 +46,7 @@ def parser(name: str, description: str, variants: Sequence[str], default: str, r
     return parser
 
 
-def task_of(options: argparse.Namespace, get_config: Callable[[str], C], build: Callable[[C], Task]) -> tuple[Task, C]:
+def task_of(options: argparse.Namespace, variants: Mapping[str, C], build: Callable[[C], Task]) -> tuple[Task, C]:
     """Returns the task of the variant that is asked for, and its config.
 
     Raises:
@@ -53,7 +54,7 @@ def task_of(options: argparse.Namespace, get_config: Callable[[str], C], build: 
     """
     torch_module()
     provide_cpu_devices()
-    config = get_config(options.variant)
+    config = copy.deepcopy(variants[options.variant])
     config.data.path = options.data
     config = freeze(config)
     return build(config), config

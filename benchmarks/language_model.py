@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import beside_torch, report, timing
 from benchmarks.training import torch_device, torch_module
-from configs.ptb import get_config
+from configs.ptb import VARIANTS
 from rnnjax.tasks.language_model import Config, build
 from rnnjax.tasks.task import Task
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
       ConfigError: if PyTorch is not installed; DataError: if the Penn Treebank is not found.
     """
     options = parse(arguments)
-    task, config = beside_torch.task_of(options, get_config, build)
+    task, config = beside_torch.task_of(options, VARIANTS, build)
     times, reasons = beside_torch.turns(options, task, config, options.steps, torch_steps(task, config, options.steps))
     words = options.steps * config.batch_size * config.window
     rows = [row(name, seconds, words, options.steps) for name, seconds in times.items()]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import report, timing
-from configs.mnist import get_config
+from configs.mnist import VARIANTS
 from rnnjax.commands import exit_code
 from rnnjax.data.mnist_files import originals_folder
 from rnnjax.errors import DataError, TrainingError
@@ -111,7 +111,7 @@ def rnnjax_job(options: argparse.Namespace, folder: Path, name: str) -> Job:
 
 def torch_job(options: argparse.Namespace) -> Job:
     """Runs PyTorch's job."""
-    config = get_config(options.variant)
+    config = VARIANTS[options.variant]
     sizes = {
         "kind": config.cell.kind,
         "hidden-size": config.cell.hidden_size,

@@ -2,14 +2,14 @@
 
     python -m rnnjax.train --config configs/navigation.py[:variant]
 
-Ours on one core of an AMD EPYC, whole runs; `source800` is the mean of three seeds, `all` too (recall 0.6264, 0.6259,
-0.6306; MRR 0.3297, 0.3323, 0.3274), `embedded` one seed. On a GPU: not measured.
+Ours is the mean of three seeds, time that of a whole run on cores of an AMD EPYC that others shared; both are in
+docs/results.md. On a GPU: not measured.
 
 | variant | source's figure | ours | time |
 |---|---|---|---|
-| source800, 320 full-batch steps | training accuracy 0.99875, test 0.025 | 0.99875 (0.9975 to 1.0), test 0.025 | 21 s |
-| all, 12 epochs | none | test recall@20 0.628, MRR@20 0.330 | 32 s |
-| embedded, 12 epochs | none | test accuracy 0.691, recall@20 0.830, MRR@20 0.733 | 22 s |
+| source800, 320 full-batch steps | training accuracy 0.99875, test 0.025 | 0.99875 (0.9975 to 1.0), test 0.025 | 19 s |
+| all, 12 epochs | none | test recall@20 0.628, MRR@20 0.330 | 51 s |
+| embedded, 12 epochs | none | test MRR@20 0.732 (0.730 to 0.733) | 27 s |
 
 Baselines on the same test windows, which every run writes beside its own figures (`popularity_recall_20`, ...):
 
@@ -31,38 +31,39 @@ MRR@20 0.189 after 10 epochs, output dropout 0.5). In `embedded` the last two it
 probability 0.8; who looks at the last alone is right one time in five.
 """
 
-import copy
+from typing import Any
 
 from rnnjax.config import CellConfig, DataConfig, OptimizerConfig
 from rnnjax.tasks.navigation import Config
 
+
+def _next_item(**fields: Any) -> Config:
+    common: dict[str, Any] = {"cell": CellConfig(kind="LSTM", hidden_size=100)}
+    return Config(**(common | fields))
+
+
 VARIANTS = {
-    "source800": {
-        "windows": 800,
-        "distinct": True,
-        "batch_size": 800,
-        "epochs": 320,
-        "evaluate_every": 40,
-        "log_every": 1,
-    },
-    "all": {
-        "embedding": 100,
-        "dropout": 0.6,
-        "optimizer": OptimizerConfig(learning_rate=3e-3, schedule="cosine"),
-        "batch_size": 128,
-        "epochs": 12,
-    },
-    "embedded": {
-        "cell": CellConfig(kind="LSTM", hidden_size=100, dropout={"output_rate": 0.3}),
-        "optimizer": OptimizerConfig(learning_rate=4e-3, schedule="cosine"),
-        "data": DataConfig(name="embedded"),
-        "batch_size": 128,
-        "epochs": 12,
-    },
+    "source800": _next_item(
+        windows=800,
+        distinct=True,
+        batch_size=800,
+        epochs=320,
+        evaluate_every=40,
+        log_every=1,
+    ),
+    "all": _next_item(
+        embedding=100,
+        dropout=0.6,
+        optimizer=OptimizerConfig(learning_rate=3e-3, schedule="cosine"),
+        batch_size=128,
+        epochs=12,
+    ),
+    "embedded": _next_item(
+        cell=CellConfig(kind="LSTM", hidden_size=100, dropout={"output_rate": 0.3}),
+        optimizer=OptimizerConfig(learning_rate=4e-3, schedule="cosine"),
+        data=DataConfig(name="embedded"),
+        batch_size=128,
+        epochs=12,
+    ),
 }
-
-
-def get_config(variant: str = "all") -> Config:
-    """Returns the config of a variant."""
-    fields = {"cell": CellConfig(kind="LSTM", hidden_size=100), **VARIANTS[variant]}
-    return Config(**copy.deepcopy(fields))
+DEFAULT = "all"

@@ -18,9 +18,7 @@ training examples), `--config.optimizer.learning_rate`. Figures depend on the da
 `sessions` writes those of baselines beside its own.
 """
 
-import copy
-
-from rnnjax.config import CellConfig, DataConfig, OptimizerConfig, TrainConfig
+from rnnjax.config import CellConfig, DataConfig, OptimizerConfig
 from rnnjax.tasks import classify, forecast, language_model, navigation, tag, translate
 
 _DECAYED = OptimizerConfig(learning_rate=3e-3, schedule="cosine", clip_norm=1.0)
@@ -60,8 +58,4 @@ VARIANTS = {
         epochs=12,
     ),
 }
-
-
-def get_config(variant: str = "classify") -> TrainConfig:
-    """Returns the config of a variant."""
-    return copy.deepcopy(VARIANTS[variant])
+DEFAULT = "classify"

@@ -25,32 +25,34 @@ In the first four every length up to the longest is as frequent in training, in 
 others all examples have the one length, and what is learnt need not hold at others.
 """
 
-import copy
 from typing import Any
 
 from rnnjax.config import CellConfig, OptimizerConfig
 from rnnjax.tasks.sequences import Config, SequencesConfig
 
 
-def _automaton(name: str, length: int, epochs: int, cell: CellConfig, examples: int = 128_000) -> dict[str, Any]:
+def _automaton(name: str, length: int, epochs: int, cell: CellConfig, examples: int = 128_000) -> Config:
     """Returns what a finite automaton does: what is learnt at some lengths should hold at every length."""
-    return {
-        "cell": cell,
-        "data": SequencesConfig(name=name, length=length, examples=examples),
-        "optimizer": OptimizerConfig(learning_rate=3e-3, schedule="cosine", clip_norm=1.0),
-        "epochs": epochs,
-    }
+    return Config(
+        cell=cell,
+        data=SequencesConfig(name=name, length=length, examples=examples),
+        optimizer=OptimizerConfig(learning_rate=3e-3, schedule="cosine", clip_norm=1.0),
+        epochs=epochs,
+    )
 
 
-def _memory(name: str, length: int, epochs: int, cell: CellConfig, **options: Any) -> dict[str, Any]:
+def _memory(
+    name: str, length: int, epochs: int, cell: CellConfig, held_out: int = 512, embedding: int = 0, **options: Any
+) -> Config:
     """Returns a problem of keeping things in mind over a length."""
-    return {
-        "cell": cell,
-        "data": SequencesConfig(name=name, length=length, examples=64_000, **{"held_out": 512, **options}),
-        "optimizer": OptimizerConfig(learning_rate=5e-3, schedule="cosine", clip_norm=1.0),
-        "epochs": epochs,
-        "batch_size": 64,
-    }
+    return Config(
+        cell=cell,
+        data=SequencesConfig(name=name, length=length, examples=64_000, held_out=held_out, **options),
+        optimizer=OptimizerConfig(learning_rate=5e-3, schedule="cosine", clip_norm=1.0),
+        embedding=embedding,
+        epochs=epochs,
+        batch_size=64,
+    )
 
 
 def _blocks(kind: str, layers: int, **options: Any) -> CellConfig:
@@ -73,13 +75,9 @@ VARIANTS = {
     "adding": _memory("adding", 200, 3, _GRU64),
     "adding1000": _memory("adding", 1000, 2, _blocks("LRU", 2, **_RING)),
     "copy": _memory("copy", 100, 2, _blocks("LRU", 2, **_RING)),
-    "mqar": {**_memory("mqar", 64, 64, CellConfig("LSTM", hidden_size=256)), "embedding": 128},
+    "mqar": _memory("mqar", 64, 64, CellConfig("LSTM", hidden_size=256), embedding=128),
     "mqar_short": _memory("mqar", 16, 20, CellConfig("LSTM", hidden_size=128), memory=2, alphabet=32),
     "selective_copy": _memory("selective_copy", 4096, 64, _blocks("MinGRU", 3), held_out=64),
     "selective_copy_short": _memory("selective_copy", 64, 10, _blocks("MinGRU", 3), memory=8),
 }
-
-
-def get_config(variant: str = "parity") -> Config:
-    """Returns the config of a variant."""
-    return Config(**copy.deepcopy(VARIANTS[variant]))
+DEFAULT = "parity"

@@ -11,12 +11,13 @@ from typing import NoReturn
 from rnnjax.commands import HELP, end, exit_code
 from rnnjax.completion import SHELLS, Main, script
 from rnnjax.errors import ConfigError, did_you_mean
+from rnnjax.version import __version__
 
 # Each is the module rnnjax.COMMAND, in the order in which a user meets them.
 COMMANDS = {
     "train": "trains a model by a config, or goes on where a run was stopped",
     "evaluate": "evaluates a trained run",
-    "generate": "continues text or a series, or translates lines, with a trained run",
+    "generate": "continues text or a series, translates lines, or labels sequences, with a trained run",
     "export": "writes a trained run for other programs: StableHLO, safetensors, PyTorch, Keras, ONNX",
     "sweep": "trains many small runs at once: seeds and lists of values",
     "reproduce": "runs the configs that have published figures, and writes them beside ours",
@@ -33,6 +34,9 @@ def main(arguments: Sequence[str]) -> None:
     """
     if not arguments or arguments[0] in HELP:
         print(listing())
+        return
+    if arguments[0] == "--version":
+        print(f"rnnjax {__version__}")
         return
     name, *rest = arguments
     if name == _COMPLETION:
@@ -53,14 +57,16 @@ def listing() -> str:
     """Returns a line for each command."""
     about = {**COMMANDS, _COMPLETION: f"prints a script for completion in a shell: {' or '.join(SHELLS)}"}
     lines = [f"  {name:<11} {what}" for name, what in about.items()]
-    return "\n".join(
-        ["usage: rnnjax COMMAND ...", "", *lines, "", "rnnjax COMMAND --help says more of one; so does docs/."]
-    )
+    more = "rnnjax COMMAND --help says more of one; --version says which rnnjax this is."
+    return "\n".join(["usage: rnnjax COMMAND ...", "", *lines, "", more])
 
 
 def _script(arguments: Sequence[str]) -> str:
+    usage = f"usage: rnnjax {_COMPLETION} {'|'.join(SHELLS)}"
+    if HELP & set(arguments):
+        return f"{usage} > FILE; then source FILE in the shell's profile"
     if len(arguments) != 1 or arguments[0] not in SHELLS:
-        raise ConfigError(f"usage: rnnjax {_COMPLETION} {'|'.join(SHELLS)}")
+        raise ConfigError(usage)
     return script(arguments[0], {name: main_of(name) for name in COMMANDS})
 
 

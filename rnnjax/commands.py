@@ -116,8 +116,8 @@ def run_parser(command: str, description: str) -> argparse.ArgumentParser:
     """Returns a parser with the options of all commands that use a trained run."""
     parser = argparse.ArgumentParser(prog=f"python -m rnnjax.{command}", description=description)
     parser.add_argument("directory", help="run directory, or SWEEP/best, or SWEEP/N for run N of a sweep")
-    parser.add_argument("--checkpoint", default="best", choices=["best", "last"])
-    parser.add_argument("--data", metavar="PATH", help="folder of the data, in place of the run's own")
+    parser.add_argument("--checkpoint", default="best", choices=["best", "last"], help="which one (default: best)")
+    parser.add_argument("--data", metavar="PATH", help="file or folder of data, in place of the run's own")
     parser.add_argument(
         "--trust",
         action="store_true",
@@ -125,6 +125,15 @@ def run_parser(command: str, description: str) -> argparse.ArgumentParser:
         help=f"run code outside rnnjax that the run's config names, as {TRUST}=1 does for all commands",
     )
     return parser
+
+
+@contextlib.contextmanager
+def data_named_by(flag: str) -> Iterator[None]:
+    """Within it errors of data name the flag of the command, where it is not the one of a config."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(str(error).replace("--config.data.path", flag)) from error
 
 
 HELP = {"-h", "--help"}

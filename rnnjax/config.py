@@ -1,4 +1,4 @@
-"""The groups of a config that all tasks share. They are plain dataclasses, built by `get_config(variant)` in a file.
+"""The groups of a config that all tasks share. They are plain dataclasses, which config files build.
 
 A config can be changed while flags are read, until `freeze`. Every task derives its own config from `TrainConfig`.
 """

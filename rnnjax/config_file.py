@@ -1,10 +1,13 @@
-"""Config files: Python files with a function `get_config(variant)` and the names of its variants in `VARIANTS`.
+"""Config files: Python files with a function `get_config(variant)`, or with a table of configs.
 
+The table is `VARIANTS`, configs by name, and `DEFAULT` is the name of one of them. Beside a function, `VARIANTS` lists
+names alone.
 Those that come with the library have a name besides their path, and are found from any folder.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 import re
@@ -13,7 +16,7 @@ from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rnnjax.config import TrainConfig
 from rnnjax.errors import ConfigError, did_you_mean, require
@@ -40,6 +43,8 @@ class ConfigFile(NamedTuple):
 
     def default(self) -> str | None:
         """Returns the variant that the file has by default; None if there is no such."""
+        if not hasattr(self.module, "get_config"):
+            return self.module.DEFAULT
         parameters = list(inspect.signature(self.module.get_config).parameters.values())
         default = parameters[0].default if parameters else None
         return default if isinstance(default, str) else None
@@ -48,26 +53,40 @@ class ConfigFile(NamedTuple):
         """Returns the config of the variant.
 
         Raises:
-          ConfigError: for an unknown variant, or if `get_config` fails.
+          ConfigError: for an unknown variant, if `get_config` fails, or for what is no config.
         """
         variants = self.variants()
         if self.variant is not None and variants:
             known = f"choose from {', '.join(variants)}{did_you_mean(self.variant, variants)}"
             require(self.variant in variants, f"unknown variant {self.variant!r} of {self.path}; {known}")
         try:
-            config = self.module.get_config(*([] if self.variant is None else [self.variant]))
+            config = self._made()
         except (Exception, SystemExit) as error:  # a config file can raise anything
             raise ConfigError(reason(error)) from error
-        kind = type(config).__name__
-        require(isinstance(config, TrainConfig), f"get_config must return a rnnjax.config.TrainConfig, got {kind}")
+        what = "get_config must return" if hasattr(self.module, "get_config") else "VARIANTS must hold"
+        require(isinstance(config, TrainConfig), f"{what} a rnnjax.config.TrainConfig, got {type(config).__name__}")
         return config
+
+    def _made(self) -> Any:
+        if hasattr(self.module, "get_config"):
+            return self.module.get_config(*([] if self.variant is None else [self.variant]))
+        return copy.deepcopy(self.module.VARIANTS[self.default() if self.variant is None else self.variant])
+
+
+def get_config(name: str) -> TrainConfig:
+    """Returns the config of ``FILE.py[:variant]``, or of ``NAME[:variant]`` where it comes with the library.
+
+    Raises:
+      ConfigError: if the file cannot be read, or makes no config.
+    """
+    return read_config_file(name).config()
 
 
 def read_config_file(name: str) -> ConfigFile:
     """Returns the config file of ``FILE.py[:variant]``, or of ``NAME[:variant]`` where it comes with the library.
 
     Raises:
-      ConfigError: if it cannot be read, or has no `get_config`.
+      ConfigError: if it cannot be read, or has neither `VARIANTS` and `DEFAULT` nor `get_config`.
     """
     path, colon, variant = name.partition(":")
     require(bool(path), "the path of the config file is empty; give --config FILE.py[:variant] or NAME[:variant]")
@@ -85,8 +104,15 @@ def read_config_file(name: str) -> ConfigFile:
     except (Exception, SystemExit) as error:  # a config file can raise anything
         sys.modules.pop(_MODULE, None)
         raise ConfigError(reason(error)) from error
-    require(callable(getattr(module, "get_config", None)), f"{path} has no function get_config; write one")
+    require(_makes_configs(module), f"{path} has neither VARIANTS with a DEFAULT in it nor get_config; write one")
     return ConfigFile(path, variant if colon else None, module)
+
+
+def _makes_configs(module: ModuleType) -> bool:
+    if hasattr(module, "get_config"):
+        return callable(module.get_config)
+    variants = getattr(module, "VARIANTS", None)
+    return isinstance(variants, dict) and getattr(module, "DEFAULT", None) in variants
 
 
 def shipped_configs() -> dict[str, Path]:

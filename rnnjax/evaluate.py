@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from rnnjax.cache import keep_compilations
-from rnnjax.commands import end, exit_code, require_packages, run_parser
+from rnnjax.commands import data_named_by, end, exit_code, require_packages, run_parser
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -24,14 +24,16 @@ def main(arguments: Sequence[str]) -> None:
 
     provide_cpu_devices()
     keep_compilations()
-    metrics = evaluate_run(options.directory, options.split, options.checkpoint, options.data, trusted=options.trust)
-    print(json.dumps(metrics))
+    with data_named_by("--data"):
+        found = evaluate_run(options.directory, options.split, options.checkpoint, options.data, trusted=options.trust)
+    print(json.dumps(found))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Returns the command's options."""
     parser = run_parser("evaluate", "Evaluates a trained run.")
-    parser.add_argument("--split", default="test", choices=["train", "validation", "test"])
+    about = "which part of the data (default: test)"
+    parser.add_argument("--split", default="test", choices=["train", "validation", "test"], help=about)
     return parser.parse_args(arguments)
 
 

@@ -124,7 +124,7 @@ def _characters(source: str, target: float | None) -> tuple[Figure, ...]:
     return validation, Figure("test, nats a character", final("test", "loss"), "none", None, higher=False)
 
 
-def _perplexity(source: str, target: float) -> tuple[Figure, ...]:
+def _perplexity(source: str, target: float | None) -> tuple[Figure, ...]:
     return (Figure("test perplexity", final("test", "perplexity"), source, target, higher=False),)
 
 
@@ -264,6 +264,7 @@ EXPERIMENTS = {
     "ptb_small": Experiment("configs/ptb.py:small", _perplexity("114.5; TensorFlow's rerun 115.91", 115.9)),
     "ptb_medium": Experiment("configs/ptb.py:medium", _perplexity("82.7; TensorFlow's rerun 82.07", 82.7)),
     "ptb_large": Experiment("configs/ptb.py:large", _perplexity("78.4; TensorFlow's rerun 78.29", 78.4)),
+    "ptb_embedded": Experiment("configs/ptb.py:embedded", _perplexity("none", None)),
     "translate_dates": Experiment(
         "configs/translate.py:dates", (Figure("test exact match", final("test", "exact_match"), "none", 0.99),)
     ),

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rnnjax.cache import keep_compilations
-from rnnjax.commands import end, exit_code, require_packages, run_parser
+from rnnjax.commands import data_named_by, end, exit_code, require_packages, run_parser
 from rnnjax.errors import DataError
 
 
@@ -29,16 +29,19 @@ def main(arguments: Sequence[str]) -> None:
     request = Request(**fields, lines=input_lines(sys.stdin))
     check_request(request, "--")
     keep_compilations()
-    run = open_run(options.directory, options.checkpoint, options.data, trusted=options.trust)
-    made = streamed if options.stream else generated
-    for line in made(run, request._replace(plots=run.directory.plots), "--"):
-        print(line, flush=True)
+    with data_named_by("--data"):
+        run = open_run(options.directory, options.checkpoint, options.data, trusted=options.trust)
+        made = streamed if options.stream else generated
+        for line in made(run, request._replace(plots=run.directory.plots), "--"):
+            print(line, flush=True)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Returns the command's options."""
     parser = run_parser(
-        "generate", "Continues text or a series, or translates the lines of the standard input, with a trained run."
+        "generate",
+        "With a trained run continues text or a series, translates the lines of the standard input, or labels the "
+        "sequences of a file.",
     )
     parser.add_argument("--prompt", help="what to continue")
     about = "answer each line by what follows it and the lines before; NAME<tab>LINE for several streams"

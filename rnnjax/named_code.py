@@ -25,10 +25,15 @@ def named_module(path: str, meaning: str) -> ModuleType:
         return importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name is not None and (path + ".").startswith(error.name + "."):
-            raise ConfigError(f"{meaning}: there is no module {path}") from error
+            raise ConfigError(f"{meaning}: {no_module(path)}") from error
         raise ConfigError(f"{meaning}: {path} cannot be imported ({_where(error)})") from error
     except (Exception, SystemExit) as error:  # the module can raise anything
         raise ConfigError(f"{meaning}: {path} cannot be imported ({_where(error)})") from error
+
+
+def no_module(path: str) -> str:
+    """Returns what is wrong where there is no module of a path, and what to do."""
+    return f"there is no module {path} here or where Python looks for modules: run this in its folder, or correct it"
 
 
 def _where(error: BaseException) -> str:

@@ -3,8 +3,8 @@
 With ``--config.FIELD=VALUE`` every run has other fields, which makes other results: they need a --results of their own.
 
 Runs the training command once for each seed, each in its own directory; a run that was stopped is resumed, and one
-that is complete is not run again. Writes `docs/results.json` and a table, `docs/results.md`, which keep the results of
-earlier calls.
+that is complete is not run again. Writes `results.json` and a table, `results.md`, which keep the results of earlier
+calls: in `docs` of a checkout of rnnjax, otherwise beside the runs.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     from rnnjax.files import is_object, read_json, write_json
 
+    for path in (options.results, options.table):
+        path.parent.mkdir(parents=True, exist_ok=True)
     results = read_json(options.results, is_object, "nothing is written there")
     if results is None and options.results.exists():
         raise ConfigError(f"{options.results} is damaged; repair it, or choose another --results")
@@ -68,13 +70,17 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--device", choices=devices, help="what to run on (default: what JAX finds)")
     parser.add_argument("--list", action="store_true", help="print the experiments and end")
     parser.add_argument("--workdir", type=Path, default=Path("runs/reproduce"), help="where the runs are kept")
-    parser.add_argument("--results", type=Path, default=Path("docs/results.json"))
-    parser.add_argument("--table", type=Path, default=Path("docs/results.md"))
+    place = "(default: in docs of a checkout, otherwise in --workdir)"
+    parser.add_argument("--results", type=Path, help=f"file to keep the results in {place}")
+    parser.add_argument("--table", type=Path, help=f"file to write the table to {place}")
     options, options.flags = parser.parse_known_args(arguments)
+    folder, given = Path("docs") if Path("docs/results.json").exists() else options.workdir, options.results
+    options.results = given or folder / "results.json"
+    options.table = options.table or folder / "results.md"
     stray = [flag for flag in options.flags if not flag.startswith("--config.")]
     if stray:
         parser.error(f"unrecognized arguments: {' '.join(stray)}")
-    if options.flags and options.results == parser.get_default("results"):
+    if options.flags and given is None:
         raise ConfigError(f"{options.flags[0]} makes other results than {options.results} is for; give --results FILE")
     if not 1 <= options.seeds <= _MOST_SEEDS:
         raise ConfigError(f"--seeds must be from 1 to {_MOST_SEEDS}, got {options.seeds}")

@@ -117,6 +117,7 @@ class Run:
         """
         unknown = options.keys() - _DEFAULTS.keys()
         require(not unknown, f"generate has no {', '.join(unknown)}; it takes {', '.join(_DEFAULTS)}")
+        require(prompt is None or isinstance(prompt, str), f"prompt must be text, got {prompt!r}")
         return "\n".join(generated(self._opened, Request(prompt=prompt, lines=lines, **(_DEFAULTS | options)), ""))
 
     def translate(self, lines: Sequence[str], *, beam_size: int = 4) -> list[str]:
@@ -131,6 +132,7 @@ class Run:
         """
         require(self.task.translate is not None, f"{self.directory} does not translate; {self._can()}")
         require(not isinstance(lines, str), "translate takes a list of lines, got one text; put it in a list")
+        require(all(isinstance(line, str) for line in lines), "translate takes a list of lines of text")
         require(1 <= beam_size <= _MOST_BEAMS, f"beam_size must be from 1 to {_MOST_BEAMS}, got {beam_size}")
         assert self.task.translate is not None
         with using(methods_of_run(self._opened.directory)):
@@ -237,13 +239,19 @@ def fitting(name: str, values: Any, fields: Mapping[str, Field]) -> Shaped[np.nd
     """
     if name not in fields:
         raise ValueError(f"the model reads {', '.join(fields)}, not {name!r}")
-    array, (shape, dtype, below) = np.asarray(values), fields[name]
+    shape, dtype, below = fields[name]
+    wanted = ", ".join(map(str, shape))
+    try:
+        array = np.asarray(values)
+    except ValueError:  # of lists of unequal length
+        raise ValueError(f"{name} must be one array of shape [{wanted}]: make the shorter ones as long") from None
     fits = len(array.shape) == len(shape) and all(
         isinstance(size, str) or size == found for size, found in zip(shape, array.shape)
     )
     if not fits:
-        wanted = ", ".join(map(str, shape))
         raise ValueError(f"{name} must have shape [{wanted}], got {list(array.shape)}")
+    if 0 in array.shape[1:]:
+        raise ValueError(f"{name} must hold something along every axis but the first, got {list(array.shape)}")
     both_whole = array.dtype.kind in "iu" and np.dtype(dtype).kind in "iu"
     if not both_whole and not np.can_cast(array.dtype, dtype, "same_kind"):
         raise ValueError(f"{name} must hold numbers of type {dtype}, got {array.dtype}")

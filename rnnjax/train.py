@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rnnjax.cache import keep_compilations
-from rnnjax.commands import HELP, end, exit_code, help_of_config, require_packages, resumable
+from rnnjax.commands import HELP, data_named_by, end, exit_code, help_of_config, require_packages, resumable
 from rnnjax.config import TrainConfig
 from rnnjax.errors import require
 
@@ -56,7 +56,8 @@ def main(arguments: Sequence[str]) -> None:
         config, name, workdir = read_config(arguments)
     require(cluster is None or workdir is not None, "several processes need --workdir, a directory that all reach")
     keep_compilations()
-    with joined(cluster, config):
+    flag = "--config.data.path" if extension is None else "--data"
+    with joined(cluster, config), data_named_by(flag):
         train_or_go_on(config, workdir or new_directory(name), parent)
 
 

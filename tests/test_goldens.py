@@ -182,4 +182,5 @@ def test_a_change_of_any_pytorch_parameter_by_a_ten_thousandth_would_be_seen(nam
 
 def test_every_golden_is_compared():
     files = {str(path.relative_to(GOLDENS).with_suffix("")) for path in GOLDENS.rglob("*.npz")}
+    files.remove("tf1_checkpoint/outputs")  # for the test of reading that checkpoint
     assert files == {f"tf1/{name}" for name in TF1} | {f"torch/{name}" for name in TORCH_FILES}

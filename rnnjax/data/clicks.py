@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rnnjax.data.locate import OTHER_SOURCES, locate
 from rnnjax.errors import DataError
 
 
@@ -33,29 +33,25 @@ _NAMES = {
     "item": "item",
     "itemid": "item",
 }
-_HINT = "name a file or a folder of the RecSys 2015 clicks with --config.data.path or RNNJAX_DATA"
+_PATTERNS = ["yoochoose-clicks*.dat", "yoochoose-clicks*.txt", "yoochoose-clicks*.csv"]
+_ADVICE = f"get the clicks of the RecSys 2015 challenge, {OTHER_SOURCES}"
+_OWN_ADVICE = "give the file itself as --config.data.path, or rows of items as NAME_x.txt and NAME_y.txt"
 
 
-def find_click_files(path: str | None = None) -> list[Path]:
-    """Returns the files of clicks: `path` itself, or those in it or in its folder `yoochoose`.
+def find_click_files(path: str | None = None, *, own: bool = False) -> list[Path]:
+    """Returns the files of clicks: `path` itself, or those that `locate` finds.
 
-    Without `path`, the folder is the one that the environment variable `RNNJAX_DATA` names. If the complete data
-    `yoochoose-clicks.dat` is there, samples of it in the same folder are ignored.
+    If the complete data `yoochoose-clicks.dat` is there, samples of it in the same folder are ignored.
+
+    Args:
+      path: a file or a folder, if one is named.
+      own: whether the clicks are your own, for which nothing else can be taken.
 
     Raises:
       DataError: if there are none.
     """
-    root = path or os.environ.get("RNNJAX_DATA")
-    if not root:
-        raise DataError(f"there is no folder to look for clicks in: {_HINT}")
-    folder = Path(os.path.expanduser(root))
-    if folder.is_file():
-        return [folder]
-    for place in (folder, folder / "yoochoose"):
-        files = sorted(file for file in place.glob("yoochoose-clicks*") if file.suffix in (".dat", ".txt", ".csv"))
-        if files:
-            return [file for file in files if file.name == _CHALLENGE] or files
-    raise DataError(f"{folder} holds no file yoochoose-clicks*.dat, .txt or .csv: {_HINT}")
+    place = locate(path, "yoochoose", _PATTERNS, any_file=True, advice=_OWN_ADVICE if own else _ADVICE)
+    return [file for file in place.files if file.name == _CHALLENGE] or sorted(place.files)
 
 
 def read_clicks(files: Sequence[Path]) -> Clicks:
@@ -76,7 +72,7 @@ def read_clicks(files: Sequence[Path]) -> Clicks:
             time.append(click[1])
             item.append(click[2])
         if len(session) == before:
-            raise DataError(f"{file} holds no clicks: {_HINT}")
+            raise DataError(f"{file} holds no clicks: give a file that does")
     return Clicks(np.array(session, np.int64), np.array(time, np.float64), np.array(item, np.int64))
 
 
@@ -95,7 +91,7 @@ def _read_file(file: Path) -> Iterator[tuple[int, float, int]]:
                         continue
                 yield parse(line)
     except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror}): {_HINT}") from error
+        raise DataError(f"{file} cannot be read ({error.strerror}): make it readable") from error
     except (ValueError, OverflowError) as error:
         raise DataError(f"{file}, line {number}: {error}; correct or remove the line") from error
 

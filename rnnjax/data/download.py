@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import http.client
 import logging
-import os
 import shutil
 import tempfile
 import urllib.request
 from pathlib import Path
 
+from rnnjax.data.locate import OTHER_SOURCES, stored_folder
 from rnnjax.errors import DataError
 
 _SECONDS = 20
@@ -33,16 +33,14 @@ def downloaded(url: str, name: str, file: str, data_dir: str | None = None) -> P
     Raises:
       DataError: it cannot be downloaded or stored.
     """
-    root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    path = Path(os.path.expanduser(root)) / f"rnnjax_{name}" / file
+    path = stored_folder(name, data_dir) / file
     if not path.exists():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _download(url, path)
         except (OSError, http.client.HTTPException) as error:  # urllib's errors are OSErrors
             raise DataError(
-                f"{name} cannot be downloaded from {url} to {path.parent} ({_sentence(error)}): "
-                "name a folder that has it with --config.data.path or RNNJAX_DATA"
+                f"{name} cannot be downloaded from {url} to {path.parent} ({_sentence(error)}): {OTHER_SOURCES}"
             ) from error
     return path
 

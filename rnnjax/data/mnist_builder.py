@@ -23,15 +23,12 @@ from tensorflow_datasets.core.utils import Size
 
 from rnnjax.data import mnist_files
 from rnnjax.data.dataset import Arrays, content_checksum
+from rnnjax.data.locate import OTHER_SOURCES
 from rnnjax.errors import DataError
 
 MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
-)
-OTHER_SOURCES = (
-    "give a folder with the original files as --config.data.path, set RNNJAX_DATA to one, "
-    "or use the `embedded` variant of the config"
 )
 
 _PROBE_SECONDS = 10
@@ -57,8 +54,8 @@ class RnnjaxMnist(tfds.core.GeneratorBasedBuilder):
     Given a `manual_dir` with the original files, it prepares them and downloads nothing.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "Raw bytes instead of PNG, original order."}  # noqa: RUF012
+    VERSION = tfds.core.Version(mnist_files.PREPARED)
+    RELEASE_NOTES = {mnist_files.PREPARED: "Raw bytes instead of PNG, original order."}  # noqa: RUF012
 
     mirror = MIRRORS[0]
 

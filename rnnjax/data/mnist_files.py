@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rnnjax.data.dataset import Arrays
+from rnnjax.data.locate import OTHER_SOURCES, fullest_folder
 from rnnjax.errors import DataError
 
 IMAGE_SHAPE = (28, 28)
@@ -56,6 +57,9 @@ ORIGINALS: Mapping[str, Mapping[str, OriginalFile]] = {
     },
 }
 
+# The name of the folder that TFDS prepares: its version.
+PREPARED = "1.0.0"
+
 # `content_checksum` of the four files as read by `read_originals`: what any copy of MNIST must come to.
 CONTENT_CHECKSUM = "472778cb57c316383af248d039a77b40ab59ba806d73f8b19dd773745bbff181"
 
@@ -65,14 +69,14 @@ def original_files() -> Iterator[OriginalFile]:
     return (file for fields in ORIGINALS.values() for file in fields.values())
 
 
+def names() -> list[str]:
+    """Returns the names of the four files."""
+    return [file.name for file in original_files()]
+
+
 def originals_folder(root: Path) -> Path | None:
     """Returns `root/mnist` or `root`, whichever holds more of the original files, or None where neither holds any."""
-
-    def files_held(folder: Path) -> int:
-        return sum((folder / file.name).exists() for file in original_files())
-
-    folder = max(root / "mnist", root, key=files_held)
-    return folder if files_held(folder) else None
+    return fullest_folder(root, "mnist", names())
 
 
 def read_originals(folder: Path) -> dict[str, Arrays]:
@@ -114,8 +118,7 @@ def _verified_bytes(folder: Path, file: OriginalFile) -> bytes:
         content = path.read_bytes()
     except FileNotFoundError:
         raise DataError(
-            f"the MNIST file {file.name} is missing in {folder}: put the four original .gz files there, "
-            "or name another folder with --config.data.path or RNNJAX_DATA"
+            f"the MNIST file {file.name} is missing in {folder}: put the four original .gz files there, {OTHER_SOURCES}"
         ) from None
     except OSError as error:
         raise DataError(f"the MNIST file {path} cannot be read ({error.strerror}): make it readable") from error

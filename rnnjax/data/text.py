@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ import numpy as np
 from rnnjax.data.dataset import content_checksum
 from rnnjax.data.download import downloaded
 from rnnjax.data.files import regular
+from rnnjax.data.locate import OTHER_SOURCES, Store, locate, own_path
 from rnnjax.data.vocabulary import split_words
 from rnnjax.errors import DataError
 
@@ -21,7 +22,7 @@ TINY_SHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc5
 
 _URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 _FILE_NAMES = {"train": "train.txt", "validation": "valid.txt", "test": "test.txt"}
-_NAME_A_FOLDER = "name its folder with --config.data.path or RNNJAX_DATA"
+_OWN = "read a text of your own with --config.data.name=text"
 
 
 class Texts(NamedTuple):
@@ -62,8 +63,7 @@ def load_tiny_shakespeare(
 ) -> Texts:
     """Loads 1,115,394 characters of Shakespeare's plays (Karpathy, 2015).
 
-    The file `input.txt` is taken from `path`, or else from the folder that RNNJAX_DATA names, or from a subfolder
-    `tinyshakespeare` of either; if neither is given, it is downloaded once.
+    The file `input.txt` is found as `locate` says, or downloaded once.
 
     Args:
       path: its folder; no other source is tried.
@@ -73,11 +73,11 @@ def load_tiny_shakespeare(
     Raises:
       DataError: the file is missing or is not the published one.
     """
-    folder, named_by = _folder(path, "tinyshakespeare", "input.txt")
-    if folder is None:
-        folder = downloaded(_URL, "tinyshakespeare", "input.txt", data_dir).parent
-        named_by = f"downloaded from {_URL}"
-    file = folder / "input.txt"
+    fetch = functools.partial(downloaded, _URL, "tinyshakespeare", "input.txt", data_dir)
+    advice = f"put it there, {_OWN}, {OTHER_SOURCES}"
+    store = Store("input.txt", fetch, data_dir)
+    place = locate(path, "tinyshakespeare", ["input.txt"], advice=advice, store=store)
+    file = place.folder / "input.txt"
     text = read_text(file)
     # Of the text, not of the file, whose line ends may have been changed.
     digest = hashlib.sha256(text.encode()).hexdigest()
@@ -86,21 +86,22 @@ def load_tiny_shakespeare(
             f"{file} is not the published Tiny Shakespeare (SHA-256 {digest}): "
             "replace it, or use it as a text of your own with --config.data.name=text"
         )
-    return Texts("tinyshakespeare", cut(text, cuts, str(file)), f"Tiny Shakespeare in {folder} ({named_by})")
+    named_by = f"downloaded from {_URL}" if place.stored else place.named_by
+    return Texts("tinyshakespeare", cut(text, cuts, str(file)), f"Tiny Shakespeare in {place.folder} ({named_by})")
 
 
 def load_ptb(path: str | None = None) -> Texts:
     """Loads the Penn Treebank as Mikolov et al. (2010) prepared it: 929,589 / 73,760 / 82,430 tokens, 10,000 words.
 
-    Its files `ptb.train.txt`, `ptb.valid.txt` and `ptb.test.txt` are taken from `path`, or else from the folder that
-    RNNJAX_DATA names, or from its subfolder `ptb`. Its licence allows no download.
+    Its files `ptb.train.txt`, `ptb.valid.txt` and `ptb.test.txt` are found as `locate` says. Its licence allows no
+    download.
 
     Raises:
       DataError: a file is missing, or does not have the expected number of tokens.
     """
-    folder, named_by = _folder(path, "ptb", "ptb.train.txt")
-    if folder is None:
-        raise DataError(f"the Penn Treebank is not free to download: {_NAME_A_FOLDER}, or use a text of your own")
+    files = [f"ptb.{name}" for name in _FILE_NAMES.values()]
+    advice = f"get the Penn Treebank, which is not free to download, {_OWN}, {OTHER_SOURCES}"
+    folder, _, named_by, _ = locate(path, "ptb", files, advice=advice)
     splits = {split: read_text(folder / f"ptb.{name}") for split, name in _FILE_NAMES.items()}
     for split, text in splits.items():
         count = len(split_words(text))
@@ -139,7 +140,7 @@ def load_own_text(path: str, cuts: Cuts = Cuts()) -> Texts:  # noqa: B008
     Raises:
       DataError: a file is missing, empty, or not text.
     """
-    root = Path(os.path.expanduser(path))
+    root = own_path(path)
     if root.is_dir():
         splits = {split: read_text(_split_file(root, name)) for split, name in _FILE_NAMES.items()}
         return Texts(root.resolve().name, splits, f"the text files in {root}")
@@ -164,7 +165,7 @@ def read_text(file: Path) -> str:
         # "sig": without the mark that some programs begin a file with, which would be a character of the vocabulary.
         text = regular(file).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise DataError(f"the text file {file} is missing: put it there, or {_NAME_A_FOLDER}") from None
+        raise DataError(f"the text file {file} is missing: put it there, or give another --config.data.path") from None
     except OSError as error:
         raise DataError(f"the text file {file} cannot be read ({error.strerror}): make it readable") from error
     except UnicodeDecodeError as error:
@@ -193,24 +194,3 @@ def _cut_place(text: str, fraction: float, cuts: Cuts) -> int:
     # 0 where no line ends behind the place, since `find` then returns -1.
     line_end = text.find("\n", place) + 1 if cuts.at_lines else 0
     return line_end or place
-
-
-def _folder(path: str | None, name: str, file: str) -> tuple[Path | None, str]:
-    """Returns the folder that contains a data set's file, and what named the folder; None if nothing did.
-
-    Raises:
-      DataError: the folder that was named does not contain the file.
-    """
-    name_of_root = path or os.environ.get("RNNJAX_DATA")
-    named_by = "--config.data.path" if path else "RNNJAX_DATA"
-    if not name_of_root:
-        return None, ""
-    root = Path(os.path.expanduser(name_of_root))
-    # The parent, where the path names the file itself.
-    for folder in (root / name, root, root.parent):
-        if (folder / file).is_file() and (folder != root.parent or root.name == file):
-            return folder, named_by
-    raise DataError(
-        f"{root} ({named_by}) holds no {file} of {name}: put it there, name its folder with --config.data.path, "
-        "or, for a text of your own, add --config.data.name=text"
-    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from rnnjax.data.dataset import Arrays, DataSet, content_checksum
 from rnnjax.data.dates import generate_dates
 from rnnjax.data.files import regular
+from rnnjax.data.locate import OTHER_SOURCES, Place, locate, own_path
 from rnnjax.data.own.files import own_files
 from rnnjax.data.sentence_vocabulary import END, PADDING, SentenceVocabulary, learn_vocabulary
 from rnnjax.errors import DataError
@@ -101,13 +101,17 @@ def load_pairs(name: str, path: str | None) -> tuple[Pairs, str]:
     if name == "dates":
         return generate_dates(_DATE_SIZES, _DATE_SEED), f"dates generated with seed {_DATE_SEED}"
     if name == "multi30k_de_en":
-        return _multi30k(_folder(path, "multi30k", "https://github.com/multi30k/dataset"))
+        return _multi30k(
+            locate(path, "multi30k", _multi30k_files(), advice=_from("https://github.com/multi30k/dataset"))
+        )
     if name in _TATOEBA:
-        return _tatoeba(_folder(path, "tatoeba", "https://www.manythings.org/anki"), _TATOEBA[name])
+        advice = _from("https://www.manythings.org/anki")
+        file = locate(path, "tatoeba", _TATOEBA[name], any_file=True, advice=advice).files[0]
+        return split_by_source(_read_pairs(file)), f"the Tatoeba pairs in {file}"
     if name == "tsv":
         if path is None:
             raise DataError("the data set tsv needs a file: give it as --config.data.path")
-        return _own_pairs(Path(os.path.expanduser(path))), f"the pairs in {path}"
+        return _own_pairs(own_path(path)), f"the pairs in {path}"
     raise ValueError(f"name must be one of {', '.join(NAMES)}, got {name!r}")
 
 
@@ -122,32 +126,24 @@ def _own_pairs(path: Path) -> Pairs:
     return pairs
 
 
-def _folder(path: str | None, name: str, url: str) -> Path:
-    """Returns the folder of a data set: `path` or RNNJAX_DATA, or its own folder in there."""
-    root = path or os.environ.get("RNNJAX_DATA")
-    if not root:
-        raise DataError(f"no folder holds {name}: get it from {url} and give --config.data.path or RNNJAX_DATA")
-    folder = Path(os.path.expanduser(root))
-    return folder / name if (folder / name).is_dir() else folder
+def _from(url: str) -> str:
+    """Returns what to do where a data set is not found that an address has."""
+    return f"get it from {url}, {OTHER_SOURCES}"
 
 
-def _multi30k(folder: Path) -> tuple[Pairs, str]:
+def _multi30k_files() -> list[str]:
+    return [f"{stem}.lc.norm.tok.{language}" for stem in _MULTI30K.values() for language in ("de", "en")]
+
+
+def _multi30k(place: Place) -> tuple[Pairs, str]:
     """Returns German and English captions, tokenised and in lower case (Elliott et al., 2016)."""
-    pairs = {}
+    pairs, folder = {}, place.folder
     for split, stem in _MULTI30K.items():
         german, english = (_lines(folder / f"{stem}.lc.norm.tok.{language}") for language in ("de", "en"))
         if len(german) != len(english):
             raise DataError(f"{folder} has {len(german)} German lines of {stem}, but {len(english)} English ones")
         pairs[split] = list(zip(german, english))
     return pairs, f"the Multi30k files in {folder}"
-
-
-def _tatoeba(folder: Path, patterns: Sequence[str]) -> tuple[Pairs, str]:
-    """Returns sentence pairs of tatoeba.org as manythings.org gives them."""
-    files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
-    if not files:
-        raise DataError(f"{folder} has none of {', '.join(patterns)}; get it from https://www.manythings.org/anki")
-    return split_by_source(_read_pairs(files[0])), f"the Tatoeba pairs in {files[0]}"
 
 
 def _lines(file: Path) -> list[str]:

@@ -110,7 +110,7 @@ class Sessions:
         if not inputs:
             return {}
         names = list(inputs)
-        slots, rows = self._slots.of(names), [np.asarray(each) for each in inputs.values()]
+        slots, rows = self._slots.of(names), list(map(_array, inputs.values()))
         for name, row in zip(names, rows):
             if row.shape != rows[0].shape:
                 shapes = f"{list(row.shape)} of session {name!r}, {list(rows[0].shape)} of {names[0]!r}"
@@ -130,7 +130,7 @@ class Sessions:
           ValueError: for a session that is not open or named twice, or another shape; TypeError: for another type.
         """
         names = names.tolist() if isinstance(names, np.ndarray) else list(names)
-        rows = xs if isinstance(xs, jax.Array) else np.asarray(xs)
+        rows = xs if isinstance(xs, jax.Array) else _array(xs)
         if not names or rows.shape[:1] != (len(names),):
             expected = f"one row for each of {len(names)} sessions, one at least"
             raise ValueError(f"xs must have {expected}, got the shape {list(rows.shape)}")
@@ -166,6 +166,13 @@ class Sessions:
     def _width(self, count: int) -> int:
         """Returns how many rows the program has that steps so many sessions."""
         return min(self._slots.count, max(_LEAST_WIDTH, 1 << (count - 1).bit_length()))
+
+
+def _array(values: Shaped[ArrayLike, "..."]) -> Shaped[np.ndarray, "..."]:
+    array = np.asarray(values)
+    if array.dtype.kind in "OSUMm":  # of objects, text and times
+        raise TypeError(f"inputs must be arrays of numbers, got {values!r:.60}")
+    return array
 
 
 def _padded(xs: Shaped[Array | np.ndarray, "K ..."], width: int) -> Shaped[Array | np.ndarray, "W ..."]:

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from rnnjax.config import TrainConfig
 from rnnjax.errors import require
-from rnnjax.named_code import named_module
+from rnnjax.named_code import named_module, no_module
 from rnnjax.tasks.task import Kept, Task
 
 
@@ -34,6 +34,8 @@ def task_module(name: str) -> ModuleType:
       ConfigError: if there is no such module, it cannot be imported, or it lacks `Config` or `build`.
     """
     path = task_path(name)
+    missing = name.isidentifier() and find_spec(path) is None
+    require(not missing, f"unknown task {name!r}: {no_module(name)}")
     module = named_module(path, f"unknown task {name!r}")
     kind = getattr(module, "Config", None)
     fits = isinstance(kind, type) and issubclass(kind, TrainConfig) and hasattr(module, "build")

@@ -72,8 +72,9 @@ def open_task(config: Config, kept: Kept) -> Task:
 
     def generate(params: Any, request: Request) -> Iterator[str]:
         likely = jax.jit(lambda batch: jax.nn.softmax(classify(params, batch)))
+        found = answers(config.data, reading, likely, request)
         yield "id,label,probability"
-        for id, _, chances in answers(config.data, reading, likely, request):
+        for id, _, chances in found:
             yield csv_line([id, reading.classes[int(chances.argmax())], f"{chances.max():.4f}"])
 
     return task_of_sequences(model, reading, classify, values, generate)

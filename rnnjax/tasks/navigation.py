@@ -175,7 +175,7 @@ def load_windows(config: DataConfig) -> tuple[Windows, str]:
                 f"{rows[0]} has rows of {clicked} items, but {LENGTH - 1} are read: give the last of each row"
             )
         return windows, f"rows of items in {rows[0]} and {rows[1]}"
-    files = find_click_files(config.path)
+    files = find_click_files(config.path, own=config.name == "sessions")
     return make_windows(read_clicks(files)), f"clicks in {', '.join(map(str, files))}"
 
 

@@ -14,6 +14,7 @@ from rnnjax.config import DataConfig
 from rnnjax.data.dataset import NO_DATA
 from rnnjax.data.own.columns import Columns
 from rnnjax.data.own.files import own_files
+from rnnjax.data.own.sequence_set import SequenceSet
 from rnnjax.data.own.sequences import Cuts, OwnSequences, Reading, load_sequences, read_own_inputs
 from rnnjax.errors import require
 from rnnjax.tasks.task import Batch, Field, Kept, Request, Task
@@ -64,7 +65,8 @@ class SequencesConfig(OwnConfig):
     Attributes:
       id: the column of a csv file with the id of a row's sequence; "" takes one called id, sequence, session or series,
         else the first that is not one of times.
-      label: the column of labels; "" takes one called label, class, target, tag or y, else the last of the others.
+      label: the column of labels; "" takes one called label, class, target or tag, else y where it is no coordinate
+        behind x, else the last of the others.
       split: "fraction" splits the sequences of every class alike; "time" trains on those that end first.
     """
 
@@ -110,7 +112,7 @@ def steps_of(batch: Batch) -> dict[str, Any]:
 def answers(
     config: SequencesConfig, reading: Reading, predict: Callable[[Any], Any], request: Request
 ) -> Iterator[tuple[str, int, Float[np.ndarray, "..."]]]:
-    """Yields the id of every sequence of the data, labelled or not, its length, and what a model predicts of it.
+    """Reads the data, labelled or not; yields the id of every sequence, its length, and what a model predicts of it.
 
     Args:
       config: the group of the data.
@@ -124,7 +126,13 @@ def answers(
     """
     require(request.prompt is None, "the sequences of a file are answered; leave --prompt out, and give --data FILE")
     files = own_files(str(config.path), (".csv", ".npz", ".npy"))
-    sequences = read_own_inputs(files["all"] if "all" in files else files["test"], config.columns(), reading)
+    file = files["all"] if "all" in files else files["test"]
+    return _answers(read_own_inputs(file, config.columns(), reading), reading, predict)
+
+
+def _answers(
+    sequences: SequenceSet, reading: Reading, predict: Callable[[Any], Any]
+) -> Iterator[tuple[str, int, Float[np.ndarray, "..."]]]:
     for first in range(0, len(sequences.ids), _AT_ONCE):
         part = sequences.part(np.arange(first, min(first + _AT_ONCE, len(sequences.ids))))
         yield from zip(part.ids, part.lengths.tolist(), np.asarray(predict(_read_batch(part.values, reading))))

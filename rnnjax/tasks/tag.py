@@ -58,8 +58,9 @@ def open_task(config: Config, kept: Kept) -> Task:
 
     def generate(params: Any, request: Request) -> Iterator[str]:
         likely = jax.jit(lambda batch: jax.nn.softmax(tag(params, batch)))
+        found = answers(config.data, reading, likely, request)
         yield "id,step,label,probability"
-        for id, length, chances in answers(config.data, reading, likely, request):
+        for id, length, chances in found:
             for step, each in enumerate(chances[:length], 1):
                 yield csv_line([id, str(step), reading.classes[int(each.argmax())], f"{each.max():.4f}"])
 

@@ -33,6 +33,7 @@ from rnnjax.training.trust import TRUST
 
 _log = logging.getLogger(__name__)
 
+_OF_THE_DATA = ("checksum", "end")  # kept beside a model's needs, and written anew by a run of other data
 _MOST_SHOWN = 4  # parameters in a message
 _OF_THE_WHOLE_RUN = ("cosine", "linear", "exponential")  # schedules that end with the run
 
@@ -91,7 +92,8 @@ def read_extension(arguments: Sequence[str]) -> tuple[Extension | None, Path | N
     """Returns the run to be gone on with, and the work directory; None if the arguments ask for no such thing.
 
     Args:
-      arguments: of the command: ``--extend DIR --by EPOCHS [--data PATH] [--workdir DIR] [--trust]``.
+      arguments: of the command: ``--extend DIR --by EPOCHS [--data PATH] [--workdir DIR] [--trust]``. Where the work
+        directory has begun so before, its own config is taken, and the other run is needed no more.
 
     Raises:
       ConfigError: for wrong flags, where there is no run, or for one that names code and is not trusted.
@@ -107,10 +109,23 @@ def read_extension(arguments: Sequence[str]) -> tuple[Extension | None, Path | N
     options, rest = parser.parse_known_args(list(arguments))
     require(not rest, f"--extend goes on with the config of a run and takes no {rest[0] if rest else ''}; leave it out")
     require(options.by >= 1, f"--by is a number of epochs from 1 on, got {options.by}")
-    config = run_config(find_run(options.extend), options.data, trusted=options.trust, trains=True)
-    config = freeze(dataclasses.replace(config, epochs=config.epochs + options.by))
+    parent = Parent("extend", options.extend, "last")
     workdir = Path(options.workdir) if options.workdir else None
-    return Extension(Parent("extend", options.extend, "last"), config), workdir
+    begun = None if workdir is None else _begun_extension(workdir, parent, options.by)
+    config = run_config(begun or find_run(options.extend), options.data, trusted=options.trust, trains=True)
+    if begun is None:
+        config = freeze(dataclasses.replace(config, epochs=config.epochs + options.by))
+    return Extension(parent, config), workdir
+
+
+def _begun_extension(workdir: Path, parent: Parent, epochs: int) -> RunDirectory | None:
+    """Returns the run in a directory if it has begun with a parent and so many epochs more; None otherwise."""
+    run = RunDirectory(workdir)
+    record = run.parent() or {}
+    if not run.has_begun() or any(record.get(name) != value for name, value in parent.as_json().items()):
+        return None
+    values = run.config()
+    return run if config_digest(values | {"epochs": values["epochs"] - epochs}) == record.get("config") else None
 
 
 class _Taken(NamedTuple):
@@ -154,7 +169,8 @@ class Ancestor:
         """Returns what a run of this config takes over of what its ancestor kept; None if it is of another task."""
         if self._values.get("task") != config.task or not self._model.kept:
             return None
-        _log.info("taken from %s beside its parameters: %s", self._run.path, ", ".join(self._model.kept))
+        names = [name for name in self._model.kept if name not in _OF_THE_DATA]
+        _log.info("taken from %s with its parameters: %s", self._run.path, ", ".join(names))
         return self._model.kept
 
     def choice(self) -> Choice | None:

@@ -26,11 +26,13 @@ def find_run(path: str | Path) -> RunDirectory:
     if os.path.isdir(path):  # which raises no error for any text
         kept = _kept(path)
         if kept is not None:
+            _require_any(path, kept)
             raise ConfigError(f"{path} holds a sweep; name one of its runs, {_names(path, kept)}")
         return RunDirectory(path)
     kept = _kept(path.parent)
     if kept is None:
         return RunDirectory(path)
+    _require_any(path.parent, kept)
     directory = kept.get(path.name)
     if not isinstance(directory, str):
         wish = "sweep again with --keep all in another --workdir for others"
@@ -49,7 +51,14 @@ def _kept(path: Path) -> dict[str, Any] | None:
     return kept | {"best": kept[str(results["best"])]} if str(results.get("best")) in kept else kept
 
 
+def _require_any(path: Path, kept: dict[str, Any]) -> None:
+    if not kept:
+        raise ConfigError(
+            f"{path} holds a sweep that has kept no run: end it by the same command, or, if it was given --keep none, "
+            "sweep again in another --workdir"
+        )
+
+
 def _names(path: Path, kept: dict[str, Any]) -> str:
     names = sorted(kept, key=lambda name: (name != "best", len(name), name))
-    shown = ", ".join(f"{path}/{name}" for name in names[:5])
-    return f"{shown}{', ...' if len(names) > 5 else ''}" if names else "of which it keeps none"
+    return ", ".join(f"{path}/{name}" for name in names[:5]) + (", ..." if len(names) > 5 else "")

@@ -114,6 +114,8 @@ def read_grid(
     require(seeds >= 1, f"--seeds must be at least 1, got {seeds}")
     require(keep in KEEP, f"--keep must be one of {', '.join(KEEP)}, got {keep!r}")
     require(at_once is None or at_once >= 1, f"--at-once must be at least 1, got {at_once}")
+    stray = next((each for each in arguments if re.match("--?(init_from|extend)(=|$)", each)), None)
+    require(stray is None, f"every run of a sweep begins afresh, without {stray}; use that with rnnjax.train")
     fixed, lists = _lists(arguments)
     require("seed" not in lists, "a sweep takes its seeds from --seeds, from config.seed on; give one config.seed")
     require("task" not in lists, "a sweep is of one task; give one config.task")

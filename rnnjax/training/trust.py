@@ -24,8 +24,8 @@ def require_trust(values: Mapping[str, Any], path: object, *, trusted: bool, tra
     fields = " and ".join(f"{field} = {name!r}" for field, name in named.items())
     require(
         trusted or not named,
-        f"{path} names code outside rnnjax, which would be run here: {fields}; add --trust, or set {TRUST}=1, "
-        "if you trust its author",
+        f"{path} names code outside rnnjax, which would be run here: {fields}; add --trust, or set {TRUST}=1 "
+        "(in Python trust=True), if you trust its author",
     )
 
 

@@ -164,6 +164,7 @@ def test_without_an_accelerator_it_says_so(tmp_path, call, monkeypatch):
     assert (code, sentence) == (2, "rnnjax: JAX runs on a CPU here; add --rehearse for sizes that fit")
 
 
+@pytest.mark.thorough
 def test_cheap_steps_run_at_toy_size_here(call, tmp_path, process_environment, monkeypatch):
     """All of them are `--rehearse` without `--steps`, which takes minutes on a CPU."""
     for name, value in process_environment.items():

@@ -12,6 +12,7 @@ from rnnjax.commands import exit_code
 SIZES = ["--cell", "BasicRNN", "--shape", "2,5,3,4", "--seconds", "0.01"]
 
 
+@pytest.mark.thorough
 def test_every_way_of_mapping_takes_the_same_step():
     case = Case("BasicRNN", 1, 2, 5, 3, 4)
     ways = [devices.Contender("strong", map, count, 5) for map, count in [("jit", 1), ("shard_map", 2), ("pmap", 2)]]

@@ -42,6 +42,7 @@ def test_operations_are_those_of_the_products():
     assert Case("GRU", 1, 1, 1, 1, 1).forward_flops == 12
 
 
+@pytest.mark.thorough
 def test_a_run_prints_a_table_and_writes_rows(capsys, tmp_path):
     path = tmp_path / "rows.json"
     arguments = ["--shapes", "4,3,2,5", "--cells", "BasicRNN", "--peers", "rnnjax", "linen", "--seconds", "0.1"]

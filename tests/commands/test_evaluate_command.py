@@ -15,6 +15,7 @@ def summary(trained):
     return json.loads((trained[0] / "summary.json").read_text())
 
 
+@pytest.mark.thorough
 def test_evaluation_prints_one_json_object_and_ends_with_0(trained, summary, run_command):
     ended = run_command("rnnjax.evaluate", trained[0])
     assert ended.code == 0, ended.err

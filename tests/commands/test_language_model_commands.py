@@ -4,6 +4,7 @@ import io
 import json
 
 import pytest
+from fixtures.thorough import once_more
 
 import rnnjax
 from rnnjax import evaluate, generate, train
@@ -26,7 +27,7 @@ SMALL = ["--config.epochs=1", "--config.batch_size=4", "--config.window=8", "--c
 SMALL += ["--config.cell.hidden_size=8", "--config.cell.layers=1", "--config.data.name=text"]
 
 
-@pytest.mark.parametrize(("file", "metric"), [("char_lm", "bits_per_character"), ("ptb", "perplexity")])
+@pytest.mark.parametrize(("file", "metric"), [("char_lm", "bits_per_character"), once_more("ptb", "perplexity")])
 def test_a_text_of_ones_own_from_training_to_generation(file, metric, own_text, call, tmp_path, monkeypatch):
     run = tmp_path / "run"
     path = f"--config.data.path={own_text}"

@@ -36,6 +36,12 @@ def test_a_command_by_its_word_is_that_command(call):
     assert "did you mean 'train'" in sentence
 
 
+def test_version_and_the_help_of_completion_are_answers(call):
+    assert call(one_word.main, "--version")[:2] == (0, f"rnnjax {rnnjax.__version__}\n")
+    code, out, *_ = call(one_word.main, "completion", "--help")
+    assert (code, out.partition(" > ")[0]) == (0, "usage: rnnjax completion bash|zsh")
+
+
 OWN = """
 import dataclasses, jax, jax.numpy as jnp, rnnjax
 SCALE = jnp.ones(1)  # starts JAX's devices

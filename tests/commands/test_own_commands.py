@@ -54,6 +54,8 @@ def test_sequences_of_a_csv_file_are_classified(call, tmp_path):
     code, out, _, err = call(generate.main, run, "--data", tmp_path / "open.csv")
     assert code == 0, err
     assert [line.rpartition(",")[0] for line in out.splitlines()] == ["id,label", '"a,b",down', "c,up"]
+    code, out, sentences, _ = call(generate.main, run, "--data", tmp_path / "none.csv")
+    assert (code, out, sentences) == (1, "", [f"rnnjax: {tmp_path}/none.csv does not exist: give the data with --data"])
     opened = rnnjax.load_run(run)
     values = np.float32([[[100, 0], [90, 0], [80, 0]], [[100, 0], [110, 0], [np.nan, np.nan]]])
     assert [opened.task.kept["classes"][answer] for answer in opened.predict(values).argmax(-1)] == ["down", "up"]

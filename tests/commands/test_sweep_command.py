@@ -114,6 +114,7 @@ def test_a_signal_ends_with_75_and_the_same_command_goes_on(swept, call, tmp_pat
 
 
 BAD_USAGE = [
+    (["--init_from", "x"], "every run of a sweep begins afresh, without --init_from"),
     (["--seeds=0"], "--seeds must be at least 1, got 0"),
     (["--seeds=100000000000"], "a sweep has at most 100000 runs, and --seeds and the lists make 100000000000"),
     (["--seeds=two"], "--seeds.*'two'"),

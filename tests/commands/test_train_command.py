@@ -221,6 +221,7 @@ def test_damaged_checkpoints_are_told_in_a_line_each(trained, call, tmp_path):
     assert quiet(err), err
 
 
+@pytest.mark.thorough
 def test_a_disk_on_which_no_checkpoint_fits_ends_with_1_and_one_sentence(run_command, tmp_path):
     # As a process: writes that are given up report to Python from threads of their own, long after the command's end.
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -6,6 +6,7 @@ from config_reading import MNIST, read
 
 import rnnjax
 from rnnjax.config import CellConfig, DataConfig, OptimizerConfig, ParallelConfig, TrainConfig, build_cell
+from rnnjax.config_file import read_config_file, shipped_configs
 from rnnjax.config_flags import read_config
 from rnnjax.config_group import differences, freeze, from_dict, to_dict
 from rnnjax.errors import ConfigError
@@ -178,6 +179,27 @@ def test_a_file_that_lists_no_variants_says_itself_which_there_are(tmp_path):
         read(config=f"{tmp_path / 'own.py'}:b")
 
 
+def test_a_file_may_have_a_table_of_configs_in_place_of_a_function(tmp_path):
+    text = "from rnnjax.tasks.mnist import Config\nVARIANTS = {'a': Config(), 'b': Config(epochs=7)}\nDEFAULT = 'b'"
+    (tmp_path / "own.py").write_text(text)
+    name = str(tmp_path / "own.py")
+    assert read(config=name).epochs == 7
+    assert read("--config.epochs=3", config=f"{name}:a").epochs == 3
+    file = read_config_file(name)
+    assert (file.default(), file.variants()) == ("b", ["a", "b"])
+    file.config().epochs = 9
+    assert file.config().epochs == 7
+    with pytest.raises(ConfigError, match=r"unknown variant 'c' of .*own\.py; choose from a, b"):
+        read(config=f"{name}:c")
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_configs_of_the_library_are_tables(name):
+    module = read_config_file(name).module
+    assert module.DEFAULT in module.VARIANTS
+    assert not hasattr(module, "get_config")
+
+
 def test_a_missing_file_is_refused_by_name():
     with pytest.raises(ConfigError, match=r"configs/nothing\.py"):
         read(config="configs/nothing.py")
@@ -190,6 +212,9 @@ FILES = {
     "says nothing": ("raise RuntimeError", "config file raised RuntimeError"),
     "says nothing of a key": ("def get_config():\n    raise KeyError", "KeyError|config file"),
     "ends the process": ("import sys\nsys.exit(3)", "3"),
+    "no table": ("VARIANTS = ['a']\nDEFAULT = 'a'", "has neither VARIANTS with a DEFAULT in it nor get_config"),
+    "no default": ("VARIANTS = {'a': 1}", "has neither VARIANTS with a DEFAULT in it nor get_config"),
+    "no config in the table": ("VARIANTS = {'a': 1}\nDEFAULT = 'a'", "VARIANTS must hold a .*TrainConfig, got int"),
     "no config": ("def get_config():\n    return {}", "get_config|TrainConfig"),
     "another config": (
         "import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict({'epochs': 1})",

@@ -64,7 +64,7 @@ def test_a_download_that_breaks_off_is_said_and_tried_again(answer, message, ser
 
 @pytest.mark.parametrize(("answer", "message"), BROKEN.values(), ids=BROKEN)
 def test_a_download_that_always_breaks_off_leaves_nothing_and_one_sentence(answer, message, serve, tmp_path):
-    with pytest.raises(DataError, match=r"made cannot be downloaded from .*name a folder that has it") as error:
+    with pytest.raises(DataError, match=r"made cannot be downloaded from .*name its folder") as error:
         downloaded(serve(answer, answer, answer), "made", "input.txt", str(tmp_path))
     assert message in str(error.value)
     assert "\n" not in str(error.value)

@@ -212,7 +212,7 @@ mnist_builder.prepare_mnist(sys.argv[2], source_dir=sys.argv[3])
     killed = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
     assert killed.returncode == 9, killed.stderr
     assert list(tmp_path.rglob(SHARD)), "it was killed before it wrote anything"
-    with pytest.raises(DataError, match="not prepared"):
+    with pytest.raises(DataError, match="is not in"):
         load_mnist(data_dir=str(tmp_path), download=False)
     mnist_builder.prepare_mnist(str(tmp_path), source_dir=str(synthetic.root))
     assert len(load_mnist(data_dir=str(tmp_path), download=False).splits["test"]["label"]) == 60

@@ -86,7 +86,9 @@ def test_a_path_may_be_the_folder_with_the_files_or_the_one_above(synthetic, sub
 @pytest.mark.parametrize("name", FILE_NAMES)
 def test_a_missing_file_is_named(copied, name):
     (copied / name).unlink()
-    with pytest.raises(DataError, match=rf"{name} is missing in .*--config\.data\.path"):
+    with pytest.raises(
+        DataError, match=rf"{name} of mnist is missing in {copied} \(--config\.data\.path\): put it there"
+    ):
         load_mnist(str(copied))
 
 
@@ -121,7 +123,9 @@ def test_a_path_without_the_files_is_an_error_even_where_other_data_is_at_hand(
     synthetic, prepared_once, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("RNNJAX_DATA", str(synthetic.root))
-    with pytest.raises(DataError, match=rf"{FILE_NAMES[0]} is missing in {tmp_path / 'nowhere'}"):
+    with pytest.raises(
+        DataError, match=rf"mnist \({FILE_NAMES[0]}, .*\) is not in {tmp_path}/nowhere/mnist or {tmp_path}/nowhere"
+    ):
         load_mnist(str(tmp_path / "nowhere"), data_dir=str(prepared_once))
 
 
@@ -143,13 +147,13 @@ def test_an_environment_folder_with_no_mnist_is_passed_over_with_a_note(
     monkeypatch.setenv("RNNJAX_DATA", str(tmp_path))
     data = load_mnist(data_dir=str(prepared_once))
     assert str(prepared_once) in data.source
-    assert f"RNNJAX_DATA={tmp_path} holds no MNIST" in caplog.text
+    assert f"RNNJAX_DATA={tmp_path} holds no files of mnist, so it is looked for in {prepared_once}" in caplog.text
 
 
 def test_an_environment_folder_with_half_of_mnist_is_an_error(synthetic, copied, prepared_once, monkeypatch):
     (copied / FILE_NAMES[3]).unlink()
     monkeypatch.setenv("RNNJAX_DATA", str(copied))
-    with pytest.raises(DataError, match=f"{FILE_NAMES[3]} is missing"):
+    with pytest.raises(DataError, match=f"{FILE_NAMES[3]} of mnist is missing"):
         load_mnist(data_dir=str(prepared_once))
 
 
@@ -205,7 +209,7 @@ def test_a_download_that_breaks_off_is_refused(synthetic, serve, copied, tmp_pat
 
 
 def test_without_download_the_missing_directory_is_named(synthetic, tmp_path):
-    with pytest.raises(DataError, match=rf"not prepared in {tmp_path}/rnnjax_mnist/1\.0\.0 and download is off"):
+    with pytest.raises(DataError, match=rf"is not in {tmp_path}/rnnjax_mnist/1\.0\.0: put it there"):
         load_mnist(data_dir=str(tmp_path), download=False)
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from rnnjax.data.own.columns import Columns
+from rnnjax.data.own.columns import Columns, found_columns
 from rnnjax.data.own.sequences import UNKNOWN, Cuts, Reading, load_sequences
+from rnnjax.data.own.table import read_table
 from rnnjax.errors import ConfigError, DataError
 
 COLUMNS, CUTS = Columns(), Cuts(0.2, 0.2)
@@ -122,6 +123,21 @@ def test_columns_are_found_by_their_names_in_any_order(load, caplog):
     assert "each sequence has one step; is 'n' the column of their ids?" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("names", "label"),
+    [
+        ("id,t,x,y", "y"),
+        ("id,t,y,x", "y"),
+        ("id,t,a,y,b", "y"),
+        ("id,t,x,y,gesture", "gesture"),
+        ("id,t,y,a,label", "label"),
+    ],
+)
+def test_y_behind_x_is_a_coordinate_and_not_the_label(tmp_path, names, label):
+    (tmp_path / "data.csv").write_text(f"{names}\n{names}\n")
+    assert found_columns(read_table(tmp_path / "data.csv"), Columns()).label == label
+
+
 # What is missing
 
 
@@ -220,6 +236,17 @@ def test_other_data_is_read_as_that_of_the_training_and_all_of_it(load):
         load(rows(), columns=Columns(features=("b",)), reading=reading)
 
 
+def test_labels_that_a_model_does_not_know_are_refused_in_training_and_where_it_knows_none(load):
+    reading = load(rows()).reading
+    some, none = rows().replace(",y", ",new"), rows().replace(",y", ",new").replace(",x", ",old")
+    with pytest.raises(DataError, match=r"training split of .* has the labels new, but .* knows x, y alone"):
+        load(some, reading=reading)
+    whole = CUTS._replace(whole=True)
+    assert load(some, reading=reading, cuts=whole).data.splits["test"]["label"].min() == UNKNOWN
+    with pytest.raises(DataError, match="has not one label that the model knows, but new, old in place of x, y"):
+        load(none, reading=reading, cuts=whole)
+
+
 # What is refused
 
 
@@ -232,6 +259,10 @@ TABLES = {
     "too few cells": (rows(row7="s1,2,3"), "row 7 has 3 cells where the first row names 5 columns"),
     "no number": (rows(row7="s1,2,12x,1,y"), "row 7, column 'a': '12x' is no number; correct it"),
     "a decimal comma": (rows(row7='s1,2,"1,5",1,y'), "row 7, column 'a': '1,5' is no number; write the decimal point"),
+    "a date among features": (
+        rows(row7="s1,2,31.12.2024,1,y"),
+        "'31.12.2024' is no number; if the column holds the times, write them as 2024-01-31 and give",
+    ),
     "infinite": (rows(row7="s1,2,inf,1,y"), "row 7, column 'a': 'inf' is too large"),
     "no id": (rows(row7=",2,1,1,y"), "row 7, column 'id': '' is no id of a sequence"),
     "no time": (rows(row7="s1,,1,1,y"), "row 7, column 'time': '' is not a number, as in the rows before it"),
@@ -316,6 +347,8 @@ def test_columns_that_are_not_there_and_files_that_are_nothing_are_said(load, tm
         load(rows(), columns=Columns(label="lable"))
     with pytest.raises(DataError, match="would use column 'a' for two things"):
         load(rows(), columns=Columns(label="a", features=("a", "b")))
+    with pytest.raises(DataError, match=r"has no column of labels beside id, time and features \(id, a, b\)"):
+        load("id,a,b\nx,1,2\n", columns=Columns(features=("a", "b")))
     with pytest.raises(DataError, match=r"data\.parquet is no \.csv or \.npz or \.npy file"):
         load("", "data.parquet")
     with pytest.raises(DataError, match=r"none\.csv does not exist"):

@@ -80,16 +80,18 @@ def test_another_text_under_a_published_name_is_refused(tmp_path):
 
 @pytest.mark.parametrize(("load", "file"), [(load_ptb, "ptb.train.txt"), (load_tiny_shakespeare, "input.txt")])
 def test_a_folder_without_the_files_is_refused_by_name(load, file, tmp_path):
-    with pytest.raises(DataError, match=rf"{tmp_path} \(--config.data.path\) holds no {file} .*data.name=text"):
+    with pytest.raises(DataError, match=rf"{file}.* is not in .* {tmp_path} \(--config.data.path\): .*data.name=text"):
         load(str(tmp_path))
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(DataError, match=rf"mine.txt .* holds no {file} .*data.name=text"):
+    with pytest.raises(
+        DataError, match=rf"{file}.* is not in {tmp_path}/mine.txt \(--config.data.path\): .*data.name=text"
+    ):
         load(str(tmp_path / "mine.txt"))
 
 
 def test_ptb_is_not_downloaded(monkeypatch):
     monkeypatch.delenv("RNNJAX_DATA", raising=False)
-    with pytest.raises(DataError, match="not free to download: name its folder"):
+    with pytest.raises(DataError, match=r"not free to download, .* name its folder"):
         load_ptb()
 
 
@@ -109,7 +111,7 @@ def test_a_file_is_downloaded_once(tmp_path, monkeypatch):
 
 
 def test_a_download_that_fails_leaves_no_file_and_says_what_to_do(tmp_path):
-    with pytest.raises(DataError, match=r"made cannot be downloaded from file://.*name a folder that has it"):
+    with pytest.raises(DataError, match=r"made cannot be downloaded from file://.*name its folder"):
         downloaded((tmp_path / "nothing").as_uri(), "made", "input.txt", str(tmp_path))
     assert not list((tmp_path / "rnnjax_made").iterdir())
 
@@ -166,7 +168,7 @@ def test_what_is_no_text_is_refused(tmp_path, content, message):
 
 
 def test_a_missing_text_is_refused_by_name(tmp_path):
-    with pytest.raises(DataError, match=r"nothing\.txt is missing"):
+    with pytest.raises(DataError, match=r"nothing\.txt does not exist: give the data with --config\.data\.path"):
         load_own_text(str(tmp_path / "nothing.txt"))
 
 

@@ -1,3 +1,4 @@
+import itertools
 import os
 import zipfile
 from pathlib import Path
@@ -106,15 +107,15 @@ def test_an_archive_is_read(tmp_path):
 def test_what_is_wrong_with_the_files_is_said(tmp_path, monkeypatch):
     monkeypatch.delenv("RNNJAX_DATA", raising=False)
     for name, message in [
-        ("multi30k_de_en", "no folder holds multi30k"),
-        ("tatoeba_en_fr", "no folder holds tatoeba"),
+        ("multi30k_de_en", "multi30k .* looked for nowhere, .*: get it from https://github.com/multi30k"),
+        ("tatoeba_en_fr", "tatoeba .* looked for nowhere, .*: get it from https://www.manythings.org"),
         ("tsv", "needs a file"),
     ]:
         with pytest.raises(DataError, match=message):
             load_pairs(name, None)
-    with pytest.raises(DataError, match=r"has none of eng-kor"):
+    with pytest.raises(DataError, match=r"tatoeba \(eng-kor.* is not in"):
         load_pairs("tatoeba_en_ko", str(tmp_path))
-    with pytest.raises(DataError, match=r"train.lc.norm.tok.de cannot be read"):
+    with pytest.raises(DataError, match=r"multi30k \(train.lc.norm.tok.de, .* is not in"):
         load_pairs("multi30k_de_en", str(tmp_path))
     (tmp_path / "pairs.tsv").write_text("one\ttwo\nno tab here\n")
     with pytest.raises(DataError, match=r"line 2 of .* has no tab"):
@@ -124,6 +125,10 @@ def test_what_is_wrong_with_the_files_is_said(tmp_path, monkeypatch):
         load_pairs("tsv", str(tmp_path / "pairs.tsv"))
     for language, lines in (("de", "a\nb\n"), ("en", "a\n")):
         (tmp_path / f"train.lc.norm.tok.{language}").write_text(lines)
+    with pytest.raises(DataError, match=r"val.lc.norm.tok.de, .* of multi30k are missing in"):
+        load_pairs("multi30k_de_en", str(tmp_path))
+    for stem, language in itertools.product(("val", "test_2016_flickr"), ("de", "en")):
+        (tmp_path / f"{stem}.lc.norm.tok.{language}").write_text("a\n")
     with pytest.raises(DataError, match="2 German lines of train, but 1 English"):
         load_pairs("multi30k_de_en", str(tmp_path))
     with pytest.raises(ValueError, match="name must be one of"):

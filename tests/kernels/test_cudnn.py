@@ -207,6 +207,7 @@ def test_it_has_nothing_against_a_plain_lstm_on_an_nvidia_gpu(monkeypatch):
     assert "built without cuDNN" in CuDNN().why_not(recurrence())
 
 
+@pytest.mark.thorough
 def test_the_benchmark_finds_this_and_jax_s_own_layer_right(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setitem(CONTENDERS, "cudnn", functools.partial(rnnjax_ready, Unasked, None))

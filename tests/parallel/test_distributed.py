@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fixtures.thorough import once_more
 from toytasks.config import get_config
 from toytasks.runs import run_training
 
@@ -280,6 +281,7 @@ def open_mpi(process):
     }
 
 
+@pytest.mark.thorough
 def test_when_one_of_two_is_killed_the_other_ends_and_both_go_on_to_what_one_process_gives(start, tmp_path):
     path = tmp_path / "run"
     options = ["--config.epochs=8", "--config.data.feed=host", "--config.cell.dropout.input_rate=0.3"]
@@ -314,7 +316,7 @@ def test_when_one_of_two_is_killed_the_other_ends_and_both_go_on_to_what_one_pro
 @pytest.mark.parametrize(
     ("own", "environment", "sentence"),
     [
-        (
+        once_more(
             lambda process: [f"--config.seed={process}"],
             _nothing,
             "config.seed is 0 in process 0 and 1 in process 1; start all processes with the same arguments",

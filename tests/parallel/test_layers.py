@@ -36,6 +36,7 @@ def test_two_layers_on_two_devices_in_chunks_of_the_default_size():
     check(Stack((BasicRNN(4), GRU(3))), 2, "pmap", Wavefront())
 
 
+@pytest.mark.thorough
 def test_four_devices_for_four_layers_and_two_by_two_for_layers_and_batch():
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, pipelines.__file__, *pipelines.MAPS, "batch"]

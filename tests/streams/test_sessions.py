@@ -121,6 +121,8 @@ REFUSED = {
     ),
     "axes": (lambda s: s.step({"a": X[None]}), "an input must have shape [I], got [1, 3]"),
     "type": (lambda s: s.step({"a": [1, 2, 3]}), "an input must be floating point, got int32"),
+    "text": (lambda s: s.step({"a": "abc"}), "inputs must be arrays of numbers, got 'abc'"),
+    "nothing": (lambda s: s.step_batch(["a"], [None]), "inputs must be arrays of numbers, got [None]"),
     "type later": (
         lambda s: (s.step({"a": X}), s.step({"a": X.astype("float16")})),
         "inputs must be of the type float32, as the first were, got float16",

@@ -4,8 +4,8 @@ import optax
 import pytest
 from fixtures.parameters import drawn_parameters
 
-from configs.hihello import get_config
 from rnnjax.config import CellConfig, DataConfig
+from rnnjax.config_file import get_config
 from rnnjax.config_group import freeze
 from rnnjax.errors import ConfigError
 from rnnjax.tasks import hihello
@@ -39,7 +39,7 @@ def learnt(config):
 
 @pytest.mark.parametrize("variant", ["basic", "lstm", "gru"])
 def test_all_six_characters_are_right_within_100_steps(variant):
-    config = get_config(variant)
+    config = get_config(f"hihello:{variant}")
     assert (config.epochs, config.batch_size, config.cell.hidden_size, config.optimizer.learning_rate) == (
         (100, 1, 10, 0.1)
     )

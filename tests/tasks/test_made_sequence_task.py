@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from fixtures.parameters import drawn_parameters
 
-from configs.sequences import VARIANTS, get_config
+from configs.sequences import VARIANTS
 from rnnjax.config import CellConfig
+from rnnjax.config_file import get_config
 from rnnjax.config_group import freeze
 from rnnjax.data.sequences import examples_of
 from rnnjax.errors import ConfigError
@@ -99,6 +100,6 @@ def test_numbers_cannot_be_embedded():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_are_tested_beyond_the_length_of_training(variant):
-    sizes = freeze(get_config(variant)).data.sizes()
+    sizes = freeze(get_config(f"sequences:{variant}")).data.sizes()
     assert sizes.test_lengths[0] == sizes.longest
     assert sizes.test_lengths[-1] >= 2 * sizes.longest

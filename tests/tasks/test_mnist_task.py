@@ -2,8 +2,8 @@ import jax
 import numpy as np
 import pytest
 
-from configs.mnist import get_config
 from rnnjax.config import CellConfig
+from rnnjax.config_file import get_config
 from rnnjax.config_group import freeze
 from rnnjax.errors import ConfigError
 from rnnjax.models import SequenceClassifier
@@ -19,7 +19,7 @@ def test_pixels_follow_one_another_as_they_are_read():
 
 
 def test_the_permutation_is_that_of_its_published_seed_for_every_image():
-    order = np.random.RandomState(get_config("permuted_lru").permutation).permutation(784)
+    order = np.random.RandomState(get_config("mnist:permuted_lru").permutation).permutation(784)
     assert sorted(order) == list(range(784))
     expected = IMAGES.reshape(2, 784)[:, order] / 255
     np.testing.assert_allclose(mnist.pixels(IMAGES, 0)[..., 0], expected, rtol=1e-6)
@@ -43,6 +43,6 @@ def test_an_order_of_pixels_needs_pixels():
 
 @pytest.mark.parametrize("variant", ["pixel_gru256", "pixel_lru", "permuted_gru256", "permuted_lru"])
 def test_pixel_variants_read_784_steps(variant):
-    config = freeze(get_config(variant))
+    config = freeze(get_config(f"mnist:{variant}"))
     assert config.pixels
     assert (config.permutation is not None) == variant.startswith("permuted")

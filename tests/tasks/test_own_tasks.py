@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from fixtures.parameters import drawn_parameters
 
-from configs.own import VARIANTS, get_config
+from configs.own import VARIANTS
 from rnnjax.config import CellConfig, DataConfig
+from rnnjax.config_file import get_config
 from rnnjax.config_group import freeze
 from rnnjax.errors import ConfigError, DataError
 from rnnjax.tasks import build_task, classify, forecast, navigation, open_task, tag
@@ -201,12 +202,12 @@ def test_rows_of_another_number_of_items_are_refused(tmp_path):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_ask_for_a_path_and_take_one(variant):
     with pytest.raises(ConfigError, match=r"needs? --config\.data\.path"):
-        freeze(get_config(variant))
-    config = get_config(variant)
+        freeze(get_config(f"own:{variant}"))
+    config = get_config(f"own:{variant}")
     config.data.path = "file"
     freeze(config)
     assert config.data.path == "file"
-    assert get_config(variant).data.path is None
+    assert get_config(f"own:{variant}").data.path is None
 
 
 @pytest.mark.parametrize(

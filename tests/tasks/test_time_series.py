@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from fixtures.parameters import drawn_parameters
 
-from configs.time_series import get_config
 from rnnjax.config import CellConfig, DataConfig, build_cell
+from rnnjax.config_file import get_config
 from rnnjax.config_group import freeze
 from rnnjax.data.series import series
 from rnnjax.errors import ConfigError
@@ -117,8 +117,8 @@ def test_configs_that_cannot_be_meant_are_refused(fields, message):
     ("variant", "steps"), [("stacked", 600), ("projected", 600), ("deep_dropout", 1500), ("deep_dropout_sane", 1500)]
 )
 def test_variants_take_the_steps_of_the_source(variant, steps):
-    config = freeze(get_config(variant))
+    config = freeze(get_config(f"time_series:{variant}"))
     assert config.epochs * (config.windows // config.batch_size) == steps
     assert (config.batch_size, config.window, config.cell.hidden_size) == (50, 20, 100)
     assert config.cell.activation == "relu"
-    assert dataclasses.asdict(freeze(get_config(variant))) == dataclasses.asdict(config)
+    assert dataclasses.asdict(freeze(get_config(f"time_series:{variant}"))) == dataclasses.asdict(config)

@@ -15,7 +15,7 @@ from rnnjax import train
 from rnnjax.config import CellConfig, OptimizerConfig
 from rnnjax.config_group import freeze, to_dict
 from rnnjax.errors import ConfigError, DataError
-from rnnjax.training.ancestor import Ancestor, Parent, difference, read_parent
+from rnnjax.training.ancestor import Ancestor, Parent, difference, read_extension, read_parent
 from rnnjax.training.frozen import check_frozen
 from rnnjax.training.record import Record
 from rnnjax.training.run_directory import RunDirectory
@@ -134,6 +134,17 @@ def test_one_that_was_killed_before_its_first_checkpoint_begins_with_its_parent_
     _, state = begun(directory.path, config, None)
     _, before = params_of(parent.directory)
     np.testing.assert_array_equal(state.params["params"]["RNN_0"]["rnn"].w_x, before["params"]["RNN_0"]["rnn"].w_x)
+
+
+def test_an_extension_that_has_begun_needs_its_parent_no_more(parent, tmp_path):
+    path = shutil.copytree(parent.directory.path, tmp_path / "parent")
+    command = ["--extend", str(path), "--workdir", str(tmp_path / "run")]
+    extension, workdir = read_extension([*command, "--by=1"])
+    begun(workdir, extension.config, extension.parent)
+    shutil.rmtree(path)
+    assert read_extension([*command, "--by=1"]) == (extension, workdir)
+    with pytest.raises(ConfigError, match="holds no run"):
+        read_extension([*command, "--by=2"])
 
 
 def test_what_does_not_fit_is_named(parent):

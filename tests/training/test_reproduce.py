@@ -112,6 +112,13 @@ def test_runs_with_other_fields_write_no_results_of_the_experiments(capsys):
     assert "unrecognized arguments: --colour=red" in capsys.readouterr().err
 
 
+def test_without_a_checkout_results_lie_beside_the_runs(tmp_path, monkeypatch):
+    assert reproduce.parse(["x"]).table == Path("docs/results.md")
+    monkeypatch.chdir(tmp_path)
+    options = reproduce.parse(["x", "--workdir=runs"])
+    assert (options.results, options.table) == (Path("runs/results.json"), Path("runs/results.md"))
+
+
 def test_a_run_that_fails_is_named(toy, monkeypatch):
     monkeypatch.setattr(reproduce, "EXPERIMENTS", {"bad": Experiment(f"{TOY}:unknown", EXPERIMENTS["mnist_gru150"][1])})
     with pytest.raises(TrainingError, match=r"config.py:unknown, seed 0: exit code 2; run again"):

@@ -305,6 +305,7 @@ def assert_says_how_to_go_on(path, number, code, out, err):
     assert not (path / "summary.json").exists()
 
 
+@pytest.mark.thorough
 def test_a_signal_ends_the_command_with_75_after_a_checkpoint_and_it_says_how_to_go_on(
     config_file, process_environment, long_run, tmp_path
 ):

@@ -48,6 +48,8 @@ def test_it_predicts_generates_and_says_what_it_cannot(finished):
         run.translate(["hi"])
     with pytest.raises(ConfigError, match="length must be from 1 to 1000000, got 0"):
         run.generate("hih", length=0)
+    with pytest.raises(ConfigError, match="prompt must be text, got 3"):
+        run.generate(3)
     with pytest.raises(ConfigError, match="generate has no heat; it takes length, temperature"):
         run.generate("hih", heat=2)
     with pytest.raises(ConfigError, match='checkpoint must be "best" or "last", got \'first\''):
@@ -60,6 +62,8 @@ def test_it_predicts_generates_and_says_what_it_cannot(finished):
         ("y", np.zeros((2, 3)), "the model reads x, not 'y'"),
         ("x", np.zeros((2, 3)), r"x must have shape \[B, T, 2\], got \[2, 3\]"),
         ("x", np.zeros((2, 3, 4)), r"x must have shape \[B, T, 2\], got \[2, 3, 4\]"),
+        ("x", np.zeros((2, 0, 2)), r"x must hold something along every axis but the first, got \[2, 0, 2\]"),
+        ("x", [[[0, 1], [2, 3]], [[0, 1]]], r"x must be one array of shape \[B, T, 2\]: make the shorter ones as long"),
         ("x", np.zeros((2, 3, 2), complex), "x must hold numbers of type float32, got complex128"),
         ("x", np.full((2, 3, 2), 1e300), r"x must hold numbers of type float32, got 1e\+300"),
         ("tokens", np.array([[0, 5]]), "tokens must hold tokens from 0 to 4, got 5"),

@@ -85,7 +85,7 @@ def test_all_runs_are_kept_or_none_and_a_single_run_has_no_deviation(keep, expec
     assert "\u00b1" not in table(results)
     assert json.loads((tmp_path / "sweep.json").read_text())["kept"] == results["kept"]
     if not expected:
-        with pytest.raises(ConfigError, match="of which it keeps none"):
+        with pytest.raises(ConfigError, match="holds a sweep that has kept no run: end it by the same command"):
             find_run(tmp_path / "best")
 
 

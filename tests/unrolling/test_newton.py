@@ -18,7 +18,7 @@ from cells_under_test import (
     same,
     some_state,
 )
-from fixtures.thorough import main_of
+from fixtures.thorough import main_of, once_more
 
 from rnnjax import (
     GRU,
@@ -157,7 +157,7 @@ def test_a_cell_that_overflows_before_a_reset_changes_nothing_after_it():
     same(np.isfinite(ys), np.isfinite(unroll(cell, params, xs, method=Scan())[0]))
 
 
-@pytest.mark.parametrize("cell", [ParaLSTM(H), BasicRNN(H)], ids=["block", "dense"])
+@pytest.mark.parametrize("cell", [ParaLSTM(H), once_more(BasicRNN(H))], ids=["block", "dense"])
 def test_vmap_forward_mode_and_gradients_of_gradients(cell):
     params, xs = parameters(cell), inputs(B, T, I)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cells_under_test import I, close, inputs, parameters, same
+from fixtures.thorough import main_of
 
 from rnnjax import (
     GRU,
@@ -126,7 +127,7 @@ def test_what_overflows_before_a_reset_reaches_no_value_and_no_gradient_after_it
         check(cell, method)
 
 
-@pytest.mark.parametrize("method", GATED, ids=str)
+@pytest.mark.parametrize("method", main_of(GATED, (Fused(),)), ids=str)
 def test_nor_does_it_reach_higher_derivatives_and_maps(method):
     cell = ExponentialGate(4)
     params, xs = overflowing(cell)

@@ -10,7 +10,7 @@ from rnnjax.errors import DataError
 
 TIME_NAMES = ("time", "timestamp", "date", "datetime", "t", "step")
 ID_NAMES = ("id", "sequence", "sequence_id", "sequenceid", "session", "sessionid", "series")
-LABEL_NAMES = ("label", "class", "target", "tag", "y")
+LABEL_NAMES = ("label", "class", "target", "tag")
 
 
 class Columns(NamedTuple):
@@ -21,7 +21,8 @@ class Columns(NamedTuple):
         the first that is not one of times.
       time: by which the rows of a sequence are ordered; "" takes one that is called time, timestamp, date, datetime, t
         or step, None the order of the rows.
-      label: of the labels; "" takes one that is called label, class, target, tag or y, else the last of the others.
+      label: of the labels; "" takes one that is called label, class, target or tag, else y where it is no coordinate
+        behind x, else the last of the others.
       features: the inputs; none takes all other columns.
     """
 
@@ -41,8 +42,14 @@ def found_columns(table: Table, wanted: Columns) -> Columns:
     id = wanted.id or _found_id(names)
     time = found_time(table, wanted.time, but=(id, *wanted.features))
     left = [name for name in names if name not in (id, time)]
-    others = [name for name in left if name not in wanted.features] or left or names
-    label = wanted.label or next((name for name in others if name.lower() in LABEL_NAMES), others[-1])
+    others = [name for name in left if name not in wanted.features]
+    if left and not others and not wanted.label:
+        raise DataError(
+            f"{table.file} has no column of labels beside id, time and features ({', '.join(names)}): add one, or "
+            "leave the data to rnnjax.generate, which needs none"
+        )
+    others = others or names
+    label = wanted.label or _found_label(others)
     features = wanted.features or tuple(name for name in left if name != label)
     found = Columns(id, time, label, features)
     _check(table, found)
@@ -52,6 +59,13 @@ def found_columns(table: Table, wanted: Columns) -> Columns:
 def _found_id(names: Sequence[str]) -> str:
     first = next((name for name in names if name.lower() not in TIME_NAMES), names[0])
     return next((name for name in names if name.lower() in ID_NAMES), first)
+
+
+def _found_label(names: Sequence[str]) -> str:
+    lower = [name.lower() for name in names]
+    coordinate = "x" in lower and "y" not in lower[: lower.index("x")]
+    wanted = LABEL_NAMES if coordinate else (*LABEL_NAMES, "y")
+    return next((names[lower.index(name)] for name in wanted if name in lower), names[-1])
 
 
 def found_inputs(table: Table, wanted: Columns, features: Sequence[str]) -> Columns:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rnnjax.data.locate import own_path
 from rnnjax.errors import DataError, require
 
 _STEMS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
@@ -22,11 +22,9 @@ def own_files(path: str, suffixes: Sequence[str]) -> dict[str, Path]:
     Raises:
       DataError: if a file is missing, there are several for a split, or it has another suffix.
     """
-    root = Path(os.path.expanduser(path))
+    root = own_path(path)
     if root.is_dir():
         return {split: _of_split(root, stems, suffixes) for split, stems in _STEMS.items()}
-    if not root.exists():
-        raise DataError(f"{root} does not exist: give the data with --config.data.path")
     if root.suffix.lower() not in suffixes:
         raise DataError(f"{root} is no {' or '.join(suffixes)} file: convert it, or rename it if it is one")
     return {"all": root}

@@ -34,8 +34,9 @@ def read_long_form(file: Path, columns: Columns, *, every_step: bool) -> Sequenc
     """
     table = read_table(file)
     columns = found_columns(table, columns)
-    named = "%s: sequences by %r, ordered by %r, labelled by %r, features %s"
-    _log.info(named, file, columns.id, columns.time or "the file", columns.label, ", ".join(columns.features))
+    order = "in the order of the file" if columns.time is None else f"ordered by {columns.time!r}"
+    named = "%s: sequences by %r, %s, labelled by %r, features %s"
+    _log.info(named, file, columns.id, order, columns.label, ", ".join(columns.features))
     sequences, groups = _without_labels(table, columns)
     labels = _whole_labels(table, columns.label, every_step=every_step)
     if not every_step:

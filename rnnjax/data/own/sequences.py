@@ -24,6 +24,7 @@ from rnnjax.errors import DataError
 _log = logging.getLogger(__name__)
 
 UNKNOWN = -1  # the class of a label that training has not
+_MOST_SHOWN = 10  # labels in a message
 SPLITS = ("train", "validation", "test")
 
 
@@ -112,6 +113,8 @@ def load_sequences(
     if train.names != reading.scaling.names:
         trained = ", ".join(reading.scaling.names)
         raise DataError(f"{path} has the features {', '.join(train.names)}, but the model {trained}: give the same")
+    if not cuts.whole:
+        _require_known(path, train, reading)
     splits = {name: _fields(name, part, reading) for name, part in parts.items()}
     source = f"{sum(len(each.ids) for each in read.values()):,} sequences of {', '.join(train.names)} in {path}"
     name = Path(os.path.expanduser(path)).stem
@@ -140,7 +143,9 @@ def read_own_inputs(file: Path, columns: Columns, reading: Reading) -> SequenceS
         return read_inputs(file, columns, names)
     sequences = read_array_inputs(file)
     if sequences.names != names:
-        raise DataError(f"{file} has {len(sequences.names)} features, but the model reads {len(names)}: give as many")
+        raise DataError(
+            f"{file} has the features {', '.join(sequences.names)}, but the model {', '.join(names)}: give the same"
+        )
     return sequences
 
 
@@ -215,11 +220,35 @@ def _classes(train: SequenceSet) -> tuple[str, ...]:
     return tuple(sorted(found, key=int) if all(label.isdecimal() for label in found) else sorted(found))
 
 
+def _unknown(part: SequenceSet, reading: Reading) -> list[str]:
+    """Returns the labels that are none of the classes."""
+    return sorted({str(label) for label in np.unique(part.labels)} - {NO_LABEL, *reading.classes})
+
+
+def _require_known(path: str, train: SequenceSet, reading: Reading) -> None:
+    """Raises `DataError` if a model that has its classes would be trained on labels which are none of them."""
+    unknown = _unknown(train, reading)
+    if unknown:
+        raise DataError(
+            f"the training split of {path} has the labels {', '.join(unknown[:_MOST_SHOWN])}, but the model it is "
+            f"read for knows {', '.join(reading.classes[:_MOST_SHOWN])} alone: give data with these labels"
+        )
+
+
 def _fields(split: str, part: SequenceSet, reading: Reading) -> Arrays:
-    """Returns the arrays of a split."""
+    """Returns the arrays of a split.
+
+    Raises:
+      DataError: if not one label is known.
+    """
     codes = {label: code for code, label in enumerate(reading.classes)}
     labels, inverse = np.unique(part.labels, return_inverse=True)
-    unknown = [str(label) for label in labels if str(label) not in codes and label != NO_LABEL]
+    unknown = _unknown(part, reading)
+    if unknown and not set(codes) & {str(label) for label in labels}:
+        raise DataError(
+            f"{part.file} has not one label that the model knows, but {', '.join(unknown[:_MOST_SHOWN])} in place of "
+            f"{', '.join(reading.classes[:_MOST_SHOWN])}: correct the labels, or the column that they are read from"
+        )
     if unknown:
         _log.warning("the %s split has labels that training has not, which count as errors: %s", split, unknown)
     table = np.array([codes.get(str(label), UNKNOWN) for label in labels], np.int32)

@@ -188,6 +188,8 @@ def _remedy(cell: str, name: str) -> str:
         return "write the decimal point as ."
     if _is_date(cell):
         return f"if the column holds the times, give --config.data.time={name!r}"
+    if re.fullmatch(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b.*", cell):
+        return f"if the column holds the times, write them as 2024-01-31 and give --config.data.time={name!r}"
     return "correct it, leave the cell empty if it is missing, or choose columns with --config.data.features"
 
 
