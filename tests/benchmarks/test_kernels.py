@@ -17,7 +17,7 @@ from benchmarks.kernel_ready import Layer, Refused, jax_ready
 from benchmarks.kernel_rows import BASE, Row
 from rnnjax.unrolling.kernels.layout import layout
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
+pytestmark = [pytest.mark.usefixtures("compiled_quickly"), pytest.mark.thorough]
 
 SMALL = Case("LSTM", 1, 6, 3, 10, "float32")
 TIMES = timing.Spread(2e-3, 1e-3, 3e-3)

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import memory
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
+pytestmark = [pytest.mark.usefixtures("compiled_quickly"), pytest.mark.thorough]
 
 SIZES = ["--cells", "BasicRNN", "--batch", "2", "--input", "3", "--hidden", "8"]
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import time
 from benchmarks.time_model import Costs, extra_work, simulate
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
+pytestmark = [pytest.mark.usefixtures("compiled_quickly"), pytest.mark.thorough]
 
 SIZES = ["--lengths", "8", "--batches", "2", "--hidden", "4", "--seconds", "0.001"]
 

@@ -11,7 +11,7 @@ from benchmarks.training import METHODS, rnnjax_calls, torch_module, training_ca
 from rnnjax.commands import exit_code
 from rnnjax.config import OptimizerConfig, TrainConfig
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
+pytestmark = [pytest.mark.usefixtures("compiled_quickly"), pytest.mark.thorough]
 
 CASE = Case("LSTM", 1, 4, 4, 2, 5)
 CONFIG = TrainConfig(batch_size=4, optimizer=OptimizerConfig(learning_rate=0.03))

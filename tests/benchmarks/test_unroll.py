@@ -9,7 +9,7 @@ import pytest
 from benchmarks import unroll, unroll_rows
 from benchmarks.unroll_rows import Row
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
+pytestmark = [pytest.mark.usefixtures("compiled_quickly"), pytest.mark.thorough]
 
 SIZES = ["--lengths", "5", "2", "--batch", "2", "--input", "3", "--hidden", "4"]
 SMALL = [*SIZES, "--cells", "BasicRNN", "--repeats", "1"]

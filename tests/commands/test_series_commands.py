@@ -22,6 +22,7 @@ def trained_run(call, path, *arguments):
     return json.loads((path / "summary.json").read_text())["final"]
 
 
+@pytest.mark.thorough
 def test_hihello_is_learnt_and_said(call, tmp_path):
     final = trained_run(call, tmp_path / "run", "--config", "configs/hihello.py:gru")
     assert final["test"]["accuracy"] == 1

@@ -67,6 +67,7 @@ print(tune(cell, shape, methods=(), seconds=0, keep=False, gradient=False).metho
 """
 
 
+@pytest.mark.thorough
 def test_the_function_and_the_command_have_one_name():
     done = subprocess.run([sys.executable, "-W", "error", "-c", NAMES], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["True", "True main", "(Scan(unroll=1, remat_every=None),)"]

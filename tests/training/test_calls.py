@@ -75,7 +75,8 @@ STEPS_IN_CALLS = {
     "calls of 5 and 3 that grow": {"steps_per_call": 5, "call_seconds": 1e6},
 }
 
-OTHERS_FROM_THE_HOST = [fields for fields in STEPS_IN_CALLS.values() if fields != {"steps_per_call": 3}]
+MAIN = [(STEPS_IN_CALLS["single steps"], "device"), (STEPS_IN_CALLS["calls of 3, 3 and 2"], "host")]
+IN_CALLS = [(fields, feed) for fields in STEPS_IN_CALLS.values() for feed in ("device", "host")]
 
 
 @pytest.fixture
@@ -91,14 +92,7 @@ def counts(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize(
-    ("fields", "feed"),
-    [
-        *((fields, "device") for fields in STEPS_IN_CALLS.values()),
-        ({"steps_per_call": 3}, "host"),
-        *(once_more(fields, "host") for fields in OTHERS_FROM_THE_HOST),
-    ],
-)
+@pytest.mark.parametrize(("fields", "feed"), [case if case in MAIN else once_more(*case) for case in IN_CALLS])
 def test_metrics_and_checkpoints_do_not_depend_on_where_calls_end(fields, feed, unbounded, counts, tmp_path):
     run = run_training(tmp_path, config_of(data=DataConfig(feed=feed), **fields))
     assert len(counts) > 2

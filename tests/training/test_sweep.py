@@ -106,7 +106,7 @@ def test_every_run_has_events_of_its_own_with_its_hyperparameters(number, swept)
     assert told == {"seed": grid.runs[number].seed, "optimizer.learning_rate": rate}
 
 
-@pytest.mark.parametrize("number", [0, once_more(4), 5])
+@pytest.mark.parametrize("number", [0, once_more(4), once_more(5)])
 def test_every_run_is_the_one_that_training_makes(number, swept, tmp_path):
     grid, directory, results = swept
     config = grid.runs[number].config
@@ -182,7 +182,8 @@ def bucketed_task():
 
 
 @pytest.mark.parametrize(
-    ("make_task", "feed"), [(carried_task, "device"), (bucketed_task, "device"), once_more(bucketed_task, "host")]
+    ("make_task", "feed"),
+    [(carried_task, "device"), once_more(bucketed_task, "device"), once_more(bucketed_task, "host")],
 )
 def test_carries_buckets_and_feeds_of_every_run_are_those_of_training(make_task, feed, tmp_path):
     task, configs = make_task(), []
@@ -306,7 +307,9 @@ def test_a_sweep_in_a_directory_in_use_is_refused(tmp_path):
 
 
 # A group takes four calls: the first stop is within the first group, the second in its last call, the third after it.
-@pytest.mark.parametrize(("at", "complete", "trained"), [(2, 0, [5, 5, 1]), (3, 0, [5, 5, 1]), (5, 5, [5, 1, 1])])
+@pytest.mark.parametrize(
+    ("at", "complete", "trained"), [(2, 0, [5, 5, 1]), once_more(3, 0, [5, 5, 1]), (5, 5, [5, 1, 1])]
+)
 def test_a_sweep_that_is_stopped_goes_on_to_the_same_end(at, complete, trained, swept, tmp_path, monkeypatch):
     grid, uninterrupted, results = swept
     directory, writes, sizes = RunDirectory(tmp_path / "stopped"), [], []
