@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import numpy as np
 
@@ -5,11 +7,15 @@ from rnnjax.data.problems import ModularArithmetic, Parity
 from rnnjax.data.sequences import Sizes, examples_of, load_sequences
 
 SIZES = Sizes(examples=50, shortest=3, longest=9, held_out=20, test_lengths=(9, 12))
-DATA = load_sequences("parity", Parity(), SIZES, 0)
+
+
+@functools.cache
+def data():
+    return load_sequences("parity", Parity(), SIZES, 0)
 
 
 def test_a_training_example_follows_from_its_key_alone():
-    train, problem = DATA.splits["train"], ModularArithmetic()
+    train, problem = data().splits["train"], ModularArithmetic()
     whole = examples_of(problem, train["key"], train["length"], 9)
     alone = examples_of(problem, train["key"][7:8], train["length"][7:8], 9)
     for name, values in alone.items():
@@ -18,20 +24,20 @@ def test_a_training_example_follows_from_its_key_alone():
 
 def test_the_seed_decides_on_training_examples_and_nothing_else():
     same, other = (load_sequences("parity", Parity(), SIZES, seed) for seed in (0, 1))
-    assert same.checksum == DATA.checksum != other.checksum
-    assert not np.array_equal(other.splits["train"]["key"], DATA.splits["train"]["key"])
+    assert same.checksum == data().checksum != other.checksum
+    assert not np.array_equal(other.splits["train"]["key"], data().splits["train"]["key"])
     for split in ("validation", "test"):
-        for name, values in DATA.splits[split].items():
+        for name, values in data().splits[split].items():
             np.testing.assert_array_equal(other.splits[split][name], values)
 
 
 def test_training_and_validation_have_every_length_and_the_test_each_of_its_own_in_order():
-    assert set(DATA.splits["train"]["length"]) == set(DATA.splits["validation"]["length"]) == set(range(3, 10))
-    assert DATA.splits["test"]["length"].tolist() == [9] * 20 + [12] * 20
-    assert DATA.splits["validation"]["inputs"].shape == (20, 9)
-    assert DATA.splits["test"]["inputs"].shape == (40, 12)
-    last = DATA.splits["test"]["scored"].argmax(1) + 1
-    np.testing.assert_array_equal(last, DATA.splits["test"]["length"])
+    assert set(data().splits["train"]["length"]) == set(data().splits["validation"]["length"]) == set(range(3, 10))
+    assert data().splits["test"]["length"].tolist() == [9] * 20 + [12] * 20
+    assert data().splits["validation"]["inputs"].shape == (20, 9)
+    assert data().splits["test"]["inputs"].shape == (40, 12)
+    last = data().splits["test"]["scored"].argmax(1) + 1
+    np.testing.assert_array_equal(last, data().splits["test"]["length"])
 
 
 def test_no_two_examples_have_the_same_key():
