@@ -107,7 +107,7 @@ _MADE = {"epochs": 1, "cell.hidden_size": 8, "data.examples": 256, "data.held_ou
 _PIXELS = {"epochs": 1, "cell.hidden_size": 8, "batch_size": 1000, "optimizer.warmup_steps": 1}
 _TOY_FIELDS = {
     **dict.fromkeys(("parity", "cycle_navigation", "adding", "copy", "s5", "mqar"), _MADE),
-    "selective_copy": {**_MADE, "data.length": 64},
+    "selective_copy": {**_MADE, "data.length": 64, "data.test_lengths": 4096},  # at which its figure is read
     **dict.fromkeys(("mnist_pixel", "mnist_permuted"), _PIXELS),
     "mnist": {"epochs": 1, "cell.hidden_size": 8, "batch_size": 1000},
     "series": {"epochs": 1, "cell.hidden_size": 8},
