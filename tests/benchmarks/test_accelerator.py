@@ -81,7 +81,8 @@ def test_the_budget_stops_a_step_which_runs_again_the_next_time(run, monkeypatch
 
 def test_a_plan_that_is_told_to_end_ends_its_step_and_keeps_what_it_had(run, tmp_path, monkeypatch):
     def told(self, timeout=None):
-        while not (tmp_path / "one" / "results.json").exists():
+        written = tmp_path / "one" / "results.json"
+        while not (written.exists() and written.read_text()):
             time.sleep(0.01)
         monkeypatch.undo()
         raise SystemExit(143)
