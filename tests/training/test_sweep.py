@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +12,17 @@ import pytest
 from fixtures.thorough import once_more
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 from toytasks import sign
+from toytasks.grids import grid_of
 from toytasks.runs import assert_identical, data_set, line_config, params_of, scalars, summaries
 
 from rnnjax.config import DataConfig, OptimizerConfig
 from rnnjax.config_group import freeze, to_dict
-from rnnjax.errors import ConfigError, DirectoryInUse
+from rnnjax.errors import DirectoryInUse
 from rnnjax.tasks.task import Buckets, Task
 from rnnjax.training import sweep as sweeping
 from rnnjax.training import sweep_group
 from rnnjax.training.finding import find_run
-from rnnjax.training.grid import Group, Run, groups, read_grid, takes_array
+from rnnjax.training.grid import Group, Run, groups
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.lock import locked
 from rnnjax.training.loop import train
@@ -36,8 +36,6 @@ pytestmark = [
     pytest.mark.usefixtures("programs_of_alike_runs"),
 ]
 
-TOY = str(Path(__file__).parent / "toytasks" / "config.py")
-SMALL = ["--config", TOY, "--config.epochs=2", "--config.examples=24", "--config.log_every=2"]
 # All that could get lost on the way: dropout, a schedule, moments, calls that end within an epoch.
 ALL = [
     "--config.cell.kind=GRU",
@@ -47,14 +45,6 @@ ALL = [
     "--config.call_seconds=0",
 ]
 RATES = ["--config.optimizer.learning_rate=1e-2,1e-1"]
-
-
-def grid_of(*arguments, seeds=1, at_once=None):
-    return read_grid([*SMALL, *arguments], seeds, at_once)[0]
-
-
-def numbers_of(grid):
-    return [[run.number for run in group.runs] for group in groups(grid)]
 
 
 def rows_of(directory, number):
@@ -198,77 +188,6 @@ def test_carries_buckets_and_feeds_of_every_run_are_those_of_training(make_task,
         alone.claim(to_dict(config))
         train(task, config, alone)
         assert_rows_agree(rows_of(together, number), alone.metrics())
-
-
-@pytest.mark.parametrize(
-    ("fields", "name", "expected"),
-    [
-        ({}, "learning_rate", True),
-        ({"schedule": "cosine", "warmup_steps": 3}, "learning_rate", True),
-        ({"schedule": "staircase"}, "learning_rate", True),
-        ({"schedule": "linear"}, "final_fraction", True),
-        ({"schedule": "cosine"}, "final_fraction", True),
-        ({"schedule": "exponential", "final_fraction": 0.1}, "final_fraction", False),
-        ({"schedule": "staircase"}, "decay_rate", False),
-        ({"name": "sgd"}, "momentum", True),
-        ({"name": "rmsprop"}, "momentum", True),
-        ({"name": "adamw"}, "weight_decay", True),
-        ({"name": "lamb"}, "weight_decay", True),
-        ({"name": "lion"}, "weight_decay", True),
-        ({}, "clip_norm", True),
-    ],
-)
-def test_a_number_is_traced_where_the_optimiser_takes_an_array(fields, name, expected):
-    assert takes_array(OptimizerConfig(**fields), name) is expected
-
-
-def test_the_grid_is_the_cross_product_of_seeds_and_values():
-    grid = grid_of("--config.seed=7", "--config.optimizer.learning_rate=1,2", "--config.cell.kind=GRU,LSTM", seeds=2)
-    assert grid.values == {"optimizer.learning_rate": [1.0, 2.0], "cell.kind": ["GRU", "LSTM"]}
-    found = [(run.seed, run.config.optimizer.learning_rate, run.config.cell.kind) for run in grid.runs]
-    assert found == [(seed, rate, kind) for rate in (1.0, 2.0) for kind in ("GRU", "LSTM") for seed in (7, 8)]
-    assert [run.config.seed for run in grid.runs] == [run.seed for run in grid.runs]
-    assert [run.number for run in grid.runs] == list(range(8))
-
-
-@pytest.mark.parametrize(
-    ("text", "wrappers"),
-    [
-        ("dropout,learned_state;dropout;none", [("dropout", "learned_state"), ("dropout",), ()]),
-        ("dropout,learned_state", [("dropout", "learned_state")]),
-        ("dropout", [("dropout",)]),
-    ],
-)
-def test_values_that_are_lists_are_parted_by_semicolons(text, wrappers):
-    grid = grid_of(f"--config.cell.wrappers={text}")
-    assert [run.config.cell.wrappers for run in grid.runs] == wrappers
-    assert json.loads(json.dumps(grid.as_dict())) == grid.as_dict()
-
-
-@pytest.mark.parametrize("text", ["dropout;", "dropout,residual;dropout,residual"])
-def test_semicolons_without_a_value_or_with_one_twice_are_refused(text):
-    with pytest.raises(ConfigError, match=f"--config.cell.wrappers has .* '{text}'"):
-        grid_of(f"--config.cell.wrappers={text}")
-
-
-def test_runs_that_differ_in_more_than_traced_numbers_are_groups_of_their_own():
-    assert numbers_of(grid_of("--config.optimizer.learning_rate=1,2", seeds=2)) == [[0, 1, 2, 3]]
-    assert numbers_of(grid_of("--config.cell.hidden_size=4,8", seeds=2)) == [[0, 1], [2, 3]]
-    both = grid_of("--config.optimizer.learning_rate=1,2", "--config.cell.hidden_size=4,8")
-    assert numbers_of(both) == [[0, 2], [1, 3]]
-    assert numbers_of(grid_of("--config.optimizer.warmup_steps=1,2")) == [[0], [1]]
-    exponential = ["--config.optimizer.schedule=exponential", "--config.optimizer.final_fraction=0.1,0.2"]
-    assert numbers_of(grid_of(*exponential, seeds=2)) == [[0, 1], [2, 3]]
-    assert numbers_of(grid_of(seeds=5, at_once=2)) == [[0, 1], [2, 3], [4]]
-
-
-def test_values_are_traced_where_they_differ_within_a_group():
-    grid = grid_of("--config.optimizer.learning_rate=1,2", "--config.optimizer.clip_norm=3,4")
-    (group,) = groups(grid)
-    assert {name: list(values) for name, values in group.traced_values().items()} == {
-        "learning_rate": [1, 1, 2, 2],
-        "clip_norm": [3, 4, 3, 4],
-    }
 
 
 def test_seeds_whose_data_differ_share_no_program(tmp_path, monkeypatch):
