@@ -14,7 +14,7 @@ import pytest
 
 _ANNOTATIONS = ["fixtures.annotations"] if importlib.util.find_spec("beartype") else []
 
-_FIXTURES = ("commands", "fuzzing", "originals", "shared_programs", "training")
+_FIXTURES = ("checkpoints", "commands", "fuzzing", "originals", "shared_programs", "training")
 pytest_plugins = [*(f"fixtures.{name}" for name in _FIXTURES), *_ANNOTATIONS]
 
 jax.config.update("jax_num_cpu_devices", 2)
