@@ -45,6 +45,14 @@ class DataConfig(ConfigGroup):
         require(self.feed in ("device", "host"), f'data.feed must be "device" or "host", got {self.feed!r}')
 
 
+def check_held_out(validation_fraction: float, test_fraction: float) -> None:
+    """Raises `ConfigError` unless the fractions of the data that are held out leave some for training."""
+    for name, fraction in (("validation_fraction", validation_fraction), ("test_fraction", test_fraction)):
+        require(0 < fraction < 1, f"data.{name} must be between 0 and 1, got {fraction}")
+    total = validation_fraction + test_fraction
+    require(total < 1, f"data.validation_fraction and data.test_fraction must leave data, got {total:g} together")
+
+
 def _can_name_a_file(path: str | None) -> bool:
     try:
         return path is None or b"\0" not in os.fsencode(path)

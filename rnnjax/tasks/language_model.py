@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from rnnjax.cells.cell import State
-from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell
+from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell, check_held_out
 from rnnjax.data.dataset import NO_DATA, DataSet
 from rnnjax.data.lanes import evaluation_windows, training_windows
 from rnnjax.data.text import Cuts, Texts, load_embedded_text, load_own_text, load_ptb, load_tiny_shakespeare
@@ -59,10 +59,7 @@ class TextConfig(DataConfig):
         known = self.tokens in ("characters", "words")
         require(known, f'data.tokens must be "characters" or "words", got {self.tokens!r}')
         require(self.vocabulary_size >= 3, f"data.vocabulary_size must be at least 3, got {self.vocabulary_size}")
-        for name in ("validation_fraction", "test_fraction"):
-            require(0 < getattr(self, name) < 1, f"data.{name} must be between 0 and 1, got {getattr(self, name)}")
-        total = self.validation_fraction + self.test_fraction
-        require(total < 1, f"data.validation_fraction and data.test_fraction must leave text, got {total} together")
+        check_held_out(self.validation_fraction, self.test_fraction)
 
 
 @dataclasses.dataclass

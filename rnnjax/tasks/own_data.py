@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rnnjax.config import DataConfig
+from rnnjax.config import DataConfig, check_held_out
 from rnnjax.data.dataset import NO_DATA
 from rnnjax.data.own.columns import Columns
 from rnnjax.data.own.files import own_files
@@ -52,10 +52,7 @@ class OwnConfig(DataConfig):
         super().check()
         require(self.name == "own", f'data.name must be "own", got {self.name!r}')
         require(bool(self.path), "data of your own needs --config.data.path")
-        for name in ("validation_fraction", "test_fraction"):
-            require(0 < getattr(self, name) < 1, f"data.{name} must be between 0 and 1, got {getattr(self, name)}")
-        total = self.validation_fraction + self.test_fraction
-        require(total < 1, f"data.validation_fraction and data.test_fraction must leave data, got {total:g} together")
+        check_held_out(self.validation_fraction, self.test_fraction)
 
 
 @dataclasses.dataclass

@@ -291,7 +291,7 @@ def test_word_variants_are_those_of_the_source(
         ({}, {"tokens": "bytes"}, "data.tokens must be .*got 'bytes'"),
         ({}, {"vocabulary_size": 2}, "data.vocabulary_size must be at least 3, got 2"),
         ({}, {"validation_fraction": 0.0}, "data.validation_fraction must be between 0 and 1, got 0.0"),
-        ({}, {"validation_fraction": 0.6, "test_fraction": 0.4}, "must leave text, got 1.0 together"),
+        ({}, {"validation_fraction": 0.6, "test_fraction": 0.4}, "must leave data, got 1 together"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(fields, data, message):
