@@ -13,6 +13,8 @@ from typing import Any, ParamSpec
 import numpy as np
 from jaxtyping import Shaped
 
+from rnnjax.metric_names import numbers, of_task
+
 P = ParamSpec("P")
 
 _log = logging.getLogger(__name__)
@@ -24,9 +26,6 @@ _LABELS = {
     "mse": "mean squared error",
     "perplexity": "perplexity (a token)",
 }
-
-_NOT_DRAWN = ("learning_rate", "gradient_norm", "update_norm")  # of the optimiser; TensorBoard has them
-
 _TITLE, _GAP = 6, 4  # pixels above and beside each image of a sheet
 
 
@@ -55,9 +54,9 @@ def plot_curves(rows: Sequence[dict[str, Any]], directory: Path) -> None:
     """Plots the metrics of `metrics.jsonl` against the step: a plot for each metric, with a line for each split.
 
     A split that has one value of a metric, such as a score of the test split, is a level; a metric without a split
-    that has more gets no plot.
+    that has more gets no plot, nor does what is of the optimiser, which sinks have.
     """
-    for name in sorted({name for row in rows for name in row} - {"step", "epoch", "split", *_NOT_DRAWN}):
+    for name in sorted({name for row in rows for name in of_task(numbers(row))}):
         splits = dict.fromkeys(row["split"] for row in rows if name in row)
         points = {
             split: [(row["step"], row[name]) for row in rows if row["split"] == split and name in row]

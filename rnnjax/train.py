@@ -20,6 +20,7 @@ from rnnjax.cache import keep_compilations
 from rnnjax.commands import HELP, data_named_by, end, exit_code, help_of_config, require_packages, resumable
 from rnnjax.config import TrainConfig
 from rnnjax.errors import require
+from rnnjax.metric_names import numbers, of_task
 
 if TYPE_CHECKING:
     from rnnjax.training.ancestor import Parent
@@ -96,7 +97,7 @@ def report(summary: dict[str, Any]) -> str:
     """Returns the summary in a few lines."""
     final, device = summary["final"], summary["device"]
     lines = [
-        f"{split:<11}" + "  ".join(f"{name} {final[split][name]:.4f}" for name in final[split] if name not in _PLACE)
+        f"{split:<11}" + "  ".join(f"{name} {value:.4f}" for name, value in of_task(numbers(final[split])).items())
         for split in ("train", "validation", "test")
         if split in final
     ]
@@ -106,8 +107,6 @@ def report(summary: dict[str, Any]) -> str:
     )
     return "\n".join(lines)
 
-
-_PLACE = ("step", "epoch", "split", "learning_rate", "gradient_norm", "update_norm")
 
 if __name__ == "__main__":
     end(exit_code(main, sys.argv[1:]))

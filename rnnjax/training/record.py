@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float
 
 from rnnjax.errors import TrainingError
+from rnnjax.metric_names import OF_OPTIMIZER, of_task
 from rnnjax.tasks.task import Task
 from rnnjax.training.checkpoint import Checkpoints, Unfinished
 from rnnjax.training.histograms import append_histograms, histogram_row
 from rnnjax.training.log_window import LogWindow, Metrics, steps_in
 from rnnjax.training.progress import Progress
 from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.sinks.sink import PLACE, Sinks
+from rnnjax.training.sinks.sink import Sinks
 from rnnjax.training.state import as_items
-from rnnjax.training.step import OF_OPTIMIZER
-
-T = TypeVar("T")
 
 
 class CallResults(NamedTuple):
@@ -153,16 +151,6 @@ def training_rows(metrics: Metrics, step: int, epoch: int, log_every: int) -> li
 def means(values: Mapping[str, Any]) -> dict[str, float]:
     """Returns the means as Python numbers."""
     return {name: float(np.mean(value)) for name, value in values.items()}
-
-
-def numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the metrics of a line of `metrics.jsonl`, without its step, epoch and split."""
-    return {name: value for name, value in row.items() if name not in PLACE}
-
-
-def of_task(metrics: Mapping[str, T]) -> dict[str, T]:
-    """Returns the metrics of the task, without what a step tells of the optimiser."""
-    return {name: value for name, value in metrics.items() if name not in OF_OPTIMIZER}
 
 
 def finite_of_optimizer(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,9 +60,6 @@ def train_step(
     return TrainState(state.step + 1, params, opt_state, carry, state.key), metrics
 
 
-OF_OPTIMIZER = ("learning_rate", "gradient_norm", "update_norm")
-
-
 def of_optimizer(
     optimizer: optax.GradientTransformation, state: TrainState, gradients: Any, updates: Any
 ) -> dict[str, Float[Array, ""]]:

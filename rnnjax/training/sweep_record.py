@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from rnnjax.metric_names import of_task
 from rnnjax.tasks.task import Task
 from rnnjax.training.calls import TrainingSchedule
 from rnnjax.training.checkpoint import Checkpoints, Unfinished
@@ -21,7 +22,6 @@ from rnnjax.training.record import (
     finite_of_optimizer,
     finite_steps,
     means,
-    of_task,
     training_rows,
 )
 from rnnjax.training.run_directory import RunDirectory

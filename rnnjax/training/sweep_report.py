@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from rnnjax.metric_names import numbers
 from rnnjax.plots import axis_label, drawing, new_figure, save_figure, spans_decades
-from rnnjax.training.record import numbers
 
 Spread = dict[str, dict[str, float]]  # for each metric, its mean and its standard deviation over the seeds
 

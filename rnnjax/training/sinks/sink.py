@@ -9,10 +9,9 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from rnnjax.errors import first_line
+from rnnjax.metric_names import numbers
 
 _log = logging.getLogger(__name__)
-
-PLACE = ("run", "step", "epoch", "split")  # what a line has besides its values
 
 Row = dict[str, Any]
 
@@ -106,8 +105,7 @@ class Sinks:
 
 def scalars(row: Row) -> dict[str, float]:
     """Returns the numbers of a line, by ``split/name``."""
-    values = {name: value for name, value in row.items() if name not in PLACE}
-    return {f"{row['split']}/{name}": value for name, value in values.items() if not isinstance(value, Mapping)}
+    return {f"{row['split']}/{name}": value for name, value in numbers(row).items() if not isinstance(value, Mapping)}
 
 
 def histograms(row: Row) -> dict[str, Mapping[str, Sequence[float]]]:
