@@ -1,20 +1,29 @@
-"""The mesh of devices that a run uses."""
+"""The mesh of devices that runs use, and how arrays are placed on it.
+
+Every mesh has the same four axes: the runs that are trained together, the parts of a batch, the layers of a stack, and
+the parts of the time. Along most of them there is one device.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree, Shaped
 
 from rnnjax.backend import device_takes_all_cores
 from rnnjax.errors import ConfigError
 from rnnjax.whole_numbers import whole_number
 
-BATCH, LAYERS, TIME = "batch", "layers", "time"
+RUNS, BATCH, LAYERS, TIME = "runs", "batch", "layers", "time"
+EVERYWHERE = PartitionSpec()
 _SMALLEST_SHARE = 32  # examples; with fewer, a CPU core waits for the others longer than it computes
 
 
@@ -52,7 +61,7 @@ def device_counts(choice: str, batch_size: int, layers: str = "1", time: str = "
 
 
 def batch_mesh(choice: str, batch_size: int, layers: str = "1", time: str = "1") -> Mesh:
-    """Returns a mesh with an axis to split batches over, and a second one for layers, or for time, if that is split.
+    """Returns a mesh for one run, whose batches are split over devices, and its layers, or its time, if that is asked.
 
     It has the first devices of every process, the same number of each.
 
@@ -64,17 +73,26 @@ def batch_mesh(choice: str, batch_size: int, layers: str = "1", time: str = "1")
     Raises:
       ConfigError: if there are not enough devices, or their number cannot be divided evenly among the processes.
     """
-    devices = jax.devices()
-    count, depth = device_counts(choice, batch_size, layers, time)[0], max(_depth(layers), _depth(time))
-    second = TIME if _depth(time) > 1 else LAYERS
+    devices, depths = jax.devices(), {LAYERS: _depth(layers), TIME: _depth(time)}
+    count, depth = device_counts(choice, batch_size, layers, time)[0], max(depths.values())
     if count * depth > len(devices):
         request = f"parallel.batch asks for {count}"
         if depth > 1:
-            request = f"parallel.batch and parallel.{second} ask for {count} x {depth}"
+            request = f"parallel.batch and parallel.{max(depths, key=depths.__getitem__)} ask for {count} x {depth}"
         raise ConfigError(f"{request} devices, but there are {len(devices)} ({devices[0].device_kind})")
-    shape, names = ((count,), (BATCH,)) if depth == 1 else ((count, depth), (BATCH, second))
-    chosen = _of_every_process(devices, count * depth)
-    return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(names), devices=chosen)
+    return _mesh(_of_every_process(devices, count * depth), {BATCH: count, **depths})
+
+
+def runs_mesh(runs: int) -> Mesh:
+    """Returns a mesh for many runs, each of them whole on one device: this process's devices, at most one per run."""
+    devices = jax.local_devices()[:runs]
+    return _mesh(devices, {RUNS: len(devices)})
+
+
+def _mesh(devices: Sequence[Any], sizes: Mapping[str, int]) -> Mesh:
+    names = (RUNS, BATCH, LAYERS, TIME)
+    shape = [sizes.get(name, 1) for name in names]
+    return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(names), devices=devices)
 
 
 def _of_every_process(devices: Sequence[Any], count: int) -> list[Any]:
@@ -98,6 +116,32 @@ def filled_batch(mesh: Mesh, batch_size: int) -> int:
     """Returns the size of a batch that is padded until it divides evenly over the devices of the mesh."""
     devices = mesh.shape[BATCH]
     return math.ceil(batch_size / devices) * devices
+
+
+def place(
+    mesh: Mesh, spec: PartitionSpec, tree: PyTree[Shaped[Array | np.ndarray, "..."]]
+) -> PyTree[Shaped[Array, "..."]]:
+    """Returns a pytree of arrays on the devices of a mesh; each process places the parts of its own devices.
+
+    Args:
+      mesh: the devices.
+      spec: how every array is split.
+      tree: the pytree, equal in all processes.
+    """
+    sharding = NamedSharding(mesh, spec)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(functools.partial(_place_parts, sharding), tree)
+
+
+def _place_parts(sharding: NamedSharding, leaf: Any) -> Array:
+    # NumPy has no keys: their data is placed, and made keys again.
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(
+            _place_parts(sharding, jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf)
+        )
+    values = np.asarray(leaf)
+    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
 
 def _depth(number: str) -> int:

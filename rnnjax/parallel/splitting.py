@@ -1,4 +1,4 @@
-"""How what a step unrolls is split over the devices along a mesh's second axis: a stack's layers, or its time."""
+"""How what a step unrolls is split over the devices along a mesh's axis of layers, or of time."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Function = Callable[..., Any]
 
 
 def splitting(function: Function, mesh: Mesh) -> Function:
-    """Returns a function, to be mapped over a mesh, whose cells are unrolled over the devices of its second axis.
+    """Returns a function, to be mapped over a mesh, whose cells are unrolled over the devices that split them.
 
-    Along an axis `layers`, every `Stack` is split that has a layer for each device; other cells are unrolled on every
-    device alike. Along an axis `time`, every cell is split. If the mesh has neither axis, or only one device along it,
-    the function is returned unchanged.
+    Along the axis of layers, every `Stack` is split that has a layer for each device; other cells are unrolled on every
+    device alike. Along the axis of time, every cell is split. If there is one device along both, the function is
+    returned unchanged.
 
     Raises:
       ConfigError: when the function is traced, if nothing that it unrolls can be split, or something cannot over time.

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from jax.sharding import Mesh
-
 from rnnjax.config import OptimizerConfig, TrainConfig
 from rnnjax.config_group import freeze
 from rnnjax.data.dataset import NO_DATA
@@ -24,8 +22,8 @@ from rnnjax.training.choice import Choice
 from rnnjax.training.evaluation import run_config
 from rnnjax.training.finding import find_run
 from rnnjax.training.histograms import take_histograms
-from rnnjax.training.loop import open_checkpoints
 from rnnjax.training.model_file import ModelFile, leaves_by_path, shapes
+from rnnjax.training.run_checkpoints import open_checkpoints
 from rnnjax.training.run_directory import RunDirectory, config_digest
 from rnnjax.training.state import TrainState, as_items, from_items
 from rnnjax.training.summary import is_summary
@@ -209,14 +207,13 @@ class Ancestor:
             )
 
     def begin(
-        self, task: Task, config: TrainConfig, mesh: Mesh, state: TrainState, run: RunDirectory, own: Checkpoints
+        self, task: Task, config: TrainConfig, state: TrainState, run: RunDirectory, own: Checkpoints
     ) -> tuple[int, TrainState]:
         """Writes what a new run begins with into its directory, so that it needs this one no more.
 
         Args:
           task: of the new run.
           config: of the new run.
-          mesh: the devices.
           state: the fresh state of the new run, on the devices.
           run: the directory of the new run.
           own: its checkpoints, of which there are none yet.

@@ -1,112 +1,32 @@
-"""Orders of examples in batches, and how batches reach the devices."""
+"""Orders of examples in batches."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, PyTree, Shaped
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
 
-from rnnjax.data.dataset import Arrays
 from rnnjax.errors import require
-from rnnjax.parallel.mesh import BATCH, filled_batch
+from rnnjax.parallel.mesh import filled_batch
 from rnnjax.tasks.task import Batch, Buckets, Task
-
-EVERYWHERE = PartitionSpec()
-STEPS = PartitionSpec(None, BATCH)  # [steps, batch, ...]
 
 
 class Order(NamedTuple):
     """The examples of some batches, and if there are buckets, the bucket of each batch.
 
-    For many runs at once, both have a leading axis of runs.
+    Every run that is trained has batches of its own; those of an evaluation are the same for all runs, and have no axis
+    of runs.
     """
 
     rows: Int[Array | np.ndarray, "*runs steps B"]
     bucket: Int[Array | np.ndarray, "*runs steps"] | None
-
-    def part(self, first: int, count: int) -> Order:
-        """Returns `count` batches, from batch `first` on."""
-        return jax.tree.map(lambda leaf: leaf[first : first + count], self)
-
-
-class Feed(NamedTuple):
-    """How batches reach a training step.
-
-    Attributes:
-      resident: arrays that stay on the devices.
-      batches: ``batches(order)`` returns what a call takes in addition, each array ``[steps, B, ...]``.
-      fetch: ``fetch(resident, item)`` returns one batch, on the device, where `item` is one step's part of `batches`.
-      whole: whether `batches` is to be given the order of a whole epoch, of which a call then uses a part.
-    """
-
-    resident: Any
-    batches: Callable[[Order], Any]
-    fetch: Callable[[Any, Any], Batch]
-    whole: bool = False
-
-
-def place(
-    mesh: Mesh, spec: PartitionSpec, tree: PyTree[Shaped[Array | np.ndarray, "..."]]
-) -> PyTree[Shaped[Array, "..."]]:
-    """Returns a pytree of arrays on the devices of a mesh; each process places the parts of its own devices.
-
-    Args:
-      mesh: the devices.
-      spec: how every array is split.
-      tree: the pytree, equal in all processes.
-    """
-    sharding = NamedSharding(mesh, spec)
-    if jax.process_count() == 1:
-        return jax.device_put(tree, sharding)
-    return jax.tree.map(functools.partial(_place_parts, sharding), tree)
-
-
-def _place_parts(sharding: NamedSharding, leaf: Any) -> Array:
-    # NumPy has no keys: their data is placed, and made keys again.
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(
-            _place_parts(sharding, jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf)
-        )
-    values = np.asarray(leaf)
-    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
-
-
-def device_feed(mesh: Mesh, split: Arrays) -> Feed:
-    """Returns a feed that keeps the whole split on every device, where each batch is gathered."""
-
-    def fetch(resident: Any, rows: Array) -> Batch:
-        return jax.tree.map(lambda values: values[rows], resident)
-
-    return Feed(place(mesh, EVERYWHERE, dict(split)), lambda order: place(mesh, STEPS, order.rows), fetch, whole=True)
-
-
-def host_feed(mesh: Mesh, split: Arrays) -> Feed:
-    """Returns a feed that gathers batches on the host, and sends them while the devices compute earlier ones.
-
-    Each process gathers the examples of its own devices.
-    """
-    sharding = NamedSharding(mesh, STEPS)
-
-    def batches(order: Order) -> Any:
-        rows = np.asarray(order.rows)
-
-        def gathered(values: np.ndarray) -> Array:
-            def shard(index: Any) -> np.ndarray:
-                # A shard is a part of the steps and of the batch, and has all of the other axes.
-                return values[rows[index[:2]]]
-
-            return jax.make_array_from_callback(rows.shape + values.shape[1:], sharding, shard)
-
-        return {name: gathered(values) for name, values in split.items()}
-
-    return Feed((), batches, lambda resident, batch: batch)
 
 
 def epoch_steps(task: Task, batch_size: int) -> int:
@@ -130,8 +50,8 @@ def example_groups(task: Task, split: str) -> list[Int[np.ndarray, " n"]]:
     return [np.flatnonzero(task.buckets.of[split] == bucket) for bucket in range(len(task.buckets.widths))]
 
 
-def epoch_orders(mesh: Mesh, task: Task, seed: int, batch_size: int) -> Callable[[int], Order]:
-    """Returns a function from the epoch to its batches, which are shuffled unless the task is ordered.
+def epoch_orders(mesh: Mesh, task: Task, seeds: Sequence[int], batch_size: int) -> Callable[[int], Order]:
+    """Returns a function from the epoch to the batches of every run, shuffled unless the task is ordered.
 
     Examples that do not fill a batch are left out. Batches are padded to divide over the devices; `batch_weights` gives
     the padding weight zero.
@@ -139,21 +59,19 @@ def epoch_orders(mesh: Mesh, task: Task, seed: int, batch_size: int) -> Callable
     Args:
       mesh: the devices.
       task: the task.
-      seed: of the run.
+      seeds: of every run; a run has the same batches whichever others there are.
       batch_size: examples in a batch.
     """
     groups = example_groups(task, "train")
     padding = filled_batch(mesh, batch_size) - batch_size
-    run_key = jax.random.fold_in(jax.random.key(seed), 1)
 
     def full_batches(rows: Array) -> Array:
         rows = rows[: len(rows) // batch_size * batch_size].reshape(-1, batch_size)
         # [steps, B], filled up with examples that `batch_weights` does not count.
         return jnp.pad(rows, ((0, 0), (0, padding)), mode="edge") if padding else rows
 
-    @jax.jit
-    def batches(epoch: Array) -> Order:
-        key = jax.random.fold_in(run_key, epoch)
+    def of_run(seed: Array, epoch: Array) -> Order:
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), epoch)
         if task.ordered:
             return Order(full_batches(jnp.asarray(groups[0])), None)
         if task.buckets is None:
@@ -166,12 +84,13 @@ def epoch_orders(mesh: Mesh, task: Task, seed: int, batch_size: int) -> Callable
         mixed = jax.random.permutation(keys[-1], len(bucket))
         return Order(jnp.concatenate(rows)[mixed], jnp.asarray(bucket)[mixed])
 
-    # The same object for all calls of an epoch, as `CallInputs` expects.
-    @functools.lru_cache(1)
-    def order(epoch: int) -> Order:
-        return batches(epoch)
+    @jax.jit
+    def of_runs(seeds: Array, epoch: Array) -> Order:
+        return jax.lax.map(lambda seed: of_run(seed, epoch), seeds)
 
-    return order
+    seed_array = np.array(seeds, np.uint32)
+    # The same object for all calls of an epoch, as `CallInputs` expects.
+    return functools.lru_cache(1)(lambda epoch: of_runs(seed_array, epoch))
 
 
 def batch_weights(mesh: Mesh, batch_size: int) -> Float[np.ndarray, " B"]:

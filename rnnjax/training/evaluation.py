@@ -15,11 +15,10 @@ from rnnjax.parallel.mesh import batch_mesh
 from rnnjax.tasks import build_task, open_task, task_module
 from rnnjax.tasks.task import Kept, Task
 from rnnjax.training.finding import find_run
-from rnnjax.training.loop import open_checkpoints
 from rnnjax.training.model_file import shapes
-from rnnjax.training.record import means
+from rnnjax.training.run_checkpoints import open_checkpoints
 from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.split_evaluation import evaluator, scores
+from rnnjax.training.split_evaluation import Evaluator, scores
 from rnnjax.training.trust import require_trust
 from rnnjax.unrolling.auto import using
 from rnnjax.unrolling.known import Methods
@@ -47,10 +46,9 @@ def evaluate_run(
     mesh = batch_mesh("auto", config.batch_size)  # the devices here need not be those of the training
     step, params = restore_params(run, task, checkpoint, NamedSharding(mesh, PartitionSpec()))
     resident = config.data.feed == "device"
-    evaluate = evaluator(task, mesh, split, config.batch_size, resident=resident, map=config.parallel.map)
+    evaluate = Evaluator(task, mesh, split, config.batch_size, resident=resident, map=config.parallel.map)
     with using(methods_of_run(run)):
-        metrics = means(evaluate(params))
-        metrics = task.complete(metrics) | scores(task, params, split)
+        metrics = task.complete(evaluate.of_only_run(params)) | scores(task, params, split)
     return {"step": step, "checkpoint": checkpoint, "split": split, **metrics, "data": task.data.source}
 
 

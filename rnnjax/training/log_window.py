@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-Metrics = Mapping[str, Float[np.ndarray, "*runs steps"]]  # by name, of each step
+Metrics = Mapping[str, Float[np.ndarray, "runs steps"]]  # by name, of each step
 
 
 class LogWindow:
@@ -20,15 +20,19 @@ class LogWindow:
     Args:
       epoch_steps: steps in an epoch.
       log_every: steps in a line.
-      pending: what `as_json` returned when the run was stopped.
+      pending: what `as_json` returned when the runs were stopped.
+
+    Attributes:
+      log_every: steps in a line.
     """
 
     def __init__(self, epoch_steps: int, log_every: int, pending: Mapping[str, list] | None = None):
-        self._epoch_steps, self._log_every = epoch_steps, log_every
-        self._pending = {name: np.array(values, np.float32) for name, values in (pending or {}).items()}
+        self._epoch_steps, self.log_every = epoch_steps, log_every
+        # A run by itself had no axis of runs once.
+        self._pending = {name: np.atleast_2d(np.array(values, np.float32)) for name, values in (pending or {}).items()}
 
     def take_complete(self, metrics: Metrics, step: int) -> tuple[Metrics, int]:
-        """Adds the metrics of new steps, and removes those of complete lines.
+        """Adds the metrics ``[runs, steps]`` of new steps, and removes those of complete lines.
 
         Args:
           metrics: of each new step.
@@ -40,7 +44,7 @@ class LogWindow:
         if self._pending:
             metrics = {name: np.concatenate([self._pending[name], new], -1) for name, new in metrics.items()}
         count = steps_in(metrics)
-        pending = 0 if step % self._epoch_steps == 0 else count % self._log_every
+        pending = 0 if step % self._epoch_steps == 0 else count % self.log_every
         complete = count - pending
         self._pending = {name: values[..., complete:] for name, values in metrics.items()} if pending else {}
         return {name: values[..., :complete] for name, values in metrics.items()}, step - pending

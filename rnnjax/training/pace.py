@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
+
+import jax
+
+from rnnjax.parallel.distributed import maximum_over_processes
 
 _GROWTH = 8  # of a call over the longest one measured: not all steps take the same time
 
@@ -33,3 +38,12 @@ class Pace(NamedTuple):
     def after(self, count: int, seconds: float) -> Pace:
         """Returns the pace after a call of `count` steps that took `seconds`."""
         return Pace(self.bound, seconds / count, max(self.longest, count))
+
+
+def longest_of_processes(seconds: float) -> float:
+    """Returns the largest number of seconds of any process of the run, in microseconds; all must call this."""
+    if jax.process_count() == 1:
+        return seconds
+    # Whole numbers of 32 bits, since that is what processes exchange.
+    microseconds = min(math.ceil(1e6 * seconds), 2**31 - 1)
+    return (maximum_over_processes(microseconds) or 0) / 1e6

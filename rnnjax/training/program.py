@@ -1,46 +1,33 @@
-"""The compiled training steps of a run, many in one call."""
+"""Training steps of runs that are trained together, many in one compiled call; a run by itself is one of them."""
 
 from __future__ import annotations
 
-import math
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from rnnjax.backend import waits_for_calls
+from rnnjax.backend import runs_in_turn, waits_for_calls
 from rnnjax.memory import program_that_fits
-from rnnjax.parallel.distributed import maximum_over_processes
 from rnnjax.parallel.mapping import map_over_devices
-from rnnjax.parallel.mesh import BATCH
+from rnnjax.parallel.mesh import BATCH, EVERYWHERE, place
 from rnnjax.parallel.splitting import splitting
 from rnnjax.tasks.task import Task
-from rnnjax.training.batches import (
-    EVERYWHERE,
-    STEPS,
-    Feed,
-    Order,
-    batch_weights,
-    by_bucket,
-    place,
-)
-from rnnjax.training.state import TrainState
+from rnnjax.training.batches import Order, batch_weights, by_bucket
+from rnnjax.training.feeds import EACH_RUN, STEPS_OF_EACH, CallInputs, Feed
+from rnnjax.training.state import STATES, TrainState
 from rnnjax.training.step import train_step
-from rnnjax.training.stepping import best_sent, some_steps, window
+from rnnjax.unrolling.varying import vary
 
-SPLIT = PartitionSpec(BATCH)
-_SPECS: Any = (EVERYWHERE, EVERYWHERE, EVERYWHERE, SPLIT, EVERYWHERE)
-STATE = TrainState(*_SPECS)
-
-
-def place_state(mesh: Mesh, state: TrainState) -> TrainState:
-    """Returns the state on the devices: the carry is split like the batch, everything else is replicated."""
-    return jax.tree.map(lambda spec, part: place(mesh, spec, part), STATE, state)
+Traced = Mapping[str, Float[Array | np.ndarray, " runs"]]  # values of the optimiser's fields that differ between runs
+Count = int | Int[Array, ""]  # of steps; a Python int is compiled into the program
 
 
 def settle(results: Any) -> Any:
@@ -48,24 +35,16 @@ def settle(results: Any) -> Any:
     return jax.block_until_ready(results) if waits_for_calls() else results
 
 
-def longest_of_processes(seconds: float) -> float:
-    """Returns the largest number of seconds of any process of the run, in microseconds; all must call this."""
-    if jax.process_count() == 1:
-        return seconds
-    # Whole numbers of 32 bits, since that is what processes exchange.
-    microseconds = min(math.ceil(1e6 * seconds), 2**31 - 1)
-    return (maximum_over_processes(microseconds) or 0) / 1e6
-
-
 class TrainProgram:
-    """Training steps compiled to one call, which takes any number of them.
+    """Training steps of every run compiled to one call, which takes any number of them.
 
     Args:
-      task: the task.
-      optimizer: updates the parameters.
+      task: the task of all runs.
+      optimizer: returns a run's optimiser from its values of the traced fields.
       mesh: the devices.
       feed: how batches reach them.
       batch_size: examples in a batch.
+      traced: for every run, those for padding included, the values of the fields of the optimiser that differ.
       map: "shard_map" or "pmap".
       most: most steps in a call; None for as many as the order has batches.
       known: whether the number of steps is compiled into the program, so that there is a program for each number.
@@ -79,32 +58,41 @@ class TrainProgram:
     def __init__(
         self,
         task: Task,
-        optimizer: optax.GradientTransformation,
+        optimizer: Callable[[Traced], optax.GradientTransformation],
         mesh: Mesh,
         feed: Feed,
         batch_size: int,
-        map: str = "shard_map",
         *,
+        traced: Traced | None = None,
+        map: str = "shard_map",
         most: int | None = None,
         known: bool = False,
     ):
         self.compile_seconds = self.input_seconds = self.ready = 0.0
         self._mesh, self._most, self._known = mesh, most, known
-        self._inputs = CallInputs(mesh, feed, EVERYWHERE)
-        self._weight = place(mesh, SPLIT, batch_weights(mesh, batch_size))
+        self._inputs = CallInputs(mesh, feed)
+        self._traced = place(mesh, EACH_RUN, dict(traced or {}))
+        self._weight = place(mesh, PartitionSpec(BATCH), batch_weights(mesh, batch_size))
         self._programs: dict[Any, Callable] = {}
 
-        def steps(state: TrainState, resident: Any, batches: Any, bucket: Any, weight: Any, *numbers: Any) -> Any:
-            step_of_batch = by_bucket(
-                task.buckets, lambda state, batch: train_step(task, optimizer, BATCH, state, batch, weight)
-            )
-
-            def step(state: TrainState, item: Any) -> Any:
-                batch, bucket = item
-                return step_of_batch(state, feed.fetch(resident, batch), bucket)
-
+        def steps(
+            states: TrainState, traced: Traced, resident: Any, batches: Any, bucket: Any, weight: Any, *numbers: Any
+        ) -> Any:
             first, count, most = numbers
-            return some_steps(step, state, (batches, bucket), first, count, most)
+
+            def of_run(state: TrainState, traced: Traced, batches: Any, bucket: Any) -> Any:
+                run_optimizer = optimizer(traced)
+                step_of_batch = by_bucket(
+                    task.buckets, lambda state, batch: train_step(task, run_optimizer, BATCH, state, batch, weight)
+                )
+
+                def step(state: TrainState, item: Any) -> Any:
+                    batch, bucket = item
+                    return step_of_batch(state, feed.fetch(resident, batch), bucket)
+
+                return some_steps(step, state, (batches, bucket), first, count, most)
+
+            return each_run(task, of_run)(states, traced, batches, bucket)
 
         def compile_for(most: int, known_count: int | None, arguments: Any) -> Callable:
             def call(*arguments: Any) -> Any:
@@ -113,32 +101,32 @@ class TrainProgram:
 
             # `first`, and `count` unless it is a constant of the program.
             numbers = [EVERYWHERE] * (1 if known else 2)
-            in_specs = (STATE, EVERYWHERE, STEPS, EVERYWHERE, SPLIT, *numbers)
+            in_specs = (STATES, EACH_RUN, EVERYWHERE, STEPS_OF_EACH, EACH_RUN, PartitionSpec(BATCH), *numbers)
             function = splitting(call, mesh)
-            return map_over_devices(function, mesh, in_specs, (STATE, EVERYWHERE), map=map, donate=[0])(*arguments)
+            return map_over_devices(function, mesh, in_specs, (STATES, EACH_RUN), map=map, donate=[0])(*arguments)
 
         self._compile = compile_for
 
     def __call__(
-        self, state: TrainState, order: Order, first: int = 0, count: int | None = None
-    ) -> tuple[TrainState, dict[str, Float[Array, " most"]]]:
-        """Takes `count` steps, and returns before the devices have computed them.
+        self, states: TrainState, order: Order, first: int = 0, count: int | None = None
+    ) -> tuple[TrainState, dict[str, Float[Array, "runs most"]]]:
+        """Takes `count` steps of every run, and returns before the devices have computed them.
 
         Args:
-          state: the state to begin with; it is donated, and cannot be used again.
-          order: batches, of which each step takes one.
+          states: of all runs; they are donated, and cannot be used again.
+          order: batches of all runs, of which each step takes one a run.
           first: number of the first step's batch.
           count: number of steps; None takes all batches of the order.
 
         Returns:
-          the state after the last step, and the metrics of each step, zeros from `count` on.
+          the states after the last step, and the metrics of each step, zeros from `count` on.
         """
-        count = len(order.rows) if count is None else count
-        most = self._most or len(order.rows)
+        batches_in_order = order.rows.shape[1]
+        most, count = self._most or batches_in_order, int(batches_in_order if count is None else count)
         started = time.perf_counter()
         resident, batches, bucket, first = self._inputs(order, first, count, most)
         numbers = (np.int32(first),) if self._known else (np.int32(first), np.int32(count))
-        arguments = (state, resident, batches, bucket, self._weight, *numbers)
+        arguments = (states, self._traced, resident, batches, bucket, self._weight, *numbers)
         self.input_seconds += time.perf_counter() - started
         known_count = count if self._known else None
         # Of what a program is compiled for; shapes of everything else stay the same in a run.
@@ -157,51 +145,59 @@ class TrainProgram:
         return self._inputs.best_count(count, self._most or count)
 
 
-class CallInputs:
-    """Places on the devices what a call reads besides the state.
+def each_run(task: Task, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Maps a function of one run over the runs of a device: all at once, or one after another where that is faster.
 
-    Args:
-      mesh: the devices.
-      feed: how batches reach them.
-      bucket_spec: how the buckets of batches are placed.
-      axis: the axis of the steps in an order.
-
-    Attributes:
-      size: number of batches that were placed last.
+    One after another is faster on a CPU, where XLA is slow at batched products of small matrices, and with buckets,
+    since runs computed at once would each be computed for every bucket. A single run is not mapped.
     """
 
-    def __init__(self, mesh: Mesh, feed: Feed, bucket_spec: PartitionSpec, axis: int = 0):
-        self._mesh, self._feed, self._bucket_spec, self._axis = mesh, feed, bucket_spec, axis
-        self._order: Order | None = None
-        self._placed: tuple[Any, ...] = ()
-        self.size = 0
+    def of_runs(*stacked: Any) -> Any:
+        if len(jax.tree.leaves(stacked)[0]) == 1:
+            results = function(*jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), stacked))
+            return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), results)
+        if runs_in_turn() or task.buckets is not None:
+            return jax.lax.map(lambda run: function(*run), stacked)
+        return jax.vmap(function)(*stacked)
 
-    def __call__(self, order: Order, first: int, count: int, most: int) -> tuple[Any, Any, Any, int]:
-        """Returns the inputs of a call.
+    return of_runs
 
-        Args:
-          order: batches.
-          first: number of the call's first batch.
-          count: number of steps of the call.
-          most: number that `count` never exceeds.
 
-        Returns:
-          the feed's resident arrays, batches, the bucket of each, and the number of the call's first batch in these.
-        """
-        if not self._feed.whole:
-            batches, bucket = self._place(window(order, first, count, most, self._axis))
-            # 0, since what was sent begins with the call's first batch.
-            return self._feed.resident, batches, bucket, 0
-        # By identity: `epoch_orders` returns one object for an epoch, which is then placed once for all of its calls.
-        if order is not self._order:
-            self._order, self._placed = order, self._place(order)
-        batches, bucket = self._placed
-        return self._feed.resident, batches, bucket, first
+def some_steps(
+    step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, items: Any, first: Count, count: Count, most: int
+) -> tuple[Any, Any]:
+    """Does what `jax.lax.scan` does over ``items[first : first + count]``.
 
-    def _place(self, order: Order) -> tuple[Any, Any]:
-        self.size = order.rows.shape[self._axis]
-        return self._feed.batches(order), place(self._mesh, self._bucket_spec, order.bucket)
+    One program serves all calls, and computes a step in the same way in all of them, so that results do not depend on
+    where one call ends and the next begins.
 
-    def best_count(self, count: int, most: int) -> int:
-        """Returns how many of the next `count` steps a call of at most `most` should take."""
-        return count if self._feed.whole else best_sent(count, most)
+    Args:
+      step: ``step(carry, item) -> (carry, output)``.
+      carry: before the first step.
+      items: a pytree of arrays ``[N, ...]``.
+      first: number of the first item.
+      count: number of steps.
+      most: number that `count` never exceeds.
+
+    Returns:
+      the carry after the last step, and the outputs ``[most, ...]`` of the steps, zeros from `count` on.
+    """
+
+    def item(number: Count) -> Any:
+        return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), items)
+
+    def body(number: Array, loop_state: tuple[Any, Any]) -> tuple[Any, Any]:
+        carry, outputs = loop_state
+        carry, output = step(carry, item(first + number))
+        return carry, jax.tree.map(lambda stacked, new: stacked.at[number].set(new), outputs, output)
+
+    shapes = jax.eval_shape(lambda carry: step(carry, item(first))[1], carry)
+    zeros = jax.tree.map(functools.partial(_zeros, most), shapes)
+    return jax.lax.fori_loop(0, count, body, (carry, zeros))
+
+
+def _zeros(most: int, like: jax.ShapeDtypeStruct) -> Array:
+    """Returns zeros ``[most, ...]`` that vary over the same mesh axes as the array that `like` describes."""
+    zeros = jnp.zeros((most, *like.shape), like.dtype)
+    axes = like.manual_axis_type
+    return zeros if axes is None else vary(zeros, axes.varying)

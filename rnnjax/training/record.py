@@ -1,24 +1,26 @@
-"""Records the results of a call: metrics, in their file and other sinks, progress and checkpoints."""
+"""Records the results of calls: metrics, progress and checkpoints, of a run by itself or of many."""
 
 from __future__ import annotations
 
+import abc
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from rnnjax.errors import TrainingError
 from rnnjax.metric_names import OF_OPTIMIZER, of_task
 from rnnjax.tasks.task import Task
 from rnnjax.training.checkpoint import Checkpoints, Unfinished
-from rnnjax.training.histograms import append_histograms, histogram_row
 from rnnjax.training.log_window import LogWindow, Metrics, steps_in
 from rnnjax.training.progress import Progress
-from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.sinks.sink import Sinks
-from rnnjax.training.state import as_items
+from rnnjax.training.schedule import TrainingSchedule
+from rnnjax.training.split_evaluation import scores
+
+Row = dict[str, Any]  # a line of `metrics.jsonl`
 
 
 class CallResults(NamedTuple):
@@ -26,9 +28,9 @@ class CallResults(NamedTuple):
 
     Attributes:
       epoch: the epoch that the call belongs to, from 1.
-      step: steps of the run after the call.
+      step: steps of each run after the call.
       count: steps that the call takes; 0 if it is only an evaluation.
-      metrics: of each step, ``[..., most]``, zeros from `count` on.
+      metrics: of each step, ``[runs, most]``, zeros from `count` on.
       validation: after an evaluation, the metrics of the validation split.
       state: after an evaluation, the state for the checkpoint.
     """
@@ -36,97 +38,161 @@ class CallResults(NamedTuple):
     epoch: int
     step: int
     count: int
-    metrics: Mapping[str, Float[Array, "*runs most"]]
-    validation: Mapping[str, Float[Array, "*runs"]] | None
+    metrics: Mapping[str, Float[Array, "runs most"]]
+    validation: Mapping[str, Float[Array, " runs"]] | None
     state: Any
 
-    def on_host(self) -> dict[str, Float[np.ndarray, "*runs count"]]:
+    def on_host(self) -> dict[str, Float[np.ndarray, "runs count"]]:
         """Returns the metrics of the call's steps, when they have been computed."""
-        return {name: np.asarray(values)[..., : self.count] for name, values in self.metrics.items()}
+        return {name: np.asarray(values)[:, : self.count] for name, values in self.metrics.items()}
 
 
-class Record(NamedTuple):
-    """Records a run: in its directory and other sinks, as progress, and as checkpoints.
+class Record(abc.ABC):
+    """Records runs that are trained together.
+
+    A run whose loss is not finite has diverged: from the line that covers this step on, no line of it is written.
+
+    Args:
+      task: the task of all runs.
+      progress: the progress bar.
+      checkpoints: of the runs.
+      window: the training steps whose line is not complete yet.
+      diverged: for each run, the first step whose loss is not finite, 0 if there is none.
 
     Attributes:
-      task: what is trained.
-      run: the run directory.
-      sinks: where lines go, `metrics.jsonl` first.
-      progress: the progress bar.
-      checkpoints: of the run.
-      log_every: training steps that a line of `metrics.jsonl` covers.
-      window: the training steps whose line is not complete yet.
-      histograms: whether the parameters' histograms are recorded at every evaluation.
+      checkpoints: of the runs.
+      diverged: as above, up to now.
+      failure: what ends all runs once their lines are written, such as that the only one has diverged; None if nothing.
     """
 
-    task: Task
-    run: RunDirectory
-    sinks: Sinks
-    progress: Progress
-    checkpoints: Checkpoints
-    log_every: int
-    window: LogWindow
-    histograms: bool = False
+    failure: TrainingError | None = None
 
-    def write(self, results: CallResults) -> None:
-        """Writes metrics, events, progress and, at the end of an epoch, a checkpoint.
+    def __init__(
+        self,
+        task: Task,
+        progress: Progress,
+        checkpoints: Checkpoints,
+        window: LogWindow,
+        diverged: Int[np.ndarray, " runs"],
+    ):
+        self.checkpoints, self.diverged = checkpoints, diverged
+        self.task, self._progress, self._window = task, progress, window
 
-        Raises:
-          TrainingError: if the loss is not finite; lines and checkpoints of earlier steps are written.
-        """
-        rows = self._training_rows(results) if results.count else []
-        validation = {}
-        if results.validation is not None:
-            validation = self.task.complete(means(results.validation))
-            # Before the checkpoint: one of a run that has failed must not be resumed from.
-            check_finite(np.array([validation["loss"]]), results.step)
-            rows.append({"step": results.step, "epoch": results.epoch, "split": "validation", **validation})
-            self.progress.epoch(results.epoch, validation)
-        self.add(rows)
-        if self.histograms and results.state is not None:
-            self._add_histograms(results)
-        if results.state is not None:
-            self.checkpoints.save(results.step, as_items(results.state), validation)
+    @abc.abstractmethod
+    def add(self, rows: list[Row]) -> None:
+        """Writes lines."""
 
-    def _training_rows(self, results: CallResults) -> list[dict[str, Any]]:
-        metrics = results.on_host()
-        finite = finite_steps(metrics["loss"])
-        finite_metrics = {name: values[:finite] for name, values in metrics.items()}
-        # Only steps before the first loss that is not finite get lines.
-        lines, step = self.window.take_complete(finite_metrics, results.step - results.count + finite)
-        rows = [self.task.complete(row) for row in training_rows(lines, step, results.epoch, self.log_every)]
-        rows = [finite_of_optimizer(row) for row in rows]
-        if finite < results.count:
-            self.add(rows)  # before the error is raised
-        check_finite(metrics["loss"], results.step)
-        shown = of_task(metrics)
-        last_metrics = {name: values[-self.log_every :] for name, values in shown.items()}
-        self.progress.advance(results.step, self.task.complete(means(last_metrics)), shown)
-        return rows
+    @abc.abstractmethod
+    def label(self, index: int) -> Row:
+        """Returns what every line of a run begins with."""
 
-    def add(self, rows: list[dict[str, Any]]) -> None:
-        """Writes lines of `metrics.jsonl`, and the same to the sinks that follow it."""
-        self.sinks.write(rows)
+    @abc.abstractmethod
+    def note_diverged(self, index: int, loss: float) -> None:
+        """Is told that a run has diverged, whose first loss that is not finite is given."""
 
-    def _add_histograms(self, results: CallResults) -> None:
-        row = histogram_row(results.state.params, results.step, results.epoch)
-        if self.run.writes:
-            append_histograms(self.run.path, row)
-            self.sinks.follow([row])
+    @abc.abstractmethod
+    def items(self, state: Any) -> Mapping[str, Any]:
+        """Returns the items of a checkpoint."""
+
+    def save(self, results: CallResults, validation: Sequence[Mapping[str, float]]) -> None:
+        """Writes the checkpoint of an evaluation; `validation` are its metrics, of every run."""
+        self.checkpoints.save(results.step, self.items(results.state), {})
 
     def save_unfinished(self, step: int, state: Any, *, evaluation: bool) -> None:
         """Writes a checkpoint to resume from; returns when it is complete.
 
         Args:
-          step: steps of the run so far.
+          step: steps of each run so far.
           state: after them.
           evaluation: whether the validation split is still to be evaluated after this step.
         """
-        self.checkpoints.save(step, as_items(state), {}, Unfinished(self.window.as_json(), evaluation))
+        self.checkpoints.save(step, self.items(state), {}, Unfinished(self._window.as_json(), evaluation))
         self.checkpoints.wait()
 
+    def write(self, results: CallResults) -> None:
+        """Writes lines, progress and, after an evaluation, a checkpoint.
 
-def training_rows(metrics: Metrics, step: int, epoch: int, log_every: int) -> list[dict[str, Any]]:
+        Raises:
+          TrainingError: if there is a failure.
+        """
+        runs = len(self.diverged)  # without padding
+        metrics = {name: values[:runs] for name, values in results.on_host().items()}
+        evaluated = range(0 if results.validation is None else runs)
+        validation = [self.task.complete(of_run(results.validation or {}, index)) for index in evaluated]
+        # First, since it decides which lines are written.
+        if metrics:
+            self._note_divergence(metrics["loss"], results.step)
+        if results.validation is not None:
+            self._note_divergence(np.array([[row["loss"]] for row in validation]), results.step)
+        lines, step = self._window.take_complete(metrics, results.step) if metrics else ({}, results.step)
+        rows = [row for index in range(runs) for row in self._rows(index, lines, step, results, validation)]
+        # By step, not by run: the order of lines must not depend on where calls end.
+        self.add(sorted(rows, key=lambda row: (row["step"], row["split"] == "validation")))
+        if self.failure is not None:
+            raise self.failure
+        self._show_progress(metrics, results, validation)
+        if results.state is not None:
+            self.save(results, validation)
+
+    def _note_divergence(self, losses: Float[np.ndarray, "runs steps"], step: int) -> None:
+        """Notes the runs that have a loss that is not finite among those of the last steps."""
+        for index in np.flatnonzero((self.diverged == 0) & ~np.isfinite(losses).all(1)):
+            finite = int(np.flatnonzero(~np.isfinite(losses[index]))[0])
+            # Steps count from 1, and `step` is that of the last loss.
+            self.diverged[index] = step - losses.shape[1] + finite + 1
+            self.note_diverged(int(index), float(losses[index, finite]))
+
+    def _rows(
+        self, index: int, lines: Metrics, step: int, results: CallResults, validation: Sequence[Mapping[str, float]]
+    ) -> Iterator[Row]:
+        """Yields the lines of one run, up to the step at which it diverged."""
+        metrics = {name: values[index] for name, values in lines.items()}
+        rows = [self.task.complete(row) for row in training_rows(metrics, step, results.epoch, self._window.log_every)]
+        rows = [finite_of_optimizer(row) for row in rows]
+        if results.validation is not None:
+            rows.append({"step": results.step, "epoch": results.epoch, "split": "validation", **validation[index]})
+        for row in rows:
+            if not self.diverged[index] or row["step"] < self.diverged[index]:
+                yield self.label(index) | row
+
+    def _show_progress(self, metrics: Metrics, results: CallResults, validation: Sequence[Mapping[str, float]]) -> None:
+        """Shows the mean of the runs that have not diverged, or of all if all have."""
+        finite = np.flatnonzero(self.diverged == 0)
+        shown = finite if finite.size else np.arange(len(self.diverged))
+        if metrics:
+            mean = {name: values[shown].mean(0) for name, values in of_task(metrics).items()}
+            last = {name: values[-self._window.log_every :] for name, values in mean.items()}
+            self._progress.advance(results.step, self.task.complete(means(last)), mean)
+        if results.validation is not None:
+            rows = [validation[int(index)] for index in shown]
+            self._progress.epoch(results.epoch, means({name: [row[name] for row in rows] for name in rows[0]}))
+
+    def write_test(
+        self, schedule: TrainingSchedule, metrics: Mapping[str, Float[Array, " padded"]], params: Any
+    ) -> None:
+        """Writes the metrics of the test split, with the task's own scores, of the runs that have not diverged.
+
+        Args:
+          schedule: of each run.
+          metrics: of the test split, of each run and of the padding.
+          params: the parameters of all runs, each leaf ``[padded, ...]``.
+        """
+        about = {"step": schedule.steps, "epoch": schedule.epochs, "split": "test"}
+        params = jax.device_get(params)
+        for index in map(int, np.flatnonzero(self.diverged == 0)):
+            params_of_run = jax.tree.map(lambda leaf, index=index: leaf[index], params)
+            test = self.task.complete(of_run(metrics, index)) | scores(self.task, params_of_run, "test")
+            self.add([self.label(index) | about | test])
+
+
+def of_run(metrics: Mapping[str, Array], index: int) -> dict[str, float]:
+    """Returns the metrics of one run as Python numbers."""
+    return {name: float(np.asarray(values)[index]) for name, values in metrics.items()}
+
+
+def training_rows(
+    metrics: Mapping[str, Float[np.ndarray, " steps"]], step: int, epoch: int, log_every: int
+) -> list[Row]:
     """Returns lines of `metrics.jsonl`.
 
     Args:
@@ -153,22 +219,6 @@ def means(values: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(np.mean(value)) for name, value in values.items()}
 
 
-def finite_of_optimizer(row: Mapping[str, Any]) -> dict[str, Any]:
+def finite_of_optimizer(row: Mapping[str, Any]) -> Row:
     """Returns a line without what it has of the optimiser that is not finite, such as the norm of a last gradient."""
     return {name: value for name, value in row.items() if name not in OF_OPTIMIZER or math.isfinite(value)}
-
-
-def finite_steps(losses: Float[np.ndarray, " steps"]) -> int:
-    """Returns the number of losses before the first that is not finite."""
-    not_finite = np.flatnonzero(~np.isfinite(losses))
-    return int(not_finite[0]) if not_finite.size else len(losses)
-
-
-def check_finite(losses: Float[np.ndarray, " steps"], step: int) -> None:
-    """Raises `TrainingError` if a loss is not finite; `step` is the step of the last one."""
-    finite = finite_steps(losses)
-    if finite < len(losses):
-        at = step - len(losses) + finite + 1
-        raise TrainingError(
-            f"the loss of step {at} is {losses[finite]}: lower optimizer.learning_rate, or set optimizer.clip_norm"
-        )

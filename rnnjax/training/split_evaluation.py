@@ -15,101 +15,80 @@ from jaxtyping import Array, Float
 
 from rnnjax.backend import waits_for_calls
 from rnnjax.parallel.mapping import map_over_devices
-from rnnjax.parallel.mesh import BATCH, filled_batch
+from rnnjax.parallel.mesh import BATCH, EVERYWHERE, filled_batch, place
 from rnnjax.parallel.splitting import splitting
 from rnnjax.tasks.task import Task
-from rnnjax.training.batches import EVERYWHERE, STEPS, Order, by_bucket, evaluation_order, host_feed, place
-from rnnjax.training.pace import Pace
-from rnnjax.training.program import SPLIT, longest_of_processes, settle
+from rnnjax.training.batches import Order, by_bucket, evaluation_order
+from rnnjax.training.feeds import EACH_RUN, STEPS, sent
+from rnnjax.training.pace import Pace, longest_of_processes
+from rnnjax.training.program import each_run, settle, some_steps
+from rnnjax.training.state import STATES
 from rnnjax.training.step import Sums, evaluation_sums, mean
-from rnnjax.training.stepping import some_steps
 
 _BATCHES_IN_A_PIECE = 64
 
-
-def evaluator(
-    task: Task,
-    mesh: Mesh,
-    split: str,
-    batch_size: int,
-    *,
-    resident: bool,
-    map: str = "shard_map",
-    call_seconds: float = 0.0,
-) -> Evaluate:
-    """Returns a function from parameters to the means of all metrics over a split, every example counted once.
-
-    Args:
-      task: the task.
-      mesh: the devices.
-      split: name of the split.
-      batch_size: examples evaluated at a time.
-      resident: whether the split stays on the devices; otherwise some batches are sent at a time.
-      map: "shard_map" or "pmap".
-      call_seconds: about how many seconds a call may take, if calls are waited for; 0 for no limit.
-    """
-    in_specs = (EVERYWHERE, SPLIT, STEPS, STEPS, EVERYWHERE, EVERYWHERE, EVERYWHERE)
-    sums = splitting(split_sums(task), mesh)
-    compile_sums = map_over_devices(sums, mesh, in_specs, (SPLIT, EVERYWHERE), map=map)
-    order, weights = evaluation_order(task, split, filled_batch(mesh, batch_size))
-    pieces = evaluation_pieces(order, weights, len(weights) if resident else None)
-    carry = place(mesh, SPLIT, task.carry)
-    return PiecewiseEvaluation(
-        pieces, piece_placer(task, mesh, split), compile_sums, carry, call_seconds, resident=resident
-    )
+Piece = tuple[Order, Float[np.ndarray, "_ B"]]  # some batches of a split, and the weights of their examples
 
 
-Evaluate = Callable[..., Any]
-"""``(params, stopped=None)``: the means of all metrics, or None if `stopped()` was true between two of its calls."""
-
-Piece = tuple[Order, Float[np.ndarray, "_ B"]]  # some batches of an evaluation, and the weights of their examples
-
-
-def piece_placer(task: Task, mesh: Mesh, split: str) -> Callable[[Piece], tuple[Any, Any, Any]]:
-    """Returns a function that places a piece of a split on the devices: its batches, their weights, their buckets."""
-    send = host_feed(mesh, task.data.splits[split]).batches
-
-    def placed(piece: Piece) -> tuple[Any, Any, Any]:
-        order, weights = piece
-        return send(order), place(mesh, STEPS, weights), place(mesh, EVERYWHERE, order.bucket)
-
-    return placed
-
-
-class PiecewiseEvaluation:
-    """Evaluates a split piece by piece, each piece in calls of bounded duration.
+class Evaluator:
+    """Evaluates the parameters of runs on a split, every example counted once, in calls of bounded duration.
 
     Calls are bounded only if they are waited for; otherwise many have been made before one has been measured.
 
     Args:
-      pieces: the batches of the split.
-      place_piece: places a piece on the devices.
-      compile_sums: compiles ``(params, carry, *placed piece, first, count) -> (carry, sums)``.
-      carry: recurrent state before the first batch.
+      task: the task of all runs.
+      mesh: the devices.
+      split: name of the split.
+      batch_size: examples evaluated at a time.
+      resident: whether the split stays on the devices; otherwise some batches are sent at a time.
+      runs: number of runs, padding included.
+      map: "shard_map" or "pmap".
       call_seconds: about how many seconds a call may take; 0 for no limit.
-      resident: whether all pieces stay on the devices; otherwise each is placed whenever it is evaluated.
     """
 
     def __init__(
         self,
-        pieces: Sequence[Piece],
-        place_piece: Callable[[Piece], tuple[Any, Any, Any]],
-        compile_sums: Callable[..., Callable],
-        carry: Any,
-        call_seconds: float,
+        task: Task,
+        mesh: Mesh,
+        split: str,
+        batch_size: int,
         *,
         resident: bool,
+        runs: int = 1,
+        map: str = "shard_map",
+        call_seconds: float = 0.0,
     ):
-        self._pieces, self._place = pieces, place_piece
-        self._placed = [place_piece(piece) for piece in pieces] if resident else None
-        self._compile, self._carry = compile_sums, carry
+        self._mesh, self._split = mesh, task.data.splits[split]
+        order, weights = evaluation_order(task, split, filled_batch(mesh, batch_size))
+        self._pieces = pieces(order, weights, len(weights) if resident else _BATCHES_IN_A_PIECE)
+        self._placed = [self._place(piece) for piece in self._pieces] if resident else None
+        # Every run begins with the same one.
+        carries = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (runs, *leaf.shape)), task.carry)
+        self._carry = place(mesh, STATES.carry, carries)
+        in_specs = (EACH_RUN, STATES.carry, STEPS, STEPS, EVERYWHERE, EVERYWHERE, EVERYWHERE)
+        sums = splitting(split_sums(task), mesh)
+        self._compile = map_over_devices(sums, mesh, in_specs, (STATES.carry, EACH_RUN), map=map)
         self._programs: dict[int, Callable] = {}  # by the number of batches in a piece: the last may have fewer
         self._pace = Pace(call_seconds if waits_for_calls() else 0.0)
 
+    def _place(self, piece: Piece) -> tuple[Any, Any, Any]:
+        """Places a piece on the devices: its batches, the weights of their examples, and the bucket of each batch."""
+        order, weights = piece
+        batches = sent(self._mesh, STEPS, self._split, order)
+        return batches, place(self._mesh, STEPS, weights), place(self._mesh, EVERYWHERE, order.bucket)
+
     def __call__(
         self, params: Any, stopped: Callable[[], Any] | None = None
-    ) -> dict[str, Float[Array, "*runs"]] | None:
-        """Returns the means of all metrics; None if `stopped()` was true between two calls."""
+    ) -> dict[str, Float[Array, " runs"]] | None:
+        """Evaluates all runs.
+
+        Args:
+          params: of every run, each leaf ``[runs, ...]``.
+          stopped: asked between two calls.
+
+        Returns:
+          the means of all metrics; None if `stopped()` was true.
+        """
         carry, sums = self._carry, []
         remaining = sum(len(weights) for _, weights in self._pieces)
         for number, (_, weights) in enumerate(self._pieces):
@@ -125,6 +104,11 @@ class PiecewiseEvaluation:
                     return None
         return total_means(sums)
 
+    def of_only_run(self, params: Any) -> dict[str, float]:
+        """Returns the means of all metrics for the parameters of one run, without an axis of runs."""
+        means = self(jax.tree.map(lambda leaf: leaf[None], params)) or {}
+        return {name: float(value[0]) for name, value in means.items()}
+
     def _call(self, size: int, count: int, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
         """Returns the carry and the sums of the metrics after `count` batches of a piece that has `size`."""
         arguments = (*arguments, np.int32(count))
@@ -137,42 +121,52 @@ class PiecewiseEvaluation:
         return carry, jax.tree.map(functools.partial(_first, count), sums)
 
 
+def pieces(order: Order, weights: Float[np.ndarray, "steps B"], size: int) -> list[Piece]:
+    """Returns the batches of an evaluation cut into pieces of `size` batches."""
+
+    def piece(first: int) -> Piece:
+        return jax.tree.map(lambda leaf: leaf[first : first + size], (order, weights))
+
+    return [piece(first) for first in range(0, len(weights), size)]
+
+
+def split_sums(task: Task) -> Callable[..., tuple[Any, Sums]]:
+    """Returns a function from parameters, carry, a piece and the number of its first batch to the sums of each batch.
+
+    It is ``(params, carry, batches, weights, bucket, first, count) -> (carry, sums)``; parameters, carry and sums are
+    those of every run.
+    """
+
+    def sums(params: Any, carry: Any, batches: Any, weights: Array, bucket: Any, first: Any, count: Any) -> Any:
+        def of_run(params: Any, carry: Any) -> Any:
+            def step(carry: Any, item: Any) -> tuple[Any, Sums]:
+                batch, weight, bucket = item
+                evaluate_batch = by_bucket(
+                    task.buckets, lambda carry, batch: evaluation_sums(task, BATCH, params, carry, batch, weight)
+                )
+                return evaluate_batch(carry, batch, bucket)
+
+            return some_steps(step, carry, (batches, weights, bucket), first, count, len(weights))
+
+        return each_run(task, of_run)(params, carry)
+
+    return sums
+
+
 def _first(count: int, sums: Array) -> Array | np.ndarray:
-    """Returns the sums of the first `count` batches, ``[..., count]``, on the host if calls are waited for."""
+    """Returns the sums of the first `count` batches, ``[runs, count]``, on the host if calls are waited for."""
     return np.asarray(sums)[..., :count] if waits_for_calls() else sums
 
 
-def total_means(sums: Sequence[Any]) -> dict[str, Float[Array, "*runs"]]:
+def total_means(sums: Sequence[Any]) -> dict[str, Float[Array, " runs"]]:
     """Returns the means of all metrics.
 
     Args:
-      sums: from one call each, the sums of every metric and of its weights over each batch, ``[*runs, batches]``.
+      sums: from one call each, the sums of every metric and of its weights over each batch, ``[runs, batches]``.
     """
     concatenate = np.concatenate if waits_for_calls() else jnp.concatenate
     totals = jax.tree.map(lambda *each: jnp.asarray(concatenate(each, -1)).sum(-1), *sums)
     return {name: mean(*total) for name, total in totals.items()}
-
-
-def evaluation_pieces(order: Order, weights: Float[np.ndarray, "steps B"], piece_size: int | None) -> list[Piece]:
-    """Returns the batches of an evaluation cut into pieces of `piece_size` batches; None takes 64."""
-    count = piece_size or _BATCHES_IN_A_PIECE
-    return [(order.part(first, count), weights[first : first + count]) for first in range(0, len(weights), count)]
-
-
-def split_sums(task: Task) -> Callable[..., tuple[Any, Sums]]:
-    """Returns ``(params, carry, batches, weights, bucket, first, count) -> (carry, sums)``: the sums of each batch."""
-
-    def sums(params: Any, carry: Any, batches: Any, weights: Array, bucket: Any, first: Any, count: Any) -> Any:
-        def step(carry: Any, item: Any) -> tuple[Any, Sums]:
-            batch, weight, bucket = item
-            evaluate_batch = by_bucket(
-                task.buckets, lambda carry, batch: evaluation_sums(task, BATCH, params, carry, batch, weight)
-            )
-            return evaluate_batch(carry, batch, bucket)
-
-        return some_steps(step, carry, (batches, weights, bucket), first, count, len(weights))
-
-    return sums
 
 
 def scores(task: Task, params: Any, split: str) -> dict[str, float]:

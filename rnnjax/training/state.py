@@ -1,17 +1,21 @@
-"""The state of a training run."""
+"""The state of a training run, and the states of runs that are trained together, on the devices."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
-from jaxtyping import Array, Int, PRNGKeyArray
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Shaped
 
 from rnnjax.memory import require_room_for
+from rnnjax.parallel.mesh import BATCH, EVERYWHERE, RUNS, place
 from rnnjax.tasks.task import Task
 
 
@@ -32,6 +36,12 @@ class TrainState:
     opt_state: Any
     carry: Any
     key: PRNGKeyArray
+
+
+_SPECS: Any = (EVERYWHERE, EVERYWHERE, EVERYWHERE, PartitionSpec(BATCH), EVERYWHERE)
+_STATE = TrainState(*_SPECS)
+STATES: Any = jax.tree.map(lambda spec: PartitionSpec(RUNS, *spec), _STATE)
+"""How the states of runs are split over the devices of a mesh; behind the axis of runs, all but the carry is whole."""
 
 
 def as_items(state: TrainState) -> dict[str, Any]:
@@ -65,3 +75,52 @@ def require_room(task: Task, optimizer: optax.GradientTransformation, runs: int 
         return params, optimizer.init(params)
 
     require_room_for(state, "the parameters and the optimiser's state", times=runs)
+
+
+def stack(states: Sequence[PyTree[Shaped[Array, "..."]]]) -> PyTree[Shaped[Array, "runs ..."]]:
+    """Returns pytrees of the same structure stacked along a new leading axis."""
+    return jax.jit(lambda *states: jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))(*states)
+
+
+def place_state(mesh: Mesh, state: TrainState) -> TrainState:
+    """Returns the state of one run, without an axis of runs, on the devices."""
+    return jax.tree.map(lambda spec, part: place(mesh, spec, part), _STATE, state)
+
+
+def as_only_run(mesh: Mesh, state: TrainState) -> TrainState:
+    """Returns the state that `place_state` has placed with an axis of runs, as the engine takes it."""
+    stacked = jax.jit(
+        lambda state: jax.tree.map(lambda leaf: leaf[None], state), out_shardings=_shardings(mesh, STATES)
+    )
+    return stacked(state)
+
+
+def only_run(mesh: Mesh) -> Callable[[TrainState], TrainState]:
+    """Returns a function that copies the state of the only run, without an axis of runs."""
+    return jax.jit(lambda states: jax.tree.map(lambda leaf: leaf[0], states), out_shardings=_shardings(mesh, _STATE))
+
+
+def place_states(mesh: Mesh, states: TrainState, runs: Int[np.ndarray, " padded"]) -> TrainState:
+    """Returns the states of many runs, numbered as by `padded_runs`, on the devices."""
+    # Without padding the states are the runs, and need no gathering.
+    if len(runs) > len(states.step):
+        states = jax.jit(lambda states: jax.tree.map(lambda leaf: leaf[runs], states))(states)
+    return jax.device_put(states, _shardings(mesh, STATES))
+
+
+def first_runs(mesh: Mesh, runs: int) -> Callable[[TrainState], TrainState]:
+    """Returns a function that copies the states of the first `runs` runs, without padding, to every device."""
+    everywhere = NamedSharding(mesh, EVERYWHERE)
+    return jax.jit(lambda states: jax.tree.map(lambda leaf: leaf[:runs], states), out_shardings=everywhere)
+
+
+def padded_runs(mesh: Mesh, runs: int) -> Int[np.ndarray, " padded"]:
+    """Returns the numbers of the runs, the last repeated until they divide over the devices; copies are discarded."""
+    devices = mesh.shape[RUNS]
+    count = math.ceil(runs / devices) * devices
+    # All devices compute the same number of runs.
+    return np.minimum(np.arange(count), runs - 1)
+
+
+def _shardings(mesh: Mesh, specs: TrainState) -> TrainState:
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)

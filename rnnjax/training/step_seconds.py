@@ -14,10 +14,11 @@ import optax
 from rnnjax.config import TrainConfig
 from rnnjax.parallel.mesh import batch_mesh
 from rnnjax.tasks.task import Task
-from rnnjax.training.batches import Order, by_bucket, device_feed
+from rnnjax.training.batches import Order, by_bucket
 from rnnjax.training.choice import Choice
-from rnnjax.training.program import TrainProgram, place_state
-from rnnjax.training.state import TrainState, initial_train_state
+from rnnjax.training.feeds import training_feed
+from rnnjax.training.program import TrainProgram
+from rnnjax.training.state import TrainState, as_only_run, initial_train_state, place_state
 from rnnjax.unrolling.auto import Auto, recurrences_in, using
 from rnnjax.unrolling.known import Methods, kept_choice, recurrence_key
 from rnnjax.unrolling.recurrence import Method, Recurrence
@@ -72,15 +73,16 @@ def steps_call(
     """
     mesh = batch_mesh(str(choice.devices), config.batch_size)
     batch = {name: values[: config.batch_size] for name, values in task.data.splits["train"].items()}
-    program = TrainProgram(task, optimizer, mesh, device_feed(mesh, batch), config.batch_size, config.parallel.map)
-    buckets = None if task.buckets is None else np.full(steps, len(task.buckets.widths) // 2)
-    order = Order(np.tile(np.arange(config.batch_size), (steps, 1)), buckets)
-    state = place_state(mesh, state)
+    feed = training_feed(mesh, batch, resident=True)
+    program = TrainProgram(task, lambda _: optimizer, mesh, feed, config.batch_size, map=config.parallel.map)
+    buckets = None if task.buckets is None else np.full((1, steps), len(task.buckets.widths) // 2)
+    order = Order(np.tile(np.arange(config.batch_size), (1, steps, 1)), buckets)
+    states = as_only_run(mesh, place_state(mesh, state))
 
     def call() -> Any:
-        nonlocal state
+        nonlocal states
         with using(choice.methods):
-            state, metrics = program(state, order)
+            states, metrics = program(states, order)
         return jax.block_until_ready(metrics)
 
     return call

@@ -11,15 +11,15 @@ import jax
 
 from rnnjax.files import read_json, write_json
 from rnnjax.machine import device_name, git_commit, versions
+from rnnjax.parallel.mesh import runs_mesh
 from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Task
 from rnnjax.training.finding import RESULTS
 from rnnjax.training.grid import Grid, Group, groups
 from rnnjax.training.interruption import StopRequest
 from rnnjax.training.lock import locked
-from rnnjax.training.loop import training_schedule
 from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.run_programs import runs_mesh
+from rnnjax.training.schedule import training_schedule
 from rnnjax.training.sinks.named import followers
 from rnnjax.training.sweep_best import KEPT, score_of
 from rnnjax.training.sweep_group import is_group_summary, train_group

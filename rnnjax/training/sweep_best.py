@@ -17,8 +17,8 @@ from rnnjax.metric_names import numbers
 from rnnjax.tasks.task import Task
 from rnnjax.training.checkpoint import Checkpoints
 from rnnjax.training.grid import Group, Run
-from rnnjax.training.loop import open_checkpoints
 from rnnjax.training.model_file import model_file
+from rnnjax.training.run_checkpoints import open_checkpoints
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.state import TrainState, as_items
 

@@ -6,40 +6,37 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Int
 
 from rnnjax.config_group import to_dict
 from rnnjax.files import is_number
+from rnnjax.parallel.mesh import runs_mesh
 from rnnjax.tasks.task import Task
-from rnnjax.training.calls import Programs, TrainingSchedule, train_steps
+from rnnjax.training.calls import Beginning, train_and_test
 from rnnjax.training.checkpoint import Checkpoints, Origin, Unfinished
-from rnnjax.training.frozen import check_frozen, run_optimizer
+from rnnjax.training.engine import Engine, Runs
+from rnnjax.training.frozen import check_frozen
 from rnnjax.training.grid import Group
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow, steps_in
-from rnnjax.training.loop import training_schedule
 from rnnjax.training.model_file import shapes
 from rnnjax.training.progress import Progress
 from rnnjax.training.run_directory import RunDirectory, config_digest
-from rnnjax.training.run_programs import (
-    RunsProgram,
-    first_states,
-    padded_runs,
-    place_states,
-    runs_evaluator,
-    runs_feed,
-    runs_mesh,
-    runs_orders,
-    stack,
-)
+from rnnjax.training.schedule import TrainingSchedule
 from rnnjax.training.sinks.named import followers
 from rnnjax.training.sinks.sink import Sinks
-from rnnjax.training.state import TrainState, from_items, initial_train_state, require_room
+from rnnjax.training.state import (
+    from_items,
+    initial_train_state,
+    padded_runs,
+    place_states,
+    require_room,
+    stack,
+)
 from rnnjax.training.sweep_best import KEPT, BestParams, Ended, items_of_runs, kept, no_best_params, write_run
 from rnnjax.training.sweep_record import GroupRecord
 from rnnjax.unrolling.auto import using
@@ -63,47 +60,30 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
     if stop.signal:
         raise Interrupted(f"stopped by {stop.signal} between two groups")
     started = time.perf_counter()
-    schedule = training_schedule(task, group.config)
-    optimizer = run_optimizer(group.config, schedule.steps, schedule.epoch_steps)
-    require_room(task, optimizer, len(group.runs))
-    check_frozen(group.config.frozen, shapes(task))
-    programs = compile_programs(task, group, schedule)
+    config, runs = group.config, Runs([run.seed for run in group.runs], group.traced_values())
+    engine = Engine(task, config, runs_mesh(len(group.runs)), runs)
+    require_room(task, engine.optimizer(), len(group.runs))
+    check_frozen(config.frozen, shapes(task))
+    schedule = engine.schedule
     directory.claim(group.as_dict())
     origin = Origin(config_digest(group.as_dict()), task.data.checksum)
     # By the rule alone, so that what was measured on a machine does not change a sweep's results.
     with using(()), Checkpoints(directory.checkpoints, origin) as checkpoints:
-        begin = initial_or_restored(task, group, programs.mesh, schedule, checkpoints)
+        begin, diverged, best = initial_or_restored(engine, group, checkpoints)
         directory.keep_metrics_until(begin.step, steps_in(begin.unfinished.window))
         with Progress(begin.step, schedule.steps) as progress:
-            window = LogWindow(schedule.epoch_steps, group.config.log_every, begin.unfinished.window)
-            record = GroupRecord(task, group, directory, progress, checkpoints, begin.diverged, begin.best, window)
-            loop_started = time.perf_counter()
-            states = train_steps(
-                schedule,
-                programs,
-                begin.states,
-                begin.step,
-                begin.unfinished,
-                record,
-                stop,
-                group.config.call_seconds,
-            )
-            step_seconds = time.perf_counter() - loop_started - programs.steps.compile_seconds
-        checkpoints.wait()
-        test_metrics = programs.evaluate["test"](states.params, stop.of_any_process)
-        if test_metrics is not None:
-            stop.unless_stopped(lambda: record.write_test(schedule, test_metrics, states.params))
-        if stop.signal:
-            raise Interrupted(f"stopped by {stop.signal} after the last step of a group, {schedule.steps}")
+            window = LogWindow(schedule.epoch_steps, config.log_every, begin.unfinished.window)
+            record = GroupRecord(task, progress, checkpoints, window, diverged, group, directory, best)
+            trained = train_and_test(engine, begin, record, stop)
     times = {
         "seconds": round(time.perf_counter() - started, 3),
-        "compile_seconds": round(programs.steps.compile_seconds, 3),
-        "steps_per_second": round(len(group.runs) * (schedule.steps - begin.step) / max(step_seconds, 1e-9), 3),
+        "compile_seconds": round(engine.steps.compile_seconds, 3),
+        "steps_per_second": round(len(group.runs) * (schedule.steps - begin.step) / max(trained.step_seconds, 1e-9), 3),
     }
     write_to_sinks(group, directory)
     results = record.results()
-    kept_runs = write_kept(record, results, schedule, states.params, times)
-    directory.write_summary({"runs": results, "kept": kept_runs, "devices": programs.mesh.size, **times})
+    kept_runs = write_kept(record, results, schedule, trained.states.params, times)
+    directory.write_summary({"runs": results, "kept": kept_runs, "devices": engine.mesh.size, **times})
     # With its summary a group is complete, and never resumed.
     shutil.rmtree(directory.checkpoints, ignore_errors=True)
 
@@ -169,83 +149,35 @@ _TIMES = ("seconds", "compile_seconds", "steps_per_second")
 _RUN_FIELDS = {"run", "seed", "values", "diverged", "final", "best"}
 
 
-def compile_programs(task: Task, group: Group, schedule: TrainingSchedule) -> Programs[RunsProgram]:
-    """Returns the programs of a group, which are compiled when they are first called."""
-    config, mesh = group.config, runs_mesh(len(group.runs))
-    resident = config.data.feed == "device"
-    padded = padded_runs(mesh, len(group.runs))
-    seeds = [group.runs[number].seed for number in padded]
-    traced = {name: values[padded] for name, values in group.traced_values().items()}
-
-    def optimizer(traced: Mapping[str, Any]) -> Any:
-        return run_optimizer(config, schedule.steps, schedule.epoch_steps, traced=traced)
-
-    return Programs(
-        mesh,
-        RunsProgram(task, optimizer, mesh, runs_feed(mesh, task, resident=resident), traced, schedule.call_steps),
-        runs_orders(mesh, task, seeds, config.batch_size),
-        {
-            name: runs_evaluator(
-                task,
-                mesh,
-                name,
-                config.batch_size,
-                len(padded),
-                resident=resident,
-                call_seconds=config.call_seconds,
-            )
-            for name in ("validation", "test")
-        },
-        first_states(mesh, len(group.runs)),
-    )
-
-
-class Beginning(NamedTuple):
-    """What a group begins with.
-
-    Attributes:
-      states: of the runs, on the devices.
-      diverged: for each run, the step at which it diverged, 0 if it has not.
-      best: the best parameters of each run so far; None where none are kept.
-      step: number of steps that led to the states.
-      unfinished: what the group was doing when it was stopped.
-    """
-
-    states: TrainState
-    diverged: Int[np.ndarray, " runs"]
-    best: BestParams | None
-    step: int
-    unfinished: Unfinished
-
-
 def initial_or_restored(
-    task: Task, group: Group, mesh: Mesh, schedule: TrainingSchedule, checkpoints: Checkpoints
-) -> Beginning:
-    """Returns the states to begin with: those of the last checkpoint, or fresh ones if there is none.
+    engine: Engine, group: Group, checkpoints: Checkpoints
+) -> tuple[Beginning, Int[np.ndarray, " runs"], BestParams | None]:
+    """Returns what to begin with: the states of the last checkpoint, or fresh ones if there is none.
 
     A checkpoint holds the runs without padding, so that training can resume on another number of devices.
 
     Args:
-      task: the task of all runs.
+      engine: of the runs.
       group: the runs.
-      mesh: the devices.
-      schedule: of each run.
       checkpoints: of the group.
+
+    Returns:
+      the beginning; for each run, the step at which it diverged, 0 if it has not; and the best parameters of each run
+      so far, None where none are kept.
     """
     # The state has the same structure for all values.
     traced = {name: values[0] for name, values in group.traced_values().items()}
-    optimizer = run_optimizer(group.config, schedule.steps, schedule.epoch_steps, traced)
-    initial = initial_train_state(task, optimizer)
+    initial = initial_train_state(engine.task, engine.optimizer(traced))
     states, diverged = stack([initial(run.seed) for run in group.runs]), np.zeros(len(group.runs), np.int32)
     best = None if group.keep == "none" else no_best_params(states.params)
     step, unfinished = 0, Unfinished()
     checkpoint = checkpoints.restore_last(items_of_runs(states, diverged, best))
     if checkpoint is not None:
         step, items = checkpoint
+        _log.info("resuming from the checkpoint of step %d", step)
         state = items["state"]
         states, diverged = from_items(items | {"state": state["states"]}), np.array(state["diverged"])
         best = None if best is None else state["best"].copy()
         unfinished = checkpoints.unfinished(step)
-        _log.info("resuming from the checkpoint of step %d", step)
-    placed = place_states(mesh, states, padded_runs(mesh, len(group.runs)))
-    return Beginning(placed, diverged, best, step, unfinished)
+    placed = place_states(engine.mesh, states, padded_runs(engine.mesh, len(group.runs)))
+    return Beginning(placed, step, unfinished), diverged, best

@@ -12,29 +12,27 @@ from toytasks.runs import data_set, leaves, line_config, sign_config
 
 from rnnjax.config import CellConfig, DataConfig, ParallelConfig
 from rnnjax.errors import ConfigError
-from rnnjax.optimizer import build_optimizer
 from rnnjax.parallel.mapping import map_over_devices
-from rnnjax.parallel.mesh import BATCH, LAYERS, batch_mesh
+from rnnjax.parallel.mesh import BATCH, LAYERS, batch_mesh, place
 from rnnjax.tasks.task import Buckets, Task
-from rnnjax.training.batches import STEPS, place
-from rnnjax.training.loop import compile_programs, log_uneven_batches, training_schedule
-from rnnjax.training.program import place_state
-from rnnjax.training.state import initial_train_state
+from rnnjax.training.engine import Engine
+from rnnjax.training.feeds import STEPS
+from rnnjax.training.loop import log_uneven_batches
+from rnnjax.training.state import as_only_run, initial_train_state, place_state
 
 MAPS = ["shard_map", "pmap"]
 
 
 def trained(config, task):
     """What two epochs leave behind: the metrics of every step, those of the validation split, and the state."""
-    plan = training_schedule(task, config)
-    optimizer = build_optimizer(config.optimizer, plan.steps)
-    programs = compile_programs(task, config, optimizer, int(config.parallel.batch))
-    state, metrics = place_state(programs.mesh, initial_train_state(task, optimizer)(config.seed)), []
+    engine = Engine(task, config, batch_mesh(config.parallel.batch, config.batch_size))
+    state = place_state(engine.mesh, initial_train_state(task, engine.optimizer())(config.seed))
+    states, metrics, plan = as_only_run(engine.mesh, state), [], engine.schedule
     for step in range(0, plan.steps, plan.call_steps):
         epoch, first = divmod(step, plan.epoch_steps)
-        state, found = programs.steps(state, programs.order(epoch), first, plan.call_steps)
+        states, found = engine.steps(states, engine.order(epoch), first, plan.call_steps)
         metrics.append(found)
-    return metrics, programs.evaluate["validation"](state.params), state
+    return metrics, engine.evaluate["validation"](states.params), states
 
 
 def assert_agree(one, other, rtol=1e-6):
@@ -114,7 +112,7 @@ def test_carried_state_is_not_filled_up_but_refused():
     config, task = carry_case()
     config = dataclasses.replace(on("2", "shard_map", config), batch_size=5)
     with pytest.raises(ConfigError, match=r"batch_size 5 does not divide over 2 devices, .* carries state"):
-        compile_programs(task, config, build_optimizer(config.optimizer, 1), 2)
+        Engine(task, config, batch_mesh("2", 5))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from rnnjax.errors import ConfigError
-from rnnjax.parallel.mesh import BATCH, LAYERS, TIME, batch_mesh, filled_batch, provide_cpu_devices
+from rnnjax.parallel.mesh import BATCH, LAYERS, RUNS, TIME, batch_mesh, filled_batch, provide_cpu_devices
 
 # Tests run with two devices.
 
@@ -27,7 +27,7 @@ from rnnjax.parallel.mesh import BATCH, LAYERS, TIME, batch_mesh, filled_batch, 
 )
 def test_the_number_of_devices_that_share_a_batch(choice, batch_size, count):
     mesh = batch_mesh(choice, batch_size)
-    assert mesh.axis_names == (BATCH,)
+    assert dict(mesh.shape) == {RUNS: 1, BATCH: count, LAYERS: 1, TIME: 1}
     assert mesh.devices.ravel().tolist() == jax.devices()[:count]
 
 
@@ -44,12 +44,12 @@ def test_a_batch_is_filled_up_until_it_divides(choice, batch_size, filled):
 @pytest.mark.parametrize(("choice", "layers"), [("auto", "2"), ("all", "2"), ("1", "2"), ("all", "all")])
 def test_layers_take_devices_from_the_batch(choice, layers):
     mesh = batch_mesh(choice, 150, layers)
-    assert dict(mesh.shape) == {BATCH: 1, LAYERS: 2}
+    assert dict(mesh.shape) == {RUNS: 1, BATCH: 1, LAYERS: 2, TIME: 1}
     assert mesh.devices.ravel().tolist() == jax.devices()[:2]
 
 
 def test_time_takes_devices_from_the_batch_as_layers_do():
-    assert dict(batch_mesh("all", 150, time="2").shape) == {BATCH: 1, TIME: 2}
+    assert dict(batch_mesh("all", 150, time="2").shape) == {RUNS: 1, BATCH: 1, LAYERS: 1, TIME: 2}
     with pytest.raises(ConfigError, match=r"and parallel\.time ask for 2 x 2 devices, but there are 2"):
         batch_mesh("2", 8, time="2")
 

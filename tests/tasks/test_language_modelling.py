@@ -20,7 +20,7 @@ from rnnjax.parallel.mesh import BATCH, batch_mesh
 from rnnjax.tasks import language_model
 from rnnjax.tasks.language_model import Config, TextConfig
 from rnnjax.tasks.task import Request
-from rnnjax.training.split_evaluation import evaluator
+from rnnjax.training.split_evaluation import Evaluator
 from rnnjax.training.state import TrainState, initial_train_state
 from rnnjax.training.step import train_step
 
@@ -149,7 +149,7 @@ def test_where_a_lane_starts_what_was_carried_is_forgotten(task, values, state):
 def test_evaluation_is_the_mean_over_all_tokens_of_the_split(own_text, tokens):
     task = language_model.build(config(own_text, tokens, batch_size=1, window=7))
     params = drawn_parameters(task.init)
-    found = float(evaluator(task, batch_mesh("1", 1), "test", 1, resident=True)(params)["loss"])
+    found = Evaluator(task, batch_mesh("1", 1), "test", 1, resident=True).of_only_run(params)["loss"]
     # One lane, from the beginning: the whole split as a single window.
     text = language_model.load(config(own_text, tokens).data)
     vocabulary = language_model.build_vocabulary(config(own_text, tokens).data, text)

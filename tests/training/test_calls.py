@@ -20,12 +20,12 @@ from rnnjax.config import CellConfig, DataConfig
 from rnnjax.config_group import freeze
 from rnnjax.optimizer import OptimizerConfig, build_optimizer
 from rnnjax.train import main
-from rnnjax.training import loop
-from rnnjax.training.calls import TrainingSchedule
+from rnnjax.training import engine, loop
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow
 from rnnjax.training.record import Record
 from rnnjax.training.run_directory import RunDirectory
+from rnnjax.training.schedule import TrainingSchedule
 from rnnjax.training.state import as_items, initial_train_state
 
 pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
@@ -125,7 +125,7 @@ def test_a_run_stopped_after_any_step_and_continued_with_another_bound_equals_it
 @contextlib.contextmanager
 def signal_in_evaluation(monkeypatch, number):
     """Has a signal come in the evaluation of that number, after its first call."""
-    real, begun = loop.evaluator, []
+    real, begun = engine.Evaluator, []
 
     def evaluator(*arguments, **options):
         evaluate = real(*arguments, **options)
@@ -145,7 +145,7 @@ def signal_in_evaluation(monkeypatch, number):
         return means
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "evaluator", evaluator)
+        patch.setattr(engine, "Evaluator", evaluator)
         yield
 
 
@@ -198,16 +198,21 @@ def test_a_signal_before_the_first_step_says_that_there_is_no_checkpoint(tmp_pat
 
 
 def test_lines_are_of_the_same_steps_wherever_their_metrics_come_from():
-    losses = np.arange(16, dtype=np.float32)
+    losses = np.arange(16, dtype=np.float32)[None]
     for cuts in ([8, 16], [1, 2, 5, 8, 9, 16], list(range(1, 17))):
         window, found, begin = LogWindow(8, 3), [], 0
         for end in cuts:
             window = LogWindow(8, 3, window.as_json())
-            lines, step = window.take_complete({"loss": losses[begin:end]}, end)
-            found += list(zip(range(step - len(lines["loss"]), step), lines["loss"]))
+            lines, step = window.take_complete({"loss": losses[:, begin:end]}, end)
+            found += list(zip(range(step - lines["loss"].shape[1], step), lines["loss"][0]))
             begin = end
-        assert found == list(zip(range(16), losses))
+        assert found == list(zip(range(16), losses[0]))
         assert window.as_json() == {}
+
+
+def test_steps_that_a_run_by_itself_kept_without_an_axis_of_runs_are_taken_over():
+    lines, step = LogWindow(8, 3, {"loss": [1.0, 2.0]}).take_complete({"loss": np.float32([[3.0]])}, 3)
+    assert (lines["loss"].tolist(), step) == ([[1.0, 2.0, 3.0]], 3)
 
 
 def test_a_call_ends_with_an_epoch_at_the_latest():

@@ -19,8 +19,8 @@ from rnnjax.config import DataConfig, OptimizerConfig
 from rnnjax.config_group import freeze, to_dict
 from rnnjax.errors import DirectoryInUse
 from rnnjax.tasks.task import Buckets, Task
+from rnnjax.training import engine
 from rnnjax.training import sweep as sweeping
-from rnnjax.training import sweep_group
 from rnnjax.training.finding import find_run
 from rnnjax.training.grid import Group, Run, groups
 from rnnjax.training.interruption import Interrupted, StopRequest
@@ -258,7 +258,7 @@ def test_a_sweep_that_is_stopped_goes_on_to_the_same_end(at, complete, trained, 
 
 def signal_in_evaluation(number):
     """Makes evaluations, of which that of the number begins with a signal."""
-    real, begun = sweep_group.runs_evaluator, []
+    real, begun = engine.Evaluator, []
 
     def evaluator(*arguments, **options):
         evaluate = real(*arguments, **options)
@@ -284,9 +284,9 @@ def test_a_group_does_not_depend_on_where_calls_end_nor_on_stops_in_evaluations(
         with StopRequest() as stop:
             train_group(group, task, stopped, stop)
 
-    for number, step in ((1, "at step 3 of 6"), (2, "at step 6 of 6"), (2, "after the last step of a group, 6")):
+    for number, step in ((1, "at step 3 of 6"), (2, "at step 6 of 6"), (2, "after the last step, 6")):
         with monkeypatch.context() as patch:
-            patch.setattr(sweep_group, "runs_evaluator", signal_in_evaluation(number))
+            patch.setattr(engine, "Evaluator", signal_in_evaluation(number))
             with pytest.raises(Interrupted, match=f"stopped by SIGTERM {step}"):
                 train_group_until_stopped()
     train_group_until_stopped()

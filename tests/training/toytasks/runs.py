@@ -21,7 +21,8 @@ from rnnjax.tasks.task import Task
 from rnnjax.training.checkpoint import Checkpoints
 from rnnjax.training.evaluation import restore_params
 from rnnjax.training.frozen import run_optimizer
-from rnnjax.training.loop import open_checkpoints, train
+from rnnjax.training.loop import train
+from rnnjax.training.run_checkpoints import open_checkpoints
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.state import as_items, from_items, initial_train_state
 from toytasks import sign

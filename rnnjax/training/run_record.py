@@ -1,0 +1,91 @@
+"""Records a run by itself: in its directory and the sinks that follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from rnnjax.errors import TrainingError
+from rnnjax.plots import plot_curves
+from rnnjax.tasks.task import Task
+from rnnjax.training.checkpoint import Checkpoints
+from rnnjax.training.histograms import append_histograms, histogram_row
+from rnnjax.training.log_window import LogWindow
+from rnnjax.training.progress import Progress
+from rnnjax.training.record import CallResults, Record, Row
+from rnnjax.training.run_directory import RunDirectory
+from rnnjax.training.schedule import TrainingSchedule
+from rnnjax.training.sinks.sink import Sinks
+from rnnjax.training.state import as_items
+
+
+class RunRecord(Record):
+    """Records a run in its directory and other sinks, as progress, and as checkpoints; if it diverges, it has failed.
+
+    Args:
+      task: what is trained.
+      progress: the progress bar.
+      checkpoints: of the run.
+      window: the training steps whose line is not complete yet.
+      run: the run directory.
+      sinks: where lines go, `metrics.jsonl` first.
+      histograms: whether the parameters' histograms are recorded at every evaluation.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        progress: Progress,
+        checkpoints: Checkpoints,
+        window: LogWindow,
+        run: RunDirectory,
+        sinks: Sinks,
+        *,
+        histograms: bool = False,
+    ):
+        super().__init__(task, progress, checkpoints, window, np.zeros(1, np.int32))
+        self._run, self._sinks, self._histograms = run, sinks, histograms
+
+    def add(self, rows: list[Row]) -> None:
+        """Writes lines of `metrics.jsonl`, and the same to the sinks that follow it."""
+        self._sinks.write(rows)
+
+    def label(self, index: int) -> Row:
+        return {}
+
+    def note_diverged(self, index: int, loss: float) -> None:
+        self.failure = TrainingError(
+            f"the loss of step {self.diverged[index]} is {loss}: lower optimizer.learning_rate, or set "
+            "optimizer.clip_norm"
+        )
+
+    def items(self, state: Any) -> Mapping[str, Any]:
+        return as_items(state)
+
+    def save(self, results: CallResults, validation: Sequence[Mapping[str, float]]) -> None:
+        """Writes the checkpoint of an evaluation, whose metrics say which is the best; and histograms, if wanted."""
+        if self._histograms:
+            self._add_histograms(results)
+        self.checkpoints.save(results.step, self.items(results.state), dict(validation[0]))
+
+    def _add_histograms(self, results: CallResults) -> None:
+        row = histogram_row(results.state.params, results.step, results.epoch)
+        if self._run.writes:
+            append_histograms(self._run.path, row)
+            self._sinks.follow([row])
+
+    def write_test(
+        self, schedule: TrainingSchedule, metrics: Mapping[str, Float[Array, " padded"]], params: Any
+    ) -> None:
+        """Writes the metrics of the test split, with the task's own scores, and draws the plots of the run."""
+        if not self._run.writes:
+            return
+        super().write_test(schedule, metrics, params)
+        plot_curves(self._run.metrics(), self._run.plots)
+        if self.task.plots is not None:
+            self.task.plots(jax.tree.map(lambda leaf: leaf[0], jax.device_get(params)), self._run.plots)
+        self._sinks.figures(self._run.plots)
