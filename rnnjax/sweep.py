@@ -30,16 +30,16 @@ def main(arguments: Sequence[str]) -> None:
     """Runs the command with the arguments after its name.
 
     Raises:
-      ConfigError, DataError, CheckpointError: as `rnnjax.training.sweep.sweep`.
+      ConfigError, DataError, CheckpointError: as `rnnjax.training.sweeps.sweep.sweep`.
       SystemExit: with code 75 if a signal stopped it, after a checkpoint.
     """
     require_packages()
     from rnnjax.parallel.mesh import provide_cpu_devices
-    from rnnjax.training.grid import one_of_each, read_grid
-    from rnnjax.training.ray_sweep import ray_trainer
     from rnnjax.training.run_directory import RunDirectory, new_directory
-    from rnnjax.training.sweep import sweep, train_in_turn
-    from rnnjax.training.sweep_report import table
+    from rnnjax.training.sweeps.grid import one_of_each, read_grid
+    from rnnjax.training.sweeps.ray_groups import ray_trainer
+    from rnnjax.training.sweeps.report import table
+    from rnnjax.training.sweeps.sweep import sweep, train_in_turn
 
     if HELP & set(arguments):
         _, rest = parse([argument for argument in arguments if argument not in HELP])

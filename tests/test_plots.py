@@ -5,14 +5,14 @@ import pytest
 
 from rnnjax import plots
 from rnnjax.tasks import alignment_plot, length_plot, time_series_plots, word_plots
-from rnnjax.training import sweep_report
+from rnnjax.training.sweeps import report
 
 
 @pytest.fixture
 def drawn(monkeypatch, tmp_path):
     """The figures that are written, by the names of their files."""
     figures = {}
-    for module in (plots, alignment_plot, length_plot, time_series_plots, word_plots, sweep_report):
+    for module in (plots, alignment_plot, length_plot, time_series_plots, word_plots, report):
         monkeypatch.setattr(module, "save_figure", lambda figure, path: figures.update({path.stem: figure}))
     return figures
 
@@ -77,7 +77,7 @@ def test_a_sweep_of_one_epoch_draws_no_dots(drawn, tmp_path):
     point = {"values": {}, "final": {"validation": {"loss": {"mean": 1.0, "std": 0.0}}}}
     results = {"runs": [{"run": 0, "diverged": None, "values": {}}], "points": [point]}
     told = [{**row, "run": 0} for row in rows("validation", "loss", 1.0, 0.5)]
-    sweep_report.plot_sweep(results, told[:1], tmp_path)
+    report.plot_sweep(results, told[:1], tmp_path)
     assert drawn == {}
-    sweep_report.plot_sweep(results, told, tmp_path)
+    report.plot_sweep(results, told, tmp_path)
     assert "one seed" in drawn["loss"].axes[0].get_legend().get_texts()[0].get_text()

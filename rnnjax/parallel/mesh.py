@@ -83,10 +83,25 @@ def batch_mesh(choice: str, batch_size: int, layers: str = "1", time: str = "1")
     return _mesh(_of_every_process(devices, count * depth), {BATCH: count, **depths})
 
 
-def runs_mesh(runs: int) -> Mesh:
-    """Returns a mesh for many runs, each of them whole on one device: this process's devices, at most one per run."""
-    devices = jax.local_devices()[:runs]
-    return _mesh(devices, {RUNS: len(devices)})
+def runs_mesh(runs: int, batch: str = "1", layers: str = "1", time: str = "1") -> Mesh:
+    """Returns a mesh for many runs: as many at once as this process's devices are enough for, or all of them.
+
+    Args:
+      runs: number of runs.
+      batch, layers, time: as for `batch_mesh`, but for "all"; "auto" is one device.
+
+    Raises:
+      ConfigError: if there are fewer devices than one run takes.
+    """
+    sizes = {BATCH: 1 if batch == "auto" else int(batch), LAYERS: int(layers), TIME: int(time)}
+    share, devices = math.prod(sizes.values()), jax.local_devices()
+    if share > len(devices):
+        raise ConfigError(
+            f"parallel asks for {share} devices for every run of a sweep, but there are {len(devices)} "
+            f"({devices[0].device_kind})"
+        )
+    at_once = min(runs, len(devices) // share)
+    return _mesh(devices[: at_once * share], {RUNS: at_once, **sizes})
 
 
 def _mesh(devices: Sequence[Any], sizes: Mapping[str, int]) -> Mesh:

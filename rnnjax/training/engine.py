@@ -17,11 +17,10 @@ from rnnjax.errors import require
 from rnnjax.optimizer import Optimizer
 from rnnjax.parallel.mesh import BATCH, filled_batch
 from rnnjax.tasks.task import Task
-from rnnjax.training.batches import epoch_orders
+from rnnjax.training.batches import epoch_orders, training_schedule
 from rnnjax.training.feeds import training_feed
 from rnnjax.training.frozen import run_optimizer
 from rnnjax.training.program import Traced, TrainProgram
-from rnnjax.training.schedule import training_schedule
 from rnnjax.training.split_evaluation import Evaluator
 from rnnjax.training.state import TrainState, first_runs, only_run, padded_runs
 

@@ -13,7 +13,7 @@ from rnnjax.config_group import to_dict
 from rnnjax.parallel.mesh import BATCH, batch_mesh, filled_batch
 from rnnjax.tasks.task import Task
 from rnnjax.training.ancestor import Ancestor
-from rnnjax.training.batches import left_out
+from rnnjax.training.batches import left_out, training_schedule
 from rnnjax.training.calls import Beginning, train_and_test
 from rnnjax.training.checkpoint import Checkpoints, Unfinished
 from rnnjax.training.devices import choose
@@ -27,7 +27,6 @@ from rnnjax.training.progress import Progress
 from rnnjax.training.run_checkpoints import open_checkpoints
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.run_record import RunRecord
-from rnnjax.training.schedule import training_schedule
 from rnnjax.training.sinks.named import followers
 from rnnjax.training.sinks.sink import Sinks
 from rnnjax.training.state import (

@@ -19,8 +19,8 @@ from rnnjax.memory import program_that_fits
 from rnnjax.parallel.mapping import map_over_devices
 from rnnjax.parallel.mesh import BATCH, EVERYWHERE, place
 from rnnjax.parallel.splitting import splitting
-from rnnjax.tasks.task import Task
-from rnnjax.training.batches import Order, batch_weights, by_bucket
+from rnnjax.tasks.task import Batch, Buckets, Task
+from rnnjax.training.batches import Order, batch_weights
 from rnnjax.training.feeds import EACH_RUN, STEPS_OF_EACH, CallInputs, Feed
 from rnnjax.training.state import STATES, TrainState
 from rnnjax.training.step import train_step
@@ -161,6 +161,22 @@ def each_run(task: Task, function: Callable[..., Any]) -> Callable[..., Any]:
         return jax.vmap(function)(*stacked)
 
     return of_runs
+
+
+def by_bucket(buckets: Buckets | None, function: Callable[[Any, Batch], Any]) -> Callable[[Any, Batch, Any], Any]:
+    """Returns ``(state, batch, bucket) -> function(state, batch)``, with the batch cut to the widths of the bucket."""
+    if buckets is None:
+        return lambda state, batch, bucket: function(state, batch)
+
+    def cut_to(widths: Any) -> Callable[[Any, Batch], Any]:
+        def branch(state: Any, batch: Batch) -> Any:
+            cut = {name: batch[name][:, :width] for name, width in widths.items()}
+            return function(state, batch | cut)
+
+        return branch
+
+    branches = [cut_to(widths) for widths in buckets.widths]
+    return lambda state, batch, bucket: jax.lax.switch(bucket, branches, state, batch)
 
 
 def some_steps(

@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from rnnjax import sweep
-from rnnjax.training.sweep_record import GroupRecord
+from rnnjax.training.sweeps.group_record import GroupRecord
 
 # ml_collections reads config files by a method that Python has deprecated.
 pytestmark = [
@@ -130,7 +130,7 @@ BAD_USAGE = [
     (["--config.seed=1,2"], "seeds from --seeds"),
     (["--config.seed=4294967295"], "seed must be below 4294967296"),
     (["--config.task=mnist,hihello"], "give one config.task"),
-    (["--config.parallel.batch=2"], "leave parallel.batch out"),
+    (["--config.parallel.batch=all"], 'parallel.batch is "all", but the runs of a sweep share the devices'),
     (["more"], "unexpected argument 'more'"),
     (["--colour=red"], "colour"),
     (["--config.batch_size=2"], "batch_size is 2, but there are 1 training examples"),

@@ -22,7 +22,7 @@ from rnnjax.optimizer import build_optimizer
 from rnnjax.runs import check_request
 from rnnjax.tasks import build_task, hihello, language_model, time_series, translate, word2vec
 from rnnjax.tasks.task import Request
-from rnnjax.training.schedule import training_schedule
+from rnnjax.training.batches import training_schedule
 from rnnjax.training.state import require_room
 
 pytestmark = pytest.mark.usefixtures("only_arguments_and_data")

@@ -7,7 +7,7 @@ from toytasks.grids import grid_of
 
 from rnnjax.config import OptimizerConfig
 from rnnjax.errors import ConfigError
-from rnnjax.training.grid import groups, takes_array
+from rnnjax.training.sweeps.grid import groups, takes_array
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from rnnjax.errors import TrainingError
-from rnnjax.training import sweep as sweeping
-from rnnjax.training.grid import read_grid
 from rnnjax.training.interruption import Interrupted
 from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.sweep import sweep, train_in_turn
+from rnnjax.training.sweeps import sweep as sweeping
+from rnnjax.training.sweeps.grid import read_grid
+from rnnjax.training.sweeps.sweep import sweep, train_in_turn
 
 ray = pytest.importorskip("ray", reason="Ray is an optional package")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
@@ -47,7 +47,7 @@ def assert_close(one, other):
 
 
 def test_groups_on_ray_are_those_trained_here(cluster, tmp_path):
-    from rnnjax.training.ray_sweep import ray_trainer
+    from rnnjax.training.sweeps.ray_groups import ray_trainer
 
     grid, _, _ = read_grid(SMALL, 2, None)
     here, there = RunDirectory(tmp_path / "here"), RunDirectory(tmp_path / "there")
@@ -60,28 +60,28 @@ def test_groups_on_ray_are_those_trained_here(cluster, tmp_path):
 
 
 def test_a_signal_keeps_what_is_complete_and_the_rest_is_trained_later(cluster, tmp_path, monkeypatch):
-    from rnnjax.training import ray_sweep
+    from rnnjax.training.sweeps import ray_groups
 
-    real, directory, grid = ray_sweep.write_group, RunDirectory(tmp_path / "sweep"), read_grid(SMALL, 1, None)[0]
+    real, directory, grid = ray_groups.write_group, RunDirectory(tmp_path / "sweep"), read_grid(SMALL, 1, None)[0]
 
     def keep(*arguments):
         real(*arguments)
         os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ray_sweep, "write_group", keep)
+        patch.setattr(ray_groups, "write_group", keep)
         with pytest.raises(Interrupted, match="stopped by SIGTERM, 1 of 2 tasks not complete"):
-            sweep(grid, directory, ray_sweep.train_on_ray)
+            sweep(grid, directory, ray_groups.train_on_ray)
     assert [run["run"] for run in sweeping.read_results(directory)["runs"]] == [0]
     assert [run["run"] for run in sweep(grid, directory, train_in_turn)["runs"]] == [0, 1]
 
 
 def test_a_task_that_fails_is_named(cluster, tmp_path, monkeypatch):
-    from rnnjax.training import ray_sweep
+    from rnnjax.training.sweeps import ray_groups
 
     def fail(group):
         raise MemoryError("no room for it")
 
-    monkeypatch.setattr(ray_sweep, "train_alone", fail)
+    monkeypatch.setattr(ray_groups, "train_alone", fail)
     with pytest.raises(TrainingError, match=r"a Ray task failed \(.*no room for it\); run again to resume"):
-        sweep(read_grid(SMALL, 1, None)[0], RunDirectory(tmp_path / "sweep"), ray_sweep.train_on_ray)
+        sweep(read_grid(SMALL, 1, None)[0], RunDirectory(tmp_path / "sweep"), ray_groups.train_on_ray)

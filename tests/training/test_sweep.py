@@ -17,19 +17,19 @@ from toytasks.runs import assert_identical, data_set, line_config, params_of, sc
 
 from rnnjax.config import DataConfig, OptimizerConfig
 from rnnjax.config_group import freeze, to_dict
-from rnnjax.errors import DirectoryInUse
+from rnnjax.errors import ConfigError, DirectoryInUse
 from rnnjax.tasks.task import Buckets, Task
 from rnnjax.training import engine
-from rnnjax.training import sweep as sweeping
 from rnnjax.training.finding import find_run
-from rnnjax.training.grid import Group, Run, groups
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.lock import locked
 from rnnjax.training.loop import train
 from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.sweep import sweep, train_in_turn
-from rnnjax.training.sweep_group import train_group
-from rnnjax.training.sweep_record import GroupRecord
+from rnnjax.training.sweeps import sweep as sweeping
+from rnnjax.training.sweeps.grid import Group, Run, groups
+from rnnjax.training.sweeps.group import train_group
+from rnnjax.training.sweeps.group_record import GroupRecord
+from rnnjax.training.sweeps.sweep import sweep, train_in_turn
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),
@@ -118,6 +118,32 @@ def test_every_run_is_the_one_that_training_makes(number, swept, tmp_path):
     assert run["values"] == {"optimizer.learning_rate": config.optimizer.learning_rate}
     assert_rows_agree([run["best"]], [summary["best"]])
     assert_rows_agree(list(run["final"].values()), list(summary["final"].values()))
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        ["--config.parallel.batch=2", "--config.batch_size=7"],
+        once_more(["--config.parallel.layers=2", "--config.cell.layers=2"]),
+        once_more(["--config.parallel.time=2", "--config.cell.kind=LRU"]),
+        once_more(["--config.parallel.batch=2", "--config.parallel.map=pmap"]),
+    ],
+)
+def test_runs_that_are_split_over_devices_each_are_those_that_training_makes(split, tmp_path):
+    grid, directory = grid_of(*split, *RATES, "--config.epochs=1"), RunDirectory(tmp_path / "sweep")
+    assert dict(groups(grid)[0].mesh().shape)["runs"] == 1
+    results = sweep(grid, directory, train_in_turn)
+    assert len(results["runs"]) == 2
+    config, alone = grid.runs[1].config, RunDirectory(tmp_path / "alone")
+    alone.claim(to_dict(config))
+    train(sign.build(config), config, alone)
+    assert_rows_agree(rows_of(directory, 1), alone.metrics())
+    assert find_run(directory.path / "best").summary()["device"]["count"] == 2
+
+
+def test_a_sweep_whose_runs_take_more_devices_than_there_are_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="parallel asks for 3 devices for every run of a sweep, but there are 2"):
+        sweep(grid_of("--config.parallel.batch=3"), RunDirectory(tmp_path), train_in_turn)
 
 
 def test_runs_of_one_program_differ(swept):
@@ -336,7 +362,7 @@ def test_damaged_results_are_named_and_made_again(content, swept, tmp_path, capl
 def test_a_checkpoint_of_another_group_is_set_aside(swept, tmp_path, monkeypatch, caplog):
     grid, _, results = swept
     group = groups(grid)[1]
-    monkeypatch.setattr("rnnjax.training.sweep_group.shutil.rmtree", lambda *arguments, **options: None)
+    monkeypatch.setattr("rnnjax.training.sweeps.group.shutil.rmtree", lambda *arguments, **options: None)
     other = Group([run._replace(seed=7) for run in group.runs], group.traced)
     task = sign.build(group.config)
     train_group(other, task, RunDirectory(tmp_path / "other"), StopRequest())

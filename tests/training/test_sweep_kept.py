@@ -7,13 +7,13 @@ import pytest
 
 import rnnjax
 from rnnjax.errors import ConfigError
-from rnnjax.training import sweep as sweeping
 from rnnjax.training.evaluation import evaluate_run
 from rnnjax.training.finding import find_run
-from rnnjax.training.grid import read_grid
 from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.sweep import sweep, train_in_turn
-from rnnjax.training.sweep_report import table
+from rnnjax.training.sweeps import sweep as sweeping
+from rnnjax.training.sweeps.grid import read_grid
+from rnnjax.training.sweeps.report import table
+from rnnjax.training.sweeps.sweep import sweep, train_in_turn
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rnnjax.training.grid import Grid, read_grid
+from rnnjax.training.sweeps.grid import Grid, read_grid
 
 TOY = str(Path(__file__).parent / "config.py")
 SMALL = ["--config", TOY, "--config.epochs=2", "--config.examples=24", "--config.log_every=2"]

@@ -145,7 +145,7 @@ def plot_sweep(results: dict[str, Any], rows: Sequence[dict[str, Any]], director
     """Plots each validation metric against the epoch: mean and standard deviation over the seeds of every point.
 
     Args:
-      results: of the sweep, as `rnnjax.training.sweep.gather` returns them.
+      results: of the sweep, as `rnnjax.training.sweeps.sweep.gather` returns them.
       rows: lines of `metrics.jsonl`.
       directory: where the plots are written.
     """

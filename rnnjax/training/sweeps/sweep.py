@@ -11,19 +11,18 @@ import jax
 
 from rnnjax.files import read_json, write_json
 from rnnjax.machine import device_name, git_commit, versions
-from rnnjax.parallel.mesh import runs_mesh
 from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Task
+from rnnjax.training.batches import training_schedule
 from rnnjax.training.finding import RESULTS
-from rnnjax.training.grid import Grid, Group, groups
 from rnnjax.training.interruption import StopRequest
 from rnnjax.training.lock import locked
 from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.schedule import training_schedule
 from rnnjax.training.sinks.named import followers
-from rnnjax.training.sweep_best import KEPT, score_of
-from rnnjax.training.sweep_group import is_group_summary, train_group
-from rnnjax.training.sweep_report import plot_sweep, points, table
+from rnnjax.training.sweeps.best import KEPT, score_of
+from rnnjax.training.sweeps.grid import Grid, Group, check_devices, groups
+from rnnjax.training.sweeps.group import is_group_summary, train_group
+from rnnjax.training.sweeps.report import plot_sweep, points, table
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +57,9 @@ def _train(grid: Grid, directory: RunDirectory, train_groups: Callable[[PendingG
     started = time.perf_counter()
     task, seeds_apart = build_first_task(grid)
     _log.info("data: %s", task.data.source)
-    training_schedule(task, grid.base)  # raises if the config cannot be run on this data
+    # Both raise if the config cannot be run, on this data and these devices.
+    training_schedule(task, grid.base)
+    check_devices(grid)
     all_groups = groups(grid, seeds_apart=seeds_apart)
     directory.claim(grid.as_dict())
     directories = [RunDirectory(directory.path / "groups" / str(number)) for number in range(len(all_groups))]
@@ -77,11 +78,11 @@ def train_in_turn(pending: PendingGroups, first_task: Task) -> None:
     """Trains groups one after another, each on all devices; `first_task` is the task of the sweep's first run.
 
     Raises:
-      CheckpointError, Interrupted: as `rnnjax.training.sweep_group.train_group`.
+      CheckpointError, Interrupted: as `rnnjax.training.sweeps.group.train_group`.
     """
     with StopRequest() as stop:
         for group, directory in pending:
-            _log.info("%s, over devices: %d", about(group), runs_mesh(len(group.runs)).size)
+            _log.info("%s, over devices: %d", about(group), group.mesh().size)
             task = first_task if group.runs[0].number == 0 else build_task(group.config)
             train_group(group, task, directory, stop)
 

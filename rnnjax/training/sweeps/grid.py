@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float
 
 from rnnjax.config import OptimizerConfig, ParallelConfig, TrainConfig
@@ -22,6 +23,7 @@ from rnnjax.config_flags import read_config
 from rnnjax.config_group import freeze, to_dict
 from rnnjax.errors import require
 from rnnjax.optimizer import build_optimizer
+from rnnjax.parallel.mesh import runs_mesh
 
 _OPTIMIZER = "optimizer."
 _LIST_FIELDS = ("cell.wrappers", "sinks")
@@ -77,6 +79,10 @@ class Group(NamedTuple):
     runs: list[Run]
     traced: tuple[str, ...]
     keep: str = "best"
+
+    def mesh(self) -> Mesh:
+        """Returns the devices that train the group."""
+        return runs_mesh(len(self.runs), *_split(self.config))
 
     @property
     def config(self) -> TrainConfig:
@@ -170,15 +176,24 @@ def _value(config: TrainConfig, field: str) -> Any:
 
 
 def _check_parallel(config: ParallelConfig) -> None:
-    """Raises `ConfigError` if a run is to be split over devices: in a sweep each run is on one device."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        whole = value == field.default or (field.name, value) in (("batch", "1"), ("tune", False))
+    """Raises `ConfigError` if one run is to have all devices, which those of a sweep share."""
+    for name in ("batch", "layers", "time"):
         require(
-            whole,
-            f"parallel.{field.name} is {value!r}, but a sweep trains every run whole on one device and splits "
-            f"the runs over the devices; leave parallel.{field.name} out",
+            getattr(config, name) != "all",
+            f'parallel.{name} is "all", but the runs of a sweep share the devices; give the number for each run, or '
+            f"leave parallel.{name} out",
         )
+
+
+def _split(config: TrainConfig) -> tuple[str, str, str]:
+    parallel = config.parallel
+    return parallel.batch, parallel.layers, parallel.time
+
+
+def check_devices(grid: Grid) -> None:
+    """Raises `ConfigError` if there are fewer devices than a run takes."""
+    for split in {_split(run.config) for run in grid.runs}:
+        runs_mesh(1, *split)
 
 
 def _runs(points: Sequence[tuple[TrainConfig, dict[str, Any]]], seeds: int) -> list[Run]:

@@ -14,19 +14,18 @@ from jaxtyping import Int
 
 from rnnjax.config_group import to_dict
 from rnnjax.files import is_number
-from rnnjax.parallel.mesh import runs_mesh
+from rnnjax.parallel.mesh import RUNS
 from rnnjax.tasks.task import Task
+from rnnjax.training.batches import TrainingSchedule
 from rnnjax.training.calls import Beginning, train_and_test
 from rnnjax.training.checkpoint import Checkpoints, Origin, Unfinished
 from rnnjax.training.engine import Engine, Runs
 from rnnjax.training.frozen import check_frozen
-from rnnjax.training.grid import Group
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow, steps_in
 from rnnjax.training.model_file import shapes
 from rnnjax.training.progress import Progress
 from rnnjax.training.run_directory import RunDirectory, config_digest
-from rnnjax.training.schedule import TrainingSchedule
 from rnnjax.training.sinks.named import followers
 from rnnjax.training.sinks.sink import Sinks
 from rnnjax.training.state import (
@@ -37,8 +36,9 @@ from rnnjax.training.state import (
     require_room,
     stack,
 )
-from rnnjax.training.sweep_best import KEPT, BestParams, Ended, items_of_runs, kept, no_best_params, write_run
-from rnnjax.training.sweep_record import GroupRecord
+from rnnjax.training.sweeps.best import KEPT, BestParams, Ended, items_of_runs, kept, no_best_params, write_run
+from rnnjax.training.sweeps.grid import Group
+from rnnjax.training.sweeps.group_record import GroupRecord
 from rnnjax.unrolling.auto import using
 
 _log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
         raise Interrupted(f"stopped by {stop.signal} between two groups")
     started = time.perf_counter()
     config, runs = group.config, Runs([run.seed for run in group.runs], group.traced_values())
-    engine = Engine(task, config, runs_mesh(len(group.runs)), runs)
+    engine = Engine(task, config, group.mesh(), runs)
     require_room(task, engine.optimizer(), len(group.runs))
     check_frozen(config.frozen, shapes(task))
     schedule = engine.schedule
@@ -82,7 +82,9 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
     }
     write_to_sinks(group, directory)
     results = record.results()
-    kept_runs = write_kept(record, results, schedule, trained.states.params, times)
+    kept_runs = write_kept(
+        record, results, schedule, trained.states.params, times, engine.mesh.size // engine.mesh.shape[RUNS]
+    )
     directory.write_summary({"runs": results, "kept": kept_runs, "devices": engine.mesh.size, **times})
     # With its summary a group is complete, and never resumed.
     shutil.rmtree(directory.checkpoints, ignore_errors=True)
@@ -113,6 +115,7 @@ def write_kept(
     schedule: TrainingSchedule,
     params: Any,
     times: Mapping[str, float],
+    devices: int,
 ) -> list[int]:
     """Writes the directories of the runs that are kept; returns their numbers.
 
@@ -122,6 +125,7 @@ def write_kept(
       schedule: of each run.
       params: the parameters of all runs after the last step, each leaf ``[padded, ...]``.
       times: that the group took.
+      devices: that each run was computed on.
     """
     if record.best is None:
         return []
@@ -130,7 +134,7 @@ def write_kept(
         run = record.group.runs[index]
         last = jax.tree.map(lambda leaf, index=index: np.asarray(np.asarray(leaf)[index]), params)
         best = (int(record.best.step[index]), record.best.of_run(index))
-        ended = Ended(run, results[index], rows[run.number], best, (schedule.steps, last), times)
+        ended = Ended(run, results[index], rows[run.number], best, (schedule.steps, last), times, devices)
         write_run(record.task, ended, RunDirectory(record.directory.path / KEPT / str(run.number)))
     return [record.group.runs[index].number for index in chosen]
 

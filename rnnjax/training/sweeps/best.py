@@ -16,11 +16,11 @@ from rnnjax.machine import device_name, git_commit, versions
 from rnnjax.metric_names import numbers
 from rnnjax.tasks.task import Task
 from rnnjax.training.checkpoint import Checkpoints
-from rnnjax.training.grid import Group, Run
 from rnnjax.training.model_file import model_file
 from rnnjax.training.run_checkpoints import open_checkpoints
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.state import TrainState, as_items
+from rnnjax.training.sweeps.grid import Group, Run
 
 KEPT = "runs"  # folder in that of a group
 
@@ -104,6 +104,7 @@ class Ended(NamedTuple):
       best: its parameters at the best evaluation, and the step of it.
       last: its parameters after the last step, and this step.
       times: seconds, steps per second and compile seconds, of the whole group.
+      devices: that the run was computed on.
     """
 
     run: Run
@@ -112,6 +113,7 @@ class Ended(NamedTuple):
     best: tuple[int, Any]
     last: tuple[int, Any]
     times: Mapping[str, float]
+    devices: int
 
 
 def write_run(task: Task, ended: Ended, directory: RunDirectory) -> None:
@@ -138,7 +140,7 @@ def write_run(task: Task, ended: Ended, directory: RunDirectory) -> None:
             "final": ended.result["final"],
             "best": ended.result["best"],
             **ended.times,
-            "device": {"platform": jax.default_backend(), "kind": device_name(), "count": 1},
+            "device": {"platform": jax.default_backend(), "kind": device_name(), "count": ended.devices},
             "versions": versions(),
             "git_commit": git_commit(),
             "data": {"name": task.data.name, "source": task.data.source, "checksum": task.data.checksum},

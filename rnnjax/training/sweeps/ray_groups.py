@@ -15,18 +15,18 @@ from rnnjax.cache import keep_compilations
 from rnnjax.errors import ConfigError, TrainingError
 from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Task
-from rnnjax.training.grid import Group
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.sweep import PendingGroups, about
-from rnnjax.training.sweep_best import KEPT
-from rnnjax.training.sweep_group import train_group
+from rnnjax.training.sweeps.best import KEPT
+from rnnjax.training.sweeps.grid import Group
+from rnnjax.training.sweeps.group import train_group
+from rnnjax.training.sweeps.sweep import PendingGroups, about
 
 _log = logging.getLogger(__name__)
 
 
 def ray_trainer() -> Callable[[PendingGroups, Task], None]:
-    """Returns a function for `rnnjax.training.sweep.sweep` that trains the groups of a sweep on a Ray cluster.
+    """Returns a function for `rnnjax.training.sweeps.sweep.sweep` that trains the groups of a sweep on a Ray cluster.
 
     Raises:
       ConfigError: if Ray is not installed.
