@@ -143,7 +143,8 @@ def test_runs_that_are_split_over_devices_each_are_those_that_training_makes(spl
 
 def test_a_sweep_whose_runs_take_more_devices_than_there_are_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="parallel asks for 3 devices for every run of a sweep, but there are 2"):
-        sweep(grid_of("--config.parallel.batch=3"), RunDirectory(tmp_path), train_in_turn)
+        sweep(grid_of("--config.parallel.batch=1,3"), RunDirectory(tmp_path), train_in_turn)
+    assert not (tmp_path / "config.json").exists()
 
 
 def test_runs_of_one_program_differ(swept):
