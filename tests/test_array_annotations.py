@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax.tasks.mnist import rows
+from rnnjax.training.batches import Order
+from rnnjax.training.split_evaluation import pieces
 
 _ROOT = Path(rnnjax.__file__).parent
 _FILES = sorted([*_ROOT.glob("training/*.py"), *_ROOT.glob("parallel/*.py")])
@@ -94,6 +95,7 @@ def test_an_array_without_a_shape_is_found(source, bare):
 
 def test_annotations_are_held_where_a_test_calls_a_function():
     pytest.importorskip("beartype")
-    assert rows(np.full((1, 28, 28), 255, np.uint8)).max() == 1
+    order = Order(np.zeros((2, 3), np.int32), None)
+    assert len(pieces(order, np.ones((2, 3), np.float32), 1)) == 2
     with pytest.raises(jaxtyping.TypeCheckError):
-        rows(np.ones((1, 28, 27), np.uint8))
+        pieces(order, np.ones(2, np.float32), 1)

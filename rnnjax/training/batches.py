@@ -100,8 +100,8 @@ def example_groups(task: Task, split: str) -> list[Int[np.ndarray, " n"]]:
 def epoch_orders(mesh: Mesh, task: Task, seeds: Sequence[int], batch_size: int) -> Callable[[int], Order]:
     """Returns a function from the epoch to the batches of every run, shuffled unless the task is ordered.
 
-    Examples that do not fill a batch are left out. Batches are padded to divide over the devices; `batch_weights` gives
-    the padding weight zero.
+    Examples that do not fill a batch are left out. Batches are padded to divide over the devices; a feed gives the
+    padding weight zero.
 
     Args:
       mesh: the devices.
@@ -114,7 +114,7 @@ def epoch_orders(mesh: Mesh, task: Task, seeds: Sequence[int], batch_size: int) 
 
     def full_batches(rows: Array) -> Array:
         rows = rows[: len(rows) // batch_size * batch_size].reshape(-1, batch_size)
-        # [steps, B], filled up with examples that `batch_weights` does not count.
+        # [steps, B], filled up with examples of weight zero.
         return jnp.pad(rows, ((0, 0), (0, padding)), mode="edge") if padding else rows
 
     def of_run(seed: Array, epoch: Array) -> Order:
@@ -138,11 +138,6 @@ def epoch_orders(mesh: Mesh, task: Task, seeds: Sequence[int], batch_size: int) 
     seed_array = np.array(seeds, np.uint32)
     # The same object for all calls of an epoch, as `CallInputs` expects.
     return functools.lru_cache(1)(lambda epoch: of_runs(seed_array, epoch))
-
-
-def batch_weights(mesh: Mesh, batch_size: int) -> Float[np.ndarray, " B"]:
-    """Returns the weights of a batch's examples: 0 for those that pad it to divide over the devices."""
-    return (np.arange(filled_batch(mesh, batch_size)) < batch_size).astype(np.float32)
 
 
 def left_out(task: Task, batch_size: int) -> int:

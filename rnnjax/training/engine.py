@@ -18,9 +18,9 @@ from rnnjax.optimizer import Optimizer
 from rnnjax.parallel.mesh import BATCH, filled_batch
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import epoch_orders, training_schedule
-from rnnjax.training.feeds import training_feed
+from rnnjax.training.feeds import Traced, training_feed
 from rnnjax.training.frozen import run_optimizer
-from rnnjax.training.program import Traced, TrainProgram
+from rnnjax.training.program import TrainProgram
 from rnnjax.training.split_evaluation import Evaluator
 from rnnjax.training.state import TrainState, first_runs, only_run, padded_runs
 
@@ -77,13 +77,13 @@ class Engine:
 
     def _steps(self, traced: Traced) -> TrainProgram:
         task, config = self.task, self.config
-        feed = training_feed(self.mesh, task.data.splits["train"], resident=config.data.feed == "device")
+        resident = config.data.feed == "device"
+        feed = training_feed(self.mesh, task.data.splits["train"], config.batch_size, resident=resident)
         return TrainProgram(
             task,
             self.optimizer,
             self.mesh,
             feed,
-            config.batch_size,
             traced=traced,
             map=config.parallel.map,
             most=self.schedule.call_steps,

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from rnnjax.backend import runs_in_turn, waits_for_calls
 from rnnjax.memory import program_that_fits
 from rnnjax.parallel.mapping import map_over_devices
-from rnnjax.parallel.mesh import BATCH, EVERYWHERE, place
+from rnnjax.parallel.mesh import BATCH, EVERYWHERE
 from rnnjax.parallel.splitting import splitting
 from rnnjax.tasks.task import Batch, Buckets, Task
-from rnnjax.training.batches import Order, batch_weights
-from rnnjax.training.feeds import EACH_RUN, STEPS_OF_EACH, CallInputs, Feed
+from rnnjax.training.batches import Order
+from rnnjax.training.feeds import CALL_INPUTS, EACH_RUN, CallInputs, Feed, Traced
 from rnnjax.training.state import STATES, TrainState
 from rnnjax.training.step import train_step
 from rnnjax.unrolling.varying import vary
 
-Traced = Mapping[str, Float[Array | np.ndarray, " runs"]]  # values of the optimiser's fields that differ between runs
 Count = int | Int[Array, ""]  # of steps; a Python int is compiled into the program
 
 
@@ -43,7 +42,6 @@ class TrainProgram:
       optimizer: returns a run's optimiser from its values of the traced fields.
       mesh: the devices.
       feed: how batches reach them.
-      batch_size: examples in a batch.
       traced: for every run, those for padding included, the values of the fields of the optimiser that differ.
       map: "shard_map" or "pmap".
       most: most steps in a call; None for as many as the order has batches.
@@ -61,7 +59,6 @@ class TrainProgram:
         optimizer: Callable[[Traced], optax.GradientTransformation],
         mesh: Mesh,
         feed: Feed,
-        batch_size: int,
         *,
         traced: Traced | None = None,
         map: str = "shard_map",
@@ -70,13 +67,11 @@ class TrainProgram:
     ):
         self.compile_seconds = self.input_seconds = self.ready = 0.0
         self._mesh, self._most, self._known = mesh, most, known
-        self._inputs = CallInputs(mesh, feed)
-        self._traced = place(mesh, EACH_RUN, dict(traced or {}))
-        self._weight = place(mesh, PartitionSpec(BATCH), batch_weights(mesh, batch_size))
+        self._inputs = CallInputs(mesh, feed, traced or {})
         self._programs: dict[Any, Callable] = {}
 
         def steps(
-            states: TrainState, traced: Traced, resident: Any, batches: Any, bucket: Any, weight: Any, *numbers: Any
+            states: TrainState, traced: Traced, resident: Any, weight: Any, batches: Any, bucket: Any, *numbers: Any
         ) -> Any:
             first, count, most = numbers
 
@@ -101,7 +96,7 @@ class TrainProgram:
 
             # `first`, and `count` unless it is a constant of the program.
             numbers = [EVERYWHERE] * (1 if known else 2)
-            in_specs = (STATES, EACH_RUN, EVERYWHERE, STEPS_OF_EACH, EACH_RUN, PartitionSpec(BATCH), *numbers)
+            in_specs = (STATES, *CALL_INPUTS, *numbers)
             function = splitting(call, mesh)
             return map_over_devices(function, mesh, in_specs, (STATES, EACH_RUN), map=map, donate=[0])(*arguments)
 
@@ -124,9 +119,9 @@ class TrainProgram:
         batches_in_order = order.rows.shape[1]
         most, count = self._most or batches_in_order, int(batches_in_order if count is None else count)
         started = time.perf_counter()
-        resident, batches, bucket, first = self._inputs(order, first, count, most)
+        inputs, first = self._inputs(order, first, count, most)
         numbers = (np.int32(first),) if self._known else (np.int32(first), np.int32(count))
-        arguments = (states, self._traced, resident, batches, bucket, self._weight, *numbers)
+        arguments = (states, *inputs, *numbers)
         self.input_seconds += time.perf_counter() - started
         known_count = count if self._known else None
         # Of what a program is compiled for; shapes of everything else stay the same in a run.

@@ -185,7 +185,7 @@ class Record(abc.ABC):
             self.add([self.label(index) | about | test])
 
 
-def of_run(metrics: Mapping[str, Array], index: int) -> dict[str, float]:
+def of_run(metrics: Mapping[str, Float[Array, " runs"]], index: int) -> dict[str, float]:
     """Returns the metrics of one run as Python numbers."""
     return {name: float(np.asarray(values)[index]) for name, values in metrics.items()}
 

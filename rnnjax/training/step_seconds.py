@@ -73,8 +73,8 @@ def steps_call(
     """
     mesh = batch_mesh(str(choice.devices), config.batch_size)
     batch = {name: values[: config.batch_size] for name, values in task.data.splits["train"].items()}
-    feed = training_feed(mesh, batch, resident=True)
-    program = TrainProgram(task, lambda _: optimizer, mesh, feed, config.batch_size, map=config.parallel.map)
+    feed = training_feed(mesh, batch, config.batch_size, resident=True)
+    program = TrainProgram(task, lambda _: optimizer, mesh, feed, map=config.parallel.map)
     buckets = None if task.buckets is None else np.full((1, steps), len(task.buckets.widths) // 2)
     order = Order(np.tile(np.arange(config.batch_size), (1, steps, 1)), buckets)
     states = as_only_run(mesh, place_state(mesh, state))
