@@ -19,7 +19,7 @@ from rnnjax.training.loop import open_checkpoints
 from rnnjax.training.model_file import shapes
 from rnnjax.training.record import means
 from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.split_evaluation import evaluator, scores
+from rnnjax.training.split_evaluation import evaluator
 from rnnjax.training.trust import require_trust
 from rnnjax.unrolling.auto import using
 from rnnjax.unrolling.known import Methods
@@ -50,7 +50,7 @@ def evaluate_run(
     evaluate = evaluator(task, mesh, split, config.batch_size, resident=resident, map=config.parallel.map)
     with using(methods_of_run(run)):
         metrics = means(evaluate(params))
-        metrics = task.complete(metrics) | scores(task, params, split)
+        metrics = task.metrics(metrics) | task.scores(jax.device_get(params), split)
     return {"step": step, "checkpoint": checkpoint, "split": split, **metrics, "data": task.data.source}
 
 

@@ -34,7 +34,7 @@ from rnnjax.training.record import Record, means
 from rnnjax.training.run_directory import RunDirectory, config_digest
 from rnnjax.training.sinks.named import followers
 from rnnjax.training.sinks.sink import Sinks
-from rnnjax.training.split_evaluation import evaluator, scores
+from rnnjax.training.split_evaluation import evaluator
 from rnnjax.training.state import TrainState, as_items, from_items, initial_train_state, require_room
 from rnnjax.training.summary import summarise
 from rnnjax.unrolling.auto import using
@@ -170,11 +170,11 @@ def evaluate_test_split(
     metrics = programs.evaluate["test"](state.params, stop.of_any_process)
 
     def finish() -> None:
-        test = record.task.complete(means(metrics)) | scores(record.task, state.params, "test")
+        params = jax.device_get(state.params)
+        test = record.task.metrics(means(metrics)) | record.task.scores(params, "test")
         record.add([{"step": schedule.steps, "epoch": schedule.epochs, "split": "test", **test}])
         plot_curves(record.run.metrics(), record.run.plots)
-        if record.task.plots is not None:
-            record.task.plots(jax.device_get(state.params), record.run.plots)
+        record.task.plots(params, record.run.plots)
         record.sinks.figures(record.run.plots)
 
     if metrics is not None and record.run.writes:

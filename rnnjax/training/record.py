@@ -77,7 +77,7 @@ class Record(NamedTuple):
         rows = self._training_rows(results) if results.count else []
         validation = {}
         if results.validation is not None:
-            validation = self.task.complete(means(results.validation))
+            validation = self.task.metrics(means(results.validation))
             # Before the checkpoint: one of a run that has failed must not be resumed from.
             check_finite(np.array([validation["loss"]]), results.step)
             rows.append({"step": results.step, "epoch": results.epoch, "split": "validation", **validation})
@@ -94,14 +94,14 @@ class Record(NamedTuple):
         finite_metrics = {name: values[:finite] for name, values in metrics.items()}
         # Only steps before the first loss that is not finite get lines.
         lines, step = self.window.take_complete(finite_metrics, results.step - results.count + finite)
-        rows = [self.task.complete(row) for row in training_rows(lines, step, results.epoch, self.log_every)]
+        rows = [self.task.metrics(row) for row in training_rows(lines, step, results.epoch, self.log_every)]
         rows = [finite_of_optimizer(row) for row in rows]
         if finite < results.count:
             self.add(rows)  # before the error is raised
         check_finite(metrics["loss"], results.step)
         shown = of_task(metrics)
         last_metrics = {name: values[-self.log_every :] for name, values in shown.items()}
-        self.progress.advance(results.step, self.task.complete(means(last_metrics)), shown)
+        self.progress.advance(results.step, self.task.metrics(means(last_metrics)), shown)
         return rows
 
     def add(self, rows: list[dict[str, Any]]) -> None:

@@ -173,8 +173,3 @@ def split_sums(task: Task) -> Callable[..., tuple[Any, Sums]]:
         return some_steps(step, carry, (batches, weights, bucket), first, count, len(weights))
 
     return sums
-
-
-def scores(task: Task, params: Any, split: str) -> dict[str, float]:
-    """Returns the task's own scores of a split, computed on one device; an empty dict if it has none."""
-    return {} if task.score is None else task.score(jax.device_get(params), split)

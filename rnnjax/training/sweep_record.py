@@ -25,7 +25,6 @@ from rnnjax.training.record import (
     training_rows,
 )
 from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.split_evaluation import scores
 from rnnjax.training.state import TrainState
 from rnnjax.training.summary import best_metrics, last_metrics
 from rnnjax.training.sweep_best import BestParams, items_of_runs, score_of
@@ -78,7 +77,7 @@ class GroupRecord(NamedTuple):
         """Takes the parameters of the runs that an evaluation has found better than ever."""
         if self.best is None or results.validation is None:
             return
-        rows = [self.task.complete(_of_run(results.validation, index)) for index in range(len(self.diverged))]
+        rows = [self.task.metrics(_of_run(results.validation, index)) for index in range(len(self.diverged))]
         scores = np.array([score_of(self.task, row) for row in rows], np.float32)
         self.best.note(np.where(self.diverged == 0, scores, -np.inf), results.step, results.state.params)
 
@@ -90,7 +89,7 @@ class GroupRecord(NamedTuple):
             self.progress.advance(results.step, means(last), mean)
         if results.validation is not None:
             validation = {name: values[shown] for name, values in _on_host(results.validation).items()}
-            self.progress.epoch(results.epoch, self.task.complete(means(validation)))
+            self.progress.epoch(results.epoch, self.task.metrics(means(validation)))
 
     def _note_divergence(self, metrics: Metrics, results: CallResults) -> None:
         """Notes the runs whose loss was not finite in a call, or in the evaluation after it."""
@@ -113,11 +112,11 @@ class GroupRecord(NamedTuple):
         """Yields the lines of one run, up to the step at which it diverged."""
         run, config = self.group.runs[index], self.group.config
         metrics = {name: values[index] for name, values in lines.items()}
-        rows = [self.task.complete(row) for row in training_rows(metrics, step, results.epoch, config.log_every)]
+        rows = [self.task.metrics(row) for row in training_rows(metrics, step, results.epoch, config.log_every)]
         rows = [finite_of_optimizer(row) for row in rows]
         if results.validation is not None:
             about = {"step": results.step, "epoch": results.epoch, "split": "validation"}
-            rows.append(about | self.task.complete(_of_run(results.validation, index)))
+            rows.append(about | self.task.metrics(_of_run(results.validation, index)))
         for row in rows:
             if not self.diverged[index] or row["step"] < self.diverged[index]:
                 yield {"run": run.number, **row}
@@ -157,11 +156,10 @@ class GroupRecord(NamedTuple):
         for index, run in enumerate(self.group.runs):
             if self.diverged[index]:
                 continue
-            test = self.task.complete(_of_run(metrics, index))
-            if self.task.score is not None:
-                # The padding is behind the runs, so that a run's number is its row.
-                params_of_run = jax.tree.map(lambda leaf, index=index: leaf[index], params)
-                test |= scores(self.task, params_of_run, "test")
+            test = self.task.metrics(_of_run(metrics, index))
+            # The padding is behind the runs, so that a run's number is its row.
+            params_of_run = jax.tree.map(lambda leaf, index=index: leaf[index], params)
+            test |= self.task.scores(jax.device_get(params_of_run), "test")
             self.directory.append_metrics([{"run": run.number, **about, **test}])
 
     def rows_by_run(self) -> dict[int, list[dict[str, Any]]]:
