@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> None:
         if options.stream:
             said = streamed(run, given, "--", lines)
         else:
-            said = generated(run, given, "--", lines=lines, plots=run.directory.plots)
+            said = generated(run, given, {"lines": lines, "plots": run.directory.plots}, "--")
         for line in said:
             print(line, flush=True)
 

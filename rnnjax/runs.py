@@ -113,7 +113,7 @@ class Run:
           ConfigError: if the run generates nothing, for an option that its task has not, or one out of its range.
         """
         given = options if prompt is None else {"prompt": prompt, **options}
-        return "\n".join(generated(self._opened, given, lines=lines))
+        return "\n".join(generated(self._opened, given, {"lines": lines}))
 
     def translate(self, lines: Sequence[str], *, beam_size: int = 4) -> list[str]:
         """Returns the best translation of every line.
@@ -142,14 +142,16 @@ class Run:
         return f"use {' or '.join(names)}" if names else "evaluate it with rnnjax.evaluate"
 
 
-def generated(opened: OpenedRun, options: Mapping[str, Any], prefix: str = "", **context: Any) -> Iterator[str]:
+def generated(
+    opened: OpenedRun, options: Mapping[str, Any], context: Mapping[str, Any], prefix: str = ""
+) -> Iterator[str]:
     """Yields what a run generates, line by line.
 
     Args:
       opened: the run.
       options: of its task.
-      prefix: what stands before the name of an option in messages.
       context: the lines of the standard input and the directory of plots, which a task is given if it takes them.
+      prefix: what stands before the name of an option in messages.
 
     Raises:
       ConfigError: for an option that the task has not, or one out of its range, or a task that generates nothing.

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from rnnjax.errors import DataError
+
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -31,7 +33,12 @@ class DataSet:
     raw: Any = None
 
 
-NO_DATA = DataSet("none", {}, "no data", "")
+class _NoSplits(dict):
+    def __missing__(self, split: str) -> Arrays:
+        raise DataError(f"there is no {split} split, since a run is opened without its data: use what `kept` has of it")
+
+
+NO_DATA = DataSet("none", _NoSplits(), "no data", "")
 
 
 def content_checksum(splits: Mapping[str, Arrays]) -> str:

@@ -149,7 +149,14 @@ class Task:
         return self.model.init(key, *map(jnp.zeros, ones, (field.dtype for field in self.inputs.values())))
 
     def apply(self, params: Any, *inputs: Any, key: PRNGKeyArray | None = None, **options: Any) -> Any:
-        """Returns what the Flax module makes of inputs, with dropout by the key if there is one."""
+        """Returns what the model, a Flax module, makes of inputs.
+
+        Args:
+          params: its parameters.
+          *inputs: of the model, in their order.
+          key: of dropout; None drops nothing.
+          **options: of the model, such as `lengths`.
+        """
         rngs = None if key is None else {"dropout": key}
         return self.model.apply(params, *inputs, rngs=rngs, deterministic=key is None, **options)
 

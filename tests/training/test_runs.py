@@ -11,7 +11,7 @@ import rnnjax
 from rnnjax.cells.basic import BasicRNN
 from rnnjax.config import CellConfig
 from rnnjax.config_group import freeze
-from rnnjax.errors import ConfigError
+from rnnjax.errors import ConfigError, DataError
 from rnnjax.runs import columns, fitting
 from rnnjax.tasks import build_task, hihello
 from rnnjax.tasks.task import Field
@@ -103,9 +103,11 @@ def test_a_run_of_an_earlier_version_is_refused_in_one_sentence(finished, tmp_pa
     assert rnnjax.load_run(path).generate("hih") == rnnjax.load_run(finished.directory.path).generate("hih")
 
 
-def test_a_task_of_ones_own_that_says_nothing_of_it_is_opened_with_its_data(tmp_path):
+def test_a_task_of_ones_own_is_opened_without_its_data(tmp_path):
     run_training(tmp_path, sign_config(epochs=1))
     run = rnnjax.load_run(tmp_path, trust=True)
     assert run.generate("abc").startswith("abc 300 1.0")
+    with pytest.raises(DataError, match="no train split, since a run is opened without its data"):
+        run.task.examples("train")
     with pytest.raises(ConfigError, match="predicts nothing from arrays; use generate"):
         run.predict(np.zeros((1, 4, 3)))
