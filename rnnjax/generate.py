@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> None:
     keep_compilations()
     with data_named_by("--data"):
         run = open_run(options.directory, options.checkpoint, options.data, trusted=options.trust)
-        given, lines = task_options(options), input_lines(sys.stdin)
+        given, lines = task_options(options, run.task), input_lines(sys.stdin)
         if options.stream:
             said = streamed(run, given, "--", lines)
         else:
@@ -48,7 +48,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--stream", action="store_true", help=about)
     for name, kind, about in _OPTIONS:
         parser.add_argument(f"--{name}", type=kind, help=about, default=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    options, options.own = parser.parse_known_args(arguments)
+    return options
 
 
 # Each for the tasks that have it: a task's own `generate` says which those are, and has the defaults.
@@ -64,10 +65,19 @@ _OPTIONS = (
 )
 
 
-def task_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Returns those of a command's options that are for the task."""
-    names = [name.replace("-", "_") for name, *_ in _OPTIONS]
-    return {name: value for name, value in vars(options).items() if name in names}
+def task_options(options: argparse.Namespace, task: Any) -> dict[str, Any]:
+    """Returns those of a command's options that are for the task, with such as no other task has."""
+    from rnnjax.tasks.options import options_of
+
+    shared = [name.replace("-", "_") for name, *_ in _OPTIONS]
+    ways = [way for way in (task.generate, task.stream and task.stream.say) if way]
+    defaults = {name: default for way in ways for name, default in options_of(way).items() if name not in shared}
+    parser = argparse.ArgumentParser(prog="python -m rnnjax.generate", add_help=False)
+    for name, default in defaults.items():
+        kind = str if default is None else type(default)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS)
+    own = parser.parse_args(options.own)
+    return {name: value for name, value in vars(options).items() if name in shared} | vars(own)
 
 
 def input_lines(stream: Any) -> Iterator[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from rnnjax.errors import require
@@ -40,9 +40,9 @@ RANGES = {
 }
 
 
-def options_of(function: Callable) -> tuple[str, ...]:
-    """Returns the names of a function's keyword arguments but those that a command gives by itself."""
-    return tuple(name for name in _keywords(function) if name not in _GIVEN_ANYWAY)
+def options_of(function: Callable) -> dict[str, Any]:
+    """Returns the defaults of a function's options, by their names."""
+    return {name: default for name, default in _keywords(function).items() if name not in _GIVEN_ANYWAY}
 
 
 def taken(function: Callable, context: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,9 +50,9 @@ def taken(function: Callable, context: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in context.items() if name in _keywords(function)}
 
 
-def _keywords(function: Callable) -> Iterable[str]:
+def _keywords(function: Callable) -> dict[str, Any]:
     parameters = inspect.signature(function).parameters.values()
-    return [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    return {each.name: each.default for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 def require_options(function: Callable, given: Mapping[str, Any], who: str, *, prefix: str = "") -> None:

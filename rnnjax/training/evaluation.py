@@ -84,7 +84,7 @@ def open_run(directory: str, checkpoint: str, data_path: str | None = None, *, t
     Args:
       directory: run directory, or that of a sweep with the name of a run behind it.
       checkpoint: "best" or "last".
-      data_path: where the data is of a task that cannot be opened without.
+      data_path: other data, for a task that answers what is in a file.
       trusted: whether code outside rnnjax that the run's config names may be executed.
 
     Raises:

@@ -76,7 +76,7 @@ def test_any_request_is_answered_or_refused(untrained, folder, number, arguments
 
     def answer(arguments):
         length = ["--length=3"] if "length" in options_of(task.generate) else []
-        given = generate.task_options(generate.parse(["DIR", *arguments, *length]))
+        given = generate.task_options(generate.parse(["DIR", *arguments, *length]), task)
         require_options(task.generate, given, "the task", prefix="--")
         list(task.generate(params, **given, **taken(task.generate, {"lines": lines, "plots": folder})))
 

@@ -3,7 +3,7 @@ import io
 import pytest
 from toytasks.runs import run_training, sign_config
 
-from rnnjax import generate
+from rnnjax import generate, load_run
 from rnnjax.commands import exit_code
 from rnnjax.errors import ConfigError, DataError
 from rnnjax.tasks import task_module
@@ -27,6 +27,22 @@ def test_what_is_not_asked_for_is_left_to_the_task(directory, monkeypatch, capsy
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     generate.main([str(directory), "--checkpoint", "last"])
     assert capsys.readouterr().out.splitlines() == ["None 300 1.0 None None", "0 4 1 2"]
+
+
+def test_a_task_may_have_an_option_of_its_own(directory, monkeypatch, capsys):
+    def answer(self, params, *, mood=1.5):
+        yield f"{mood + 1}"
+
+    monkeypatch.setattr(task_module("toytasks.sign").Task, "generate", answer)
+    arguments = [str(directory), "--mood", "2"]
+    assert load_run(directory, trust=True).generate(mood=3) == "4"
+    generate.main(arguments)
+    assert capsys.readouterr().out == "3.0\n"
+    with pytest.raises(ConfigError, match=r"^the task toytasks\.sign takes --mood: leave --seed out$"):
+        generate.main([*arguments, "--seed", "1"])
+    with pytest.raises(SystemExit):
+        generate.main([*arguments, "--tempo", "1"])
+    assert "unrecognized arguments: --tempo 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
