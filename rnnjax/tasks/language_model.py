@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.cell import Cell, State
-from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell, check_held_out
+from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell, check_held_out, check_source
 from rnnjax.data.dataset import DataSet
 from rnnjax.data.lanes import evaluation_windows, training_windows
 from rnnjax.data.text import Cuts, Texts, load_embedded_text, load_own_text, load_ptb, load_tiny_shakespeare
@@ -51,12 +51,8 @@ class TextConfig(DataConfig):
 
     def check(self) -> None:
         super().check()
-        require(self.name in _TEXTS, f"data.name must be one of {', '.join(_TEXTS)}, got {self.name!r}")
-        require(self.name != "text" or bool(self.path), "a text of your own needs --config.data.path")
-        require(
-            self.name != "embedded" or self.path is None,
-            "the embedded text comes with Python; leave data.path out, or add --config.data.name=text",
-        )
+        made = "embedded", "the embedded text comes with Python"
+        check_source(self, _TEXTS, made=made, own=("text", "texts"))
         known = self.tokens in ("characters", "words")
         require(known, f'data.tokens must be "characters" or "words", got {self.tokens!r}')
         require(self.vocabulary_size >= 3, f"data.vocabulary_size must be at least 3, got {self.vocabulary_size}")

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
-from rnnjax.config import DataConfig, TrainConfig, build_cell
+from rnnjax.config import DataConfig, TrainConfig, build_cell, check_source
 from rnnjax.data.dataset import DataSet
 from rnnjax.data.embedded import load_embedded_digits
 from rnnjax.data.mnist import load_mnist
@@ -44,12 +44,8 @@ class Config(TrainConfig):
 
     def check(self) -> None:
         super().check()
-        known = self.data.name in ("mnist", "embedded")
-        require(known, f'data.name must be "mnist" or "embedded", got {self.data.name!r}')
-        embedded_path = self.data.name == "embedded" and self.data.path is not None
-        require(
-            not embedded_path, "the embedded digits come with a package; leave data.path out, or use another variant"
-        )
+        made = "embedded", "the embedded digits come with a package"
+        check_source(self.data, ("mnist", "embedded"), made=made)
         require(self.permutation is None or self.pixels, "permutation is of pixels; set pixels, or leave it out")
         allowed = self.permutation is None or self.permutation >= 0
         require(allowed, f"permutation must not be negative, got {self.permutation}")
@@ -74,7 +70,7 @@ class Task(task.Task):
         return load(config.data)
 
     def init(self, key: PRNGKeyArray) -> Any:
-        return self.model.init(key, self.sequences(jnp.zeros((1, 28, 28), jnp.uint8)))
+        return self.model.init(key, self.sequences(self.inputs["image"].zeros()))
 
     def loss(self, params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Metrics, None]:
         logits = self.apply(params, self.sequences(batch["image"]), key=key)

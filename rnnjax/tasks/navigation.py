@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from rnnjax.config import DataConfig, TrainConfig, build_cell
+from rnnjax.config import DataConfig, TrainConfig, build_cell, check_source
 from rnnjax.data.click_rows import find_click_rows, read_click_rows
 from rnnjax.data.click_windows import (
     LENGTH,
@@ -64,12 +64,8 @@ class Config(TrainConfig):
 
     def check(self) -> None:
         super().check()
-        known = ", ".join(_NAMES)
-        require(self.data.name in _NAMES, f"data.name must be one of {known}, got {self.data.name!r}")
-        own = self.data.name != "sessions" or bool(self.data.path)
-        require(own, "sessions of your own need --config.data.path")
-        embedded_path = self.data.name == "embedded" and self.data.path is not None
-        require(not embedded_path, "the embedded clicks are generated; leave data.path out, or use another variant")
+        made = "embedded", "the embedded clicks are generated"
+        check_source(self.data, _NAMES, made=made, own=("sessions", "sessions"))
         enough = self.windows == 0 or self.windows >= 4
         require(enough, f"windows must be 0 for all, or at least 4, got {self.windows}")
         require(self.embedding >= 0, f"embedding must not be negative, got {self.embedding}")

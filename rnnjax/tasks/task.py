@@ -55,6 +55,10 @@ class Field(NamedTuple):
     dtype: str
     below: int | None = None
 
+    def zeros(self) -> Shaped[Array, "..."]:
+        """Returns an array of zeros, of which free sizes are 1."""
+        return jnp.zeros([1 if isinstance(size, str) else size for size in self.shape], self.dtype)
+
 
 Kept = Mapping[str, Any]
 """What a model needs of the data that it was trained on, such as a vocabulary: values that JSON can hold."""
@@ -145,8 +149,7 @@ class Task:
 
     def init(self, key: PRNGKeyArray) -> Any:
         """Returns fresh parameters."""
-        ones = [[1 if isinstance(size, str) else size for size in field.shape] for field in self.inputs.values()]
-        return self.model.init(key, *map(jnp.zeros, ones, (field.dtype for field in self.inputs.values())))
+        return self.model.init(key, *(field.zeros() for field in self.inputs.values()))
 
     def apply(self, params: Any, *inputs: Any, key: PRNGKeyArray | None = None, **options: Any) -> Any:
         """Returns what the model, a Flax module, makes of inputs.

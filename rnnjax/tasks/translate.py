@@ -17,7 +17,7 @@ from rnnjax.cells.attention import SCORES, Bahdanau, Luong
 from rnnjax.cells.cell import Cell
 from rnnjax.cells.gated_cell import GatedCell
 from rnnjax.cells.tree import with_last
-from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell
+from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell, check_source
 from rnnjax.config_group import ConfigGroup
 from rnnjax.data.bucketing import assign_buckets, choose_widths, padding_waste
 from rnnjax.data.dataset import DataSet
@@ -118,10 +118,7 @@ class Config(TrainConfig):
 
     def check(self) -> None:
         super().check()
-        require(self.data.name in NAMES, f"data.name must be one of {', '.join(NAMES)}, got {self.data.name!r}")
-        require(self.data.name != "tsv" or bool(self.data.path), "pairs of your own need --config.data.path")
-        generated = self.data.name == "dates" and self.data.path is not None
-        require(not generated, "dates are generated; leave data.path out, or use another variant")
+        check_source(self.data, NAMES, made=("dates", "dates are generated"), own=("tsv", "pairs"))
         known = self.attention in _ATTENTION
         require(known, f"attention must be one of {', '.join(_ATTENTION)}, got {self.attention!r}")
         require(self.score in SCORES, f"score must be one of {', '.join(SCORES)}, got {self.score!r}")
@@ -173,9 +170,6 @@ class Task(task.Task):
         )
         kept = {"source": text.source.as_text(), "target": text.target.as_text()}
         return dataclasses.replace(text.data, kept=kept, raw=text.pairs)
-
-    def init(self, key: PRNGKeyArray) -> Any:
-        return self.model.init(key)
 
     def loss(self, params: Any, carry: Any, batch: Batch, key: PRNGKeyArray | None) -> tuple[Metrics, Any]:
         probability = None

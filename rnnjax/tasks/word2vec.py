@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rnnjax.config import DataConfig, TrainConfig
+from rnnjax.config import DataConfig, TrainConfig, check_source
 from rnnjax.data.dataset import DataSet, content_checksum
 from rnnjax.data.text import Cuts, Texts, load_embedded_text, load_own_text, load_ptb
 from rnnjax.data.word_vectors import write_word_vectors
@@ -82,18 +82,14 @@ class Config(TrainConfig):
 
     def check(self) -> None:
         super().check()
-        known = self.data.name in _CORPORA
-        require(known, f"data.name must be one of {', '.join(_CORPORA)}, got {self.data.name!r}")
+        made = "embedded", "the embedded text comes with Python"
+        check_source(self.data, _CORPORA, made=made, own=("text", "texts"))
         for name in ("size", "window", "negatives", "noise", "min_count"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(2 <= self.row_length <= _LONGEST, f"row_length must be from 2 to {_LONGEST}, got {self.row_length}")
         for name in ("window", "noise"):
             require(getattr(self, name) <= _LONGEST, f"{name} must be at most {_LONGEST}, got {getattr(self, name)}")
         require(self.subsample >= 0, f"subsample must not be negative, got {self.subsample}")
-        embedded_path = self.data.name == "embedded" and self.data.path is not None
-        require(not embedded_path, "the embedded text comes with Python; leave data.path out, or use another variant")
-        no_path = self.data.name == "text" and self.data.path is None
-        require(not no_path, "the variant text needs the path of a .txt file in data.path")
 
 
 class Task(task.Task):

@@ -281,7 +281,7 @@ def test_word_variants_are_those_of_the_source(
         ({"init_scale": 0.1, "cell": CellConfig(kind="LSTM", forget_bias=1.0)}, {}, "leave cell.forget_bias out"),
         ({"tied": True, "embedding_size": 7}, {}, "tied weights need embedding_size 150, .*got 7"),
         ({}, {"name": "wikitext"}, "data.name must be one of tinyshakespeare, .*got 'wikitext'"),
-        ({}, {"name": "text"}, "a text of your own needs --config.data.path"),
+        ({}, {"name": "text"}, "texts of your own need --config.data.path"),
         ({}, {"name": "embedded", "path": "mine.txt"}, "leave data.path out, or add --config.data.name=text"),
         ({}, {"tokens": "bytes"}, "data.tokens must be .*got 'bytes'"),
         ({}, {"vocabulary_size": 2}, "data.vocabulary_size must be at least 3, got 2"),

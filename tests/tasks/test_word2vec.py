@@ -120,7 +120,7 @@ def test_without_probes_frequent_words_are_shown(text):
     [
         ({"data": DataConfig(name="mnist")}, "data.name must be one of ptb, text, embedded"),
         ({"data": DataConfig(name="embedded", path="here")}, "leave data.path out"),
-        ({"data": DataConfig(name="text")}, "needs the path of a .txt file in data.path"),
+        ({"data": DataConfig(name="text")}, "texts of your own need --config.data.path"),
         ({"window": 0}, "window must be at least 1, got 0"),
         ({"row_length": 1}, "row_length must be from 2 to 10000"),
         ({"subsample": -1.0}, "subsample must not be negative"),
