@@ -87,13 +87,17 @@ def classifier(case: Case) -> tuple[Any, Any]:
 
     model = SequenceClassifier(recurrent_layers(case), CLASSES)
 
-    def values(params: Any, carry: None, batch: Any, key: Any) -> Any:
-        logits: Any = model.apply(params, batch["xs"])
-        return {"loss": optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])}, carry
+    class Classifier(Task):
+        def init(self, key: Any) -> Any:
+            return model.init(key, jnp.zeros((1, case.T, case.I)))
+
+        def loss(self, params: Any, carry: None, batch: Any, key: Any) -> Any:
+            logits: Any = model.apply(params, batch["xs"])
+            return {"loss": optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])}, carry
 
     xs, labels = case.inputs()
     data = DataSet("", {"train": {"xs": xs, "labels": labels}}, "", "")
-    return model, Task(data, lambda key: model.init(key, jnp.zeros((1, case.T, case.I))), values)
+    return model, Classifier(None, data)
 
 
 def rnnjax_calls(case: Case) -> Calls:

@@ -194,7 +194,7 @@ def plain_step(task: Any, optimizer: optax.GradientTransformation) -> Callable[[
         key = jax.random.fold_in(state.key, state.step)
 
         def mean_loss(params: Any) -> tuple[Any, Any]:
-            sums = metric_sums(task.values(params, None, batch, key)[0])
+            sums = metric_sums(task.loss(params, None, batch, key)[0])
             means = {name: total.value / total.weight for name, total in sums.items()}
             return means["loss"], means
 

@@ -16,7 +16,8 @@ import numpy as np
 from benchmarks import beside_torch, report, timing
 from benchmarks.training import torch_device, torch_module
 from configs.ptb import VARIANTS
-from rnnjax.tasks.language_model import Config, build
+from rnnjax.tasks import build_task
+from rnnjax.tasks.language_model import Config
 from rnnjax.tasks.task import Task
 
 _COLUMNS = (report.Column("model", 16, left=True), report.Column("words/s", 9), *beside_torch.COLUMNS)
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str]) -> None:
       ConfigError: if PyTorch is not installed; DataError: if the Penn Treebank is not found.
     """
     options = parse(arguments)
-    task, config = beside_torch.task_of(options, VARIANTS, build)
+    task, config = beside_torch.task_of(options, VARIANTS, build_task)
     times, reasons = beside_torch.turns(options, task, config, options.steps, torch_steps(task, config, options.steps))
     words = options.steps * config.batch_size * config.window
     rows = [row(name, seconds, words, options.steps) for name, seconds in times.items()]

@@ -14,7 +14,8 @@ from typing import Any
 from benchmarks import beside_torch, report, timing
 from benchmarks.training import torch_device, torch_module
 from configs.mnist import VARIANTS
-from rnnjax.tasks.mnist import Config, build
+from rnnjax.tasks import build_task
+from rnnjax.tasks.mnist import Config
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import epoch_steps
 
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
       ConfigError: if PyTorch is not installed; DataError: if MNIST is not found.
     """
     options = parse(arguments)
-    task, config = beside_torch.task_of(options, VARIANTS, build)
+    task, config = beside_torch.task_of(options, VARIANTS, build_task)
     steps = min(epoch_steps(task, config.batch_size), options.steps or sys.maxsize)
     times, reasons = beside_torch.turns(options, task, config, steps, torch_epoch(task, config, steps))
     machine, spreads = report.machine(), {name: timing.spread(seconds) for name, seconds in times.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Sequence
 
 from rnnjax.cell_config import CellConfig, build_cell
 from rnnjax.config_group import ConfigGroup
@@ -43,6 +44,26 @@ class DataConfig(ConfigGroup):
         for name in ("path", "tfds_dir"):
             require(_can_name_a_file(getattr(self, name)), f"data.{name} names no file, got {getattr(self, name)!r}")
         require(self.feed in ("device", "host"), f'data.feed must be "device" or "host", got {self.feed!r}')
+
+
+def check_source(
+    data: DataConfig, names: Sequence[str], made: tuple[str, str], own: tuple[str, str] | None = None
+) -> None:
+    """Raises `ConfigError` unless a task has the data that is named, and it has a path where it needs one alone.
+
+    Args:
+      data: the group.
+      names: of the task's data sets.
+      made: the one that needs no files, and a phrase that says why.
+      own: the one of one's own files, and what is in them.
+    """
+    require(data.name in names, f"data.name must be one of {', '.join(names)}, got {data.name!r}")
+    name, reason = made
+    other = own[0] if own else names[0]
+    needless = data.name == name and data.path is not None
+    require(not needless, f"{reason}; leave data.path out, or add --config.data.name={other}")
+    lacking = own is not None and data.name == own[0] and not data.path
+    require(not lacking, f"{own and own[1]} of your own need --config.data.path")
 
 
 def check_held_out(validation_fraction: float, test_fraction: float) -> None:

@@ -177,7 +177,7 @@ def _programs(run: Any) -> dict[str, Any]:
     from rnnjax.interop.stablehlo import PLATFORMS, Free, exported, to_stablehlo
 
     programs, task = {}, run.task
-    if task.predict is not None:
+    if task.inputs:
         inputs = {name: Free(tuple(field.shape), field.dtype) for name, field in task.inputs.items()}
         programs["predict"] = exported(lambda inputs: task.predict(run.params, inputs), (inputs,), PLATFORMS)
     try:

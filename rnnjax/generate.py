@@ -16,23 +16,24 @@ def main(arguments: Sequence[str]) -> None:
     """Runs the command with the arguments after its name; prints what the run's task yields, line by line.
 
     Raises:
-      ConfigError: for invalid numbers, or a run whose task generates nothing.
+      ConfigError: for options that the run's task has not, or numbers out of their ranges, or a task that generates
+        nothing.
       DataError, CheckpointError: if the run's data or checkpoints cannot be read.
     """
     options = parse(arguments)
     require_packages()
-    from rnnjax.runs import check_request, generated, streamed
-    from rnnjax.tasks.task import Request
+    from rnnjax.runs import generated, streamed
     from rnnjax.training.evaluation import open_run
 
-    fields = {name: value for name, value in vars(options).items() if name in Request._fields}
-    request = Request(**fields, lines=input_lines(sys.stdin))
-    check_request(request, "--")
     keep_compilations()
     with data_named_by("--data"):
         run = open_run(options.directory, options.checkpoint, options.data, trusted=options.trust)
-        made = streamed if options.stream else generated
-        for line in made(run, request._replace(plots=run.directory.plots), "--"):
+        given, lines = task_options(options, run.task), input_lines(sys.stdin)
+        if options.stream:
+            said = streamed(run, given, "--", lines)
+        else:
+            said = generated(run, given, {"lines": lines, "plots": run.directory.plots}, "--")
+        for line in said:
             print(line, flush=True)
 
 
@@ -43,17 +44,40 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "With a trained run continues text or a series, translates the lines of the standard input, or labels the "
         "sequences of a file.",
     )
-    parser.add_argument("--prompt", help="what to continue")
     about = "answer each line by what follows it and the lines before; NAME<tab>LINE for several streams"
     parser.add_argument("--stream", action="store_true", help=about)
-    parser.add_argument("--length", type=int, default=300, help="steps to generate (default: 300)")
-    parser.add_argument("--temperature", type=float, default=1.0, help="of sampling; 0 is greedy (default: 1)")
-    parser.add_argument("--top-k", type=int, help="sample among the K likeliest")
-    parser.add_argument("--top-p", type=float, help="sample among the likeliest that make up probability P")
-    parser.add_argument("--seed", type=int, default=0, help="of sampling (default: 0)")
-    parser.add_argument("--beam-size", type=int, default=4, help="width of the beam where one is used (default: 4)")
-    parser.add_argument("--n-best", type=int, default=1, help="results a line where a beam is used (default: 1)")
-    return parser.parse_args(arguments)
+    for name, kind, about in _OPTIONS:
+        parser.add_argument(f"--{name}", type=kind, help=about, default=argparse.SUPPRESS)
+    options, options.own = parser.parse_known_args(arguments)
+    return options
+
+
+# Each for the tasks that have it: a task's own `generate` says which those are, and has the defaults.
+_OPTIONS = (
+    ("prompt", str, "what to continue"),
+    ("length", int, "steps to generate (default: 300)"),
+    ("temperature", float, "of sampling; 0 is greedy (default: 1)"),
+    ("top-k", int, "sample among the K likeliest"),
+    ("top-p", float, "sample among the likeliest that make up probability P"),
+    ("seed", int, "of sampling (default: 0)"),
+    ("beam-size", int, "width of the beam where one is used (default: 4)"),
+    ("n-best", int, "results of a line (default: 1)"),
+)
+
+
+def task_options(options: argparse.Namespace, task: Any) -> dict[str, Any]:
+    """Returns those of a command's options that are for the task, with such as no other task has."""
+    from rnnjax.tasks.options import options_of
+
+    shared = [name.replace("-", "_") for name, *_ in _OPTIONS]
+    ways = [way for way in (task.generate, task.stream and task.stream.say) if way]
+    defaults = {name: default for way in ways for name, default in options_of(way).items() if name not in shared}
+    parser = argparse.ArgumentParser(prog="python -m rnnjax.generate", add_help=False)
+    for name, default in defaults.items():
+        kind = str if default is None else type(default)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS)
+    own = parser.parse_args(options.own)
+    return {name: value for name, value in vars(options).items() if name in shared} | vars(own)
 
 
 def input_lines(stream: Any) -> Iterator[str]:

@@ -16,14 +16,12 @@ from rnnjax.config import TrainConfig
 from rnnjax.errors import ConfigError, require
 from rnnjax.streams.lines import answers
 from rnnjax.streams.sessions import Sessions
-from rnnjax.tasks.task import Field, Request, Task
+from rnnjax.tasks.options import RANGES, require_options, taken
+from rnnjax.tasks.task import Field, Task
 from rnnjax.training.evaluation import OpenedRun, methods_of_run, open_run
 from rnnjax.unrolling.auto import using
 
-_MOST_STEPS = 1_000_000  # all are the result of one program, which is held in memory
-_MOST_BEAMS = 1000
 _STREAMS = 64  # so many have one program
-_LOWEST_TEMPERATURE = 1e-4  # below it, logits divided by the temperature may overflow
 
 Columns = dict[str, dict[str, np.ndarray]]  # by split and by name: one value a line of the log
 
@@ -93,7 +91,7 @@ class Run:
           ConfigError: if the run predicts nothing from arrays.
           ValueError: for inputs of other names, shapes or kinds of numbers.
         """
-        require(self.task.predict is not None, f"{self.directory} predicts nothing from arrays; {self._can()}")
+        require(bool(self.inputs), f"{self.directory} predicts nothing from arrays; {self._can()}")
         given = inputs if isinstance(inputs, Mapping) else {next(iter(self.inputs)): inputs}
         arrays = {name: fitting(name, values, self.inputs) for name, values in given.items()}
         with using(methods_of_run(self._opened.directory)):
@@ -101,7 +99,6 @@ class Run:
 
     @functools.cached_property
     def _predict(self) -> Any:
-        assert self.task.predict is not None
         return jax.jit(self.task.predict)
 
     def generate(self, prompt: str | None = None, *, lines: Iterable[str] = (), **options: Any) -> str:
@@ -110,15 +107,13 @@ class Run:
         Args:
           prompt: what to continue; None takes the task's default.
           lines: in place of those of the standard input, for tasks that answer lines.
-          options: length, temperature, top_k, top_p, seed, beam_size and n_best, as that command has them.
+          options: of the task, the keyword arguments of its `generate`, such as `length` and `temperature`.
 
         Raises:
-          ConfigError: if the run generates nothing, for an unknown option, or one out of its range.
+          ConfigError: if the run generates nothing, for an option that its task has not, or one out of its range.
         """
-        unknown = options.keys() - _DEFAULTS.keys()
-        require(not unknown, f"generate has no {', '.join(unknown)}; it takes {', '.join(_DEFAULTS)}")
-        require(prompt is None or isinstance(prompt, str), f"prompt must be text, got {prompt!r}")
-        return "\n".join(generated(self._opened, Request(prompt=prompt, lines=lines, **(_DEFAULTS | options)), ""))
+        given = options if prompt is None else {"prompt": prompt, **options}
+        return "\n".join(generated(self._opened, given, {"lines": lines}))
 
     def translate(self, lines: Sequence[str], *, beam_size: int = 4) -> list[str]:
         """Returns the best translation of every line.
@@ -130,90 +125,65 @@ class Run:
         Raises:
           ConfigError: if the run does not translate, or the beam is too wide.
         """
-        require(self.task.translate is not None, f"{self.directory} does not translate; {self._can()}")
+        translate = self.task.translate
+        if translate is None:
+            raise ConfigError(f"{self.directory} does not translate; {self._can()}")
         require(not isinstance(lines, str), "translate takes a list of lines, got one text; put it in a list")
         require(all(isinstance(line, str) for line in lines), "translate takes a list of lines of text")
-        require(1 <= beam_size <= _MOST_BEAMS, f"beam_size must be from 1 to {_MOST_BEAMS}, got {beam_size}")
-        assert self.task.translate is not None
+        width = RANGES["beam_size"]
+        require(width.holds(beam_size), f"beam_size must be {width.words}, got {beam_size}")
         with using(methods_of_run(self._opened.directory)):
-            return self.task.translate(self.params, list(lines), beam_size)
+            return translate(self.params, list(lines), beam_size)
 
     def _can(self) -> str:
         """Returns what the run is for, for messages."""
-        names = [name for name in ("predict", "generate", "translate") if getattr(self.task, name) is not None]
+        able = {"predict": self.inputs, "generate": self.task.generate, "translate": self.task.translate}
+        names = [name for name, way in able.items() if way]
         return f"use {' or '.join(names)}" if names else "evaluate it with rnnjax.evaluate"
 
 
-_DEFAULTS: dict[str, Any] = {
-    "length": 300,
-    "temperature": 1.0,
-    "top_k": None,
-    "top_p": None,
-    "seed": 0,
-    "beam_size": 4,
-    "n_best": 1,
-}
-
-
-def generated(opened: OpenedRun, request: Request, prefix: str) -> Iterable[str]:
+def generated(
+    opened: OpenedRun, options: Mapping[str, Any], context: Mapping[str, Any], prefix: str = ""
+) -> Iterator[str]:
     """Yields what a run generates, line by line.
 
     Args:
       opened: the run.
-      request: what is asked for.
+      options: of its task.
+      context: the lines of the standard input and the directory of plots, which a task is given if it takes them.
       prefix: what stands before the name of an option in messages.
 
     Raises:
-      ConfigError: for options out of their ranges, or a run whose task generates nothing.
+      ConfigError: for an option that the task has not, or one out of its range, or a task that generates nothing.
     """
-    check_request(request, prefix)
-    if opened.task.generate is None:
+    generate = opened.task.generate
+    if generate is None:
         raise ConfigError(f"the task of {opened.directory.path} generates nothing; evaluate it with rnnjax.evaluate")
+    require_options(generate, options, f"the task {opened.config.task}", prefix=prefix)
     with using(methods_of_run(opened.directory)):
-        yield from opened.task.generate(opened.params, request)
+        yield from generate(opened.params, **options, **taken(generate, context))
 
 
-def streamed(opened: OpenedRun, request: Request, prefix: str) -> Iterator[str]:
-    """Yields an answer to each line of a request, in which the model's state is carried on from line to line.
+def streamed(opened: OpenedRun, options: Mapping[str, Any], prefix: str, lines: Iterable[str]) -> Iterator[str]:
+    """Yields an answer to each line, in which the model's state is carried on from line to line.
 
     Args:
       opened: the run.
-      request: what is asked for.
+      options: of an answer.
       prefix: what stands before the name of an option in messages.
+      lines: what is answered, without line ends.
 
     Raises:
-      ConfigError: for options out of their ranges, or a run whose task answers no lines so.
+      ConfigError: for an option that an answer has not, or one out of its range, or a task that answers no lines so.
       DataError: for a line that cannot be read.
     """
-    check_request(request, prefix)
     task = opened.task
-    where = f"the task of {opened.directory.path}"
-    require(task.stream is not None, f"{where} answers no lines step by step; leave {prefix}stream out")
-    assert task.stream is not None
-    sessions, say = Sessions(task.model, opened.params, _STREAMS), task.stream.say
-    yield from answers(sessions, request.lines, task.stream.read, lambda outputs: say(outputs, request.n_best))
-
-
-def check_request(options: Request, prefix: str) -> None:
-    """Raises `ConfigError` for options out of their ranges.
-
-    Args:
-      options: of the request.
-      prefix: what stands before the name of an option in messages.
-    """
-
-    def check(name: str, fits: bool, what: str) -> None:
-        shown = name.replace("_", "-") if prefix else name
-        require(fits, f"{prefix}{shown} must be {what}, got {getattr(options, name)}")
-
-    check("length", 1 <= options.length <= _MOST_STEPS, f"from 1 to {_MOST_STEPS}")
-    fits = options.temperature == 0 or _LOWEST_TEMPERATURE <= options.temperature < math.inf
-    check("temperature", fits, f"0, or {_LOWEST_TEMPERATURE} or above")
-    check("top_k", options.top_k is None or options.top_k >= 1, "at least 1")
-    check("top_p", options.top_p is None or 0 < options.top_p <= 1, "above 0 and at most 1")
-    check("seed", 0 <= options.seed < 2**32, f"from 0 to {2**32 - 1}")
-    check("beam_size", 1 <= options.beam_size <= _MOST_BEAMS, f"from 1 to {_MOST_BEAMS}")
-    check("n_best", 1 <= options.n_best <= options.beam_size, f"from 1 to the beam size, {options.beam_size}")
+    if task.stream is None:
+        where = f"the task of {opened.directory.path}"
+        raise ConfigError(f"{where} answers no lines step by step; leave {prefix}stream out")
+    require_options(task.stream.say, options, f"the task {opened.config.task} with {prefix}stream", prefix=prefix)
+    say = functools.partial(task.stream.say, **options)
+    yield from answers(Sessions(task.model, opened.params, _STREAMS), lines, task.stream.read, say)
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> Columns:

@@ -1,15 +1,18 @@
 """What every loader in this package returns: named splits of arrays, with their source."""
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from rnnjax.errors import DataError
 
 Arrays = Mapping[str, np.ndarray]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class DataSet:
     """A data set held in memory.
 
@@ -18,15 +21,24 @@ class DataSet:
       splits: split name -> field name -> array; all fields of a split have the same leading axis. To be read only.
       source: a phrase that says where the data came from, for the log and `summary.json`.
       checksum: hex digest of the content, independent of the source.
+      kept: what a model needs to know of it, such as its vocabulary: values that JSON can hold.
+      raw: what the arrays were made of, where whole splits are scored by that, such as sentences.
     """
 
     name: str
     splits: Mapping[str, Arrays]
     source: str
     checksum: str
+    kept: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    raw: Any = None
 
 
-NO_DATA = DataSet("none", {}, "no data", "")
+class _NoSplits(dict):
+    def __missing__(self, split: str) -> Arrays:
+        raise DataError(f"there is no {split} split, since a run is opened without its data: use what `kept` has of it")
+
+
+NO_DATA = DataSet("none", _NoSplits(), "no data", "")
 
 
 def content_checksum(splits: Mapping[str, Arrays]) -> str:

@@ -1,15 +1,13 @@
-"""Tasks, one file each: a module with a `Config` class and `build(config) -> Task`.
-
-A task whose runs are opened without data has two functions more, or the same with an argument more: `open_task(config,
-kept)` returns the task without its data, and `build(config, kept)` reads the data as a model of what was kept needs it.
-"""
+"""Tasks, one file each: a module with a `Config` class and a `Task` class, which are kinds of those that all share."""
 
 from __future__ import annotations
 
+import dataclasses
 from importlib.util import find_spec
 from types import ModuleType
 
 from rnnjax.config import TrainConfig
+from rnnjax.data.dataset import NO_DATA
 from rnnjax.errors import require
 from rnnjax.named_code import named_module, no_module
 from rnnjax.tasks.task import Kept, Task
@@ -31,15 +29,19 @@ def task_module(name: str) -> ModuleType:
     """Returns a task's module, found as `task_path` says.
 
     Raises:
-      ConfigError: if there is no such module, it cannot be imported, or it lacks `Config` or `build`.
+      ConfigError: if there is no such module, it cannot be imported, or it lacks `Config`, `Task` or what a task must
+        have.
     """
     path = task_path(name)
     missing = name.isidentifier() and find_spec(path) is None
     require(not missing, f"unknown task {name!r}: {no_module(name)}")
     module = named_module(path, f"unknown task {name!r}")
-    kind = getattr(module, "Config", None)
-    fits = isinstance(kind, type) and issubclass(kind, TrainConfig) and hasattr(module, "build")
-    require(fits, f"{path} is not a task: it needs a class Config, a kind of TrainConfig, and a function build(config)")
+    for part, kind in (("Config", TrainConfig), ("Task", Task)):
+        found = getattr(module, part, None)
+        fits = isinstance(found, type) and issubclass(found, kind)
+        require(fits, f"{path} is not a task: it needs a class {part}, a kind of {kind.__module__}.{kind.__name__}")
+    lacking = [name for name in ("read", "loss") if getattr(module.Task, name) is getattr(Task, name)]
+    require(not lacking, f"{path} is not a task: its class Task needs {' and '.join(lacking)}")
     return module
 
 
@@ -51,15 +53,15 @@ def build_task(config: TrainConfig, kept: Kept | None = None) -> Task:
       kept: what a run has kept, of a task that keeps anything; None or nothing takes it from the data.
 
     Raises:
-      ConfigError: as `task_module`, or if the config is that of another task. Errors of the task's own `build` are
+      ConfigError: as `task_module`, or if the config is that of another task. Errors of the task's own `read` are
         raised, too.
     """
-    module = _module_of(config)
-    return module.build(config, kept) if kept else module.build(config)
+    kind = _class_of(config)
+    return kind(config, kind.read(config, kept or {}))
 
 
 def open_task(config: TrainConfig, kept: Kept) -> Task:
-    """Returns the task that a config names without its data; a task that has no `open_task` is built with its data.
+    """Returns the task that a config names without its data.
 
     Args:
       config: the config.
@@ -68,11 +70,10 @@ def open_task(config: TrainConfig, kept: Kept) -> Task:
     Raises:
       ConfigError: as `build_task`.
     """
-    module = _module_of(config)
-    return module.open_task(config, kept) if hasattr(module, "open_task") else build_task(config, kept)
+    return _class_of(config)(config, dataclasses.replace(NO_DATA, kept=kept))
 
 
-def _module_of(config: TrainConfig) -> ModuleType:
+def _class_of(config: TrainConfig) -> type[Task]:
     module = task_module(config.task)
     config_class = type(config)
     config_name = f"{config_class.__module__}.{config_class.__name__}"
@@ -81,4 +82,4 @@ def _module_of(config: TrainConfig) -> ModuleType:
         f"task {config.task!r} takes a {module.__name__}.Config, but this config is a {config_name}; "
         "leave config.task out, or give a config of that task",
     )
-    return module
+    return module.Task

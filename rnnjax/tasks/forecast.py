@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,18 +17,19 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from rnnjax.config import TrainConfig, build_cell
-from rnnjax.data.dataset import NO_DATA, Arrays
+from rnnjax.data.dataset import Arrays, DataSet
 from rnnjax.data.own.baselines import seasonal_forecast
 from rnnjax.data.own.files import own_files
-from rnnjax.data.own.series import OwnSeries, Wanted, load_series
-from rnnjax.data.own.series_file import read_series
+from rnnjax.data.own.series import Wanted, load_series
+from rnnjax.data.own.series_file import Series, read_series
 from rnnjax.data.own.windows import SeriesReading, Sizes, known_values, read_windows, traced_windows, window_starts
 from rnnjax.errors import DataError, require
 from rnnjax.memory import require_memory
 from rnnjax.models.forecaster import HorizonForecaster
+from rnnjax.tasks import task
 from rnnjax.tasks.forecast_plots import plot_following, plot_forecasts
 from rnnjax.tasks.own_data import OwnConfig
-from rnnjax.tasks.task import Batch, Field, Kept, Request, Task, Values, Weighted
+from rnnjax.tasks.task import Batch, Field, Kept, Metrics, Weighted
 
 _log = logging.getLogger(__name__)
 
@@ -98,95 +99,92 @@ class Forecasts(NamedTuple):
     counted: Bool[np.ndarray, "N H K"]
 
 
-def build(config: Config, kept: Kept | None = None) -> Task:
-    """Returns the task: windows `[B, W, F]` of a series, from each of which the next H steps are predicted at once.
+class Task(task.Task):
+    """Windows `[B, W, F]` of a series, from each of which the next H steps are predicted at once.
 
     `loss` is the mean squared error of scaled values; `mse` and `mae` are in the units of the columns, means over them.
     In evaluation there are those of the naive forecast (the last value again) and of the seasonal-naive one (the last
     season again) of the same windows, and the mean absolute error of each column where there are several.
 
-    Args:
-      config: the config.
-      kept: how a run reads a series, if this one is to be read so; otherwise it is learnt from it.
-
-    Raises:
-      DataError: as `rnnjax.data.own.series.load_series`.
+    Its data raises `DataError` as `rnnjax.data.own.series.load_series` does.
     """
-    assert config.data.path is not None
-    reading = SeriesReading.from_json(kept) if kept else None
-    own = load_series(config.data.path, config.wanted(), config.sizes(), reading)
-    task = open_task(config, own.reading.to_json())
-    of_split = forecasts_of(jax.jit(functools.partial(forecast, task.model)), own, config.batch_size)
 
-    def score(params: Any, split: str) -> dict[str, float]:
-        found = of_split(params, split)
-        scores = column_scores(found, own.reading.names) | baseline_scores(own, split, config.sizes(), found)
+    config: Config
+    best_metric, higher_is_better = "loss", False
+
+    def __init__(self, config: Config, data: DataSet):
+        super().__init__(config, data)
+        self.reading, self.cell = SeriesReading.from_json(self.kept), build_cell(config.cell)
+        targets, scaling = self.reading.targets, self.reading.scaling
+        output_layer = 4 * self.cell.output_size * config.horizon * len(targets)
+        require_memory(output_layer, "the output layer", "lower horizon")
+        self.model = HorizonForecaster(self.cell, config.horizon, len(targets), jnp.dtype(config.dtype))
+        self.scale = np.array([scaling.scale[column] for column in targets], np.float32)
+        self.inputs = {"values": Field(("B", config.window, len(scaling.names)), "float32")}
+
+    @staticmethod
+    def read(config: Config, kept: Kept) -> DataSet:
+        assert config.data.path is not None
+        reading = SeriesReading.from_json(kept) if kept else None
+        own = load_series(config.data.path, config.wanted(), config.sizes(), reading)
+        return dataclasses.replace(own.data, kept=own.reading.to_json(), raw=own.parts)
+
+    def init(self, key: PRNGKeyArray) -> Any:
+        sizes = self.reading.scaling.size, len(self.reading.targets)
+        return self.model.init(key, jnp.zeros((1, 1, sizes[0])), jnp.zeros((1, sizes[1])))
+
+    def scaled(self, params: Any, windows: Batch, key: PRNGKeyArray | None = None) -> Float[Array, "B H K"]:
+        """Returns the scaled values that the model predicts to follow windows."""
+        return self.apply(params, windows["inputs"], windows["last"], mask=windows.get("mask"), key=key)
+
+    def loss(self, params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Metrics, None]:
+        errors = self.scaled(params, batch, key) - batch["following"]
+        return judged(errors, batch["counted"], self.scale), carry
+
+    def predict(self, params: Any, inputs: Mapping[str, Any]) -> Float[Array, "B H K"]:
+        """Returns what follows windows of values, NaN where missing, in their units."""
+        windows = traced_windows(jnp.asarray(inputs["values"], jnp.float32), self.reading)
+        return self.reading.unscaled(self.scaled(params, windows))
+
+    def scores(self, params: Any, split: str) -> dict[str, float]:
+        found = self.forecasts(params, split)
+        baselines = baseline_scores(self.data.raw[split], self.reading, self.config.sizes(), split, found)
+        scores = column_scores(found, self.reading.names) | baselines
         if split == "test":
-            _log.info("%s", baseline_sentence(errors(found), scores, own.reading.season))
+            _log.info("%s", baseline_sentence(errors(found), scores, self.reading.season))
         return scores
 
-    def plots(params: Any, directory: Path) -> None:
-        plot_forecasts(*of_split(params, "test"), own.reading.names, directory / "forecast.png")
+    def plots(self, params: Any, directory: Path) -> None:
+        plot_forecasts(*self.forecasts(params, "test"), self.reading.names, directory / "forecast.png")
 
-    return dataclasses.replace(task, data=own.data, score=score, plots=plots)
+    def generate(self, params: Any, *, length: int = 300, plots: Path | None = None) -> Iterator[str]:
+        """Yields what follows the end of the data, the names of the columns before it, as lines of a csv file.
 
-
-def open_task(config: Config, kept: Kept) -> Task:
-    """Returns the task without data; it predicts what follows windows of values, NaN where missing, in their units."""
-    reading = SeriesReading.from_json(kept)
-    cell, targets = build_cell(config.cell), len(reading.targets)
-    require_memory(4 * cell.output_size * config.horizon * targets, "the output layer", "lower horizon")
-    model = HorizonForecaster(cell, config.horizon, targets, jnp.dtype(config.dtype))
-    scale = np.array([reading.scaling.scale[column] for column in reading.targets], np.float32)
-
-    def init(key: PRNGKeyArray) -> Any:
-        return model.init(key, jnp.zeros((1, 1, reading.scaling.size)), jnp.zeros((1, targets)))
-
-    def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:
-        predicted = forecast(model, params, batch, None if key is None else {"dropout": key})
-        return judged(predicted - batch["following"], batch["counted"], scale), carry
-
-    def predict(params: Any, inputs: Mapping[str, Any]) -> Float[Array, "B H K"]:
-        windows = traced_windows(jnp.asarray(inputs["values"], jnp.float32), reading)
-        return reading.unscaled(forecast(model, params, windows))
-
-    def generate(params: Any, request: Request) -> Iterator[str]:
-        require(request.prompt is None, "a forecast follows the end of the data; leave --prompt out, and give --data")
-        end = series_end(config, reading)
-        window = read_windows(end, reading, np.zeros(1, int), len(end))  # in 64 bits, as the data of training was
-        predicted = np.asarray(jax.jit(functools.partial(forecast, model))(params, window))
-        following = reading.unscaled(predicted)[0, : request.length]
-        if request.plots is not None:
-            plot_following(end[:, reading.targets], following, reading.names, request.plots / "generated.png")
-        yield ",".join(reading.names)
+        Args:
+          params: the parameters.
+          length: how many steps at most; there are no more than the horizon has.
+          plots: where they are drawn.
+        """
+        end = series_end(self.config, self.reading)
+        window = read_windows(end, self.reading, np.zeros(1, int), len(end))  # in 64 bits, as that of training was
+        following = self.reading.unscaled(np.asarray(self._compiled(params, window)))[0, :length]
+        if plots is not None:
+            known = end[:, self.reading.targets]
+            plot_following(known, following, self.reading.names, plots / "generated.png")
+        yield ",".join(self.reading.names)
         yield from (",".join(map("{:.6g}".format, row)) for row in following)
 
-    return Task(
-        NO_DATA,
-        init,
-        values,
-        "loss",
-        higher_is_better=False,
-        generate=generate,
-        kept=kept,
-        cell=cell,
-        model=model,
-        inputs={"values": Field(("B", config.window, len(reading.scaling.names)), "float32")},
-        predict=predict,
-    )
+    def forecasts(self, params: Any, split: str) -> Forecasts:
+        """Returns the forecasts of all windows of a split, made batch by batch."""
+        fields, back = self.data.splits[split], self.reading.unscaled
+        count = len(fields["last"])
+        batches = np.array_split(np.arange(count), -(-count // self.config.batch_size))
+        parts = [np.asarray(self._compiled(params, _batch(fields, rows))) for rows in batches]
+        return Forecasts(back(np.concatenate(parts)), back(fields["following"]), fields["counted"])
 
-
-def forecast(model: HorizonForecaster, params: Any, batch: Batch, rngs: Any = None) -> Float[Array, "B H K"]:
-    """Returns the scaled values that a model predicts to follow windows.
-
-    Args:
-      model: the model.
-      params: its parameters.
-      batch: the windows.
-      rngs: with the key of dropout; None drops nothing.
-    """
-    apply: Any = model.apply
-    return apply(params, batch["inputs"], batch["last"], mask=batch.get("mask"), rngs=rngs, deterministic=rngs is None)
+    @functools.cached_property
+    def _compiled(self) -> Any:
+        return jax.jit(self.scaled)
 
 
 def series_end(config: Config, reading: SeriesReading) -> Float[np.ndarray, "W C"]:
@@ -206,7 +204,7 @@ def series_end(config: Config, reading: SeriesReading) -> Float[np.ndarray, "W C
     return series.values[-config.window :]
 
 
-def judged(errors: Float[Array, "B H K"], counted: Bool[Array, "B H K"], scale: Float[np.ndarray, " K"]) -> Values:
+def judged(errors: Float[Array, "B H K"], counted: Bool[Array, "B H K"], scale: Float[np.ndarray, " K"]) -> Metrics:
     """Returns the metrics of each example from its errors, those of missing values left out.
 
     Args:
@@ -219,23 +217,6 @@ def judged(errors: Float[Array, "B H K"], counted: Bool[Array, "B H K"], scale: 
     own_units = errors * scale
     sums = {"loss": jnp.square(errors), "mse": jnp.square(own_units), "mae": jnp.abs(own_units)}
     return {name: Weighted(each.sum((1, 2)) / per, weight) for name, each in sums.items()}
-
-
-def forecasts_of(
-    forecast: Callable[[Any, Batch], Any], own: OwnSeries, batch_size: int
-) -> Callable[[Any, str], Forecasts]:
-    """Returns a function from parameters and the name of a split to the forecasts of all of its windows."""
-
-    def of_split(params: Any, split: str) -> Forecasts:
-        fields: Arrays = own.data.splits[split]
-        count = len(fields["last"])
-        batches = np.array_split(np.arange(count), -(-count // batch_size))
-        batch_of = functools.partial(_batch, fields)
-        parts = [np.asarray(forecast(params, batch_of(rows))) for rows in batches]
-        back = own.reading.unscaled
-        return Forecasts(back(np.concatenate(parts)), back(fields["following"]), fields["counted"])
-
-    return of_split
 
 
 def _batch(fields: Arrays, rows: Int[np.ndarray, " B"]) -> Batch:
@@ -259,22 +240,25 @@ def column_scores(found: Forecasts, names: Sequence[str]) -> dict[str, float]:
     }
 
 
-def baseline_scores(own: OwnSeries, split: str, sizes: Sizes, found: Forecasts) -> dict[str, float]:
+def baseline_scores(
+    series: Series, reading: SeriesReading, sizes: Sizes, split: str, found: Forecasts
+) -> dict[str, float]:
     """Returns the errors of forecasts without a model, of the same windows.
 
     Args:
-      own: the series.
-      split: the name of the split.
+      series: of the split.
+      reading: how it is read.
       sizes: of windows.
+      split: the name of the split.
       found: what came.
     """
-    values, season = own.parts[split].values, own.reading.season
+    values, season = series.values, reading.season
     steps = window_starts(split, len(values), sizes)[:, None] + np.arange(sizes.window)
-    windows = known_values(values, own.reading)[steps]
+    windows = known_values(values, reading)[steps]
     seasons = {"naive": 1} | ({"seasonal_naive": season} if season > 1 else {})
     scores = {}
     for name, length in seasons.items():
-        predicted = own.reading.unscaled(seasonal_forecast(windows, sizes.horizon, length))
+        predicted = reading.unscaled(seasonal_forecast(windows, sizes.horizon, length))
         scores[f"{name}_mse"], scores[f"{name}_mae"] = errors(found._replace(predicted=predicted))
     return scores
 

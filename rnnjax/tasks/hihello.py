@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -12,11 +12,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from rnnjax.config import DataConfig, TrainConfig, build_cell
-from rnnjax.data.dataset import NO_DATA, Arrays, DataSet, content_checksum
+from rnnjax.data.dataset import Arrays, DataSet, content_checksum
 from rnnjax.errors import require
 from rnnjax.models.forecaster import Forecaster
 from rnnjax.models.losses import mean_over_steps, sequence_loss
-from rnnjax.tasks.task import Batch, Field, Kept, Request, Task, Values, Weighted
+from rnnjax.tasks import task
+from rnnjax.tasks.task import Batch, Field, Kept, Metrics, Weighted
 
 
 @dataclasses.dataclass
@@ -38,52 +39,46 @@ class Config(TrainConfig):
         require(generated, 'the data is config.text; leave data.path out and data.name at "embedded"')
 
 
-def build(config: Config, kept: Kept | None = None) -> Task:
-    """Returns the task: one example, the characters of the text as one-hot inputs and the next ones as targets.
+class Task(task.Task):
+    """One example: the characters of the text as one-hot inputs, and the next ones as targets.
 
-    Args:
-      config: the config.
-      kept: the characters of a run, if the text is to be read by them; otherwise they are those of the text.
+    Characters are numbered in the order in which they first occur; `predict` returns the logits of the next ones.
     """
-    # In the order in which characters first occur, unlike a set.
-    kept = kept or {"characters": "".join(dict.fromkeys(config.text))}
-    return dataclasses.replace(open_task(config, kept), data=load(config.text, tuple(kept["characters"])))
 
+    config: Config
 
-def open_task(config: Config, kept: Kept) -> Task:
-    """Returns the task without data; it predicts the logits of the character after each of `inputs`, by number."""
-    vocabulary, cell = tuple(kept["characters"]), build_cell(config.cell)
-    model = Forecaster(cell, len(vocabulary), dtype=jnp.dtype(config.dtype))
+    def __init__(self, config: Config, data: DataSet):
+        super().__init__(config, data)
+        self.vocabulary = tuple(self.kept["characters"])
+        self.cell = build_cell(config.cell)
+        self.model = Forecaster(self.cell, len(self.vocabulary), dtype=jnp.dtype(config.dtype))
+        self.inputs = {"inputs": Field(("B", "T"), "int32", len(self.vocabulary))}
 
-    def init(key: PRNGKeyArray) -> Any:
-        return model.init(key, jnp.zeros((1, 1, len(vocabulary))))
+    @staticmethod
+    def read(config: Config, kept: Kept) -> DataSet:
+        kept = kept or {"characters": "".join(dict.fromkeys(config.text))}  # in their order, unlike a set
+        return dataclasses.replace(load(config.text, tuple(kept["characters"])), kept=kept)
 
-    def logits(params: Any, inputs: Int[Array, "B T"], rngs: Any = None) -> Float[Array, "B T V"]:
-        apply: Any = model.apply
-        return apply(params, jax.nn.one_hot(inputs, len(vocabulary)), rngs=rngs, deterministic=rngs is None)
+    def init(self, key: PRNGKeyArray) -> Any:
+        return self.model.init(key, jnp.zeros((1, 1, len(self.vocabulary))))
 
-    def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:
-        scores = logits(params, batch["inputs"], None if key is None else {"dropout": key})
-        right = (scores.argmax(-1) == batch["targets"]).astype(jnp.float32)
-        loss = Weighted(*sequence_loss(scores, batch["targets"], batch["weights"]))
+    def logits(self, params: Any, inputs: Int[Array, "B T"], key: PRNGKeyArray | None = None) -> Float[Array, "B T V"]:
+        """Returns the scores of the character after each."""
+        return self.apply(params, jax.nn.one_hot(inputs, len(self.vocabulary)), key=key)
+
+    def loss(self, params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Metrics, None]:
+        logits = self.logits(params, batch["inputs"], key)
+        right = (logits.argmax(-1) == batch["targets"]).astype(jnp.float32)
+        loss = Weighted(*sequence_loss(logits, batch["targets"], batch["weights"]))
         return {"loss": loss, "accuracy": Weighted(*mean_over_steps(right, batch["weights"]))}, carry
 
-    def generate(params: Any, request: Request) -> Iterator[str]:
-        inputs = encode(request.prompt or config.text[:-1], vocabulary)
-        predicted = jax.jit(logits)(params, inputs[None])[0].argmax(-1)
-        yield "".join(vocabulary[i] for i in np.asarray(predicted))
+    def predict(self, params: Any, inputs: Mapping[str, Any]) -> Float[Array, "B T V"]:
+        return self.logits(params, inputs["inputs"])
 
-    return Task(
-        NO_DATA,
-        init,
-        values,
-        generate=generate,
-        kept=dict(kept),
-        cell=cell,
-        model=model,
-        inputs={"inputs": Field(("B", "T"), "int32", len(vocabulary))},
-        predict=lambda params, inputs: logits(params, inputs["inputs"]),
-    )
+    def generate(self, params: Any, *, prompt: str | None = None) -> Iterator[str]:
+        inputs = encode(prompt or self.config.text[:-1], self.vocabulary)
+        predicted = jax.jit(self.logits)(params, inputs[None])[0].argmax(-1)
+        yield "".join(self.vocabulary[i] for i in np.asarray(predicted))
 
 
 def load(text: str, vocabulary: tuple[str, ...]) -> DataSet:

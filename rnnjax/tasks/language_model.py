@@ -11,11 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from rnnjax.cells.cell import State
-from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell, check_held_out
-from rnnjax.data.dataset import NO_DATA, DataSet
+from rnnjax.cells.cell import Cell, State
+from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell, check_held_out, check_source
+from rnnjax.data.dataset import DataSet
 from rnnjax.data.lanes import evaluation_windows, training_windows
 from rnnjax.data.text import Cuts, Texts, load_embedded_text, load_own_text, load_ptb, load_tiny_shakespeare
 from rnnjax.data.vocabulary import CharacterVocabulary, TextVocabulary, WordVocabulary
@@ -23,8 +23,9 @@ from rnnjax.errors import ConfigError, DataError, require
 from rnnjax.memory import require_room_for
 from rnnjax.models.language_model import LanguageModel, continue_tokens
 from rnnjax.models.losses import mean_over_steps, token_losses
+from rnnjax.tasks import task
 from rnnjax.tasks.likeliest import likeliest
-from rnnjax.tasks.task import Batch, Field, Kept, Request, Stream, Task, Values, Weighted
+from rnnjax.tasks.task import Batch, Field, Kept, Metrics, Stream, Weighted
 from rnnjax.unrolling.selecting import select
 
 _TEXTS = ("tinyshakespeare", "ptb", "embedded", "text")
@@ -50,12 +51,8 @@ class TextConfig(DataConfig):
 
     def check(self) -> None:
         super().check()
-        require(self.name in _TEXTS, f"data.name must be one of {', '.join(_TEXTS)}, got {self.name!r}")
-        require(self.name != "text" or bool(self.path), "a text of your own needs --config.data.path")
-        require(
-            self.name != "embedded" or self.path is None,
-            "the embedded text comes with Python; leave data.path out, or add --config.data.name=text",
-        )
+        made = "embedded", "the embedded text comes with Python"
+        check_source(self, _TEXTS, made=made, own=("text", "texts"))
         known = self.tokens in ("characters", "words")
         require(known, f'data.tokens must be "characters" or "words", got {self.tokens!r}')
         require(self.vocabulary_size >= 3, f"data.vocabulary_size must be at least 3, got {self.vocabulary_size}")
@@ -102,87 +99,111 @@ class Config(TrainConfig):
         )
 
 
-def build(config: Config, kept: Kept | None = None) -> Task:
-    """Returns the task: windows of text `tokens [B, T + 1]`, each predicting its last T tokens.
+class Task(task.Task):
+    """Windows of text `tokens [B, T + 1]`, each predicting its last T tokens; the state is carried on between them.
 
-    Metrics are means over tokens: `loss` in nats, and `bits_per_character` or, for words, `perplexity`.
-
-    Args:
-      config: the config.
-      kept: the vocabulary of a run, if the text is to be read by that; otherwise it is learnt from the text.
-
-    Raises:
-      DataError: as the loaders in `rnnjax.data.text`, or for a character that a kept vocabulary lacks.
-      ConfigError: if the text is too short for the batch, or a kept vocabulary is of other tokens.
+    Metrics are means over tokens: `loss` in nats, and `bits_per_character` or, for words, `perplexity`. `predict`
+    returns the logits of the token after each.
     """
-    texts = load(config.data)
-    vocabulary = kept_vocabulary(config.data, kept) if kept else build_vocabulary(config.data, texts)
-    return dataclasses.replace(_task_of(config, vocabulary), data=windows(texts, vocabulary, config))
 
+    config: Config
+    cell: Cell
+    best_metric, higher_is_better = "loss", False
+    ordered = True
 
-def open_task(config: Config, kept: Kept) -> Task:
-    """Returns the task without data; it predicts the logits of the token after each of `tokens`."""
-    return _task_of(config, kept_vocabulary(config.data, kept))
+    def __init__(self, config: Config, data: DataSet):
+        super().__init__(config, data)
+        self.vocabulary, self.cell = kept_vocabulary(config.data, self.kept), build_cell(config.cell)
+        self.dtype = jnp.dtype(config.dtype)
+        require_room_for(self._states_and_parameters, "the states of a batch and the cell's parameters")
+        sizes = self.vocabulary.size, config.embedding_size
+        self.model = LanguageModel(self.cell, *sizes, config.output_dropout, config.tied, self.dtype)
+        self.inputs = {"tokens": Field(("B", "T"), "int32", self.vocabulary.size)}
+        self.carry = self.cell.initial_state(config.batch_size, self.dtype)
+        self.stream = Stream(self._steps, self._likeliest)
 
+    def _states_and_parameters(self) -> Any:
+        states = self.cell.initial_state(self.config.batch_size, self.dtype)
+        return states, self.cell.init(jax.random.key(0), self.config.embedding_size)
 
-def _task_of(config: Config, vocabulary: CharacterVocabulary | WordVocabulary) -> Task:
-    dtype = jnp.dtype(config.dtype)
-    cell = build_cell(config.cell)
-    require_room_for(
-        lambda: (cell.initial_state(config.batch_size, dtype), cell.init(jax.random.key(0), config.embedding_size)),
-        "the states of a batch and the cell's parameters",
-    )
-    model = LanguageModel(cell, vocabulary.size, config.embedding_size, config.output_dropout, config.tied, dtype)
+    @staticmethod
+    def read(config: Config, kept: Kept) -> DataSet:
+        """Reads the text.
 
-    def init(key: PRNGKeyArray) -> Any:
-        params = model.init(key, jnp.zeros((1, 1), jnp.int32))
-        return params if config.init_scale is None else redraw_uniformly(key, params, config.init_scale)
+        Args:
+          config: the config.
+          kept: the vocabulary of a run, if the text is to be read by that; otherwise it is learnt from the text.
 
-    def values(params: Any, carry: State, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, State]:
+        Raises:
+          DataError: as the loaders in `rnnjax.data.text`, or for a character that a kept vocabulary lacks.
+          ConfigError: if the text is too short for the batch, or a kept vocabulary is of other tokens.
+        """
+        texts = load(config.data)
+        vocabulary = kept_vocabulary(config.data, kept) if kept else build_vocabulary(config.data, texts)
+        kept = {"tokens": config.data.tokens, "vocabulary": entries(vocabulary)}
+        return dataclasses.replace(windows(texts, vocabulary, config), kept=kept)
+
+    def init(self, key: PRNGKeyArray) -> Any:
+        params, scale = super().init(key), self.config.init_scale
+        return params if scale is None else redraw_uniformly(key, params, scale)
+
+    def loss(self, params: Any, carry: State, batch: Batch, key: PRNGKeyArray | None) -> tuple[Metrics, State]:
         tokens = batch["tokens"]
         # A lane that starts here has nothing before it, whatever the batch before has left.
-        start = cell.start(params["params"]["recurrent"]["rnn"], len(tokens), dtype)
+        start = self.cell.start(params["params"]["recurrent"]["rnn"], len(tokens), self.dtype)
         state = select(batch["start"], start, carry)
-        rngs = None if key is None else {"dropout": key}
-        logits, carry = model.apply(params, tokens[:, :-1], state, rngs=rngs, deterministic=key is None)
+        logits, carry = self.apply(params, tokens[:, :-1], state, key=key)
         losses = token_losses(logits, tokens[:, 1:])
         return {"loss": Weighted(*mean_over_steps(losses, batch["counted"]))}, carry
 
-    def predict(params: Any, inputs: Mapping[str, Any]) -> Any:
-        return model.apply(params, inputs["tokens"], deterministic=True)[0]
+    def metrics(self, means: dict[str, float]) -> dict[str, float]:
+        derived = perplexity if self.config.data.tokens == "words" else bits_per_character
+        return means | derived(means)
 
-    def generate(params: Any, request: Request) -> Iterator[str]:
-        return iter(continuation(model, params, vocabulary, request).split("\n"))
+    def predict(self, params: Any, inputs: Mapping[str, Any]) -> Float[Array, "B T V"]:
+        return super().predict(params, inputs)[0]
 
-    return Task(
-        NO_DATA,
-        init,
-        values,
-        best_metric="loss",
-        higher_is_better=False,
-        carry=cell.initial_state(config.batch_size, dtype),
-        ordered=True,
-        derived=perplexity if config.data.tokens == "words" else bits_per_character,
-        generate=generate,
-        kept={"tokens": config.data.tokens, "vocabulary": entries(vocabulary)},
-        cell=cell,
-        model=model,
-        inputs={"tokens": Field(("B", "T"), "int32", vocabulary.size)},
-        predict=predict,
-        stream=stream_of(vocabulary),
-    )
+    def generate(
+        self,
+        params: Any,
+        *,
+        prompt: str = "",
+        length: int = 300,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """Yields the prompt and its continuation; the prompt is taken as the beginning of a line.
 
+        Args:
+          params: the parameters.
+          prompt: what is continued.
+          length: how many tokens follow.
+          temperature: of sampling; 0 always takes the likeliest.
+          top_k: if given, only the k likeliest are drawn.
+          top_p: if given, only the likeliest are drawn that together have probability p.
+          seed: of sampling.
 
-def stream_of(vocabulary: CharacterVocabulary | WordVocabulary) -> Stream:
-    """Returns how lines of text are read, each as a line that begins, and answered by the likeliest next tokens."""
+        Raises:
+          ConfigError: for a character that the model does not know (a word becomes `<unk>`).
+        """
+        try:
+            tokens = self.vocabulary.encode(prompt).tolist()
+        except ValueError as error:
+            raise ConfigError(f"--prompt: {error}; leave it out") from None
+        given = jnp.array([[self.vocabulary.start, *tokens]], jnp.int32)
+        sampling = {"length": length, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+        following = continue_tokens(self.model, params, given, jax.random.key(seed), **sampling)
+        yield from self.vocabulary.decode([*tokens, *following[0].tolist()]).split("\n")
 
-    def read(line: str) -> list[np.int32]:
-        return [np.int32(token) for token in (vocabulary.start, *vocabulary.encode(line))]
+    def _steps(self, line: str) -> list[np.int32]:
+        """Returns the tokens of a line as one that begins."""
+        return [np.int32(token) for token in (self.vocabulary.start, *self.vocabulary.encode(line))]
 
-    def quoted(token: int) -> str:
-        return json.dumps(vocabulary.decode([token]), ensure_ascii=False)
-
-    return Stream(read, lambda logits, n: likeliest(logits, n, quoted))
+    def _likeliest(self, logits: Float[np.ndarray, " V"], *, n_best: int = 1) -> str:
+        """Returns the likeliest next tokens."""
+        return likeliest(logits, n_best, lambda token: json.dumps(self.vocabulary.decode([token]), ensure_ascii=False))
 
 
 def load(config: TextConfig) -> Texts:
@@ -257,32 +278,3 @@ def perplexity(means: dict[str, float]) -> dict[str, float]:
 def bits_per_character(means: dict[str, float]) -> dict[str, float]:
     """Returns the loss in bits."""
     return {"bits_per_character": means["loss"] / math.log(2)}
-
-
-def continuation(model: LanguageModel, params: Any, vocabulary: TextVocabulary, request: Request) -> str:
-    """Returns the prompt and its continuation; the prompt is taken as the beginning of a line.
-
-    Args:
-      model: the model.
-      params: its parameters.
-      vocabulary: its vocabulary.
-      request: the options of `python -m rnnjax.generate`.
-
-    Raises:
-      ConfigError: for a character that the model does not know (a word becomes `<unk>`).
-    """
-    try:
-        prompt = vocabulary.encode(request.prompt or "").tolist()
-    except ValueError as error:
-        raise ConfigError(f"--prompt: {error}; leave it out") from None
-    following = continue_tokens(
-        model,
-        params,
-        jnp.array([[vocabulary.start, *prompt]], jnp.int32),
-        jax.random.key(request.seed),
-        length=request.length,
-        temperature=request.temperature,
-        top_k=request.top_k,
-        top_p=request.top_p,
-    )
-    return vocabulary.decode([*prompt, *following[0].tolist()])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
-from rnnjax.config import DataConfig, TrainConfig, build_cell
-from rnnjax.data.dataset import NO_DATA, DataSet
+from rnnjax.config import DataConfig, TrainConfig, build_cell, check_source
+from rnnjax.data.dataset import DataSet
 from rnnjax.data.embedded import load_embedded_digits
 from rnnjax.data.mnist import load_mnist
 from rnnjax.errors import require
 from rnnjax.models.classifier import SequenceClassifier
 from rnnjax.plots import plot_images
-from rnnjax.tasks.task import Batch, Field, Kept, Task, Values
+from rnnjax.tasks import task
+from rnnjax.tasks.task import Batch, Field, Kept, Metrics
 
 _CLASSES = 10
 
@@ -43,70 +44,53 @@ class Config(TrainConfig):
 
     def check(self) -> None:
         super().check()
-        known = self.data.name in ("mnist", "embedded")
-        require(known, f'data.name must be "mnist" or "embedded", got {self.data.name!r}')
-        embedded_path = self.data.name == "embedded" and self.data.path is not None
-        require(
-            not embedded_path, "the embedded digits come with a package; leave data.path out, or use another variant"
-        )
+        made = "embedded", "the embedded digits come with a package"
+        check_source(self.data, ("mnist", "embedded"), made=made)
         require(self.permutation is None or self.pixels, "permutation is of pixels; set pixels, or leave it out")
         allowed = self.permutation is None or self.permutation >= 0
         require(allowed, f"permutation must not be negative, got {self.permutation}")
 
 
-def build(config: Config) -> Task:
-    """Returns the task: images `[B, 28, 28]` are sequences of 28 rows or of 784 pixels, classified after the last.
+class Task(task.Task):
+    """Images `[B, 28, 28]` are sequences of 28 rows or of 784 pixels, classified after the last into the ten digits.
 
-    Raises:
-      DataError: as `rnnjax.data.mnist.load_mnist` and `load_embedded_digits`.
+    Its data raises `DataError` as `rnnjax.data.mnist.load_mnist` and `load_embedded_digits` do.
     """
-    task, data = open_task(config, {}), load(config.data)
 
-    def plots(params: Any, directory: Path) -> None:
-        test = data.splits["test"]
-        predicted = jax.jit(lambda image: classes(task, params, image))(test["image"][:1000])
+    config: Config
+
+    def __init__(self, config: Config, data: DataSet):
+        super().__init__(config, data)
+        self.cell = build_cell(config.cell)
+        self.model = SequenceClassifier(self.cell, _CLASSES, jnp.dtype(config.dtype), config.pooled)
+        self.inputs = {"image": Field(("B", 28, 28), "uint8")}
+
+    @staticmethod
+    def read(config: Config, kept: Kept) -> DataSet:
+        return load(config.data)
+
+    def init(self, key: PRNGKeyArray) -> Any:
+        return self.model.init(key, self.sequences(self.inputs["image"].zeros()))
+
+    def loss(self, params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Metrics, None]:
+        logits = self.apply(params, self.sequences(batch["image"]), key=key)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        return {"loss": loss, "accuracy": (logits.argmax(-1) == batch["label"]).astype(jnp.float32)}, carry
+
+    def predict(self, params: Any, inputs: Mapping[str, Any]) -> Float[Array, "B 10"]:
+        return self.apply(params, self.sequences(inputs["image"]))
+
+    def plots(self, params: Any, directory: Path) -> None:
+        test = self.data.splits["test"]
+        predicted = jax.jit(self.predict)(params, {"image": test["image"][:1000]}).argmax(-1)
         wrong = [i for i in range(len(predicted)) if predicted[i] != test["label"][i]][:25]
         titles = [f"{test['label'][i]} read as {predicted[i]}" for i in wrong]
         about = "Digits of the test split that are misread, the first 25 at most"
         plot_images(test["image"][wrong], titles, directory / "mistakes.png", about=about)
 
-    return dataclasses.replace(task, data=data, plots=plots)
-
-
-def classes(task: Task, params: Any, image: Array) -> Int[Array, " B"]:
-    """Returns the digits that images are read as."""
-    assert task.predict is not None
-    return task.predict(params, {"image": image}).argmax(-1)
-
-
-def open_task(config: Config, kept: Kept) -> Task:
-    """Returns the task without data; it predicts the logits of the ten digits."""
-    cell = build_cell(config.cell)
-    model = SequenceClassifier(cell, _CLASSES, jnp.dtype(config.dtype), config.pooled)
-    sequences = functools.partial(pixels, seed=config.permutation) if config.pixels else rows
-
-    def init(key: PRNGKeyArray) -> Any:
-        return model.init(key, sequences(jnp.zeros((1, 28, 28), jnp.uint8)))
-
-    def classify(params: Any, image: Array, rngs: Any = None) -> Array:
-        logits: Any = model.apply(params, sequences(image), rngs=rngs, deterministic=rngs is None)
-        return logits
-
-    def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:
-        rngs = None if key is None else {"dropout": key}
-        logits = classify(params, batch["image"], rngs)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        return {"loss": loss, "accuracy": (logits.argmax(-1) == batch["label"]).astype(jnp.float32)}, carry
-
-    return Task(
-        NO_DATA,
-        init,
-        values,
-        cell=cell,
-        model=model,
-        inputs={"image": Field(("B", 28, 28), "uint8")},
-        predict=lambda params, inputs: classify(params, inputs["image"]),
-    )
+    def sequences(self, image: UInt8[Array, "B 28 28"]) -> Float[Array, "B T I"]:
+        """Returns images as the model reads them."""
+        return pixels(image, self.config.permutation) if self.config.pixels else rows(image)
 
 
 def load(config: DataConfig) -> DataSet:

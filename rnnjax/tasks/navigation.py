@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from rnnjax.config import DataConfig, TrainConfig, build_cell
+from rnnjax.config import DataConfig, TrainConfig, build_cell, check_source
 from rnnjax.data.click_rows import find_click_rows, read_click_rows
 from rnnjax.data.click_windows import (
     LENGTH,
@@ -27,12 +27,13 @@ from rnnjax.data.click_windows import (
     split_windows,
 )
 from rnnjax.data.clicks import find_click_files, markov_clicks, read_clicks
-from rnnjax.data.dataset import NO_DATA
+from rnnjax.data.dataset import DataSet
 from rnnjax.errors import ConfigError, DataError, require
 from rnnjax.models.next_item import NextItem, SharedNextItem
 from rnnjax.models.next_item_baselines import Successors, items_again, popular_items, recall_and_mrr
+from rnnjax.tasks import task
 from rnnjax.tasks.likeliest import likeliest
-from rnnjax.tasks.task import Batch, Field, Kept, Request, Stream, Task, Values, Weighted
+from rnnjax.tasks.task import Batch, Field, Kept, Metrics, Stream, Weighted
 
 _AT = 20  # number of recommended items
 
@@ -63,12 +64,8 @@ class Config(TrainConfig):
 
     def check(self) -> None:
         super().check()
-        known = ", ".join(_NAMES)
-        require(self.data.name in _NAMES, f"data.name must be one of {known}, got {self.data.name!r}")
-        own = self.data.name != "sessions" or bool(self.data.path)
-        require(own, "sessions of your own need --config.data.path")
-        embedded_path = self.data.name == "embedded" and self.data.path is not None
-        require(not embedded_path, "the embedded clicks are generated; leave data.path out, or use another variant")
+        made = "embedded", "the embedded clicks are generated"
+        check_source(self.data, _NAMES, made=made, own=("sessions", "sessions"))
         enough = self.windows == 0 or self.windows >= 4
         require(enough, f"windows must be 0 for all, or at least 4, got {self.windows}")
         require(self.embedding >= 0, f"embedding must not be negative, got {self.embedding}")
@@ -77,74 +74,58 @@ class Config(TrainConfig):
         require(not dropped, "dropout needs an embedding; set embedding, or use cell.dropout.output_rate")
 
 
-def build(config: Config, kept: Kept | None = None) -> Task:
-    """Returns the task: windows of four items, after which the fifth is to be predicted.
+class Task(task.Task):
+    """Windows of four items, after which the fifth is to be predicted.
 
     `recall_20` and `mrr_20` are recall and mean reciprocal rank among the 20 items with the highest scores. An item
     that does not occur in training counts as a miss, and is left out of the loss.
 
-    Args:
-      config: the config.
-      kept: the items of a run, if clicks are to be read by those; otherwise they are those of the training split.
-
-    Raises:
-      DataError: as `rnnjax.data.clicks` and `click_windows`.
+    Its data raises `DataError` as `rnnjax.data.clicks` and `click_windows` do.
     """
-    clicks = load(config, None if kept is None else np.array(kept["items"], np.int64))
 
-    def score(params: Any, split: str) -> dict[str, float]:
-        return baseline_scores(clicks, split)
+    config: Config
+    best_metric = "mrr_20"
 
-    return dataclasses.replace(open_task(config, {"items": clicks.items.tolist()}), data=clicks.data, score=score)
+    def __init__(self, config: Config, data: DataSet):
+        super().__init__(config, data)
+        self.items = np.array(self.kept["items"], np.int64)
+        self.model = build_model(config, len(self.items))
+        self.cell = self.model.cell
+        self.inputs = {"items": Field(("B", 4), "int32")}
+        # A shared vector an item goes with its place among the last four, and is no step by itself.
+        self.stream = None if config.embedding else Stream(self._step_ids, self._likeliest)
 
+    @staticmethod
+    def read(config: Config, kept: Kept) -> DataSet:
+        data, items = load(config, np.array(kept["items"], np.int64) if kept else None)
+        return dataclasses.replace(data, kept={"items": items.tolist()})
 
-def open_task(config: Config, kept: Kept) -> Task:
-    """Returns the task without data; it predicts the logits of the item after the four of each row of `items`."""
-    items = np.array(kept["items"], np.int64)
-    model = build_model(config, len(items))
-
-    def init(key: PRNGKeyArray) -> Any:
-        return model.init(key, jnp.zeros((1, 4), jnp.int32))
-
-    def scores(params: Any, ids: Array, rngs: Any = None) -> Float[Array, "B V"]:
-        logits: Any = model.apply(params, ids, rngs=rngs, deterministic=rngs is None)
-        return logits
-
-    def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:
-        logits = scores(params, batch["items"], None if key is None else {"dropout": key})
+    def loss(self, params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Metrics, None]:
+        logits = self.apply(params, batch["items"], key=key)
         known = batch["next"] >= 0
         # Any label will do where the item is unknown, since its loss has the weight zero.
         label = jnp.where(known, batch["next"], 0)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
         return {"loss": Weighted(loss, known.astype(jnp.float32)), **ranking(logits, batch["next"])}, carry
 
-    def generate(params: Any, request: Request) -> Iterator[str]:
-        recommend = jax.jit(lambda ids: jax.nn.softmax(scores(params, ids)[0]))
-        for line in request.lines if request.prompt is None else [request.prompt]:
-            probabilities = np.asarray(recommend(jnp.asarray(line_ids(line, items))))
-            # Stable, so that items of the same probability are listed with the more clicked one first.
-            best = np.argsort(-probabilities, kind="stable")[: max(request.n_best, 1)]
-            yield "\t".join(f"{items[i]} {probabilities[i]:.4f}" for i in best)
+    def scores(self, params: Any, split: str) -> dict[str, float]:
+        return baseline_scores(ClickData(self.data, self.items), split)
 
-    return Task(
-        NO_DATA,
-        init,
-        values,
-        best_metric="mrr_20",
-        generate=generate,
-        kept=dict(kept),
-        cell=model.cell,
-        model=model,
-        inputs={"items": Field(("B", 4), "int32")},
-        predict=lambda params, inputs: scores(params, inputs["items"]),
-        # A shared vector an item goes with its place among the last four, and is no step by itself.
-        stream=None
-        if config.embedding
-        else Stream(
-            lambda line: item_ids(line_numbers(line), items),  # of items that are not known, -1
-            lambda logits, n: likeliest(logits, n, lambda item: str(items[item])),
-        ),
-    )
+    def generate(
+        self, params: Any, *, prompt: str | None = None, n_best: int = 1, lines: Iterable[str] = ()
+    ) -> Iterator[str]:
+        recommend = jax.jit(lambda ids: jax.nn.softmax(self.apply(params, ids)[0]))
+        for line in lines if prompt is None else [prompt]:
+            probabilities = np.asarray(recommend(jnp.asarray(line_ids(line, self.items))))
+            # Stable, so that items of the same probability are listed with the more clicked one first.
+            best = np.argsort(-probabilities, kind="stable")[:n_best]
+            yield "\t".join(f"{self.items[i]} {probabilities[i]:.4f}" for i in best)
+
+    def _step_ids(self, line: str) -> Int[np.ndarray, " N"]:
+        return item_ids(line_numbers(line), self.items)  # of items that are not known, -1
+
+    def _likeliest(self, logits: Float[np.ndarray, " V"], *, n_best: int = 1) -> str:
+        return likeliest(logits, n_best, lambda item: str(self.items[item]))
 
 
 def build_model(config: Config, items: int) -> NextItem | SharedNextItem:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rnnjax.config import DataConfig, check_held_out
-from rnnjax.data.dataset import NO_DATA
+from rnnjax.cells.cell import Cell
+from rnnjax.config import DataConfig, build_cell, check_held_out
+from rnnjax.data.dataset import DataSet
 from rnnjax.data.own.columns import Columns
 from rnnjax.data.own.files import own_files
 from rnnjax.data.own.sequence_set import SequenceSet
-from rnnjax.data.own.sequences import Cuts, OwnSequences, Reading, load_sequences, read_own_inputs
+from rnnjax.data.own.sequences import Cuts, Reading, load_sequences, read_own_inputs
 from rnnjax.errors import require
-from rnnjax.tasks.task import Batch, Field, Kept, Request, Task
+from rnnjax.tasks import task
+from rnnjax.tasks.task import Batch, Field, Kept
 
 _AT_ONCE = 256  # sequences that are answered together
 
@@ -84,101 +87,63 @@ class SequencesConfig(OwnConfig):
         return Cuts(self.validation_fraction, self.test_fraction, self.split == "time", self.whole)
 
 
-def load_own_sequences(config: SequencesConfig, kept: Kept | None, *, every_step: bool) -> OwnSequences:
-    """Returns the sequences that a config names.
+class SequencesTask(task.Task):
+    """A task on labelled sequences `[B, T, I]` of any lengths; a subclass makes the model, and judges its logits.
 
-    Args:
-      config: the group of the data.
-      kept: what a run has kept, by which they are to be read, if anything.
-      every_step: whether each step has a label, in place of each sequence.
-
-    Raises:
-      DataError: as `load_sequences`.
+    Its data raises `DataError` as `rnnjax.data.own.sequences.load_sequences` does.
     """
-    assert config.path is not None
-    reading = Reading.from_json(kept) if kept else None
-    options = {"every_step": every_step, "scale": config.scale, "reading": reading}
-    return load_sequences(config.path, config.columns(), config.cuts(), **options)
 
+    cell: Cell
+    every_step: bool  # whether each step has a label, in place of each sequence
 
-def steps_of(batch: Batch) -> dict[str, Any]:
-    """Returns the option of a model that says which steps there are: any if some are missing, else up to the length."""
-    return {"mask": batch["mask"]} if "mask" in batch else {"lengths": batch["length"]}
+    def __init__(self, config: Any, data: DataSet):
+        super().__init__(config, data)
+        self.reading, self.cell = Reading.from_json(self.kept), build_cell(config.cell)
+        self.inputs = {"values": Field(("B", "T", len(self.reading.scaling.names)), "float32")}
 
+    @classmethod
+    def read(cls, config: Any, kept: Kept) -> DataSet:
+        data: SequencesConfig = config.data
+        assert data.path is not None
+        options = {"every_step": cls.every_step, "scale": data.scale}
+        reading = Reading.from_json(kept) if kept else None
+        own = load_sequences(data.path, data.columns(), data.cuts(), **options, reading=reading)
+        return dataclasses.replace(own.data, kept=own.reading.to_json())
 
-def answers(
-    config: SequencesConfig, reading: Reading, predict: Callable[[Any], Any], request: Request
-) -> Iterator[tuple[str, int, Float[np.ndarray, "..."]]]:
-    """Reads the data, labelled or not; yields the id of every sequence, its length, and what a model predicts of it.
+    def init(self, key: PRNGKeyArray) -> Any:
+        return self.model.init(key, jnp.zeros((1, 1, self.reading.scaling.size)))
 
-    Args:
-      config: the group of the data.
-      reading: how the model's own data was read.
-      predict: the model's prediction from a batch.
-      request: the options of `python -m rnnjax.generate`.
+    def logits(self, params: Any, batch: Batch, key: PRNGKeyArray | None = None) -> Float[Array, "B ..."]:
+        """Returns the scores of the classes, from inputs with a mask if some are missing, else with lengths."""
+        steps = {"mask": batch["mask"]} if "mask" in batch else {"lengths": batch["length"]}
+        return self.apply(params, batch["inputs"], key=key, **steps)
 
-    Raises:
-      ConfigError: if there is a prompt.
-      DataError: as the readers of files.
-    """
-    require(request.prompt is None, "the sequences of a file are answered; leave --prompt out, and give --data FILE")
-    files = own_files(str(config.path), (".csv", ".npz", ".npy"))
-    file = files["all"] if "all" in files else files["test"]
-    return _answers(read_own_inputs(file, config.columns(), reading), reading, predict)
+    def predict(self, params: Any, inputs: Mapping[str, Any]) -> Float[Array, "B ..."]:
+        """Returns the logits of sequences as they are in the data; a step of which all values are NaN is missing."""
+        return self.logits(params, _raw_batch(inputs["values"], self.reading))
 
+    def unlabelled(self) -> SequenceSet:
+        """Reads the data, labelled or not.
 
-def _answers(
-    sequences: SequenceSet, reading: Reading, predict: Callable[[Any], Any]
-) -> Iterator[tuple[str, int, Float[np.ndarray, "..."]]]:
-    for first in range(0, len(sequences.ids), _AT_ONCE):
-        part = sequences.part(np.arange(first, min(first + _AT_ONCE, len(sequences.ids))))
-        yield from zip(part.ids, part.lengths.tolist(), np.asarray(predict(_read_batch(part.values, reading))))
+        Raises:
+          DataError: as the readers of files.
+        """
+        files = own_files(str(self.config.data.path), (".csv", ".npz", ".npy"))
+        file = files["all"] if "all" in files else files["test"]
+        return read_own_inputs(file, self.config.data.columns(), self.reading)
+
+    def chances(self, params: Any, sequences: SequenceSet) -> Iterator[tuple[str, int, Float[np.ndarray, "..."]]]:
+        """Yields the id of every sequence, its length, and the probabilities of the classes."""
+        likely = jax.jit(lambda batch: jax.nn.softmax(self.logits(params, batch)))
+        for first in range(0, len(sequences.ids), _AT_ONCE):
+            part = sequences.part(np.arange(first, min(first + _AT_ONCE, len(sequences.ids))))
+            found = np.asarray(likely(_read_batch(part.values, self.reading)))
+            yield from zip(part.ids, part.lengths.tolist(), found)
 
 
 def _read_batch(values: Float[np.ndarray, "B T I"], reading: Reading) -> Batch:
     """Returns the same as `_raw_batch`, scaled in 64 bits, as the data of training was."""
     return {"inputs": jnp.asarray(reading.scaling.inputs(values)), "mask": jnp.asarray(~np.isnan(values).all(-1))}
-
-
-Apply = Callable[..., Float[Array, "B ..."]]  # (params, batch, rngs=None)
-
-
-def applied(model: Any) -> Apply:
-    """Returns a function from parameters and a batch to what a model of sequences makes of it, by rngs with dropout."""
-
-    def apply(params: Any, batch: Batch, rngs: Any = None) -> Float[Array, "B ..."]:
-        return model.apply(params, batch["inputs"], **steps_of(batch), rngs=rngs, deterministic=rngs is None)
-
-    return apply
-
-
-def task_of_sequences(model: Any, reading: Reading, apply: Apply, values: Any, generate: Any) -> Task:
-    """Returns a task without data, of a model of sequences, that is given values as they are in the data.
-
-    Args:
-      model: the model.
-      reading: how data is read.
-      apply: what `applied` returns of the model.
-      values, generate: of the task.
-    """
-
-    def init(key: PRNGKeyArray) -> Any:
-        return model.init(key, jnp.zeros((1, 1, reading.scaling.size)))
-
-    def predict(params: Any, inputs: Mapping[str, Any]) -> Float[Array, "B ..."]:
-        return apply(params, _raw_batch(inputs["values"], reading))
-
-    return Task(
-        NO_DATA,
-        init,
-        values,
-        generate=generate,
-        kept=reading.to_json(),
-        cell=model.cell,
-        model=model,
-        inputs={"values": Field(("B", "T", len(reading.scaling.names)), "float32")},
-        predict=predict,
-    )
 
 
 def _raw_batch(values: Float[Array, "B T I"], reading: Reading) -> Batch:

@@ -5,6 +5,7 @@ training.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,19 +17,22 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.config import DataConfig, TrainConfig, build_cell
-from rnnjax.data.dataset import NO_DATA, Arrays
+from rnnjax.data.dataset import Arrays, DataSet
 from rnnjax.data.problems import PROBLEMS, Problem
 from rnnjax.data.sequences import Sizes, examples_of, load_sequences
 from rnnjax.errors import did_you_mean, require
 from rnnjax.memory import require_memory
 from rnnjax.models.labeller import SequenceLabeller
 from rnnjax.models.losses import mean_over_steps, sequence_loss
+from rnnjax.tasks import task
 from rnnjax.tasks.length_plot import plot_by_length
-from rnnjax.tasks.task import Batch, Field, Kept, Task, Values, Weighted
+from rnnjax.tasks.task import Batch, Field, Kept, Metrics, Weighted
 
 _CLOSE = 0.04  # a number is right that is as close as this, as in Hochreiter and Schmidhuber (1997)
 
 _LARGEST_ALPHABET = 1_000_000
+
+Results = dict[int, dict[str, float]]  # by length: accuracy and loss
 
 _log = logging.getLogger(__name__)
 
@@ -122,73 +126,59 @@ class Config(TrainConfig):
         require(not numbers, f"{self.data.name} has no symbols to embed; leave embedding out")
 
 
-def build(config: Config) -> Task:
-    """Returns the task: answers at the steps that the problem scores.
+class Task(task.Task):
+    """Answers at the steps that the problem scores.
 
     `loss` is the mean over the steps that count: the cross-entropy in nats or, of numbers, the squared error.
     `accuracy` is the share of right answers, of numbers that of those within 0.04. Of the test split both are given for
     each length, as `loss_at_80` and `accuracy_at_80`, beside the means over all lengths.
     """
-    problem, sizes = config.data.problem(), config.data.sizes()
-    require_room(problem, sizes)
-    task, data = open_task(config, {}), load_sequences(config.data.name, problem, sizes, config.seed)
-    by_length = jax.jit(lambda params, batch: task.values(params, None, batch, None)[0])
 
-    def score(params: Any, split: str) -> dict[str, float]:
+    config: Config
+    best_metric, higher_is_better = "loss", False
+
+    def __init__(self, config: Config, data: DataSet):
+        super().__init__(config, data)
+        self.problem, self.longest = config.data.problem(), config.data.sizes().longest
+        self.cell, alphabets = build_cell(config.cell), self.problem.alphabets
+        self.model = SequenceLabeller(
+            self.cell, alphabets.answers or 1, alphabets.inputs, config.embedding, jnp.dtype(config.dtype)
+        )
+        self.steps = self.problem.steps(self.longest)
+        one = jax.eval_shape(lambda: self.problem.example(jax.random.key(0), self.longest, self.steps)).inputs
+        self.inputs = {"inputs": Field(("B", "T", *one.shape[1:]), str(one.dtype), alphabets.inputs or None)}
+
+    @staticmethod
+    def read(config: Config, kept: Kept) -> DataSet:
+        problem, sizes = config.data.problem(), config.data.sizes()
+        require_room(problem, sizes)
+        return load_sequences(config.data.name, problem, sizes, config.seed)
+
+    def loss(self, params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Metrics, None]:
+        if "key" in batch:
+            batch = examples_of(self.problem, batch["key"], batch["length"], self.steps)
+        answers = self.apply(params, batch["inputs"], key=key)
+        judge = judged_classes if self.problem.alphabets.answers else judged_numbers
+        return judge(answers, batch), carry
+
+    def scores(self, params: Any, split: str) -> dict[str, float]:
         if split != "test":
             return {}
-        results = results_by_length(by_length, params, data.splits["test"], config.batch_size)
-        for line in length_table(problem, results):
+        results = self.results(params)
+        for line in length_table(self.problem, results):
             _log.info("%s", line)
         return {f"{name}_at_{length}": value for length, row in results.items() for name, value in row.items()}
 
-    def plots(params: Any, directory: Path) -> None:
-        results = results_by_length(by_length, params, data.splits["test"], config.batch_size)
-        plot_by_length(results, sizes.longest, directory / "by_length.png")
+    def plots(self, params: Any, directory: Path) -> None:
+        plot_by_length(self.results(params), self.longest, directory / "by_length.png")
 
-    return dataclasses.replace(task, data=data, score=score, plots=plots)
+    def results(self, params: Any) -> Results:
+        """Returns the means of the metrics of the test split, by length."""
+        return results_by_length(self._judged, params, self.data.splits["test"], self.config.batch_size)
 
-
-def open_task(config: Config, kept: Kept) -> Task:
-    """Returns the task without data; it predicts the logits of the answers, or the numbers, at every step."""
-    problem, cell = config.data.problem(), build_cell(config.cell)
-    model = SequenceLabeller(
-        cell,
-        problem.alphabets.answers or 1,
-        problem.alphabets.inputs,
-        config.embedding,
-        jnp.dtype(config.dtype),
-    )
-    longest = config.data.sizes().longest
-    steps = problem.steps(longest)
-    one = jax.eval_shape(lambda: problem.example(jax.random.key(0), longest, steps)).inputs
-
-    def init(key: PRNGKeyArray) -> Any:
-        return model.init(key, jnp.zeros((1, *one.shape), one.dtype))
-
-    def answer(params: Any, inputs: Array, rngs: Any = None) -> Array:
-        answers: Any = model.apply(params, inputs, rngs=rngs, deterministic=rngs is None)
-        return answers
-
-    def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:
-        if "key" in batch:
-            batch = examples_of(problem, batch["key"], batch["length"], steps)
-        rngs = None if key is None else {"dropout": key}
-        answers = answer(params, batch["inputs"], rngs)
-        judge = judged_classes if problem.alphabets.answers else judged_numbers
-        return judge(answers, batch), carry
-
-    return Task(
-        NO_DATA,
-        init,
-        values,
-        "loss",
-        higher_is_better=False,
-        cell=cell,
-        model=model,
-        inputs={"inputs": Field(("B", "T", *one.shape[1:]), str(one.dtype), problem.alphabets.inputs or None)},
-        predict=lambda params, inputs: answer(params, inputs["inputs"]),
-    )
+    @functools.cached_property
+    def _judged(self) -> Any:
+        return jax.jit(lambda params, batch: self.loss(params, None, batch, None)[0])
 
 
 def require_room(problem: Problem, sizes: Sizes) -> None:
@@ -199,14 +189,14 @@ def require_room(problem: Problem, sizes: Sizes) -> None:
     require_memory(16 * sizes.examples + 32 * held_out, "the examples", remedy)
 
 
-def judged_classes(logits: Float[Array, "B T O"], batch: Batch) -> Values:
+def judged_classes(logits: Float[Array, "B T O"], batch: Batch) -> Metrics:
     """Returns loss and accuracy of each example whose targets are classes."""
     right = (logits.argmax(-1) == batch["targets"]).astype(jnp.float32)
     loss = sequence_loss(logits, batch["targets"], batch["counted"])
     return {"loss": Weighted(*loss), "accuracy": Weighted(*mean_over_steps(right, batch["scored"]))}
 
 
-def judged_numbers(answers: Float[Array, "B T 1"], batch: Batch) -> Values:
+def judged_numbers(answers: Float[Array, "B T 1"], batch: Batch) -> Metrics:
     """Returns the squared error of each example whose targets are numbers, and whether it is close."""
     errors = answers[..., 0] - batch["targets"]
     close = (jnp.abs(errors) <= _CLOSE).astype(jnp.float32)
@@ -214,14 +204,11 @@ def judged_numbers(answers: Float[Array, "B T 1"], batch: Batch) -> Values:
     return {"loss": Weighted(*loss), "accuracy": Weighted(*mean_over_steps(close, batch["scored"]))}
 
 
-Results = dict[int, dict[str, float]]  # by length: accuracy and loss
-
-
-def results_by_length(values: Callable[[Any, Any], Values], params: Any, examples: Arrays, batch_size: int) -> Results:
+def results_by_length(judged: Callable[[Any, Any], Metrics], params: Any, examples: Arrays, batch_size: int) -> Results:
     """Returns the means of the metrics over the examples of each length.
 
     Args:
-      values: the metrics of a batch's examples.
+      judged: returns the metrics of a batch's examples.
       params: parameters of the model.
       examples: of a split, those of one length next to each other.
       batch_size: most examples that are computed at once.
@@ -230,7 +217,7 @@ def results_by_length(values: Callable[[Any, Any], Values], params: Any, example
     for length in dict.fromkeys(examples["length"].tolist()):
         rows = np.flatnonzero(examples["length"] == length)
         parts = [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
-        found = [values(params, {name: each[part] for name, each in examples.items()}) for part in parts]
+        found = [judged(params, {name: each[part] for name, each in examples.items()}) for part in parts]
         results[length] = {name: _mean([each[name] for each in found]) for name in ("accuracy", "loss")}
     return results
 

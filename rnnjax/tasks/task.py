@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
@@ -26,7 +27,7 @@ class Weighted(NamedTuple):
     weight: Float[Array, " B"]
 
 
-Values = dict[str, Shaped[Array, " B"] | Weighted]
+Metrics = dict[str, Shaped[Array, " B"] | Weighted]
 
 
 class Buckets(NamedTuple):
@@ -54,37 +55,13 @@ class Field(NamedTuple):
     dtype: str
     below: int | None = None
 
+    def zeros(self) -> Shaped[Array, "..."]:
+        """Returns an array of zeros, of which free sizes are 1."""
+        return jnp.zeros([1 if isinstance(size, str) else size for size in self.shape], self.dtype)
+
 
 Kept = Mapping[str, Any]
 """What a model needs of the data that it was trained on, such as a vocabulary: values that JSON can hold."""
-
-
-class Request(NamedTuple):
-    """The options of `python -m rnnjax.generate`.
-
-    Attributes:
-      prompt: what to continue; None takes the task's default.
-      length: number of steps to generate.
-      temperature: of sampling; 0 always takes the most likely.
-      top_k: if given, samples only from the k most likely.
-      top_p: if given, samples only from the most likely that together have probability p.
-      seed: of sampling.
-      beam_size: width of the beam.
-      n_best: number of results of the beam that are printed.
-      lines: of the standard input, without line ends, read lazily.
-      plots: directory for plots; None draws none.
-    """
-
-    prompt: str | None
-    length: int
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    seed: int
-    beam_size: int
-    n_best: int
-    lines: Iterable[str]
-    plots: Path | None = None
 
 
 class Stream(NamedTuple):
@@ -92,22 +69,33 @@ class Stream(NamedTuple):
 
     Attributes:
       read: returns the inputs that a line stands for, each of a step of one sequence; raises `ValueError`.
-      say: ``say(outputs, n)`` returns the answer from the outputs of a step, or the n best of them.
+      say: ``say(outputs, *, option=default, ...)`` returns the answer from the outputs of a step. Its keyword arguments
+        are the options of ``python -m rnnjax.generate --stream``.
     """
 
     read: Callable[[str], Iterable[Any]]
-    say: Callable[[Any, int], str]
+    say: Callable[..., str]
 
 
-@dataclasses.dataclass(frozen=True)
 class Task:
-    """A task, as the training loop uses it, and without data as one opens a finished run.
+    """What is trained, on which data. The module of a task has a class `Task` that derives from this one.
+
+    Such a class says how its data is read (`read`), makes the model (`__init__`), and judges what the model makes of a
+    batch (`loss`). All else has defaults. Only `read` needs files: the model is made of the config and of what the data
+    set keeps, so that a finished run is opened without its data.
+
+    Args:
+      config: the config.
+      data: the data set, with splits `train`, `validation` and `test`; of no examples where a run is opened without.
 
     Attributes:
-      data: its data set, with splits `train`, `validation` and `test`; `NO_DATA` where a run is opened without.
-      init: returns fresh parameters from a PRNG key.
-      values: ``(params, carry, batch, key) -> (values, carry)``: for every metric by name, a value for each example,
-        ``[B]`` or `Weighted`; training minimises `loss`. `key` is None in evaluation.
+      config: the config.
+      data: the data set.
+      kept: what the model needs of the data, and a run therefore keeps.
+      model: the model. The defaults of `init` and `predict` take it for a Flax module.
+      cell: the recurrent cell of the model; None where it has none.
+      inputs: what `predict` reads, by name; what a run is given as one array is the first. Without, nothing is
+        predicted.
       best_metric: the validation metric that decides which parameters are best.
       higher_is_better: whether the highest value is the best.
       carry: recurrent state before the first batch, each leaf ``[B, ...]``; None if each batch starts from the initial
@@ -115,44 +103,87 @@ class Task:
       ordered: whether batches are consecutive examples in the order of the data, as carried state requires; otherwise
         examples are shuffled every epoch.
       buckets: if given, how batches are made of sequences of unequal length.
-      derived: if given, returns further metrics from the means of `values`, such as the perplexity from the loss.
-      score: if given, ``score(params, split)`` returns metrics that need more than `values`, such as decoding a whole
-        split. It is called for the test split after training, and in evaluation.
-      plots: if given, ``plots(params, directory)`` writes plots of the trained model into a directory.
-      generate: if given, ``generate(params, request)`` yields the lines that `python -m rnnjax.generate` prints.
-      translate: if given, ``translate(params, lines, beam_size)`` returns the best translation of every line.
-      kept: what a run keeps of the data, so that its model can be opened without.
-      cell: the recurrent cell of the model.
-      model: the model.
-      inputs: what `predict` reads, by name; what a run is given as one array is the first.
-      predict: if given, ``predict(params, inputs)`` returns what the model makes of inputs by name, ``[B, ...]`` each.
+      generate: if written, ``generate(params, *, option=default, ...)`` yields the lines that ``python -m
+        rnnjax.generate`` prints. Its keyword arguments are the task's options; two more are given if they are there:
+        `lines` of the standard input, without line ends and read lazily, and `plots`, a directory or None.
+      translate: if written, ``translate(params, lines, beam_size)`` returns the best translation of every line.
       stream: if given, how `model` answers lines one after the other, with its state carried on.
     """
 
-    data: DataSet
-    init: Callable[[PRNGKeyArray], Any]
-    values: Callable[[Any, Any, Batch, PRNGKeyArray | None], tuple[Values, Any]]
+    config: Any
+    model: Any = None
+    cell: Cell | None = None
+    inputs: Mapping[str, Field] = {}
     best_metric: str = "accuracy"
     higher_is_better: bool = True
     carry: Any = None
     ordered: bool = False
     buckets: Buckets | None = None
-    derived: Callable[[dict[str, float]], dict[str, float]] | None = None
-    score: Callable[[Any, str], dict[str, float]] | None = None
-    plots: Callable[[Any, Path], None] | None = None
-    generate: Callable[[Any, Request], Iterator[str]] | None = None
+    generate: Callable[..., Iterator[str]] | None = None
     translate: Callable[[Any, Sequence[str], int], list[str]] | None = None
-    kept: Kept = dataclasses.field(default_factory=dict)
-    cell: Cell | None = None
-    model: Any = None
-    inputs: Mapping[str, Field] = dataclasses.field(default_factory=dict)
-    predict: Callable[[Any, Mapping[str, Any]], Any] | None = None
     stream: Stream | None = None
+
+    def __init__(self, config: Any, data: DataSet):
+        self.config, self.data, self.kept = config, data, data.kept
+
+    @staticmethod
+    def read(config: Any, kept: Kept) -> DataSet:
+        """Reads the data set.
+
+        Args:
+          config: the config.
+          kept: what a run has kept, by which its model has the data read; empty where it is learnt from the data.
+        """
+        raise NotImplementedError
+
+    def loss(self, params: Any, carry: Any, batch: Batch, key: PRNGKeyArray | None) -> tuple[Metrics, Any]:
+        """Returns for every metric by name a value of each example, and the carry. Training minimises `loss`.
+
+        Args:
+          params: the parameters.
+          carry: the recurrent state before the batch, if the task carries any.
+          batch: some examples.
+          key: of what is random in training; None in evaluation.
+        """
+        raise NotImplementedError
+
+    def init(self, key: PRNGKeyArray) -> Any:
+        """Returns fresh parameters."""
+        return self.model.init(key, *(field.zeros() for field in self.inputs.values()))
+
+    def apply(self, params: Any, *inputs: Any, key: PRNGKeyArray | None = None, **options: Any) -> Any:
+        """Returns what the model, a Flax module, makes of inputs.
+
+        Args:
+          params: its parameters.
+          *inputs: of the model, in their order.
+          key: of dropout; None drops nothing.
+          **options: of the model, such as `lengths`.
+        """
+        rngs = None if key is None else {"dropout": key}
+        return self.model.apply(params, *inputs, rngs=rngs, deterministic=key is None, **options)
+
+    def predict(self, params: Any, inputs: Mapping[str, Any]) -> Any:
+        """Returns what the model makes of inputs by name, ``[B, ...]`` each."""
+        return self.apply(params, *(inputs[name] for name in self.inputs))
+
+    def metrics(self, means: dict[str, float]) -> dict[str, float]:
+        """Returns the means of the metrics of `loss` with those derived from them, as the perplexity is."""
+        return means
+
+    def scores(self, params: Any, split: str) -> dict[str, float]:
+        """Returns metrics of a whole split that `loss` cannot give, after training and in evaluation."""
+        return {}
+
+    def plots(self, params: Any, directory: Path) -> None:
+        """Writes plots of the trained model into a directory."""
 
     def examples(self, split: str) -> int:
         """Returns the number N of examples in a split."""
         return len(next(iter(self.data.splits[split].values())))
 
-    def complete(self, means: dict[str, Any]) -> dict[str, Any]:
-        """Returns the means of `values` with the metrics derived from them."""
-        return means if self.derived is None else means | self.derived(means)
+    def with_data(self, data: DataSet) -> Self:
+        """Returns the same task with another data set."""
+        other = copy.copy(self)
+        other.data = data
+        return other

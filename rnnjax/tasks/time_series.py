@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +16,13 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.wrappers import Project
 from rnnjax.config import DataConfig, TrainConfig, build_cell
-from rnnjax.data.dataset import NO_DATA
+from rnnjax.data.dataset import DataSet
 from rnnjax.data.series import load_series, longest_window, window_at
 from rnnjax.errors import require
 from rnnjax.memory import require_memory
 from rnnjax.models.forecaster import Forecaster, continue_series
-from rnnjax.tasks.task import Batch, Field, Kept, Request, Stream, Task, Values
+from rnnjax.tasks import task
+from rnnjax.tasks.task import Batch, Field, Kept, Metrics, Stream
 from rnnjax.tasks.time_series_plots import plot_generated, plot_prediction, plot_series
 
 INSTANCE_START = 12.2
@@ -51,62 +53,51 @@ class Config(TrainConfig):
         require(generated, 'the series is generated; leave data.path out and data.name at "embedded"')
 
 
-def build(config: Config) -> Task:
-    """Returns the task: windows `[B, T + 1]`, in which each value but the first is predicted from those before it."""
-    require_memory(48 * config.windows * (config.window + 1), "the training windows", "lower windows")
-    return dataclasses.replace(open_task(config, {}), data=load_series(config.windows, config.window, config.seed))
+class Task(task.Task):
+    """Windows `[B, T + 1]`, in which each value but the first is predicted from those before it."""
 
+    config: Config
+    best_metric, higher_is_better = "mse", False
 
-def open_task(config: Config, kept: Kept) -> Task:
-    """Returns the task without data; it predicts the value after each of `xs`."""
-    cell = build_cell(config.cell)
-    cell = Project(cell, 1) if config.project else cell
-    model = Forecaster(cell, 1, not config.project, jnp.dtype(config.dtype))
+    def __init__(self, config: Config, data: DataSet):
+        super().__init__(config, data)
+        cell = build_cell(config.cell)
+        self.cell = Project(cell, 1) if config.project else cell
+        self.model = Forecaster(self.cell, 1, not config.project, jnp.dtype(config.dtype))
+        self.inputs = {"xs": Field(("B", "T", 1), "float32")}
+        self.stream = Stream(values_of_line, lambda outputs: f"{outputs[0]:.6f}")
 
-    def init(key: PRNGKeyArray) -> Any:
-        return model.init(key, jnp.zeros((1, config.window, 1)))
+    @staticmethod
+    def read(config: Config, kept: Kept) -> DataSet:
+        require_memory(48 * config.windows * (config.window + 1), "the training windows", "lower windows")
+        return load_series(config.windows, config.window, config.seed)
 
-    def predict(params: Any, xs: Float[Array, "B T 1"], rngs: Any = None) -> Float[Array, "B T 1"]:
-        predicted: Any = model.apply(params, xs, rngs=rngs, deterministic=rngs is None)
-        return predicted
-
-    def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:
+    def loss(self, params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Metrics, None]:
         window = batch["window"][..., None]  # [B, T + 1, 1], of which inputs and targets are T steps each
-        predicted = predict(params, window[:, :-1], None if key is None else {"dropout": key})
-        mse = jnp.square(predicted - window[:, 1:]).mean((1, 2))
+        mse = jnp.square(self.apply(params, window[:, :-1], key=key) - window[:, 1:]).mean((1, 2))
         return {"loss": mse, "mse": mse}, carry
 
-    def plots(params: Any, directory: Path) -> None:
-        window = instance(config.window)
-        predicted = jax.jit(predict)(params, window[None, :-1, None])[0, :, 0]
-        plot_series(INSTANCE_START, config.window, directory)
+    def plots(self, params: Any, directory: Path) -> None:
+        window = instance(self.config.window)
+        predicted = jax.jit(self.apply)(params, window[None, :-1, None])[0, :, 0]
+        plot_series(INSTANCE_START, self.config.window, directory)
         plot_prediction(INSTANCE_START, window, np.asarray(predicted), directory / "prediction.png")
 
-    @jax.jit(static_argnums=2)
-    def continued(params: Any, window: Float[Array, "T 1"], steps: int) -> Float[Array, "steps 1"]:
-        return continue_series(lambda xs: predict(params, xs), window, steps)
-
-    def generate(params: Any, request: Request) -> Iterator[str]:
-        window, truth = prompt_window(request.prompt, config.window, request.length)
-        following = np.asarray(continued(params, window[:, None], request.length))[:, 0]
-        if request.plots is not None:
-            plot_generated(window, following, truth, request.plots / "generated.png")
+    def generate(
+        self, params: Any, *, prompt: str | None = None, length: int = 300, plots: Path | None = None
+    ) -> Iterator[str]:
+        window, truth = prompt_window(prompt, self.config.window, length)
+        following = np.asarray(self._continued(params, window[:, None], length))[:, 0]
+        if plots is not None:
+            plot_generated(window, following, truth, plots / "generated.png")
         return map("{:.6f}".format, following)
 
-    return Task(
-        NO_DATA,
-        init,
-        values,
-        "mse",
-        higher_is_better=False,
-        plots=plots,
-        generate=generate,
-        cell=cell,
-        model=model,
-        inputs={"xs": Field(("B", "T", 1), "float32")},
-        predict=lambda params, inputs: predict(params, inputs["xs"]),
-        stream=Stream(values_of_line, lambda outputs, n: f"{outputs[0]:.6f}"),
-    )
+    @functools.cached_property
+    def _continued(self) -> Any:
+        def continued(params: Any, window: Float[Array, "T 1"], steps: int) -> Float[Array, "steps 1"]:
+            return continue_series(functools.partial(self.apply, params), window, steps)
+
+        return jax.jit(continued, static_argnums=2)
 
 
 def values_of_line(line: str) -> list[Float[np.ndarray, " 1"]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,22 +17,24 @@ from rnnjax.cells.attention import SCORES, Bahdanau, Luong
 from rnnjax.cells.cell import Cell
 from rnnjax.cells.gated_cell import GatedCell
 from rnnjax.cells.tree import with_last
-from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell
+from rnnjax.config import CellConfig, DataConfig, TrainConfig, build_cell, check_source
 from rnnjax.config_group import ConfigGroup
 from rnnjax.data.bucketing import assign_buckets, choose_widths, padding_waste
-from rnnjax.data.dataset import NO_DATA
+from rnnjax.data.dataset import DataSet
 from rnnjax.data.sentence_vocabulary import FIRST, KINDS, SentenceVocabulary, vocabulary_from
-from rnnjax.data.translation import NAMES, Translation, load_translation
+from rnnjax.data.translation import NAMES, load_translation
 from rnnjax.errors import require
 from rnnjax.models.encoder_decoder import EncoderDecoder
 from rnnjax.models.losses import mean_over_steps, sequence_loss
+from rnnjax.tasks import task
 from rnnjax.tasks.alignment_plot import plot_alignment
-from rnnjax.tasks.task import Batch, Buckets, Kept, Request, Task, Values, Weighted
+from rnnjax.tasks.options import MOST_BEAMS
+from rnnjax.tasks.task import Batch, Buckets, Kept, Metrics, Weighted
 from rnnjax.tasks.translator import Output, Translator
 
 _ATTENTION = ("none", "bahdanau", "luong")
 _PICTURES = 4
-_LONGEST, _MOST_BEAMS = 100_000, 1000
+_LONGEST = 100_000
 _FIELDS = ("source", "target")
 
 # How sacrebleu splits words. Multi30k is tokenised and in lower case already, and compared as it is, like in published
@@ -116,10 +118,7 @@ class Config(TrainConfig):
 
     def check(self) -> None:
         super().check()
-        require(self.data.name in NAMES, f"data.name must be one of {', '.join(NAMES)}, got {self.data.name!r}")
-        require(self.data.name != "tsv" or bool(self.data.path), "pairs of your own need --config.data.path")
-        generated = self.data.name == "dates" and self.data.path is not None
-        require(not generated, "dates are generated; leave data.path out, or use another variant")
+        check_source(self.data, NAMES, made=("dates", "dates are generated"), own=("tsv", "pairs"))
         known = self.attention in _ATTENTION
         require(known, f"attention must be one of {', '.join(_ATTENTION)}, got {self.attention!r}")
         require(self.score in SCORES, f"score must be one of {', '.join(SCORES)}, got {self.score!r}")
@@ -129,118 +128,119 @@ class Config(TrainConfig):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         longest = 2 <= self.max_length <= _LONGEST
         require(longest, f"max_length must be from 2 to {_LONGEST}, got {self.max_length}")
-        require(self.beam_size <= _MOST_BEAMS, f"beam_size must be at most {_MOST_BEAMS}, got {self.beam_size}")
+        require(self.beam_size <= MOST_BEAMS, f"beam_size must be at most {MOST_BEAMS}, got {self.beam_size}")
         smooth = 0 <= self.label_smoothing < 1
         require(smooth, f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
         build_decoder(self)
 
 
-def build(config: Config, kept: Kept | None = None) -> Task:
-    """Returns the task: translating sentences, trained by the masked cross-entropy of the target's tokens.
+class Task(task.Task):
+    """Translating sentences, trained by the masked cross-entropy of the target's tokens.
 
-    Args:
-      config: the config.
-      kept: the vocabularies of a run, if sentences are to be read by those; otherwise they are learnt.
-
-    Raises:
-      DataError: as `rnnjax.data.translation.load_translation`.
+    Its data raises `DataError` as `rnnjax.data.translation.load_translation` does.
     """
-    text = load_translation(
-        config.data.name,
-        config.data.path,
-        kind=config.vocabulary.kind,
-        source_size=config.vocabulary.source_size,
-        target_size=config.vocabulary.target_size,
-        max_length=config.max_length,
-        vocabularies=kept_vocabularies(kept) if kept else None,
-    )
-    opened = _opened(config, text.source, text.target)
-    translator = opened.translator
-    buckets, waste = build_buckets(config, text)
 
-    def score(params: Any, split: str) -> dict[str, float]:
-        sources, references = zip(*text.pairs[split])
-        outputs = translator.translate(params, sources, beam_size=config.beam_size, batch_size=config.batch_size)
-        scores = translation_scores([best.text for best, *_ in outputs], references, config.data.name)
-        return scores | {"padding_waste": waste}
+    config: Config
+    best_metric, higher_is_better = "loss", False
 
-    def plots(params: Any, directory: Path) -> None:
-        if config.attention != "none":
-            lines = [source for source, _ in text.pairs["test"][:_PICTURES]]
-            outputs_of_lines = translator.translate(params, lines)
-            for number, (line, outputs) in enumerate(zip(lines, outputs_of_lines), 1):
-                draw_alignment(translator, params, line, outputs[0], directory / f"attention_{number}.png")
+    def __init__(self, config: Config, data: DataSet):
+        super().__init__(config, data)
+        source, target = kept_vocabularies(self.kept)
+        self.model = build_model(config, source.size, target.size)
+        self.cell = self.model.decoder
+        limits = {"max_length": config.max_length, "length_penalty": config.length_penalty}
+        self.translator = Translator(self.model, source, target, **limits)
+        self.sampled = config.sampling.probability > 0
+        if self.sampled:
+            # Training steps, once for each example, since what is carried is split over devices as the batch is.
+            self.carry = jnp.zeros(config.batch_size, jnp.int32)
+        if data.splits:
+            self.buckets, self.waste = build_buckets(config, data)
 
-    return dataclasses.replace(opened.task, data=text.data, buckets=buckets, score=score, plots=plots)
+    @staticmethod
+    def read(config: Config, kept: Kept) -> DataSet:
+        text = load_translation(
+            config.data.name,
+            config.data.path,
+            kind=config.vocabulary.kind,
+            source_size=config.vocabulary.source_size,
+            target_size=config.vocabulary.target_size,
+            max_length=config.max_length,
+            vocabularies=kept_vocabularies(kept) if kept else None,
+        )
+        kept = {"source": text.source.as_text(), "target": text.target.as_text()}
+        return dataclasses.replace(text.data, kept=kept, raw=text.pairs)
 
+    def loss(self, params: Any, carry: Any, batch: Batch, key: PRNGKeyArray | None) -> tuple[Metrics, Any]:
+        probability = None
+        # In evaluation, steps are not counted: the carry of training does not pass through it.
+        if self.sampled and key is not None:
+            probability = sampling_probability(self.config.sampling, carry[0])
+            carry = carry + 1
+        source, target = (batch["source"], batch["source_length"]), batch["target"]
+        logits = self.model.logits(params, *source, target, sampling=probability, key=key)
+        # In evaluation the loss is the plain cross-entropy, which models with and without smoothing have in common.
+        smoothing = 0.0 if key is None else self.config.label_smoothing
+        return token_metrics(logits, target, batch["target_length"], smoothing), carry
 
-def open_task(config: Config, kept: Kept) -> Task:
-    """Returns the task without data."""
-    return _opened(config, *kept_vocabularies(kept)).task
+    def metrics(self, means: dict[str, float]) -> dict[str, float]:
+        return means | {"perplexity": math.exp(min(means["loss"], 700.0))}
+
+    def scores(self, params: Any, split: str) -> dict[str, float]:
+        sources, references = zip(*self.data.raw[split])
+        texts = self._best(params, sources, self.config.beam_size, self.config.batch_size)
+        return translation_scores(texts, references, self.config.data.name) | {"padding_waste": self.waste}
+
+    def plots(self, params: Any, directory: Path) -> None:
+        if self.config.attention == "none":
+            return
+        lines = [source for source, _ in self.data.raw["test"][:_PICTURES]]
+        outputs_of_lines = self.translator.translate(params, lines)
+        for number, (line, outputs) in enumerate(zip(lines, outputs_of_lines), 1):
+            draw_alignment(self.translator, params, line, outputs[0], directory / f"attention_{number}.png")
+
+    def translate(self, params: Any, lines: Sequence[str], beam_size: int) -> list[str]:
+        return self._best(params, lines, beam_size, min(self.config.batch_size, max(len(lines), 1)))
+
+    def _best(self, params: Any, lines: Sequence[str], beam_size: int, batch_size: int) -> list[str]:
+        outputs = self.translator.translate(params, lines, beam_size=beam_size, batch_size=batch_size)
+        return [best.text for best, *_ in outputs]
+
+    def generate(
+        self,
+        params: Any,
+        *,
+        beam_size: int = 4,
+        n_best: int = 1,
+        lines: Iterable[str] = (),
+        plots: Path | None = None,
+    ) -> Iterator[str]:
+        """Yields the best translations of every line.
+
+        Args:
+          params: the parameters.
+          beam_size: width of the beam.
+          n_best: how many of its results are given of a line; where several are, with their scores.
+          lines: the sources.
+          plots: where the attention weights of the first ones are drawn.
+
+        Raises:
+          ConfigError: if more are wanted than a beam has.
+        """
+        require(n_best <= beam_size, f"--n-best must be from 1 to the beam size, {beam_size}, got {n_best}")
+        drawn = 0
+        for line in lines:
+            outputs = self.translator.translate(params, [line], beam_size=beam_size)[0]
+            draws = self.config.attention != "none" and drawn < _PICTURES and bool(outputs[0].tokens)
+            if draws and plots is not None:
+                drawn += 1
+                draw_alignment(self.translator, params, line, outputs[0], plots / f"translation_{drawn}.png")
+            yield from output_lines(outputs, n_best)
 
 
 def kept_vocabularies(kept: Kept) -> tuple[SentenceVocabulary, SentenceVocabulary]:
     """Returns the vocabularies of source and target that a run has kept."""
     return vocabulary_from(kept["source"]), vocabulary_from(kept["target"])
-
-
-class _Opened(NamedTuple):
-    """The task without data, and what translates."""
-
-    task: Task
-    translator: Translator
-
-
-def _opened(config: Config, source: SentenceVocabulary, target: SentenceVocabulary) -> _Opened:
-    model = build_model(config, source.size, target.size)
-    translator = Translator(model, source, target, max_length=config.max_length, length_penalty=config.length_penalty)
-    sampled = config.sampling.probability > 0
-
-    def values(params: Any, carry: Any, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, Any]:
-        probability = None
-        # In evaluation, steps are not counted: the carry of training does not pass through it.
-        if sampled and key is not None:
-            probability = sampling_probability(config.sampling, carry[0])
-            carry = carry + 1
-        logits = model.logits(
-            params, batch["source"], batch["source_length"], batch["target"], sampling=probability, key=key
-        )
-        # In evaluation the loss is the plain cross-entropy, which models with and without smoothing have in common.
-        smoothing = 0.0 if key is None else config.label_smoothing
-        return token_values(logits, batch["target"], batch["target_length"], smoothing), carry
-
-    def translate(params: Any, lines: Sequence[str], beam_size: int) -> list[str]:
-        most = min(config.batch_size, max(len(lines), 1))
-        outputs = translator.translate(params, lines, beam_size=beam_size, batch_size=most)
-        return [best.text for best, *_ in outputs]
-
-    def generate(params: Any, request: Request) -> Iterator[str]:
-        drawn = 0
-        for line in request.lines:
-            outputs = translator.translate(params, [line], beam_size=request.beam_size)[0]
-            draws = config.attention != "none" and drawn < _PICTURES and bool(outputs[0].tokens)
-            if draws and request.plots is not None:
-                drawn += 1
-                draw_alignment(translator, params, line, outputs[0], request.plots / f"translation_{drawn}.png")
-            yield from output_lines(outputs, request.n_best)
-
-    # The number of training steps, once for each example, since what is carried is split over devices as the batch is.
-    carry = jnp.zeros(config.batch_size, jnp.int32) if sampled else None
-    task = Task(
-        NO_DATA,
-        model.init,
-        values,
-        best_metric="loss",
-        higher_is_better=False,
-        carry=carry,
-        derived=lambda means: {"perplexity": math.exp(min(means["loss"], 700.0))},
-        generate=generate,
-        translate=translate,
-        kept={"source": source.as_text(), "target": target.as_text()},
-        cell=model.decoder,
-        model=model,
-    )
-    return _Opened(task, translator)
 
 
 def build_model(config: Config, source_size: int, target_size: int) -> EncoderDecoder:
@@ -284,13 +284,11 @@ def _with_attention(config: Config, cell: GatedCell | Any, memory_size: int) -> 
     return Luong(cell, memory_size, score=config.score, input_feeding=config.input_feeding)
 
 
-def build_buckets(config: Config, text: Translation) -> tuple[Buckets, float]:
+def build_buckets(config: Config, data: DataSet) -> tuple[Buckets, float]:
     """Returns the buckets of all splits, chosen for the training split, and the share of padding in that split."""
-    lengths = {
-        split: {field: arrays[f"{field}_length"] for field in _FIELDS} for split, arrays in text.data.splits.items()
-    }
-    whole = {field: text.data.splits["train"][field].shape[1] for field in _FIELDS}
-    smallest = min(config.batch_size, len(text.pairs["train"]))
+    lengths = {split: {field: arrays[f"{field}_length"] for field in _FIELDS} for split, arrays in data.splits.items()}
+    whole = {field: data.splits["train"][field].shape[1] for field in _FIELDS}
+    smallest = min(config.batch_size, len(data.splits["train"]["source"]))
     widths = choose_widths(lengths["train"], most=config.max_buckets, smallest=smallest)
     widths = (*widths[:-1], whole)  # other splits may have longer sequences
     waste = padding_waste(lengths["train"], widths)
@@ -303,7 +301,7 @@ def sampling_probability(config: SamplingConfig, steps: Array) -> Array:
     return config.probability * jnp.minimum(1.0, steps / max(config.ramp_steps, 1) if config.ramp_steps else 1.0)
 
 
-def token_values(logits: Float[Array, "B T V"], target: Array, lengths: Array, smoothing: float) -> Values:
+def token_metrics(logits: Float[Array, "B T V"], target: Array, lengths: Array, smoothing: float) -> Metrics:
     """Returns loss and accuracy of the tokens, and whether all tokens of a sequence are right.
 
     As long as all tokens so far are right, greedy search reads the same as teacher forcing, so that `exact_match` is

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from rnnjax.config import DataConfig, TrainConfig
-from rnnjax.data.dataset import NO_DATA, DataSet, content_checksum
+from rnnjax.config import DataConfig, TrainConfig, check_source
+from rnnjax.data.dataset import DataSet, content_checksum
 from rnnjax.data.text import Cuts, Texts, load_embedded_text, load_own_text, load_ptb
 from rnnjax.data.word_vectors import write_word_vectors
 from rnnjax.data.words import (
@@ -30,7 +30,8 @@ from rnnjax.data.words import (
 from rnnjax.errors import ConfigError, DataError, require
 from rnnjax.models.skip_gram import SkipGram, draw
 from rnnjax.models.word_neighbours import class_precision, nearest, principal_plane
-from rnnjax.tasks.task import Batch, Field, Kept, Request, Task, Values, Weighted
+from rnnjax.tasks import task
+from rnnjax.tasks.task import Batch, Field, Kept, Metrics, Weighted
 from rnnjax.tasks.word_plots import plot_words
 
 _CORPORA = ("ptb", "text", "embedded")
@@ -81,105 +82,92 @@ class Config(TrainConfig):
 
     def check(self) -> None:
         super().check()
-        known = self.data.name in _CORPORA
-        require(known, f"data.name must be one of {', '.join(_CORPORA)}, got {self.data.name!r}")
+        made = "embedded", "the embedded text comes with Python"
+        check_source(self.data, _CORPORA, made=made, own=("text", "texts"))
         for name in ("size", "window", "negatives", "noise", "min_count"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(2 <= self.row_length <= _LONGEST, f"row_length must be from 2 to {_LONGEST}, got {self.row_length}")
         for name in ("window", "noise"):
             require(getattr(self, name) <= _LONGEST, f"{name} must be at most {_LONGEST}, got {getattr(self, name)}")
         require(self.subsample >= 0, f"subsample must not be negative, got {self.subsample}")
-        embedded_path = self.data.name == "embedded" and self.data.path is not None
-        require(not embedded_path, "the embedded text comes with Python; leave data.path out, or use another variant")
-        no_path = self.data.name == "text" and self.data.path is None
-        require(not no_path, "the variant text needs the path of a .txt file in data.path")
 
 
-def build(config: Config, kept: Kept | None = None) -> Task:
-    """Returns the task: rows of text, in which every word predicts those around it.
+class Task(task.Task):
+    """Rows of text, in which every word predicts those around it; `predict` returns the vectors of words by number.
 
     `loss` is the mean over pairs of a centre and a context word. In evaluation, the same noise, windows and subsampling
     are drawn every time.
 
-    Args:
-      config: the config.
-      kept: the words of a run, if the text is to be read by those; otherwise they are those of the training split.
-
-    Raises:
-      DataError: as the loaders in `rnnjax.data.text`, or if a split has no row.
+    Its data raises `DataError` as the loaders in `rnnjax.data.text` do, or if a split has no row.
     """
-    data, vocabulary = load(config, kept_words(kept) if kept else None)
-    kept = {"words": list(vocabulary.words), "counts": vocabulary.counts.tolist()}
-    return dataclasses.replace(open_task(config, kept), data=data)
 
+    config: Config
+    best_metric, higher_is_better = "loss", False
 
-def kept_words(kept: Kept) -> WordCounts:
-    """Returns the words that a run has kept."""
-    return WordCounts(tuple(kept["words"]), np.array(kept["counts"], np.int64))
+    def __init__(self, config: Config, data: DataSet):
+        super().__init__(config, data)
+        vocabulary = kept_words(self.kept)
+        self.words = vocabulary.words
+        self.model = SkipGram(len(self.words), config.size, config.negatives)
+        self.inputs = {"words": Field(("B",), "int32", len(self.words))}
+        # Infinity keeps all words, since none is more frequent.
+        self.keep = keep_probability(vocabulary.counts, config.subsample or np.inf)
+        self.bounds = noise_bounds(vocabulary.counts)
 
+    @staticmethod
+    def read(config: Config, kept: Kept) -> DataSet:
+        data, vocabulary = load(config, kept_words(kept) if kept else None)
+        kept = {"words": list(vocabulary.words), "counts": vocabulary.counts.tolist()}
+        return dataclasses.replace(data, kept=kept)
 
-def open_task(config: Config, kept: Kept) -> Task:
-    """Returns the task without data; it predicts the vectors of `words`, which are their numbers."""
-    vocabulary = kept_words(kept)
-    words = vocabulary.words
-    model = SkipGram(len(words), config.size, config.negatives)
-    apply: Any = model.apply
-    # Infinity keeps all words, since none is more frequent.
-    keep = keep_probability(vocabulary.counts, config.subsample or np.inf)
-    bounds = noise_bounds(vocabulary.counts)
+    def init(self, key: PRNGKeyArray) -> Any:
+        empty = {"row": jnp.zeros(1, jnp.int32), "text": jnp.zeros((1, self.config.row_length), jnp.int32)}
+        return self.model.init(key, self._drawn(key, empty))
 
-    def draw_rows(key: PRNGKeyArray, batch: Batch) -> Any:
-        def draw_row(row: Any, text: Any) -> Any:
-            # By row, so that what is drawn does not depend on how rows are put into batches or split over devices.
-            row_key = jax.random.fold_in(key, row)
-            return draw(row_key, text, jnp.asarray(keep), jnp.asarray(bounds), window=config.window, noise=config.noise)
-
-        return jax.vmap(draw_row)(batch["row"], batch["text"])
-
-    def init(key: PRNGKeyArray) -> Any:
-        empty = {"row": jnp.zeros(1, jnp.int32), "text": jnp.zeros((1, config.row_length), jnp.int32)}
-        return model.init(key, draw_rows(key, empty))
-
-    def values(params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Values, None]:
+    def loss(self, params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Metrics, None]:
         # The same key in every evaluation, whose losses can then be compared.
-        drawn = draw_rows(jax.random.key(0) if key is None else key, batch)
+        drawn = self._drawn(jax.random.key(0) if key is None else key, batch)
+        apply: Any = self.model.apply
         loss, pairs = apply(params, drawn)
         return {"loss": Weighted(loss / jnp.maximum(pairs, 1), pairs)}, carry
 
-    def score(params: Any, split: str) -> dict[str, float]:
-        precision = class_precision(word_vectors(params), words, [names.split() for names in _CLASSES])
+    def _drawn(self, key: PRNGKeyArray, batch: Batch) -> Any:
+        """Returns the pairs of rows of text, by row: what is drawn depends neither on the batch nor on the devices."""
+        sizes = {"window": self.config.window, "noise": self.config.noise}
+
+        def of_row(row: Any, text: Any) -> Any:
+            row_key = jax.random.fold_in(key, row)
+            return draw(row_key, text, jnp.asarray(self.keep), jnp.asarray(self.bounds), **sizes)
+
+        return jax.vmap(of_row)(batch["row"], batch["text"])
+
+    def predict(self, params: Any, inputs: Mapping[str, Any]) -> Float[Array, "B D"]:
+        return jnp.asarray(params["params"]["centre"])[inputs["words"]]
+
+    def scores(self, params: Any, split: str) -> dict[str, float]:
+        precision = class_precision(word_vectors(params), self.words, [names.split() for names in _CLASSES])
         return {} if precision is None else {"class_precision": precision}
 
-    def plots(params: Any, directory: Path) -> None:
+    def plots(self, params: Any, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        vectors = word_vectors(params)
+        vectors, words = word_vectors(params), self.words
         write_word_vectors(directory / "vectors.txt", words, vectors)
-        lines = [neighbour_line(probe, vectors, words) for probe in probes(config, words)]
+        lines = [neighbour_line(probe, vectors, words) for probe in probes(self.config, words)]
         (directory / "neighbours.txt").write_text("\n".join(lines) + "\n", "utf-8")
         for line in lines:
             _log.info("nearest to %s", line)
         shown = slice(0, _PLOTTED)
         plot_words(principal_plane(vectors[shown]), words[shown], directory / "words.png")
 
-    def generate(params: Any, request: Request) -> Iterator[str]:
+    def generate(self, params: Any, *, prompt: str | None = None, lines: Iterable[str] = ()) -> Iterator[str]:
         vectors = word_vectors(params)
-        for line in request.lines if request.prompt is None else [request.prompt]:
-            yield neighbour_line(line, vectors, words)
+        for line in lines if prompt is None else [prompt]:
+            yield neighbour_line(line, vectors, self.words)
 
-    return Task(
-        NO_DATA,
-        init,
-        values,
-        best_metric="loss",
-        higher_is_better=False,
-        score=score,
-        plots=plots,
-        generate=generate,
-        kept=dict(kept),
-        model=model,
-        inputs={"words": Field(("B",), "int32", len(words))},
-        predict=lambda params, inputs: jnp.asarray(params["params"]["centre"])[inputs["words"]],
-    )
+
+def kept_words(kept: Kept) -> WordCounts:
+    """Returns the words that a run has kept."""
+    return WordCounts(tuple(kept["words"]), np.array(kept["counts"], np.int64))
 
 
 def load(config: Config, vocabulary: WordCounts | None = None) -> tuple[DataSet, WordCounts]:

@@ -241,7 +241,7 @@ class Ancestor:
         extends = self._extends
         wanted = as_items(state) if extends else {"params": state.params}
         # Other data is not to be named where it is meant to be other data.
-        task_there = task if extends else dataclasses.replace(task, data=NO_DATA)
+        task_there = task if extends else task.with_data(NO_DATA)
         with open_checkpoints(self._run, task_there, self._values, read_only=True) as checkpoints:
             last = checkpoints.steps()[:1]
             if extends and last and not set(ITEMS) <= checkpoints.digests(last[0]).keys():

@@ -18,7 +18,7 @@ from rnnjax.training.finding import find_run
 from rnnjax.training.model_file import shapes
 from rnnjax.training.run_checkpoints import open_checkpoints
 from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.split_evaluation import Evaluator, scores
+from rnnjax.training.split_evaluation import Evaluator
 from rnnjax.training.trust import require_trust
 from rnnjax.unrolling.auto import using
 from rnnjax.unrolling.known import Methods
@@ -48,7 +48,7 @@ def evaluate_run(
     resident = config.data.feed == "device"
     evaluate = Evaluator(task, mesh, split, config.batch_size, resident=resident, map=config.parallel.map)
     with using(methods_of_run(run)):
-        metrics = task.complete(evaluate.of_only_run(params)) | scores(task, params, split)
+        metrics = task.metrics(evaluate.of_only_run(params)) | task.scores(jax.device_get(params), split)
     return {"step": step, "checkpoint": checkpoint, "split": split, **metrics, "data": task.data.source}
 
 

@@ -18,7 +18,6 @@ from rnnjax.training.batches import TrainingSchedule
 from rnnjax.training.checkpoint import Checkpoints, Unfinished
 from rnnjax.training.log_window import LogWindow, Metrics, steps_in
 from rnnjax.training.progress import Progress
-from rnnjax.training.split_evaluation import scores
 
 Row = dict[str, Any]  # a line of `metrics.jsonl`
 
@@ -118,7 +117,7 @@ class Record(abc.ABC):
         runs = len(self.diverged)  # without padding
         metrics = {name: values[:runs] for name, values in results.on_host().items()}
         evaluated = range(0 if results.validation is None else runs)
-        validation = [self.task.complete(of_run(results.validation or {}, index)) for index in evaluated]
+        validation = [self.task.metrics(of_run(results.validation or {}, index)) for index in evaluated]
         # First, since it decides which lines are written.
         if metrics:
             self._note_divergence(metrics["loss"], results.step)
@@ -147,7 +146,7 @@ class Record(abc.ABC):
     ) -> Iterator[Row]:
         """Yields the lines of one run, up to the step at which it diverged."""
         metrics = {name: values[index] for name, values in lines.items()}
-        rows = [self.task.complete(row) for row in training_rows(metrics, step, results.epoch, self._window.log_every)]
+        rows = [self.task.metrics(row) for row in training_rows(metrics, step, results.epoch, self._window.log_every)]
         rows = [finite_of_optimizer(row) for row in rows]
         if results.validation is not None:
             rows.append({"step": results.step, "epoch": results.epoch, "split": "validation", **validation[index]})
@@ -162,7 +161,7 @@ class Record(abc.ABC):
         if metrics:
             mean = {name: values[shown].mean(0) for name, values in of_task(metrics).items()}
             last = {name: values[-self._window.log_every :] for name, values in mean.items()}
-            self._progress.advance(results.step, self.task.complete(means(last)), mean)
+            self._progress.advance(results.step, self.task.metrics(means(last)), mean)
         if results.validation is not None:
             rows = [validation[int(index)] for index in shown]
             self._progress.epoch(results.epoch, means({name: [row[name] for row in rows] for name in rows[0]}))
@@ -181,7 +180,7 @@ class Record(abc.ABC):
         params = jax.device_get(params)
         for index in map(int, np.flatnonzero(self.diverged == 0)):
             params_of_run = jax.tree.map(lambda leaf, index=index: leaf[index], params)
-            test = self.task.complete(of_run(metrics, index)) | scores(self.task, params_of_run, "test")
+            test = self.task.metrics(of_run(metrics, index)) | self.task.scores(params_of_run, "test")
             self.add([self.label(index) | about | test])
 
 

@@ -86,6 +86,5 @@ class RunRecord(Record):
             return
         super().write_test(schedule, metrics, params)
         plot_curves(self._run.metrics(), self._run.plots)
-        if self.task.plots is not None:
-            self.task.plots(jax.tree.map(lambda leaf: leaf[0], jax.device_get(params)), self._run.plots)
+        self.task.plots(jax.tree.map(lambda leaf: leaf[0], jax.device_get(params)), self._run.plots)
         self._sinks.figures(self._run.plots)

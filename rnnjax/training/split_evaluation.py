@@ -167,8 +167,3 @@ def total_means(sums: Sequence[Any]) -> dict[str, Float[Array, " runs"]]:
     concatenate = np.concatenate if waits_for_calls() else jnp.concatenate
     totals = jax.tree.map(lambda *each: jnp.asarray(concatenate(each, -1)).sum(-1), *sums)
     return {name: mean(*total) for name, total in totals.items()}
-
-
-def scores(task: Task, params: Any, split: str) -> dict[str, float]:
-    """Returns the task's own scores of a split, computed on one device; an empty dict if it has none."""
-    return {} if task.score is None else task.score(jax.device_get(params), split)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from rnnjax.optimizer import Optimizer
 from rnnjax.parallel.batch import sum_over
-from rnnjax.tasks.task import Batch, Task, Values, Weighted
+from rnnjax.tasks.task import Batch, Metrics, Task, Weighted
 from rnnjax.training.state import TrainState
 from rnnjax.unrolling.varying import vary, varying_axes
 
@@ -42,7 +42,7 @@ def train_step(
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), jax.lax.axis_index(axis))
 
     def total_loss(params: Any) -> tuple[Array, tuple[Sums, Any]]:
-        values, carry = task.values(params, state.carry, batch, key)
+        values, carry = task.loss(params, state.carry, batch, key)
         sums = metric_sums(values, weight)
         return sums["loss"].value, (sums, carry)
 
@@ -97,11 +97,11 @@ def evaluation_sums(
     Returns:
       the recurrent state after the batch, and the sums of every metric over the whole batch.
     """
-    values, carry = task.values(params, carry, batch, None)
+    values, carry = task.loss(params, carry, batch, None)
     return carry, sum_over(axis, metric_sums(values, weight))
 
 
-def metric_sums(values: Values, weight: Float[Array, " B"] | float = 1.0) -> Sums:
+def metric_sums(values: Metrics, weight: Float[Array, " B"] | float = 1.0) -> Sums:
     """Returns the weighted sum of every metric and the sum of its weights; `weight` is a further factor per example."""
 
     def sums(value: Array | Weighted) -> Weighted:

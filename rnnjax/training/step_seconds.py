@@ -118,7 +118,7 @@ def recurrences_in_step(task: Task, config: TrainConfig, devices: int) -> list[R
         return jax.ShapeDtypeStruct((size, *leaf.shape[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype))
 
     def values(params: Any, carry: Any, batch: Any, bucket: Any, key: Any) -> Any:
-        run = by_bucket(task.buckets, lambda carry, batch: task.values(params, carry, batch, key))
+        run = by_bucket(task.buckets, lambda carry, batch: task.loss(params, carry, batch, key))
         return run(carry, batch, bucket)
 
     batch, carry = jax.tree.map(part, (dict(task.data.splits["train"]), task.carry))

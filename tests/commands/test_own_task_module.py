@@ -5,8 +5,10 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import rnnjax
 from rnnjax import evaluate, train
 
 # ml_collections reads config files by a method that Python has deprecated.
@@ -37,3 +39,4 @@ def test_a_module_beside_the_config_is_found_by_its_name_and_trusted_by_a_flag(c
     code, out, _, err = call(evaluate.main, run, "--trust")
     assert code == 0, err
     assert json.loads(out)["loss"] > 0
+    assert rnnjax.load_run(run, trust=True).predict(np.zeros((2, 4, 1))).shape == (2, 4, 1)

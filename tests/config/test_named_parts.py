@@ -125,18 +125,26 @@ def own_package(tmp_path, monkeypatch):
         textwrap.dedent("""
         import dataclasses
         from rnnjax.config import TrainConfig
+        from rnnjax.data.dataset import NO_DATA
+        from rnnjax.tasks import task
 
         @dataclasses.dataclass
         class Config(TrainConfig):
             task: str = "mine.task"
             colours: int = 3
 
-        def build(config):
-            return config.colours
+        class Task(task.Task):
+            read = staticmethod(lambda config, kept: NO_DATA)
+
+            def loss(self, params, carry, batch, key):
+                return self.config.colours
         """)
     )
     (package / "nothing.py").write_text("x = 1")
-    (package / "loop.py").write_text("class Config: pass\ndef build(config): pass")
+    (package / "loop.py").write_text("class Config: pass")
+    base = "from rnnjax.config import TrainConfig as Config\nfrom rnnjax.tasks.task import Task\n"
+    (package / "lost.py").write_text(f"{base}class Task(Task):\n    def read(config, kept): pass")
+    (package / "half.py").write_text(base.replace("Task", "Kept as Task"))
     (tmp_path / "own_config.py").write_text("from mine.task import Config\ndef get_config():\n    return Config()")
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
@@ -169,7 +177,7 @@ def test_a_task_of_ones_own_is_found_by_its_dotted_path(own_package):
     config = read("--config.colours=5", config=str(own_package / "own_config.py"))
     module = task_module(config.task)
     assert module.__name__ == "mine.task"
-    assert module.build(config) == 5
+    assert build_task(config).loss(None, None, None, None) == 5
     assert from_dict(module.Config, to_dict(config)) == config
 
 
@@ -181,7 +189,9 @@ def test_a_task_of_ones_own_is_found_by_its_dotted_path(own_package):
         ("no.such.package", r"unknown task 'no\.such\.package'"),
         ("", "unknown task ''"),
         (".mnist", r"unknown task '\.mnist'"),
-        ("mine.loop", r"mine\.loop is not a task: it needs a class Config, a kind of TrainConfig"),
+        ("mine.loop", r"mine\.loop is not a task: it needs a class Config, a kind of rnnjax.config.TrainConfig"),
+        ("mine.half", r"half is not a task: it needs a class Task, a kind of rnnjax.tasks.task.Task"),
+        ("mine.lost", r"lost is not a task: its class Task needs loss"),
         ("mine.nothing", r"mine\.nothing is not a task"),
         ("task", "task is not a task"),
     ],

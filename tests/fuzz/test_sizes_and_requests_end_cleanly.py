@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 
 from rnnjax import generate
 from rnnjax.optimizer import build_optimizer
-from rnnjax.runs import check_request
 from rnnjax.tasks import build_task, hihello, language_model, time_series, translate, word2vec
-from rnnjax.tasks.task import Request
+from rnnjax.tasks.options import options_of, require_options, taken
 from rnnjax.training.batches import training_schedule
 from rnnjax.training.state import require_room
 
@@ -76,11 +75,10 @@ def test_any_request_is_answered_or_refused(untrained, folder, number, arguments
     task, params = untrained[number]
 
     def answer(arguments):
-        asked = generate.parse(["DIR", *arguments, "--length=3"])
-        given = {name: value for name, value in vars(asked).items() if name in Request._fields}
-        request = Request(**given, lines=lines, plots=folder)
-        check_request(request, "--")
-        list(task.generate(params, request))
+        length = ["--length=3"] if "length" in options_of(task.generate) else []
+        given = generate.task_options(generate.parse(["DIR", *arguments, *length]), task)
+        require_options(task.generate, given, "the task", prefix="--")
+        list(task.generate(params, **given, **taken(task.generate, {"lines": lines, "plots": folder})))
 
     ends_cleanly(answer, arguments)
 

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
-from toytasks import sign
-from toytasks.runs import data_set, leaves, line_config, sign_config
+from toytasks.runs import changed, data_set, leaves, line_config, made_task, sign_config
 
 from rnnjax.config import CellConfig, DataConfig, ParallelConfig
 from rnnjax.errors import ConfigError
 from rnnjax.parallel.mapping import map_over_devices
 from rnnjax.parallel.mesh import BATCH, LAYERS, batch_mesh, place
-from rnnjax.tasks.task import Buckets, Task
+from rnnjax.tasks import build_task
+from rnnjax.tasks.task import Buckets
 from rnnjax.training.engine import Engine
 from rnnjax.training.feeds import STEPS
 from rnnjax.training.loop import log_uneven_batches
@@ -52,20 +52,20 @@ def bucket_case():
     config = sign_config(
         data=DataConfig(feed="host"), cell=CellConfig(hidden_size=4, dropout={"output_rate": 0.3}), epochs=2
     )
-    task = sign.build(config)
+    task = build_task(config)
     of = {name: np.arange(len(split["x"])) % 2 for name, split in task.data.splits.items()}
-    return config, dataclasses.replace(task, buckets=Buckets(of, ({"x": 2}, {"x": 4})))
+    return config, changed(task, buckets=Buckets(of, ({"x": 2}, {"x": 4})))
 
 
 def carry_case():
-    def values(params, carry, batch, key):
+    def loss(params, carry, batch, key):
         carry = jnp.tanh(params["w"] * carry + batch["x"])
         return {"loss": (carry - batch["y"]) ** 2}, carry
 
     x, y = np.random.default_rng(0).normal(size=(2, 16)).astype(np.float32)
     data = data_set(train={"x": x, "y": y})
-    task = Task(
-        data, lambda key: {"w": jnp.ones(())}, values, "loss", False, carry=np.zeros(4, np.float32), ordered=True
+    task = made_task(
+        data, lambda key: {"w": jnp.ones(())}, loss, "loss", False, carry=np.zeros(4, np.float32), ordered=True
     )
     return line_config(epochs=2, steps_per_call=2), task
 
@@ -85,21 +85,21 @@ def test_training_by_pmap_equals_training_by_shard_map(case):
 @pytest.fixture(scope="module")
 def seven_on_one_device():
     config = sign_config(batch_size=7, epochs=2)
-    return trained(config, sign.build(config))
+    return trained(config, build_task(config))
 
 
 @pytest.mark.parametrize(("map", "feed"), [("shard_map", "device"), ("pmap", "host")])
 def test_a_batch_that_does_not_divide_counts_every_example_once(map, feed, seven_on_one_device):
     config = on("2", map, sign_config(batch_size=7, epochs=2, data=DataConfig(feed=feed)))
-    assert_agree(trained(config, sign.build(config)), seven_on_one_device, rtol=1e-4)
+    assert_agree(trained(config, build_task(config)), seven_on_one_device, rtol=1e-4)
 
 
 def test_a_batch_smaller_than_the_devices_are_many_trains_too():
     config, task = carry_case()
-    task = dataclasses.replace(
+    task = changed(
         task,
         carry=None,
-        values=lambda params, carry, batch, key: ({"loss": (params["w"] * batch["x"] - batch["y"]) ** 2}, carry),
+        loss=lambda params, carry, batch, key: ({"loss": (params["w"] * batch["x"] - batch["y"]) ** 2}, carry),
     )
     config = dataclasses.replace(config, batch_size=1)
     metrics, _, state = trained(on("2", "shard_map", config), task)
@@ -130,7 +130,7 @@ def test_carried_state_is_not_filled_up_but_refused():
 )
 def test_what_does_not_divide_is_said(batch_size, messages, caplog):
     with caplog.at_level("INFO"):
-        log_uneven_batches(sign.build(sign_config()), batch_size, batch_mesh("2", batch_size))
+        log_uneven_batches(build_task(sign_config()), batch_size, batch_mesh("2", batch_size))
     assert caplog.messages == messages
 
 

@@ -8,16 +8,14 @@ from rnnjax.config import CellConfig, DataConfig
 from rnnjax.config_file import get_config
 from rnnjax.config_group import freeze
 from rnnjax.errors import ConfigError
-from rnnjax.tasks import hihello
-from rnnjax.tasks.task import Request
+from rnnjax.tasks import build_task, hihello
 
-REQUEST = Request(None, 6, 1.0, None, None, 0, 4, 1, (), None)
-EXAMPLE = hihello.build(freeze(hihello.Config())).data.splits["train"]
+EXAMPLE = build_task(freeze(hihello.Config())).data.splits["train"]
 
 
 def learnt(config):
     """The parameters after the steps of the config, and how many steps had not all characters right."""
-    task = hihello.build(freeze(config))
+    task = build_task(freeze(config))
     optimizer = optax.adam(config.optimizer.learning_rate)
     params = jax.jit(task.init)(jax.random.key(0))
 
@@ -25,7 +23,7 @@ def learnt(config):
         params, state = carry
 
         def loss(params):
-            values, _ = task.values(params, None, dict(EXAMPLE), None)
+            values, _ = task.loss(params, None, dict(EXAMPLE), None)
             return values["loss"].value.mean(), values["accuracy"].value[0]
 
         gradients, accuracy = jax.grad(loss, has_aux=True)(params)
@@ -46,7 +44,7 @@ def test_all_six_characters_are_right_within_100_steps(variant):
     task, params, accuracies = learnt(config)
     assert accuracies[-1] == 1
     assert accuracies[0] < 1
-    assert list(task.generate(params, REQUEST)) == ["ihello"]
+    assert list(task.generate(params)) == ["ihello"]
 
 
 def test_the_example_is_each_character_and_the_next():
@@ -56,10 +54,10 @@ def test_the_example_is_each_character_and_the_next():
 
 
 def test_steps_without_weight_count_neither_in_loss_nor_in_accuracy():
-    task = hihello.build(freeze(hihello.Config(cell=CellConfig(hidden_size=3))))
+    task = build_task(freeze(hihello.Config(cell=CellConfig(hidden_size=3))))
     params = drawn_parameters(task.init)
     weights = np.array([[1, 1, 0, 0, 0, 0]], np.float32)
-    values = jax.jit(lambda batch: task.values(params, None, batch, None)[0])
+    values = jax.jit(lambda batch: task.loss(params, None, batch, None)[0])
     found = values({**EXAMPLE, "weights": weights})
     first = {name: values[:, :2] for name, values in EXAMPLE.items()}
     expected = values(first)
@@ -69,11 +67,11 @@ def test_steps_without_weight_count_neither_in_loss_nor_in_accuracy():
 
 
 def test_a_prompt_of_other_characters_is_refused():
-    task = hihello.build(freeze(hihello.Config(cell=CellConfig(hidden_size=3))))
+    task = build_task(freeze(hihello.Config(cell=CellConfig(hidden_size=3))))
     params = drawn_parameters(task.init)
-    assert len(next(task.generate(params, REQUEST._replace(prompt="hello")))) == 5
+    assert len(next(task.generate(params, prompt="hello"))) == 5
     with pytest.raises(ConfigError, match="only the characters 'hielo' are known, not 'xy'; use those"):
-        next(task.generate(params, REQUEST._replace(prompt="hyx")))
+        next(task.generate(params, prompt="hyx"))
 
 
 @pytest.mark.parametrize(

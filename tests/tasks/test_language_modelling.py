@@ -2,7 +2,6 @@
 
 import functools
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +16,8 @@ from rnnjax.config_flags import read_config
 from rnnjax.config_group import freeze
 from rnnjax.errors import ConfigError
 from rnnjax.parallel.mesh import BATCH, batch_mesh
-from rnnjax.tasks import language_model
+from rnnjax.tasks import build_task, language_model
 from rnnjax.tasks.language_model import Config, TextConfig
-from rnnjax.tasks.task import Request
 from rnnjax.training.split_evaluation import Evaluator
 from rnnjax.training.state import TrainState, initial_train_state
 from rnnjax.training.step import train_step
@@ -53,7 +51,7 @@ def config(path, tokens="characters", **fields):
 
 @pytest.fixture(scope="module")
 def task(own_text):
-    return language_model.build(config(own_text))
+    return build_task(config(own_text))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +64,7 @@ def window(task, number, split="train"):
 
 
 def loss_and_carry(task, params, carry, batch):
-    values, carry = task.values(params, carry, batch, None)
+    values, carry = task.loss(params, carry, batch, None)
     loss = values["loss"]
     return (loss.value * loss.weight).sum() / loss.weight.sum(), carry
 
@@ -74,7 +72,7 @@ def loss_and_carry(task, params, carry, batch):
 @pytest.fixture(scope="module")
 def values(task):
     """What the task makes of a batch in evaluation, compiled."""
-    return jax.jit(lambda params, carry, batch: task.values(params, carry, batch, None))
+    return jax.jit(lambda params, carry, batch: task.loss(params, carry, batch, None))
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +145,7 @@ def test_where_a_lane_starts_what_was_carried_is_forgotten(task, values, state):
 
 @pytest.mark.parametrize("tokens", ["characters", "words"])
 def test_evaluation_is_the_mean_over_all_tokens_of_the_split(own_text, tokens):
-    task = language_model.build(config(own_text, tokens, batch_size=1, window=7))
+    task = build_task(config(own_text, tokens, batch_size=1, window=7))
     params = drawn_parameters(task.init)
     found = Evaluator(task, batch_mesh("1", 1), "test", 1, resident=True).of_only_run(params)["loss"]
     # One lane, from the beginning: the whole split as a single window.
@@ -164,7 +162,7 @@ def test_evaluation_is_the_mean_over_all_tokens_of_the_split(own_text, tokens):
 
 
 def test_a_learned_state_is_trained_where_a_lane_starts(own_text):
-    learning = language_model.build(config(own_text, cell=CellConfig(hidden_size=3, wrappers=("learned_state",))))
+    learning = build_task(config(own_text, cell=CellConfig(hidden_size=3, wrappers=("learned_state",))))
     params, batch = learning.init(jax.random.key(0)), window(learning, 0)
 
     @jax.jit
@@ -201,7 +199,7 @@ def test_metrics_of_characters_and_of_words():
 
 
 def test_init_scale_draws_every_parameter_uniformly(own_text):
-    params = jax.jit(language_model.build(config(own_text, init_scale=0.1)).init)(jax.random.key(0))
+    params = jax.jit(build_task(config(own_text, init_scale=0.1)).init)(jax.random.key(0))
     leaves = jax.tree.leaves(params)
     assert all(np.abs(leaf).max() <= 0.1 for leaf in leaves)
     everything = np.concatenate([np.ravel(leaf) for leaf in leaves])
@@ -213,13 +211,10 @@ def test_init_scale_draws_every_parameter_uniformly(own_text):
 # Generation
 
 
-def asked(**fields):
-    fields = {"prompt": None, "length": 20, "temperature": 1.0, "top_k": None, "top_p": None, "seed": 0, **fields}
-    return Request(**fields, beam_size=4, n_best=1, lines=[], plots=Path())
-
-
 def test_generated_characters_follow_the_prompt_and_are_the_same_for_the_same_seed(task, state):
-    one, other, third = ("\n".join(task.generate(state.params, asked(prompt="the c", seed=seed))) for seed in (0, 0, 1))
+    one, other, third = (
+        "\n".join(task.generate(state.params, prompt="the c", length=20, seed=seed)) for seed in (0, 0, 1)
+    )
     assert one == other != third
     assert one.startswith("the c")
     assert len(one) == 25
@@ -227,17 +222,17 @@ def test_generated_characters_follow_the_prompt_and_are_the_same_for_the_same_se
 
 
 def test_generation_needs_no_prompt(task, state):
-    assert len("\n".join(task.generate(state.params, asked()))) == 20
+    assert len("\n".join(task.generate(state.params, length=20))) == 20
 
 
 def test_an_unknown_character_in_the_prompt_is_refused_in_one_sentence(task, state):
     with pytest.raises(ConfigError, match=r"^--prompt: the character 'é' is not in .*; leave it out$"):
-        list(task.generate(state.params, asked(prompt="thé")))
+        list(task.generate(state.params, prompt="thé"))
 
 
 def test_an_unknown_word_in_the_prompt_becomes_unk(own_text):
-    task = language_model.build(config(own_text, "words"))
-    lines = list(task.generate(drawn_parameters(task.init), asked(prompt="the zebra sat", length=9)))
+    task = build_task(config(own_text, "words"))
+    lines = list(task.generate(drawn_parameters(task.init), prompt="the zebra sat", length=9))
     assert " ".join(lines).startswith("the <unk> sat ")
     assert set(" ".join(lines).split()) <= {*TEXT.split(), "<unk>"}
 
@@ -286,7 +281,7 @@ def test_word_variants_are_those_of_the_source(
         ({"init_scale": 0.1, "cell": CellConfig(kind="LSTM", forget_bias=1.0)}, {}, "leave cell.forget_bias out"),
         ({"tied": True, "embedding_size": 7}, {}, "tied weights need embedding_size 150, .*got 7"),
         ({}, {"name": "wikitext"}, "data.name must be one of tinyshakespeare, .*got 'wikitext'"),
-        ({}, {"name": "text"}, "a text of your own needs --config.data.path"),
+        ({}, {"name": "text"}, "texts of your own need --config.data.path"),
         ({}, {"name": "embedded", "path": "mine.txt"}, "leave data.path out, or add --config.data.name=text"),
         ({}, {"tokens": "bytes"}, "data.tokens must be .*got 'bytes'"),
         ({}, {"vocabulary_size": 2}, "data.vocabulary_size must be at least 3, got 2"),
@@ -301,4 +296,4 @@ def test_what_cannot_be_meant_is_refused(fields, data, message):
 
 def test_a_text_too_short_for_the_batch_is_refused(own_text):
     with pytest.raises(ConfigError, match=r"\d+ training tokens make no window of 99 .* lower batch_size or window"):
-        language_model.build(config(own_text, window=99, batch_size=20))
+        build_task(config(own_text, window=99, batch_size=20))

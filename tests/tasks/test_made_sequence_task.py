@@ -10,7 +10,7 @@ from rnnjax.config_file import get_config
 from rnnjax.config_group import freeze
 from rnnjax.data.sequences import examples_of
 from rnnjax.errors import ConfigError
-from rnnjax.tasks import sequences
+from rnnjax.tasks import build_task, sequences
 from rnnjax.tasks.sequences import SequencesConfig, judged_classes, judged_numbers, results_by_length
 
 
@@ -38,19 +38,19 @@ def test_a_number_is_right_within_four_hundredths():
 
 
 def test_training_batches_are_made_from_keys_and_held_out_ones_are_read():
-    task = sequences.build(freeze(config()))
+    task = build_task(freeze(config()))
     params, train = drawn_parameters(task.init), task.data.splits["train"]
     keys = {name: values[:4] for name, values in train.items()}
     made = examples_of(config().data.problem(), keys["key"], keys["length"], 6)
-    evaluated = jax.jit(lambda batch: task.values(params, None, batch, None)[0])
+    evaluated = jax.jit(lambda batch: task.loss(params, None, batch, None)[0])
     for name, value in evaluated(keys).items():
         np.testing.assert_array_equal(value.value, evaluated(made)[name].value)
 
 
 def test_results_by_length_are_means_over_the_examples_of_each():
-    task = sequences.build(freeze(config("s5", CellConfig(kind="MinGRU", hidden_size=4))))
+    task = build_task(freeze(config("s5", CellConfig(kind="MinGRU", hidden_size=4))))
     params, test = drawn_parameters(task.init), task.data.splits["test"]
-    values = jax.jit(lambda params, batch: task.values(params, None, batch, None)[0])
+    values = jax.jit(lambda params, batch: task.loss(params, None, batch, None)[0])
     results = results_by_length(values, params, test, batch_size=4)
     assert list(results) == [6, 9]
     for length, row in results.items():
@@ -61,11 +61,11 @@ def test_results_by_length_are_means_over_the_examples_of_each():
 
 
 def test_numbers_are_read_as_they_are_and_symbols_one_hot_or_embedded():
-    one_hot = jax.eval_shape(sequences.build(freeze(config())).init, jax.random.key(0))["params"]
-    numbers = jax.eval_shape(sequences.build(freeze(config("adding"))).init, jax.random.key(0))["params"]
+    one_hot = jax.eval_shape(build_task(freeze(config())).init, jax.random.key(0))["params"]
+    numbers = jax.eval_shape(build_task(freeze(config("adding"))).init, jax.random.key(0))["params"]
     embedding = config("mqar", alphabet=16, memory=1)
     embedding.embedding = 3
-    embedded = jax.eval_shape(sequences.build(freeze(embedding)).init, jax.random.key(0))["params"]
+    embedded = jax.eval_shape(build_task(freeze(embedding)).init, jax.random.key(0))["params"]
     for params, inputs, outputs in ((one_hot, 2, 2), (numbers, 2, 1), (embedded, 3, 16)):
         assert params["RNN_0"]["rnn"].w_x.shape[0] == inputs
         assert params["Dense_0"]["kernel"].shape[1] == outputs

@@ -9,14 +9,14 @@ from fixtures.parameters import drawn_parameters
 from rnnjax.config import CellConfig, DataConfig
 from rnnjax.data.click_windows import Windows, click_data
 from rnnjax.errors import ConfigError
-from rnnjax.tasks import navigation
+from rnnjax.tasks import build_task
 from rnnjax.tasks.navigation import Config, baseline_scores, line_ids, ranking
 
 
 @pytest.fixture(scope="module")
 def task():
     cell = CellConfig(kind="LSTM", hidden_size=4)
-    return navigation.build(Config(cell=cell, data=DataConfig(name="embedded"), windows=400))
+    return build_task(Config(cell=cell, data=DataConfig(name="embedded"), windows=400))
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_the_split_is_as_asked(task):
 
 def test_an_unknown_item_is_a_miss_and_no_part_of_the_loss(task, params):
     batch = {name: jnp.asarray(values[:3]) for name, values in task.data.splits["train"].items()}
-    compiled = jax.jit(lambda batch: task.values(params, None, batch, None)[0])
+    compiled = jax.jit(lambda batch: task.loss(params, None, batch, None)[0])
     values = compiled(batch)
     unknown = compiled({**batch, "next": batch["next"].at[1].set(-1)})
     np.testing.assert_array_equal(unknown["loss"].weight, [1, 0, 1])
@@ -65,17 +65,14 @@ def test_the_scores_are_those_of_the_baselines_on_the_split():
 
 
 def test_items_are_recommended_with_their_probabilities(task, params):
-    from rnnjax.tasks.task import Request
-
-    request = Request(None, 1, 1.0, None, None, 0, 4, 3, ["1 2 3 4", "7,8"], None)
-    lines = list(task.generate(params, request))
+    lines = list(task.generate(params, n_best=3, lines=["1 2 3 4", "7,8"]))
     assert len(lines) == 2
     best = [entry.split() for entry in lines[0].split("\t")]
     chances = [float(chance) for _, chance in best]
     assert len(best) == 3
     assert chances == sorted(chances, reverse=True)
     assert all(0 <= int(item) < 100 for item, _ in best)
-    assert list(task.generate(params, request._replace(lines=[], prompt="7 8"))) == lines[1:]
+    assert list(task.generate(params, n_best=3, prompt="7 8")) == lines[1:]
 
 
 def test_a_line_is_read_as_the_last_four_items():

@@ -7,7 +7,6 @@ import pytest
 
 from rnnjax.config import CellConfig, DataConfig
 from rnnjax.config_group import freeze
-from rnnjax.data.dataset import NO_DATA
 from rnnjax.errors import ConfigError, DataError
 from rnnjax.tasks import build_task, hihello, language_model, mnist, navigation, open_task, sequences, time_series
 from rnnjax.training.model_file import leaves_by_path, model_file, model_from_json, shapes
@@ -28,7 +27,7 @@ def test_an_opened_task_has_the_parameters_and_predictions_of_one_with_data(name
     built = build_task(config)
     kept = model_from_json(json.loads(json.dumps(model_file(built).as_json())))
     opened = open_task(config, kept.kept)
-    assert opened.data is NO_DATA
+    assert not opened.data.splits
     assert leaves_by_path(shapes(opened)) == leaves_by_path(shapes(built)) == kept.params
     assert kept.inputs == built.inputs
     sizes = {"B": 2, "T": 3}

@@ -15,7 +15,7 @@ from rnnjax.config_group import freeze
 from rnnjax.errors import ConfigError, DataError
 from rnnjax.tasks import build_task, classify, forecast, navigation, open_task, tag
 from rnnjax.tasks.own_data import SequencesConfig
-from rnnjax.tasks.task import Request, Weighted
+from rnnjax.tasks.task import Weighted
 
 CELL = CellConfig(kind="GRU", hidden_size=4)
 RNG = np.random.default_rng(0)
@@ -88,7 +88,7 @@ def test_what_a_run_keeps_reads_raw_values_as_the_data_was_read(tasks, folder, n
 
 def values_of(task, batch):
     params = drawn_parameters(task.init)
-    return jax.jit(lambda batch: task.values(params, None, batch, None)[0])(batch)
+    return jax.jit(lambda batch: task.loss(params, None, batch, None)[0])(batch)
 
 
 def test_an_unknown_class_is_an_error_and_no_part_of_the_loss(tasks):
@@ -103,7 +103,7 @@ def test_steps_without_label_or_past_the_end_do_not_count(tasks):
     lengths, mask = np.asarray(batch["length"]), np.asarray(batch["mask"])
     labelled = mask & (np.arange(5) < np.minimum(lengths, 4)[:, None])
     np.testing.assert_array_equal(batch["counted"], labelled)
-    values = jax.jit(lambda batch: tasks["tag"].values(drawn_parameters(tasks["tag"].init), None, batch, None)[0])
+    values = jax.jit(lambda batch: tasks["tag"].loss(drawn_parameters(tasks["tag"].init), None, batch, None)[0])
     one, other = values(batch), values({**batch, "label": jnp.where(labelled, batch["label"], 1)})
     for name in ("loss", "accuracy"):
         np.testing.assert_array_equal(one[name].weight, labelled.sum(1))
@@ -121,7 +121,7 @@ def test_errors_of_a_forecast_are_in_the_units_of_the_columns_and_of_values_that
 
 def test_baselines_are_of_the_same_windows(tasks, folder):
     task = tasks["forecast"]
-    scores = task.score(drawn_parameters(task.init), "test")
+    scores = task.scores(drawn_parameters(task.init), "test")
     wave = np.round(np.sin(np.arange(51, 60)), 4)
     line = np.arange(51.0, 60)
     errors = {"naive": [], "seasonal_naive": []}
@@ -139,23 +139,20 @@ def test_baselines_are_of_the_same_windows(tasks, folder):
 def test_a_model_of_zeros_is_the_naive_forecast(tasks):
     task = tasks["forecast"]
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(task.init, jax.random.key(0)))
-    values = jax.jit(lambda batch: task.values(zeros, None, batch, None)[0])(first(task, "test", 3))
-    naive = task.score(zeros, "test")
+    values = jax.jit(lambda batch: task.loss(zeros, None, batch, None)[0])(first(task, "test", 3))
+    naive = task.scores(zeros, "test")
     assert float(values["mae"].value.mean()) == pytest.approx(naive["naive_mae"], rel=1e-5)
 
 
 def test_labels_of_steps_are_answered_for_data_with_labels_or_without(tasks, folder, tmp_path):
     kept, params = tasks["tag"].kept, drawn_parameters(tasks["tag"].init)
-    request = Request(None, 300, 1.0, None, None, 0, 4, 1, (), None)
-    labelled = list(open_task(config_of("tag", folder), kept).generate(params, request))
+    labelled = list(open_task(config_of("tag", folder), kept).generate(params))
     with np.load(folder / "tags.npz") as arrays:
         np.savez(tmp_path / "open.npz", x=arrays["x"], lengths=arrays["lengths"])
         assert len(labelled) == 1 + arrays["lengths"].sum()
     other = tag.Config(cell=CELL, data=SequencesConfig(path=f"{tmp_path}/open.npz"))
-    assert list(open_task(freeze(other), kept).generate(params, request)) == labelled
+    assert list(open_task(freeze(other), kept).generate(params)) == labelled
     assert labelled[0] == "id,step,label,probability"
-    with pytest.raises(ConfigError, match="leave --prompt out"):
-        list(open_task(freeze(other), kept).generate(params, request._replace(prompt="x")))
 
 
 def test_values_far_from_zero_are_answered_as_they_are_evaluated(tmp_path):
@@ -167,7 +164,7 @@ def test_values_far_from_zero_are_answered_as_they_are_evaluated(tmp_path):
     params, scaling = drawn_parameters(task.init), task.kept["scaling"]
     inputs = ((values - scaling["mean"]) / scaling["scale"]).astype(np.float32)
     logits: np.ndarray = task.model.apply(params, inputs, deterministic=True)
-    lines = list(task.generate(params, Request(None, 300, 1.0, None, None, 0, 4, 1, (), None)))[1:]
+    lines = list(task.generate(params))[1:]
     expected = jax.nn.softmax(logits).max(-1)
     np.testing.assert_allclose([float(line.split(",")[2]) for line in lines], expected, atol=1e-3)
 
@@ -175,12 +172,11 @@ def test_values_far_from_zero_are_answered_as_they_are_evaluated(tmp_path):
 def test_what_follows_the_end_of_the_data_is_forecast_with_the_file_and_without(tasks, folder, tmp_path):
     config, kept = config_of("forecast", folder), tasks["forecast"].kept
     params = drawn_parameters(tasks["forecast"].init)
-    request = Request(None, 300, 1.0, None, None, 0, 4, 1, (), tmp_path)
-    lines = list(open_task(config, kept).generate(params, request))
+    lines = list(open_task(config, kept).generate(params, plots=tmp_path))
     assert [len(lines), lines[0]] == [3, "wave,line"]
     assert (tmp_path / "generated.png").stat().st_size > 1000
     gone = freeze(forecast.Config(cell=CELL, window=5, horizon=2, data=forecast.ForecastConfig(path="/nowhere.csv")))
-    assert list(open_task(gone, kept).generate(params, request._replace(plots=None, length=1))) == lines[:2]
+    assert list(open_task(gone, kept).generate(params, length=1)) == lines[:2]
 
 
 def test_rows_of_items_are_windows_of_sessions(folder):

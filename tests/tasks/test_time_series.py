@@ -12,10 +12,7 @@ from rnnjax.config_group import freeze
 from rnnjax.data.series import series
 from rnnjax.errors import ConfigError
 from rnnjax.models import Forecaster
-from rnnjax.tasks import time_series
-from rnnjax.tasks.task import Request
-
-REQUEST = Request(None, 12, 1.0, None, None, 0, 4, 1, (), None)
+from rnnjax.tasks import build_task, time_series
 
 
 def config(**fields):
@@ -25,7 +22,7 @@ def config(**fields):
 
 @pytest.fixture(scope="module")
 def task():
-    return time_series.build(freeze(config()))
+    return build_task(freeze(config()))
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +31,12 @@ def params(task):
 
 
 def generated(task, params, tmp_path, **fields):
-    return list(task.generate(params, REQUEST._replace(plots=tmp_path, **fields)))
+    return list(task.generate(params, length=12, plots=tmp_path, **fields))
 
 
 def test_a_loss_is_the_mean_squared_error_of_a_window_one_step_ahead(task, params):
     window = task.data.splits["train"]["window"]
-    evaluated = jax.jit(lambda params: task.values(params, None, {"window": window}, None)[0])
+    evaluated = jax.jit(lambda params: task.loss(params, None, {"window": window}, None)[0])
     values = evaluated(params)
     assert values["mse"].shape == (8,)
     np.testing.assert_array_equal(values["loss"], values["mse"])
@@ -52,15 +49,15 @@ def test_a_loss_is_the_mean_squared_error_of_a_window_one_step_ahead(task, param
 
 @pytest.mark.parametrize("project", [False, True])
 def test_both_ways_to_predict_have_as_many_parameters(project):
-    task = time_series.build(freeze(config(project=project)))
+    task = build_task(freeze(config(project=project)))
     sizes = [leaf.size for leaf in jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0)))]
     assert sum(sizes) == 5 + 25 + 5 + 5 + 1
 
 
 def test_dropout_is_of_training_alone():
-    task = time_series.build(freeze(config(cell=CellConfig(hidden_size=5, layers=2, dropout={"state_rate": 0.5}))))
+    task = build_task(freeze(config(cell=CellConfig(hidden_size=5, layers=2, dropout={"state_rate": 0.5}))))
     params, batch = drawn_parameters(task.init), {"window": task.data.splits["train"]["window"]}
-    loss = jax.jit(lambda key: task.values(params, None, batch, key)[0]["loss"])
+    loss = jax.jit(lambda key: task.loss(params, None, batch, key)[0]["loss"])
     losses = [loss(key) for key in (None, None, jax.random.key(0))]
     np.testing.assert_array_equal(losses[0], losses[1])
     assert not np.allclose(losses[0], losses[2])

@@ -12,9 +12,8 @@ from fixtures.parameters import drawn_parameters
 from rnnjax.config import CellConfig, DataConfig
 from rnnjax.data.bucketing import padding_waste
 from rnnjax.errors import ConfigError
-from rnnjax.tasks import translate
-from rnnjax.tasks.task import Request
-from rnnjax.tasks.translate import Config, SamplingConfig, VocabularyConfig, build, sampling_probability, token_values
+from rnnjax.tasks import build_task, translate
+from rnnjax.tasks.translate import Config, SamplingConfig, VocabularyConfig, sampling_probability, token_metrics
 
 BATCH = 8
 
@@ -43,7 +42,7 @@ def task(path, probability=0.0):
     }
     config = Config(**fields)
     config.check()
-    return build(config)
+    return build_task(config)
 
 
 @functools.cache
@@ -55,14 +54,10 @@ def batch_of(task, rows=BATCH):
     return {name: jnp.asarray(values[:rows]) for name, values in task.data.splits["train"].items()}
 
 
-def request(lines, tmp_path, beam_size=1, n_best=1):
-    return Request(None, 1, 1.0, None, None, 0, beam_size, n_best, iter(lines), tmp_path)
-
-
 def test_the_loss_is_that_of_the_valid_tokens_computed_by_hand():
     logits = jnp.log(jnp.array([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8], [1.0, 1e-9, 1e-9]], [[0.2, 0.6, 0.2]] * 3]))
     target, lengths = jnp.array([[0, 1, 1], [1, 0, 0]]), jnp.array([2, 1])
-    found = token_values(logits, target, lengths, 0.0)
+    found = token_metrics(logits, target, lengths, 0.0)
     np.testing.assert_allclose(found["loss"].value, [-(math.log(0.5) + math.log(0.1)) / 2, -math.log(0.6)], rtol=1e-5)
     assert found["loss"].weight.tolist() == found["accuracy"].weight.tolist() == [2, 1]
     assert found["accuracy"].value.tolist() == [0.5, 1]
@@ -72,7 +67,7 @@ def test_the_loss_is_that_of_the_valid_tokens_computed_by_hand():
 def test_label_smoothing_spreads_probability_over_all_tokens():
     logits = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 4)), jnp.float32)
     target, lengths = jnp.array([[0, 1, 1], [3, 2, 0]]), jnp.array([3, 3])
-    found = token_values(logits, target, lengths, 0.1)["loss"].value
+    found = token_metrics(logits, target, lengths, 0.1)["loss"].value
     wanted = 0.9 * jax.nn.one_hot(target, 4) + 0.1 / 4
     np.testing.assert_allclose(found, -(wanted * jax.nn.log_softmax(logits)).sum(-1).mean(-1), rtol=1e-5)
 
@@ -84,7 +79,7 @@ def test_nothing_in_the_padding_changes_a_value_or_a_gradient(pairs):
     @jax.jit
     @jax.value_and_grad
     def loss(params, batch):
-        value, weight = made.values(params, None, batch, None)[0]["loss"]
+        value, weight = made.loss(params, None, batch, None)[0]["loss"]
         return (value * weight).sum()
 
     filled = dict(batch)
@@ -102,10 +97,10 @@ def test_sampling_rises_with_the_training_steps(pairs):
     made = task(pairs, probability=0.4)
     assert made.carry.shape == (BATCH,)
     params, batch = params_of(pairs), batch_of(made)
-    values = jax.jit(made.values)
+    values = jax.jit(made.loss)
     forced = task(pairs)
     at_first, carry = values(params, made.carry, batch, jax.random.key(0))
-    expected, _ = jax.jit(forced.values)(params, None, batch, None)
+    expected, _ = jax.jit(forced.loss)(params, None, batch, None)
     np.testing.assert_allclose(at_first["loss"].value, expected["loss"].value, rtol=1e-4)
     assert carry.tolist() == [1] * BATCH
     later, _ = values(params, carry + 20, batch, jax.random.key(0))
@@ -126,42 +121,44 @@ def test_generate_answers_every_line_in_its_place(pairs, tmp_path):
     made = task(pairs)
     params = params_of(pairs)
     lines = ["red dog", "", "big zebra", "   ", "house", "red dog", " ".join(["dog"] * 30)]
-    found = list(made.generate(params, request(lines, tmp_path)))
+    found = list(made.generate(params, lines=lines, beam_size=1, plots=tmp_path))
     assert len(found) == len(lines)
     assert found[1] == found[3] == ""
     assert found[0] == found[5]
-    assert found[2] == next(made.generate(params, request(["big <unk>"], tmp_path)))
+    assert found[2] == next(made.generate(params, lines=["big <unk>"], beam_size=1))
     assert sorted(path.name for path in tmp_path.glob("*.png"))
 
 
-def test_generate_reads_lines_only_when_they_are_asked_for(pairs, tmp_path):
+def test_generate_reads_lines_only_when_they_are_asked_for(pairs):
     made = task(pairs)
 
     def lines():
         yield "red dog"
         raise AssertionError("read too early")
 
-    answers = made.generate(params_of(pairs), request(lines(), tmp_path))
+    answers = made.generate(params_of(pairs), lines=lines(), beam_size=1)
     next(answers)
 
 
-def test_the_n_best_come_with_their_scores_the_best_first(pairs, tmp_path):
+def test_the_n_best_come_with_their_scores_the_best_first(pairs):
     made = task(pairs)
     params = params_of(pairs)
-    found = list(made.generate(params, request(["red dog", "", "house"], tmp_path, beam_size=4, n_best=3)))
+    found = list(made.generate(params, lines=["red dog", "", "house"], n_best=3))
     assert len(found) == 3 + 1 + 3
     assert found[3] == ""
     scores = [float(line.split("\t")[0]) for line in found[:3]]
     assert scores == sorted(scores, reverse=True)
     assert len(set(found[:3])) == 3
+    with pytest.raises(ConfigError, match="--n-best must be from 1 to the beam size, 4, got 5"):
+        next(made.generate(params, n_best=5))
 
 
 def test_scores_are_of_the_whole_split(pairs, monkeypatch):
     made = task(pairs)
     params = params_of(pairs)
-    found = made.score(params, "test")
+    found = made.scores(params, "test")
     assert found.keys() == {"bleu", "chrf", "exact_match", "padding_waste"}
-    values = jax.jit(made.values)(params, None, {k: jnp.asarray(v) for k, v in made.data.splits["test"].items()}, None)
+    values = jax.jit(made.loss)(params, None, {k: jnp.asarray(v) for k, v in made.data.splits["test"].items()}, None)
     assert found["exact_match"] == pytest.approx(float(values[0]["exact_match"].mean()))
 
 

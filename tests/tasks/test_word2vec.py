@@ -9,7 +9,7 @@ from fixtures.parameters import drawn_parameters
 from rnnjax.config import DataConfig
 from rnnjax.data.word_vectors import read_word_vectors
 from rnnjax.errors import ConfigError, DataError
-from rnnjax.tasks import word2vec
+from rnnjax.tasks import build_task, word2vec
 from rnnjax.tasks.word2vec import Config, neighbour_line, probes, word_vectors
 
 
@@ -24,7 +24,7 @@ def text(tmp_path_factory):
 @pytest.fixture(scope="module")
 def task(text):
     config = Config(data=DataConfig(name="text", path=text), size=4, row_length=16, noise=5, probes="monday,nowhere")
-    return word2vec.build(config)
+    return build_task(config)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def params(task):
 @pytest.fixture(scope="module")
 def loss(task):
     """The loss of rows of the training text, under a key or in evaluation."""
-    compiled = jax.jit(lambda *arguments: task.values(*arguments)[0]["loss"])
+    compiled = jax.jit(lambda *arguments: task.loss(*arguments)[0]["loss"])
     return lambda params, rows, key: compiled(params, None, batch(task, np.array(rows)), key)
 
 
@@ -88,7 +88,7 @@ def test_vectors_neighbours_and_a_picture_are_left_behind(task, params, tmp_path
 
 
 def test_classes_are_scored_where_the_vocabulary_has_them(task, params):
-    assert 0 <= task.score(params, "test")["class_precision"] <= 1
+    assert 0 <= task.scores(params, "test")["class_precision"] <= 1
 
 
 def test_neighbours_of_words_and_sums():
@@ -104,12 +104,9 @@ def test_neighbours_of_words_and_sums():
 
 
 def test_words_are_asked_for_from_a_prompt_or_lines(task, params):
-    from rnnjax.tasks.task import Request
-
-    request = Request(None, 1, 1.0, None, None, 0, 4, 1, ["monday", "we"], None)
-    lines = list(task.generate(params, request))
+    lines = list(task.generate(params, lines=["monday", "we"]))
     assert [line.split(":")[0] for line in lines] == ["monday", "we"]
-    assert list(task.generate(params, request._replace(prompt="we"))) == lines[1:]
+    assert list(task.generate(params, prompt="we")) == lines[1:]
 
 
 def test_without_probes_frequent_words_are_shown(text):
@@ -123,7 +120,7 @@ def test_without_probes_frequent_words_are_shown(text):
     [
         ({"data": DataConfig(name="mnist")}, "data.name must be one of ptb, text, embedded"),
         ({"data": DataConfig(name="embedded", path="here")}, "leave data.path out"),
-        ({"data": DataConfig(name="text")}, "needs the path of a .txt file in data.path"),
+        ({"data": DataConfig(name="text")}, "texts of your own need --config.data.path"),
         ({"window": 0}, "window must be at least 1, got 0"),
         ({"row_length": 1}, "row_length must be from 2 to 10000"),
         ({"subsample": -1.0}, "subsample must not be negative"),

@@ -15,6 +15,7 @@ from rnnjax import train
 from rnnjax.config import CellConfig, OptimizerConfig
 from rnnjax.config_group import freeze, to_dict
 from rnnjax.errors import ConfigError, DataError
+from rnnjax.tasks import build_task
 from rnnjax.training.ancestor import Ancestor, Parent, difference, read_extension, read_parent
 from rnnjax.training.frozen import check_frozen
 from rnnjax.training.record import Record
@@ -69,13 +70,13 @@ def test_two_epochs_and_two_more_are_four(parent, tmp_path):
 
 def test_where_the_schedule_is_of_the_whole_run_that_is_said(parent, caplog):
     config = config_of(epochs=3, optimizer=OptimizerConfig(schedule="cosine"))
-    Ancestor(extending(parent)).check(sign.build(config), config)
+    Ancestor(extending(parent)).check(build_task(config), config)
     assert "rates so far were those of 2 epochs, and are those of 3 from here on" in caplog.text
 
 
 def test_a_run_that_is_not_complete_or_of_other_data_is_not_extended(parent, tmp_path):
-    task = sign.build(parent.config)
-    other = dataclasses.replace(task, data=dataclasses.replace(task.data, checksum="other"))
+    task = build_task(parent.config)
+    other = task.with_data(dataclasses.replace(task.data, checksum="other"))
     with pytest.raises(DataError, match=r"the data differs from that of .*; give that by --data, or use --init_from"):
         Ancestor(extending(parent)).check(other, parent.config)
     path = shutil.copytree(parent.directory.path, tmp_path / "run")
@@ -150,7 +151,7 @@ def test_an_extension_that_has_begun_needs_its_parent_no_more(parent, tmp_path):
 def test_what_does_not_fit_is_named(parent):
     config = config_of(cell=CellConfig(kind="GRU", hidden_size=5))
     with pytest.raises(ConfigError) as refused:
-        Ancestor(from_run(parent)).check(sign.build(config), config)
+        Ancestor(from_run(parent)).check(build_task(config), config)
     said = "does not fit this config: Dense_0.kernel is float32 [4, 2] there and float32 [5, 2] here; RNN_0"
     assert said in str(refused.value)
     other = {"a": ("float32", (1,)), **{f"b{i}": ("float32", (1,)) for i in range(6)}}

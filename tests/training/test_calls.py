@@ -1,7 +1,6 @@
 """Where calls end, and where a signal stops a run, changes no result."""
 
 import contextlib
-import dataclasses
 import os
 import signal
 import subprocess
@@ -11,14 +10,15 @@ import time
 import numpy as np
 import pytest
 from fixtures.thorough import once_more
-from toytasks import sign, slow
+from toytasks import slow
 from toytasks.config import __file__ as slow_config
 from toytasks.config import get_config
-from toytasks.runs import assert_identical, assert_same_run, run_training, sign_config, with_checkpoints
+from toytasks.runs import assert_identical, assert_same_run, changed, run_training, sign_config, with_checkpoints
 
 from rnnjax.config import CellConfig, DataConfig
 from rnnjax.config_group import freeze
 from rnnjax.optimizer import OptimizerConfig, build_optimizer
+from rnnjax.tasks import build_task
 from rnnjax.train import main
 from rnnjax.training import engine, loop
 from rnnjax.training.batches import TrainingSchedule
@@ -178,10 +178,10 @@ def test_a_signal_ends_test_scores_wherever_they_are(tmp_path):
             pytest.fail("the scores went on")
         return {}
 
-    config, task = config_of(), sign.build(config_of())
+    config, task = config_of(), build_task(config_of())
     with pytest.raises(Interrupted, match="stopped by SIGTERM after the last step, 16"):
-        run_training(tmp_path, config, dataclasses.replace(task, score=score))
-    run = run_training(tmp_path, config, dataclasses.replace(task, score=lambda params, split: {"score": 2.0}))
+        run_training(tmp_path, config, changed(task, scores=score))
+    run = run_training(tmp_path, config, changed(task, scores=lambda params, split: {"score": 2.0}))
     assert run.summary["final"]["test"]["score"] == 2.0
 
 
@@ -223,7 +223,7 @@ def test_a_call_ends_with_an_epoch_at_the_latest():
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    return run_training(tmp_path_factory.mktemp("slow"), freeze(get_config("slow")), slow.build(get_config("slow")))
+    return run_training(tmp_path_factory.mktemp("slow"), freeze(get_config("slow")), build_task(get_config("slow")))
 
 
 @pytest.mark.parametrize("place", ["training", "evaluation", "scores"])
@@ -250,7 +250,7 @@ def test_a_command_stopped_anywhere_ends_with_75_and_goes_on_to_the_same_end(
     assert "stopped by SIGTERM" in caplog.messages[-1]
     assert f"run again with --workdir {tmp_path / 'run'} to resume" in caplog.messages[-1]
     config = freeze(get_config("slow"))
-    assert_same_run(run_training(tmp_path / "run", config, slow.build(config)), undisturbed)
+    assert_same_run(run_training(tmp_path / "run", config, build_task(config)), undisturbed)
 
 
 COMMAND = ["-m", "rnnjax.train", "--config", f"{slow_config}:slow"]

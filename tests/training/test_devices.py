@@ -10,12 +10,12 @@ import jax.monitoring
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
-from toytasks import sign
 from toytasks.runs import run_training, sign_config
 
 from rnnjax import Fused, Scan, cache
 from rnnjax.cache import cache_directory, delete_damaged_programs, keep_compilations
 from rnnjax.config import ParallelConfig
+from rnnjax.tasks import build_task
 from rnnjax.training import devices, step_seconds
 from rnnjax.training.choice import Choice
 from rnnjax.training.interruption import Interrupted, StopRequest
@@ -155,7 +155,7 @@ def test_methods_and_devices_are_one_choice_measured_once(tuned, measured, tmp_p
 
 def test_methods_are_measured_for_a_run_that_is_long_enough(tuned, measured, monkeypatch, tmp_path):
     monkeypatch.setattr(devices, "_SECONDS_FOR_METHODS", 1800.0)
-    task, run = sign.build(large()), RunDirectory(tmp_path)
+    task, run = build_task(large()), RunDirectory(tmp_path)
     short, long = (chosen(task, large(), steps, run) for steps in (1_799_999, 1_800_001))
     assert (short, tuned) == (Choice(1), [2, 1])
     assert long.methods
@@ -188,7 +188,7 @@ def test_a_run_is_computed_by_its_methods_and_resumes_to_the_same_bits(tuned, tm
 
 def test_a_run_reads_nothing_from_the_users_cache_but_what_it_keeps(tmp_path, monkeypatch):
     monkeypatch.delenv("RNNJAX_TUNE", raising=False)
-    for recurrence in step_seconds.recurrences_in_step(sign.build(large()), large(), 2):
+    for recurrence in step_seconds.recurrences_in_step(build_task(large()), large(), 2):
         keep_choices({(recurrence_key(recurrence), True): Scan(unroll=2)}, {})
     monkeypatch.setattr(Scan, "run", lambda self, recurrence: pytest.fail("that is the cache's"))
     assert run_training(tmp_path / "run", large()).directory.choice() == Choice(2)
@@ -196,7 +196,7 @@ def test_a_run_reads_nothing_from_the_users_cache_but_what_it_keeps(tmp_path, mo
 
 def test_methods_of_a_step_are_those_faster_than_the_rules_and_kept_for_later(tmp_path, monkeypatch):
     monkeypatch.delenv("RNNJAX_TUNE", raising=False)
-    task, asked = sign.build(large()), []
+    task, asked = build_task(large()), []
 
     def found(recurrence, measures):
         asked.append(recurrence.xs.shape)

@@ -1,10 +1,9 @@
-import dataclasses
 import io
 
 import pytest
 from toytasks.runs import run_training, sign_config
 
-from rnnjax import generate
+from rnnjax import generate, load_run
 from rnnjax.commands import exit_code
 from rnnjax.errors import ConfigError, DataError
 from rnnjax.tasks import task_module
@@ -30,6 +29,22 @@ def test_what_is_not_asked_for_is_left_to_the_task(directory, monkeypatch, capsy
     assert capsys.readouterr().out.splitlines() == ["None 300 1.0 None None", "0 4 1 2"]
 
 
+def test_a_task_may_have_an_option_of_its_own(directory, monkeypatch, capsys):
+    def answer(self, params, *, mood=1.5):
+        yield f"{mood + 1}"
+
+    monkeypatch.setattr(task_module("toytasks.sign").Task, "generate", answer)
+    arguments = [str(directory), "--mood", "2"]
+    assert load_run(directory, trust=True).generate(mood=3) == "4"
+    generate.main(arguments)
+    assert capsys.readouterr().out == "3.0\n"
+    with pytest.raises(ConfigError, match=r"^the task toytasks\.sign takes --mood: leave --seed out$"):
+        generate.main([*arguments, "--seed", "1"])
+    with pytest.raises(SystemExit):
+        generate.main([*arguments, "--tempo", "1"])
+    assert "unrecognized arguments: --tempo 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -46,7 +61,7 @@ def test_what_is_not_asked_for_is_left_to_the_task(directory, monkeypatch, capsy
         (["--top-p", "1.5"], "--top-p must be above 0 and at most 1, got 1.5"),
         (["--seed", "-1"], "--seed must be from 0 to 4294967295, got -1"),
         (["--beam-size", "0"], "--beam-size must be from 1 to 1000, got 0"),
-        (["--n-best", "5"], "--n-best must be from 1 to the beam size, 4, got 5"),
+        (["--n-best", "0"], "--n-best must be at least 1, got 0"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(options, message, directory):
@@ -86,7 +101,6 @@ def test_a_directory_without_a_run_is_refused(tmp_path):
 
 
 def test_a_task_that_generates_nothing_is_refused_by_name(directory, monkeypatch):
-    sign, build = task_module("toytasks.sign"), task_module("toytasks.sign").build
-    monkeypatch.setattr(sign, "build", lambda config: dataclasses.replace(build(config), generate=None))
+    monkeypatch.setattr(task_module("toytasks.sign").Task, "generate", None)
     with pytest.raises(ConfigError, match="generates nothing"):
         generate.main([str(directory)])

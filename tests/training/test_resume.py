@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 from fixtures.thorough import once_more
-from toytasks import sign
 from toytasks.config import get_config
 from toytasks.runs import assert_identical, assert_same_run, last_checkpoint, run_training, scalars, sign_config
 from toytasks.sign import Config
@@ -16,6 +15,7 @@ from toytasks.sign import Config
 from rnnjax.config import CellConfig, DataConfig, OptimizerConfig, ParallelConfig
 from rnnjax.config_group import freeze, from_dict, to_dict
 from rnnjax.errors import CheckpointError, DataError
+from rnnjax.tasks import build_task
 from rnnjax.train import main
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.loop import train
@@ -337,13 +337,13 @@ def test_the_task_may_be_built_anew_for_every_part_of_a_run(uninterrupted, tmp_p
     config = config_of()
     directory = RunDirectory(tmp_path)
     directory.claim(to_dict(config))
-    assert train(sign.build(config), config, directory)["final"] == uninterrupted.summary["final"]
+    assert train(build_task(config), config, directory)["final"] == uninterrupted.summary["final"]
 
 
 def test_a_run_is_not_gone_on_with_on_other_data(uninterrupted, tmp_path):
     path = damaged_copy(uninterrupted, tmp_path / "run", [])
-    task = sign.build(config_of())
-    other = dataclasses.replace(task, data=dataclasses.replace(task.data, checksum="other"))
+    task = build_task(config_of())
+    other = task.with_data(dataclasses.replace(task.data, checksum="other"))
     with pytest.raises(DataError, match=r"the data differs from what the run of .* cannot resume from step 24"):
         run_training(path, config_of(), other)
 

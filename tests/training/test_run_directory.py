@@ -3,13 +3,13 @@ import struct
 import zlib
 
 import pytest
-from toytasks import sign
-from toytasks.runs import run_training, scalars, sign_config
+from toytasks.runs import made_task, run_training, scalars, sign_config
 
 from rnnjax import plots
 from rnnjax.config_group import to_dict
+from rnnjax.data.dataset import NO_DATA
 from rnnjax.errors import ConfigError
-from rnnjax.tasks.task import Task
+from rnnjax.tasks import build_task
 from rnnjax.training.model_file import ModelFile
 from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.summary import best_metrics, is_summary, last_metrics
@@ -56,7 +56,7 @@ def test_the_summary_says_what_came_out_and_on_what(run):
     assert summary["device"].keys() >= {"kind", "count"}
     assert summary["device"]["count"] == 1
     assert summary["versions"].keys() >= {"python", "rnnjax", "jax", "jaxlib", "flax", "optax", "numpy"}
-    data = sign.build(sign_config()).data
+    data = build_task(sign_config()).data
     assert summary["data"] == {"name": "sign", "source": "made in the test", "checksum": data.checksum}
 
 
@@ -310,14 +310,14 @@ def test_metrics_that_are_missing_where_a_run_goes_on_are_named(tmp_path, caplog
 
 
 def test_a_validation_without_the_metric_of_the_task_is_never_the_best():
-    task = Task(None, None, None, best_metric="loss", higher_is_better=False)
+    task = made_task(NO_DATA, None, None, best_metric="loss", higher_is_better=False)
     rows = [row(1, "validation"), row(2, "validation", loss=2.0)]
     assert best_metrics(rows, task)["step"] == 2
 
 
 def test_the_best_is_by_the_metric_of_the_task_and_the_first_of_equals():
     def task(metric, higher):
-        return Task(None, None, None, best_metric=metric, higher_is_better=higher)
+        return made_task(NO_DATA, None, None, best_metric=metric, higher_is_better=higher)
 
     rows = [
         row(1, "validation", accuracy=0.5, loss=3.0),
@@ -334,5 +334,5 @@ def test_the_best_is_by_the_metric_of_the_task_and_the_first_of_equals():
 @pytest.mark.parametrize("first", [True, False])
 def test_a_value_that_is_not_a_number_is_never_the_best(first):
     rows = [row(1, "validation", loss=float("nan")), row(2, "validation", loss=2.0)]
-    task = Task(None, None, None, best_metric="loss", higher_is_better=False)
+    task = made_task(NO_DATA, None, None, best_metric="loss", higher_is_better=False)
     assert best_metrics(rows if first else rows[::-1], task)["step"] == 2

@@ -11,7 +11,7 @@ import rnnjax
 from rnnjax.cells.basic import BasicRNN
 from rnnjax.config import CellConfig
 from rnnjax.config_group import freeze
-from rnnjax.errors import ConfigError
+from rnnjax.errors import ConfigError, DataError
 from rnnjax.runs import columns, fitting
 from rnnjax.tasks import build_task, hihello
 from rnnjax.tasks.task import Field
@@ -46,11 +46,11 @@ def test_it_predicts_generates_and_says_what_it_cannot(finished):
     assert run.generate("hih") == "".join("hielo"[i] for i in run.predict([[0, 1, 0]])[0].argmax(-1))
     with pytest.raises(ConfigError, match="does not translate; use predict or generate"):
         run.translate(["hi"])
-    with pytest.raises(ConfigError, match="length must be from 1 to 1000000, got 0"):
+    with pytest.raises(ConfigError, match=r"^the task hihello takes prompt: leave length out$"):
         run.generate("hih", length=0)
     with pytest.raises(ConfigError, match="prompt must be text, got 3"):
         run.generate(3)
-    with pytest.raises(ConfigError, match="generate has no heat; it takes length, temperature"):
+    with pytest.raises(ConfigError, match=r"^the task hihello takes prompt: leave heat out$"):
         run.generate("hih", heat=2)
     with pytest.raises(ConfigError, match='checkpoint must be "best" or "last", got \'first\''):
         rnnjax.load_run(finished.directory.path, "first")
@@ -103,9 +103,11 @@ def test_a_run_of_an_earlier_version_is_refused_in_one_sentence(finished, tmp_pa
     assert rnnjax.load_run(path).generate("hih") == rnnjax.load_run(finished.directory.path).generate("hih")
 
 
-def test_a_task_of_ones_own_that_says_nothing_of_it_is_opened_with_its_data(tmp_path):
+def test_a_task_of_ones_own_is_opened_without_its_data(tmp_path):
     run_training(tmp_path, sign_config(epochs=1))
     run = rnnjax.load_run(tmp_path, trust=True)
     assert run.generate("abc").startswith("abc 300 1.0")
+    with pytest.raises(DataError, match="no train split, since a run is opened without its data"):
+        run.task.examples("train")
     with pytest.raises(ConfigError, match="predicts nothing from arrays; use generate"):
         run.predict(np.zeros((1, 4, 3)))

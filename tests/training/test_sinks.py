@@ -16,6 +16,7 @@ from rnnjax.config_flags import read_config
 from rnnjax.config_group import to_dict
 from rnnjax.errors import ConfigError
 from rnnjax.optimizer import build_schedule
+from rnnjax.tasks import build_task
 from rnnjax.training.histograms import histogram_row
 from rnnjax.training.record import Record
 from rnnjax.training.run_directory import RunDirectory
@@ -143,12 +144,11 @@ def test_of_several_processes_those_that_do_not_write_have_no_sinks(tmp_path, mo
     monkeypatch.setattr(RunDirectory, "write_summary", lambda self, summary: None)
     directory = RunDirectory(tmp_path, writes=False)
     Keeping.kept.clear()
-    from toytasks import sign
 
     from rnnjax.training.loop import train
 
     config = sign_config(epochs=1, sinks=(KEEPING,))
-    train(sign.build(config), config, directory)
+    train(build_task(config), config, directory)
     assert Keeping.kept == []
     assert not (tmp_path / "tensorboard").exists()
 

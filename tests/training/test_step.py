@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec
-from toytasks.runs import data_set
+from toytasks.runs import data_set, made_task
 
 from rnnjax.parallel.mesh import BATCH, batch_mesh
 from rnnjax.tasks.task import Task
@@ -18,12 +18,12 @@ from rnnjax.training.step import train_step
 def task() -> Task:
     """Least squares with one weight: loss (w x - y)^2, metric `double` twice the loss."""
 
-    def values(params, carry, batch, key):
+    def loss(params, carry, batch, key):
         loss = (params["w"] * batch["x"] - batch["y"]) ** 2
         return {"loss": loss, "double": 2 * loss}, carry
 
     data = data_set(train={"x": np.zeros(4, np.float32), "y": np.zeros(4, np.float32)})
-    return Task(data, lambda key: {"w": jnp.float32(2.0)}, values)
+    return made_task(data, lambda key: {"w": jnp.float32(2.0)}, loss)
 
 
 BATCH_OF_4 = {"x": jnp.array([1.0, 2.0, 3.0, 4.0]), "y": jnp.array([1.0, 0.0, -1.0, 2.0])}
@@ -73,8 +73,8 @@ def test_a_step_runs_under_pmap_as_well():
 
 def test_the_initial_state_is_a_function_of_the_seed():
     def state(seed):
-        values = task().values
-        random = Task(task().data, lambda key: jax.random.normal(key, (3,)), values)
+        loss = task().loss
+        random = made_task(task().data, lambda key: jax.random.normal(key, (3,)), loss)
         return initial_train_state(random, optax.adam(0.1))(seed)
 
     assert int(state(3).step) == 0

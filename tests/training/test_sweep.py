@@ -13,12 +13,13 @@ from fixtures.thorough import once_more
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 from toytasks import sign
 from toytasks.grids import grid_of
-from toytasks.runs import assert_identical, data_set, line_config, params_of, scalars, summaries
+from toytasks.runs import assert_identical, data_set, line_config, made_task, params_of, scalars, summaries
 
 from rnnjax.config import DataConfig, OptimizerConfig
 from rnnjax.config_group import freeze, to_dict
 from rnnjax.errors import ConfigError, DirectoryInUse
-from rnnjax.tasks.task import Buckets, Task
+from rnnjax.tasks import build_task
+from rnnjax.tasks.task import Buckets
 from rnnjax.training import engine
 from rnnjax.training.finding import find_run
 from rnnjax.training.interruption import Interrupted, StopRequest
@@ -102,7 +103,7 @@ def test_every_run_is_the_one_that_training_makes(number, swept, tmp_path):
     config = grid.runs[number].config
     alone = RunDirectory(tmp_path)
     alone.claim(to_dict(config))
-    summary = train(sign.build(config), config, alone)
+    summary = train(build_task(config), config, alone)
     assert_rows_agree(rows_of(directory, number), alone.metrics())
     if str(number) in results["kept"]:
         kept = find_run(directory.path / str(number))
@@ -136,7 +137,7 @@ def test_runs_that_are_split_over_devices_each_are_those_that_training_makes(spl
     assert len(results["runs"]) == 2
     config, alone = grid.runs[1].config, RunDirectory(tmp_path / "alone")
     alone.claim(to_dict(config))
-    train(sign.build(config), config, alone)
+    train(build_task(config), config, alone)
     assert_rows_agree(rows_of(directory, 1), alone.metrics())
     assert find_run(directory.path / "best").summary()["device"]["count"] == 2
 
@@ -165,7 +166,7 @@ def carried_task():
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(24, 3)).astype(np.float32), rng.normal(size=24).astype(np.float32)
 
-    def values(params, carry, batch, key):
+    def loss(params, carry, batch, key):
         state = 0.5 * carry + batch["x"] @ params["w"]
         return {"loss": (state - batch["y"]) ** 2}, state
 
@@ -174,7 +175,7 @@ def carried_task():
 
     carry = np.zeros(4, np.float32)
     data = data_set(train={"x": x, "y": y})
-    return Task(data, init, values, "loss", higher_is_better=False, carry=carry, ordered=True)
+    return made_task(data, init, loss, "loss", higher_is_better=False, carry=carry, ordered=True)
 
 
 def bucketed_task():
@@ -183,18 +184,18 @@ def bucketed_task():
     data = data_set(train={"x": rng.normal(size=(30, 6)).astype(np.float32)})
     of = dict.fromkeys(("train", "validation", "test"), np.arange(30) % 2)
 
-    def values(params, carry, batch, key):
+    def loss(params, carry, batch, key):
         return {"loss": (batch["x"].mean(1) * params["w"] - 1) ** 2}, carry
 
-    return Task(
+    return made_task(
         data,
         lambda key: {"w": jax.random.normal(key)},
-        values,
+        loss,
         "loss",
         higher_is_better=False,
         buckets=Buckets(of, ({"x": 2}, {"x": 6})),
-        derived=lambda means: {"root": means["loss"] ** 0.5},
-        score=lambda params, split: {"weight": float(params["w"])},
+        metrics=lambda means: means | {"root": means["loss"] ** 0.5},
+        scores=lambda params, split: {"weight": float(params["w"])},
     )
 
 
@@ -218,7 +219,7 @@ def test_carries_buckets_and_feeds_of_every_run_are_those_of_training(make_task,
 
 
 def test_seeds_whose_data_differ_share_no_program(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweeping, "build_task", lambda config: sign.build(freeze(sign.Config(length=2 + config.seed))))
+    monkeypatch.setattr(sweeping, "build_task", lambda config: build_task(freeze(sign.Config(length=2 + config.seed))))
     grid = grid_of("--config.optimizer.learning_rate=1e-2,1e-1", seeds=2)
     task, seeds_apart = sweeping.build_first_task(grid)
     assert task.data.splits["train"]["x"].shape[1] == 2
@@ -305,7 +306,7 @@ def signal_in_evaluation(number):
 def test_a_group_does_not_depend_on_where_calls_end_nor_on_stops_in_evaluations(feed, swept, tmp_path, monkeypatch):
     single = ["--config.call_seconds=1e-9", f"--config.data.feed={feed}"]
     (group, _), whole = groups(grid_of(*ALL[:4], *single, *RATES, seeds=3, at_once=5)), swept[1].path / "groups" / "0"
-    stopped, task = RunDirectory(tmp_path / "stopped"), sign.build(group.config)
+    stopped, task = RunDirectory(tmp_path / "stopped"), build_task(group.config)
 
     def train_group_until_stopped():
         with StopRequest() as stop:
@@ -365,7 +366,7 @@ def test_a_checkpoint_of_another_group_is_set_aside(swept, tmp_path, monkeypatch
     group = groups(grid)[1]
     monkeypatch.setattr("rnnjax.training.sweeps.group.shutil.rmtree", lambda *arguments, **options: None)
     other = Group([run._replace(seed=7) for run in group.runs], group.traced)
-    task = sign.build(group.config)
+    task = build_task(group.config)
     train_group(other, task, RunDirectory(tmp_path / "other"), StopRequest())
     own = RunDirectory(tmp_path / "own")
     train_group(group, task, own, StopRequest())

@@ -5,12 +5,11 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toytasks.runs import counting_task, data_set, examples_in, line_config, numbered, run_training
+from toytasks.runs import counting_task, data_set, examples_in, line_config, made_task, numbered, run_training
 
 from rnnjax.config import DataConfig, ParallelConfig
 from rnnjax.errors import ConfigError
-from rnnjax.tasks.task import Buckets, Task, Weighted
-from rnnjax.training.split_evaluation import scores
+from rnnjax.tasks.task import Buckets, Weighted
 
 pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
 
@@ -22,16 +21,16 @@ def bucketed_task(**options):
     """Examples with a field of 5 columns, those of the first bucket 0 past 2; metrics say what a batch is made of."""
     x = np.where((np.arange(5) < 2) | (BUCKET == 1)[:, None], 1 + np.arange(9)[:, None], 0).astype(np.float32)
 
-    def values(params, carry, batch, key):
+    def loss(params, carry, batch, key):
         zero = 0 * batch["id"]
         width = zero + batch["x"].shape[1]
         return {"loss": zero + params["w"], "id": batch["id"], "width": width, "sum": batch["x"].sum(1)}, carry
 
     train = numbered(9, x=x)
-    return Task(
+    return made_task(
         data_set(train=train),
         lambda key: {"w": jnp.zeros(())},
-        values,
+        loss,
         best_metric="loss",
         buckets=Buckets(dict.fromkeys(("train", "validation", "test"), BUCKET), WIDTHS),
         **options,
@@ -42,11 +41,11 @@ def bucketed_task(**options):
 def test_examples_of_unequal_weight_count_by_their_weight_in_gradient_and_metrics(devices, tmp_path):
     value, weight = np.array([1.0, 2.0, 3.0, 4.0], np.float32), np.array([1.0, 0.0, 2.0, 5.0], np.float32)
 
-    def values(params, carry, batch, key):
+    def loss(params, carry, batch, key):
         return {"loss": Weighted(params["w"] * batch["x"], batch["weight"]), "plain": batch["x"]}, carry
 
     data = data_set(train={"x": value, "weight": weight})
-    task = Task(data, lambda key: {"w": jnp.ones(())}, values, best_metric="loss", higher_is_better=False)
+    task = made_task(data, lambda key: {"w": jnp.ones(())}, loss, best_metric="loss", higher_is_better=False)
     run = run_training(tmp_path, line_config(parallel=ParallelConfig(batch=devices)), task)
     mean = (value * weight).sum() / weight.sum()
     assert run.of("train", "loss") == pytest.approx([mean])
@@ -56,10 +55,10 @@ def test_examples_of_unequal_weight_count_by_their_weight_in_gradient_and_metric
 
 
 def test_a_batch_in_which_nothing_counts_changes_nothing(tmp_path):
-    def values(params, carry, batch, key):
+    def loss(params, carry, batch, key):
         return {"loss": Weighted(params["w"] * batch["id"], 0 * batch["id"])}, carry
 
-    task = Task(data_set(train=numbered(4)), lambda key: {"w": jnp.ones(())}, values, best_metric="loss")
+    task = made_task(data_set(train=numbered(4)), lambda key: {"w": jnp.ones(())}, loss, best_metric="loss")
     run = run_training(tmp_path, line_config(), task)
     assert run.of("train", "loss") == [0]
     assert float(run.state.params["w"]) == 1
@@ -103,17 +102,17 @@ def test_a_bucket_smaller_than_a_batch_is_refused(tmp_path):
 
 
 def test_derived_metrics_are_in_every_line(tmp_path):
-    task = counting_task(8, derived=lambda means: {"perplexity": math.exp(means["loss"])})
+    task = counting_task(8, metrics=lambda means: means | {"perplexity": math.exp(means["loss"])})
     run = run_training(tmp_path, line_config(), task)
     assert {row["split"] for row in run.metrics} == {"train", "validation", "test"}
     assert [row["perplexity"] for row in run.metrics] == [pytest.approx(math.e)] * len(run.metrics)
 
 
 def test_scores_of_the_test_split_are_written_at_the_end(tmp_path):
-    task = counting_task(8, score=lambda params, split: {f"{split}_score": float(params["w"]) + 7})
+    task = counting_task(8, scores=lambda params, split: {f"{split}_score": float(params["w"]) + 7})
     run = run_training(tmp_path, line_config(), task)
     assert run.summary["final"]["test"]["test_score"] == 7
-    assert scores(task, run.state.params, "validation") == {"validation_score": 7}
+    assert task.scores(run.state.params, "validation") == {"validation_score": 7}
 
 
 def test_evaluation_comes_every_so_many_epochs_and_after_the_last(tmp_path):

@@ -1,20 +1,19 @@
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toytasks import sign
 from toytasks.runs import (
     assert_identical,
     assert_same_run,
+    changed,
     counting_task,
     data_set,
     examples_in,
     last_checkpoint,
     leaves,
     line_config,
+    made_task,
     numbered,
     run_training,
     sign_config,
@@ -23,6 +22,7 @@ from toytasks.runs import (
 
 from rnnjax.config import CellConfig, DataConfig, OptimizerConfig, ParallelConfig
 from rnnjax.errors import ConfigError, TrainingError
+from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Task
 from rnnjax.training import loop
 from rnnjax.training.run_directory import RunDirectory
@@ -36,7 +36,7 @@ def line_task(examples: int = 16, carry=None) -> Task:
     x = rng.normal(size=(examples, 3)).astype(np.float32)
     y = (x @ np.array([1.0, -2.0, 0.5]) + 0.3).astype(np.float32)
 
-    def values(params, carry, batch, key):
+    def loss(params, carry, batch, key):
         loss = (batch["x"] @ params["w"] + params["b"] - batch["y"]) ** 2
         return {"loss": loss}, carry
 
@@ -44,7 +44,7 @@ def line_task(examples: int = 16, carry=None) -> Task:
         return {"w": jnp.array([0.1, 0.2, 0.3]), "b": jnp.zeros(())}
 
     data = data_set(train={"x": x, "y": y})
-    return Task(data, init, values, best_metric="loss", higher_is_better=False, carry=carry)
+    return made_task(data, init, loss, best_metric="loss", higher_is_better=False, carry=carry)
 
 
 @pytest.fixture(scope="module")
@@ -127,11 +127,11 @@ def test_devices_draw_their_own_dropout_masks(tmp_path):
     # The same example at every place: with one mask for all devices, each half of the batch would be the other.
     example = {"x": np.ones((4, 6), np.float32)}
 
-    def values(params, carry, batch, key):
+    def loss(params, carry, batch, key):
         kept = jnp.zeros(batch["x"].shape) if key is None else jax.random.bernoulli(key, 0.5, batch["x"].shape)
         return {"loss": 0 * params["w"] + kept.sum(1), "bits": kept @ 2.0 ** jnp.arange(6)}, carry
 
-    task = Task(data_set(train=example), lambda key: {"w": jnp.zeros(())}, values, best_metric="loss")
+    task = made_task(data_set(train=example), lambda key: {"w": jnp.zeros(())}, loss, best_metric="loss")
     config = line_config(epochs=8, parallel=ParallelConfig(batch="2"))
     key_of_one = run_training(tmp_path / "two", config, task).of("train", "bits")
     assert len(set(key_of_one)) > 1
@@ -185,11 +185,11 @@ def test_a_split_of_many_batches_sent_from_the_host_is_evaluated_whole(tmp_path)
 
 
 def test_evaluation_draws_no_dropout(tmp_path):
-    def values(params, carry, batch, key):
+    def loss(params, carry, batch, key):
         return {"loss": 0 * params["w"] + jnp.full(batch["x"].shape, float(key is None))}, carry
 
-    task = Task(
-        data_set(train={"x": np.zeros(8, np.float32)}), lambda key: {"w": jnp.ones(())}, values, best_metric="loss"
+    task = made_task(
+        data_set(train={"x": np.zeros(8, np.float32)}), lambda key: {"w": jnp.ones(())}, loss, best_metric="loss"
     )
     run = run_training(tmp_path, line_config(), task)
     assert run.of("train", "loss") == [0, 0]
@@ -199,12 +199,12 @@ def test_evaluation_draws_no_dropout(tmp_path):
 def stateful_task(carry) -> Task:
     """A task whose state adds up `w` once a step, and whose loss is the state."""
 
-    def values(params, carry, batch, key):
+    def loss(params, carry, batch, key):
         carry = carry + params["w"]
         return {"loss": carry + 0 * batch["x"]}, carry
 
     data = data_set(train={"x": np.zeros(12, np.float32)})
-    return Task(data, lambda key: {"w": jnp.ones(())}, values, best_metric="loss", carry=carry)
+    return made_task(data, lambda key: {"w": jnp.ones(())}, loss, best_metric="loss", carry=carry)
 
 
 @pytest.mark.parametrize("devices", ["1", "2"])
@@ -260,11 +260,11 @@ def test_training_in_bfloat16_keeps_float32_parameters(tmp_path):
 
 def test_a_learning_rate_schedule_spans_the_whole_run(tmp_path):
     # 4 steps from 1 to 0: the rates are 1, 3/4, 1/2, 1/4, and the gradient of the mean of w * 1 is 1.
-    def values(params, carry, batch, key):
+    def loss(params, carry, batch, key):
         return {"loss": params["w"] * batch["x"]}, carry
 
     data = data_set(train={"x": np.ones(8, np.float32)})
-    task = Task(data, lambda key: {"w": jnp.zeros(())}, values, best_metric="loss", higher_is_better=False)
+    task = made_task(data, lambda key: {"w": jnp.zeros(())}, loss, best_metric="loss", higher_is_better=False)
     optimizer = OptimizerConfig(name="sgd", learning_rate=1.0, schedule="linear")
     run = run_training(tmp_path, line_config(epochs=2, optimizer=optimizer), task)
     np.testing.assert_allclose(run.of("train", "loss"), [0, -1, -1.75, -2.25], rtol=1e-6)
@@ -277,7 +277,7 @@ def test_dropout_changes_training_and_is_drawn_afresh_at_every_step(tmp_path):
     still = OptimizerConfig(name="sgd", learning_rate=1e-12)
 
     def trained(name, config):
-        return run_training(tmp_path / name, config, dataclasses.replace(sign.build(config), ordered=True))
+        return run_training(tmp_path / name, config, changed(build_task(config), ordered=True))
 
     plain = trained("plain", sign_config(**fields, optimizer=still))
     cell = CellConfig(hidden_size=4, dropout={"input_rate": 0.5})
@@ -290,13 +290,13 @@ def test_dropout_changes_training_and_is_drawn_afresh_at_every_step(tmp_path):
 def nan_task(step: int) -> Task:
     """A task whose loss is not a number at one step of training."""
 
-    def values(params, carry, batch, key):
+    def loss(params, carry, batch, key):
         carry = carry + 1
         wrong = jnp.logical_and(key is not None, carry == step)
         return {"loss": params["w"] + 0 * batch["x"] + jnp.where(wrong, jnp.nan, 0.0)}, carry
 
     data = data_set(train={"x": np.zeros(12, np.float32)})
-    return Task(data, lambda key: {"w": jnp.ones(())}, values, best_metric="loss", carry=np.zeros(4, np.int32))
+    return made_task(data, lambda key: {"w": jnp.ones(())}, loss, best_metric="loss", carry=np.zeros(4, np.int32))
 
 
 @pytest.mark.parametrize(("step", "epochs"), [(2, 1), (8, 3)])
@@ -320,11 +320,11 @@ def test_the_checkpoints_before_a_loss_that_is_not_finite_are_whole(tmp_path):
 
 def test_parameters_that_are_no_longer_finite_are_not_kept(tmp_path):
     # One step an epoch: the loss of step 1 is finite, what the step makes of the parameters is not.
-    def values(params, carry, batch, key):
+    def loss(params, carry, batch, key):
         return {"loss": params["w"] ** 2 + 0 * batch["x"]}, carry
 
     data = data_set(train={"x": np.zeros(4, np.float32)})
-    task = Task(data, lambda key: {"w": jnp.ones(())}, values, best_metric="loss", higher_is_better=False)
+    task = made_task(data, lambda key: {"w": jnp.ones(())}, loss, best_metric="loss", higher_is_better=False)
     config = line_config(epochs=2, optimizer=OptimizerConfig(name="sgd", learning_rate=3e38))
     with pytest.raises(TrainingError, match="learning_rate"):
         run_training(tmp_path, config, task)
@@ -353,7 +353,7 @@ def test_the_final_state_says_how_many_steps_it_took(three_epochs):
 def test_a_task_may_have_plots_of_its_own(tmp_path):
     drawn = []
     config = sign_config(epochs=1)
-    task = dataclasses.replace(sign.build(config), plots=lambda params, directory: drawn.append((params, directory)))
+    task = changed(build_task(config), plots=lambda params, directory: drawn.append((params, directory)))
     run = run_training(tmp_path, config, task)
     ((params, directory),) = drawn
     assert_identical(params, run.state.params)

@@ -1,5 +1,6 @@
 """Tasks and runs that tests are made of."""
 
+import copy
 import dataclasses
 import functools
 import json
@@ -17,6 +18,7 @@ from tensorboardX.proto.event_pb2 import Event
 from rnnjax.config import CellConfig, OptimizerConfig, ParallelConfig, TrainConfig
 from rnnjax.config_group import freeze, from_dict, to_dict
 from rnnjax.data.dataset import DataSet, content_checksum
+from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Task
 from rnnjax.training.checkpoint import Checkpoints
 from rnnjax.training.evaluation import restore_params
@@ -66,14 +68,29 @@ def numbered(count: int, **fields: np.ndarray) -> dict[str, np.ndarray]:
     return {"id": 2.0 ** np.arange(count, dtype=np.float32), **fields}
 
 
+def made_task(
+    data: DataSet, init: Any, loss: Any, best_metric: str = "accuracy", higher_is_better: bool = True, **others: Any
+) -> Task:
+    """A task made of functions; the others are attributes, and functions in place of methods."""
+    functions = {"init": init, "loss": loss, "best_metric": best_metric, "higher_is_better": higher_is_better}
+    return changed(Task(None, data), **functions, **others)
+
+
+def changed(task: Task, **others: Any) -> Task:
+    """The same task with other attributes, and functions in place of methods."""
+    task = copy.copy(task)
+    vars(task).update(others)
+    return task
+
+
 def counting_task(train_examples: int, **options: Any) -> Task:
     """A task that learns nothing and whose metric `id` is the example's own."""
 
-    def values(params, carry, batch, key):
+    def loss(params, carry, batch, key):
         return {"loss": 0 * params["w"] + 1 + 0 * batch["id"], "accuracy": 0 * batch["id"], "id": batch["id"]}, carry
 
     data = data_set(train=numbered(train_examples), **options.pop("splits", {}))
-    return Task(data, lambda key: {"w": jnp.zeros(())}, values, **options)
+    return made_task(data, lambda key: {"w": jnp.zeros(())}, loss, **options)
 
 
 def examples_in(id_sum: float) -> set[int]:
@@ -105,7 +122,7 @@ class Run:
 
 def run_training(path: Path, config: TrainConfig, task: Task | None = None) -> Run:
     """Trains in a directory, from its last checkpoint if it has one."""
-    task = task or sign.build(config)
+    task = task or build_task(config)
     directory = RunDirectory(path)
     directory.claim(to_dict(config))
     summary = train(task, config, directory)
@@ -114,7 +131,7 @@ def run_training(path: Path, config: TrainConfig, task: Task | None = None) -> R
 
 def last_checkpoint(path: Path, config: TrainConfig, task: Task | None = None) -> tuple[int, Any]:
     """The step of the last checkpoint of a run that is whole, and its state."""
-    task = task or sign.build(config)
+    task = task or build_task(config)
     like = as_items(state_like(config, task))
     step, items = with_checkpoints(path, task, lambda checkpoints: checkpoints.restore_last(like))
     return step, from_items(items)
@@ -122,7 +139,7 @@ def last_checkpoint(path: Path, config: TrainConfig, task: Task | None = None) -
 
 def params_of(run: RunDirectory, which: str = "best") -> tuple[int, Any]:
     """Step and parameters of a checkpoint of a run of the toy task."""
-    task = sign.build(freeze(from_dict(sign.Config, run.config())))
+    task = build_task(freeze(from_dict(sign.Config, run.config())))
     return restore_params(run, task, which, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
 
 
