@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -19,9 +18,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 import rnnjax
-from benchmarks import report, timing
+from benchmarks import command, report, timing
+from benchmarks.subjects import CELLS
+from rnnjax.errors import ConfigError
 
-CELLS = ("BasicRNN", "LSTM", "GRU")
 READS = ("last", "every")
 
 
@@ -64,38 +64,31 @@ class Row(NamedTuple):
     run_seconds: float | None
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs the command with the arguments after its name; returns its exit code."""
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command with the arguments after its name.
+
+    Raises:
+      ConfigError: where it is not known how much memory a program takes.
+    """
     options = parse(arguments)
-    machine, rows = report.machine(), []
-    print(f"{report.header(machine)}\nbatch {options.batch}, input {options.input}, hidden {options.hidden}, float32\n")
-    print(report.title_line(_COLUMNS), flush=True)
-    for row in measure_all(options):
-        rows.append(row)
-        print(row_line(row), flush=True)
-        if options.json:
-            report.write_json(options.json, machine=machine, rows=[row._asdict() for row in rows])
-    return 0
+    about = f"batch {options.batch}, input {options.input}, hidden {options.hidden}, float32"
+    report.show(options, report.Table(_COLUMNS, cells), measure_all(options), about=about)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Returns the command's options."""
-    parser = report.Parser(
-        "python -m benchmarks.memory",
-        description="Memory of a training step over the length of the sequence.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add, count = parser.add_argument, report.at_least_one
+    what, small = "Memory of a training step over the length of the sequence.", {"lengths": [16, 64], "hidden": 8}
+    parser = command.FiguresParser("memory", what, _EPILOG, batch=2, **small)
+    add, count = parser.add_argument, command.at_least_one
     add("--cells", nargs="+", choices=CELLS, default=["LSTM"])
     add("--reads", nargs="+", choices=READS, default=list(READS), help="outputs that the loss reads; both")
     add("--lengths", nargs="+", type=count, default=[1024, 4096, 16384, 65536], metavar="T")
     add("--batch", type=count, default=8)
     add("--input", type=count, default=16)
     add("--hidden", type=count, default=128)
-    add("--run-limit", type=report.positive, default=8e9, metavar="BYTES", help="run what needs no more than this; 8e9")
-    add("--json", type=report.output_path, metavar="PATH", help="write all figures here")
-    return parser.parse_args(arguments)
+    limit = "run what needs no more than this; 8e9"
+    add("--run-limit", type=command.positive, default=8e9, metavar="BYTES", help=limit)
+    return parser.options(arguments)
 
 
 def measure_all(options: argparse.Namespace) -> Iterator[Row]:
@@ -116,7 +109,7 @@ def measure(step: Callable[..., Any], params: Any, xs: np.ndarray, run_limit: fl
     """Returns the bytes of a step's temporaries and, unless they are more than the limit, its time in seconds."""
     built = timing.build(step, params, xs)
     if built.memory is None:
-        raise SystemExit("this backend does not say how much memory a program takes")
+        raise ConfigError("this backend does not say how much memory a program takes")
     used = built.memory.temp_bytes
     if used > run_limit:
         return used, None
@@ -139,12 +132,12 @@ def training_step(cell: rnnjax.Cell, method: rnnjax.Method, reads: str) -> Calla
     return jax.grad(loss)
 
 
-def row_line(row: Row) -> str:
-    """Returns a row as a line of the table."""
+def cells(row: Row) -> list[object]:
+    """Returns a row as it is printed."""
     growth = "" if row.growth is None else f"{row.growth:.2f}"
     figures = [report.si(row.temp_bytes, "B"), growth, report.si(row.run_seconds, "s") or "not run"]
-    return report.line(_COLUMNS, [row.cell, row.reads, row.T, row.method, *figures])
+    return [row.cell, row.reads, row.T, row.method, *figures]
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command.run(main)

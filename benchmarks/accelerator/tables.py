@@ -122,21 +122,13 @@ def _timed(row: dict[str, Any]) -> tuple[str, str, str, str]:
     return run, speed, f"{row['share_of_floor']:.0%}", built
 
 
-def _torch_mnist(results: dict[str, Any]) -> list[str]:
-    steps = results["settings"]["steps"]
+def _beside_torch(results: dict[str, Any]) -> list[str]:
     rows = [
-        (name, report.si(spread["median"], "s"), report.si(spread["median"] / steps, "s"))
-        for name, spread in results["seconds"].items()
-    ]
-    return _lines(("model", f"an epoch of {results['settings']['variant']}", "a step"), rows)
-
-
-def _torch_language_model(results: dict[str, Any]) -> list[str]:
-    rows = [
-        (row["model"], f"{row['words_per_second']:.0f}", report.si(row["seconds_per_step"], "s"))
+        (row["model"], report.si(row["seconds_per_step"], "s"), f"{row['rate']:.0f}")
         for row in results["rows"]
+        if row["seconds"] is not None
     ]
-    return _lines(("model", f"words/s of {results['settings']['variant']}", "a step"), rows)
+    return _lines((f"model of {results['settings']['variant']}", "a step", "images/s or words/s"), rows)
 
 
 _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
@@ -146,8 +138,8 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "kernels_base": _kernels,
     "kernels_trained": _kernels,
     "kernels_grid": _kernels,
-    "torch_mnist": _torch_mnist,
-    "torch_language_model": _torch_language_model,
+    "torch_mnist": _beside_torch,
+    "torch_language_model": _beside_torch,
     "sweeps": _sweeps,
     "memory": _memory,
     "time": _time,

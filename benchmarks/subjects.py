@@ -1,0 +1,22 @@
+"""What benchmarks measure, by the names that their options and rows have: cells, and ways of unrolling."""
+
+from __future__ import annotations
+
+import jax
+
+from rnnjax import CuDNN, Fused, Method, Pallas, Scan
+
+CELLS = ("BasicRNN", "LSTM", "GRU")
+LOOPS: dict[str, Method] = {
+    "scan": Scan(),
+    "scan(4)": Scan(unroll=4),
+    "scan(16)": Scan(unroll=16),
+    "fused": Fused(),
+}
+KERNELS: dict[str, Method] = {"pallas": Pallas(), "cudnn": CuDNN()}
+METHODS = {**LOOPS, **KERNELS}
+
+
+def on_this_device(method: Method) -> Method:
+    """Returns a method as it runs here: the kernels of `Pallas` are interpreted on a CPU."""
+    return Pallas(interpret=True) if method == Pallas() and jax.default_backend() == "cpu" else method
