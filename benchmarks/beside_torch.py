@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import command, engine, report, timing
 from benchmarks.pytorch import torch_device, torch_module
+from benchmarks.report import Column
 from benchmarks.subjects import METHODS, on_this_device
 from rnnjax.config import TrainConfig
 from rnnjax.config_group import freeze
@@ -45,20 +46,24 @@ class Question(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What was measured of a contender: seconds of a call, medians and quartiles, or `reason`, why nothing was."""
+    """What was measured of a contender, in seconds; `reason` says why nothing was.
+
+    Attributes:
+      model: its name.
+      seconds: of a call, the median and the quartiles.
+      seconds_per_step: of one step.
+      rate: images or words a second.
+      ratio: PyTorch's time over its own, the median of the turns.
+      runs: number of calls.
+    """
 
     model: str
     seconds: timing.Spread | None = None
-    steps: int = 0
+    seconds_per_step: float | None = None
     rate: float | None = None
     ratio: float | None = None
     runs: int = 0
     reason: str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Returns the row with the seconds of a step."""
-        step = None if self.seconds is None else self.seconds.median / self.steps
-        return {**self._asdict(), "seconds_per_step": step}
 
 
 def parse(question: Question, arguments: Sequence[str]) -> argparse.Namespace:
@@ -89,39 +94,36 @@ def compare(question: Question, options: argparse.Namespace) -> None:
     options.steps = min(engine.steps_in_epoch(task, config), options.steps or task.examples("train"))
     if device == "cuda":
         torch.set_float32_matmul_precision("high")  # products may be in TF32, as JAX's
-    calls = rnnjax_calls(task, config, options.methods, options.steps)
-    calls["PyTorch"] = question.torch_call(task, config, options.steps, device)
     unit, count = question.of_step
-    about = f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads\n{options.variant}: calls of "
-    about += f"{options.steps} steps, {count(config)} {unit} a step"
-    table = report.Table(columns(unit), cells)
-    rows = measure(calls, options, count(config))
+    about = (
+        f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads\n"
+        f"{options.variant}: calls of {options.steps} steps, {count(config)} {unit} a step"
+    )
+    makers = makers_of_rnnjax(task, config, options.methods, options.steps)
+    makers["PyTorch"] = lambda: question.torch_call(task, config, options.steps, device)
+    rows = measure(makers, options, count(config))
     on = report.machine() | {"torch": torch.__version__}
-    report.show(options, table, rows, on=on, about=about)
+    report.show(options, columns(unit), rows, on=on, about=about)
 
 
-def rnnjax_calls(task: Task, config: TrainConfig, methods: Sequence[str], steps: int) -> dict[str, Call]:
-    """Returns a call for each way of unrolling; "auto" is the one that training takes by itself."""
+def makers_of_rnnjax(
+    task: Task, config: TrainConfig, methods: Sequence[str], steps: int
+) -> dict[str, Callable[[], Call]]:
+    """Returns what makes the call of each way of unrolling; "auto" is the one that training takes by itself."""
 
-    def lazily(name: str) -> Call:
-        made: list[Call] = []
+    def maker(name: str) -> Callable[[], Call]:
+        method = None if name == "auto" else on_this_device(METHODS[name])
+        return lambda: engine.epoch_call(task, config, method, steps)
 
-        def call() -> Any:
-            if not made:  # only now, so that what a method cannot do is said when it is called
-                method = None if name == "auto" else on_this_device(METHODS[name])
-                made.append(engine.epoch_call(task, config, method, steps))
-            return made[0]()
-
-        return call
-
-    return {"rnnjax" if name == "auto" else f"rnnjax {name}": lazily(name) for name in methods}
+    return {"rnnjax" if name == "auto" else f"rnnjax {name}": maker(name) for name in methods}
 
 
-def working(calls: Mapping[str, Call]) -> tuple[dict[str, Call], dict[str, str]]:
-    """Returns the calls that work, having made each once, and what the others say."""
+def working(makers: Mapping[str, Callable[[], Call]]) -> tuple[dict[str, Call], dict[str, str]]:
+    """Returns the calls that can be made and work, having made each once, and what the others say."""
     able, reasons = {}, {}
-    for name, call in calls.items():
+    for name, make in makers.items():
         try:
+            call = make()
             call()
         except Exception as error:  # a kernel may fail in any way, and the others are to be timed all the same
             reasons[name] = report.in_short(error)
@@ -130,47 +132,29 @@ def working(calls: Mapping[str, Call]) -> tuple[dict[str, Call], dict[str, str]]
     return able, reasons
 
 
-def measure(calls: Mapping[str, Call], options: argparse.Namespace, count: int) -> Iterator[Row]:
-    """Yields the rows of all contenders, which took turns; a step trains on `count` examples or words."""
-    able, reasons = working(calls)
+def measure(makers: Mapping[str, Callable[[], Call]], options: argparse.Namespace, count: int) -> Iterator[Row]:
+    """Yields the rows of all contenders, which took turns; a step trains on `count` images or words."""
+    able, reasons = working(makers)
     times = timing.interleave(able, repeats=options.repeats)
     for name, seconds in times.items():
-        yield row(name, seconds, times.get("PyTorch"), options.steps, count)
+        spread = timing.spread(seconds)
+        step = spread.median / options.steps
+        ratio = None
+        if "PyTorch" in times:
+            ratio = timing.spread([beside / own for own, beside in zip(seconds, times["PyTorch"])]).median
+        yield Row(name, spread, step, count / step, ratio, len(seconds))
     yield from (Row(name, reason=reason) for name, reason in reasons.items())
 
 
-def row(name: str, seconds: Sequence[float], beside: Sequence[float] | None, steps: int, count: int) -> Row:
-    """Returns the row of a contender.
-
-    Args:
-      name: its name.
-      seconds: of its calls.
-      beside: of PyTorch's calls in the same turns.
-      steps: in a call.
-      count: examples or words in a step.
-    """
-    spread = timing.spread(seconds)
-    ratio = None if beside is None else timing.spread([b / own for own, b in zip(seconds, beside)]).median
-    return Row(name, spread, steps, steps * count / spread.median, ratio, len(seconds))
-
-
-def columns(unit: str) -> tuple[report.Column, ...]:
+def columns(unit: str) -> tuple[Column, ...]:
     """Returns the columns of the table."""
     return (
-        report.Column("model", 16, left=True),
-        report.Column("a call", 8),
-        report.Column("low", 8),
-        report.Column("high", 8),
-        report.Column("a step", 8),
-        report.Column(f"{unit}/s", 9),
-        report.Column("PyTorch / it", 12),
-        report.Column("runs", 4),
+        Column("model", width=16, left=True),
+        Column("a call", "seconds.median", "s", 8),
+        Column("low", "seconds.low", "s", 8),
+        Column("high", "seconds.high", "s", 8),
+        Column("a step", "seconds_per_step", "s", 8),
+        Column(f"{unit}/s", "rate", ".0f", 9),
+        Column("PyTorch / it", "ratio", ".2f"),
+        Column("runs", width=4),
     )
-
-
-def cells(row: Row) -> list[object]:
-    """Returns a row as it is printed."""
-    if row.seconds is None:
-        return [row.model, row.reason]
-    times = [report.si(each, "s") for each in (*row.seconds, row.seconds.median / row.steps)]
-    return [row.model, *times, f"{row.rate:.0f}", "" if row.ratio is None else f"{row.ratio:.2f}", row.runs]

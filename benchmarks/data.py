@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks import command, report, timing
+from benchmarks.report import Column
 from rnnjax.data.embedded import load_embedded_digits
 from rnnjax.data.mnist import load_mnist
 
-_COLUMNS = (report.Column("source", 40, left=True), report.Column("median", 8), report.Column("runs", 4))
+_COLUMNS = (Column("source", width=40, left=True), Column("median", "seconds", "s", 8), Column("runs", width=4))
 
 
 class Row(NamedTuple):
@@ -31,8 +32,7 @@ def main(arguments: Sequence[str]) -> None:
       DataError: if the folder has not the original files.
     """
     options = parse(arguments)
-    table = report.Table(_COLUMNS, lambda row: [row.source, report.si(row.seconds, "s"), row.runs])
-    report.show(options, table, measure(options))
+    report.show(options, _COLUMNS, measure(options))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -16,6 +16,7 @@ import optax
 
 from benchmarks import command, engine, report, timing
 from benchmarks.classifier import LEARNING_RATE, Case, classifier, plain_state, plain_step, repeated, shape
+from benchmarks.report import Column
 from benchmarks.subjects import CELLS
 from rnnjax.config import ParallelConfig, TrainConfig
 from rnnjax.errors import require
@@ -33,16 +34,16 @@ step, medians over the turns with their quartiles. "gain" is examples per second
 """
 
 _COLUMNS = (
-    report.Column("scaling", 7, left=True),
-    report.Column("map", 9, left=True),
-    report.Column("devices"),
-    report.Column("batch"),
-    report.Column("a step", 8),
-    report.Column("low", 8),
-    report.Column("high", 8),
-    report.Column("gain", 5),
-    report.Column("cost", 6),
-    report.Column("turns"),
+    Column("scaling", "contender.scaling", width=7, left=True),
+    Column("map", "contender.map", width=9, left=True),
+    Column("devices", "contender.devices"),
+    Column("batch", "contender.batch"),
+    Column("a step", "seconds.median", "s", 8),
+    Column("low", "seconds.low", "s", 8),
+    Column("high", "seconds.high", "s", 8),
+    Column("gain", unit=".2f", width=5),
+    Column("cost", unit="+.1%", width=6),
+    Column("turns"),
 )
 
 
@@ -64,14 +65,14 @@ class Row(NamedTuple):
     turns: int
 
     @property
-    def cost(self) -> float:
+    def cost(self) -> float | None:
         """The time that mapping adds on one device, as a part of that of `jit`."""
-        return 1 / self.gain - 1
+        return 1 / self.gain - 1 if self.contender.devices == 1 and self.contender.map != "jit" else None
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the row as JSON can hold it."""
-        own = {"seconds": self.seconds, "gain": self.gain, "turns": self.turns}
-        return self.contender._asdict() | own | ({"cost": self.cost} if self.contender.devices == 1 else {})
+        """Returns the row with its cost."""
+        own = {"seconds": self.seconds, "gain": self.gain, "cost": self.cost, "turns": self.turns}
+        return self.contender._asdict() | own
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str]) -> None:
     sentence = f"--devices {options.devices} is more than the {available} devices there are"
     require(options.devices <= available, sentence)
     about = f"{options.cell}, (T, B, I, H) = ({', '.join(map(str, options.shape))}), float32"
-    rows = report.show(options, report.Table(_COLUMNS, cells), measure_all(options), about=about)
+    rows = report.show(options, _COLUMNS, measure_all(options), about=about)
     if options.plot:
         plot(rows, options.plot)
 
@@ -159,13 +160,6 @@ def many(step: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[..., tuple[Any
         return jax.lax.scan(one, state, rows)
 
     return taken
-
-
-def cells(row: Row) -> list[object]:
-    """Returns a row as it is printed."""
-    contender, times = row.contender, [report.si(value, "s") for value in row.seconds]
-    cost = f"{row.cost:+.1%}" if contender.devices == 1 and contender.map != "jit" else ""
-    return [*contender, *times, f"{row.gain:.2f}", cost, row.turns]
 
 
 def plot(rows: Sequence[Row], path: Any) -> None:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 import rnnjax
 from benchmarks import command, report, timing
+from benchmarks.report import Column
 from benchmarks.subjects import CELLS
 from rnnjax.errors import ConfigError
 
@@ -42,13 +43,13 @@ are its temporaries as the compiler plans them; "growth" is the power of T with 
 """
 
 _COLUMNS = (
-    report.Column("cell", 8, left=True),
-    report.Column("reads", 5, left=True),
-    report.Column("T", 6),
-    report.Column("method", 11, left=True),
-    report.Column("memory", 8),
-    report.Column("growth", 6),
-    report.Column("run", 8),
+    Column("cell", width=8, left=True),
+    Column("reads", width=5, left=True),
+    Column("T", width=6),
+    Column("method", width=11, left=True),
+    Column("memory", "temp_bytes", "B", 8),
+    Column("growth", unit=".2f", width=6),
+    Column("run", lambda row: report.si(row.run_seconds, "s") or "not run", width=8),
 )
 
 
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     options = parse(arguments)
     about = f"batch {options.batch}, input {options.input}, hidden {options.hidden}, float32"
-    report.show(options, report.Table(_COLUMNS, cells), measure_all(options), about=about)
+    report.show(options, _COLUMNS, measure_all(options), about=about)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -130,13 +131,6 @@ def training_step(cell: rnnjax.Cell, method: rnnjax.Method, reads: str) -> Calla
         return jnp.mean(state.h if reads == "last" else ys @ jnp.ones(cell.output_size))
 
     return jax.grad(loss)
-
-
-def cells(row: Row) -> list[object]:
-    """Returns a row as it is printed."""
-    growth = "" if row.growth is None else f"{row.growth:.2f}"
-    figures = [report.si(row.temp_bytes, "B"), growth, report.si(row.run_seconds, "s") or "not run"]
-    return [row.cell, row.reads, row.T, row.method, *figures]
 
 
 if __name__ == "__main__":

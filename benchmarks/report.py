@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import operator
 import os
 import platform
 from collections.abc import Callable, Iterable, Sequence
@@ -16,27 +18,42 @@ from rnnjax.machine import device_name, git_commit, versions
 
 
 class Column(NamedTuple):
-    """A column of a table: its title, and its width at least; text is put left, figures right."""
+    """A column of a table; text is put left, figures right.
+
+    Attributes:
+      title: what stands above it.
+      of: the field of a row that it shows, such as ``"case.T"``, or a function of the row; the one named as the title.
+      unit: "s" or "B" for seconds or bytes with a prefix, a format such as ``".2f"``, or nothing.
+      width: how wide it is at least.
+      left: whether it is text.
+    """
 
     title: str
+    of: str | Callable[[Any], object] = ""
+    unit: str = ""
     width: int = 0
     left: bool = False
 
+    def cell(self, row: Any) -> str:
+        """Returns what it shows of a row; nothing of what is not known."""
+        value: Any = self.of(row) if callable(self.of) else operator.attrgetter(self.of or self.title)(row)
+        if value is None or value != value:
+            return ""
+        return si(value, self.unit) if self.unit in ("s", "B") else format(value, self.unit)
 
-class Table(NamedTuple):
-    """How rows are printed: the columns, and what stands in them of a row."""
 
-    columns: Sequence[Column]
-    cells: Callable[[Any], Sequence[object]]
-
-    def lines(self, rows: Iterable[Any]) -> list[str]:
-        """Returns all of a table."""
-        return [title_line(self.columns), *(line(self.columns, self.cells(row)) for row in rows)]
+def cells(columns: Sequence[Column], row: Any) -> list[str]:
+    """Returns what a table shows of a row: where the row has a `reason` why nothing was measured, that for figures."""
+    reason = getattr(row, "reason", None)
+    if reason is None:
+        return [column.cell(row) for column in columns]
+    names = itertools.takewhile(lambda column: not column.unit, columns)
+    return [*(column.cell(row) for column in names), reason]
 
 
 def show(
     options: argparse.Namespace,
-    table: Table,
+    columns: Sequence[Column],
     rows: Iterable[Any],
     *,
     on: dict[str, Any] | None = None,
@@ -48,33 +65,40 @@ def show(
 
     Args:
       options: the command's; `json` is the file, if there is to be one, and has the others as "settings".
-      table: how a row is printed.
+      columns: what is printed of a row; the file has it as "table".
       rows: the rows as they come; a sentence among them is printed, and is none.
       on: what they are taken on, if more is known than `machine()` says.
       about: a line or more below that.
       last: what is printed below the rows that there are, also if it is stopped.
-      content: what is written besides machine, settings and rows; a function of the rows so far is called.
+      content: what is written besides; a function of the rows so far is called.
 
     Returns:
       the rows.
     """
     on, found = on or machine(), []
-    print("\n".join([header(on), *([about] if about else []), "", title_line(table.columns)]), flush=True)
+    table: dict[str, list[Any]] = {"titles": [column.title for column in columns], "rows": []}
+    print("\n".join([header(on), *([about] if about else []), "", title_line(columns)]), flush=True)
     try:
         for row in rows:
             if isinstance(row, str):
                 print(row, flush=True)
                 continue
             found.append(row)
-            print(line(table.columns, table.cells(row)), flush=True)
+            table["rows"].append(cells(columns, row))
+            print(line(columns, table["rows"][-1]), flush=True)
             if options.json:
                 more = {name: value(found) if callable(value) else value for name, value in content.items()}
-                whole = {"machine": on, "settings": settings(options), "rows": found, **more}
-                write_json(options.json, **whole)
+                whole = {"machine": on, "settings": settings(options), "rows": found, "table": table}
+                write_json(options.json, **whole, **more)
     finally:
         if found and last is not None:
             print(last(found), flush=True)
     return found
+
+
+def table_lines(columns: Sequence[Column], rows: Iterable[Any]) -> list[str]:
+    """Returns all of a table as it is printed."""
+    return [title_line(columns), *(line(columns, cells(columns, row)) for row in rows)]
 
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -136,12 +160,12 @@ def header(machine: dict[str, Any]) -> str:
     )
 
 
-def line(columns: Sequence[Column], cells: Sequence[object]) -> str:
-    """Returns one line of a table; cells beyond the columns' number are not shown, missing ones stay empty."""
+def line(columns: Sequence[Column], texts: Sequence[object]) -> str:
+    """Returns one line of a table; texts beyond the columns' number are not shown, missing ones stay empty."""
     parts = []
-    for column, cell in zip(columns, cells):
+    for column, text in zip(columns, texts):
         width = max(column.width, len(column.title))
-        parts.append(str(cell).ljust(width) if column.left else str(cell).rjust(width))
+        parts.append(str(text).ljust(width) if column.left else str(text).rjust(width))
     return "  ".join(parts).rstrip()
 
 

@@ -15,15 +15,16 @@ import numpy as np
 
 import rnnjax
 from benchmarks import command, report, timing
+from benchmarks.report import Column
 
 _COLUMNS = (
-    report.Column("slots", 5),
-    report.Column("step", 5),
-    report.Column("way", 14, left=True),
-    report.Column("a step", 8),
-    report.Column("sessions/s", 10),
-    report.Column("of the loop's", 13),
-    report.Column("runs", 4),
+    Column("slots", width=5),
+    Column("step", "stepping", width=5),
+    Column("way", width=14, left=True),
+    Column("a step", "seconds", "s", 8),
+    Column("sessions/s", lambda row: row.stepping / row.seconds, ",.0f", 10),
+    Column("of the loop's", "ratio", ".2f"),
+    Column("runs", width=4),
 )
 _LOOP = "loop"
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     cell = getattr(rnnjax, options.cell)(options.hidden)
     about = f"{cell!r}, {options.input} inputs"
-    report.show(options, report.Table(_COLUMNS, cells), measure_all(cell, options), about=about)
+    report.show(options, _COLUMNS, measure_all(cell, options), about=about)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -70,12 +71,6 @@ def measure_all(cell: Any, options: argparse.Namespace) -> Iterator[Row]:
         medians = {way: timing.spread(each).median for way, each in times.items()}
         for way, seconds in medians.items():
             yield Row(slots, stepping, way, seconds, medians[_LOOP] / seconds, len(times[way]))
-
-
-def cells(row: Row) -> list[object]:
-    """Returns a row as it is printed."""
-    figures = report.si(row.seconds, "s"), f"{row.stepping / row.seconds:,.0f}", f"{row.ratio:.2f}"
-    return [row.slots, row.stepping, row.way, *figures, row.runs]
 
 
 def contenders(cell: Any, params: Any, xs: np.ndarray, slots: int) -> dict[str, Callable[[], Any]]:

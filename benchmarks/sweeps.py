@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import command, processes, report
+from benchmarks.report import Column
 
 _EPILOG = """\
 Runs and sweeps take turns: before the sweep of N seeds come the runs with the seeds up to the N-th, each a process
@@ -25,15 +26,15 @@ together. The last columns are the mean of the validation metric at the end, to 
 """
 
 _COLUMNS = (
-    report.Column("seeds"),
-    report.Column("runs", 8),
-    report.Column("sweep", 8),
-    report.Column("ratio"),
-    report.Column("compiling", 9),
-    report.Column("a step: one run", 15),
-    report.Column("all of sweep", 12),
-    report.Column("metric: runs", 12),
-    report.Column("sweep", 8),
+    Column("seeds"),
+    Column("runs", "runs_seconds", "s", 8),
+    Column("sweep", "sweep_seconds", "s", 8),
+    Column("ratio", unit=".2f"),
+    Column("compiling", "compile_seconds", "s"),
+    Column("a step: one run", "run_step_seconds", "s"),
+    Column("all of sweep", "sweep_step_seconds", "s"),
+    Column("metric: runs", "runs_mean", ".4f"),
+    Column("sweep", "sweep_mean", ".4f", 8),
 )
 
 
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     options = parse(arguments)
     about = " ".join([options.config, *processes.config_arguments(options)])
-    report.show(options, report.Table(_COLUMNS, cells), measure(options), on=processes.machine(), about=about)
+    report.show(options, _COLUMNS, measure(options), on=processes.machine(), about=about)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -131,21 +132,6 @@ def row(seeds: int, runs: Sequence[tuple[float, dict[str, Any]]], sweep_seconds:
         statistics.fmean(last),
         results["points"][0]["final"]["validation"][metric]["mean"],
     )
-
-
-def cells(row: Row) -> list[object]:
-    """Returns a row as it is printed."""
-    seconds = (row.runs_seconds, row.sweep_seconds)
-    return [
-        row.seeds,
-        *(report.si(each, "s") for each in seconds),
-        f"{row.ratio:.2f}",
-        report.si(row.compile_seconds, "s"),
-        report.si(row.run_step_seconds, "s"),
-        report.si(row.sweep_step_seconds, "s"),
-        f"{row.runs_mean:.4f}",
-        f"{row.sweep_mean:.4f}",
-    ]
 
 
 if __name__ == "__main__":

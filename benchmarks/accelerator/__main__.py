@@ -15,6 +15,7 @@ from benchmarks.accelerator.records import DONE, Machine, Record, read_record, s
 from benchmarks.accelerator.running import Places, run_all
 from benchmarks.accelerator.steps import PARTS, Step, picked, plan
 from benchmarks.accelerator.tables import in_short
+from benchmarks.report import Column
 from rnnjax.errors import ConfigError, TrainingError
 from rnnjax.machine import git_commit
 
@@ -26,19 +27,19 @@ last lines, and the next one runs. Data is read from RNNJAX_DATA; nothing is dow
 """
 
 _PLAN = (
-    report.Column("", 1, left=True),
-    report.Column("step", 24, left=True),
-    report.Column("expected", 8),
-    report.Column("limit", 7),
-    report.Column("all so far", 10),
-    report.Column("in DIR", 24, left=True),
+    Column("", width=1, left=True),
+    Column("step", width=24, left=True),
+    Column("expected"),
+    Column("limit", width=7),
+    Column("all so far"),
+    Column("in DIR", left=True),
 )
 _ROWS = (
-    report.Column("", 1, left=True),
-    report.Column("step", 24, left=True),
-    report.Column("state", 9, left=True),
-    report.Column("took", 7),
-    report.Column("what", 0, left=True),
+    Column("", width=1, left=True),
+    Column("step", width=24, left=True),
+    Column("state", width=9, left=True),
+    Column("took", width=7),
+    Column("what", left=True),
 )
 
 

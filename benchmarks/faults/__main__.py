@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -24,6 +24,7 @@ from benchmarks import command, report
 from benchmarks.faults.case import Bench, Case, Fault, require_same
 from benchmarks.faults.kinds import KINDS, not_allowed
 from benchmarks.processes import ROOT
+from benchmarks.report import Column
 from rnnjax.errors import FAILED, TrainingError
 
 _EPILOG = """\
@@ -40,11 +41,11 @@ number: --only KIND --case N --seed S plays it again.
 """
 
 _COLUMNS = (
-    report.Column("fault", 10, left=True),
-    report.Column("tried", 6),
-    report.Column("survived", 8),
-    report.Column("seconds", 8),
-    report.Column("note", left=True),
+    Column("fault", width=10, left=True),
+    Column("tried", width=6),
+    Column("survived", width=8),
+    Column("seconds", unit=".0f", width=8),
+    Column("note", left=True),
 )
 
 
@@ -57,6 +58,24 @@ class Played(NamedTuple):
     answers: list[float]
     seen: str | None
     log: list[str]
+
+
+class Row(NamedTuple):
+    """The counts of a kind of fault, and the seconds that the slowest answer to a signal took."""
+
+    fault: str
+    tried: int
+    survived: int
+    seconds: float
+    slowest_answer: float | None
+    allowed: bool
+
+    @property
+    def note(self) -> str:
+        """What is said beside the counts."""
+        if self.slowest_answer is not None:
+            return f"slowest answer {self.slowest_answer:.1f} s"
+        return "" if self.allowed else "not allowed here"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -72,7 +91,7 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="rnnjax-faults-") as folder:
         report.show(
             options,
-            report.Table(_COLUMNS, cells),
+            _COLUMNS,
             measure(Path(folder), options, failures),
             about=command_line(options),
             command=command_line(options),
@@ -82,7 +101,7 @@ def main(arguments: Sequence[str]) -> None:
         raise SystemExit(FAILED)
 
 
-def measure(folder: Path, options: argparse.Namespace, failures: list[Played]) -> Iterator[dict[str, Any] | str]:
+def measure(folder: Path, options: argparse.Namespace, failures: list[Played]) -> Iterator[Row | str]:
     """Yields what was seen of cases that were not survived, which it keeps, and after all the row of every kind."""
     barred = [kind for kind in options.only if not_allowed(kind)]
     played = []
@@ -201,25 +220,11 @@ def failure(played: Played, seed: int) -> str:
     return "\n".join([f"NOT SURVIVED: {again}", *(f"  {line}" for line in played.log), f"  seen: {played.seen}", ""])
 
 
-def row(kind: str, played: Sequence[Played], barred: bool) -> dict[str, Any]:
+def row(kind: str, played: Sequence[Played], barred: bool) -> Row:
     """Returns the counts of a kind."""
     answers = [seconds for each in played for seconds in each.answers]
-    return {
-        "fault": kind,
-        "tried": len(played),
-        "survived": sum(each.seen is None for each in played),
-        "seconds": sum(each.seconds for each in played),
-        "slowest_answer": max(answers, default=None),
-        "allowed": not barred,
-    }
-
-
-def cells(row: dict[str, Any]) -> list[object]:
-    """Returns a row as it is printed."""
-    note = "" if row["allowed"] else "not allowed here"
-    if row["slowest_answer"] is not None:
-        note = f"slowest answer {row['slowest_answer']:.1f} s"
-    return [row["fault"], row["tried"], row["survived"], f"{row['seconds']:.0f}", note]
+    survived, seconds = sum(each.seen is None for each in played), sum(each.seconds for each in played)
+    return Row(kind, len(played), survived, seconds, max(answers, default=None), not barred)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from benchmarks.kernels.ready import Ready, noise
 from benchmarks.kernels.reference import TOLERANCE, Result, compute, worst
 from benchmarks.kernels.rows import Row, summary
 from benchmarks.kernels.sweeps import accelerator_sweeps, small, sweeps
+from benchmarks.report import Column
 from rnnjax.errors import require
 
 _SETS = 3  # of inputs, which turns take in turn: together they are larger than a GPU's cache
@@ -53,19 +54,19 @@ Sweeps run in the order of --sweeps' names, each until its part of --seconds is 
 """
 
 _COLUMNS = (
-    report.Column("sweep", 6, left=True),
-    report.Column("cell", 13, left=True),
-    report.Column("heads x H", 9),
-    report.Column("B", 3),
-    report.Column("T", 4),
-    report.Column("type", 8, left=True),
-    report.Column("from", 4, left=True),
-    report.Column("contender", 15, left=True),
-    report.Column("forward", 8),
-    report.Column("both", 8),
-    report.Column("of floor", 8),
-    report.Column("error", 7),
-    report.Column("build", 7),
+    Column("sweep", width=6, left=True),
+    Column("cell", "case.cell", width=13, left=True),
+    Column("heads x H", lambda row: f"{row.case.heads} x {row.case.H}"),
+    Column("B", "case.B", width=3),
+    Column("T", "case.T", width=4),
+    Column("type", "case.dtype", width=8, left=True),
+    Column("from", "case.start", width=4, left=True),
+    Column("contender", width=15, left=True),
+    Column("forward", "forward.median", "s", 8),
+    Column("both", "both.median", "s", 8),
+    Column("of floor", "of_floor", ".0%"),
+    Column("error", unit=".1e", width=7),
+    Column("build", "build_seconds", "s", 7),
 )
 
 
@@ -83,8 +84,7 @@ def main(arguments: Sequence[str]) -> None:
     on = {**report.machine(), **other_versions(), **rates}
     with Patience(options.patience, lambda: leave(rows)) as patience:
         made = kept(measure_all(options, floor, patience), rows)
-        table = report.Table(_COLUMNS, cells)
-        report.show(options, table, made, on=on, about=others_line(on), last=summary_text)
+        report.show(options, _COLUMNS, made, on=on, about=others_line(on), last=summary_text)
 
 
 def kept(made: Iterator[Row | str], rows: list[Row]) -> Iterator[Row | str]:
@@ -252,18 +252,6 @@ def leave(rows: Sequence[Row]) -> None:
     """Prints what is known and ends the process at once."""
     print(summary_text(rows), flush=True)
     os._exit(1)
-
-
-def cells(row: Row) -> list[object]:
-    """Returns a row as it is printed."""
-    case = row.case
-    start = (row.sweep, case.cell, f"{case.heads} x {case.H}", case.B, case.T)
-    names = (*start, case.dtype, "x" if case.projected else "z", row.contender)
-    if row.forward is None or row.both is None:
-        return [*names, row.reason]
-    figures = [report.si(spread.median, "s") for spread in (row.forward, row.both)]
-    figures.append("" if row.floor is None else f"{row.floor.both / row.both.median:.0%}")
-    return [*names, *figures, f"{row.error:.1e}", report.si(row.build_seconds, "s")]
 
 
 def other_versions() -> dict[str, Any]:

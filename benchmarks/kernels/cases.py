@@ -68,6 +68,11 @@ class Case(NamedTuple):
         return KINDS[self.cell]
 
     @property
+    def start(self) -> str:
+        """The letter of what it starts from."""
+        return "x" if self.projected else "z"
+
+    @property
     def head(self) -> int:
         """Number of steps that are computed again."""
         return min(HEAD, self.T)

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from benchmarks import command, report
 from benchmarks.kernels.cases import KINDS, Case, Numbers, case_parameters, cell_params, numbers
 from benchmarks.kernels.reference import TOLERANCE, Result, projected_recurrence, worst
+from benchmarks.report import Column
 from rnnjax import CuDNN, Fused, Method, Pallas, Scan, Static, unroll
 from rnnjax.errors import FAILED
 
@@ -37,12 +38,12 @@ _STEPS = 8
 _DEVICE = threading.Lock()  # programs are compiled side by side, and run one by one
 
 _COLUMNS = (
-    report.Column("cell", 13, left=True),
-    report.Column("type", 8, left=True),
-    report.Column("method", 32, left=True),
-    report.Column("with", 18, left=True),
-    report.Column("error", 7),
-    report.Column("", 0, left=True),
+    Column("cell", width=13, left=True),
+    Column("type", "dtype", width=8, left=True),
+    Column("method", width=32, left=True),
+    Column("with", lambda row: row.given or "refused", width=18, left=True),
+    Column("error", unit=".1e", width=7),
+    Column("", lambda row: f"WRONG: {row.part}" if row.wrong else "", left=True),
 )
 
 
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str]) -> None:
       SystemExit: with code 1 where anything is wrong.
     """
     options = parse(arguments)
-    rows = report.show(options, report.Table(_COLUMNS, cells), measure_all(options), last=summary)
+    rows = report.show(options, _COLUMNS, measure_all(options), last=summary)
     if any(row.wrong for row in rows):
         raise SystemExit(FAILED)
 
@@ -184,13 +185,6 @@ def reference(case: Case, found: Numbers, given: Given) -> Result:
 def as_float64(values: Any) -> np.ndarray:
     """Returns an array of the device in float64."""
     return np.asarray(values).astype(np.float64)
-
-
-def cells(row: Row) -> list[object]:
-    """Returns a row as it is printed."""
-    error = "" if row.error is None else f"{row.error:.1e}"
-    remark = row.reason or (f"WRONG: {row.part}" if row.wrong else "")
-    return [row.cell, row.dtype, row.method, row.given or "refused", error, remark]
 
 
 def summary(rows: Sequence[Row]) -> str:

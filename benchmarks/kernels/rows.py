@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import report, timing
 from benchmarks.kernels.cases import Case
+from benchmarks.report import Column
 
 BASE = Case("LSTM", heads=1, H=768, B=16, T=1024)
 
@@ -35,6 +36,11 @@ class Row(NamedTuple):
     reason: str | None = None
     floor: Times | None = None
 
+    @property
+    def of_floor(self) -> float | None:
+        """What part of its time is the least that is possible."""
+        return None if self.floor is None or self.both is None else self.floor.both / self.both.median
+
     def as_json(self) -> dict[str, Any]:
         """Returns the row with its units."""
         seconds = ("forward", "both", "floor")
@@ -49,6 +55,12 @@ class Bar(NamedTuple):
     projected: bool
     forward: float
     both: float
+
+    def ratios(self, row: Row) -> str:
+        """Returns a row's times over these; nothing where one projects the inputs and the other does not."""
+        if row.forward is None or row.both is None or row.case.projected != self.projected:
+            return ""
+        return f"{row.forward.median / self.forward:.2f}, {row.both.median / self.both:.2f}"
 
 
 # FlashRNN's published plots (Pöppel, Beck and Hochreiter, 2024): LSTM on an H100 SXM, bfloat16 but for cuDNN's float16.
@@ -71,37 +83,22 @@ def summary(rows: Sequence[Row]) -> list[str]:
 def against_bars(rows: Sequence[Row]) -> list[str]:
     """Returns the contenders at the published shape, and their times over the published ones: below 1 is faster."""
     columns = (
-        report.Column("type", 8, left=True),
-        report.Column("from", 4, left=True),
-        report.Column("contender", 15, left=True),
-        report.Column("forward", 8),
-        report.Column("both", 8),
-        *(report.Column(f"/ {bar.name}", 12) for bar in BARS),
+        Column("type", "case.dtype", width=8, left=True),
+        Column("from", "case.start", width=4, left=True),
+        Column("contender", width=15, left=True),
+        Column("forward", "forward.median", "s", 8),
+        Column("both", "both.median", "s", 8),
+        *(Column(f"/ {bar.name}", bar.ratios, width=12) for bar in BARS),
     )
-    lines = []
-    for row in rows:
-        if row.sweep in ("main", "base") and _at_base(row.case):
-            assert row.forward is not None
-            assert row.both is not None
-            forward, both = row.forward.median, row.both.median
-            ratios = [
-                f"{forward / bar.forward:.2f}, {both / bar.both:.2f}" if bar.projected == row.case.projected else ""
-                for bar in BARS
-            ]
-            figures = (report.si(forward, "s"), report.si(both, "s"), *ratios)
-            lines.append(report.line(columns, [*_start(row.case), row.contender, *figures]))
-    if not lines:
+    found = [row for row in rows if row.sweep in ("main", "base") and _at_base(row.case)]
+    if not found:
         return []
     what = f"LSTM, 1 x {BASE.H}, B {BASE.B}, T {BASE.T}; over FlashRNN's published plots on an H100: forward, both"
-    return [what, report.title_line(columns), *lines, ""]
+    return [what, *report.table_lines(columns, found), ""]
 
 
 def _at_base(case: Case) -> bool:
     return case._replace(dtype=BASE.dtype, projected=False) == BASE
-
-
-def _start(case: Case) -> tuple[str, str]:
-    return case.dtype, "x" if case.projected else "z"
 
 
 def by_heads(rows: Sequence[Row]) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from benchmarks import command, report, timing
 from benchmarks.layers.simulation import Schedule, bound, simulate
 from benchmarks.layers.worker import Program, Shape, Worker
+from benchmarks.report import Column
 from benchmarks.subjects import CELLS
 from rnnjax.parallel.schedule import ChunkCost, best_chunk, pipeline_seconds
 
@@ -29,23 +30,23 @@ device that has all of them.
 """
 
 _COLUMNS = (
-    report.Column("stack", 18, left=True),
-    report.Column("contender", 11, left=True),
-    report.Column("devices"),
-    report.Column("a step", 8),
-    report.Column("gain", 5),
-    report.Column("bound", 5),
-    report.Column("part", 5),
-    report.Column("model", 8),
-    report.Column("build", 7),
+    Column("stack", width=18, left=True),
+    Column("contender", width=11, left=True),
+    Column("devices"),
+    Column("a step", "seconds", "s", 8),
+    Column("gain", unit=".2f", width=5),
+    Column("bound", unit=".2f", width=5),
+    Column("part", unit=".0%", width=5),
+    Column("model", "model_seconds", "s", 8),
+    Column("build", "build_seconds", "s", 7),
 )
 _SIMULATED = (
-    report.Column("stack", 18, left=True),
-    report.Column("devices"),
-    report.Column("chunk", 5),
-    report.Column("simulated", 9),
-    report.Column("gain", 5),
-    report.Column("bound", 5),
+    Column("stack", width=18, left=True),
+    Column("devices"),
+    Column("chunk", width=5),
+    Column("simulated", "seconds", "s"),
+    Column("gain", unit=".2f", width=5),
+    Column("bound", unit=".2f", width=5),
 )
 
 
@@ -92,10 +93,10 @@ def main(arguments: Sequence[str]) -> None:
 
     report.show(
         options,
-        report.Table(_COLUMNS, cells),
+        _COLUMNS,
         measured(),
         about="float32; times are medians; gains are over one core",
-        last=lambda rows: "\n".join(report.Table(_SIMULATED, simulated_cells).lines(simulated)),
+        last=lambda rows: "\n".join(report.table_lines(_SIMULATED, simulated)),
         chunks=chunks,
         simulated=simulated,
     )
@@ -212,19 +213,6 @@ def simulate_more(options: argparse.Namespace, shape: Shape, cost: ChunkCost) ->
         gain = devices * cost.step * shape.length / found.seconds
         stack = f"{shape.cell} {devices} x {shape.hidden}"
         yield SimulatedRow(stack, devices, chunk, found.seconds, gain, bound(chunks, devices))
-
-
-def cells(row: Row) -> list[object]:
-    """Returns a row as it is printed."""
-    limits = ["" if row.bound is None else f"{row.bound:.2f}", "" if row.part is None else f"{row.part:.0%}"]
-    figures = [report.si(row.seconds, "s"), f"{row.gain:.2f}", *limits]
-    times = [report.si(each, "s") for each in (row.model_seconds, row.build_seconds)]
-    return [row.stack, row.contender, row.devices, *figures, *times]
-
-
-def simulated_cells(row: SimulatedRow) -> list[object]:
-    """Returns a simulated row as it is printed."""
-    return [row.stack, row.devices, row.chunk, report.si(row.seconds, "s"), f"{row.gain:.2f}", f"{row.bound:.2f}"]
 
 
 def _name(shape: Shape) -> str:

@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec
 from benchmarks import command, report, timing
 from benchmarks.classifier import Case, shape
 from benchmarks.peers.contenders import CONTENDERS, USES, missing_package
+from benchmarks.report import Column
 from benchmarks.subjects import CELLS
 from rnnjax.parallel.mesh import batch_mesh, provide_cpu_devices
 
@@ -51,16 +52,16 @@ step's product [B, H] x [H, G H] alone, on all cores and devices. Geometric mean
 """
 
 _COLUMNS = (
-    report.Column("cell", 8, left=True),
-    report.Column("layers"),
-    report.Column("T, B, I, H", 18, left=True),
-    report.Column("what", 5, left=True),
-    report.Column("devices"),
-    *(report.Column(name, 7) for name in CONTENDERS),
-    report.Column("/ jax", 5),
-    report.Column("/ torch", 7),
-    report.Column("roof", 5),
-    report.Column("first call", 9),
+    Column("cell", "case.cell", width=8, left=True),
+    Column("layers", "case.layers"),
+    Column("T, B, I, H", lambda row: ", ".join(map(str, row.case[2:])), width=18, left=True),
+    Column("what", width=5, left=True),
+    Column("devices"),
+    *(Column(name, lambda row, name=name: row.seconds.get(name), "s", 7) for name in CONTENDERS),
+    Column("/ jax", lambda row: row.ratio(JAX_PEERS), ".2f", 5),
+    Column("/ torch", lambda row: row.ratio(["torch"]), ".2f"),
+    Column("roof", "roofline", ".0%", 5),
+    Column("first call", lambda row: row.first_call_seconds.get("rnnjax"), "s", 9),
 )
 
 
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.use == "command":
         provide_cpu_devices()
     rows = (row for case in cases(options) for row in measure(case, options.peers, options.seconds, options.use))
-    report.show(options, report.Table(_COLUMNS, cells), rows, last=lambda rows: "\n".join(["", *summary(rows)]))
+    report.show(options, _COLUMNS, rows, last=lambda rows: "\n".join(["", *summary(rows)]))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -181,18 +182,6 @@ def _product_rate(case: Case, devices: int) -> float:
     jax.block_until_ready(run(h, w))
     seconds = min(timing.duration(functools.partial(run, h, w)) for _ in range(5))
     return count * 2 * case.B * case.H * case.gates * case.H / seconds
-
-
-def cells(row: Row) -> list[object]:
-    """Returns a row as it is printed."""
-    times = [report.si(row.seconds.get(name), "s") or "-" for name in CONTENDERS]
-    ratios = [row.ratio(JAX_PEERS), row.ratio(["torch"])]
-    sizes = f"{row.case.T}, {row.case.B}, {row.case.I}, {row.case.H}"
-    return [
-        *(row.case.cell, row.case.layers, sizes, row.what, row.devices, *times),
-        *("-" if math.isnan(ratio) else f"{ratio:.2f}" for ratio in ratios),
-        *(f"{row.roofline:.0%}", report.si(row.first_call_seconds.get("rnnjax"), "s")),
-    ]
 
 
 def summary(rows: Sequence[Row]) -> list[str]:

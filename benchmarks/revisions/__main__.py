@@ -23,6 +23,7 @@ from jax import export
 
 from benchmarks import command, report, timing
 from benchmarks.processes import ROOT
+from benchmarks.report import Column
 from rnnjax.errors import ConfigError
 
 Key = tuple[str, str, str, str]  # cell, shape, method, direction
@@ -36,14 +37,14 @@ parameters. Times are medians; "ratio" is after over before. Programs that are e
 """
 
 _COLUMNS = (
-    report.Column("cell", 8, left=True),
-    report.Column("T,B,I,H", 14, left=True),
-    report.Column("method", 7, left=True),
-    report.Column("direction", 16, left=True),
-    report.Column("before", 8),
-    report.Column("after", 8),
-    report.Column("ratio", 5),
-    report.Column("runs", 4),
+    Column("cell", width=8, left=True),
+    Column("T,B,I,H", "shape", width=14, left=True),
+    Column("method", width=7, left=True),
+    Column("direction", width=16, left=True),
+    Column("before", "before_seconds", "s", 8),
+    Column("after", "after_seconds", "s", 8),
+    Column("ratio", unit=".2f"),
+    Column("runs", width=4),
 )
 
 
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     before, after = all_programs(options)
     rows = (measured(key, before[key], after[key], options.seconds) for key in before)
-    report.show(options, report.Table(_COLUMNS, cells), rows, last=summary)
+    report.show(options, _COLUMNS, rows, last=summary)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -133,12 +134,6 @@ def _call(program: bytes) -> Callable[[], Any]:
     arrays = [jnp.asarray(0.1 * draw.standard_normal(like.shape), like.dtype) for like in exported.in_avals]
     compiled = jax.jit(exported.call).lower(*arrays).compile()
     return lambda: compiled(*arrays)
-
-
-def cells(row: Row) -> list[object]:
-    """Returns a row as it is printed."""
-    times = [report.si(each, "s") for each in (row.before_seconds, row.after_seconds)]
-    return [row.cell, row.shape, row.method, row.direction, *times, f"{row.ratio:.2f}", row.runs]
 
 
 def summary(rows: Sequence[Row]) -> str:

@@ -21,7 +21,8 @@ from jaxtyping import Array, Float
 
 import rnnjax
 from benchmarks import command, report, timing
-from benchmarks.time.model import Costs, Simulated, extra_work, simulate
+from benchmarks.report import Column
+from benchmarks.time.model import Costs, extra_work, simulate
 from rnnjax.backend import on_gpu
 from rnnjax.parallel.mesh import provide_cpu_devices
 from rnnjax.parallel.time import TimeSplit
@@ -54,28 +55,28 @@ nothing but read and write. "memory" is the program's temporaries as the compile
 """
 
 _COLUMNS = (
-    report.Column("cell", 8, left=True),
-    report.Column("T", 8),
-    report.Column("B", 4),
-    report.Column("H", 4),
-    report.Column("direction", 9, left=True),
-    report.Column("way", 8, left=True),
-    report.Column("run", 8),
-    report.Column("/ scan", 7),
-    report.Column("share", 6),
-    report.Column("memory", 8),
-    report.Column("compile", 8),
+    Column("cell", width=8, left=True),
+    Column("T", width=8),
+    Column("B", width=4),
+    Column("H", width=4),
+    Column("direction", width=9, left=True),
+    Column("way", width=8, left=True),
+    Column("run", "run_seconds", "s", 8),
+    Column("/ scan", "speed_over_scan", ".2f", 7),
+    Column("share", "share_of_floor", ".2f", 6),
+    Column("memory", "temp_bytes", "B", 8),
+    Column("compile", "compile_seconds", "s", 8),
 )
 
 _SIMULATED = (
-    report.Column("cell", 8, left=True),
-    report.Column("B", 4),
-    report.Column("H", 4),
-    report.Column("direction", 9, left=True),
-    report.Column("devices", 7),
-    report.Column("takes", 8),
-    report.Column("gain", 7),
-    report.Column("share", 6),
+    Column("cell", width=8, left=True),
+    Column("B", width=4),
+    Column("H", width=4),
+    Column("direction", width=9, left=True),
+    Column("devices"),
+    Column("takes", "seconds", "s", 8),
+    Column("gain", unit=".1f", width=7),
+    Column("share", unit=".2f", width=6),
 )
 _DEVICES, _STEPS = (2, 16, 128, 1024), 10**8
 _LATENCY, _BANDWIDTH = 1e-5, 1e11  # assumed: about those between accelerators in one cluster
@@ -90,7 +91,7 @@ class Size(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What was measured of one way; `skipped` says why it was not run, and the figures are None then."""
+    """What was measured of one way; `reason` says why it was not run, and the figures are None then."""
 
     cell: str
     T: int
@@ -104,7 +105,21 @@ class Row(NamedTuple):
     share_of_floor: float | None = None
     temp_bytes: int | None = None
     compile_seconds: float | None = None
-    skipped: str | None = None
+    reason: str | None = None
+
+
+class SimulatedRow(NamedTuple):
+    """What the model says of a number of devices, from the costs of a split that was measured."""
+
+    cell: str
+    B: int
+    H: int
+    direction: str
+    devices: int
+    steps: int
+    seconds: float
+    gain: float
+    share: float
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -115,21 +130,16 @@ def main(arguments: Sequence[str]) -> None:
     with timing.cold_compilation():
         report.show(
             options,
-            report.Table(_COLUMNS, cells),
+            _COLUMNS,
             measure_all(options, rate),
             about=f"{report.si(rate, 'B')}/s read and written by a copy, float32",
             last=lambda rows: simulation_text(simulated(rows)),
             copy_bytes_per_second=rate,
-            simulated=simulation,
+            simulated=simulated,
         )
 
 
-def simulation(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Returns what is simulated from some rows, as it is written."""
-    return [{"cell": row.cell, "direction": row.direction, **made._asdict()} for row, made in simulated(rows)]
-
-
-def simulated(rows: Sequence[Row]) -> list[tuple[Row, Simulated]]:
+def simulated(rows: Sequence[Row]) -> list[SimulatedRow]:
     """Returns what the model says of the longest sequences that were split."""
     results = []
     for row in rows:
@@ -145,24 +155,20 @@ def simulated(rows: Sequence[Row]) -> list[tuple[Row, Simulated]]:
             latency=_LATENCY,
             bandwidth=_BANDWIDTH,
         )
-        results += [(row, simulate(costs, devices, _STEPS)) for devices in _DEVICES]
+        named = (row.cell, row.B, row.H, row.direction)
+        results += [SimulatedRow(*named, *simulate(costs, devices, _STEPS)) for devices in _DEVICES]
     return results
 
 
-def simulation_text(results: Sequence[tuple[Row, Simulated]]) -> str:
+def simulation_text(results: Sequence[SimulatedRow]) -> str:
     """Returns the simulated rows as a table; nothing where nothing was split."""
     if not results:
         return ""
-    lines = [
-        "",
+    title = (
         f"simulated, not measured: {_STEPS:.0e} steps on many such devices, from the costs of a step and of the split "
-        f"above, {report.si(_LATENCY, 's')} for a message and {report.si(_BANDWIDTH, 'B')}/s between devices",
-        report.title_line(_SIMULATED),
-    ]
-    for row, result in results:
-        figures = [result.devices, report.si(result.seconds, "s"), f"{result.gain:.1f}", f"{result.share:.2f}"]
-        lines.append(report.line(_SIMULATED, [row.cell, row.B, row.H, row.direction, *figures]))
-    return "\n".join(lines)
+        f"above, {report.si(_LATENCY, 's')} for a message and {report.si(_BANDWIDTH, 'B')}/s between devices"
+    )
+    return "\n".join(["", title, *report.table_lines(_SIMULATED, results)])
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -204,7 +210,7 @@ def measure(name: str, size: Size, direction: str, options: argparse.Namespace, 
             program = function if direction == "forward" else gradient(function)
             builds[way] = timing.build(program, params, numbers), params
         except ValueError as error:  # why a method cannot serve
-            rows.append(row(way, skipped=str(error)))
+            rows.append(row(way, reason=str(error)))
     times = timing.interleave(
         {way: functools.partial(built.run, params, numbers) for way, (built, params) in builds.items()},
         repeats=1000,
@@ -324,16 +330,6 @@ def copy_rate() -> float:
         return numbers
 
     return 2 * numbers.nbytes / timing.usual(call)
-
-
-def cells(row: Row) -> list[object]:
-    """Returns a row as it is printed."""
-    names = [row.cell, row.T, row.B, row.H, row.direction, row.way]
-    if row.skipped is not None or row.run_seconds is None:
-        return [*names, f"skipped: {row.skipped}"]
-    speed = "" if row.speed_over_scan is None else f"{row.speed_over_scan:.2f}"
-    figures = [report.si(row.run_seconds, "s"), speed, f"{row.share_of_floor:.2f}"]
-    return [*names, *figures, report.si(row.temp_bytes, "B"), report.si(row.compile_seconds, "s")]
 
 
 if __name__ == "__main__":

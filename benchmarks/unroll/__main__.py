@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from benchmarks import command, report, timing
+from benchmarks.report import Column
 from benchmarks.subjects import LOOPS
 from benchmarks.unroll.rows import AMORTISED_CALLS, DIRECTIONS, METHODS, Row, crossovers, plot, summary_text
 from rnnjax import GRU, LSTM, BasicRNN, Cell, Method, unroll
@@ -37,24 +38,24 @@ The JSON file is one object: "machine" (device, cores, load, versions), "options
 (cell, T, method, direction): trace_seconds, lower_seconds, compile_seconds, run_seconds (median) with its quartiles
 run_seconds_low and run_seconds_high over `runs` runs, run_seconds_per_step, ratio_to_scan (run time over that of scan),
 argument_bytes, output_bytes, temp_bytes and their sum peak_bytes as the compiler plans them, device_peak_bytes (what
-the device's allocator ever held in this process; null on a CPU), skipped (why it was not run, else null; all figures
+the device's allocator ever held in this process; null on a CPU), reason (why it was not run, else null; all figures
 are null then) and predicted_seconds (to trace, lower and compile; static only). A summary is one (cell, direction):
 the T at which static was compiled ("measured"), and of those the T at which it is faster than the best scan that has a
 loop (unroll below T), by run time ("run") and with the build spread over {AMORTISED_CALLS} calls ("amortised").
 """
 
 _COLUMNS = (
-    report.Column("cell", 13, left=True),
-    report.Column("T", 5),
-    report.Column("direction", 16, left=True),
-    report.Column("method", 8, left=True),
-    report.Column("trace", 7),
-    report.Column("lower", 7),
-    report.Column("compile", 7),
-    report.Column("run", 7),
-    report.Column("a step", 7),
-    report.Column("/ scan", 6),
-    report.Column("memory", 7),
+    Column("cell", width=13, left=True),
+    Column("T", width=5),
+    Column("direction", width=16, left=True),
+    Column("method", width=8, left=True),
+    Column("trace", "trace_seconds", "s", 7),
+    Column("lower", "lower_seconds", "s", 7),
+    Column("compile", "compile_seconds", "s", 7),
+    Column("run", "run_seconds", "s", 7),
+    Column("a step", "run_seconds_per_step", "s", 7),
+    Column("/ scan", "ratio_to_scan", ".2f"),
+    Column("memory", "peak_bytes", "B", 7),
 )
 
 
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str]) -> None:
             plot(rows, options.plot)
         return summary_text(crossovers(rows))
 
-    table = report.Table(_COLUMNS, cells)
+    table = _COLUMNS
     report.show(options, table, measure_all(options), about=about, last=last, summary=crossovers)
 
 
@@ -141,7 +142,7 @@ def measure(
     )
     static = Row(subject.name, length, "static", direction, predicted_seconds=predicted)
     if skip:
-        static = static._replace(skipped=f"static skipped: compile would take ~{math.ceil(predicted)} s")
+        static = static._replace(reason=f"skipped: compile would take ~{math.ceil(predicted)} s")
     rows = [static, *(Row(subject.name, length, name, direction) for name in LOOPS)]
     return [measured(row, builds[row.method], times) if row.method in builds else row for row in rows]
 
@@ -206,16 +207,6 @@ def measured(row: Row, built: timing.Build, times: Mapping[str, Sequence[float]]
         device_peak_bytes=timing.device_peak_bytes(),
         **memory,
     )
-
-
-def cells(row: Row) -> list[object]:
-    """Returns a row as it is printed."""
-    names = (row.cell, row.T, row.direction)
-    if row.run_seconds is None:
-        return [*names, row.skipped]
-    built = (row.trace_seconds, row.lower_seconds, row.compile_seconds, row.run_seconds, row.run_seconds_per_step)
-    figures = [report.si(seconds, "s") for seconds in built]
-    return [*names, row.method, *figures, f"{row.ratio_to_scan:.2f}", report.si(row.peak_bytes, "B")]
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class Row(NamedTuple):
     temp_bytes: int | None = None
     peak_bytes: int | None = None
     device_peak_bytes: int | None = None
-    skipped: str | None = None
+    reason: str | None = None
     predicted_seconds: float | None = None
 
     def cost(self, calls: float = math.inf) -> float:
@@ -70,7 +70,9 @@ def crossover(rows: Sequence[Row]) -> Crossover:
     A scan that takes T steps or more at a time has no loop left: it is static by another name, and not counted.
     """
     by_length = {length: {row.method: row for row in rows if length == row.T} for length in {row.T for row in rows}}
-    measured = sorted(length for length, by_method in by_length.items() if by_method["static"].skipped is None)
+    # Of the last length, some may be missing yet.
+    whole = {length: of for length, of in by_length.items() if {"static", "scan"} <= set(of)}
+    measured = sorted(length for length, of in whole.items() if of["static"].reason is None)
 
     def faster(length: int, calls: float) -> bool:
         scans = [row for name, row in by_length[length].items() if is_loop(name, length)]
@@ -127,7 +129,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
 def _draw(axis: Any, rows: Sequence[Row], direction: str, field: str) -> None:
     for method in METHODS:
-        of_method = [row for row in rows if row.method == method and row.direction == direction and not row.skipped]
+        of_method = [row for row in rows if row.method == method and row.direction == direction and not row.reason]
         axis.plot([row.T for row in of_method], [getattr(row, field) for row in of_method], marker=".", label=method)
     lengths = sorted({row.T for row in rows})
     axis.set(xscale="log", yscale="log", xlabel="T")

@@ -9,13 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from benchmarks import command, processes, report, timing
+from benchmarks.report import Column
 from configs.mnist import VARIANTS
 from rnnjax.data.mnist_files import originals_folder
 from rnnjax.errors import DataError
@@ -28,14 +30,14 @@ checkpoints, logs or plots. Ratios are PyTorch's time over ours, medians of the 
 """
 
 _COLUMNS = (
-    report.Column("job", 12, left=True),
-    report.Column("whole job", 9),
-    report.Column("low", 8),
-    report.Column("high", 8),
-    report.Column("a step", 8),
-    report.Column("validation", 10),
-    report.Column("test", 7),
-    report.Column("PyTorch / it", 12),
+    Column("job", width=12, left=True),
+    Column("whole job", "seconds.median", "s"),
+    Column("low", "seconds.low", "s", 8),
+    Column("high", "seconds.high", "s", 8),
+    Column("a step", "seconds_per_step", "s", 8),
+    Column("validation", "validation_accuracy", ".4f"),
+    Column("test", "test_accuracy", ".4f", 7),
+    Column("PyTorch / it", "ratio", ".2f"),
 )
 
 
@@ -48,6 +50,18 @@ class Job(NamedTuple):
     test: float
 
 
+class Row(NamedTuple):
+    """The figures of a job: medians over the turns, and PyTorch's time over its own in the same turn."""
+
+    job: str
+    seconds: timing.Spread
+    seconds_per_step: float
+    validation_accuracy: float
+    test_accuracy: float
+    ratio: float
+    runs: list[Job]
+
+
 def main(arguments: Sequence[str]) -> None:
     """Runs the command with the arguments after its name.
 
@@ -57,8 +71,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     folder_of_originals(options)
     about = f"configs/mnist.py:{options.variant}"
-    table = report.Table(_COLUMNS, cells)
-    report.show(options, table, measure(options), on=processes.machine(), about=about)
+    report.show(options, _COLUMNS, measure(options), on=processes.machine(), about=about)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -73,7 +86,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.options(arguments)
 
 
-def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def measure(options: argparse.Namespace) -> Iterator[Row]:
     """Yields the row of each job, after all turns."""
     jobs: dict[str, list[Job]] = {"cold": [], "warm": [], "PyTorch": []}
     for turn in range(options.repeats):
@@ -127,27 +140,12 @@ def folder_of_originals(options: argparse.Namespace) -> Path:
     return folder
 
 
-def row(name: str, runs: Sequence[Job], beside: Sequence[Job]) -> dict[str, Any]:
-    """Returns the figures of a job: medians over the turns, and PyTorch's time over its own in the same turn."""
+def row(name: str, runs: Sequence[Job], beside: Sequence[Job]) -> Row:
+    """Returns the figures of a job, from its runs and from those of PyTorch's."""
     spread = timing.spread([run.seconds for run in runs])
-    return {
-        "job": name,
-        "seconds": spread.median,
-        "seconds_low": spread.low,
-        "seconds_high": spread.high,
-        "seconds_per_step": timing.spread([run.step_seconds for run in runs]).median,
-        "validation_accuracy": timing.spread([run.validation for run in runs]).median,
-        "test_accuracy": timing.spread([run.test for run in runs]).median,
-        "ratio": timing.spread([other.seconds / run.seconds for run, other in zip(runs, beside)]).median,
-        "runs": [run._asdict() for run in runs],
-    }
-
-
-def cells(row: dict[str, Any]) -> list[object]:
-    """Returns a row as it is printed."""
-    seconds = [report.si(row[key], "s") for key in ("seconds", "seconds_low", "seconds_high", "seconds_per_step")]
-    accuracies = [f"{row[key]:.4f}" for key in ("validation_accuracy", "test_accuracy")]
-    return [row["job"], *seconds, *accuracies, f"{row['ratio']:.2f}"]
+    step, validation, test = (statistics.median(values) for values in list(zip(*runs))[1:])
+    ratio = statistics.median([other.seconds / run.seconds for run, other in zip(runs, beside)])
+    return Row(name, spread, step, validation, test, ratio, list(runs))
 
 
 if __name__ == "__main__":
