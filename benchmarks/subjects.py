@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from rnnjax import CuDNN, Fused, Method, Pallas, Scan
 
@@ -20,3 +25,8 @@ METHODS = {**LOOPS, **KERNELS}
 def on_this_device(method: Method) -> Method:
     """Returns a method as it runs here: the kernels of `Pallas` are interpreted on a CPU."""
     return Pallas(interpret=True) if method == Pallas() and jax.default_backend() == "cpu" else method
+
+
+def mean_square(outputs: Callable[[Any, Any], Array]) -> Callable[[Any, Any], Float[Array, ""]]:
+    """Returns the loss whose gradient is measured: the mean of the squares of ``outputs(params, xs)``."""
+    return lambda params, xs: jnp.mean(jnp.square(outputs(params, xs)))

@@ -13,6 +13,9 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+# What the cost of a chunk is measured with: steps, steps in a chunk, turns.
+_LENGTH, _CHUNKS, _TURNS = 96, (6, 48), 5
+
 
 class Shape(NamedTuple):
     """The size of a stack of alike layers and of its inputs."""
@@ -81,17 +84,17 @@ def main(cores: str) -> None:
     print(json.dumps(seconds), flush=True)
     for line in sys.stdin:
         kind, *layers = line.split()
-        answer = cost(shape, int(layers[0])) if kind == "cost" else timing.duration(steps[line.strip()])
+        answer = measured_cost(shape, int(layers[0])) if kind == "cost" else timing.duration(steps[line.strip()])
         print(json.dumps(answer), flush=True)
 
 
 def build(shape: Shape, program: Program, devices: int) -> Callable[[], Any]:
     """Returns a step: the gradient, with respect to the parameters, of the mean of the squared outputs."""
     import jax
-    import jax.numpy as jnp
     from jax.sharding import AxisType, PartitionSpec
 
     import rnnjax
+    from benchmarks.subjects import mean_square
     from rnnjax.parallel.batch import sum_over
     from rnnjax.parallel.layers import Wavefront
     from rnnjax.parallel.mesh import BATCH, LAYERS
@@ -100,9 +103,7 @@ def build(shape: Shape, program: Program, devices: int) -> Callable[[], Any]:
     params = stack.init(jax.random.key(0), shape.hidden)
     xs = jax.random.normal(jax.random.key(1), (shape.batch, shape.length, shape.hidden))
     method = Wavefront(chunk=program.chunk) if program.kind == "layers" else None
-
-    def gradient(params: Any, xs: Any) -> Any:
-        return jax.grad(lambda params: jnp.square(rnnjax.unroll(stack, params, xs, method=method)[0]).mean())(params)
+    gradient = jax.grad(mean_square(lambda params, xs: rnnjax.unroll(stack, params, xs, method=method)[0]))
 
     def of_a_part(params: Any, xs: Any) -> Any:
         sums = sum_over(BATCH, gradient(jax.lax.pcast(params, BATCH, to="varying"), xs))
@@ -120,12 +121,27 @@ def build(shape: Shape, program: Program, devices: int) -> Callable[[], Any]:
     return functools.partial(step, params, xs)
 
 
-def cost(shape: Shape, layers: int) -> list[float]:
-    """Returns what a chunk costs a device with so many layers."""
-    import rnnjax
-    from benchmarks.layers.chunk_cost import measured_cost
+def measured_cost(shape: Shape, layers: int) -> tuple[float, float]:
+    """Returns the seconds of a chunk, forward and backward, on a device with so many layers: fixed, and of a step.
 
-    return [*measured_cost((getattr(rnnjax, shape.cell)(shape.hidden),) * layers, shape.batch, shape.hidden)]
+    T steps in K chunks take ``K fixed + T step`` on one device, so that two chunk sizes determine both numbers. The
+    two are run alternately, and the best time of each counts.
+    """
+    from benchmarks import timing
+
+    part = shape._replace(layers=layers, length=_LENGTH)
+    # Over one device `Wavefront` cuts into chunks and sends nothing.
+    runs = {chunk: build(part, Program("layers", chunk), 1) for chunk in _CHUNKS}
+    times = timing.interleave(runs, repeats=_TURNS)
+    return solved(_LENGTH, {chunk: min(seconds) for chunk, seconds in times.items()})
+
+
+def solved(length: int, seconds: dict[int, float]) -> tuple[float, float]:
+    """Returns the cost that explains the seconds of `length` steps, measured with each of two chunk sizes."""
+    (small, at_small), (large, at_large) = seconds.items()
+    # Seconds are measured, and may say that small chunks are the faster ones.
+    fixed = max((at_small - at_large) / (length / small - length / large), 0.0)
+    return fixed, (at_large - fixed * length / large) / length
 
 
 if __name__ == "__main__":

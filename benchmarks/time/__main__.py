@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 import rnnjax
 from benchmarks import command, report, timing
 from benchmarks.report import Column
+from benchmarks.subjects import mean_square
 from benchmarks.time.model import Costs, extra_work, simulate
 from rnnjax.backend import on_gpu
 from rnnjax.parallel.mesh import provide_cpu_devices
@@ -207,7 +208,7 @@ def measure(name: str, size: Size, direction: str, options: argparse.Namespace, 
         if options.ways and way not in options.ways:
             continue
         try:
-            program = function if direction == "forward" else gradient(function)
+            program = function if direction == "forward" else jax.value_and_grad(mean_square(function), (0, 1))
             builds[way] = timing.build(program, params, numbers), params
         except ValueError as error:  # why a method cannot serve
             rows.append(row(way, reason=str(error)))
@@ -308,15 +309,6 @@ def _memax(size: Size) -> Way:
         return jax.vmap(of_one, in_axes=1, out_axes=1)(jnp.asarray(xs))
 
     return run, params
-
-
-def gradient(function: Callable[[Any, Any], Array]) -> Callable[[Any, Any], Any]:
-    """Returns the mean of the squared outputs with its gradient with respect to parameters and inputs."""
-
-    def loss(params: Any, xs: Any) -> Float[Array, ""]:
-        return jnp.mean(jnp.square(function(params, xs)))
-
-    return jax.value_and_grad(loss, argnums=(0, 1))
 
 
 def copy_rate() -> float:

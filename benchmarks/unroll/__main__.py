@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from benchmarks import command, report, timing
 from benchmarks.report import Column
-from benchmarks.subjects import LOOPS
+from benchmarks.subjects import LOOPS, mean_square
 from benchmarks.unroll.rows import AMORTISED_CALLS, DIRECTIONS, METHODS, Row, crossovers, plot, summary_text
 from rnnjax import GRU, LSTM, BasicRNN, Cell, Method, unroll
 
@@ -150,12 +150,9 @@ def measure(
 def program(cell: Cell, method: Method, direction: str) -> Callable[[Any, Array], Any]:
     """Returns the function of ``(params, xs)`` that is measured."""
     forward = functools.partial(unroll, cell, method=method)
-
-    def loss(params: Any, xs: Float[Array, "B T I"]) -> Float[Array, ""]:
-        ys, _ = forward(params, xs)
-        return jnp.mean(jnp.square(ys))
-
-    return forward if direction == "forward" else jax.value_and_grad(loss)
+    if direction == "forward":
+        return forward
+    return jax.value_and_grad(mean_square(lambda params, xs: forward(params, xs)[0]))
 
 
 def inputs(options: argparse.Namespace, length: int) -> Float[Array, "B T I"]:

@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.layers import __main__ as layers
-from benchmarks.layers import chunk_cost
+from benchmarks.layers import worker
 from benchmarks.layers.simulation import Schedule, bound, simulate
-from rnnjax import BasicRNN
 from rnnjax.parallel.schedule import ChunkCost
 
 SECONDS = st.floats(1e-6, 1e3)
@@ -73,12 +72,12 @@ def test_unequal_devices_by_hand():
 def test_two_sizes_of_chunks_give_both_parts_of_a_cost():
     cost = ChunkCost(0.25, 2.0)
     seconds = {chunk: 60 / chunk * cost.seconds(chunk) for chunk in (6, 30)}
-    assert chunk_cost.solved(60, seconds) == pytest.approx(cost)
+    assert worker.solved(60, seconds) == pytest.approx(cost)
 
 
 @pytest.mark.usefixtures("compiled_quickly")
 def test_a_cost_is_measured():
-    found = chunk_cost.measured_cost((BasicRNN(2),), 1, 2)
+    found = ChunkCost(*worker.measured_cost(worker.Shape("BasicRNN", 4, 2, 1, 5), 1))
     assert found.fixed >= 0
     assert found.seconds(10) > 0
 
