@@ -1,90 +1,160 @@
-"""What benchmarks of a task's training beside PyTorch share: flags, turns of all contenders, the table, the file."""
+"""Training as a task's command does it, by any way of unrolling, beside PyTorch's: what such benchmarks share."""
 
 from __future__ import annotations
 
 import argparse
 import copy
-import os
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from benchmarks import report, timing
-from benchmarks.training import METHODS, rnnjax_calls, torch_module, working
-from rnnjax.commands import exit_code
+from benchmarks import command, engine, report, timing
+from benchmarks.pytorch import torch_device, torch_module
+from benchmarks.report import Column
+from benchmarks.subjects import METHODS, on_this_device
 from rnnjax.config import TrainConfig
 from rnnjax.config_group import freeze
 from rnnjax.parallel.mesh import provide_cpu_devices
 from rnnjax.tasks.task import Task
 
-C = TypeVar("C", bound=TrainConfig)
-COLUMNS = (
-    report.Column("low", 9),
-    report.Column("high", 9),
-    report.Column("a step", 8),
-    report.Column("runs", 4),
-)
+Call = Callable[[], Any]
 
 
-class Turns(NamedTuple):
-    """Seconds of each contender's calls, which took turns, and what those that do not work say."""
+class Question(NamedTuple):
+    """A task whose training is timed.
 
-    times: dict[str, list[float]]
-    reasons: dict[str, str]
+    Attributes:
+      name: of the benchmark.
+      description: what it measures.
+      variants: of the task's config, by name; the first of `offered` is the one that is taken.
+      offered: those that PyTorch's model is written for.
+      build: makes the task.
+      torch_call: makes the call that takes so many steps with PyTorch, on a device by its name.
+      steps: in a call; None for all of an epoch.
+      repeats: calls of each contender.
+      of_step: what a step trains on, "images" or "words", and how many of a config.
+    """
+
+    name: str
+    description: str
+    variants: Mapping[str, Any]
+    offered: Sequence[str]
+    build: Callable[[Any], Task]
+    torch_call: Callable[[Task, Any, int, str], Call]
+    steps: int | None
+    repeats: int
+    of_step: tuple[str, Callable[[Any], int]]
 
 
-def parser(name: str, description: str, variants: Sequence[str], default: str, repeats: int) -> report.Parser:
-    """Returns a parser of the flags that every such benchmark has."""
-    parser = report.Parser(f"python -m benchmarks.{name}", description=f"{description}, beside PyTorch.")
-    add = parser.add_argument
-    add("--variant", choices=variants, default=default)
+class Row(NamedTuple):
+    """What was measured of a contender, in seconds; `reason` says why nothing was.
+
+    Attributes:
+      model: its name.
+      seconds: of a call, the median and the quartiles.
+      seconds_per_step: of one step.
+      rate: images or words a second.
+      ratio: PyTorch's time over its own, the median of the turns.
+      runs: number of calls.
+    """
+
+    model: str
+    seconds: timing.Spread | None = None
+    seconds_per_step: float | None = None
+    rate: float | None = None
+    ratio: float | None = None
+    runs: int = 0
+    reason: str | None = None
+
+
+def parse(question: Question, arguments: Sequence[str]) -> argparse.Namespace:
+    """Returns the options of such a command."""
+    parser = command.FiguresParser(question.name, f"{question.description}, beside PyTorch.", steps=1, repeats=1)
+    add, steps, repeats = parser.add_argument, question.steps, question.repeats
+    add("--variant", choices=question.offered, default=question.offered[0])
     add("--data", metavar="PATH", help="folder of the original files; else RNNJAX_DATA")
-    add("--repeats", type=report.at_least_one, default=repeats, help=f"calls of each; {repeats}")
-    ways = f"ways of unrolling, of {', '.join(METHODS)}; auto, as in training"
-    add("--methods", nargs="+", choices=METHODS, default=["auto"], metavar="METHOD", help=ways)
-    add("--json", type=report.output_path, metavar="PATH")
-    return parser
+    add("--steps", type=command.at_least_one, default=steps, help=f"training steps of a call; {steps or 'an epoch'}")
+    add("--repeats", type=command.at_least_one, default=repeats, help=f"calls of each; {repeats}")
+    ways = f"ways of unrolling, of auto, {', '.join(METHODS)}; auto, as in training"
+    add("--methods", nargs="+", choices=["auto", *METHODS], default=["auto"], metavar="METHOD", help=ways)
+    return parser.options(arguments)
 
 
-def task_of(options: argparse.Namespace, variants: Mapping[str, C], build: Callable[[C], Task]) -> tuple[Task, C]:
-    """Returns the task of the variant that is asked for, and its config.
+def compare(question: Question, options: argparse.Namespace) -> None:
+    """Measures, prints and writes.
 
     Raises:
       ConfigError: if PyTorch is not installed; DataError: if the data is not found.
     """
-    torch_module()
+    torch = torch_module()
     provide_cpu_devices()
-    config = copy.deepcopy(variants[options.variant])
+    config = copy.deepcopy(question.variants[options.variant])
     config.data.path = options.data
     config = freeze(config)
-    return build(config), config
+    task, device = question.build(config), torch_device()
+    options.steps = min(engine.steps_in_epoch(task, config), options.steps or task.examples("train"))
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")  # products may be in TF32, as JAX's
+    unit, count = question.of_step
+    about = (
+        f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads\n"
+        f"{options.variant}: calls of {options.steps} steps, {count(config)} {unit} a step"
+    )
+    makers = makers_of_rnnjax(task, config, options.methods, options.steps)
+    makers["PyTorch"] = lambda: question.torch_call(task, config, options.steps, device)
+    rows = measure(makers, options, count(config))
+    on = report.machine() | {"torch": torch.__version__}
+    report.show(options, columns(unit), rows, on=on, about=about)
 
 
-def turns(
-    options: argparse.Namespace, task: Task, config: TrainConfig, steps: int, torch_call: Callable[[], Any]
-) -> Turns:
-    """Returns how long calls of so many training steps take, unrolled in every way that is asked for, and PyTorch's."""
-    calls = rnnjax_calls(task, config, options.methods, steps)
-    able, reasons = working(calls | {"PyTorch": torch_call})
-    return Turns(timing.interleave(able, repeats=options.repeats), reasons)
+def makers_of_rnnjax(
+    task: Task, config: TrainConfig, methods: Sequence[str], steps: int
+) -> dict[str, Callable[[], Call]]:
+    """Returns what makes the call of each way of unrolling; "auto" is the one that training takes by itself."""
+
+    def maker(name: str) -> Callable[[], Call]:
+        method = None if name == "auto" else on_this_device(METHODS[name])
+        return lambda: engine.epoch_call(task, config, method, steps)
+
+    return {"rnnjax" if name == "auto" else f"rnnjax {name}": maker(name) for name in methods}
 
 
-def print_table(columns: Sequence[report.Column], rows: Iterable[list[object]], reasons: Mapping[str, str]) -> None:
-    """Prints a line a contender, and what those that do not work say."""
-    print(report.title_line(columns))
-    for cells in (*rows, *([name, reason] for name, reason in reasons.items())):
-        print(report.line(columns, cells))
+def working(makers: Mapping[str, Callable[[], Call]]) -> tuple[dict[str, Call], dict[str, str]]:
+    """Returns the calls that can be made and work, having made each once, and what the others say."""
+    able, reasons = {}, {}
+    for name, make in makers.items():
+        try:
+            call = make()
+            call()
+        except Exception as error:  # a kernel may fail in any way, and the others are to be timed all the same
+            reasons[name] = report.in_short(error)
+        else:
+            able[name] = call
+    return able, reasons
 
 
-def write(options: argparse.Namespace, machine: dict[str, Any], steps: int, **figures: Any) -> None:
-    """Writes what was measured to the file that is asked for, if one is."""
-    if options.json:
-        settings = {"variant": options.variant, "steps": steps, "torch": torch_module().__version__}
-        report.write_json(options.json, machine=machine, settings=settings, **figures)
+def measure(makers: Mapping[str, Callable[[], Call]], options: argparse.Namespace, count: int) -> Iterator[Row]:
+    """Yields the rows of all contenders, which took turns; a step trains on `count` images or words."""
+    able, reasons = working(makers)
+    times = timing.interleave(able, repeats=options.repeats)
+    for name, seconds in times.items():
+        spread = timing.spread(seconds)
+        step = spread.median / options.steps
+        ratio = None
+        if "PyTorch" in times:
+            ratio = timing.spread([beside / own for own, beside in zip(seconds, times["PyTorch"])]).median
+        yield Row(name, spread, step, count / step, ratio, len(seconds))
+    yield from (Row(name, reason=reason) for name, reason in reasons.items())
 
 
-def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
-    """Runs a benchmark as a command."""
-    # JAX would take most of a GPU's memory at its start, and PyTorch needs some of it.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    sys.exit(exit_code(main, sys.argv[1:]))
+def columns(unit: str) -> tuple[Column, ...]:
+    """Returns the columns of the table."""
+    return (
+        Column("model", width=16, left=True),
+        Column("a call", "seconds.median", "s", 8),
+        Column("low", "seconds.low", "s", 8),
+        Column("high", "seconds.high", "s", 8),
+        Column("a step", "seconds_per_step", "s", 8),
+        Column(f"{unit}/s", "rate", ".0f", 9),
+        Column("PyTorch / it", "ratio", ".2f"),
+        Column("runs", width=4),
+    )

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
-from benchmarks import report, timing
-from rnnjax.commands import exit_code
+from benchmarks import command, report, timing
+from benchmarks.report import Column
 from rnnjax.data.embedded import load_embedded_digits
 from rnnjax.data.mnist import load_mnist
 
-_COLUMNS = (report.Column("source", 40, left=True), report.Column("median", 8), report.Column("runs", 4))
+_COLUMNS = (Column("source", width=40, left=True), Column("median", "seconds", "s", 8), Column("runs", width=4))
+
+
+class Row(NamedTuple):
+    """The median of the seconds that opening a source takes."""
+
+    source: str
+    seconds: float
+    runs: int
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -25,26 +32,23 @@ def main(arguments: Sequence[str]) -> None:
       DataError: if the folder has not the original files.
     """
     options = parse(arguments)
-    with tempfile.TemporaryDirectory() as prepared:
-        preparing = prepare(options.source, prepared)
-        times = timing.interleave(contenders(options.source, prepared), repeats=options.repeats)
-    rows = [{"source": "prepare a TFDS directory from the files", "seconds": preparing, "runs": 1}]
-    rows += [{"source": name, "seconds": timing.spread(t).median, "runs": len(t)} for name, t in times.items()]
-    machine = report.machine()
-    print(f"{report.header(machine)}\n\n{report.title_line(_COLUMNS)}")
-    for row in rows:
-        print(report.line(_COLUMNS, (row["source"], report.si(row["seconds"], "s"), row["runs"])))
-    if options.json:
-        report.write_json(options.json, machine=machine, rows=rows)
+    report.show(options, _COLUMNS, measure(options))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Returns the command's options."""
-    parser = report.Parser(prog="python -m benchmarks.data", description="Times opening MNIST, imports not counted.")
+    parser = command.FiguresParser("data", "Times opening MNIST, imports not counted.", repeats=1)
     parser.add_argument("--source", required=True, help="folder with the four original files")
-    parser.add_argument("--repeats", type=report.at_least_one, default=5)
-    parser.add_argument("--json", type=report.output_path, metavar="PATH")
-    return parser.parse_args(arguments)
+    parser.add_argument("--repeats", type=command.at_least_one, default=5)
+    return parser.options(arguments)
+
+
+def measure(options: argparse.Namespace) -> Iterator[Row]:
+    """Yields a row for each source."""
+    with tempfile.TemporaryDirectory() as prepared:
+        yield Row("prepare a TFDS directory from the files", prepare(options.source, prepared), 1)
+        times = timing.interleave(contenders(options.source, prepared), repeats=options.repeats)
+    yield from (Row(name, timing.spread(seconds).median, len(seconds)) for name, seconds in times.items())
 
 
 def prepare(source: str, directory: str) -> float:
@@ -72,4 +76,4 @@ def _load_prepared(directory: str) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main, sys.argv[1:]))
+    command.run(main)

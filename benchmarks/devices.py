@@ -7,49 +7,43 @@ take in the same time (weak scaling), and what do `jax.shard_map` and `jax.pmap`
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
-from jax.sharding import PartitionSpec
 
-from benchmarks import report, timing
-from benchmarks.contenders import LEARNING_RATE, Case, classifier, repeated
-from benchmarks.peers import CELLS, Turn, shape
-from rnnjax.commands import exit_code
+from benchmarks import command, engine, report, timing
+from benchmarks.classifier import LEARNING_RATE, Case, classifier, plain_state, plain_step, repeated, shape
+from benchmarks.report import Column
+from benchmarks.subjects import CELLS
+from rnnjax.config import ParallelConfig, TrainConfig
 from rnnjax.errors import require
-from rnnjax.parallel.mapping import map_over_devices
-from rnnjax.parallel.mesh import BATCH, batch_mesh, provide_cpu_devices
-from rnnjax.training.batches import EVERYWHERE, batch_weights, place
-from rnnjax.training.program import STATE, place_state
-from rnnjax.training.state import initial_train_state
-from rnnjax.training.step import metric_sums, train_step
+from rnnjax.parallel.mesh import provide_cpu_devices
 
 MAPS = ("shard_map", "pmap")
 
 _EPILOG = """\
 A step is forward, backward and Adam; a call takes several, as one of the training command takes an epoch's, its state
-donated. "jit" is the step on one device without any mapping; on a CPU that device may use all cores, and does where an
-operation is large enough. The contenders of a table are built, then
-run in turns; a turn is as many calls as take 50 ms after one that is not timed. Times are those of a step, medians over
-the turns with their quartiles. "gain" is examples per second over those of "jit", by the median of the turns' ratios;
-for one device, "cost" is the time over that of "jit", less one.
+donated. "jit" is the step written by hand, on one device without any mapping; on a CPU that device may use all cores,
+and does where an operation is large enough. "shard_map" and "pmap" are the training engine's. All contenders of a table
+are built, then run in turns; a turn is as many calls as take 50 ms after one that is not timed. Times are those of a
+step, medians over the turns with their quartiles. "gain" is examples per second over those of
+"jit", by the median of the turns' ratios; for one device, "cost" is the time over that of "jit", less one.
 """
 
 _COLUMNS = (
-    report.Column("scaling", 7, left=True),
-    report.Column("map", 9, left=True),
-    report.Column("devices"),
-    report.Column("batch"),
-    report.Column("a step", 8),
-    report.Column("low", 8),
-    report.Column("high", 8),
-    report.Column("gain", 5),
-    report.Column("cost", 6),
-    report.Column("turns"),
+    Column("scaling", "contender.scaling", width=7, left=True),
+    Column("map", "contender.map", width=9, left=True),
+    Column("devices", "contender.devices"),
+    Column("batch", "contender.batch"),
+    Column("a step", "seconds.median", "s", 8),
+    Column("low", "seconds.low", "s", 8),
+    Column("high", "seconds.high", "s", 8),
+    Column("gain", unit=".2f", width=5),
+    Column("cost", unit="+.1%", width=6),
+    Column("turns"),
 )
 
 
@@ -71,14 +65,14 @@ class Row(NamedTuple):
     turns: int
 
     @property
-    def cost(self) -> float:
+    def cost(self) -> float | None:
         """The time that mapping adds on one device, as a part of that of `jit`."""
-        return 1 / self.gain - 1
+        return 1 / self.gain - 1 if self.contender.devices == 1 and self.contender.map != "jit" else None
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the row as JSON can hold it."""
-        own = {"seconds": self.seconds._asdict(), "gain": self.gain, "turns": self.turns}
-        return self.contender._asdict() | own | ({"cost": self.cost} if self.contender.devices == 1 else {})
+        """Returns the row with its cost."""
+        own = {"seconds": self.seconds, "gain": self.gain, "cost": self.cost, "turns": self.turns}
+        return self.contender._asdict() | own
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -90,41 +84,34 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     provide_cpu_devices()
     available = jax.device_count()
-    most = options.devices or available
-    require(most <= available, f"--devices {most} is more than the {available} devices there are")
-    machine, rows = report.machine(), []
-    sizes = ", ".join(map(str, options.shape))
-    print(f"{report.header(machine)}\n{options.cell}, (T, B, I, H) = ({sizes}), float32\n")
-    print(report.title_line(_COLUMNS), flush=True)
-    for scaling in ("strong", "weak"):
-        case = Case(options.cell, 1, *options.shape)
-        for row in measure(case, scaling, device_counts(most), options.steps, options.seconds):
-            rows.append(row)
-            print(row_line(row), flush=True)
-            if options.json:
-                settings = {"cell": options.cell, "shape": options.shape, "steps": options.steps}
-                report.write_json(options.json, machine=machine, settings=settings, rows=[r.as_json() for r in rows])
+    options.devices = options.devices or available
+    sentence = f"--devices {options.devices} is more than the {available} devices there are"
+    require(options.devices <= available, sentence)
+    about = f"{options.cell}, (T, B, I, H) = ({', '.join(map(str, options.shape))}), float32"
+    rows = report.show(options, _COLUMNS, measure_all(options), about=about)
     if options.plot:
         plot(rows, options.plot)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Returns the command's options."""
-    parser = report.Parser(
-        "python -m benchmarks.devices",
-        description="A batch split over devices, by shard_map and by pmap.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    what = "A batch split over devices, by shard_map and by pmap."
+    parser = command.FiguresParser("devices", what, _EPILOG, cell="BasicRNN", shape=(2, 5, 3, 4), seconds=0.01)
     add = parser.add_argument
     add("--cell", choices=CELLS, default="LSTM")
     add("--shape", type=shape, default=(28, 150, 28, 150), metavar="T,B,I,H", help="default: 28,150,28,150")
-    add("--devices", type=report.at_least_one, metavar="N", help="up to so many; all")
-    add("--steps", type=report.at_least_one, default=8, metavar="N", help="of a call; 8")
-    add("--seconds", type=report.positive, default=20.0, help="of measuring a table, at least three turns; 20")
-    add("--json", type=report.output_path, metavar="PATH", help="write all figures here")
-    add("--plot", type=report.plot_path, metavar="PATH", help="draw the gains here: .png, .svg or .pdf")
-    return parser.parse_args(arguments)
+    add("--devices", type=command.at_least_one, metavar="N", help="up to so many; all")
+    add("--steps", type=command.at_least_one, default=8, metavar="N", help="of a call; 8")
+    parser.add_seconds(20.0, "of measuring a table, at least three turns")
+    add("--plot", type=command.plot_path, metavar="PATH", help="draw the gains here: .png, .svg or .pdf")
+    return parser.options(arguments)
+
+
+def measure_all(options: argparse.Namespace) -> Iterator[Row]:
+    """Yields the rows of both kinds of scaling."""
+    case = Case(options.cell, 1, *options.shape)
+    for scaling in ("strong", "weak"):
+        yield from measure(case, scaling, device_counts(options.devices), options.steps, options.seconds)
 
 
 def device_counts(most: int) -> list[int]:
@@ -137,12 +124,8 @@ def measure(case: Case, scaling: str, counts: Sequence[int], steps: int, seconds
     contenders = [Contender(scaling, "jit", 1, case.B)] + [
         Contender(scaling, map, count, case.B * (count if scaling == "weak" else 1)) for count in counts for map in MAPS
     ]
-    turns = {each: Turn(training_steps(case._replace(B=each.batch), each, steps)) for each in contenders}
-    timing.interleave(
-        {f"{contender.map} on {contender.devices}": turn for contender, turn in turns.items()},
-        repeats=1000,
-        seconds=seconds,
-    )
+    turns = {each: timing.Turn(training_steps(case._replace(B=each.batch), each, steps)) for each in contenders}
+    timing.interleave(turns, repeats=1000, seconds=seconds)
     times = {contender: [time / steps for time in turn.times[1:]] for contender, turn in turns.items()}
     return [row(contender, own, times[contenders[0]], case.B) for contender, own in times.items()]
 
@@ -154,63 +137,29 @@ def row(contender: Contender, seconds: Sequence[float], base: Sequence[float], b
 
 
 def training_steps(case: Case, contender: Contender, steps: int) -> Callable[[], Any]:
-    """Returns a call that takes so many steps from the state that the one before it left."""
-    _, task = classifier(case)
+    """Returns a call that takes so many steps from the state that the one before it left, and returns their losses."""
+    model, task = classifier(case)
     optimizer = optax.adam(LEARNING_RATE)
-    xs, labels = case.inputs()
-    batch, state = {"xs": xs, "labels": labels}, initial_train_state(task, optimizer)(0)
-    if contender.map == "jit":
-        device = jax.devices()[0]
-        program = jax.jit(many(plain_step(task, optimizer), steps), donate_argnums=0)
-        return repeated(program, *jax.device_put((state, batch), device))
-    mesh, split = batch_mesh(str(contender.devices), case.B), PartitionSpec(BATCH)
-    weight = place(mesh, split, batch_weights(mesh, case.B))
-    rows = np.minimum(np.arange(len(weight)), case.B - 1)
-    batch = place(mesh, split, {name: values[rows] for name, values in batch.items()})
-    state = place_state(mesh, state)
-
-    def step(state: Any, batch: Any, weight: Any) -> Any:
-        return train_step(task, optimizer, BATCH, state, batch, weight)
-
-    specs = (STATE, split, split)
-    compile_for = map_over_devices(many(step, steps), mesh, specs, (STATE, EVERYWHERE), map=contender.map, donate=[0])
-    compiled = compile_for(state, batch, weight)
-    return repeated(lambda state, batch: compiled(state, batch, weight), state, batch)
+    parallel = ParallelConfig(map=contender.map if contender.map in MAPS else MAPS[0])
+    config = TrainConfig(batch_size=case.B, parallel=parallel)
+    if contender.map != "jit":
+        return engine.batch_call(task, config, optimizer, contender.devices, steps)
+    state = plain_state(engine.first_params(task, config, optimizer))
+    rows = np.tile(np.arange(case.B), (steps, 1))
+    placed = jax.device_put((state, case.inputs(), rows), jax.devices()[0])
+    return repeated(many(plain_step(model.apply)), *placed)
 
 
-def many(step: Callable[..., Any], steps: int) -> Callable[..., Any]:
-    """Returns a function that takes a step so many times, on the same batch."""
+def many(step: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+    """Returns a function that takes a step on the examples of each of some rows, as training does."""
 
-    def taken(state: Any, *batch: Any) -> Any:
-        return jax.lax.scan(lambda state, _: step(state, *batch), state, length=steps)
+    def taken(state: Any, examples: Any, rows: Any) -> tuple[Any, Any]:
+        def one(state: Any, batch: Any) -> tuple[Any, Any]:
+            return step(state, jax.tree.map(lambda values: values[batch], examples))
+
+        return jax.lax.scan(one, state, rows)
 
     return taken
-
-
-def plain_step(task: Any, optimizer: optax.GradientTransformation) -> Callable[[Any, Any], Any]:
-    """Returns a step with nothing mapped: the gradient of the mean loss, and the optimiser."""
-
-    def step(state: Any, batch: Any) -> Any:
-        key = jax.random.fold_in(state.key, state.step)
-
-        def mean_loss(params: Any) -> tuple[Any, Any]:
-            sums = metric_sums(task.loss(params, None, batch, key)[0])
-            means = {name: total.value / total.weight for name, total in sums.items()}
-            return means["loss"], means
-
-        gradients, metrics = jax.grad(mean_loss, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
-
-    return step
-
-
-def row_line(row: Row) -> str:
-    """Returns a row as a line of the table."""
-    contender, times = row.contender, [report.si(value, "s") for value in row.seconds]
-    cost = f"{row.cost:+.1%}" if contender.devices == 1 and contender.map != "jit" else ""
-    return report.line(_COLUMNS, [*contender, *times, f"{row.gain:.2f}", cost, row.turns])
 
 
 def plot(rows: Sequence[Row], path: Any) -> None:
@@ -228,4 +177,4 @@ def plot(rows: Sequence[Row], path: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main, sys.argv[1:]))
+    command.run(main)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -19,9 +18,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 import rnnjax
-from benchmarks import report, timing
+from benchmarks import command, report, timing
+from benchmarks.report import Column
+from benchmarks.subjects import CELLS
+from rnnjax.errors import ConfigError
 
-CELLS = ("BasicRNN", "LSTM", "GRU")
 READS = ("last", "every")
 
 
@@ -42,13 +43,13 @@ are its temporaries as the compiler plans them; "growth" is the power of T with 
 """
 
 _COLUMNS = (
-    report.Column("cell", 8, left=True),
-    report.Column("reads", 5, left=True),
-    report.Column("T", 6),
-    report.Column("method", 11, left=True),
-    report.Column("memory", 8),
-    report.Column("growth", 6),
-    report.Column("run", 8),
+    Column("cell", width=8, left=True),
+    Column("reads", width=5, left=True),
+    Column("T", width=6),
+    Column("method", width=11, left=True),
+    Column("memory", "temp_bytes", "B", 8),
+    Column("growth", unit=".2f", width=6),
+    Column("run", lambda row: report.si(row.run_seconds, "s") or "not run", width=8),
 )
 
 
@@ -64,38 +65,31 @@ class Row(NamedTuple):
     run_seconds: float | None
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs the command with the arguments after its name; returns its exit code."""
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command with the arguments after its name.
+
+    Raises:
+      ConfigError: where it is not known how much memory a program takes.
+    """
     options = parse(arguments)
-    machine, rows = report.machine(), []
-    print(f"{report.header(machine)}\nbatch {options.batch}, input {options.input}, hidden {options.hidden}, float32\n")
-    print(report.title_line(_COLUMNS), flush=True)
-    for row in measure_all(options):
-        rows.append(row)
-        print(row_line(row), flush=True)
-        if options.json:
-            report.write_json(options.json, machine=machine, rows=[row._asdict() for row in rows])
-    return 0
+    about = f"batch {options.batch}, input {options.input}, hidden {options.hidden}, float32"
+    report.show(options, _COLUMNS, measure_all(options), about=about)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Returns the command's options."""
-    parser = report.Parser(
-        "python -m benchmarks.memory",
-        description="Memory of a training step over the length of the sequence.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add, count = parser.add_argument, report.at_least_one
+    what, small = "Memory of a training step over the length of the sequence.", {"lengths": [16, 64], "hidden": 8}
+    parser = command.FiguresParser("memory", what, _EPILOG, batch=2, **small)
+    add, count = parser.add_argument, command.at_least_one
     add("--cells", nargs="+", choices=CELLS, default=["LSTM"])
     add("--reads", nargs="+", choices=READS, default=list(READS), help="outputs that the loss reads; both")
     add("--lengths", nargs="+", type=count, default=[1024, 4096, 16384, 65536], metavar="T")
     add("--batch", type=count, default=8)
     add("--input", type=count, default=16)
     add("--hidden", type=count, default=128)
-    add("--run-limit", type=report.positive, default=8e9, metavar="BYTES", help="run what needs no more than this; 8e9")
-    add("--json", type=report.output_path, metavar="PATH", help="write all figures here")
-    return parser.parse_args(arguments)
+    limit = "run what needs no more than this; 8e9"
+    add("--run-limit", type=command.positive, default=8e9, metavar="BYTES", help=limit)
+    return parser.options(arguments)
 
 
 def measure_all(options: argparse.Namespace) -> Iterator[Row]:
@@ -116,7 +110,7 @@ def measure(step: Callable[..., Any], params: Any, xs: np.ndarray, run_limit: fl
     """Returns the bytes of a step's temporaries and, unless they are more than the limit, its time in seconds."""
     built = timing.build(step, params, xs)
     if built.memory is None:
-        raise SystemExit("this backend does not say how much memory a program takes")
+        raise ConfigError("this backend does not say how much memory a program takes")
     used = built.memory.temp_bytes
     if used > run_limit:
         return used, None
@@ -139,12 +133,5 @@ def training_step(cell: rnnjax.Cell, method: rnnjax.Method, reads: str) -> Calla
     return jax.grad(loss)
 
 
-def row_line(row: Row) -> str:
-    """Returns a row as a line of the table."""
-    growth = "" if row.growth is None else f"{row.growth:.2f}"
-    figures = [report.si(row.temp_bytes, "B"), growth, report.si(row.run_seconds, "s") or "not run"]
-    return report.line(_COLUMNS, [row.cell, row.reads, row.T, row.method, *figures])
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command.run(main)

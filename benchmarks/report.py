@@ -1,16 +1,16 @@
-"""Reporting: what the figures were taken on, an aligned table, JSON, a plot; and the flags that ask for them."""
+"""Reporting: what the figures were taken on, an aligned table, JSON, a plot."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import itertools
 import json
-import math
+import operator
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import jax
 
@@ -18,62 +18,113 @@ from rnnjax.machine import device_name, git_commit, versions
 
 
 class Column(NamedTuple):
-    """A column of a table: its title, and its width at least; text is put left, figures right."""
+    """A column of a table; text is put left, figures right.
+
+    Attributes:
+      title: what stands above it.
+      of: the field of a row that it shows, such as ``"case.T"``, or a function of the row; the one named as the title.
+      unit: "s" or "B" for seconds or bytes with a prefix, a format such as ``".2f"``, or nothing.
+      width: how wide it is at least.
+      left: whether it is text.
+    """
 
     title: str
+    of: str | Callable[[Any], object] = ""
+    unit: str = ""
     width: int = 0
     left: bool = False
 
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser that says what is wrong in one sentence, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
-def at_least_one(text: str) -> int:
-    """Returns a whole number from 1, for `argparse`."""
-    return _number(text, int, lambda value: value >= 1, "a whole number of at least 1")
+    def cell(self, row: Any) -> str:
+        """Returns what it shows of a row; nothing of what is not known."""
+        value: Any = self.of(row) if callable(self.of) else operator.attrgetter(self.of or self.title)(row)
+        if value is None or value != value:
+            return ""
+        return si(value, self.unit) if self.unit in ("s", "B") else format(value, self.unit)
 
 
-def positive(text: str) -> float:
-    """Returns a number above 0, for `argparse`."""
-    return _number(text, float, lambda value: value > 0, "a number above 0")
+def cells(columns: Sequence[Column], row: Any) -> list[str]:
+    """Returns what a table shows of a row: where the row has a `reason` why nothing was measured, that for figures."""
+    reason = getattr(row, "reason", None)
+    if reason is None:
+        return [column.cell(row) for column in columns]
+    names = itertools.takewhile(lambda column: not column.unit, columns)
+    return [*(column.cell(row) for column in names), reason]
 
 
-def not_negative(text: str) -> float:
-    """Returns a number from 0, for `argparse`."""
-    return _number(text, float, lambda value: value >= 0, "a number of at least 0")
+def show(
+    options: argparse.Namespace,
+    columns: Sequence[Column],
+    rows: Iterable[Any],
+    *,
+    on: dict[str, Any] | None = None,
+    about: str = "",
+    last: Callable[[list[Any]], str] | None = None,
+    **content: Any,
+) -> list[Any]:
+    """Prints a line for each row as it is measured, and keeps all in a file, so that a run that is stopped leaves it.
 
+    Args:
+      options: the command's; `json` is the file, if there is to be one, and has the others as "settings".
+      columns: what is printed of a row; the file has it as "table".
+      rows: the rows as they come; a sentence among them is printed, and is none.
+      on: what they are taken on, if more is known than `machine()` says.
+      about: a line or more below that.
+      last: what is printed below the rows that there are, also if it is stopped.
+      content: what is written besides; a function of the rows so far is called.
 
-def _number(text: str, kind: Callable[[str], Any], holds: Callable[[Any], bool], expected: str) -> Any:
+    Returns:
+      the rows.
+    """
+    on, found = on or machine(), []
+    table: dict[str, list[Any]] = {"titles": [column.title for column in columns], "rows": []}
+    print("\n".join([header(on), *([about] if about else []), "", title_line(columns)]), flush=True)
     try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not math.isfinite(value) or not holds(value):
-        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
-    return value
+        for row in rows:
+            if isinstance(row, str):
+                print(row, flush=True)
+                continue
+            found.append(row)
+            table["rows"].append(cells(columns, row))
+            print(line(columns, table["rows"][-1]), flush=True)
+            if options.json:
+                more = {name: value(found) if callable(value) else value for name, value in content.items()}
+                whole = {"machine": on, "settings": settings(options), "rows": found, "table": table}
+                write_json(options.json, **whole, **more)
+    finally:
+        if found and last is not None:
+            print(last(found), flush=True)
+    return found
 
 
-def output_path(text: str) -> Path:
-    """Returns the path of a file that can be written, so that no long run ends without its file."""
-    path = Path(text)
-    folder = path.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
-        raise argparse.ArgumentTypeError(f"cannot write {text}: name a file in a folder that exists and is writable")
-    return path
+def table_lines(columns: Sequence[Column], rows: Iterable[Any]) -> list[str]:
+    """Returns all of a table as it is printed."""
+    return [title_line(columns), *(line(columns, cells(columns, row)) for row in rows)]
 
 
-def plot_path(text: str) -> Path:
-    """Returns the path of a picture that can be drawn and written."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise argparse.ArgumentTypeError('plots need matplotlib; install it with: pip install "rnnjax[bench]"')
-    path = output_path(text)
-    if path.suffix not in (".png", ".svg", ".pdf"):
-        raise argparse.ArgumentTypeError(f"cannot draw {text}: its name must end in .png, .svg or .pdf")
-    return path
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns what was asked for, without the files to write."""
+    return {name: value for name, value in vars(options).items() if name not in ("json", "plot")}
+
+
+def as_json(value: Any) -> Any:
+    """Returns a value as JSON can hold it: of a row what it says itself, or its fields."""
+    if hasattr(value, "as_json"):
+        return as_json(value.as_json())
+    if hasattr(value, "_asdict"):
+        return as_json(value._asdict())
+    if isinstance(value, dict):
+        return {name: as_json(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def in_short(error: BaseException) -> str:
+    """Returns what an error says, in one line of no more than 160 characters."""
+    text = " ".join(str(error).split())
+    if not text or not isinstance(error, ValueError):  # those are sentences that say why something cannot be
+        text = f"{type(error).__name__}: {text}"
+    return text if len(text) <= 160 else f"{text[:157]}..."
 
 
 def machine() -> dict[str, Any]:
@@ -109,12 +160,12 @@ def header(machine: dict[str, Any]) -> str:
     )
 
 
-def line(columns: Sequence[Column], cells: Sequence[object]) -> str:
-    """Returns one line of a table; cells beyond the columns' number are not shown, missing ones stay empty."""
+def line(columns: Sequence[Column], texts: Sequence[object]) -> str:
+    """Returns one line of a table; texts beyond the columns' number are not shown, missing ones stay empty."""
     parts = []
-    for column, cell in zip(columns, cells):
+    for column, text in zip(columns, texts):
         width = max(column.width, len(column.title))
-        parts.append(str(cell).ljust(width) if column.left else str(cell).rjust(width))
+        parts.append(str(text).ljust(width) if column.left else str(text).rjust(width))
     return "  ".join(parts).rstrip()
 
 
@@ -136,7 +187,7 @@ def si(value: float | None, unit: str) -> str:
 
 def write_json(path: Path, **content: Any) -> None:
     """Writes one object with the given fields."""
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path.write_text(json.dumps(as_json(content), indent=1) + "\n")
 
 
 def figure(rows: int, columns: int) -> tuple[Any, Any]:

@@ -7,74 +7,70 @@ of them do and where one of them does, beside a Python loop of one compiled step
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 import rnnjax
-from benchmarks import report, timing
-from rnnjax.commands import exit_code
+from benchmarks import command, report, timing
+from benchmarks.report import Column
 
-_COLUMNS = tuple(
-    report.Column(title, width, left)
-    for title, width, left in [
-        ("slots", 5, False),
-        ("step", 5, False),
-        ("way", 14, True),
-        ("a step", 8, False),
-        ("sessions/s", 10, False),
-        ("of the loop's", 13, False),
-        ("runs", 4, False),
-    ]
+_COLUMNS = (
+    Column("slots", width=5),
+    Column("step", "stepping", width=5),
+    Column("way", width=14, left=True),
+    Column("a step", "seconds", "s", 8),
+    Column("sessions/s", lambda row: row.stepping / row.seconds, ",.0f", 10),
+    Column("of the loop's", "ratio", ".2f"),
+    Column("runs", width=4),
 )
 _LOOP = "loop"
+
+
+class Row(NamedTuple):
+    """What was measured of a way in which some sessions of all slots take a step, and its speed over the loop's."""
+
+    slots: int
+    stepping: int
+    way: str
+    seconds: float
+    ratio: float
+    runs: int
 
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the command with the arguments after its name."""
     options = parse(arguments)
     cell = getattr(rnnjax, options.cell)(options.hidden)
-    params = cell.init(jax.random.key(0), options.input)
-    machine = report.machine()
-    print(f"{report.header(machine)}\n{cell!r}, {options.input} inputs\n\n{report.title_line(_COLUMNS)}")
-    rows = []
-    for slots in options.slots:
-        for stepping in sorted({1, slots}):
-            rows += rows_of(cell, params, options, slots, stepping)
-    if options.json:
-        report.write_json(options.json, machine=machine, rows=rows)
+    about = f"{cell!r}, {options.input} inputs"
+    report.show(options, _COLUMNS, measure_all(cell, options), about=about)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Returns the command's options."""
-    parser = report.Parser(prog="python -m benchmarks.sessions", description="Times sessions that step together.")
-    parser.add_argument("--cell", default="LSTM", choices=["BasicRNN", "LSTM", "GRU", "LRU"])
-    parser.add_argument("--input", type=report.at_least_one, default=64)
-    parser.add_argument("--hidden", type=report.at_least_one, default=128)
-    parser.add_argument("--slots", type=report.at_least_one, nargs="+", default=[1, 64, 4096])
-    parser.add_argument("--repeats", type=report.at_least_one, default=100)
-    parser.add_argument("--seconds", type=report.positive, default=5, help="after which no round of a row is begun")
-    parser.add_argument("--json", type=report.output_path, metavar="PATH")
-    return parser.parse_args(arguments)
+    small = {"slots": [3], "hidden": 2, "input": 2, "repeats": 1}
+    parser = command.FiguresParser("sessions", "Times sessions that step together.", **small)
+    add, count = parser.add_argument, command.at_least_one
+    add("--cell", default="LSTM", choices=["BasicRNN", "LSTM", "GRU", "LRU"])
+    add("--input", type=count, default=64)
+    add("--hidden", type=count, default=128)
+    add("--slots", type=count, nargs="+", default=[1, 64, 4096])
+    add("--repeats", type=count, default=100)
+    parser.add_seconds(5.0, "after which no round of a row is begun")
+    return parser.options(arguments)
 
 
-def rows_of(cell: Any, params: Any, options: argparse.Namespace, slots: int, stepping: int) -> list[dict[str, Any]]:
-    """Returns the rows of some of a number of slots, and prints them."""
-    calls = contenders(cell, params, np.ones((stepping, options.input), np.float32), slots)
-    times = timing.interleave(calls, repeats=options.repeats, seconds=options.seconds)
-    medians = {way: timing.spread(each).median for way, each in times.items()}
-    rows = [
-        {"slots": slots, "stepping": stepping, "way": way, "seconds": seconds, "runs": len(times[way])}
-        for way, seconds in medians.items()
-    ]
-    for row in rows:
-        rate, ratio = stepping / row["seconds"], medians[_LOOP] / row["seconds"]
-        shown = report.si(row["seconds"], "s"), f"{rate:,.0f}", f"{ratio:.2f}"
-        print(report.line(_COLUMNS, (slots, stepping, row["way"], *shown, row["runs"])), flush=True)
-    return rows
+def measure_all(cell: Any, options: argparse.Namespace) -> Iterator[Row]:
+    """Yields the rows of one and of all sessions of every number of slots."""
+    params = cell.init(jax.random.key(0), options.input)
+    for slots, stepping in [(n, k) for n in options.slots for k in sorted({1, n})]:
+        calls = contenders(cell, params, np.ones((stepping, options.input), np.float32), slots)
+        times = timing.interleave(calls, repeats=options.repeats, seconds=options.seconds)
+        medians = {way: timing.spread(each).median for way, each in times.items()}
+        for way, seconds in medians.items():
+            yield Row(slots, stepping, way, seconds, medians[_LOOP] / seconds, len(times[way]))
 
 
 def contenders(cell: Any, params: Any, xs: np.ndarray, slots: int) -> dict[str, Callable[[], Any]]:
@@ -106,4 +102,4 @@ def contenders(cell: Any, params: Any, xs: np.ndarray, slots: int) -> dict[str, 
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main, sys.argv[1:]))
+    command.run(main)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 
 Clock = Callable[[], float]
+K = TypeVar("K")
+_TURN = 0.05  # seconds
 
 
 class Memory(NamedTuple):
@@ -83,19 +86,19 @@ def device_peak_bytes() -> int | None:
 
 
 def interleave(
-    contenders: Mapping[str, Callable[[], Any]],
+    contenders: Mapping[K, Callable[[], Any]],
     *,
     repeats: int,
     seconds: float = float("inf"),
     least: int = 3,
     clock: Clock = time.perf_counter,
-) -> dict[str, list[float]]:
+) -> dict[K, list[float]]:
     """Times contenders in turns, A B A B, each call until its result is ready; returns their times in seconds.
 
     Everyone runs once before, untimed. What disturbs the machine for a while then disturbs all of them alike.
 
     Args:
-      contenders: what to call, by name, in this order.
+      contenders: what to call, by name or whatever tells them apart, in this order.
       repeats: number of rounds.
       seconds: after so long no round is begun,
       least: except up to this many (never more than `repeats`).
@@ -103,7 +106,7 @@ def interleave(
     """
     for call in contenders.values():
         jax.block_until_ready(call())
-    times: dict[str, list[float]] = {name: [] for name in contenders}
+    times: dict[K, list[float]] = {name: [] for name in contenders}
     begin = clock()
     for turn in range(repeats):
         if turn >= least and clock() - begin >= seconds:
@@ -118,6 +121,26 @@ def duration(call: Callable[[], Any], clock: Clock = time.perf_counter) -> float
     start = clock()
     jax.block_until_ready(call())
     return clock() - start
+
+
+class Turn:
+    """A turn of a contender: one call that is not timed, then as many as take some time; keeps the time of one.
+
+    Where its threads go on spinning, waiting for work, a pause follows.
+    """
+
+    def __init__(self, call: Callable[[], Any], pause: float = 0.0):
+        self._call, self._pause = call, pause
+        self._count = max(1, math.ceil(_TURN / max(duration(call), 1e-6)))
+        self.times: list[float] = []
+
+    def __call__(self) -> None:
+        jax.block_until_ready(self._call())
+        begin = time.perf_counter()
+        for _ in range(self._count):
+            jax.block_until_ready(self._call())
+        self.times.append((time.perf_counter() - begin) / self._count)
+        time.sleep(self._pause)
 
 
 def usual(call: Callable[[], Any], seconds: float = 0.3) -> float:

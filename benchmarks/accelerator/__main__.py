@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from benchmarks import report
+from benchmarks import command, processes, report
 from benchmarks.accelerator.collecting import Targets, collect
 from benchmarks.accelerator.fastest import write_known_devices
-from benchmarks.accelerator.records import DONE, ROOT, Machine, Record, read_record, sources_digest
+from benchmarks.accelerator.records import DONE, Machine, Record, read_record, sources_digest
 from benchmarks.accelerator.running import Places, run_all
 from benchmarks.accelerator.steps import PARTS, Step, picked, plan
 from benchmarks.accelerator.tables import in_short
-from rnnjax.commands import exit_code
+from benchmarks.report import Column
 from rnnjax.errors import ConfigError, TrainingError
 from rnnjax.machine import git_commit
 
@@ -29,23 +25,21 @@ it ends, what it said in DIR/STEP.log. Called again with the same DIR it goes on
 device, of the same sources, is not run again, one that the budget stopped is. A step that fails is recorded with its
 last lines, and the next one runs. Data is read from RNNJAX_DATA; nothing is downloaded.
 """
-_PROBE = "import json; from benchmarks import report; print(json.dumps(report.machine()))"
-_PROBE_SECONDS = 120
 
 _PLAN = (
-    report.Column("", 1, left=True),
-    report.Column("step", 24, left=True),
-    report.Column("expected", 8),
-    report.Column("limit", 7),
-    report.Column("all so far", 10),
-    report.Column("in DIR", 24, left=True),
+    Column("", width=1, left=True),
+    Column("step", width=24, left=True),
+    Column("expected"),
+    Column("limit", width=7),
+    Column("all so far"),
+    Column("in DIR", left=True),
 )
 _ROWS = (
-    report.Column("", 1, left=True),
-    report.Column("step", 24, left=True),
-    report.Column("state", 9, left=True),
-    report.Column("took", 7),
-    report.Column("what", 0, left=True),
+    Column("", width=1, left=True),
+    Column("step", width=24, left=True),
+    Column("state", width=9, left=True),
+    Column("took", width=7),
+    Column("what", left=True),
 )
 
 
@@ -90,21 +84,17 @@ def main(arguments: Sequence[str]) -> None:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Returns the command's options."""
-    parser = report.Parser(
-        "python -m benchmarks.accelerator",
-        description="All that an accelerator must tell, in order of worth, within a time.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    what = "All that an accelerator must tell, in order of worth, within a time."
+    parser = command.Parser("accelerator", what, _EPILOG)
     add = parser.add_argument
-    add("--budget", type=report.positive, default=900.0, metavar="SECONDS", help="of all together; 900")
+    add("--budget", type=command.positive, default=900.0, metavar="SECONDS", help="of all together; 900")
     add("--out", type=Path, metavar="DIR", help="where results are kept")
     parts = ", ".join(f"{letter} ({what})" for letter, what in PARTS.items())
     add("--steps", type=lambda text: text.split(","), metavar="A,B", help=f"names of steps, or parts: {parts}; all")
     add("--plan", action="store_true", help="list the steps, and what DIR has of them, and end")
     add("--rehearse", action="store_true", help="every step at toy size, on any machine")
     add("--again", action="store_true", help="run steps again that failed or took too long")
-    add("--seeds", type=report.at_least_one, default=1, help="of each published figure but those of large models; 1")
+    add("--seeds", type=command.at_least_one, default=1, help="of each published figure but those of large models; 1")
     add("--runs", type=Path, metavar="DIR", help="where runs are kept, to go on with; DIR/runs")
     add("--commit", help="what the sources are of, where git cannot tell")
     add("--collect", type=Path, metavar="DIR", help="merge the results there into docs and the table of known devices")
@@ -120,14 +110,7 @@ def this_machine(*, rehearsal: bool, commit: str | None) -> Machine:
     Raises:
       ConfigError: if JAX does not start, or sees a CPU only and it is no rehearsal.
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-c", _PROBE]
-    options: Any = {"capture_output": True, "text": True, "timeout": _PROBE_SECONDS, "check": True}
-    try:
-        found = json.loads(subprocess.run(command, cwd=ROOT, env=environment, **options).stdout.splitlines()[-1])
-    except (subprocess.SubprocessError, ValueError, IndexError) as error:
-        said = str(getattr(error, "stderr", None) or error).strip().splitlines()[-1]
-        raise ConfigError(f"JAX does not start here ({said}); repair that first") from error
+    found = processes.machine()
     if found["platform"] == "cpu" and not rehearsal:
         raise ConfigError("JAX runs on a CPU here; add --rehearse for sizes that fit")
     return Machine(found["device"], found["versions"], commit or git_commit(), sources_digest(), rehearsal)
@@ -164,4 +147,4 @@ def _end(number: int, _: object) -> NoReturn:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _end)  # so that the step under way is ended too
-    sys.exit(exit_code(main, sys.argv[1:]))
+    command.run(main)

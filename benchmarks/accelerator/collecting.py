@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.accelerator.fastest import as_python, fastest_rows
-from benchmarks.accelerator.records import DEVICE_TABLE, ROOT, Record, read_record
+from benchmarks.accelerator.records import DEVICE_TABLE, Record, read_record
 from benchmarks.accelerator.tables import markdown
+from benchmarks.processes import ROOT
 from rnnjax.errors import ConfigError
 from rnnjax.experiments import EXPERIMENTS
 from rnnjax.files import is_object, read_json, write_json, write_text

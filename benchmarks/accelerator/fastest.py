@@ -7,27 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accelerator.records import Record, read_record
+from benchmarks.subjects import CELLS, METHODS
 from rnnjax.files import write_json
 from rnnjax.unrolling.candidates import method_as_json
-from rnnjax.unrolling.fused import Fused
-from rnnjax.unrolling.kernels.cudnn import CuDNN
-from rnnjax.unrolling.kernels.pallas import Pallas
 from rnnjax.unrolling.known_devices import Row, row_as_json
 from rnnjax.unrolling.recurrence import Method
-from rnnjax.unrolling.scan import Scan
 
 # Earlier ones hold where a size is in several: what is trained, at its own length.
 KERNELS = ("kernels_trained", "kernels_grid", "kernels_base")
-
-_METHODS: dict[str, Method] = {
-    "scan": Scan(),
-    "scan(4)": Scan(unroll=4),
-    "scan(16)": Scan(unroll=16),
-    "fused": Fused(),
-    "pallas": Pallas(),
-    "cudnn": CuDNN(),
-}
-_CELLS = ("BasicRNN", "LSTM", "GRU")
 
 
 def kernel_records(folder: Path) -> list[Record]:
@@ -46,7 +33,7 @@ def fastest_rows(records: Iterable[Record]) -> list[Row]:
         for case, rows in cases(record).items():
             cell, dtype, H, B = case
             best = min(rows, key=lambda row: row["both_seconds"]["median"])
-            row = Row(record.device, cell, dtype, H, B, _METHODS[best["contender"]], *provenance(record))
+            row = Row(record.device, cell, dtype, H, B, METHODS[best["contender"]], *provenance(record))
             found.setdefault((record.device, cell, dtype, H, B), row)  # pyright: ignore[reportArgumentType]
     return sorted(found.values(), key=lambda row: (row.device, row.cell, row.dtype, row.hidden, row.batch))
 
@@ -55,7 +42,7 @@ def cases(record: Record) -> dict[tuple[str, str, int, int], list[dict[str, Any]
     """Returns the rows that were timed of this library's methods, by cell, type, width and batch, inputs projected."""
     found: dict[tuple[str, str, int, int], list[dict[str, Any]]] = {}
     for row in (record.results or {}).get("rows", []):
-        ours = row["contender"] in _METHODS and row["cell"] in _CELLS and row["projected"] and row["heads"] == 1
+        ours = row["contender"] in METHODS and row["cell"] in CELLS and row["projected"] and row["heads"] == 1
         if ours and row["both_seconds"] is not None:
             found.setdefault((row["cell"], row["dtype"], row["H"], row["B"]), []).append(row)
     return found

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.processes import ROOT
 from rnnjax.files import is_object, read_json, write_json
 
-ROOT = Path(__file__).parents[2]
 DEVICE_TABLE = ROOT / "rnnjax" / "unrolling" / "device_table.py"
 _SOURCES = ("rnnjax", "benchmarks", "configs", "tests/kernels")
 

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 from benchmarks.accelerator.records import (
     DONE,
     FAILED,
-    ROOT,
     STOPPED,
     TIMED_OUT,
     Machine,
@@ -26,6 +25,7 @@ from benchmarks.accelerator.records import (
     write_record,
 )
 from benchmarks.accelerator.steps import Step
+from benchmarks.processes import ROOT
 from rnnjax.files import parse_json
 
 _GRACE = 5.0  # seconds between the signal that asks a step to end and the one that ends it

@@ -69,16 +69,14 @@ def _correctness(toy: bool) -> Iterable[Step]:
     yield Step("tests", "a", (*tests, "-k", "not two_kernels"), 60, 150, ("pytest",))
     # Kernels that wait for each other may hang, which is to cost no other test.
     yield Step("two_kernels", "a", (*tests, "-k", "two_kernels"), 30, 90, ("pytest",))
-    small = ("--cells", "LSTM", "own", "--dtypes", "float32", "--hidden", "4", "--batch", "9", "--interpret")
-    yield Step("methods", "a", _module("benchmarks.accelerator.correctness", toy, small), 40, 120)
+    yield Step("methods", "a", _benchmark("kernels.correctness", toy), 40, 120)
 
 
 def _kernels(toy: bool) -> Iterable[Step]:
     for sweep, seconds in (("base", 100), ("trained", 70), ("grid", 70)):
-        timing = ("--seconds", "1", "--row-seconds", "0.01", "--smoke") if toy else ("--seconds", str(seconds))
-        options = ("--sweeps", sweep, *timing, "--patience", "90")
+        options = ("--sweeps", sweep, "--patience", "90", *(() if toy else ("--seconds", str(seconds))))
         # A case under way when its time is over is finished.
-        yield Step(f"kernels_{sweep}", "b", (*_module("benchmarks.kernels"), *options), seconds + 20, seconds + 120)
+        yield Step(f"kernels_{sweep}", "b", _benchmark("kernels", toy, *options), seconds + 20, seconds + 120)
 
 
 def _published(seeds: int, toy: bool) -> Iterable[Step]:
@@ -141,31 +139,27 @@ def _experiment(name: str, seconds: float, seeds: int, toy: bool) -> Step:
 
 
 def _beside_torch(toy: bool) -> Iterable[Step]:
-    for module, variant in (("mnist", "lstm150"), ("language_model", "medium")):
-        steps = ("--steps", "1", "--repeats", "1", "--methods", "auto") if toy else ("--repeats", "5", "--methods")
-        methods = () if toy else ("auto", "scan", "fused", "pallas", "cudnn")
-        arguments = (*_module(f"benchmarks.{module}"), "--variant", variant, *steps, *methods)
-        yield Step(f"torch_{module}", "c", arguments, 50, 150, ("torch",))
+    whole = () if toy else ("--repeats", "5", "--methods", "auto", "scan", "fused", "pallas", "cudnn")
+    for name, variant in (("mnist", "lstm150"), ("language_model", "medium")):
+        yield Step(f"torch_{name}", "c", _benchmark(name, toy, "--variant", variant, *whole), 50, 150, ("torch",))
 
 
 def _many_runs(toy: bool) -> Iterable[Step]:
-    few = ("--seeds", "2", "--runs", "1", "--epochs", "1")
-    yield Step("sweeps", "d", _module("benchmarks.sweeps", toy, few, ("--seeds", "64", "--runs", "1")), 50, 150)
+    whole = () if toy else ("--seeds", "64", "--runs", "1")
+    yield Step("sweeps", "d", _benchmark("sweeps", toy, *whole), 50, 150)
 
 
 def _memory(toy: bool) -> Iterable[Step]:
-    few = ("--lengths", "16", "64", "--hidden", "8", "--batch", "2")
-    yield Step("memory", "e", _module("benchmarks.memory", toy, few), 90, 240)
+    yield Step("memory", "e", _benchmark("memory", toy), 90, 240)
 
 
 def _parallel_in_time(toy: bool) -> Iterable[Step]:
-    few = ("--lengths", "16", "--batches", "1", "--hidden", "4", "--seconds", "0.001")
-    some = ("--lengths", "4096", "65536", "1048576", "--hidden", "16", "64", "--seconds", "0.5")
-    yield Step("time", "f", _module("benchmarks.time", toy, few, some), 150, 400)
+    whole = ("--lengths", "4096", "65536", "1048576", "--hidden", "16", "64", "--seconds", "0.5")
+    yield Step("time", "f", _benchmark("time", toy, *(() if toy else whole)), 150, 400)
 
 
-def _module(name: str, toy: bool = False, small: Sequence[str] = (), whole: Sequence[str] = ()) -> tuple[str, ...]:
-    return ("-m", name, "--json={json}", *(small if toy else whole))
+def _benchmark(name: str, toy: bool, *options: str) -> tuple[str, ...]:
+    return ("-m", f"benchmarks.{name}", "--json={json}", *options, *(("--smoke",) if toy else ()))
 
 
 def picked(steps: Sequence[Step], names: Sequence[str]) -> tuple[Step, ...]:

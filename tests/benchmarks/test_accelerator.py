@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from benchmarks import processes
 from benchmarks.accelerator import __main__ as command
 from benchmarks.accelerator import running
 from benchmarks.accelerator.records import Machine, Record, read_record, sources_digest
@@ -160,7 +161,7 @@ def test_the_plan_is_listed_with_what_is_there(capsys, tmp_path):
 
 
 def test_without_an_accelerator_it_says_so(tmp_path, call, monkeypatch):
-    monkeypatch.setattr(command, "_PROBE", 'print(\'{"platform": "cpu"}\')')
+    monkeypatch.setattr(processes, "_PROBE", 'print(\'{"platform": "cpu"}\')')
     code, _, (sentence,), _ = call(command.main, "--out", tmp_path)
     assert (code, sentence) == (2, "rnnjax: JAX runs on a CPU here; add --rehearse for sizes that fit")
 

@@ -4,10 +4,9 @@ import json
 
 import pytest
 
-from benchmarks import sweeps
-from benchmarks.accelerator import correctness
-from benchmarks.accelerator.correctness import Row, all_given, measure
-from benchmarks.kernel_cases import Case
+from benchmarks.kernels import correctness
+from benchmarks.kernels.cases import Case
+from benchmarks.kernels.correctness import Row, all_given, measure
 from rnnjax import CuDNN, Fused, Scan
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -52,7 +51,9 @@ def test_what_is_wrong_and_what_fails_ends_the_command_with_1(tmp_path, monkeypa
     monkeypatch.setattr(correctness, "METHODS", (Scan(), Wrong(), Failing()))
     monkeypatch.setattr(correctness.report, "available_cores", lambda: 1)  # what holds annotations is for one thread
     sizes = ["--hidden", "3", "--batch", "9", "--json", str(tmp_path / "rows.json")]
-    assert correctness.main(["--cells", "BasicRNN", "--dtypes", "float32", *sizes]) == 1
+    with pytest.raises(SystemExit) as ended:
+        correctness.main(["--cells", "BasicRNN", "--dtypes", "float32", *sizes])
+    assert ended.value.code == 1
     right, wrong, failed = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert (right["wrong"], wrong["wrong"], failed["wrong"]) == (False, True, True)
     assert wrong["error"] == pytest.approx(0.01, rel=0.01)
@@ -62,11 +63,3 @@ def test_what_is_wrong_and_what_fails_ends_the_command_with_1(tmp_path, monkeypa
 
 def test_an_error_that_is_no_number_is_wrong():
     assert Row("LSTM", "float32", "Scan()", "neither", float("nan"), "the outputs", None, refused=False).wrong
-
-
-def test_of_a_sweep_with_fewer_single_runs_these_stand_for_all():
-    summary = {"steps_per_second": 10.0, "final": {"validation": {"accuracy": 0.5}}}
-    point = {"final": {"validation": {"accuracy": {"mean": 0.6}}}}
-    results = {"metric": "accuracy", "points": [point], "groups": []}
-    row = sweeps.row(64, [(3.0, summary)], 24.0, results)
-    assert (row.runs_seconds, row.ratio, row.run_step_seconds, row.runs_mean) == (192.0, 0.125, 0.1, 0.5)

@@ -13,11 +13,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from benchmarks import faults
-from benchmarks.fault_case import Bench, Case, Ended, Fault, require_clean
-from benchmarks.fault_compare import differences
-from benchmarks.fault_damage import LEFT_OVER, WAYS, damage_one, damaged, files_by_kind, leave_over
-from benchmarks.fault_kinds import as_if_stopped, check_evaluation, check_stopped, contents
+from benchmarks.faults import __main__ as faults
+from benchmarks.faults.case import Bench, Case, Ended, Fault, require_clean
+from benchmarks.faults.compare import differences
+from benchmarks.faults.damage import LEFT_OVER, WAYS, damage_one, damaged, files_by_kind, leave_over
+from benchmarks.faults.kinds import as_if_stopped, check_evaluation, check_stopped, contents
+from benchmarks.report import table_lines
 from rnnjax.training.metrics_file import read_rows
 from rnnjax.training.sinks.tensorboard import TensorBoard
 
@@ -208,7 +209,7 @@ def play(bench, kind, *arguments):
 def test_a_command_that_survives_is_counted_and_leaves_no_folder(bench):
     played = play(bench("none"), "kill")
     assert played.seen is None
-    assert faults.row("kill", [played], False)["survived"] == 1
+    assert faults.row("kill", [played], False).survived == 1
 
 
 @pytest.mark.parametrize(
@@ -223,7 +224,7 @@ def test_a_command_with_a_fault_is_reported_with_what_repeats_it(fault, seen, be
     # Without kills in the way it runs to its end at once.
     played = play(bench(fault)._replace(seconds=60), "kill", "--keep", str(tmp_path / "kept"))
     assert seen in played.seen
-    assert faults.row("kill", [played], False)["survived"] == 0
+    assert faults.row("kill", [played], False).survived == 0
     told = faults.failure(played, 0)
     assert "python -m benchmarks.faults --only kill --case 0 --seed 0" in told
     assert f"{tmp_path / 'fake.py'}" in told
@@ -277,7 +278,7 @@ def test_the_table_counts_and_says_what_is_not_allowed():
         faults.Played("signal", 1, 4.0, [1.0], "a line was lost", ["python -m x"]),
     ]
     rows = [faults.row("signal", played, False), faults.row("disk", [], True)]
-    lines = [line.split() for line in faults.table(rows).splitlines()]
+    lines = [line.split() for line in table_lines(faults._COLUMNS, rows)]
     assert lines[1] == ["signal", "2", "1", "7", *["slowest", "answer", "2.0", "s"]]
     assert lines[2] == ["disk", "0", "0", "0", *["not", "allowed", "here"]]
 
@@ -326,8 +327,8 @@ def test_the_real_commands_survive_a_damaged_last_checkpoint(tmp_path, monkeypat
         file.write_bytes(file.read_bytes()[:9])
         return "checkpoints/4/state/manifest.ocdbt: cut off"
 
-    monkeypatch.setattr("benchmarks.fault_kinds.damage_one", damage_the_last)
-    monkeypatch.setattr("benchmarks.fault_kinds.as_if_stopped", lambda run: (run / "summary.json").unlink())
+    monkeypatch.setattr("benchmarks.faults.kinds.damage_one", damage_the_last)
+    monkeypatch.setattr("benchmarks.faults.kinds.as_if_stopped", lambda run: (run / "summary.json").unlink())
     played = play(bench, "damage")
     assert played.seen is None, faults.failure(played, 0)
 

@@ -1,6 +1,5 @@
 """The benchmark of kernels, on sizes that take no time: what is right is timed, what is wrong or fails is named."""
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -9,12 +8,16 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import kernel_reference, kernel_rows, kernel_sweeps, kernels, timing
-from benchmarks.kernel_cases import KINDS, Case, numbers
-from benchmarks.kernel_contenders import CONTENDERS
-from benchmarks.kernel_floor import Rates, floor_of, narrowest_split
-from benchmarks.kernel_ready import Layer, Refused, jax_ready
-from benchmarks.kernel_rows import BASE, Row
+from benchmarks import timing
+from benchmarks.command import exit_code
+from benchmarks.kernels import __main__ as kernels
+from benchmarks.kernels import reference, sweeps
+from benchmarks.kernels import rows as rows_of_all
+from benchmarks.kernels.cases import KINDS, Case, numbers
+from benchmarks.kernels.contenders import CONTENDERS
+from benchmarks.kernels.floor import Rates, floor_of, narrowest_split
+from benchmarks.kernels.ready import Layer, Refused, jax_ready
+from benchmarks.kernels.rows import BASE, Row
 from rnnjax.unrolling.kernels.layout import layout
 
 pytestmark = [pytest.mark.usefixtures("compiled_quickly"), pytest.mark.thorough]
@@ -49,10 +52,10 @@ def test_the_reference_s_gradient_is_that_of_small_changes():
 
     def total(by):
         changed = given._replace(parameters=given.parameters | {"own": given.parameters["own"] + by * moved})
-        return (kernel_reference.compute(case, changed).outputs * given.d_outputs).sum()
+        return (reference.compute(case, changed).outputs * given.d_outputs).sum()
 
     slope = (total(1e-5) - total(-1e-5)) / 2e-5
-    assert (kernel_reference.compute(case, given).d_parameters["own"] * moved).sum() == pytest.approx(slope, rel=1e-6)
+    assert (reference.compute(case, given).d_parameters["own"] * moved).sum() == pytest.approx(slope, rel=1e-6)
 
 
 def wrong(case, given):
@@ -77,7 +80,7 @@ def test_what_is_wrong_is_not_timed_and_what_fails_is_named(monkeypatch):
     assert (off.reason, off.forward) == ("wrong: the gradient of w_h is off by 1.0%", None)
     assert (refused.reason, refused.error) == ("it has no such cell", None)
     assert right.reason is None
-    said = kernel_rows.summary([off, refused, refused, right])
+    said = rows_of_all.summary([off, refused, refused, right])
     assert "pallas, not timed in 1: wrong: the gradient of w_h is off by 1.0%" in said
     assert "cudnn, not timed in 2: it has no such cell" in said
 
@@ -93,8 +96,8 @@ def test_a_gradient_where_there_is_none_is_seen():
 
 def test_a_run_prints_a_table_and_writes_rows(capsys, tmp_path):
     path = tmp_path / "rows.json"
-    arguments = ["--smoke", "--sweeps", "main", "--contenders", "scan", "jax.rnn", "--row-seconds", "0.01"]
-    assert kernels.main([*arguments, "--json", str(path)]) == 0
+    arguments = ["--smoke", "--sweeps", "main", "--contenders", "scan", "jax.rnn", "--seconds", "60"]
+    kernels.main([*arguments, "--json", str(path)])
     rows = json.loads(path.read_text())["rows"]
     found = [(row["dtype"], row["projected"], row["contender"], row["reason"]) for row in rows]
     assert found == [
@@ -111,7 +114,7 @@ def test_a_run_prints_a_table_and_writes_rows(capsys, tmp_path):
 
 
 def test_without_a_gpu_it_asks_for_small_sizes(capsys):
-    assert kernels.main([]) == 2
+    assert exit_code(kernels.main, []) == 2
     assert "add --smoke" in capsys.readouterr().err
 
 
@@ -129,7 +132,7 @@ def test_a_sweep_ends_when_its_part_of_the_time_is_over_and_says_so(monkeypatch)
     monkeypatch.setattr(kernels, "measure", lambda sweep, case, *_: [Row(sweep, case, "scan")])
     options = kernels.parse(["--sweeps", "main", "heads", "--seconds", "4.8"])
     with kernels.Patience(100, lambda: None) as patience:
-        made = list(kernels.measure_all(options, patience, Clock()))
+        made = list(kernels.measure_all(options, {}, patience, Clock()))
     assert [each if isinstance(each, str) else each.sweep for each in made] == [
         "main",
         "main",
@@ -154,10 +157,10 @@ def test_ratios_are_to_the_published_times():
         Row("main", BASE._replace(projected=True), "torch fp16", timing.Spread(4.02e-3, 0, 0), TIMES),
         Row("main", SMALL, "scan", TIMES, TIMES),
     ]
-    ours, torch = kernel_rows.against_bars(rows)[2:4]
+    ours, torch = rows_of_all.against_bars(rows)[2:4]
     assert ours.split()[2:] == ["pallas", "4.87", "ms", "26.5", "ms", "1.00,", "1.95", "0.45,", "1.00"]
     assert torch.split()[2:] == ["torch", "fp16", "4.02", "ms", "2.00", "ms", "2.00,", "0.39"]
-    assert kernel_rows.against_bars(rows[2:]) == []
+    assert rows_of_all.against_bars(rows[2:]) == []
 
 
 def test_the_summary_has_our_kernel_beside_cudnn_s_and_the_heads():
@@ -167,29 +170,29 @@ def test_the_summary_has_our_kernel_beside_cudnn_s_and_the_heads():
         Row("batch", x, "torch fp16", timing.Spread(1e-3, 0, 0), timing.Spread(4e-3, 0, 0)),
         Row("heads", BASE._replace(heads=4, H=192), "pallas", TIMES, TIMES),
     ]
-    assert kernel_rows.summary(rows) == [
+    assert rows_of_all.summary(rows) == [
         "heads, forward, both, pallas: 4 x 192: 2.00 ms, 2.00 ms",
         "pallas bfloat16 over cuDNN float16, LSTM, H 768, B 16, T 1024: 2.00, 0.50",
     ]
 
 
 def test_the_summary_names_the_fastest_loop_and_the_own_cell_s_time_over_the_lstm_s():
-    slow = dataclasses.replace(Row("loops", BASE, "scan", TIMES, TIMES), both=timing.Spread(4e-3, 0, 0))
+    slow = Row("loops", BASE, "scan", TIMES, timing.Spread(4e-3, 0, 0))
     own = Row("cells", BASE._replace(cell="own"), "scan", TIMES, TIMES)
-    said = kernel_rows.summary([slow, Row("loops", BASE, "scan(4) while", TIMES, TIMES), own])
+    said = rows_of_all.summary([slow, Row("loops", BASE, "scan(4) while", TIMES, TIMES), own])
     assert said[0] == "own cell over LSTM, both, scan: 0.50 at H 768"
     assert said[1].endswith("both: fastest is scan(4) while, 2.00 ms, scan 4.00 ms")
 
 
 def test_all_named_contenders_are_there_and_every_sweep_has_its_part():
-    found = kernel_sweeps.sweeps()
+    found = sweeps.sweeps()
     assert {name for sweep in found.values() for job in sweep.jobs for name in job.contenders} <= set(CONTENDERS)
     assert sum(sweep.share for sweep in found.values()) == pytest.approx(1)
     assert {(job.case.heads, job.case.H) for job in found["heads"].jobs} == {(16, 48), (8, 96), (4, 192), (2, 384)}
 
 
 def test_what_the_accelerator_measures_has_the_shapes_that_were_asked_for_and_only_contenders_that_there_are():
-    found = kernel_sweeps.accelerator_sweeps()
+    found = sweeps.accelerator_sweeps()
     jobs = [job for sweep in found.values() for job in sweep.jobs]
     assert {name for job in jobs for name in job.contenders} <= set(CONTENDERS)
     base = {(job.case.cell, job.case.heads, job.case.H) for job in found["base"].jobs}
@@ -226,7 +229,7 @@ def test_bad_usage_is_one_sentence(arguments, capsys):
 def test_it_needs_none_of_the_packages_for_training_nor_do_whole_jobs_need_those_of_the_commands():
     commands = ("orbax", "tensorboardX", "tensorflow_datasets", "ml_collections", "torch")
     found = "print(*(name for name in {} if name in sys.modules), '.')".format
-    program = f"import sys, benchmarks.kernels; {found(('flax', 'optax', *commands))}; "
+    program = f"import sys, benchmarks.kernels.__main__; {found(('flax', 'optax', *commands))}; "
     program += f"import benchmarks.mnist, benchmarks.language_model; {found(commands)}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [".", "."]

@@ -4,16 +4,23 @@ import sys
 
 import pytest
 
-from benchmarks import language_model
-from benchmarks.training import torch_module
-from rnnjax.commands import exit_code
+from benchmarks import beside_torch, language_model
+from benchmarks.command import exit_code
+from benchmarks.pytorch import torch_module
+from benchmarks.report import cells
 
 
-def test_words_per_second_are_those_of_the_median_call():
-    row = language_model.row("rnnjax", [2.0, 1.0, 4.0], words=8000, steps=20)
-    assert (row["words_per_second"], row["seconds_per_step"], row["runs"]) == (4000, 0.1, 3)
-    assert row["words_per_second_low"] < 4000 < row["words_per_second_high"]
-    assert language_model.cells(row) == ["rnnjax", "4000", "2667", "5333", "100 ms", 3]
+def test_words_per_second_are_those_of_the_median_call(monkeypatch):
+    monkeypatch.setattr(
+        beside_torch.timing, "interleave", lambda *_, **__: {"a": [2.0, 1.0, 4.0], "PyTorch": [4, 4, 4]}
+    )
+    options = language_model.parse([])
+    row = next(beside_torch.measure({}, options, count=400))
+    assert (row.rate, row.seconds_per_step, row.ratio, row.runs) == (4000, 0.1, 2, 3)
+    assert cells(beside_torch.columns("words"), row) == [
+        *("a", "2.00 s", "1.50 s", "3.00 s", "100 ms"),
+        *("4000", "2.00", "3"),
+    ]
 
 
 def test_without_pytorch_it_says_what_to_install(monkeypatch, capsys):

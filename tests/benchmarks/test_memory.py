@@ -13,7 +13,7 @@ SIZES = ["--cells", "BasicRNN", "--batch", "2", "--input", "3", "--hidden", "8"]
 
 def rows_of(tmp_path, *arguments):
     path = tmp_path / "rows.json"
-    assert memory.main([*SIZES, *arguments, "--json", str(path)]) == 0
+    memory.main([*SIZES, *arguments, "--json", str(path)])
     return json.loads(path.read_text())["rows"]
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from fixtures.thorough import main_of
 
-from benchmarks import peers
-from benchmarks.contenders import CONTENDERS, USES, Case, missing_package, recurrent_layers
+from benchmarks.classifier import Case, recurrent_layers
+from benchmarks.peers import __main__ as peers
+from benchmarks.peers.contenders import CONTENDERS, USES, missing_package
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -46,7 +47,7 @@ def test_operations_are_those_of_the_products():
 def test_a_run_prints_a_table_and_writes_rows(capsys, tmp_path):
     path = tmp_path / "rows.json"
     arguments = ["--shapes", "4,3,2,5", "--cells", "BasicRNN", "--peers", "rnnjax", "linen", "--seconds", "0.1"]
-    assert peers.main([*arguments, "--json", str(path)]) == 0
+    peers.main([*arguments, "--json", str(path)])
     rows = json.loads(path.read_text())["rows"]
     assert [(row["cell"], row["T"], row["what"]) for row in rows] == [
         ("BasicRNN", 4, "train"),

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from jax import export
 
-from benchmarks import revision_programs, revisions
+from benchmarks.command import exit_code
+from benchmarks.revisions import __main__ as revisions
+from benchmarks.revisions import programs
 from rnnjax import LSTM, Scan, unroll
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -19,7 +21,7 @@ def written():
     """Two programs, as a revision writes them."""
 
     def program(name):
-        function, arguments = revision_programs.program(name, SHAPE, "scan", "forward")
+        function, arguments = programs.program(name, SHAPE, "scan", "forward")
         return bytes(export.export(jax.jit(function))(*arguments).serialize())
 
     return {name: program(name) for name in ("BasicRNN", "LSTM")}
@@ -38,14 +40,12 @@ def test_a_written_program_computes_what_unroll_does(written):
 
 def test_equal_programs_are_not_timed_and_others_are_in_turns(written):
     key = ("LSTM", "2,1,2,3", "scan", "forward")
-    same = revisions._row(key, written["LSTM"], written["LSTM"], 0.0)
-    other = revisions._row(key, written["BasicRNN"], written["LSTM"], 0.0)
-    assert (same["ratio"], same["runs"]) == (1.0, 0)
-    assert (other["ratio"], other["runs"]) == (other["after_seconds"] / other["before_seconds"], 5)
+    same = revisions.measured(key, written["LSTM"], written["LSTM"], 0.0)
+    other = revisions.measured(key, written["BasicRNN"], written["LSTM"], 0.0)
+    assert (same.ratio, same.runs) == (1.0, 0)
+    assert (other.ratio, other.runs) == (other.after_seconds / other.before_seconds, 5)
 
 
 def test_a_commit_that_there_is_not_is_named(capsys):
-    with pytest.raises(SystemExit) as ended:
-        revisions.main(["--before", "nonsense"])
-    assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith("python -m benchmarks.revisions: fatal: ")
+    assert exit_code(revisions.main, ["--before", "nonsense"]) == 2
+    assert capsys.readouterr().err.startswith("rnnjax: fatal: ")

@@ -5,7 +5,10 @@ import struct
 import numpy as np
 import pytest
 
-from benchmarks import whole_job
+from benchmarks import processes
+from benchmarks.report import cells
+from benchmarks.whole_job import __main__ as whole_job
+from benchmarks.whole_job import torch_job
 from rnnjax.errors import DataError
 
 
@@ -15,25 +18,25 @@ def job(seconds, **fields):
 
 def test_ratios_are_taken_turn_by_turn():
     row = whole_job.row("warm", [job(10), job(20), job(30)], [job(40), job(40), job(90)])
-    assert (row["seconds"], row["ratio"]) == (20, 3)
-    assert whole_job.cells(row)[:2] == ["warm", "20.0 s"]
+    assert (row.seconds.median, row.ratio, row.test_accuracy) == (20, 3, 0.8)
+    assert cells(whole_job._COLUMNS, row)[:2] == ["warm", "20.0 s"]
 
 
 def test_both_jobs_are_given_the_same_sizes_and_files(monkeypatch, tmp_path):
     started = []
 
-    def timed(command, environment):
+    def timed(command):
         started.append(command)
         return 1.0, "a line\n" + json.dumps({"step_seconds": 0.1, "validation": 0.5, "test": 0.4})
 
-    monkeypatch.setattr(whole_job, "timed", timed)
+    monkeypatch.setattr(processes, "timed", timed)
     (tmp_path / "mnist").mkdir()
     (tmp_path / "mnist" / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(struct.pack(">4i", 2051, 0, 28, 28)))
     options = whole_job.parse(["--variant", "rnn31", "--epochs", "2", "--data", str(tmp_path)])
     assert whole_job.torch_job(options) == whole_job.Job(1.0, 0.1, 0.5, 0.4)
     expected = {"--kind=BasicRNN", "--hidden-size=31", "--batch-size=128", "--epochs=2", f"--data={tmp_path / 'mnist'}"}
     assert expected < set(started[0])
-    assert whole_job.config_arguments(options) == ["--config.epochs=2", f"--config.data.path={tmp_path}"]
+    assert processes.config_arguments(options) == ["--config.epochs=2", f"--config.data.path={tmp_path}"]
 
 
 def test_a_folder_without_the_files_is_refused_before_anything_runs(tmp_path):
@@ -42,14 +45,14 @@ def test_a_folder_without_the_files_is_refused_before_anything_runs(tmp_path):
 
 
 def test_the_job_for_pytorch_trains(tmp_path, capsys):
-    torch_mnist = pytest.importorskip("benchmarks.torch_mnist", exc_type=ImportError)
+    pytest.importorskip("torch", exc_type=ImportError)
     rng = np.random.default_rng(0)
     for part, count in (("train", 5040), ("t10k", 20)):
         images = struct.pack(">4i", 2051, count, 28, 28) + rng.bytes(count * 784)
         labels = struct.pack(">2i", 2049, count) + bytes(rng.integers(0, 10, count, np.uint8))
         (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images, 1))
         (tmp_path / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
-    torch_mnist.main(["--data", str(tmp_path), "--epochs", "1", "--batch-size", "20", "--hidden-size", "4"])
+    torch_job.main(["--data", str(tmp_path), "--epochs", "1", "--batch-size", "20", "--hidden-size", "4"])
     printed = json.loads(capsys.readouterr().out)
     assert printed["step_seconds"] > 0
     assert 0 <= printed["test"] <= 1

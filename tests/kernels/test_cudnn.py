@@ -15,9 +15,9 @@ from jax.experimental import rnn
 from jax.interpreters import mlir
 from jax.sharding import PartitionSpec
 
-from benchmarks import kernels
-from benchmarks.kernel_cases import Case
-from benchmarks.kernel_contenders import CONTENDERS, rnnjax_ready
+from benchmarks.kernels import __main__ as kernels
+from benchmarks.kernels.cases import Case
+from benchmarks.kernels.contenders import CONTENDERS, rnnjax_ready
 from rnnjax import GRU, LSTM, CuDNN, Dropout, LSTMParams, LSTMState, Scan, Stack, bidirectional, unroll
 from rnnjax.unrolling.recurrence import Recurrence, Steps
 
@@ -210,7 +210,7 @@ def test_it_has_nothing_against_a_plain_lstm_on_an_nvidia_gpu(monkeypatch):
 @pytest.mark.thorough
 def test_the_benchmark_finds_this_and_jax_s_own_layer_right(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setitem(CONTENDERS, "cudnn", functools.partial(rnnjax_ready, Unasked, None))
+    monkeypatch.setitem(CONTENDERS, "cudnn", functools.partial(rnnjax_ready, Unasked(), None))
     case = Case("LSTM", 1, H, B, 10, "float32", projected=True)
     for row in kernels.measure("main", case, ["cudnn", "jax.rnn"], 0.01, kernels.Patience(100, lambda: None)):
         assert row.reason is None

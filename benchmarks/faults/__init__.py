@@ -1,0 +1,1 @@
+"""Faults put into real runs: ``python -m benchmarks.faults``."""

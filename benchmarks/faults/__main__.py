@@ -1,0 +1,231 @@
+"""Faults put into real runs, and whether anything was lost or falsified: ``python -m benchmarks.faults --minutes N``.
+
+Commands are killed, stopped, started on damaged directories and full disks, and bereft of their other processes. What
+comes out in the end is compared, bit for bit, with a run that nothing disturbed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from benchmarks import command, report
+from benchmarks.faults.case import Bench, Case, Fault, require_same
+from benchmarks.faults.kinds import KINDS, not_allowed
+from benchmarks.processes import ROOT
+from benchmarks.report import Column
+from rnnjax.errors import FAILED, TrainingError
+
+_EPILOG = """\
+kill        SIGKILL, up to four times in one run, half of them inside of a checkpoint's save
+signal      SIGTERM or SIGINT at any moment, with programs compiled before or not
+damage      a file of a complete or stopped run cut off, zeroed, changed, deleted, ...; or something left over there
+disk        the run directory on a disk that is full, of bytes or of files; then room is made
+processes   two processes of one run, one of them killed or stopped
+
+A case has survived if the result is that of a run that nothing disturbed (metrics, summary, arrays of the last and the
+best checkpoint, TensorBoard's points, bit for bit), or, where what was damaged cannot be made again, if the command
+ended with code 1 or 2, one sentence, no traceback and nothing deleted. The choices of a case come from the seed and its
+number: --only KIND --case N --seed S plays it again.
+"""
+
+_COLUMNS = (
+    Column("fault", width=10, left=True),
+    Column("tried", width=6),
+    Column("survived", width=8),
+    Column("seconds", unit=".0f", width=8),
+    Column("note", left=True),
+)
+
+
+class Played(NamedTuple):
+    """A case that was played: what was seen if it was not survived, the commands, and seconds to answer signals."""
+
+    kind: str
+    number: int
+    seconds: float
+    answers: list[float]
+    seen: str | None
+    log: list[str]
+
+
+class Row(NamedTuple):
+    """The counts of a kind of fault, and the seconds that the slowest answer to a signal took."""
+
+    fault: str
+    tried: int
+    survived: int
+    seconds: float
+    slowest_answer: float | None
+    allowed: bool
+
+    @property
+    def note(self) -> str:
+        """What is said beside the counts."""
+        if self.slowest_answer is not None:
+            return f"slowest answer {self.slowest_answer:.1f} s"
+        return "" if self.allowed else "not allowed here"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command with the arguments after its name.
+
+    Raises:
+      TrainingError: if the command to be tested does not even train undisturbed, or not twice to the same.
+      SystemExit: with code 1 if a fault was not survived.
+    """
+    options = parse(arguments)
+    jax.config.update("jax_platforms", "cpu")
+    failures: list[Played] = []
+    with tempfile.TemporaryDirectory(prefix="rnnjax-faults-") as folder:
+        report.show(
+            options,
+            _COLUMNS,
+            measure(Path(folder), options, failures),
+            about=command_line(options),
+            command=command_line(options),
+            failures=failures,
+        )
+    if failures:
+        raise SystemExit(FAILED)
+
+
+def measure(folder: Path, options: argparse.Namespace, failures: list[Played]) -> Iterator[Row | str]:
+    """Yields what was seen of cases that were not survived, which it keeps, and after all the row of every kind."""
+    barred = [kind for kind in options.only if not_allowed(kind)]
+    played = []
+    for each in campaign(prepare(folder), [kind for kind in options.only if kind not in barred], options):
+        played.append(each)
+        if each.seen is not None:
+            failures.append(each)
+            yield failure(each, options.seed)
+    for kind in options.only:
+        yield row(kind, [each for each in played if each.kind == kind], kind in barred)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Returns the command's options."""
+    what = "Faults put into real runs, and whether they survive."
+    parser = command.FiguresParser("faults", what, _EPILOG, only=["damage"], case=0)
+    add = parser.add_argument
+    add("--minutes", type=command.positive, help="begin no case after this time, the same for every kind; 4")
+    add("--seed", type=int, default=0, help="of all random choices; 0")
+    add("--only", nargs="+", choices=list(KINDS), default=list(KINDS), metavar="KIND", help="kinds of fault; all")
+    add("--case", type=int, metavar="N", help="play this case of each kind, and no other")
+    add("--keep", type=Path, metavar="FOLDER", help="leave what cases that are not survived wrote there")
+    options = parser.options(arguments)
+    if options.case is not None and options.minutes is not None:
+        parser.error("--case and --minutes exclude each other")
+    return options
+
+
+def command_line(options: argparse.Namespace) -> str:
+    """Returns the command that does the same again."""
+    only = [] if options.only == list(KINDS) else ["--only", *options.only]
+    how_much = ["--minutes", f"{options.minutes or 4:g}"] if options.case is None else ["--case", str(options.case)]
+    return shlex.join(["python", "-m", "benchmarks.faults", *how_much, "--seed", str(options.seed), *only])
+
+
+def prepare(folder: Path) -> Bench:
+    """Trains the reference, and once more for its time and to see that the same command gives the same.
+
+    Raises:
+      TrainingError: if either fails, or they are not the same.
+    """
+    bench = Bench(folder, _TRAIN, _EVALUATE, environment(folder), 0.0)
+    train_undisturbed(bench, bench.reference)
+    seconds = train_undisturbed(bench, folder / "again")
+    try:
+        require_same(folder / "again", bench.reference)
+    except Fault as error:
+        raise TrainingError(f"two runs that nothing disturbed are not the same: {error}") from error
+    return bench._replace(seconds=seconds)
+
+
+_TRAIN = (
+    *(sys.executable, "-m", "rnnjax.train", "--config", "configs/mnist.py:embedded"),
+    *("--config.cell.hidden_size=8", "--config.epochs=6", "--config.parallel.batch=1"),
+    *("--config.steps_per_call=12", "--config.log_every=6"),
+)
+_EVALUATE = (sys.executable, "-m", "rnnjax.evaluate")
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Returns the environment of all commands: on CPUs, outside of a cluster, their cache in the folder."""
+    ours = {"JAX_PLATFORMS": "cpu", "RNNJAX_CACHE": str(folder / "cache")}
+    others = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "OMPI_"))}
+    return others | ours
+
+
+def train_undisturbed(bench: Bench, directory: Path) -> float:
+    """Trains to the end; returns its seconds.
+
+    Raises:
+      TrainingError: if it fails.
+    """
+    started = time.monotonic()
+    command = [*bench.train, "--workdir", str(directory)]
+    ended = subprocess.run(command, cwd=ROOT, env=bench.environment, capture_output=True, text=True)
+    if ended.returncode:
+        raise TrainingError(f"undisturbed training ended with {ended.returncode}: {ended.stderr.strip()[-500:]}")
+    return time.monotonic() - started
+
+
+def campaign(bench: Bench, kinds: Sequence[str], options: argparse.Namespace) -> Iterator[Played]:
+    """Yields cases as they are played: one of each kind, or what the time allows, which the kinds share evenly."""
+    if options.case is not None:
+        yield from (play(bench, kind, options, options.case) for kind in kinds)
+        return
+    end, used, next_case = (
+        time.monotonic() + 60 * (options.minutes or 4),
+        dict.fromkeys(kinds, 0.0),
+        collections.Counter(),
+    )
+    while kinds and time.monotonic() < end:
+        kind = min(kinds, key=lambda each: used[each])
+        played = play(bench, kind, options, next_case[kind])
+        next_case[kind] += 1
+        used[kind] += played.seconds
+        yield played
+
+
+def play(bench: Bench, kind: str, options: argparse.Namespace, number: int) -> Played:
+    """Plays a case."""
+    started, seen = time.monotonic(), None
+    case = Case(bench, kind, options.seed, number)
+    try:
+        with case.removed(options.keep):
+            KINDS[kind](case)
+    except Fault as fault:
+        seen = str(fault)
+    except (OSError, ValueError, KeyError) as error:  # a result that cannot even be read
+        seen = f"the result cannot be read: {type(error).__name__}: {error}"
+    return Played(kind, number, time.monotonic() - started, case.answers, seen, case.log)
+
+
+def failure(played: Played, seed: int) -> str:
+    """Returns what was seen of a case that was not survived, and how to see it again."""
+    again = f"python -m benchmarks.faults --only {played.kind} --case {played.number} --seed {seed}"
+    return "\n".join([f"NOT SURVIVED: {again}", *(f"  {line}" for line in played.log), f"  seen: {played.seen}", ""])
+
+
+def row(kind: str, played: Sequence[Played], barred: bool) -> Row:
+    """Returns the counts of a kind."""
+    answers = [seconds for each in played for seconds in each.answers]
+    survived, seconds = sum(each.seen is None for each in played), sum(each.seconds for each in played)
+    return Row(kind, len(played), survived, seconds, max(answers, default=None), not barred)
+
+
+if __name__ == "__main__":
+    command.run(main)

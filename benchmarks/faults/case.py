@@ -1,0 +1,212 @@
+"""One case of a fault: commands in process groups of their own, watched and struck, and what is asked of their ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+from benchmarks.faults.compare import differences
+from benchmarks.processes import ROOT
+
+_LONGEST = 300  # seconds of a command
+_MOST_LINES = 20  # on stderr, apart from those of progress
+
+
+class Fault(Exception):
+    """Something was lost, or falsified, or said in a way that is none."""
+
+
+class Ended(NamedTuple):
+    """A command that has ended.
+
+    Attributes:
+      command: as it is written in a shell.
+      code: its exit code; minus the signal that ended it.
+      out, err: what it printed.
+    """
+
+    command: str
+    code: int
+    out: str
+    err: str
+
+
+class Bench(NamedTuple):
+    """What all cases of a campaign share.
+
+    Attributes:
+      folder: a temporary one.
+      train: the training command, but for ``--workdir DIR``.
+      evaluate: the evaluating command, but for its arguments.
+      environment: of all commands.
+      seconds: that training takes, undisturbed, with programs compiled before.
+    """
+
+    folder: Path
+    train: tuple[str, ...]
+    evaluate: tuple[str, ...]
+    environment: dict[str, str]
+    seconds: float
+
+    @property
+    def reference(self) -> Path:
+        """The directory of a run that was not disturbed."""
+        return self.folder / "reference"
+
+
+class Started:
+    """A command under way, in a process group of its own, which ends with the context."""
+
+    def __init__(self, command: Sequence[str], environment: dict[str, str], said: Path):
+        self.command = shlex.join(command)
+        self._files = [said.with_name(f"{said.name}.{name}") for name in ("out", "err")]
+        with self._files[0].open("wb") as out, self._files[1].open("wb") as err:
+            self._process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Started:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def send(self, number: int) -> None:
+        """Sends a signal, if it has not ended."""
+        self._process.send_signal(number)
+
+    def await_or_end(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Returns when something holds, the command has ended, or the seconds are over."""
+        end = time.monotonic() + seconds
+        while self.running and time.monotonic() < end and not condition():
+            time.sleep(0.002)
+
+    def end(self, seconds: float = _LONGEST) -> Ended:
+        """Returns what came of it.
+
+        Raises:
+          Fault: if it does not end.
+        """
+        try:
+            code = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise Fault(f"it did not end within {seconds:.0f} s; stderr: {self._said(1)[-300:]!r}") from None
+        return Ended(self.command, code, self._said(0), self._said(1))
+
+    def _said(self, which: int) -> str:
+        return self._files[which].read_text(errors="backslashreplace")
+
+
+class Case:
+    """One case: a folder, a source of random choices, and the commands that it has run.
+
+    Args:
+      bench: what it shares with others.
+      kind, seed, number: what its choices come from.
+    """
+
+    def __init__(self, bench: Bench, kind: str, seed: int, number: int):
+        self.bench = bench
+        self.draw = random.Random(f"{seed} {kind} {number}")
+        self.folder = bench.folder / f"{kind}-{number}"
+        self.folder.mkdir(parents=True)
+        self.run = self.folder / "run"
+        self.log: list[str] = []
+        self.answers: list[float] = []
+
+    def start(self, command: Sequence[object], **environment: str) -> Started:
+        """Starts a command, to be left with the context."""
+        words = [str(word) for word in command]
+        self.log.append(shlex.join([*(f"{name}={value}" for name, value in environment.items()), *words]))
+        return Started(words, {**self.bench.environment, **environment}, self.folder / f"said-{len(self.log)}")
+
+    def ended(self, command: Sequence[object]) -> Ended:
+        """Runs a command to its end, which must be a clean one."""
+        with self.start(command) as started:
+            ended = started.end()
+        require_clean(ended)
+        return ended
+
+    def training(self) -> list[object]:
+        """Returns the training command in this case's directory."""
+        return [*self.bench.train, "--workdir", self.run]
+
+    def did(self, what: str) -> None:
+        """Notes what was done between commands."""
+        self.log.append(f"# {what}")
+
+    def require_reference(self, *, some_rows: bool = False) -> None:
+        """Raises `Fault` unless the run's result is that of the reference."""
+        require_same(self.run, self.bench.reference, some_rows=some_rows)
+
+    @contextlib.contextmanager
+    def removed(self, keep: Path | None = None) -> Iterator[None]:
+        """After it the folder is gone; where an error ended it, a copy is in `keep`, if that is given."""
+        try:
+            yield
+        except Exception:
+            if keep is not None:
+                shutil.copytree(self.folder, keep / self.folder.name, dirs_exist_ok=True)
+            raise
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def finish(self) -> None:
+        """Trains to the end; raises `Fault` unless the result is that of the reference."""
+        require_code(self.ended(self.training()), 0)
+        self.require_reference()
+
+
+def require_same(run: Path, reference: Path, *, some_rows: bool = False) -> None:
+    """Raises `Fault` unless a run's result is that of another."""
+    found = differences(run, reference, some_rows=some_rows)
+    require(not found, "; ".join(found))
+
+
+def require(condition: bool, seen: str) -> None:
+    """Raises `Fault` with what was seen unless the condition holds."""
+    if not condition:
+        raise Fault(seen)
+
+
+def require_code(ended: Ended, *codes: int) -> None:
+    """Raises `Fault` unless a command ended with one of some codes."""
+    said = ended.err.strip()[-400:]
+    require(ended.code in codes, f"it ended with {ended.code} for {' or '.join(map(str, codes))}; stderr: {said!r}")
+
+
+def require_clean(ended: Ended) -> None:
+    """Raises `Fault` if a command showed a traceback or many lines, or failed without one sentence of its own."""
+    said, lines = ended.err.strip()[-400:], ended.err.splitlines()
+    require("Traceback (most recent call last)" not in ended.err, f"a traceback (code {ended.code}): {said!r}")
+    more = [line for line in lines if not re.match(r"epoch \d+ ", line)]
+    require(len(more) <= _MOST_LINES, f"{len(more)} lines on stderr, the last of them: {said!r}")
+    if ended.code in (1, 2):
+        sentences = sum(line.startswith("rnnjax: ") for line in lines)
+        require(sentences == 1, f"code {ended.code} with {sentences} sentences for one; stderr: {said!r}")

@@ -1,0 +1,1 @@
+"""Recurrences as kernels on a GPU: ``python -m benchmarks.kernels``."""

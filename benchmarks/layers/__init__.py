@@ -1,0 +1,1 @@
+"""Layers over devices: ``python -m benchmarks.layers``."""

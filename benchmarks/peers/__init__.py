@@ -1,0 +1,1 @@
+"""Training and inference beside other libraries: ``python -m benchmarks.peers``."""

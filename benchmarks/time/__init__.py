@@ -1,0 +1,1 @@
+"""Sequences over their length: ``python -m benchmarks.time``."""

@@ -1,0 +1,1 @@
+"""Static unrolling against scan: ``python -m benchmarks.unroll``."""
