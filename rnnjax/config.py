@@ -58,12 +58,11 @@ def check_source(
       own: the one of one's own files, and what is in them.
     """
     require(data.name in names, f"data.name must be one of {', '.join(names)}, got {data.name!r}")
-    name, reason = made
-    other = own[0] if own else names[0]
-    needless = data.name == name and data.path is not None
+    (made_name, reason), (own_name, what) = made, own or ("", "")
+    needless = data.name == made_name and data.path is not None
+    other = own_name or names[0]
     require(not needless, f"{reason}; leave data.path out, or add --config.data.name={other}")
-    lacking = own is not None and data.name == own[0] and not data.path
-    require(not lacking, f"{own and own[1]} of your own need --config.data.path")
+    require(data.name != own_name or bool(data.path), f"{what} of your own need --config.data.path")
 
 
 def check_held_out(validation_fraction: float, test_fraction: float) -> None:
