@@ -19,7 +19,7 @@ from rnnjax.optimizer import build_optimizer
 from rnnjax.parallel.mesh import batch_mesh, device_counts, filled_batch
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import Order, epoch_orders, epoch_steps
-from rnnjax.training.choice import Choice
+from rnnjax.training.directory.choice import Choice
 from rnnjax.training.feeds import training_feed
 from rnnjax.training.program import TrainProgram
 from rnnjax.training.state import as_only_run, initial_train_state, place_state

@@ -26,7 +26,7 @@ from rnnjax.errors import (
     TrainingError,
     first_line,
 )
-from rnnjax.training.trust import TRUST
+from rnnjax.training.directory.trust import TRUST
 
 _log = logging.getLogger(__name__)
 

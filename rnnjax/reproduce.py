@@ -105,7 +105,7 @@ def run(
     Raises:
       TrainingError: if a run fails, after it has printed its message.
     """
-    from rnnjax.training.run_directory import RunDirectory
+    from rnnjax.training.directory.run_directory import RunDirectory
 
     command = ["-m", "rnnjax.train", "--config", found(experiment.config), *flags]
     environment = os.environ if device is None else {**os.environ, "JAX_PLATFORMS": device}

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     require_packages()
     from rnnjax.parallel.mesh import provide_cpu_devices
-    from rnnjax.training.run_directory import RunDirectory, new_directory
+    from rnnjax.training.directory.run_directory import RunDirectory, new_directory
     from rnnjax.training.sweeps.grid import one_of_each, read_grid
     from rnnjax.training.sweeps.ray_groups import ray_trainer
     from rnnjax.training.sweeps.report import table

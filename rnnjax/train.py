@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     from rnnjax.parallel.distributed import joined, read_cluster
     from rnnjax.parallel.mesh import provide_cpu_devices
     from rnnjax.training.ancestor import read_extension, read_parent
-    from rnnjax.training.run_directory import new_directory
+    from rnnjax.training.directory.run_directory import new_directory
 
     if HELP & set(arguments):
         print(help_of_config(str(__doc__), [argument for argument in arguments if argument not in HELP]))
@@ -73,9 +73,9 @@ def train_or_go_on(config: TrainConfig, directory: Path, parent: Parent | None =
     from rnnjax.config_group import to_dict
     from rnnjax.parallel.distributed import is_writer
     from rnnjax.training.ancestor import ancestor_of
+    from rnnjax.training.directory.run_directory import RunDirectory
     from rnnjax.training.loop import train
     from rnnjax.training.opening import opened, task_of_all
-    from rnnjax.training.run_directory import RunDirectory
 
     run = RunDirectory(directory, writes=is_writer())
     with opened(run, to_dict(config), None if parent is None else parent.as_json()) as summary:

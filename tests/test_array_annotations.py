@@ -12,7 +12,7 @@ from rnnjax.training.batches import Order
 from rnnjax.training.split_evaluation import pieces
 
 _ROOT = Path(rnnjax.__file__).parent
-_FILES = sorted([*_ROOT.glob("training/*.py"), *_ROOT.glob("parallel/*.py")])
+_FILES = sorted([*_ROOT.glob("training/**/*.py"), *_ROOT.glob("parallel/*.py")])
 _ARRAYS = {"Array", "ndarray"}
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
-from rnnjax.training.checkpoint import ITEMS
+from rnnjax.training.directory.checkpoint import ITEMS
 
 _PLACE = ("step", "epoch", "split")
 

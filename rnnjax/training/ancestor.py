@@ -17,17 +17,17 @@ from rnnjax.errors import CheckpointError, ConfigError, DataError, require
 from rnnjax.parallel.agreement import in_all_processes
 from rnnjax.tasks.task import Kept, Task
 from rnnjax.training.batches import epoch_steps
-from rnnjax.training.checkpoint import ITEMS, Checkpoints
-from rnnjax.training.choice import Choice
+from rnnjax.training.directory.checkpoint import ITEMS, Checkpoints
+from rnnjax.training.directory.choice import Choice
+from rnnjax.training.directory.finding import find_run
+from rnnjax.training.directory.histograms import take_histograms
+from rnnjax.training.directory.model_file import ModelFile, leaves_by_path, shapes
+from rnnjax.training.directory.run_checkpoints import open_checkpoints
+from rnnjax.training.directory.run_directory import RunDirectory, config_digest
+from rnnjax.training.directory.summary import is_summary
+from rnnjax.training.directory.trust import TRUST
 from rnnjax.training.evaluation import run_config
-from rnnjax.training.finding import find_run
-from rnnjax.training.histograms import take_histograms
-from rnnjax.training.model_file import ModelFile, leaves_by_path, shapes
-from rnnjax.training.run_checkpoints import open_checkpoints
-from rnnjax.training.run_directory import RunDirectory, config_digest
 from rnnjax.training.state import TrainState, as_items, from_items
-from rnnjax.training.summary import is_summary
-from rnnjax.training.trust import TRUST
 
 _log = logging.getLogger(__name__)
 

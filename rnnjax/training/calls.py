@@ -12,7 +12,7 @@ import jax
 
 from rnnjax.backend import waits_for_calls
 from rnnjax.parallel.distributed import wait_for_all
-from rnnjax.training.checkpoint import Unfinished
+from rnnjax.training.directory.checkpoint import Unfinished
 from rnnjax.training.engine import Engine
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.pace import Pace, longest_of_processes

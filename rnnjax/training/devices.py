@@ -22,7 +22,7 @@ from rnnjax.files import is_number, is_object, read_json, write_json
 from rnnjax.machine import device_name, versions
 from rnnjax.parallel.mesh import device_counts
 from rnnjax.tasks.task import Task
-from rnnjax.training.choice import Choice, choice_from_json
+from rnnjax.training.directory.choice import Choice, choice_from_json
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.step_seconds import step_seconds, tuned_methods
 

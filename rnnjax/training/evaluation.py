@@ -14,12 +14,12 @@ from rnnjax.memory import require_room_for
 from rnnjax.parallel.mesh import batch_mesh
 from rnnjax.tasks import build_task, open_task, task_module
 from rnnjax.tasks.task import Kept, Task
-from rnnjax.training.finding import find_run
-from rnnjax.training.model_file import shapes
-from rnnjax.training.run_checkpoints import open_checkpoints
-from rnnjax.training.run_directory import RunDirectory
+from rnnjax.training.directory.finding import find_run
+from rnnjax.training.directory.model_file import shapes
+from rnnjax.training.directory.run_checkpoints import open_checkpoints
+from rnnjax.training.directory.run_directory import RunDirectory
+from rnnjax.training.directory.trust import require_trust
 from rnnjax.training.split_evaluation import Evaluator
-from rnnjax.training.trust import require_trust
 from rnnjax.unrolling.auto import using
 from rnnjax.unrolling.known import Methods
 

@@ -12,7 +12,7 @@ import optax
 from rnnjax.config import TrainConfig
 from rnnjax.errors import require
 from rnnjax.optimizer import Optimizer, build_optimizer
-from rnnjax.training.model_file import by_path, path_of
+from rnnjax.training.directory.model_file import by_path, path_of
 
 _MOST_SHOWN = 12  # paths in a message
 

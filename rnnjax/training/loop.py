@@ -15,17 +15,18 @@ from rnnjax.tasks.task import Task
 from rnnjax.training.ancestor import Ancestor
 from rnnjax.training.batches import left_out, training_schedule
 from rnnjax.training.calls import Beginning, train_and_test
-from rnnjax.training.checkpoint import Checkpoints, Unfinished
 from rnnjax.training.devices import choose
+from rnnjax.training.directory.checkpoint import Checkpoints, Unfinished
+from rnnjax.training.directory.histograms import histograms_until
+from rnnjax.training.directory.model_file import model_file, shapes
+from rnnjax.training.directory.run_checkpoints import open_checkpoints
+from rnnjax.training.directory.run_directory import RunDirectory
+from rnnjax.training.directory.summary import summarise
 from rnnjax.training.engine import Engine
 from rnnjax.training.frozen import check_frozen, run_optimizer
-from rnnjax.training.histograms import histograms_until
 from rnnjax.training.interruption import StopRequest
 from rnnjax.training.log_window import LogWindow, steps_in
-from rnnjax.training.model_file import model_file, shapes
 from rnnjax.training.progress import Progress
-from rnnjax.training.run_checkpoints import open_checkpoints
-from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.run_record import RunRecord
 from rnnjax.training.sinks.named import followers
 from rnnjax.training.sinks.sink import Sinks
@@ -37,7 +38,6 @@ from rnnjax.training.state import (
     place_state,
     require_room,
 )
-from rnnjax.training.summary import summarise
 from rnnjax.unrolling.auto import using
 
 _log = logging.getLogger(__name__)

@@ -18,9 +18,9 @@ from rnnjax.parallel.agreement import CollectiveError, difference, in_all_proces
 from rnnjax.parallel.distributed import is_writer
 from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Kept, Task
-from rnnjax.training.lock import locked, mark_of
-from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.summary import is_summary
+from rnnjax.training.directory.lock import locked, mark_of
+from rnnjax.training.directory.run_directory import RunDirectory
+from rnnjax.training.directory.summary import is_summary
 
 _VISIBLE_WITHIN = 5.0  # seconds until a shared disk shows one host what another has written
 

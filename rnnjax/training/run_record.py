@@ -13,12 +13,12 @@ from rnnjax.errors import TrainingError
 from rnnjax.plots import plot_curves
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import TrainingSchedule
-from rnnjax.training.checkpoint import Checkpoints
-from rnnjax.training.histograms import append_histograms, histogram_row
+from rnnjax.training.directory.checkpoint import Checkpoints
+from rnnjax.training.directory.histograms import append_histograms, histogram_row
+from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.log_window import LogWindow
 from rnnjax.training.progress import Progress
 from rnnjax.training.record import CallResults, Record, Row
-from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.sinks.sink import Sinks
 from rnnjax.training.state import as_items
 

@@ -15,7 +15,7 @@ from rnnjax.config import TrainConfig
 from rnnjax.parallel.mesh import batch_mesh
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import Order
-from rnnjax.training.choice import Choice
+from rnnjax.training.directory.choice import Choice
 from rnnjax.training.feeds import training_feed
 from rnnjax.training.program import TrainProgram, by_bucket
 from rnnjax.training.state import TrainState, as_only_run, initial_train_state, place_state

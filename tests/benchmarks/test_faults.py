@@ -19,7 +19,7 @@ from benchmarks.faults.compare import differences
 from benchmarks.faults.damage import LEFT_OVER, WAYS, damage_one, damaged, files_by_kind, leave_over
 from benchmarks.faults.kinds import as_if_stopped, check_evaluation, check_stopped, contents
 from benchmarks.report import table_lines
-from rnnjax.training.metrics_file import read_rows
+from rnnjax.training.directory.metrics_file import read_rows
 from rnnjax.training.sinks.tensorboard import TensorBoard
 
 ROOT = Path(__file__).parents[2]

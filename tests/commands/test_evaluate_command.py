@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from rnnjax import evaluate
-from rnnjax.training.lock import locked
+from rnnjax.training.directory.lock import locked
 
 pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rnnjax import train
-from rnnjax.training.lock import locked
+from rnnjax.training.directory.lock import locked
 
 pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
 
@@ -97,7 +97,7 @@ def test_without_a_work_directory_a_run_gets_one_of_its_own_below_runs(call, tmp
 
     monkeypatch.setattr(loop, "train", stop)
     config = os.path.abspath("configs/mnist.py")
-    monkeypatch.setattr("rnnjax.training.run_directory.RunDirectory.claim", lambda self, config: None)
+    monkeypatch.setattr("rnnjax.training.directory.run_directory.RunDirectory.claim", lambda self, config: None)
     code, _, _, _ = call(train.main, "--config", f"{config}:embedded")
     assert code == 130
     (path,) = claimed
@@ -197,7 +197,7 @@ def test_a_disk_that_is_full_ends_with_1_and_one_sentence(call, tmp_path, monkey
     def full(self, rows):
         raise OSError(28, os.strerror(28), str(self.path / "metrics.jsonl"))
 
-    monkeypatch.setattr("rnnjax.training.run_directory.RunDirectory.append_metrics", full)
+    monkeypatch.setattr("rnnjax.training.directory.run_directory.RunDirectory.append_metrics", full)
     code, _, sentences, _ = call(train.main, *SMALL, "--workdir", tmp_path / "run")
     assert code == 1
     assert len(sentences) == 1

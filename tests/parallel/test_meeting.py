@@ -17,7 +17,7 @@ from rnnjax.parallel.agreement import describe_run, difference
 from rnnjax.parallel.meeting import Place, meet
 from rnnjax.train import main
 from rnnjax.training import opening
-from rnnjax.training.run_directory import RunDirectory
+from rnnjax.training.directory.run_directory import RunDirectory
 
 VERSIONS = {"python": "3.11.4", "jax": "0.10.2", "jaxlib": "0.10.2"}
 

@@ -9,7 +9,7 @@ from rnnjax.config import CellConfig, DataConfig
 from rnnjax.config_group import freeze
 from rnnjax.errors import ConfigError, DataError
 from rnnjax.tasks import build_task, hihello, language_model, mnist, navigation, open_task, sequences, time_series
-from rnnjax.training.model_file import leaves_by_path, model_file, model_from_json, shapes
+from rnnjax.training.directory.model_file import leaves_by_path, model_file, model_from_json, shapes
 
 CELL = CellConfig(kind="GRU", hidden_size=4)
 CONFIGS = {

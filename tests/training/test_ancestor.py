@@ -17,9 +17,9 @@ from rnnjax.config_group import freeze, to_dict
 from rnnjax.errors import ConfigError, DataError
 from rnnjax.tasks import build_task
 from rnnjax.training.ancestor import Ancestor, Parent, difference, read_extension, read_parent
+from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.frozen import check_frozen
 from rnnjax.training.record import Record
-from rnnjax.training.run_directory import RunDirectory
 
 pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
 

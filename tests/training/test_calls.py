@@ -22,10 +22,10 @@ from rnnjax.tasks import build_task
 from rnnjax.train import main
 from rnnjax.training import engine, loop
 from rnnjax.training.batches import TrainingSchedule
+from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow
 from rnnjax.training.record import Record
-from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.state import as_items, initial_train_state
 
 pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")

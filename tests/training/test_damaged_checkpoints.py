@@ -9,7 +9,7 @@ from fixtures.checkpoints import RUN, Checkpoints, restore, save, state_of
 from toytasks.runs import assert_identical
 
 from rnnjax.errors import CheckpointError, DataError
-from rnnjax.training.checkpoint import Origin
+from rnnjax.training.directory.checkpoint import Origin
 
 
 def data_files(step_directory):

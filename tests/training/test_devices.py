@@ -17,10 +17,10 @@ from rnnjax.cache import cache_directory, delete_damaged_programs, keep_compilat
 from rnnjax.config import ParallelConfig
 from rnnjax.tasks import build_task
 from rnnjax.training import devices, step_seconds
-from rnnjax.training.choice import Choice
+from rnnjax.training.directory.choice import Choice
+from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.record import Record
-from rnnjax.training.run_directory import RunDirectory
 from rnnjax.unrolling.known import keep_choices, recurrence_key
 from rnnjax.unrolling.sequences import choose_again
 from rnnjax.unrolling.tune_report import Tuned

@@ -11,9 +11,9 @@ from toytasks.runs import sign_config
 
 from rnnjax.config_group import to_dict
 from rnnjax.errors import ConfigError, DirectoryInUse
-from rnnjax.training import lock
-from rnnjax.training.lock import locked, mark_of
-from rnnjax.training.run_directory import RunDirectory
+from rnnjax.training.directory import lock
+from rnnjax.training.directory.lock import locked, mark_of
+from rnnjax.training.directory.run_directory import RunDirectory
 
 
 def test_a_directory_is_made_and_what_is_still_empty_is_removed_again(tmp_path):
@@ -63,7 +63,7 @@ def test_a_holder_that_cannot_be_read_is_another_process(content, tmp_path):
 HOLDER = """
 import os, sys
 from pathlib import Path
-from rnnjax.training.lock import locked
+from rnnjax.training.directory.lock import locked
 with locked(Path(sys.argv[1])):
     if os.fork() == 0:
         print("forked", flush=True)

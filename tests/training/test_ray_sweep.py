@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from rnnjax.errors import TrainingError
+from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.interruption import Interrupted
-from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.sweeps import sweep as sweeping
 from rnnjax.training.sweeps.grid import read_grid
 from rnnjax.training.sweeps.sweep import sweep, train_in_turn

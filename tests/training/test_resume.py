@@ -17,10 +17,10 @@ from rnnjax.config_group import freeze, from_dict, to_dict
 from rnnjax.errors import CheckpointError, DataError
 from rnnjax.tasks import build_task
 from rnnjax.train import main
+from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.loop import train
 from rnnjax.training.record import Record
-from rnnjax.training.run_directory import RunDirectory
 
 pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
 

@@ -10,9 +10,9 @@ from rnnjax.config_group import to_dict
 from rnnjax.data.dataset import NO_DATA
 from rnnjax.errors import ConfigError
 from rnnjax.tasks import build_task
-from rnnjax.training.model_file import ModelFile
-from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.summary import best_metrics, is_summary, last_metrics
+from rnnjax.training.directory.model_file import ModelFile
+from rnnjax.training.directory.run_directory import RunDirectory
+from rnnjax.training.directory.summary import best_metrics, is_summary, last_metrics
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_the_summary_says_what_came_out_and_on_what(run):
 def test_the_rate_in_the_summary_is_that_of_the_steps_alone(tmp_path, monkeypatch):
     import time
 
-    from rnnjax.training.checkpoint import Checkpoints
+    from rnnjax.training.directory.checkpoint import Checkpoints
 
     real = Checkpoints.restore_last
 

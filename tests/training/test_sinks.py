@@ -17,9 +17,9 @@ from rnnjax.config_group import to_dict
 from rnnjax.errors import ConfigError
 from rnnjax.optimizer import build_schedule
 from rnnjax.tasks import build_task
-from rnnjax.training.histograms import histogram_row
+from rnnjax.training.directory.histograms import histogram_row
+from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.record import Record
-from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.sinks.named import followers
 from rnnjax.training.sinks.tensorboard import TensorBoard
 

@@ -21,11 +21,11 @@ from rnnjax.errors import ConfigError, DirectoryInUse
 from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Buckets
 from rnnjax.training import engine
-from rnnjax.training.finding import find_run
+from rnnjax.training.directory.finding import find_run
+from rnnjax.training.directory.lock import locked
+from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.interruption import Interrupted, StopRequest
-from rnnjax.training.lock import locked
 from rnnjax.training.loop import train
-from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.sweeps import sweep as sweeping
 from rnnjax.training.sweeps.grid import Group, Run, groups
 from rnnjax.training.sweeps.group import train_group

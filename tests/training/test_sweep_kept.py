@@ -7,9 +7,9 @@ import pytest
 
 import rnnjax
 from rnnjax.errors import ConfigError
+from rnnjax.training.directory.finding import find_run
+from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.evaluation import evaluate_run
-from rnnjax.training.finding import find_run
-from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.sweeps import sweep as sweeping
 from rnnjax.training.sweeps.grid import read_grid
 from rnnjax.training.sweeps.report import table

@@ -25,7 +25,7 @@ from rnnjax.errors import ConfigError, TrainingError
 from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Task
 from rnnjax.training import loop
-from rnnjax.training.run_directory import RunDirectory
+from rnnjax.training.directory.run_directory import RunDirectory
 
 pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
 

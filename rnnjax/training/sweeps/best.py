@@ -15,10 +15,10 @@ from rnnjax.config_group import to_dict
 from rnnjax.machine import device_name, git_commit, versions
 from rnnjax.metric_names import numbers
 from rnnjax.tasks.task import Task
-from rnnjax.training.checkpoint import Checkpoints
-from rnnjax.training.model_file import model_file
-from rnnjax.training.run_checkpoints import open_checkpoints
-from rnnjax.training.run_directory import RunDirectory
+from rnnjax.training.directory.checkpoint import Checkpoints
+from rnnjax.training.directory.model_file import model_file
+from rnnjax.training.directory.run_checkpoints import open_checkpoints
+from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.state import TrainState, as_items
 from rnnjax.training.sweeps.grid import Group, Run
 

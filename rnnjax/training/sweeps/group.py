@@ -18,14 +18,14 @@ from rnnjax.parallel.mesh import RUNS
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import TrainingSchedule
 from rnnjax.training.calls import Beginning, train_and_test
-from rnnjax.training.checkpoint import Checkpoints, Origin, Unfinished
+from rnnjax.training.directory.checkpoint import Checkpoints, Origin, Unfinished
+from rnnjax.training.directory.model_file import shapes
+from rnnjax.training.directory.run_directory import RunDirectory, config_digest
 from rnnjax.training.engine import Engine, Runs
 from rnnjax.training.frozen import check_frozen
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow, steps_in
-from rnnjax.training.model_file import shapes
 from rnnjax.training.progress import Progress
-from rnnjax.training.run_directory import RunDirectory, config_digest
 from rnnjax.training.sinks.named import followers
 from rnnjax.training.sinks.sink import Sinks
 from rnnjax.training.state import (

@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Int
 
 from rnnjax.tasks.task import Task
-from rnnjax.training.checkpoint import Checkpoints
+from rnnjax.training.directory.checkpoint import Checkpoints
+from rnnjax.training.directory.run_directory import RunDirectory
+from rnnjax.training.directory.summary import best_metrics, last_metrics
 from rnnjax.training.log_window import LogWindow
 from rnnjax.training.progress import Progress
 from rnnjax.training.record import CallResults, Record, Row
-from rnnjax.training.run_directory import RunDirectory
-from rnnjax.training.summary import best_metrics, last_metrics
 from rnnjax.training.sweeps.best import BestParams, items_of_runs, score_of
 from rnnjax.training.sweeps.grid import Group
 

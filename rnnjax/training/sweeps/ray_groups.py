@@ -15,8 +15,8 @@ from rnnjax.cache import keep_compilations
 from rnnjax.errors import ConfigError, TrainingError
 from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Task
+from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.interruption import Interrupted, StopRequest
-from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.sweeps.best import KEPT
 from rnnjax.training.sweeps.grid import Group
 from rnnjax.training.sweeps.group import train_group

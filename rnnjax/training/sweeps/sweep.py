@@ -14,10 +14,10 @@ from rnnjax.machine import device_name, git_commit, versions
 from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import training_schedule
-from rnnjax.training.finding import RESULTS
+from rnnjax.training.directory.finding import RESULTS
+from rnnjax.training.directory.lock import locked
+from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.interruption import StopRequest
-from rnnjax.training.lock import locked
-from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.sinks.named import followers
 from rnnjax.training.sweeps.best import KEPT, score_of
 from rnnjax.training.sweeps.grid import Grid, Group, check_devices, groups

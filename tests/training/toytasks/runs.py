@@ -20,12 +20,12 @@ from rnnjax.config_group import freeze, from_dict, to_dict
 from rnnjax.data.dataset import DataSet, content_checksum
 from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Task
-from rnnjax.training.checkpoint import Checkpoints
+from rnnjax.training.directory.checkpoint import Checkpoints
+from rnnjax.training.directory.run_checkpoints import open_checkpoints
+from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.evaluation import restore_params
 from rnnjax.training.frozen import run_optimizer
 from rnnjax.training.loop import train
-from rnnjax.training.run_checkpoints import open_checkpoints
-from rnnjax.training.run_directory import RunDirectory
 from rnnjax.training.state import as_items, from_items, initial_train_state
 from toytasks import sign
 

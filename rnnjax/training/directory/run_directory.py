@@ -16,10 +16,10 @@ from rnnjax.config_group import differences
 from rnnjax.errors import ConfigError, first_line
 from rnnjax.files import is_object, parse_json, part_of, read_json, write_json, write_text
 from rnnjax.tasks.task import Kept
-from rnnjax.training.choice import Choice, choice_from_json
-from rnnjax.training.lock import LOCK
-from rnnjax.training.metrics_file import append_rows, mend, read_rows, write_rows
-from rnnjax.training.model_file import ModelFile, model_from_json
+from rnnjax.training.directory.choice import Choice, choice_from_json
+from rnnjax.training.directory.lock import LOCK
+from rnnjax.training.directory.metrics_file import append_rows, mend, read_rows, write_rows
+from rnnjax.training.directory.model_file import ModelFile, model_from_json
 
 _log = logging.getLogger(__name__)
 

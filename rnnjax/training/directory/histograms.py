@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from rnnjax.files import parse_json
-from rnnjax.training.metrics_file import append_rows, write_rows
+from rnnjax.training.directory.metrics_file import append_rows, write_rows
 
 _BINS = 30
 _FILE = "histograms.jsonl"

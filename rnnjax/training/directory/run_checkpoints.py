@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from rnnjax.tasks.task import Task
-from rnnjax.training.checkpoint import Checkpoints, Origin
-from rnnjax.training.run_directory import RunDirectory, config_digest
+from rnnjax.training.directory.checkpoint import Checkpoints, Origin
+from rnnjax.training.directory.run_directory import RunDirectory, config_digest
 
 
 def open_checkpoints(run: RunDirectory, task: Task, config: dict[str, Any], *, read_only: bool = False) -> Checkpoints:

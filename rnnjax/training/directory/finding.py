@@ -8,7 +8,7 @@ from typing import Any
 
 from rnnjax.errors import ConfigError
 from rnnjax.files import is_object, read_json
-from rnnjax.training.run_directory import RunDirectory
+from rnnjax.training.directory.run_directory import RunDirectory
 
 RESULTS = "sweep.json"
 
