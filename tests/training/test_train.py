@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fixtures.thorough import once_more
 from toytasks.runs import (
     assert_identical,
     assert_same_run,
@@ -92,6 +93,7 @@ def test_training_takes_the_steps_of_the_optimiser_on_the_mean_loss(optimizer, b
     assert int(run.state.step) == 4
 
 
+@pytest.mark.thorough
 def test_the_same_seed_gives_the_same_run_bit_by_bit(three_epochs, tmp_path):
     assert_same_run(run_training(tmp_path, sign_config()), three_epochs)
 
@@ -111,7 +113,7 @@ def test_more_steps_a_call_than_an_epoch_has_is_an_epoch(three_epochs, tmp_path)
     assert_same_run(run_training(tmp_path, sign_config(steps_per_call=1000)), three_epochs)
 
 
-@pytest.mark.parametrize("feed", ["device", "host"])
+@pytest.mark.parametrize("feed", ["device", once_more("host")])
 def test_two_devices_agree_with_one(feed, three_epochs, tmp_path):
     run = run_training(tmp_path, sign_config(parallel=ParallelConfig(batch="2"), data=DataConfig(feed=feed)))
     assert run.summary["device"]["count"] == 2
@@ -157,7 +159,7 @@ def test_the_order_depends_on_the_seed(tmp_path):
     assert orders[0] != orders[1]
 
 
-@pytest.mark.parametrize("feed", ["device", "host"])
+@pytest.mark.parametrize("feed", ["device", once_more("host")])
 def test_examples_that_fill_no_batch_are_left_out_and_none_is_taken_twice(feed, tmp_path):
     config = line_config(epochs=2, batch_size=3, data=DataConfig(feed=feed))
     run = run_training(tmp_path, config, counting_task(16))
@@ -299,7 +301,7 @@ def nan_task(step: int) -> Task:
     return made_task(data, lambda key: {"w": jnp.ones(())}, loss, best_metric="loss", carry=np.zeros(4, np.int32))
 
 
-@pytest.mark.parametrize(("step", "epochs"), [(2, 1), (8, 3)])
+@pytest.mark.parametrize(("step", "epochs"), [once_more(2, 1), (8, 3)])
 def test_a_loss_that_is_not_finite_ends_the_run_and_its_step_is_named(step, epochs, tmp_path):
     task = nan_task(step)
     with pytest.raises(TrainingError, match=rf"step {step} is nan.*learning_rate"):
