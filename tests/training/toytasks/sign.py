@@ -63,6 +63,7 @@ class Task(task.Task):
         yield f"{prompt} {length} {temperature} {top_k} {top_p}"
         yield f"{seed} {beam_size} {n_best} {len(params['params'])}"
         if plots is not None:
+            plots.mkdir(exist_ok=True)
             (plots / "picture.png").write_bytes(b"")
         for line in lines:
             yield line.upper()
