@@ -34,7 +34,7 @@ def test_layers_on_two_devices_train_as_on_one(map, on_one, tmp_path):
 
 
 def test_time_on_two_devices_trains_as_on_one(tmp_path):
-    cell = CellConfig(kind="MinGRU", hidden_size=4, layers=2, dropout={"output_rate": 0.3})
+    cell = CellConfig(kind="MinGRU", hidden_size=4, dropout={"output_rate": 0.3})
     one, two = (
         run_training(tmp_path / time, sign_config(epochs=1, cell=cell, parallel=ParallelConfig(batch="1", time=time)))
         for time in ("1", "2")

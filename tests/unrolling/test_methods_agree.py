@@ -19,7 +19,7 @@ KEY = jax.random.key(3)
 METHODS = (Static(), Scan(), Auto())  # on a CPU, Auto is Fused, for the parts that it can serve
 NEWTON = Newton(iterations=1)  # takes steps by themselves where it has not converged
 # Cells of which none is like one in the tests of Newton's method; those of the others are for --thorough.
-ALSO_BY_NEWTON = ("lstm_with_everything", "gru_before", "own", "variational", "wrapped_stack")
+ALSO_BY_NEWTON = ("gru_before", "own", "variational", "wrapped_stack")
 # What the others have is in one of these, or in the tests of their parts.
 MAIN = ("rnn", "lstm_with_everything", "own", "heads", "wrapped_stack", "lru", "diagonal")
 
