@@ -118,7 +118,7 @@ static void forward(ffi::ThreadPool& threads, const Arrays& arrays) {
 
   const long parts = parts_of(B, threads), most = (B + parts - 1) / parts;
   Scratch packed(packed_size), operands(parts * most * depth);
-  run(threads, {(long)panels.size(), parts}, [&](int stage, long id) {
+  run(threads, T * B * G * H * (x_depth + H), {(long)panels.size(), parts}, [&](int stage, long id) {
     if (stage == 0) {
       const Panel& panel = panels[id];
       float* to = packed.p + panel.offset;
@@ -286,7 +286,7 @@ static void backward(ffi::ThreadPool& threads, const Arrays& arrays, const Gradi
   for (long& depth : depths) depth = H;
   const WeightGradients weights(arrays, gradients, threads);
   Scratch packed(panels * WIDTH * G * H + 64 * LANES), operands(parts * part_size), sums(parts * (P + 1) * wide);
-  run(threads, {panels + weights.blocks, parts, weights.groups}, [&](int stage, long id) {
+  run(threads, 2 * T * B * G * H * H, {panels + weights.blocks, parts, weights.groups}, [&](int stage, long id) {
     if (stage == 0 && id < panels) return pack_transposed(arrays.w + id * WIDTH * G * H, G * H, G * H, columns(id), packed.p + id * WIDTH * G * H);
     if (stage == 0) return weights.pack_left(id - panels);
     if (stage == 2) return weights.multiply(id);

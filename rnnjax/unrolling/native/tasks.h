@@ -43,11 +43,14 @@ class Team {
   std::vector<long> first_{0};
 };
 
-// Calls task(stage, number) for so many tasks of each stage.
+constexpr long WORTH_A_THREAD = 1 << 18;  // multiplications, which take about as long as a thread to wake up
+
+// Calls task(stage, number) for so many tasks of each stage, which are so many multiplications in all.
 template <class Task>
-void run(ffi::ThreadPool& threads, const std::vector<long>& sizes, Task task) {
+void run(ffi::ThreadPool& threads, long work, const std::vector<long>& sizes, Task task) {
   auto team = std::make_shared<Team>(sizes);  // a thread may begin after the caller has returned
-  long helpers = std::min<long>(threads.num_threads(), *std::max_element(sizes.begin(), sizes.end())) - 1;
+  const long most = std::min<long>(threads.num_threads(), *std::max_element(sizes.begin(), sizes.end()));
+  const long helpers = std::min(most - 1, work / WORTH_A_THREAD);
   for (long i = 0; i < helpers; i++) threads.Schedule([team, task]() { team->work(task); });
   team->work(task);
   team->wait();
