@@ -74,7 +74,7 @@ def test_ordered_examples_are_taken_as_they_stand_in_every_epoch(feed, tmp_path)
 
 @pytest.mark.parametrize("feed", ["device", "host"])
 def test_a_batch_holds_examples_of_one_bucket_cut_to_its_width(feed, tmp_path):
-    config = line_config(epochs=6, batch_size=2, data=DataConfig(feed=feed))
+    config = line_config(epochs=6, evaluate_every=6, batch_size=2, data=DataConfig(feed=feed))
     run = run_training(tmp_path, config, bucketed_task())
     taken = [examples_in(2 * mean) for mean in run.of("train", "id")]
     assert len(taken) == 6 * (1 + 3)

@@ -54,9 +54,7 @@ def three_epochs(tmp_path_factory):
 
 
 def test_a_learnable_task_is_learned(tmp_path):
-    cell = CellConfig(kind="GRU", hidden_size=8)
-    config = sign_config(epochs=12, evaluate_every=6, cell=cell, examples=200, batch_size=20)
-    run = run_training(tmp_path, config)
+    run = run_training(tmp_path, sign_config(epochs=24, evaluate_every=24))
     losses = run.of("train", "loss")
     assert losses[-1] < 0.5 * losses[0]
     assert run.summary["final"]["test"]["accuracy"] >= 0.8
@@ -76,7 +74,7 @@ def test_a_learnable_task_is_learned(tmp_path):
 def test_training_takes_the_steps_of_the_optimiser_on_the_mean_loss(optimizer, by_hand, tmp_path):
     # A batch is the whole training split, so that its order does not matter.
     task = line_task()
-    run = run_training(tmp_path, line_config(epochs=4, batch_size=16, optimizer=optimizer), task)
+    run = run_training(tmp_path, line_config(epochs=4, evaluate_every=4, batch_size=16, optimizer=optimizer), task)
     x, y = (task.data.splits["train"][name].astype(np.float64) for name in "xy")
     params = task.init(jax.random.key(0))
     state, losses = by_hand.init(params), []
@@ -134,10 +132,10 @@ def test_devices_draw_their_own_dropout_masks(tmp_path):
         return {"loss": 0 * params["w"] + kept.sum(1), "bits": kept @ 2.0 ** jnp.arange(6)}, carry
 
     task = made_task(data_set(train=example), lambda key: {"w": jnp.zeros(())}, loss, best_metric="loss")
-    config = line_config(epochs=8, parallel=ParallelConfig(batch="2"))
+    config = line_config(epochs=8, evaluate_every=8, parallel=ParallelConfig(batch="2"))
     key_of_one = run_training(tmp_path / "two", config, task).of("train", "bits")
     assert len(set(key_of_one)) > 1
-    one = run_training(tmp_path / "one", line_config(epochs=8), task).of("train", "bits")
+    one = run_training(tmp_path / "one", line_config(epochs=8, evaluate_every=8), task).of("train", "bits")
     assert one != key_of_one
 
 
