@@ -2,6 +2,7 @@ import json
 import math
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,7 @@ def ways_to_run(request, monkeypatch):
 
     if request.param == "by calls":
         monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # a command sets its own
-        monkeypatch.setattr(subprocess, "run", run)
+        monkeypatch.setattr(reproduce, "subprocess", types.SimpleNamespace(run=run))
 
 
 def arguments(folder, *names, seeds=2):
