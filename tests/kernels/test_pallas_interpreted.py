@@ -124,7 +124,7 @@ def test_the_parts_of_a_first_state_may_be_one_array():
     check(Resonator(H), given=False)
 
 
-@pytest.mark.parametrize("axes", [(None, 0), (0, 0)], ids=["shared_params", "own_params"])
+@pytest.mark.parametrize("axes", [(None, 0), once_more((0, 0))], ids=["shared_params", "own_params"])
 def test_they_are_batched_as_scan_is(axes):
     cell = BasicRNN(H)
     params, xs = parameters(cell), inputs(2, B, T, I)

@@ -48,7 +48,7 @@ CELLS = {
 
 
 # Other cells in a layout that one of the rest has, or another layout of such a cell.
-AGAIN = ("lstm", "own_gated", "lstm_in_heads")
+AGAIN = ("lstm", "own_gated", "lstm_in_heads", "gru_over_blocks")
 CASES = [once_more(*case) if name in AGAIN else case for name, case in CELLS.items()]
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.thorough import main_of
 from jax.sharding import AbstractMesh, PartitionSpec
 from toytasks.runs import changed, data_set, leaves, line_config, made_task, sign_config
 
@@ -76,9 +77,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_training_by_pmap_equals_training_by_shard_map(case):
-    config, task = case()
+@pytest.mark.parametrize("name", main_of(CASES, ["carry, device feed"]))
+def test_training_by_pmap_equals_training_by_shard_map(name):
+    config, task = CASES[name]()
     assert_agree(*(trained(on("2", map, config), task) for map in MAPS))
 
 

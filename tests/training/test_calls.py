@@ -264,7 +264,9 @@ with StopRequest():
 """
 
 
-@pytest.mark.parametrize(("number", "arguments"), [(signal.SIGINT, COMMAND), (signal.SIGTERM, ["-c", COMPILED])])
+@pytest.mark.parametrize(
+    ("number", "arguments"), [once_more(signal.SIGINT, COMMAND), (signal.SIGTERM, ["-c", COMPILED])]
+)
 def test_a_second_signal_ends_a_command_at_once_even_in_compiled_code(number, arguments, process_environment, tmp_path):
     environment = process_environment | {"TOY_PLACE": "training", "TOY_SECONDS": "600"}
     workdir = ["--workdir", str(tmp_path / "run")]
