@@ -76,6 +76,13 @@ def adds_a_bias(cell: Cell, params: Params, xs: Array | None) -> bool:
     return len(readers) == 1 and readers[0].primitive.name == "add" and readers[0].outvars == jaxpr.outvars
 
 
+def makes_z_by_step(cell: Cell, params: Params, xs: Array | None) -> bool:
+    """Returns whether z of each step is known to depend on its own input only, so that it can be made at any time."""
+    if xs is None or not isinstance(cell, HiddenCell):
+        return False
+    return cell.inputs_by_step or adds_a_bias(cell, params, xs)
+
+
 def reads_a_sum(cell: GatedCell, params: Params, state: State, z: Any, r: Array) -> bool:
     """Returns whether a cell's gates read ``z`` and ``r`` in ``z + r`` only, as those of most cells do.
 
