@@ -13,40 +13,54 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rnnjax.backend import scans_in_order
+from rnnjax.unrolling.chunks import WHOLE, Chunks
 from rnnjax.unrolling.linear_scan import linear_scan
+from rnnjax.unrolling.prefixes import shifted
 
 _WRITTEN_OUT = 4  # rows of matrices whose products are sums of that many terms, without a product of matrices
 
 
 def solved(
-    jacobian: Float[Array, "T D D *B N"], b: Float[Array, "T D *B N"], *, reverse: bool = False
+    jacobian: Float[Array, "T D D *B N"], b: Float[Array, "T D *B N"], chunks: Chunks = WHOLE
 ) -> Float[Array, "T D *B N"]:
-    """Returns all d_t, from d = 0 before the first step; with `reverse`, d_t = J_t d_{t+1} + b_t.
+    """Returns all d_t, from d = 0 before the first step of all.
 
-    One step after another on a CPU, elsewhere as a tree, whose products of matrices may overflow.
+    One step after another on a CPU, elsewhere as a tree, whose products of matrices may overflow; so may those of all
+    steps in a part, from which its first d follows.
     """
+    return _solved(jacobian, b, chunks)[0]
+
+
+def _solved(
+    jacobian: Float[Array, "T D D *B N"], b: Float[Array, "T D *B N"], chunks: Chunks, *, reverse: bool = False
+) -> tuple[Array, Array]:
+    """Returns what `solved` does, and the d before this part's first step; with `reverse`, d_t = J_t d_{t+1} + b_t."""
+    start = chunks.start(_combined, (jacobian, b), jnp.zeros_like(b[0]), reverse)
     if b.shape[1] == 1:
-        return linear_scan(jacobian[:, 0], b, reverse=reverse)
-    return (_in_order if scans_in_order() else _as_tree)(jacobian, b, reverse)
+        return linear_scan(jacobian[:, 0], b, start, reverse=reverse), start
+    return (_in_order if scans_in_order() else _as_tree)(jacobian, b, start, reverse), start
 
 
-def linear_solution(jacobian: Float[Array, "T D D *B N"], b: Float[Array, "T D *B N"]) -> Float[Array, "T D *B N"]:
+def linear_solution(
+    jacobian: Float[Array, "T D D *B N"], b: Float[Array, "T D *B N"], chunks: Chunks = WHOLE
+) -> Float[Array, "T D *B N"]:
     """Returns the same, as a function that JAX knows to be linear in `b`: its transpose is one recurrence backward.
 
     Where products of matrices overflow, it is computed once more, one step after another.
     """
 
     def equations(d: Array) -> Array:
-        before = jnp.concatenate([jnp.zeros_like(d[:1]), d[:-1]])
-        return d - applied(jacobian, before)
+        before = chunks.before(d, jnp.zeros_like(d[0]))
+        return d - applied(jacobian, shifted(d, before, reverse=False))
 
     def solve(_, b: Array) -> Array:
-        return _without_overflow(jacobian, b, reverse=False)
+        return _without_overflow(jacobian, b, chunks, reverse=False)[0]
 
+    # Solved for what each step hands on to the one before it, which is its matrix, transposed, times its cotangent.
     def solve_transposed(_, g: Array) -> Array:
         transposed = jnp.swapaxes(jacobian, 1, 2)
-        after = jnp.concatenate([transposed[1:], jnp.zeros_like(transposed[:1])])
-        return _without_overflow(after, g, reverse=True)
+        handed_on, by_later_parts = _without_overflow(transposed, applied(transposed, g), chunks, reverse=True)
+        return g + shifted(handed_on, by_later_parts, reverse=True)
 
     return jax.lax.custom_linear_solve(equations, b, solve, solve_transposed)
 
@@ -67,32 +81,43 @@ def _product(a: Float[Array, "..."], b: Float[Array, "..."], time: int = 1) -> F
     return functools.reduce(jnp.add, terms)
 
 
-def _in_order(jacobian: Float[Array, "T D D *B N"], b: Float[Array, "T D *B N"], reverse: bool) -> Array:
-    """Returns all d_t, one step after another."""
+def _in_order(
+    jacobian: Float[Array, "T D D *B N"], b: Float[Array, "T D *B N"], start: Float[Array, "D *B N"], reverse: bool
+) -> Array:
+    """Returns all d_t, one step after another, from the one before the first step."""
 
     def step(d: Array, item: tuple[Array, Array]) -> tuple[Array, Array]:
         d = applied(item[0], d, 0) + item[1]
         return d, d
 
-    return jax.lax.scan(step, jnp.zeros_like(b[0]), (jacobian, b), reverse=reverse)[1]
+    return jax.lax.scan(step, start, (jacobian, b), reverse=reverse)[1]
 
 
-def _as_tree(jacobian: Float[Array, "T D D *B N"], b: Float[Array, "T D *B N"], reverse: bool) -> Array:
+def _as_tree(
+    jacobian: Float[Array, "T D D *B N"], b: Float[Array, "T D *B N"], start: Float[Array, "D *B N"], reverse: bool
+) -> Array:
     """Returns all d_t by a tree of combinations of neighbouring steps."""
-
-    def combined(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
-        return _product(second[0], first[0]), applied(second[0], first[1]) + second[1]
-
-    return jax.lax.associative_scan(combined, (jacobian, b), reverse=reverse)[1]
+    first = -1 if reverse else 0
+    b = b.at[first].add(applied(jacobian[first], start, 0))
+    return jax.lax.associative_scan(_combined, (jacobian, b), reverse=reverse)[1]
 
 
-def _without_overflow(jacobian: Float[Array, "T D D *B N"], b: Float[Array, "T D *B N"], *, reverse: bool) -> Array:
-    """Returns what `solved` does, by a loop where the products of a tree overflow."""
-    d = solved(jacobian, b, reverse=reverse)
-    if scans_in_order():
-        return d
+def _combined(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Returns the step that does what one step and then another do."""
+    return _product(second[0], first[0]), applied(second[0], first[1]) + second[1]
 
-    def by_loop() -> Array:
-        return _in_order(jacobian, b, reverse)
 
-    return jax.lax.cond(jnp.isfinite(d).all(), lambda: d, by_loop)
+def _without_overflow(
+    jacobian: Float[Array, "T D D *B N"], b: Float[Array, "T D *B N"], chunks: Chunks, *, reverse: bool
+) -> tuple[Array, Array]:
+    """Returns what `_solved` does, by a loop where products of matrices overflow."""
+    found = _solved(jacobian, b, chunks, reverse=reverse)
+    if chunks == WHOLE and scans_in_order():
+        return found
+
+    def by_loop(start: Array) -> tuple[Array, tuple[Array, Array]]:
+        d = _in_order(jacobian, b, start, reverse)
+        return d[0 if reverse else -1], (d, start)
+
+    overflows = chunks.any(~jnp.isfinite(found[0]).all())
+    return chunks.in_turns(overflows, by_loop, jnp.zeros_like(b[0]), found, reverse)
