@@ -156,7 +156,7 @@ class DeviceChunks:
         def turn(carry: tuple[Array, Any, Any]) -> tuple[Array, Any, Any]:
             number, before, result = carry
             here = number == self._turn(reverse)
-            after, result = jax.lax.cond(here, lambda: part(before), lambda: (before, result))
+            after, result = jax.lax.cond(here, lambda: part(before, result), lambda: (before, result))
             device = self._devices - 1 - number if reverse else number
             return number + 1, _of_device(jax.lax.all_gather(after, self.axis), device), result
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 Combined = Callable[[Any, Any], Any]
-Part = Callable[[Any], tuple[Any, Any]]
+Part = Callable[[Any, Any], tuple[Any, Any]]
 
 
 class Chunks(Protocol):
@@ -53,9 +53,10 @@ class Chunks(Protocol):
 
         Args:
           needed: whether to do so, the same for all parts.
-          part: takes the state before the part's first step, and returns the one after its last step and a result.
+          part: takes the state before the part's first step and what is given; returns the state after its last step
+            and a result.
           h0: the state before the first step of all.
-          given: a result, returned where nothing is needed.
+          given: a result, which is returned where nothing is needed.
           reverse: whether the last part is taken first.
         """
         ...
@@ -83,7 +84,7 @@ class Whole:
     def in_turns(self, needed: Bool[Array, ""], part: Part, h0: Any, given: Any, reverse: bool = False) -> Any:
         # A loop of one turn or of none: of a condition, `jax.vmap` takes both branches.
         def turn(carry: tuple[Array, Any]) -> tuple[Array, Any]:
-            return carry[0] + 1, part(h0)[1]
+            return carry[0] + 1, part(h0, carry[1])[1]
 
         return jax.lax.while_loop(lambda carry: carry[0] < 1, turn, (jnp.where(needed, 0, 1), given))[1]
 

@@ -115,7 +115,7 @@ def _without_overflow(
     if chunks == WHOLE and scans_in_order():
         return found
 
-    def by_loop(start: Array) -> tuple[Array, tuple[Array, Array]]:
+    def by_loop(start: Array, _) -> tuple[Array, tuple[Array, Array]]:
         d = _in_order(jacobian, b, start, reverse)
         return d[0 if reverse else -1], (d, start)
 

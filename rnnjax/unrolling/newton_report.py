@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -77,7 +78,12 @@ class _Reporting(Method):
         collecting = _Collecting(**vars(newton))
         method = collecting if newton is self.method else dataclasses.replace(self.method, newton=collecting)
         ys, state = method.over(sequence)
-        return ys, _Reported(state, tuple(collecting.reports))
+        return ys, _Reported(state, tuple(_up_to(len(sequence.xs), report) for report in collecting.reports))
+
+
+def _up_to(length: int, report: NewtonReport) -> NewtonReport:
+    """Returns a report without steps that a split over devices has added to make its parts equal."""
+    return report._replace(right_steps=jnp.minimum(report.right_steps, length))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -115,7 +115,7 @@ def _iterated(solver: Solver, recurrence: Recurrence, layout: Layout) -> tuple[_
         new = states + solved(_finite(jacobian), _finite(after - states), chunks)
         # A fixed-point iteration where a correction overflows, so that this is not handed on.
         new = jnp.where(jnp.isfinite(new), new, jnp.where(jnp.isfinite(after), after, states))
-        return iterate(count + 1, rows.at[0].set(chunks.before(new, start)).at[1:].set(new))
+        return iterate(count + 1, jnp.concatenate([chunks.before(new, start)[None], new]))
 
     # Asked here, of what is in memory: fused with the steps, each reduction would take them once more.
     def goes_on(last: _Iterate) -> Array:
@@ -149,12 +149,14 @@ def _in_order_unless(converged: Bool[Array, ""], chunks: Chunks, recurrence: Rec
     amplify differences. From the first step on, the states are those of `Scan`, bit by bit.
     """
 
-    def step(before: State, step_inputs: Steps) -> tuple[State, State]:
-        after, _ = recurrence.step(before, step_inputs)
-        return after, after
+    def step(t: Array, carry: tuple[State, State]) -> tuple[State, State]:
+        before, states = carry
+        after, _ = recurrence.step(before, jax.tree.map(lambda leaf: leaf[t], recurrence.steps))
+        return after, jax.tree.map(lambda leaf, new: leaf.at[t].set(new), states, after)
 
-    def part(before: State) -> tuple[State, State]:
-        return jax.lax.scan(step, before, recurrence.steps)
+    # In place: states by themselves would be as many once more, in memory even where this is not needed.
+    def part(before: State, states: State) -> tuple[State, State]:
+        return jax.lax.fori_loop(0, recurrence.length, step, (before, states))
 
     return chunks.in_turns(~converged, part, recurrence.state, states)
 
