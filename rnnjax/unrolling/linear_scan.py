@@ -173,7 +173,7 @@ def _derivative(settings: ScanSettings, primals: tuple[ScanArrays], tangents: tu
         cuts = cuts | lost
     factors = _factors(arrays.a, cuts)
     by_h0 = settings.chunks.at_start(_first_product(factors, change.h0, settings.reverse), settings.reverse)
-    d_b = plus(plus(d_b, times(_of_all_steps(change.a, before), before)), _at_first(by_h0, d_b, settings.reverse))
+    d_b = plus(plus(d_b, times(_of_all_steps(change.a, before), before)), at_first(by_h0, d_b, settings.reverse))
     return hs, _linear(settings, factors, d_b)
 
 
@@ -204,7 +204,7 @@ def _linear(settings: ScanSettings, factors: Factors, b: Any) -> Any:
 
     def solve_transposed(_: Any, g: Any) -> Any:
         later = chunks.start(combined, _transposed_steps(factors, g), zeros, not reverse)
-        g = jax.tree.map(jnp.add, g, _at_first(later, g, not reverse))
+        g = jax.tree.map(jnp.add, g, at_first(later, g, not reverse))
         return _TRANSPOSED[settings.implementation](factors, g, reverse, **settings.options)
 
     return jax.lax.custom_linear_solve(equations, _tied(b), solve, solve_transposed)
@@ -252,7 +252,7 @@ def _first_product(factors: Factors, h0: Any, reverse: bool) -> Any:
     return product if factors.cuts is None else zeros_where(factors.cuts[first], product)
 
 
-def _at_first(number: Any, like: Any, reverse: bool) -> Any:
+def at_first(number: Any, like: Any, reverse: bool) -> Any:
     """Returns numbers for all steps, which are zero but for the step that is taken first."""
 
     def leaf(number: Array, like: Array) -> Array:
