@@ -67,6 +67,11 @@ class Whole:
     """The one part of a recurrence that is not split."""
 
     def start(self, combined: Combined, steps: tuple[Any, Any], h0: Any, reverse: bool = False) -> Any:
+        """Returns `h0`.
+
+        Args:
+          combined, steps, h0, reverse: as in `Chunks`.
+        """
         return h0
 
     def before(self, hs: Any, h0: Any, reverse: bool = False) -> Any:
@@ -82,6 +87,12 @@ class Whole:
         return numbers
 
     def in_turns(self, needed: Bool[Array, ""], part: Part, h0: Any, given: Any, reverse: bool = False) -> Any:
+        """Returns what a function makes of all steps, or what is given.
+
+        Args:
+          needed, part, h0, given, reverse: as in `Chunks`.
+        """
+
         # A loop of one turn or of none: of a condition, `jax.vmap` takes both branches.
         def turn(carry: tuple[Array, Any]) -> tuple[Array, Any]:
             return carry[0] + 1, part(h0, carry[1])[1]
