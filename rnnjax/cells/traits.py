@@ -30,6 +30,11 @@ def is_diagonal(cell: Any) -> TypeGuard[DiagonalCell]:
     return isinstance(cell, DiagonalCell) and type(cell).step is Cell.step
 
 
+def keeps_units_apart(cell: Cell) -> bool:
+    """Returns whether the new state of each unit of a cell follows from that unit's state alone."""
+    return is_diagonal(cell) or is_linear(cell)
+
+
 def is_lstm(cell: Any) -> TypeGuard[LSTM]:
     """Returns whether a cell is an `LSTM` itself, and no class of one's own that derives from it."""
     return type(cell) is LSTM

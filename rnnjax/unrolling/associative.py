@@ -71,10 +71,7 @@ class Associative(Method):
 
     def why_not(self, recurrence: Recurrence) -> str | None:
         dtype = functools.reduce(np.promote_types, (leaf.dtype for leaf in jax.tree.leaves(recurrence.state)))
-        remedy = "use Scan(), or Auto(), which chooses a method for each layer"
-        return not_linear("Associative()", recurrence.cell, remedy) or why_not_here(
-            self.implementation, dtype, self.interpret
-        )
+        return _not_linear(recurrence.cell) or why_not_here(self.implementation, dtype, self.interpret)
 
     def run(self, recurrence: Recurrence) -> tuple[Any, State]:
         settings = ScanSettings(self.implementation, interpret=self.interpret)
@@ -88,12 +85,14 @@ class Associative(Method):
         return steps_at_once(recurrence.length, numbers)
 
 
-def not_linear(method: str, cell: Cell, remedy: str) -> str | None:
-    """Returns in one sentence that a method does not take a cell, which is not linear; None if it is."""
+def _not_linear(cell: Cell) -> str | None:
+    """Returns in one sentence that a cell is not linear; None if it is."""
     if is_linear(cell):
         return None
-    name = type(cell).__name__
-    return f"{method} takes linear cells whose step is LinearCell's, and {name} is not one here; {remedy}"
+    return (
+        f"Associative() takes linear cells whose step is LinearCell's, and {type(cell).__name__} is not one here; "
+        "use Scan(), or Auto(), which chooses a method for each layer"
+    )
 
 
 def run_linear(settings: ScanSettings, recurrence: Recurrence) -> tuple[Any, State]:

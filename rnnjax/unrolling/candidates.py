@@ -8,13 +8,13 @@ from typing import Any
 import jax
 
 from rnnjax.backend import whole_jacobians_pay
+from rnnjax.cells.traits import keeps_units_apart
 from rnnjax.unrolling.associative import Associative
 from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.kernels.cudnn import CuDNN
 from rnnjax.unrolling.kernels.pallas import Pallas
 from rnnjax.unrolling.native.native import Native
 from rnnjax.unrolling.newton import Newton
-from rnnjax.unrolling.newton_layout import keeps_units_apart
 from rnnjax.unrolling.recurrence import Method, Recurrence
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.static import Static
