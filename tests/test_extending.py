@@ -122,9 +122,9 @@ def test_kernels_run_a_cell_and_a_wrapper_too(cells):
 
 def test_masks_of_dropout_within_a_stack_are_the_same_by_every_method(cells, extras):
     cell, (params, xs, state), key = cells["stack"], drawn(cells["stack"]), jax.random.key(3)
-    expected, *found = (
-        unroll(cell, params, xs, state, method=method, key=key) for method in (Scan(), Static(), extras.Pairs())
-    )
+    methods = Scan(), Static(), extras.Pairs()
+    by_each = jax.jit(lambda *given: [unroll(cell, *given, method=method, key=key) for method in methods])
+    expected, *found = by_each(params, xs, state)
     for each in found:
         close(each, expected)
 

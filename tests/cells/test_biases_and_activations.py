@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fixtures.parameters import array
+from fixtures.thorough import once_more
 from numpy_cells import gru, lstm, randomised
 
 from rnnjax import GRU, LSTM, BasicRNN, Fused, LSTMState, Scan, Static, unroll
@@ -49,10 +50,12 @@ def close(got, expected):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, expected)
 
 
-CASES = [(kind, Fused()) for kind in KINDS] + [(kind, Scan(remat_every=2)) for kind in ("lstm", "gru")]
+LOOP = Scan(remat_every=2)
+MAIN = [("rnn", Fused()), ("joint", Fused()), ("lstm_coupled", Fused()), ("gru", Fused()), ("lstm", LOOP)]
+AGAIN = [once_more("lstm", Fused()), once_more("gru_before", Fused()), once_more("gru", LOOP)]
 
 
-@pytest.mark.parametrize(("kind", "method"), CASES)
+@pytest.mark.parametrize(("kind", "method"), MAIN + AGAIN)
 def test_without_biases_a_cell_computes_what_biases_of_zero_would(kind, method):
     bare, biased, xs = KINDS[kind](H, use_bias=False), KINDS[kind](H), inputs()
     params = drawn(bare)

@@ -51,8 +51,9 @@ class OfEverything(GatedCell):
 
 B, T = 3, 3
 NATIVE = Native()
-# Each takes the compiler some seconds.
-COMPILED = {"lstm_with_everything_pointwise": CELLS["lstm_with_everything_pointwise"], "own": OfEverything(H)}
+# The compiler takes some seconds for each, and for this one alone in most tests.
+CELL = CELLS["lstm_with_everything_pointwise"]
+COMPILED = {"lstm_with_everything_pointwise": CELL, "own": OfEverything(H)}
 MORE = {"gru": CELLS["gru"], "own_resonator": CELLS["own_resonator"], "readme": MinimalGatedUnit(H)}
 MASK = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 1]], bool)
 needs_compiler = pytest.mark.skipif(compiler.compiler() is None, reason="no C++ compiler is installed")
@@ -88,7 +89,11 @@ def reason_against(cell, dtype=jnp.float32):
 )
 def test_values_and_gradients_are_those_of_scan(cell):
     check(cell, lengths=LENGTHS, resets=RESETS, reverse=True)
-    check(cell, mask=MASK, resets=RESETS)
+
+
+@needs_compiler
+def test_missing_steps_are_skipped_as_scan_does():
+    check(CELL, mask=MASK, resets=RESETS)
 
 
 @needs_compiler
@@ -108,10 +113,9 @@ def test_so_they_are_as_users_compile_them(monkeypatch):
 
 @needs_compiler
 def test_an_overflow_before_a_reset_reaches_nothing_after_it():
-    cell = GRU(H)
-    params, resets = parameters(cell), np.arange(T) == np.full((B, 1), T - 1)
+    params, resets = parameters(CELL), np.arange(T) == np.full((B, 1), T - 1)
     xs = inputs(B, T, I).at[0, 0].set(jnp.inf)
-    (found,) = found_by((NATIVE,), cell, (params, xs, None), {"resets": resets})
+    (found,) = found_by((NATIVE,), CELL, (params, xs, None), {"resets": resets})
     gradient, (ys, _) = found
     assert np.isnan(ys[0, :-1]).all()
     assert np.isfinite(ys[:, -1]).all()
@@ -120,9 +124,8 @@ def test_an_overflow_before_a_reset_reaches_nothing_after_it():
 
 @needs_compiler
 def test_nan_stays_where_it_is_put():
-    cell = GRU(H)
     xs = inputs(B, T, I).at[0, 1].set(jnp.nan)
-    ys, _ = unroll(cell, parameters(cell), xs, method=NATIVE)
+    ys, _ = unroll(CELL, parameters(CELL), xs, method=NATIVE)
     assert np.isnan(ys[0, 1:]).all()
     assert np.isfinite(ys[1:]).all()
     assert np.isfinite(ys[0, 0]).all()
@@ -131,21 +134,19 @@ def test_nan_stays_where_it_is_put():
 @needs_compiler
 @pytest.mark.parametrize("axes", [(None, 0), (0, None)], ids=["inputs", "params"])
 def test_they_are_batched_as_scan_is(axes):
-    cell = GRU(H)
-    params, xs = parameters(cell), inputs(2, B, T, I)
+    params, xs = parameters(CELL), inputs(2, B, T, I)
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
     arguments = (params, xs) if axes[1] == 0 else (stacked, xs[0])
-    gradients = (jax.grad(functools.partial(total, cell, method), (0, 1)) for method in (NATIVE, Scan()))
+    gradients = (jax.grad(functools.partial(total, CELL, method), (0, 1)) for method in (NATIVE, Scan()))
     close(*(jax.jit(jax.vmap(gradient, axes))(*arguments) for gradient in gradients), rtol=1e-4, atol=1e-5)
 
 
 @needs_compiler
 def test_a_gradient_of_a_gradient_is_that_of_scan():
-    cell = GRU(H)
-    params, xs = parameters(cell), inputs(B, T, I)
+    params, xs = parameters(CELL), inputs(B, T, I)
 
     def steepness(method, params):
-        gradient = jax.grad(functools.partial(total, cell, method))(params, xs)
+        gradient = jax.grad(functools.partial(total, CELL, method))(params, xs)
         return sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient))
 
     close(*(jax.jit(jax.grad(functools.partial(steepness, method)))(params) for method in (NATIVE, Scan())))
@@ -153,12 +154,11 @@ def test_a_gradient_of_a_gradient_is_that_of_scan():
 
 @needs_compiler
 def test_inside_shard_map_they_are_differentiated_as_scan_is():
-    cell = GRU(H)
-    params, xs = parameters(cell), inputs(2 * B, T, I)
+    params, xs = parameters(CELL), inputs(2 * B, T, I)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
 
     def gradients(method):
-        shard = lambda params, xs: jax.lax.psum(total(cell, method, params, xs), "data")  # noqa: E731
+        shard = lambda params, xs: jax.lax.psum(total(CELL, method, params, xs), "data")  # noqa: E731
         split = jax.shard_map(shard, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
         return jax.jit(jax.grad(split))(params, xs)
 

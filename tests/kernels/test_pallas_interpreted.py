@@ -91,7 +91,11 @@ def check(cell, batch=(B,), steps=T, dtype=np.float32, tolerance=1e-4, given=Tru
     close(*jax.tree.map(np.float64, (kernels, scan)), rtol=tolerance, atol=tolerance / 10)
 
 
-@pytest.mark.parametrize("cell", [*CELLS.values(), *IN_HEADS], ids=[*CELLS, None, None])
+# The GRU by itself is shown by its heads, and by the test of blocks below.
+EACH = [once_more(cell, id=name) if name == "gru" else pytest.param(cell, id=name) for name, cell in CELLS.items()]
+
+
+@pytest.mark.parametrize("cell", EACH + IN_HEADS)
 def test_values_and_gradients_are_those_of_scan(cell):
     check(cell, **ALL)
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pipelines
 import pytest
+from fixtures.parameters import drawn_parameters
 from fixtures.thorough import once_more
 from jax.sharding import PartitionSpec
 from pipelines import ALIKE, EVERYTHING, MIXED, B, T, check, close
@@ -92,9 +93,9 @@ def test_what_is_lost_before_a_reset_is_lost_in_the_chunks_after_it_too():
 
 def test_types_are_those_of_one_device():
     cell = Stack((LSTM(4, dtype="bfloat16"), GRU(3)))
-    params, xs = cell.init(jax.random.key(0), 2), jnp.ones((B, T, 2))
-    expected = jax.eval_shape(lambda: unroll(cell, params, xs))
-    got = jax.eval_shape(on_two_devices(lambda: unroll(cell, params, xs, method=Wavefront())))
+    given = jax.eval_shape(lambda: (cell.init(jax.random.key(0), 2), jnp.ones((B, T, 2))))
+    expected = jax.eval_shape(functools.partial(unroll, cell), *given)
+    got = jax.eval_shape(on_two_devices(functools.partial(unroll, cell, method=Wavefront())), *given)
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), got) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), expected
     )
@@ -127,7 +128,7 @@ class Counting(Cell):
 
 def test_a_state_may_have_parts_without_gradients():
     cell = Stack((Counting(), BasicRNN(3)))
-    params, xs = cell.init(jax.random.key(0), 2), jnp.ones((B, T, 2))
+    params, xs = drawn_parameters(lambda key: cell.init(key, 2)), jnp.ones((B, T, 2))
 
     def run(method, params):
         ys, state = unroll(cell, params, xs, method=method)
@@ -158,10 +159,10 @@ def test_no_weight_is_kept_for_every_chunk():
     ],
 )
 def test_what_cannot_be_split_is_refused(cell, error, message):
-    params = cell.init(jax.random.key(0), 2)
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 2))
     run = on_two_devices(lambda params: unroll(cell, params, jnp.ones((B, T, 2)), method=Wavefront())[0])
     with pytest.raises(error, match=message):
-        run(params)
+        jax.eval_shape(run, params)
 
 
 def test_a_map_over_the_axis_is_needed():

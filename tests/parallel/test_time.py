@@ -143,7 +143,7 @@ def test_steps_that_do_not_divide_are_padded_even_to_a_part_of_nothing_else(cell
     def of(method):
         return jax.grad(lambda *given: values(method, *given), argnums=(0, 1, 2), has_aux=True)
 
-    assert_close(on_devices(of(TimeSplit()), params, xs, state), of(None)(params, xs, state))
+    assert_close(on_devices(of(TimeSplit()), params, xs, state), jax.jit(of(None))(params, xs, state))
 
 
 @pytest.mark.parametrize("cell", [MinGRU(3), LearnedState(ParaGRU(3))])
@@ -160,7 +160,7 @@ def test_a_nan_before_a_reset_on_another_device_reaches_nothing_after_it(cell):
 
         return jax.grad(loss, argnums=(0, 1), has_aux=True)
 
-    got, expected = on_devices(of(TimeSplit()), params, xs), of(None)(params, xs)
+    got, expected = on_devices(of(TimeSplit()), params, xs), jax.jit(of(None))(params, xs)
     assert_close(got, expected)
     (ys, _), gradients = got[1], got[0]
     assert np.isnan(ys[0, : T - 1]).all()
@@ -170,7 +170,7 @@ def test_a_nan_before_a_reset_on_another_device_reaches_nothing_after_it(cell):
 def test_the_states_of_all_steps():
     params, xs, state = arguments(STACK)
     got = on_devices(lambda *given: unroll_states(STACK, *given, method=TimeSplit()), params, xs, state)
-    assert_close(got, unroll_states(STACK, params, xs, state))
+    assert_close(got, jax.jit(functools.partial(unroll_states, STACK))(params, xs, state))
 
 
 @pytest.mark.parametrize("reverse", [False, True])

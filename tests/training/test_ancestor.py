@@ -27,7 +27,16 @@ pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
 def config_of(**fields):
     """A config in which all that could get lost on the way matters: dropout, moments, a line of the log unfinished."""
     cell = CellConfig(kind="GRU", hidden_size=4, dropout={"input_rate": 0.3})
-    return sign_config(**{"epochs": 2, "log_every": 3, "call_seconds": 0, "cell": cell, **fields})
+    return sign_config(**{"epochs": 2, "log_every": 3, "steps_per_call": 3, "call_seconds": 0, "cell": cell, **fields})
+
+
+FROZEN = {
+    "epochs": 1,
+    "seed": 5,
+    "steps_per_call": 0,
+    "frozen": "RNN.*w_.",
+    "optimizer": OptimizerConfig(name="adamw", clip_norm=0.1),
+}
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +95,7 @@ def test_a_run_that_is_not_complete_or_of_other_data_is_not_extended(parent, tmp
 
 
 def test_parameters_alone_are_taken_and_what_is_frozen_stays_as_it_is(parent, tmp_path):
-    config = config_of(epochs=1, seed=5, frozen="RNN.*w_.", optimizer=OptimizerConfig(name="adamw", clip_norm=0.1))
-    directory, state = begun(tmp_path / "run", config, from_run(parent))
+    directory, state = begun(tmp_path / "run", config_of(**FROZEN), from_run(parent))
     step, before = params_of(parent.directory)
     before, after = before["params"], state.params["params"]
     for name in ("w_x", "w_h"):
@@ -101,7 +109,7 @@ def test_parameters_alone_are_taken_and_what_is_frozen_stays_as_it_is(parent, tm
 
 
 def test_it_is_resumed_without_its_parent_and_refused_with_another(parent, tmp_path, monkeypatch):
-    config, path = config_of(epochs=1, seed=5, steps_per_call=3), shutil.copytree(parent.directory.path, tmp_path / "p")
+    config, path = config_of(epochs=1, seed=5), shutil.copytree(parent.directory.path, tmp_path / "p")
     asked = Parent("init_from", str(path), "last")
     whole, state = begun(tmp_path / "whole", config, asked)
     real, signals = Record.write, iter([signal.SIGTERM])
@@ -126,7 +134,7 @@ def test_it_is_resumed_without_its_parent_and_refused_with_another(parent, tmp_p
 
 
 def test_one_that_was_killed_before_its_first_checkpoint_begins_with_its_parent_all_the_same(parent, tmp_path):
-    config = config_of(epochs=1, seed=5, frozen="RNN.*")
+    config = config_of(**FROZEN)
     directory = RunDirectory(tmp_path / "run")
     directory.claim(to_dict(config))
     directory.write_parent(from_run(parent).as_json())

@@ -8,6 +8,8 @@ from rnnjax.commands import exit_code
 from rnnjax.errors import ConfigError, DataError
 from rnnjax.tasks import task_module
 
+pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
+
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):

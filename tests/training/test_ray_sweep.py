@@ -32,11 +32,6 @@ def cluster():
     ray.shutdown()
 
 
-@pytest.fixture(autouse=True)
-def _without_pictures_of_sweeps(monkeypatch):
-    monkeypatch.setattr(sweeping, "plot_sweep", lambda results, rows, directory: None)
-
-
 def assert_close(one, other):
     assert one.keys() == other.keys()
     for name, value in one.items():

@@ -1,10 +1,14 @@
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from fixtures.thorough import once_more
 
-from rnnjax import experiments, reproduce
+from rnnjax import experiments, reproduce, train
+from rnnjax.commands import exit_code
 from rnnjax.errors import ConfigError, TrainingError
 from rnnjax.experiments import EXPERIMENTS, Experiment, Figure
 
@@ -68,11 +72,26 @@ def toy(monkeypatch, tmp_path, process_environment):
     return tmp_path
 
 
+@pytest.fixture(params=["by calls", once_more("by processes")])
+def ways_to_run(request, monkeypatch):
+    """Runs the commands in this process, as the test of one that fails runs a process."""
+
+    def run(command, **_):
+        assert command[:3] == [sys.executable, "-m", "rnnjax.train"]
+        return subprocess.CompletedProcess(command, exit_code(train.main, command[3:]))
+
+    if request.param == "by calls":
+        monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # a command sets its own
+        monkeypatch.setattr(subprocess, "run", run)
+
+
 def arguments(folder, *names, seeds=2):
     places = {"workdir": folder / "runs", "results": folder / "results.json", "table": folder / "results.md"}
     return [*names, f"--seeds={seeds}", "--device=cpu", *(f"--{name}={path}" for name, path in places.items())]
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.usefixtures("programs_shared", "ways_to_run")
 def test_an_experiment_is_run_once_a_seed_and_written_beside_the_source(toy):
     reproduce.main(arguments(toy, "toy"))
     result = json.loads((toy / "results.json").read_text())["toy"]

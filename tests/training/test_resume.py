@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from fixtures.thorough import once_more
+from fixtures.thorough import main_of, once_more
 from toytasks.config import get_config
 from toytasks.runs import assert_identical, assert_same_run, last_checkpoint, run_training, scalars, sign_config
 from toytasks.sign import Config
@@ -92,6 +92,7 @@ def test_a_run_stopped_by_a_signal_and_resumed_equals_one_that_was_not(
     assert_same_run(run_training(tmp_path, config_of()), uninterrupted)
 
 
+@pytest.mark.thorough
 def test_a_run_stopped_again_and_again_equals_one_that_was_not(uninterrupted, tmp_path, monkeypatch):
     stops = 0
     for _ in range(CALLS):
@@ -110,7 +111,7 @@ class PowerCut(Exception):
     """The process is gone, and with it all that was not yet on disk."""
 
 
-@pytest.mark.parametrize("at", [once_more(1), 5, 9])
+@pytest.mark.parametrize("at", [once_more(1), 5, once_more(9)])
 def test_a_run_cut_off_and_resumed_equals_one_that_was_not_for_tensorboard_too(
     at, uninterrupted, tmp_path, monkeypatch
 ):
@@ -162,15 +163,19 @@ def test_a_line_that_was_cut_off_is_dropped(uninterrupted, tmp_path, monkeypatch
     assert_same_run(run_training(tmp_path, config_of()), uninterrupted)
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"data": DataConfig(feed="host"), "parallel": ParallelConfig(batch="2")},
-        {"steps_per_call": 0, "parallel": ParallelConfig(batch="2", map="pmap"), "batch_size": 7},
-    ],
-    ids=["host feed to two devices", "whole epochs on two devices by pmap, a batch filled up"],
-)
-def test_resuming_is_exact_for_every_way_of_running_wherever_calls_end(fields, tmp_path, monkeypatch):
+WAYS_OF_RUNNING = {
+    "host feed to two devices": {"data": DataConfig(feed="host"), "parallel": ParallelConfig(batch="2")},
+    "whole epochs on two devices by pmap, a batch filled up": {
+        "steps_per_call": 0,
+        "parallel": ParallelConfig(batch="2", map="pmap"),
+        "batch_size": 7,
+    },
+}
+
+
+@pytest.mark.parametrize("way", main_of(WAYS_OF_RUNNING, ["host feed to two devices"]))
+def test_resuming_is_exact_for_every_way_of_running_wherever_calls_end(way, tmp_path, monkeypatch):
+    fields = WAYS_OF_RUNNING[way]
     whole = run_training(tmp_path / "whole", config_of(epochs=2, **fields))
     config = config_of(**{"epochs": 2, "call_seconds": 1e-9, **fields})
     with monkeypatch.context() as patch:
@@ -199,11 +204,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_says_so(unin
     assert "checkpoint of step 24 is damaged" in text
     assert "resuming from the checkpoint of step 16" in text
     assert resumed.metrics == uninterrupted.metrics
-
-
-def test_after_it_the_last_checkpoint_is_whole_again(uninterrupted, tmp_path):
-    path = damaged_copy(uninterrupted, tmp_path / "run", [24])
-    run_training(path, config_of())
+    # After it the last checkpoint is whole again.
     step, state = last_checkpoint(path, config_of())
     assert step == 24
     assert_identical(state, uninterrupted.state)
@@ -325,6 +326,7 @@ def test_so_does_ctrl_c(config_file, call, tmp_path, monkeypatch, capfd, caplog)
     assert_says_how_to_go_on(path, signal.SIGINT, ended.value.code, out, f"{err}\n{caplog.text}")
 
 
+@pytest.mark.thorough
 def test_a_killed_command_goes_on_from_its_last_checkpoint(config_file, process_environment, long_run, tmp_path):
     path = tmp_path / "run"
     code, _, err = end_by(signal.SIGKILL, *start_long_run(path, config_file, process_environment))
@@ -333,6 +335,7 @@ def test_a_killed_command_goes_on_from_its_last_checkpoint(config_file, process_
     assert_same_run(end_long_run(path), long_run)
 
 
+@pytest.mark.thorough
 def test_the_task_may_be_built_anew_for_every_part_of_a_run(uninterrupted, tmp_path):
     config = config_of()
     directory = RunDirectory(tmp_path)
@@ -358,12 +361,12 @@ def test_a_checkpoint_of_another_seed_is_set_aside_and_the_run_ends_as_it_would(
     assert (path / "checkpoints" / "24.set-aside").is_dir()
 
 
-@pytest.mark.parametrize("name", ["summary.json", "devices.json", "metrics.jsonl"])
-def test_a_directory_in_place_of_a_file_does_not_block(name, uninterrupted, tmp_path):
-    path = damaged_copy(uninterrupted, tmp_path / "run", [])
-    (path / name).unlink(missing_ok=True)
-    (path / name).mkdir()
-    (path / f"{name}.part").mkdir()
+def test_directories_in_place_of_files_do_not_block(uninterrupted, tmp_path):
+    path, names = damaged_copy(uninterrupted, tmp_path / "run", []), ("summary.json", "devices.json", "metrics.jsonl")
+    for name in names:
+        (path / name).unlink(missing_ok=True)
+        (path / name).mkdir()
+        (path / f"{name}.part").mkdir()
     run = run_training(path, config_of())
-    assert (path / name).is_file()
+    assert all((path / name).is_file() for name in names)
     assert run.summary["final"]["test"] == uninterrupted.summary["final"]["test"]

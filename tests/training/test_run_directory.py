@@ -14,6 +14,8 @@ from rnnjax.training.directory.model_file import ModelFile
 from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.directory.summary import best_metrics, is_summary, last_metrics
 
+pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

@@ -61,21 +61,12 @@ def assert_rows_agree(rows, expected):
             assert value == (pytest.approx(other[name], rel=1e-5, abs=1e-6) if type(value) is float else other[name])
 
 
-@pytest.fixture(autouse=True)
-def _without_sweep_pictures(request, monkeypatch):
-    if "pictures" not in request.fixturenames:
-        monkeypatch.setattr(sweeping, "plot_sweep", lambda results, rows, directory: None)
-
-
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     """Two rates times three seeds, in a program of five runs on two devices and one of one run."""
     grid = grid_of(*ALL, *RATES, seeds=3, at_once=5)
     directory = RunDirectory(tmp_path_factory.mktemp("swept") / "sweep")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweeping, "plot_sweep", lambda results, rows, directory: None)
-        results = sweep(grid, directory, train_in_turn)
-    return grid, directory, results
+    return grid, directory, sweep(grid, directory, train_in_turn)
 
 
 @pytest.mark.parametrize("number", [0, 5])
@@ -154,6 +145,7 @@ def test_runs_of_one_program_differ(swept):
     assert len(losses) == 6
 
 
+@pytest.mark.thorough
 def test_a_sweep_is_the_same_every_time(swept, tmp_path):
     grid, directory, results = swept
     again = RunDirectory(tmp_path / "again")
@@ -347,7 +339,9 @@ def test_results_are_means_and_deviations_over_seeds(swept):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\xff\xfe", b"[]", b'{"runs": [3]}', b'{"runs": 6, "points": []}'], ids=range(5)
+    "content",
+    [b"", *map(once_more, [b"\xff\xfe", b"[]", b'{"runs": [3]}']), b'{"runs": 6, "points": []}'],
+    ids=range(5),
 )
 def test_damaged_results_are_named_and_made_again(content, swept, tmp_path, caplog):
     grid, directory, results = swept

@@ -10,7 +10,6 @@ from rnnjax.errors import ConfigError
 from rnnjax.training.directory.finding import find_run
 from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.evaluation import evaluate_run
-from rnnjax.training.sweeps import sweep as sweeping
 from rnnjax.training.sweeps.grid import read_grid
 from rnnjax.training.sweeps.report import table
 from rnnjax.training.sweeps.sweep import sweep, train_in_turn
@@ -22,13 +21,6 @@ pytestmark = [
 
 TOY = str(Path(__file__).parent / "toytasks" / "config.py")
 SMALL = ["--config", TOY, "--config.epochs=2", "--config.examples=24", "--config.optimizer.learning_rate=1e-2,1e-1"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _without_sweep_pictures():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweeping, "plot_sweep", lambda results, rows, directory: None)
-        yield
 
 
 def swept_with(keep, path, seeds=1):

@@ -5,6 +5,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.thorough import once_more
 from toytasks.runs import counting_task, data_set, examples_in, line_config, made_task, numbered, run_training
 
 from rnnjax.config import DataConfig, ParallelConfig
@@ -73,7 +74,7 @@ def test_ordered_examples_are_taken_as_they_stand_in_every_epoch(feed, tmp_path)
 
 @pytest.mark.parametrize("feed", ["device", "host"])
 def test_a_batch_holds_examples_of_one_bucket_cut_to_its_width(feed, tmp_path):
-    config = line_config(epochs=6, batch_size=2, data=DataConfig(feed=feed))
+    config = line_config(epochs=6, evaluate_every=6, batch_size=2, data=DataConfig(feed=feed))
     run = run_training(tmp_path, config, bucketed_task())
     taken = [examples_in(2 * mean) for mean in run.of("train", "id")]
     assert len(taken) == 6 * (1 + 3)
@@ -87,8 +88,9 @@ def test_a_batch_holds_examples_of_one_bucket_cut_to_its_width(feed, tmp_path):
     assert len({tuple(run.of("train", "width")[4 * epoch : 4 * epoch + 4]) for epoch in range(6)}) > 1
 
 
-@pytest.mark.parametrize("devices", ["1", "2"])
-@pytest.mark.parametrize("feed", ["device", "host"])
+@pytest.mark.parametrize(
+    ("devices", "feed"), [("1", "host"), ("2", "device"), once_more("1", "device"), once_more("2", "host")]
+)
 def test_evaluation_in_buckets_counts_every_example_once(devices, feed, tmp_path):
     config = line_config(batch_size=2, parallel=ParallelConfig(batch=devices), data=DataConfig(feed=feed))
     run = run_training(tmp_path, config, bucketed_task())

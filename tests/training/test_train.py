@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fixtures.thorough import once_more
 from toytasks.runs import (
     assert_identical,
     assert_same_run,
@@ -53,9 +54,7 @@ def three_epochs(tmp_path_factory):
 
 
 def test_a_learnable_task_is_learned(tmp_path):
-    cell = CellConfig(kind="GRU", hidden_size=8)
-    config = sign_config(epochs=12, evaluate_every=6, cell=cell, examples=200, batch_size=20)
-    run = run_training(tmp_path, config)
+    run = run_training(tmp_path, sign_config(epochs=24, evaluate_every=24))
     losses = run.of("train", "loss")
     assert losses[-1] < 0.5 * losses[0]
     assert run.summary["final"]["test"]["accuracy"] >= 0.8
@@ -75,7 +74,7 @@ def test_a_learnable_task_is_learned(tmp_path):
 def test_training_takes_the_steps_of_the_optimiser_on_the_mean_loss(optimizer, by_hand, tmp_path):
     # A batch is the whole training split, so that its order does not matter.
     task = line_task()
-    run = run_training(tmp_path, line_config(epochs=4, batch_size=16, optimizer=optimizer), task)
+    run = run_training(tmp_path, line_config(epochs=4, evaluate_every=4, batch_size=16, optimizer=optimizer), task)
     x, y = (task.data.splits["train"][name].astype(np.float64) for name in "xy")
     params = task.init(jax.random.key(0))
     state, losses = by_hand.init(params), []
@@ -92,6 +91,7 @@ def test_training_takes_the_steps_of_the_optimiser_on_the_mean_loss(optimizer, b
     assert int(run.state.step) == 4
 
 
+@pytest.mark.thorough
 def test_the_same_seed_gives_the_same_run_bit_by_bit(three_epochs, tmp_path):
     assert_same_run(run_training(tmp_path, sign_config()), three_epochs)
 
@@ -111,7 +111,7 @@ def test_more_steps_a_call_than_an_epoch_has_is_an_epoch(three_epochs, tmp_path)
     assert_same_run(run_training(tmp_path, sign_config(steps_per_call=1000)), three_epochs)
 
 
-@pytest.mark.parametrize("feed", ["device", "host"])
+@pytest.mark.parametrize("feed", ["device", once_more("host")])
 def test_two_devices_agree_with_one(feed, three_epochs, tmp_path):
     run = run_training(tmp_path, sign_config(parallel=ParallelConfig(batch="2"), data=DataConfig(feed=feed)))
     assert run.summary["device"]["count"] == 2
@@ -132,10 +132,10 @@ def test_devices_draw_their_own_dropout_masks(tmp_path):
         return {"loss": 0 * params["w"] + kept.sum(1), "bits": kept @ 2.0 ** jnp.arange(6)}, carry
 
     task = made_task(data_set(train=example), lambda key: {"w": jnp.zeros(())}, loss, best_metric="loss")
-    config = line_config(epochs=8, parallel=ParallelConfig(batch="2"))
+    config = line_config(epochs=8, evaluate_every=8, parallel=ParallelConfig(batch="2"))
     key_of_one = run_training(tmp_path / "two", config, task).of("train", "bits")
     assert len(set(key_of_one)) > 1
-    one = run_training(tmp_path / "one", line_config(epochs=8), task).of("train", "bits")
+    one = run_training(tmp_path / "one", line_config(epochs=8, evaluate_every=8), task).of("train", "bits")
     assert one != key_of_one
 
 
@@ -157,7 +157,7 @@ def test_the_order_depends_on_the_seed(tmp_path):
     assert orders[0] != orders[1]
 
 
-@pytest.mark.parametrize("feed", ["device", "host"])
+@pytest.mark.parametrize("feed", ["device", once_more("host")])
 def test_examples_that_fill_no_batch_are_left_out_and_none_is_taken_twice(feed, tmp_path):
     config = line_config(epochs=2, batch_size=3, data=DataConfig(feed=feed))
     run = run_training(tmp_path, config, counting_task(16))
@@ -299,7 +299,7 @@ def nan_task(step: int) -> Task:
     return made_task(data, lambda key: {"w": jnp.ones(())}, loss, best_metric="loss", carry=np.zeros(4, np.int32))
 
 
-@pytest.mark.parametrize(("step", "epochs"), [(2, 1), (8, 3)])
+@pytest.mark.parametrize(("step", "epochs"), [once_more(2, 1), (8, 3)])
 def test_a_loss_that_is_not_finite_ends_the_run_and_its_step_is_named(step, epochs, tmp_path):
     task = nan_task(step)
     with pytest.raises(TrainingError, match=rf"step {step} is nan.*learning_rate"):

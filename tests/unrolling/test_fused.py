@@ -75,7 +75,11 @@ def both(of, *arguments):
     return tuple(jax.jit(functools.partial(of, method))(*arguments) for method in (Fused(), Scan()))
 
 
-@pytest.mark.parametrize("cell", [LSTM(H, peephole=True, projection_size=2), once_more(GRU(H))], ids=["lstm", "gru"])
+@pytest.mark.parametrize(
+    "cell",
+    [UpdateGateRNN(H), once_more(GRU(H)), once_more(LSTM(H, peephole=True, projection_size=2))],
+    ids=["own", "gru", "lstm"],
+)
 def test_forward_mode_second_derivatives_and_checkpoints_are_those_of_scan(cell):
     params = parameters(cell)
 
@@ -161,8 +165,9 @@ def test_a_z_of_another_structure_and_a_product_of_its_own_are_respected(cell):
 
 def read_in_the_loop(cell, features=I):
     """What the forward loop reads at every step: the inputs with a one, to be multiplied beside h; the inputs; or z."""
-    xs = inputs(B, T, features)
-    program = jax.make_jaxpr(lambda p: unroll(cell, p, xs, method=Fused()))(cell.init(jax.random.key(0), features))
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), features))
+    xs = jax.ShapeDtypeStruct((B, T, features), np.float32)
+    program = jax.make_jaxpr(lambda *given: unroll(cell, *given, method=Fused()))(params, xs)
     (scan,) = named("scan", program.jaxpr)
     shapes = {v.aval.shape for v in scan.invars if v.aval.shape[:2] == (T, B)}
     z = (T, B, cell.gate_count, cell.hidden_size)

@@ -99,7 +99,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", main_of(CASES, ("para_gru", "lstm_by_unit", "zoneout_by_number", "stack")))
+# A stack is among the cells that all methods agree on.
+MAIN = ("para_gru", "lstm_by_unit", "zoneout_by_number")
+
+
+@pytest.mark.parametrize("name", main_of(CASES, MAIN))
 def test_masks_resets_and_directions_are_as_in_a_loop(name):
     cell, method = CASES[name]
     params, xs, state = given(cell)

@@ -123,7 +123,8 @@ SPREAD = (Static(), Scan(), Scan(remat_every=2), Fused(), Newton())
 
 @pytest.mark.parametrize("method", main_of(SPREAD, (Scan(), Fused(), Newton())), ids=str)
 def test_shard_map_over_the_batch_changes_no_value_and_no_gradient(mesh, method):
-    cell = Stack((ParaGRU(H) if isinstance(method, Newton) else BasicRNN(H), LearnedState(GRU(H))))
+    layers = (ParaGRU(H), ParaGRU(H)) if isinstance(method, Newton) else (BasicRNN(H), GRU(H))
+    cell = Stack((layers[0], LearnedState(layers[1])))
     given = everything(cell, key=None)
 
     def total(given, method=method):
