@@ -41,7 +41,7 @@ METHODS: tuple[Method, ...] = (
 
 _LONGEST_STATIC = 32  # steps; beyond, compiling costs more time than most runs can gain
 _SHORTEST_NEWTON = 256  # steps; below, a loop over them takes no longer than a few iterations over all of them
-_LEAST_NATIVE = 2**20  # products; below, a step takes less than a tenth of a millisecond, and compiling some seconds
+_LEAST_NATIVE = 2**9  # products; below, a call takes as long as is spent on calling, whatever computes it
 
 
 def is_worth_compiling(method: Method, recurrence: Recurrence) -> bool:
