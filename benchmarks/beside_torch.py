@@ -13,6 +13,7 @@ from benchmarks.report import Column
 from benchmarks.subjects import METHODS, on_this_device
 from rnnjax.config import TrainConfig
 from rnnjax.config_group import freeze
+from rnnjax.data.dataset import Arrays
 from rnnjax.parallel.mesh import provide_cpu_devices
 from rnnjax.tasks.task import Task
 
@@ -28,7 +29,7 @@ class Question(NamedTuple):
       variants: of the task's config, by name; the first of `offered` is the one that is taken.
       offered: those that PyTorch's model is written for.
       build: makes the task.
-      torch_call: makes the call that takes so many steps with PyTorch, on a device by its name.
+      torch_call: makes the call that takes so many steps on examples with PyTorch, on a device by its name.
       steps: in a call; None for all of an epoch.
       repeats: calls of each contender.
       of_step: what a step trains on, "images" or "words", and how many of a config.
@@ -39,7 +40,7 @@ class Question(NamedTuple):
     variants: Mapping[str, Any]
     offered: Sequence[str]
     build: Callable[[Any], Task]
-    torch_call: Callable[[Task, Any, int, str], Call]
+    torch_call: Callable[[Arrays, Any, int, str], Call]
     steps: int | None
     repeats: int
     of_step: tuple[str, Callable[[Any], int]]
@@ -91,7 +92,8 @@ def compare(question: Question, options: argparse.Namespace) -> None:
     config.data.path = options.data
     config = freeze(config)
     task, device = question.build(config), torch_device()
-    options.steps = min(engine.steps_in_epoch(task, config), options.steps or task.examples("train"))
+    epoch = engine.steps_in_epoch(task, config)
+    options.steps = min(epoch, options.steps or epoch)
     if device == "cuda":
         torch.set_float32_matmul_precision("high")  # products may be in TF32, as JAX's
     unit, count = question.of_step
@@ -100,7 +102,8 @@ def compare(question: Question, options: argparse.Namespace) -> None:
         f"{options.variant}: calls of {options.steps} steps, {count(config)} {unit} a step"
     )
     makers = makers_of_rnnjax(task, config, options.methods, options.steps)
-    makers["PyTorch"] = lambda: question.torch_call(task, config, options.steps, device)
+    examples = engine.training_examples(task)
+    makers["PyTorch"] = lambda: question.torch_call(examples, config, options.steps, device)
     rows = measure(makers, options, count(config))
     on = report.machine() | {"torch": torch.__version__}
     report.show(options, columns(unit), rows, on=on, about=about)

@@ -16,9 +16,9 @@ import numpy as np
 from benchmarks import beside_torch, command
 from benchmarks.pytorch import torch_module
 from configs.ptb import VARIANTS
+from rnnjax.data.dataset import Arrays
 from rnnjax.tasks import build_task
 from rnnjax.tasks.language_model import Config
-from rnnjax.tasks.task import Task
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -35,14 +35,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return beside_torch.parse(QUESTION, arguments)
 
 
-def torch_steps(task: Task, config: Config, steps: int, device: str) -> Callable[[], Any]:
+def torch_steps(examples: Arrays, config: Config, steps: int, device: str) -> Callable[[], Any]:
     """Returns a call that takes so many steps with PyTorch."""
     torch = torch_module()
     torch.manual_seed(config.seed)
     layers, loss_of = torch_model(config, device), torch.nn.CrossEntropyLoss()
     parameters = [p for layer in layers for p in layer.parameters()]
     optimizer = torch.optim.SGD(parameters, config.optimizer.learning_rate)
-    rows = task.data.splits["train"]["tokens"][: steps * config.batch_size].astype(np.int64)
+    rows = examples["tokens"][: steps * config.batch_size].astype(np.int64)
     batches = torch.from_numpy(rows).reshape(steps, config.batch_size, -1).to(device)
 
     def step(tokens: Any, state: Any) -> Any:

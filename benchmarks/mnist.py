@@ -13,9 +13,9 @@ from typing import Any
 from benchmarks import beside_torch, command
 from benchmarks.pytorch import Classifier, torch_module, train_epoch
 from configs.mnist import VARIANTS
+from rnnjax.data.dataset import Arrays
 from rnnjax.tasks import build_task
 from rnnjax.tasks.mnist import Config
-from rnnjax.tasks.task import Task
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -32,11 +32,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return beside_torch.parse(QUESTION, arguments)
 
 
-def torch_epoch(task: Task, config: Config, steps: int, device: str) -> Callable[[], Any]:
+def torch_epoch(examples: Arrays, config: Config, steps: int, device: str) -> Callable[[], Any]:
     """Returns a call that trains so many steps of an epoch with PyTorch, in a new order each time."""
     cell, torch = config.cell, torch_module()
     model = Classifier(cell.kind, (28, cell.hidden_size, cell.layers, 10), config.optimizer.learning_rate, device)
-    train = {name: values[: steps * config.batch_size] for name, values in task.data.splits["train"].items()}
+    train = {name: values[: steps * config.batch_size] for name, values in examples.items()}
     images = torch.from_numpy(train["image"].copy()).to(device)
     labels = torch.from_numpy(train["label"].copy()).long().to(device)
     return lambda: train_epoch(model, images, labels, config.batch_size)

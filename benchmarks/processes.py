@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -50,6 +52,27 @@ def timed(command: Sequence[str], environment: Mapping[str, str] | None = None) 
     if ended.returncode:
         raise TrainingError(f"{command[0]} ended with {ended.returncode}: {ended.stderr.strip()[-500:]}")
     return seconds, ended.stdout
+
+
+def start_group(command: Sequence[str], environment: Mapping[str, str], out: Any, err: Any) -> subprocess.Popen[bytes]:
+    """Starts a command in the repository as the first of a group of processes.
+
+    Args:
+      command: the command.
+      environment: its environment.
+      out, err: where it prints, as `subprocess` takes it.
+    """
+    nothing = subprocess.DEVNULL
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=nothing, stdout=out, stderr=err, start_new_session=True
+    )
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process and the group that `start_group` made it the first of."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def machine() -> dict[str, Any]:

@@ -87,32 +87,22 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def measure(options: argparse.Namespace) -> Iterator[Row]:
     """Yields a row for every number of seeds."""
-    summaries = []
+    runs = []
     with tempfile.TemporaryDirectory() as folder:
         for seeds in sorted(set(options.seeds)):
-            while len(summaries) < min(seeds, options.runs or seeds):
-                summaries.append(run_seed(options, Path(folder), len(summaries)))
-            yield row(seeds, summaries, *run_sweep(options, Path(folder), seeds))
+            while len(runs) < min(seeds, options.runs or seeds):
+                seed = len(runs)
+                summary = Path(folder) / f"run{seed}" / "summary.json"
+                runs.append(trained(options, "train", f"--config.seed={seed}", summary))
+            sweep = trained(options, "sweep", f"--seeds={seeds}", Path(folder) / f"sweep{seeds}" / "sweep.json")
+            yield row(seeds, runs, *sweep)
 
 
-def run_seed(options: argparse.Namespace, folder: Path, seed: int) -> tuple[float, dict[str, Any]]:
-    """Returns the seconds that the training command takes with a seed, and its summary."""
-    directory = folder / f"run{seed}"
-    seconds = timed("rnnjax.train", options, directory, f"--config.seed={seed}")
-    return seconds, json.loads((directory / "summary.json").read_text())
-
-
-def run_sweep(options: argparse.Namespace, folder: Path, seeds: int) -> tuple[float, dict[str, Any]]:
-    """Returns the seconds that the sweep command takes for as many seeds, and its results."""
-    directory = folder / f"sweep{seeds}"
-    seconds = timed("rnnjax.sweep", options, directory, f"--seeds={seeds}")
-    return seconds, json.loads((directory / "sweep.json").read_text())
-
-
-def timed(module: str, options: argparse.Namespace, directory: Path, argument: str) -> float:
-    """Returns the seconds from start to end of a command that trains into a directory."""
-    words = [module, "--config", options.config, *processes.config_arguments(options), argument]
-    return processes.timed([*words, "--workdir", str(directory)])[0]
+def trained(options: argparse.Namespace, name: str, argument: str, results: Path) -> tuple[float, dict[str, Any]]:
+    """Returns the seconds from start to end of a command, and what it wrote to a file of its work directory."""
+    words = [f"rnnjax.{name}", "--config", options.config, *processes.config_arguments(options), argument]
+    seconds, _ = processes.timed([*words, "--workdir", str(results.parent)])
+    return seconds, json.loads(results.read_text())
 
 
 def row(seeds: int, runs: Sequence[tuple[float, dict[str, Any]]], sweep_seconds: float, results: dict[str, Any]) -> Row:

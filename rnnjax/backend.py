@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import jax
 
+_MANY_NUMBERS = 2**21  # in an array that a CPU maps anew and whose reading takes longer than computing it again
+_NUMBERS_IN_CACHE = 2**17
+_FEWEST_STEPS = 16  # in a pass of a loop, which costs as much as some of its operations
+
 
 def on_cpu(platform: str | None = None) -> bool:
     """Says whether JAX computes on a CPU, or whether `platform` is one."""
@@ -32,6 +36,21 @@ def scans_in_order(platform: str | None = None) -> bool:
     On a CPU the loop is as fast as memory allows; elsewhere a loop costs a kernel launch a step.
     """
     return on_cpu(platform)
+
+
+def steps_at_once(steps: int, numbers: int) -> int | None:
+    """Returns how many steps of a linear recurrence are computed at once; None: all.
+
+    On a CPU, large arrays are mapped anew and read from memory for each operation; those of some steps stay in its
+    cache. Elsewhere a loop costs a launch for each operation.
+
+    Args:
+      steps: of the recurrence.
+      numbers: in its state.
+    """
+    if not on_cpu() or steps * numbers < _MANY_NUMBERS:
+        return None
+    return max(_FEWEST_STEPS, _NUMBERS_IN_CACHE // numbers)
 
 
 def whole_jacobians_pay() -> bool:

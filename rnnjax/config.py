@@ -88,7 +88,8 @@ class ParallelConfig(ConfigGroup):
       batch: number of devices that share each batch; "all", or "auto" for the number that is expected to be fastest. A
         batch that does not divide evenly is padded with examples of weight zero.
       layers: number of devices that share the layers of a stack, for each part of the batch; "all" takes all devices.
-      time: number of devices that share the steps of each sequence, likewise; for linear cells only, such as LRU.
+      time: number of devices that share the steps of each sequence, likewise; for linear and diagonal cells only, such
+        as LRU and ParaGRU.
       map: what maps a step over devices: "shard_map", or "pmap", which computes the same but can split only one of
         batches, layers and time.
       tune: whether a step of a long run is measured before it starts, once per machine: on how many devices, if `batch`

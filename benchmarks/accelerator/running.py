@@ -25,7 +25,7 @@ from benchmarks.accelerator.records import (
     write_record,
 )
 from benchmarks.accelerator.steps import Step
-from benchmarks.processes import ROOT
+from benchmarks.processes import ROOT, end_group, start_group
 from rnnjax.files import parse_json
 
 _GRACE = 5.0  # seconds between the signal that asks a step to end and the one that ends it
@@ -157,33 +157,23 @@ def run_process(command: Sequence[str], log: Path, limit: float, environment: di
       environment: its environment.
     """
     with log.open("wb") as file:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        process = start_group(command, environment, file, subprocess.STDOUT)
         try:
             code = process.wait(max(limit - _GRACE, limit / 2))
             return FAILED if code else DONE
         except subprocess.TimeoutExpired:
             return TIMED_OUT
         finally:
+            ask_to_end(process)
             end_group(process)
 
 
-def end_group(process: subprocess.Popen[bytes]) -> None:
-    """Asks a process that goes on, and what it started, to end, and ends them if they do not."""
-    with contextlib.suppress(ProcessLookupError):
+def ask_to_end(process: subprocess.Popen[bytes]) -> None:
+    """Asks a process that goes on, and what it started, to end, and waits for it for a while."""
+    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_GRACE)
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+            process.wait(_GRACE)
 
 
 def last_lines(log: Path) -> list[str]:

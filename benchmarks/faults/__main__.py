@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import logging
 import os
 import shlex
 import subprocess
@@ -87,6 +88,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     options = parse(arguments)
     jax.config.update("jax_platforms", "cpu")
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax warns of items that are read by themselves
     failures: list[Played] = []
     with tempfile.TemporaryDirectory(prefix="rnnjax-faults-") as folder:
         report.show(

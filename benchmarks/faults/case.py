@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +15,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from benchmarks.faults.compare import differences
-from benchmarks.processes import ROOT
+from benchmarks.processes import end_group, start_group
 
 _LONGEST = 300  # seconds of a command
 _MOST_LINES = 20  # on stderr, apart from those of progress
@@ -72,15 +70,7 @@ class Started:
         self.command = shlex.join(command)
         self._files = [said.with_name(f"{said.name}.{name}") for name in ("out", "err")]
         with self._files[0].open("wb") as out, self._files[1].open("wb") as err:
-            self._process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-            )
+            self._process = start_group(command, environment, out, err)
 
     def __enter__(self) -> Started:
         return self
@@ -88,9 +78,7 @@ class Started:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        end_group(self._process)
 
     @property
     def running(self) -> bool:

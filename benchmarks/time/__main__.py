@@ -7,46 +7,30 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.util
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-import rnnjax
 from benchmarks import command, report, timing
 from benchmarks.report import Column
 from benchmarks.subjects import mean_square
 from benchmarks.time.model import Costs, extra_work, simulate
-from rnnjax.backend import on_gpu
+from benchmarks.time.ways import CELLS, WIDEST_DENSE, Size, ways
 from rnnjax.parallel.mesh import provide_cpu_devices
-from rnnjax.parallel.time import TimeSplit
 
-CELLS = ("LRU", "MinGRU", "ParaGRU", "GRU")
 DIRECTIONS = ("forward", "gradient")
-METHODS: dict[str, rnnjax.Method] = {
-    "scan": rnnjax.Scan(),
-    "fused": rnnjax.Fused(),
-    "in order": rnnjax.Associative("scan"),
-    "tree": rnnjax.Associative("associative"),
-    "kernel": rnnjax.Associative("pallas"),
-    "newton": rnnjax.Newton(),
-    "split": TimeSplit(),
-}
-_WIDEST_DENSE = 16  # units; Newton's method for cells that are not diagonal multiplies matrices of their Jacobians
-
 _EPILOG = f"""\
 forward is the outputs of all steps, gradient the mean of their squares with its gradient with respect to parameters
 and inputs; inputs have as many features as there are units. All ways of one cell and size run in turns in one
 process, each call until its result is ready; times are medians, and "/ scan" is scan's time over the way's, above 1
 where it is faster. "in order" and "tree" are Associative("scan") and Associative("associative"); "split" is TimeSplit
-over all devices, where there are several; "newton" serves cells that are not diagonal up to {_WIDEST_DENSE} units
+over all devices, where there are several; "newton" serves cells that are not diagonal up to {WIDEST_DENSE} units
 here. "memax" is that library's LRU, where it is installed, and "prefix" jax.lax.associative_scan by itself, of given
 coefficients: no cell.
 
@@ -81,14 +65,6 @@ _SIMULATED = (
 )
 _DEVICES, _STEPS = (2, 16, 128, 1024), 10**8
 _LATENCY, _BANDWIDTH = 1e-5, 1e11  # assumed: about those between accelerators in one cluster
-
-
-class Size(NamedTuple):
-    """Steps, sequences in a batch, and hidden units, which are as many as the input features."""
-
-    T: int
-    B: int
-    H: int
 
 
 class Row(NamedTuple):
@@ -233,82 +209,6 @@ def measure(name: str, size: Size, direction: str, options: argparse.Namespace, 
             )
         )
     return rows
-
-
-Way = tuple[Callable[[Any, Any], Array], Any]
-
-
-def ways(name: str, size: Size) -> dict[str, Way]:
-    """Returns the ways that are to be measured: functions of parameters and inputs ``[T, B, H]``, and parameters."""
-    cell = getattr(rnnjax, name)(size.H)
-    params = cell.init(jax.random.key(0), size.H)
-    found: dict[str, Way] = {
-        label: (functools.partial(_unrolled, cell, method), params)
-        for label, method in METHODS.items()
-        if _is_tried(cell, label, size)
-    }
-    if "split" in found:
-        found["split"] = functools.partial(_over_devices, cell), params
-    if name == "LRU":
-        if importlib.util.find_spec("memax") is not None:
-            found["memax"] = _memax(size)
-        found["prefix"] = _prefix, jnp.full((size.H,), 0.9)
-    return found
-
-
-def _is_tried(cell: rnnjax.Cell, label: str, size: Size) -> bool:
-    """Says whether a way is measured for a cell: those that serve its kind, on as many devices as they need."""
-    if label in ("in order", "tree"):
-        return isinstance(cell, rnnjax.LinearCell)
-    if label == "kernel":
-        return isinstance(cell, rnnjax.LinearCell) and on_gpu()
-    if label == "split":
-        return isinstance(cell, rnnjax.LinearCell) and jax.device_count() > 1
-    if label == "fused":
-        return isinstance(cell, rnnjax.GatedCell)
-    if label == "newton":
-        diagonal = isinstance(cell, rnnjax.DiagonalCell)
-        return diagonal or (isinstance(cell, rnnjax.GatedCell) and size.H <= _WIDEST_DENSE)
-    return True
-
-
-def _unrolled(cell: rnnjax.Cell, method: rnnjax.Method, params: Any, xs: Any) -> Float[Array, "T B O"]:
-    return rnnjax.unroll(cell, params, xs, method=method, time_major=True)[0]
-
-
-def _over_devices(cell: rnnjax.Cell, params: Any, xs: Any) -> Float[Array, "T B O"]:
-    mesh, everywhere = jax.make_mesh((jax.device_count(),), ("time",), axis_types=(AxisType.Auto,)), PartitionSpec()
-    function = functools.partial(_unrolled, cell, TimeSplit())
-    return jax.shard_map(function, mesh=mesh, in_specs=everywhere, out_specs=everywhere)(params, xs)
-
-
-def _prefix(factor: Any, xs: Any) -> Float[Array, "T B H"]:
-    """JAX's own prefix scan of h' = a h + x, with the same a at all steps."""
-
-    def combined(first: Any, second: Any) -> Any:
-        return second[0] * first[0], second[0] * first[1] + second[1]
-
-    factors = jnp.broadcast_to(factor, xs.shape)
-    return jax.lax.associative_scan(combined, (factors, jnp.asarray(xs)))[1]
-
-
-def _memax(size: Size) -> Way:
-    """Memax's LRU of the same size over a batch; its parameters are the module's arrays."""
-    import equinox  # pyright: ignore[reportMissingImports]
-    from memax.equinox.semigroups.lru import LRU  # pyright: ignore[reportMissingImports]
-
-    model = LRU(recurrent_size=size.H, hidden_size=size.H, key=jax.random.key(0))
-    params, static = equinox.partition(model, equinox.is_inexact_array)
-
-    def run(params: Any, xs: Any) -> Float[Array, "T B H"]:
-        module, start = equinox.combine(params, static), jnp.zeros(size.T, bool)
-
-        def of_one(sequence: Any) -> Array:
-            return module(module.initialize_carry(), (sequence, start))[1]
-
-        return jax.vmap(of_one, in_axes=1, out_axes=1)(jnp.asarray(xs))
-
-    return run, params
 
 
 def copy_rate() -> float:

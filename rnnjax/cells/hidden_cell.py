@@ -39,6 +39,8 @@ class HiddenCell(Cell):
     use_bias: bool = True
 
     gate_count: ClassVar[int] = 1
+    # Whether an `inputs` that is overridden makes z of each step from that step's input alone, and draws nothing.
+    inputs_by_step: ClassVar[bool] = False
 
     def __post_init__(self):
         keep_sizes(self, "hidden_size")

@@ -82,6 +82,7 @@ class LRU(LinearCell):
     largest_phase: float = 2 * math.pi
 
     gate_count: ClassVar[int] = 2  # the real and the imaginary part
+    inputs_by_step: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()

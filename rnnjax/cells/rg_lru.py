@@ -75,6 +75,7 @@ class RGLRU(LinearCell):
     project_inputs: bool = False
 
     gate_count: ClassVar[int] = 2
+    inputs_by_step: ClassVar[bool] = True
 
     def init(self, key: PRNGKeyArray, input_size: Size) -> RGLRUParams:
         check_size("input_size", input_size)

@@ -30,6 +30,11 @@ def is_diagonal(cell: Any) -> TypeGuard[DiagonalCell]:
     return isinstance(cell, DiagonalCell) and type(cell).step is Cell.step
 
 
+def keeps_units_apart(cell: Cell) -> bool:
+    """Returns whether the new state of each unit of a cell follows from that unit's state alone."""
+    return is_diagonal(cell) or is_linear(cell)
+
+
 def is_lstm(cell: Any) -> TypeGuard[LSTM]:
     """Returns whether a cell is an `LSTM` itself, and no class of one's own that derives from it."""
     return type(cell) is LSTM
@@ -74,6 +79,13 @@ def adds_a_bias(cell: Cell, params: Params, xs: Array | None) -> bool:
     if not readers:  # nothing is added: the projected inputs are the result
         return jaxpr.outvars == jaxpr.invars[-1:]
     return len(readers) == 1 and readers[0].primitive.name == "add" and readers[0].outvars == jaxpr.outvars
+
+
+def makes_z_by_step(cell: Cell, params: Params, xs: Array | None) -> bool:
+    """Returns whether z of each step is known to depend on its own input only, so that it can be made at any time."""
+    if xs is None or not isinstance(cell, HiddenCell):
+        return False
+    return cell.inputs_by_step or adds_a_bias(cell, params, xs)
 
 
 def reads_a_sum(cell: GatedCell, params: Params, state: State, z: Any, r: Array) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 import jax
 
 from rnnjax.cells.cell import Cell, Params, State
-from rnnjax.cells.traits import is_linear
+from rnnjax.cells.traits import keeps_units_apart
 from rnnjax.cells.wrapper import Wrapper
 from rnnjax.cells.wrappers import Project, Residual, Stack
 
@@ -37,16 +37,16 @@ def hands_inputs_on(cell: Cell) -> bool:
     return is_stack(cell) or (isinstance(cell, Wrapper) and not cell.reads_inputs)
 
 
-def first_not_linear(cell: Cell) -> Cell | None:
-    """Returns a cell in a cell that is repeated over time and not linear; None if all are, as `TimeSplit` needs.
+def first_that_mixes_units(cell: Cell) -> Cell | None:
+    """Returns a cell in a cell that is repeated over time and is neither linear nor diagonal; None if all are.
 
     A wrapper that takes part in every step is not, whatever it is around.
     """
     if is_stack(cell):
-        return next(filter(None, map(first_not_linear, cell.cells)), None)
+        return next(filter(None, map(first_that_mixes_units, cell.cells)), None)
     if isinstance(cell, Wrapper):
-        return cell if cell.in_time(jax.random.key(0)) else first_not_linear(cell.cell)
-    return None if is_linear(cell) else cell
+        return cell if cell.in_time(jax.random.key(0)) else first_that_mixes_units(cell.cell)
+    return None if keeps_units_apart(cell) else cell
 
 
 def has_dense(cell: Cell) -> TypeGuard[Project]:

@@ -9,7 +9,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from rnnjax.cells.cell import Cell
-from rnnjax.cells.tree import first_not_linear, is_stack
+from rnnjax.cells.tree import first_that_mixes_units, is_stack
 from rnnjax.errors import ConfigError
 from rnnjax.parallel.layers import Wavefront
 from rnnjax.parallel.mesh import LAYERS, TIME
@@ -52,11 +52,12 @@ def _splitting_layers(function: Function, devices: int) -> Function:
 
 def _splitting_time(function: Function, devices: int) -> Function:
     def method_for(cell: Cell) -> Method:
-        other = first_not_linear(cell)
+        other = first_that_mixes_units(cell)
         if other is not None:
             raise ConfigError(
-                f"parallel.time is {devices}, but the model unrolls {type(other).__name__}, and only linear cells can "
-                "be split over time; set cell.kind to one, such as LRU or MinGRU, or parallel.time to 1"
+                f"parallel.time is {devices}, but the model unrolls {type(other).__name__}, and only linear and "
+                "diagonal cells can be split over time; set cell.kind to one, such as LRU or ParaGRU, or parallel.time "
+                "to 1"
             )
         return TimeSplit()
 

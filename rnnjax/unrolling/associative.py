@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
+from rnnjax.backend import steps_at_once
 from rnnjax.cells.cell import Cell, Params, State
 from rnnjax.cells.linear_cell import LinearCell, coefficients_like
 from rnnjax.cells.pairs import Complex, is_complex, map_numbers, plus, times
+from rnnjax.cells.sizes import keep_sizes
 from rnnjax.cells.traits import is_linear
 from rnnjax.unrolling.cutting import zero_tangents_where
 from rnnjax.unrolling.linear_scan import (
@@ -27,6 +29,7 @@ from rnnjax.unrolling.linear_scan import (
     typed_scan,
     why_not_here,
 )
+from rnnjax.unrolling.pieces import in_pieces
 from rnnjax.unrolling.recurrence import Method, Recurrence
 from rnnjax.unrolling.selecting import all_finite, select, zeros_where
 
@@ -40,9 +43,12 @@ class Associative(Method):
 
     Attributes:
       implementation, interpret: those of `rnnjax.linear_scan`.
+      remat_every: how many steps are computed at once, as for `Scan`: the backward pass computes them again. None: all,
+        but on a CPU, in order, as many as its cache holds.
 
     Raises:
-      ValueError: for another implementation; when it runs, for a cell that is not a `LinearCell` or overrides its step.
+      ValueError: for another implementation, and for numbers below 1; when it runs, for a cell that is not a
+        `LinearCell` or overrides its step.
 
     Example:
       >>> import jax, jax.numpy as jnp, rnnjax
@@ -57,27 +63,36 @@ class Associative(Method):
 
     implementation: Implementation | None = None
     interpret: bool = False
+    remat_every: int | None = None
 
     def __post_init__(self):
         check_implementation(self.implementation)
+        keep_sizes(self, optional=("remat_every",))
 
     def why_not(self, recurrence: Recurrence) -> str | None:
         dtype = functools.reduce(np.promote_types, (leaf.dtype for leaf in jax.tree.leaves(recurrence.state)))
-        remedy = "use Scan(), or Auto(), which chooses a method for each layer"
-        return not_linear("Associative()", recurrence.cell, remedy) or why_not_here(
-            self.implementation, dtype, self.interpret
-        )
+        return _not_linear(recurrence.cell) or why_not_here(self.implementation, dtype, self.interpret)
 
     def run(self, recurrence: Recurrence) -> tuple[Any, State]:
-        return run_linear(ScanSettings(self.implementation, interpret=self.interpret), recurrence)
+        settings = ScanSettings(self.implementation, interpret=self.interpret)
+        return in_pieces(recurrence, self._at_once(recurrence), lambda piece: run_linear(settings, piece))
+
+    def _at_once(self, recurrence: Recurrence) -> int | None:
+        """Returns how many steps to compute at once; None for all of them."""
+        if self.remat_every is not None or self.implementation not in (None, "scan"):
+            return self.remat_every
+        numbers = sum(leaf.size for leaf in jax.tree.leaves(recurrence.state))
+        return steps_at_once(recurrence.length, numbers)
 
 
-def not_linear(method: str, cell: Cell, remedy: str) -> str | None:
-    """Returns in one sentence that a method does not take a cell, which is not linear; None if it is."""
+def _not_linear(cell: Cell) -> str | None:
+    """Returns in one sentence that a cell is not linear; None if it is."""
     if is_linear(cell):
         return None
-    name = type(cell).__name__
-    return f"{method} takes linear cells whose step is LinearCell's, and {name} is not one here; {remedy}"
+    return (
+        f"Associative() takes linear cells whose step is LinearCell's, and {type(cell).__name__} is not one here; "
+        "use Scan(), or Auto(), which chooses a method for each layer"
+    )
 
 
 def run_linear(settings: ScanSettings, recurrence: Recurrence) -> tuple[Any, State]:

@@ -8,13 +8,13 @@ from typing import Any
 import jax
 
 from rnnjax.backend import whole_jacobians_pay
+from rnnjax.cells.traits import keeps_units_apart
 from rnnjax.unrolling.associative import Associative
 from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.kernels.cudnn import CuDNN
 from rnnjax.unrolling.kernels.pallas import Pallas
 from rnnjax.unrolling.native.native import Native
 from rnnjax.unrolling.newton import Newton
-from rnnjax.unrolling.newton_layout import keeps_units_apart
 from rnnjax.unrolling.recurrence import Method, Recurrence
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.static import Static
@@ -41,7 +41,7 @@ METHODS: tuple[Method, ...] = (
 
 _LONGEST_STATIC = 32  # steps; beyond, compiling costs more time than most runs can gain
 _SHORTEST_NEWTON = 256  # steps; below, a loop over them takes no longer than a few iterations over all of them
-_LEAST_NATIVE = 2**20  # products; below, a step takes less than a tenth of a millisecond, and compiling some seconds
+_LEAST_NATIVE = 2**9  # products; below, a call takes as long as is spent on calling, whatever computes it
 
 
 def is_worth_compiling(method: Method, recurrence: Recurrence) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,19 @@ from rnnjax.backend import on_gpu, scans_in_order
 from rnnjax.cells.checks import check_floating
 from rnnjax.cells.pairs import Complex, is_complex, plus, times
 from rnnjax.dtypes import at_least_float32
+from rnnjax.unrolling.chunks import WHOLE, Chunks
 from rnnjax.unrolling.cutting import followed_by_reset
-from rnnjax.unrolling.prefixes import Factors, as_tree, as_tree_transposed, in_order, in_order_transposed, shifted
+from rnnjax.unrolling.prefixes import (
+    Factors,
+    as_tree,
+    as_tree_transposed,
+    broadcast_over_time,
+    combined,
+    conjugate,
+    in_order,
+    in_order_transposed,
+    shifted,
+)
 from rnnjax.unrolling.selecting import all_finite, select, zeros_where
 from rnnjax.unrolling.varying import vary, varying_axes
 
@@ -99,45 +110,18 @@ def linear_scan(
     )
 
 
-class Chunks(Protocol):
-    """How a scan over one part of the steps, the others being elsewhere, learns what it needs of them; hashable."""
-
-    def start(self, factors: Factors, b: Any, h0: Any, reverse: bool) -> Any:
-        """Returns the state before this part's first step, of a scan that begins with `h0`.
-
-        Args:
-          factors: what the states are multiplied by in this part.
-          b: what is added in this part, ``[T, *batch, ...]``.
-          h0: the state before the first step of all, as one step of `b`.
-          reverse: whether to go from the last step to the first.
-        """
-        ...
-
-    def end(self, factors: Factors, g: Any, reverse: bool) -> Any:
-        """Returns what the parts after this one add, in the transposed scan, to the cotangent of its last state."""
-        ...
-
-    def before(self, hs: Any, h0: Any, reverse: bool) -> Any:
-        """Returns the state before this part's first step from the states after all of its steps, known everywhere."""
-        ...
-
-    def at_start(self, number: Any, reverse: bool) -> Any:
-        """Returns a number where the part is the first one, zero elsewhere."""
-        ...
-
-
 class ScanSettings(NamedTuple):
     """How a scan is computed.
 
     Attributes:
       implementation, reverse: as in `linear_scan`.
-      chunks: the other parts of the sequence; None where this is all of it.
+      chunks: the other parts of the sequence.
       interpret: as in `linear_scan`.
     """
 
     implementation: Implementation | None
     reverse: bool = False
-    chunks: Chunks | None = None
+    chunks: Chunks = WHOLE
     interpret: bool = False
 
     @property
@@ -171,8 +155,8 @@ def _scanned(settings: ScanSettings, arrays: ScanArrays) -> Any:
 
 
 def _solved(settings: ScanSettings, factors: Factors, b: Any, h0: Any) -> Any:
-    reverse, chunks = settings.reverse, settings.chunks
-    h0 = h0 if chunks is None else chunks.start(factors, b, h0, reverse)
+    reverse = settings.reverse
+    h0 = settings.chunks.start(combined, _pairs(factors, b), h0, reverse)
     return _FORWARD[settings.implementation](factors, b, h0, reverse, **settings.options)
 
 
@@ -188,16 +172,19 @@ def _derivative(settings: ScanSettings, primals: tuple[ScanArrays], tangents: tu
         before, d_b = zeros_where(lost | cuts, before), zeros_where(lost, d_b)
         cuts = cuts | lost
     factors = _factors(arrays.a, cuts)
-    by_h0 = _first_product(factors, change.h0, settings.reverse)
-    by_h0 = by_h0 if settings.chunks is None else settings.chunks.at_start(by_h0, settings.reverse)
-    d_b = plus(plus(d_b, times(_of_all_steps(change.a, before), before)), _at_first(by_h0, d_b, settings.reverse))
+    by_h0 = settings.chunks.at_start(_first_product(factors, change.h0, settings.reverse), settings.reverse)
+    d_b = plus(plus(d_b, times(_of_all_steps(change.a, before), before)), at_first(by_h0, d_b, settings.reverse))
     return hs, _linear(settings, factors, d_b)
 
 
 def states_before(settings: ScanSettings, hs: Any, h0: Any) -> Any:
     """Returns the state before each step."""
-    h0 = h0 if settings.chunks is None else settings.chunks.before(hs, h0, settings.reverse)
-    return shifted(hs, h0, settings.reverse)
+    return shifted(hs, settings.chunks.before(hs, h0, settings.reverse), settings.reverse)
+
+
+def _pairs(factors: Factors, b: Any) -> tuple[Factors, Any]:
+    """Returns the steps as what neighbours are combined of: factors of the shape of what is added, and that."""
+    return Factors(broadcast_over_time(factors.a, b), factors.cuts), b
 
 
 def _linear(settings: ScanSettings, factors: Factors, b: Any) -> Any:
@@ -216,11 +203,21 @@ def _linear(settings: ScanSettings, factors: Factors, b: Any) -> Any:
         return _solved(settings, factors, b, zeros)
 
     def solve_transposed(_: Any, g: Any) -> Any:
-        if chunks is not None:
-            g = jax.tree.map(jnp.add, g, _at_first(chunks.end(factors, g, reverse), g, not reverse))
+        later = chunks.start(combined, _transposed_steps(factors, g), zeros, not reverse)
+        g = jax.tree.map(jnp.add, g, at_first(later, g, not reverse))
         return _TRANSPOSED[settings.implementation](factors, g, reverse, **settings.options)
 
     return jax.lax.custom_linear_solve(equations, _tied(b), solve, solve_transposed)
+
+
+def _transposed_steps(factors: Factors, g: Any) -> tuple[Factors, Any]:
+    """Returns the steps of the transposed recurrence of what each step hands on to the one before it.
+
+    Such a step is to add the cotangent of its state, and to multiply then.
+    """
+    a = conjugate(factors.a)
+    earlier = times(a, g)
+    return _pairs(Factors(a, factors.cuts), earlier if factors.cuts is None else zeros_where(factors.cuts, earlier))
 
 
 def _tied(b: Any) -> Any:
@@ -255,7 +252,7 @@ def _first_product(factors: Factors, h0: Any, reverse: bool) -> Any:
     return product if factors.cuts is None else zeros_where(factors.cuts[first], product)
 
 
-def _at_first(number: Any, like: Any, reverse: bool) -> Any:
+def at_first(number: Any, like: Any, reverse: bool) -> Any:
     """Returns numbers for all steps, which are zero but for the step that is taken first."""
 
     def leaf(number: Array, like: Array) -> Array:

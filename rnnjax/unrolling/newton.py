@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from rnnjax.cells.cell import State
 from rnnjax.cells.sizes import keep_sizes
+from rnnjax.unrolling.chunks import WHOLE, Chunks
 from rnnjax.unrolling.newton_layout import Blocks, Layout, are_exact, exact_blocks
 from rnnjax.unrolling.newton_states import NewtonReport, Solver, all_states
 from rnnjax.unrolling.prefixes import shifted
@@ -111,26 +112,26 @@ class Newton(Method):
     def run(self, recurrence: Recurrence) -> tuple[Any, State]:
         return self.run_with_report(recurrence)[0]
 
-    def run_with_report(self, recurrence: Recurrence) -> tuple[tuple[Any, State], NewtonReport]:
-        """Returns what `run` does, and how it went."""
+    def run_with_report(self, recurrence: Recurrence, chunks: Chunks = WHOLE) -> tuple[tuple[Any, State], NewtonReport]:
+        """Returns what `run` does, and how it went; of a part of the steps, where others are elsewhere."""
         layout, cell = self._layout(recurrence), recurrence.cell
         exact = are_exact(layout.blocks, cell, recurrence.state)
         tolerance = self.tolerance or 32 * max(
             float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(recurrence.state)
         )
-        solver = Solver(cell, layout.blocks, exact, tolerance, self.iterations, self.damping)
+        solver = Solver(cell, layout.blocks, exact, tolerance, self.iterations, self.damping, chunks)
         states, report = all_states(solver, recurrence)
-        ys = _outputs(recurrence, states)
+        ys = _outputs(recurrence, states, chunks)
         last = jax.tree.map(lambda leaf: leaf[-1], states)
         return ((ys, states) if recurrence.keeps_states else ys, last), report
 
 
-def _outputs(recurrence: Recurrence, states: State) -> Array:
+def _outputs(recurrence: Recurrence, states: State, chunks: Chunks) -> Array:
     """Returns the outputs of all steps from the states after them."""
     cell, params, steps = recurrence.cell, recurrence.params, recurrence.steps
     if cell.advances and steps.resets is None:
         return jax.vmap(lambda state, z: cell.read(params, state, z))(states, steps.z)
     # The whole step, where outputs need more than the new state, or must not be read of one that a reset cuts off.
-    befores = shifted(states, recurrence.state, reverse=False)
+    befores = shifted(states, chunks.before(states, recurrence.state), reverse=False)
     step = recurrence._replace(keeps_states=False).step
     return jax.vmap(lambda before, step_inputs: step(before, step_inputs)[1])(befores, steps)

@@ -12,8 +12,8 @@ from jaxtyping import Array, Float
 from rnnjax.cells.blocks import in_blocks
 from rnnjax.cells.cell import Cell, Params, State, compute_dtype
 from rnnjax.cells.gated_cell import GatedCell, recurrent_product
-from rnnjax.cells.traits import fuses
-from rnnjax.unrolling.newton_layout import Layout, keeps_units_apart
+from rnnjax.cells.traits import fuses, keeps_units_apart
+from rnnjax.unrolling.newton_layout import Layout
 from rnnjax.unrolling.recurrence import Recurrence
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rnnjax.cells.cell import Cell, State
-from rnnjax.cells.traits import is_diagonal, is_linear
+from rnnjax.cells.traits import keeps_units_apart
 from rnnjax.dtypes import at_least_float32
 
 Blocks = Literal["diagonal", "block", "dense"]
@@ -99,11 +99,6 @@ class Layout(NamedTuple):
 
     def _time_axes(self, state: State) -> int:
         return jax.tree.leaves(state)[0].ndim - jax.tree.leaves(self.like)[0].ndim
-
-
-def keeps_units_apart(cell: Cell) -> bool:
-    """Returns whether the new state of each unit of a cell follows from that unit's state alone."""
-    return is_diagonal(cell) or is_linear(cell)
 
 
 def exact_blocks(cell: Cell, state: State) -> Blocks:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rnnjax.cells.cell import Cell, Params, State
+from rnnjax.unrolling.chunks import Chunks
 from rnnjax.unrolling.newton_jacobian import all_steps, jacobians
 from rnnjax.unrolling.newton_layout import Blocks, Layout
 from rnnjax.unrolling.newton_linear import applied, linear_solution, solved
@@ -43,6 +44,7 @@ class Solver(NamedTuple):
       blocks: the blocks of the Jacobians.
       exact: whether these leave nothing out.
       tolerance, iterations, damping: as in `Newton`.
+      chunks: the parts of the sequence that are elsewhere.
     """
 
     cell: Cell
@@ -51,6 +53,7 @@ class Solver(NamedTuple):
     tolerance: float
     iterations: int
     damping: float
+    chunks: Chunks
 
 
 class _Arrays(NamedTuple):
@@ -77,10 +80,11 @@ def _states(solver: Solver, arrays: _Arrays) -> tuple[State, NewtonReport]:
     recurrence = arrays._replace(steps=steps).recurrence(solver.cell)
     layout = Layout.of(solver.blocks, solver.cell, arrays.state)
     last, residuals = _iterated(solver, recurrence, layout)
+    residuals, counts = solver.chunks.whole(residuals), solver.chunks.whole(last.count[None])
     right = _steps_before_first(_wrong(solver, residuals))
-    converged = right == recurrence.length
-    states = _in_order_unless(converged.all(), recurrence, layout.unpack(last.rows[1:]))
-    return states, NewtonReport(last.count, converged, right, residuals.max(0))
+    converged = right == len(residuals)
+    states = _in_order_unless(converged.all(), solver.chunks, recurrence, layout.unpack(last.rows[1:]))
+    return states, NewtonReport(counts.max(), converged, right, residuals.max(0))
 
 
 class _Iterate(NamedTuple):
@@ -93,7 +97,7 @@ class _Iterate(NamedTuple):
 
 def _iterated(solver: Solver, recurrence: Recurrence, layout: Layout) -> tuple[_Iterate, Float[Array, "T *B"]]:
     """Returns the iterate with which all residuals are small enough, or the last one; and its residuals."""
-    start, length = layout.pack(recurrence.state), recurrence.length
+    start, length, chunks = layout.pack(recurrence.state), recurrence.length, solver.chunks
 
     def iterate(count: Array, rows: Array) -> _Iterate:
         return _Iterate(count, rows, layout.pack(all_steps(recurrence, layout.unpack(rows[:-1]))))
@@ -108,14 +112,14 @@ def _iterated(solver: Solver, recurrence: Recurrence, layout: Layout) -> tuple[_
         count, rows, after = last
         states = rows[1:]
         jacobian = (1 - solver.damping) * jacobians(recurrence, layout, layout.unpack(rows[:-1]))
-        new = states + solved(_finite(jacobian), _finite(after - states))
+        new = states + solved(_finite(jacobian), _finite(after - states), chunks)
         # A fixed-point iteration where a correction overflows, so that this is not handed on.
         new = jnp.where(jnp.isfinite(new), new, jnp.where(jnp.isfinite(after), after, states))
-        return iterate(count + 1, rows.at[1:].set(new))
+        return iterate(count + 1, jnp.concatenate([chunks.before(new, start)[None], new]))
 
     # Asked here, of what is in memory: fused with the steps, each reduction would take them once more.
     def goes_on(last: _Iterate) -> Array:
-        return (last.count < solver.iterations) & _wrong(solver, residuals(last)).any()
+        return (last.count < solver.iterations) & chunks.any(_wrong(solver, residuals(last)).any())
 
     first = iterate(jnp.zeros((), jnp.int32), jnp.broadcast_to(start, (length + 1, *start.shape)))
     first = vary(first, varying_axes((first, recurrence.params, recurrence.steps)))
@@ -138,24 +142,23 @@ def _steps_before_first(wrong: Bool[Array, "T *B"]) -> Int[Array, "*B"]:
     return jnp.where(wrong.any(0), wrong.argmax(0), wrong.shape[0]).astype(jnp.int32)
 
 
-def _in_order_unless(converged: Bool[Array, ""], recurrence: Recurrence, states: State) -> State:
+def _in_order_unless(converged: Bool[Array, ""], chunks: Chunks, recurrence: Recurrence, states: State) -> State:
     """Returns the states as they are where they have converged, otherwise all computed one step after another.
 
     Not from the last step that is right: it is so within a tolerance, and cells whose iterations do not converge
     amplify differences. From the first step on, the states are those of `Scan`, bit by bit.
     """
 
-    # A loop without a step where there is nothing to do: of a condition, `jax.vmap` takes both branches.
-    def goes_on(carry: tuple[Array, State, State]) -> Array:
-        return carry[0] < recurrence.length
-
-    def step(carry: tuple[Array, State, State]) -> tuple[Array, State, State]:
-        t, before, states = carry
+    def step(t: Array, carry: tuple[State, State]) -> tuple[State, State]:
+        before, states = carry
         after, _ = recurrence.step(before, jax.tree.map(lambda leaf: leaf[t], recurrence.steps))
-        return t + 1, after, jax.tree.map(lambda leaf, new: leaf.at[t].set(new), states, after)
+        return after, jax.tree.map(lambda leaf, new: leaf.at[t].set(new), states, after)
 
-    first = jnp.where(converged, recurrence.length, 0)
-    return jax.lax.while_loop(goes_on, step, (first, recurrence.state, states))[2]
+    # In place: states by themselves would be as many once more, in memory even where this is not needed.
+    def part(before: State, states: State) -> tuple[State, State]:
+        return jax.lax.fori_loop(0, recurrence.length, step, (before, states))
+
+    return chunks.in_turns(~converged, part, recurrence.state, states)
 
 
 @_states.defjvp
@@ -166,7 +169,7 @@ def _derivative(solver: Solver, primals: tuple[_Arrays], tangents: tuple[_Arrays
     """
     (arrays,), (change,) = primals, tangents
     states, report = _states(solver, arrays)
-    befores = shifted(states, arrays.state, reverse=False)
+    befores = shifted(states, solver.chunks.before(states, arrays.state), reverse=False)
 
     def by_themselves(params: Params, initial: State, steps: Steps) -> State:
         return all_steps(arrays._replace(params=params, initial=initial, steps=steps).recurrence(solver.cell), befores)
@@ -183,8 +186,8 @@ def _at_once(solver: Solver, arrays: _Arrays, befores: State, forced: State, d_s
     """Returns the tangents of all states, by one linear recurrence of matrices."""
     layout = Layout.of(solver.blocks, solver.cell, arrays.state)
     jacobian = jacobians(arrays.recurrence(solver.cell), layout, befores)
-    d_start = applied(jacobian[0], layout.pack(d_state), 0)
-    return layout.unpack(linear_solution(jacobian, layout.pack(forced).at[0].add(d_start)))
+    d_start = solver.chunks.at_start(applied(jacobian[0], layout.pack(d_state), 0))
+    return layout.unpack(linear_solution(jacobian, layout.pack(forced).at[0].add(d_start), solver.chunks))
 
 
 def _in_order(solver: Solver, arrays: _Arrays, befores: State, forced: State, d_state: State) -> State:

@@ -74,7 +74,7 @@ def as_tree(factors: Factors, b: Any, h0: Any, reverse: bool) -> Any:
     Args:
       factors, b, h0, reverse: as in `in_order`.
     """
-    a = _broadcast_over_time(factors.a, b)
+    a = broadcast_over_time(factors.a, b)
     first = times(jax.tree.map(lambda leaf: leaf[-1 if reverse else 0], a), h0)
     cut = None if factors.cuts is None else factors.cuts[-1 if reverse else 0]
     first = first if cut is None else zeros_where(cut, first)
@@ -84,7 +84,7 @@ def as_tree(factors: Factors, b: Any, h0: Any, reverse: bool) -> Any:
 
 def as_tree_transposed(factors: Factors, g: Any, reverse: bool) -> Any:
     """Returns the transpose of `as_tree`, from the cotangents of all states to those of `b`."""
-    later = later_factors(Factors(_broadcast_over_time(factors.a, g), factors.cuts), reverse)
+    later = later_factors(Factors(broadcast_over_time(factors.a, g), factors.cuts), reverse)
     return jax.lax.associative_scan(combined, (later, g), reverse=not reverse)[1]
 
 
@@ -104,7 +104,7 @@ def combined(first: tuple[Factors, Any], second: tuple[Factors, Any]) -> tuple[F
     return Factors(times(a2, a1), cuts1 | cuts2), plus(times(a2, b1), b2)
 
 
-def _broadcast_over_time(a: Any, b: Any) -> Any:
+def broadcast_over_time(a: Any, b: Any) -> Any:
     """Returns factors that have as many steps and axes as the numbers, with which the tree combines them."""
     like = b.real if is_complex(b) else b
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, like.shape), a)

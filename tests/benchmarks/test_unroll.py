@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from benchmarks.command import exit_code
 from benchmarks.unroll import __main__ as unroll
 from benchmarks.unroll import rows as unroll_rows
 from benchmarks.unroll.rows import Row
@@ -140,14 +139,3 @@ def test_a_scan_without_a_loop_is_not_counted_as_a_scan():
 )
 def test_the_summary_says_where_static_is_faster(faster, words):
     assert unroll_rows.lengths_text(faster, (2, 28, 100)) == words
-
-
-def test_an_interrupted_run_keeps_the_rows_it_has(monkeypatch, tmp_path, capsys):
-    def measure_one(settings):
-        yield from rows(T2=(1, 2, 2))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(unroll, "measure_all", measure_one)
-    assert exit_code(unroll.main, ["--json", str(tmp_path / "rows.json")]) == 130
-    assert len(json.loads((tmp_path / "rows.json").read_text())["rows"]) == 3
-    assert "LSTM: forward up to T = 2" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Training with the layers of a stack, or the time of linear cells, on two devices."""
+"""Training with the layers of a stack, or the time of linear and diagonal cells, on two devices."""
 
 import jax
 import numpy as np
@@ -33,8 +33,9 @@ def test_layers_on_two_devices_train_as_on_one(map, on_one, tmp_path):
     )
 
 
-def test_time_on_two_devices_trains_as_on_one(tmp_path):
-    cell = CellConfig(kind="MinGRU", hidden_size=4, dropout={"output_rate": 0.3})
+@pytest.mark.parametrize(("kind", "layers"), [("ParaGRU", 1), once_more("MinGRU", 2)])
+def test_time_on_two_devices_trains_as_on_one(kind, layers, tmp_path):
+    cell = CellConfig(kind=kind, hidden_size=4, layers=layers, dropout={"output_rate": 0.3})
     one, two = (
         run_training(tmp_path / time, sign_config(epochs=1, cell=cell, parallel=ParallelConfig(batch="1", time=time)))
         for time in ("1", "2")
@@ -51,8 +52,8 @@ HELD = CellConfig(kind="MinGRU", wrappers=("zoneout",), zoneout={"rate": 0.1})
 
 
 @pytest.mark.parametrize(("cell", "name"), [(CellConfig(kind="GRU"), "GRU"), (HELD, "Zoneout")])
-def test_a_model_that_is_not_linear_in_time_is_refused(cell, name, tmp_path):
-    with pytest.raises(ConfigError, match=f"time is 2, but the model unrolls {name}, and only linear cells"):
+def test_a_model_whose_units_read_each_other_over_time_is_refused(cell, name, tmp_path):
+    with pytest.raises(ConfigError, match=f"time is 2, but the model unrolls {name}, and only linear and diagonal"):
         run_training(tmp_path, sign_config(cell=cell, parallel=ParallelConfig(batch="1", time="2")))
 
 

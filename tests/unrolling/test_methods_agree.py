@@ -122,6 +122,12 @@ def test_newton_gives_what_scan_gives_for_every_other_cell(name):
     check(WHOLE[name], ways, lengths=LENGTHS, resets=RESETS, reverse=True)
 
 
+@pytest.mark.parametrize("name", main_of(LINEAR, ("lru",)))
+def test_a_prefix_computed_in_pieces_gives_what_scan_gives(name):
+    ways = [by_method(method) for method in (Scan(), Associative("scan", remat_every=2))]
+    check(WHOLE[name], ways, lengths=LENGTHS, resets=RESETS, reverse=True)
+
+
 def test_options_of_scan_change_nothing():
     ways = [by_method(method) for method in (Scan(), Scan(unroll=2), Scan(remat_every=2))]
     lengths, resets = np.array([3, 0, 2]), np.array([[0, 1, 0], [1, 1, 1], [0, 1, 1]], bool)

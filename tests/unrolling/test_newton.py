@@ -253,7 +253,7 @@ def test_options_out_of_range_are_refused_in_one_sentence():
     ):
         with pytest.raises(ValueError, match=sentence):
             Newton(**options)
-    with pytest.raises(TypeError, match=r"newton_report takes a Newton\(...\), got Scan"):
+    with pytest.raises(TypeError, match=r"newton_report takes a Newton\(...\), or a method that has one, got Scan"):
         newton_report(GRU(H), parameters(GRU(H)), inputs(B, T, I), method=Scan())
 
 

@@ -8,7 +8,21 @@ import numpy as np
 import pytest
 from cells_under_test import H, I, LeakySum, UpdateGateRNN, parameters
 
-from rnnjax import GRU, LSTM, BasicRNN, Dropout, LearnedState, Project, Residual, Scan, Stack, Static, unroll
+from rnnjax import (
+    GRU,
+    LRU,
+    LSTM,
+    Associative,
+    BasicRNN,
+    Dropout,
+    LearnedState,
+    Project,
+    Residual,
+    Scan,
+    Stack,
+    Static,
+    unroll,
+)
 
 B, T = 2, 6
 
@@ -124,6 +138,14 @@ def test_remat_nests_a_loop_over_chunks_and_one_over_the_steps_of_a_chunk(every,
     scans = named("scan", program(GRU(H), Scan(remat_every=every)))
     rest = [T % every] if T % every else []
     assert [scan.params["length"] for scan in scans] == [outer, inner, *rest]
+
+
+@pytest.mark.parametrize(("length", "loops"), [(2**12, [16, 256]), (2**10, [2**10])])
+def test_a_cpu_computes_a_long_sequence_in_pieces_that_its_cache_holds(length, loops):
+    cell = LRU(256)
+    xs = jax.ShapeDtypeStruct((1, length, I), jnp.float32)
+    jaxpr = jax.make_jaxpr(lambda params, xs: unroll(cell, params, xs, method=Associative()))(parameters(cell), xs)
+    assert [scan.params["length"] for scan in named("scan", jaxpr.jaxpr)] == loops
 
 
 def test_without_lengths_and_resets_the_loop_selects_nothing():
