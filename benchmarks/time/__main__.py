@@ -30,7 +30,7 @@ forward is the outputs of all steps, gradient the mean of their squares with its
 and inputs; inputs have as many features as there are units. All ways of one cell and size run in turns in one
 process, each call until its result is ready; times are medians, and "/ scan" is scan's time over the way's, above 1
 where it is faster. "in order" and "tree" are Associative("scan") and Associative("associative"); "split" is TimeSplit
-over all devices, where there are several; "newton" serves cells that are not diagonal up to {WIDEST_DENSE} units
+over all devices, where there are several, of linear and diagonal cells; "newton" serves cells that are not diagonal up to {WIDEST_DENSE} units
 here. "memax" is that library's LRU, where it is installed, and "prefix" jax.lax.associative_scan by itself, of given
 coefficients: no cell.
 
@@ -64,6 +64,7 @@ _SIMULATED = (
     Column("share", unit=".2f", width=6),
 )
 _DEVICES, _STEPS = (2, 16, 128, 1024), 10**8
+_ITERATIONS = 3  # of Newton's method on a ParaGRU with its initial weights, as `rnnjax.newton_report` counts them
 _LATENCY, _BANDWIDTH = 1e-5, 1e11  # assumed: about those between accelerators in one cluster
 
 
@@ -120,21 +121,40 @@ def simulated(rows: Sequence[Row]) -> list[SimulatedRow]:
     """Returns what the model says of the longest sequences that were split."""
     results = []
     for row in rows:
-        alone = next((each for each in rows if each[:5] == row[:5] and each.way == "in order"), None)
+        alone = next((each for each in rows if each[:5] == row[:5] and each.way in ("in order", "newton")), None)
         longest = max(each.T for each in rows)
         if row.way != "split" or longest != row.T or row.run_seconds is None or alone is None or not alone.run_seconds:
             continue
         costs = Costs(
             step_seconds=alone.run_seconds / row.T,
             extra=extra_work(alone.run_seconds, row.run_seconds, jax.device_count()),
-            state_bytes=(4 if row.cell == "LRU" else 2) * 4 * row.B * row.H,
-            gatherings=1 if row.direction == "forward" else 2,
+            **collectives(row)._asdict(),
             latency=_LATENCY,
             bandwidth=_BANDWIDTH,
         )
         named = (row.cell, row.B, row.H, row.direction)
         results += [SimulatedRow(*named, *simulate(costs, devices, _STEPS)) for devices in _DEVICES]
     return results
+
+
+class Collectives(NamedTuple):
+    """What a split has of them: their number, and the bytes that every device sends in all."""
+
+    collectives: int
+    sent_bytes: int
+
+
+def collectives(row: Row) -> Collectives:
+    """Returns the collectives of a row's split: those of the parts' totals, and of what Newton's method asks besides.
+
+    A total is a product and a state; Newton's method gathers totals and last states in every iteration, and asks whether
+    all devices are done after each, and in the end whether all have converged (docs/decisions.md).
+    """
+    gradient, state = row.direction == "gradient", 4 * row.B * row.H
+    if row.cell != "ParaGRU":
+        totals = 1 + gradient
+        return Collectives(totals, totals * (4 if row.cell == "LRU" else 2) * state)
+    return Collectives(3 * _ITERATIONS + 2 + 3 * gradient, (_ITERATIONS + gradient) * 3 * state)
 
 
 def simulation_text(results: Sequence[SimulatedRow]) -> str:

@@ -1,12 +1,13 @@
 """What splitting time over many devices would gain, by a model with measured costs: a simulation, no measurement.
 
 A sequence of T steps takes ``T c`` on one device. On D devices each takes its ``T / D`` steps, computes in addition
-what they do to a state before them, which costs a share `extra` of its work, and all gather the D results, of S bytes
-each, once in each direction of time:
+what they do to a state before them, which costs a share `extra` of its work, and all gather the D results, in g
+collectives of S bytes from each device in all:
 
-    T c (1 + extra) / D + g (latency log2(D) + D S / bandwidth)
+    T c (1 + extra) / D + g latency log2(D) + D S / bandwidth
 
-with g gatherings: one forward, two with the gradient.
+A linear cell has one collective forward, two with the gradient. A diagonal one is solved by Newton's method, which has
+some for each iteration.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ class Costs(NamedTuple):
     Attributes:
       step_seconds: c, of one step of a batch on one device.
       extra: the share of its work that a device does for the others.
-      state_bytes: S, of the product and of the state of a part.
-      gatherings: g.
+      collectives: g.
+      sent_bytes: S, that every device sends in all of them.
       latency: seconds of one message between devices.
       bandwidth: bytes a second that a device receives.
     """
 
     step_seconds: float
     extra: float
-    state_bytes: int
-    gatherings: int
+    collectives: int
+    sent_bytes: int
     latency: float
     bandwidth: float
 
@@ -50,8 +51,8 @@ def simulate(costs: Costs, devices: int, steps: int) -> Simulated:
     alone = steps * costs.step_seconds
     if devices == 1:
         return Simulated(1, steps, alone, 1.0, 1.0)
-    gathering = costs.latency * math.ceil(math.log2(devices)) + devices * costs.state_bytes / costs.bandwidth
-    seconds = alone * (1 + costs.extra) / devices + costs.gatherings * gathering
+    messages = costs.collectives * costs.latency * math.ceil(math.log2(devices))
+    seconds = alone * (1 + costs.extra) / devices + messages + devices * costs.sent_bytes / costs.bandwidth
     return Simulated(devices, steps, seconds, alone / seconds, alone / seconds / devices)
 
 

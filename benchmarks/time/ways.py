@@ -65,7 +65,7 @@ def _is_tried(cell: rnnjax.Cell, label: str, size: Size) -> bool:
     if label == "kernel":
         return isinstance(cell, rnnjax.LinearCell) and on_gpu()
     if label == "split":
-        return isinstance(cell, rnnjax.LinearCell) and jax.device_count() > 1
+        return isinstance(cell, (rnnjax.LinearCell, rnnjax.DiagonalCell)) and jax.device_count() > 1
     if label == "fused":
         return isinstance(cell, rnnjax.GatedCell)
     if label == "newton":

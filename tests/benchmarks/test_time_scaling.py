@@ -32,7 +32,7 @@ def test_every_way_that_serves_is_timed_and_written(capsys, tmp_path):
 
 
 def test_the_model_of_many_devices_is_its_formula():
-    costs = Costs(step_seconds=1e-6, extra=0.5, state_bytes=1000, gatherings=2, latency=1e-3, bandwidth=1e6)
+    costs = Costs(step_seconds=1e-6, extra=0.5, collectives=2, sent_bytes=2000, latency=1e-3, bandwidth=1e6)
     result = simulate(costs, 4, 10**6)
     assert result.seconds == pytest.approx(1 * 1.5 / 4 + 2 * (2e-3 + 4e-3))
     assert result.gain == pytest.approx(1 / result.seconds)
