@@ -30,9 +30,9 @@ forward is the outputs of all steps, gradient the mean of their squares with its
 and inputs; inputs have as many features as there are units. All ways of one cell and size run in turns in one
 process, each call until its result is ready; times are medians, and "/ scan" is scan's time over the way's, above 1
 where it is faster. "in order" and "tree" are Associative("scan") and Associative("associative"); "split" is TimeSplit
-over all devices, where there are several, of linear and diagonal cells; "newton" serves cells that are not diagonal up to {WIDEST_DENSE} units
-here. "memax" is that library's LRU, where it is installed, and "prefix" jax.lax.associative_scan by itself, of given
-coefficients: no cell.
+over all devices, where there are several, for linear and diagonal cells; "newton" serves cells that are not diagonal
+up to {WIDEST_DENSE} units here. "memax" is that library's LRU, where it is installed, and "prefix"
+jax.lax.associative_scan by itself, of given coefficients: no cell.
 
 "floor" is the time in which the device, at the rate that it copies a large array, reads the inputs and writes the
 outputs once, in a gradient twice, and "share" is what part of the way's time that is: 1.00 would be a way that does
@@ -147,8 +147,8 @@ class Collectives(NamedTuple):
 def collectives(row: Row) -> Collectives:
     """Returns the collectives of a row's split: those of the parts' totals, and of what Newton's method asks besides.
 
-    A total is a product and a state; Newton's method gathers totals and last states in every iteration, and asks whether
-    all devices are done after each, and in the end whether all have converged (docs/decisions.md).
+    A total is a product and a state; Newton's method gathers totals and last states in every iteration, and asks after
+    each whether all devices are done, and in the end whether all have converged (docs/decisions.md).
     """
     gradient, state = row.direction == "gradient", 4 * row.B * row.H
     if row.cell != "ParaGRU":
