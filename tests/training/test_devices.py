@@ -318,7 +318,11 @@ def doubled(value):
     return int(jax.jit(lambda x: 2 * x + 40)(np.int32(value)))
 
 
-@pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: whole[: len(whole) // 2], lambda whole: 99 * b"x"])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda whole: whole[: len(whole) // 2], once_more(lambda whole: b""), once_more(lambda whole: 99 * b"x")],
+    ids=["half", "nothing", "other bytes"],
+)
 def test_damaged_programs_are_deleted_and_compiled_again(damage, compiled_here, caplog):
     assert doubled(1) == 42
     whole = {path: path.read_bytes() for path in compiled_here.glob("*-cache")}

@@ -63,6 +63,7 @@ def test_remat_changes_no_value_and_no_gradient(cell, options):
     check(both, parameters(cell), inputs(B, T, I), some_state(cell, B))
 
 
+@pytest.mark.thorough
 def test_nor_do_derivatives_along_a_direction_and_of_second_order_differ():
     cell = UpdateGateRNN(H)
 
