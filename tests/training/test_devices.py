@@ -9,6 +9,7 @@ import jax
 import jax.monitoring
 import numpy as np
 import pytest
+from fixtures.thorough import once_more
 from jax.experimental.compilation_cache import compilation_cache
 from toytasks.runs import run_training, sign_config
 
