@@ -61,6 +61,7 @@ def test_sequences_of_a_csv_file_are_classified(call, tmp_path):
     assert [opened.task.kept["classes"][answer] for answer in opened.predict(values).argmax(-1)] == ["down", "up"]
 
 
+@pytest.mark.thorough
 def test_a_series_is_forecast_beside_baselines(call, tmp_path):
     steps = np.arange(160)
     values = 500 + steps + 20 * np.sin(2 * np.pi * steps / 7)

@@ -70,8 +70,9 @@ def test_a_stack_with_lengths_resets_dropout_and_reverse(mapped):
     check(STACK, 2, mapped, TimeSplit(implementation="associative"), **EVERYTHING)
 
 
-@pytest.mark.parametrize("iterations", [20, once_more(1)])
-@pytest.mark.parametrize("mapped", ["shard_map", once_more("pmap")])
+@pytest.mark.thorough
+@pytest.mark.parametrize("iterations", [20, 1])
+@pytest.mark.parametrize("mapped", ["shard_map", "pmap"])
 def test_a_stack_of_diagonal_cells_by_newton_whether_it_converges_or_not(mapped, iterations):
     check(DIAGONAL, 2, mapped, TimeSplit(newton=Newton(iterations=iterations)), **EVERYTHING)
 
