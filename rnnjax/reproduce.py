@@ -24,6 +24,7 @@ from rnnjax.errors import ConfigError, TrainingError
 from rnnjax.experiments import EXPERIMENTS, Experiment, Figure
 
 _MOST_SEEDS = 1000
+_TIMES = ("seconds", "steps_per_second")
 
 _log = logging.getLogger(__name__)
 
@@ -130,8 +131,7 @@ def run(
     return {
         "command": "python " + " ".join(command),
         "figures": {what: values for what, values in figures.items() if values},
-        "seconds": [summary["seconds"] for summary in summaries],
-        "steps_per_second": [summary["steps_per_second"] for summary in summaries],
+        **{name: [summary[name] for summary in summaries] for name in _TIMES},
         **{name: last[name] for name in ("device", "versions", "git_commit")},
         "data": {name: last["data"][name] for name in ("name", "checksum")},  # not its place on this machine
     }
@@ -174,7 +174,8 @@ def row(name: str, figure: Figure, results: dict[str, Any]) -> str:
     if figure.target is not None:
         difference = f"{mean - figure.target:+.4f}"
         reached = "yes" if (mean >= figure.target if figure.higher else mean <= figure.target) else "**no**"
-    times = [f"{statistics.median(result[name]):.0f}" for name in ("seconds", "steps_per_second")]
+    # Left out by hand where other work on the machine has made them meaningless.
+    times = [f"{statistics.median(result[name]):.0f}" if name in result else "" for name in _TIMES]
     ours = f"{mean:.4f} ± {statistics.stdev(values):.4f}" if len(values) > 1 else f"{mean:.4f}"
     return _line(name, figure.what, figure.source, ours, str(len(values)), must, difference, reached, *times)
 
