@@ -67,13 +67,13 @@ class Engine:
         )
         self.task, self.config, self.mesh = task, config, mesh
         self.schedule = training_schedule(task, config)
-        seeds, traced = (config.seed,) if runs is None else runs.seeds, {} if runs is None else runs.traced
+        self.copy_states: Callable[[TrainState], TrainState]
+        self.copy_states = only_run(mesh) if runs is None else first_runs(mesh, len(runs.seeds))
+        seeds, traced = runs or Runs([config.seed])
         padded = padded_runs(mesh, len(seeds))
         self.steps = self._steps({name: values[padded] for name, values in traced.items()})
         self.order = epoch_orders(mesh, task, [seeds[number] for number in padded], size)
         self.evaluate = {name: self._evaluator(name, len(padded)) for name in ("validation", "test")}
-        self.copy_states: Callable[[TrainState], TrainState]
-        self.copy_states = only_run(mesh) if runs is None else first_runs(mesh, len(seeds))
 
     def _steps(self, traced: Traced) -> TrainProgram:
         task, config = self.task, self.config

@@ -16,13 +16,13 @@ from rnnjax.config_group import to_dict
 from rnnjax.files import is_number
 from rnnjax.parallel.mesh import RUNS
 from rnnjax.tasks.task import Task
-from rnnjax.training.batches import TrainingSchedule
+from rnnjax.training.batches import TrainingSchedule, training_schedule
 from rnnjax.training.calls import Beginning, train_and_test
 from rnnjax.training.directory.checkpoint import Checkpoints, Origin, Unfinished
 from rnnjax.training.directory.model_file import shapes
 from rnnjax.training.directory.run_directory import RunDirectory, config_digest
 from rnnjax.training.engine import Engine, Runs
-from rnnjax.training.frozen import check_frozen
+from rnnjax.training.frozen import check_frozen, run_optimizer
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow, steps_in
 from rnnjax.training.progress import Progress
@@ -61,10 +61,10 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
         raise Interrupted(f"stopped by {stop.signal} between two groups")
     started = time.perf_counter()
     config, runs = group.config, Runs([run.seed for run in group.runs], group.traced_values())
-    engine = Engine(task, config, group.mesh(), runs)
-    require_room(task, engine.optimizer(), len(group.runs))
+    schedule = training_schedule(task, config)
+    require_room(task, run_optimizer(config, schedule.steps, schedule.epoch_steps), len(group.runs))
     check_frozen(config.frozen, shapes(task))
-    schedule = engine.schedule
+    engine = Engine(task, config, group.mesh(), runs)
     directory.claim(group.as_dict())
     origin = Origin(config_digest(group.as_dict()), task.data.checksum)
     # By the rule alone, so that what was measured on a machine does not change a sweep's results.
