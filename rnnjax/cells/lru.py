@@ -128,11 +128,14 @@ class LRU(LinearCell):
         return Complex(*(self.zeros(batch_size, self.hidden_size, dtype) for _ in range(2)))
 
     def inputs(self, params: LRUParams, xs: Float[Array, "*N I"], *, key: Key = None) -> LRUZs:
-        projected = project(params.w_x * jnp.exp(params.gamma), xs, self.dtype)
+        projected = project(self.affine_inputs(params)[0], xs, self.dtype)
         if params.d is None:
             return LRUZs(projected, None)
         d, xs = params.d.astype(projected.dtype), xs.astype(projected.dtype)
         return LRUZs(projected, jnp.broadcast_to(d, xs.shape) * xs)  # so that its gradient is one sum
+
+    def affine_inputs(self, params: LRUParams) -> tuple[Array, None]:
+        return params.w_x * jnp.exp(params.gamma), None
 
     def coefficients(self, params: LRUParams, zs: LRUZs) -> tuple[Complex, Complex]:
         nu, theta = (each.astype(zs.projected.dtype) for each in (params.nu, params.theta))

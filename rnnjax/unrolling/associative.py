@@ -97,19 +97,31 @@ def _not_linear(cell: Cell) -> str | None:
 
 def run_linear(settings: ScanSettings, recurrence: Recurrence) -> tuple[Any, State]:
     """Returns what `Method.run` does for a linear cell, by one scan for each number in its state."""
+    states = linear_states(settings, recurrence)
+    ys, last = read_linear(settings, recurrence, states), jax.tree.map(lambda leaf: leaf[-1], states)
+    return (ys, states) if recurrence.keeps_states else ys, last
+
+
+def linear_states(settings: ScanSettings, recurrence: Recurrence) -> State:
+    """Returns the states of a linear cell after all steps, by one scan for each number in them."""
     cell: Any = recurrence.cell
-    (zs, valid, resets, followed), state = recurrence.steps, recurrence.state
-    arrays = _Arrays(recurrence.params, zs, state, recurrence.initial, valid, resets, followed)
+    arrays, state = _arrays(recurrence), recurrence.state
+    resets, followed = arrays.resets, arrays.followed
     a, b = _folded(cell, arrays) if followed is None else _folded_before_resets(cell, arrays)
 
     def states_of(h0: Any, a: Any, b: Any) -> Any:
         return typed_scan(settings, ScanArrays(*checked_numbers(a, b, h0), resets, followed))
 
     states = map_numbers(states_of, state, a, b)
-    states = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), states, state)
-    ys = cell.read(arrays.params, states, zs) if resets is None else _read_before_resets(cell, settings, arrays, states)
-    last = jax.tree.map(lambda leaf: leaf[-1], states)
-    return (ys, states) if recurrence.keeps_states else ys, last
+    return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), states, state)
+
+
+def read_linear(settings: ScanSettings, recurrence: Recurrence, states: State) -> Array:
+    """Returns the outputs of a linear cell from its states after all steps."""
+    cell: Any = recurrence.cell
+    if recurrence.steps.resets is None:
+        return cell.read(recurrence.params, states, recurrence.steps.z)
+    return _read_before_resets(cell, settings, _arrays(recurrence), states)
 
 
 class _Arrays(NamedTuple):
@@ -122,6 +134,11 @@ class _Arrays(NamedTuple):
     valid: Bool[Array, "T *B"] | None
     resets: Bool[Array, "T *B"] | None
     followed: Bool[Array, "T *B"] | None
+
+
+def _arrays(recurrence: Recurrence) -> _Arrays:
+    zs, valid, resets, followed = recurrence.steps
+    return _Arrays(recurrence.params, zs, recurrence.state, recurrence.initial, valid, resets, followed)
 
 
 def _folded(cell: LinearCell, arrays: _Arrays) -> tuple[State, State]:

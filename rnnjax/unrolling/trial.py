@@ -12,8 +12,9 @@ import numpy as np
 
 from rnnjax.backend import on_cpu
 from rnnjax.cells.cell import Cell, Params, compute_dtype
-from rnnjax.cells.traits import adds_a_bias
+from rnnjax.cells.traits import makes_z_by_step
 from rnnjax.unrolling.kernels.precision import exact_products
+from rnnjax.unrolling.cutting import followed_by_reset
 from rnnjax.unrolling.recurrence import Method, Recurrence, Steps
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.selecting import select
@@ -57,7 +58,7 @@ class Trial:
           ValueError: if it has arrays that cannot be drawn at random.
         """
         draw = np.random.default_rng(0)
-        projected = adds_a_bias(recurrence.cell, recurrence.params, recurrence.xs)
+        projected = makes_z_by_step(recurrence.cell, recurrence.params, recurrence.xs)
         arrays = _Arrays(
             _params(draw, recurrence.cell, recurrence.params, recurrence.xs),
             _drawn(draw, recurrence.state, 0.1),
@@ -168,10 +169,11 @@ def _keys(like: Any) -> Any:
 def _flags(draw: np.random.Generator, recurrence: Recurrence) -> Steps:
     """Returns steps without z: at least half of each sequence is valid, and one step is a reset."""
     steps, length = recurrence.steps, recurrence.length
-    valid = resets = None
+    valid = resets = followed = None
     if steps.valid is not None:
         lengths = draw.integers((length + 1) // 2, length + 1, steps.valid.shape[1:])
         valid = jnp.asarray(np.arange(length).reshape(-1, *[1] * lengths.ndim) < lengths)
     if steps.resets is not None:
         resets = jnp.zeros(steps.resets.shape, bool).at[length // 3].set(True)
-    return Steps(None, valid, resets)
+        followed = followed_by_reset(resets)
+    return Steps(None, valid, resets, followed)

@@ -321,25 +321,43 @@ def traced(
         new = cell.gates(tree.unflatten(params), structure.unflatten(state), zs, r)
         return [new.astype(old.dtype) for new, old in zip(jax.tree.leaves(new), state)]
 
-    # Traced twice: kernels load only the parameters that gates read, which the first trace shows.
-    read = Pointwise(new_state, leaves, state, zs, r).reads[: len(leaves)]
-    params_read = [leaf for leaf, is_read in zip(leaves, read) if is_read]
-
-    def gates(params_read, *others):
-        remaining = iter(params_read)
-        # Any value will do for what gates do not read.
-        params = [
-            next(remaining) if is_read else jnp.zeros(leaf.shape, leaf.dtype) for leaf, is_read in zip(leaves, read)
-        ]
-        return new_state(params, *others)
-
-    def gradients(params_read, state, zs, r, d_new):
-        return jax.vjp(gates, params_read, state, zs, r)[1](d_new)
-
-    backward = Pointwise(gradients, params_read, state, zs, r, state)
+    read, forward, backward = with_gradients(new_state, leaves, state, zs, r)
     # The last two gradients are those of the one leaf of z, and of r.
     summed = len(jax.tree.leaves(zs)) == 1 and backward.alike(-2, -1)
-    return Gates(Pointwise(gates, params_read, state, zs, r), backward, read, summed)
+    return Gates(forward, backward, read, summed)
+
+
+def with_gradients(
+    new_state: Callable[..., list[Any]], leaves: list[Any], state: list[Any], *others: Any
+) -> tuple[tuple[bool, ...], Pointwise, Pointwise]:
+    """Traces a step and its derivative.
+
+    Args:
+      new_state: takes what follows and returns the leaves of the new state.
+      leaves: arrays of which the step may read some only, or their shapes and types.
+      state: the leaves of the state, likewise.
+      *others: what else it takes, likewise.
+
+    Returns:
+      Which of the leaves the step reads; the step, of these leaves alone, of the state and the others; and its
+      derivative, which takes the gradients of the new state in addition.
+    """
+    # Traced twice: kernels load only what a step reads, which the first trace shows.
+    reads = Pointwise(new_state, leaves, state, *others).reads[: len(leaves)]
+    leaves_read = [leaf for leaf, is_read in zip(leaves, reads) if is_read]
+
+    def step(leaves_read, *rest):
+        remaining = iter(leaves_read)
+        # Any value will do for what is not read.
+        every = [next(remaining) if is_read else jnp.zeros(leaf.shape, leaf.dtype) for leaf, is_read in zip(leaves, reads)]
+        return new_state(every, *rest)
+
+    def gradients(leaves_read, *rest):
+        *rest, d_new = rest
+        return jax.vjp(step, leaves_read, *rest)[1](d_new)
+
+    arguments = (leaves_read, state, *others)
+    return reads, Pointwise(step, *arguments), Pointwise(gradients, *arguments, state)
 
 
 def by_unit(leaf: Shaped[Array, "*N"], size: int, batch_axes: int = 0) -> Shaped[Array, "*M n H"]:

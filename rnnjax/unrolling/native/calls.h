@@ -2,34 +2,6 @@
 #pragma once
 #include "recurrence.h"
 
-class Reader {
- public:
-  explicit Reader(ffi::RemainingArgs all) : all_(all) {}
-  ffi::AnyBuffer next() { return *all_.get<ffi::AnyBuffer>(at_++); }
-  template <class Entry = float>
-  Entry* array() {
-    ffi::AnyBuffer buffer = next();
-    return buffer.element_count() ? (Entry*)buffer.untyped_data() : nullptr;
-  }
-
- private:
-  ffi::RemainingArgs all_;
-  size_t at_ = 0;
-};
-
-class Writer {
- public:
-  explicit Writer(ffi::RemainingRets all) : all_(all) {}
-  float* array() {
-    ffi::Result<ffi::AnyBuffer> buffer = *all_.get<ffi::AnyBuffer>(at_++);
-    return buffer->element_count() ? (float*)buffer->untyped_data() : nullptr;
-  }
-
- private:
-  ffi::RemainingRets all_;
-  size_t at_ = 0;
-};
-
 // What both calls take: z or x, w_x, bias, w, parameters, three flags, the first state, the one of resets.
 static Arrays read(Reader& args, Sizes sizes) {
   Arrays arrays{};
@@ -45,10 +17,6 @@ static Arrays read(Reader& args, Sizes sizes) {
   return arrays;
 }
 
-static void in_place(float* out, const float* in, size_t floats) {
-  if (out != in) memcpy(out, in, 4 * floats);
-}
-
 static ffi::Error forward_call(ffi::ThreadPool threads, int64_t T, int64_t B, int64_t I, int64_t H, ffi::RemainingArgs args, ffi::RemainingRets rets) {
   Reader reader(args);
   Writer writer(rets);
@@ -60,7 +28,7 @@ static ffi::Error forward_call(ffi::ThreadPool threads, int64_t T, int64_t B, in
   try {
     forward(threads, arrays);
   } catch (const std::bad_alloc&) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "Native() found no memory for its scratch arrays");
+    return no_memory();
   }
   return ffi::Error::Success();
 }
@@ -87,13 +55,9 @@ static ffi::Error backward_call(ffi::ThreadPool threads, int64_t T, int64_t B, i
   try {
     backward(threads, arrays, gradients);
   } catch (const std::bad_alloc&) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "Native() found no memory for its scratch arrays");
+    return no_memory();
   }
   return ffi::Error::Success();
 }
 
-#define SIZES Attr<int64_t>("T").Attr<int64_t>("B").Attr<int64_t>("I").Attr<int64_t>("H")
-#pragma GCC visibility push(default)
-XLA_FFI_DEFINE_HANDLER_SYMBOL(Forward, forward_call, ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().SIZES.RemainingArgs().RemainingRets());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(Backward, backward_call, ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().SIZES.RemainingArgs().RemainingRets());
-#pragma GCC visibility pop
+HANDLERS(forward_call, backward_call)

@@ -84,7 +84,7 @@ def _with_derivatives(cell: Any, kernel: Kernel) -> Any:
     # Not differentiated itself: in a gradient of a gradient `Fused` takes its place.
     @jax.custom_jvp
     def forward(arrays, masks):
-        z, r, *states = _call_forward(kernel, _operands(cell, kernel, arrays), _flat_masks(arrays, masks))
+        z, r, *states = _call_forward(kernel, _operands(cell, kernel, arrays), flat_masks(arrays, masks))
         leaves, structure = jax.tree.flatten(arrays.state)
         last = [states[i][-1].reshape(leaf.shape) for i, leaf in enumerate(leaves)]
         ys = states[kernel.plan.position].reshape(-1, *arrays.state.h.shape)
@@ -104,7 +104,7 @@ def _with_derivatives(cell: Any, kernel: Kernel) -> Any:
         d_ys, d_last = d_outputs
         shape = operands.start[0].shape
         d_last = [leaf.reshape(shape) for leaf in jax.tree.leaves(d_last)]
-        found = _call_backward(kernel, operands, _flat_masks(arrays, masks), kept, d_ys.reshape(-1, *shape), d_last)
+        found = _call_backward(kernel, operands, flat_masks(arrays, masks), kept, d_ys.reshape(-1, *shape), d_last)
         return pull(found)[0]
 
     @backward.defjvp
@@ -168,33 +168,34 @@ def _z_by_unit(leaf: Array, batch_axes: int, size: int) -> Float[Array, "T B n H
     return by_unit(leaf.reshape(leaf.shape[0], -1, *leaf.shape[1 + batch_axes :]), size, 2)
 
 
-def _flat_masks(arrays: Differentiable, masks: Masks) -> list[Array]:
+def flat_masks(arrays: Differentiable, masks: Masks) -> list[Array]:
     """Returns masks ``[T, B]``, without entries for those that are not there."""
-    batch = arrays.state.h.size // arrays.state.h.shape[-1]
+    leaf = jax.tree.leaves(arrays.state)[0]
+    batch = leaf.size // leaf.shape[-1]
     return [jnp.zeros(0, bool) if mask is None else mask.reshape(-1, batch) for mask in masks]
 
 
-def _sizes(operands: Operands) -> dict[str, Any]:
+def sizes(operands: Any) -> dict[str, Any]:
     """Returns the sizes that a call takes as attributes."""
     T, (B, H) = operands.x.shape[0], operands.start[0].shape
-    sizes = {"T": T, "B": B, "I": operands.x.shape[-1], "H": H}
-    return {name: np.int64(size) for name, size in sizes.items()}
+    named = {"T": T, "B": B, "I": operands.x.shape[-1], "H": H}
+    return {name: np.int64(size) for name, size in named.items()}
 
 
 def _call_forward(kernel: Kernel, operands: Operands, masks: list[Array]) -> list[Array]:
     """Returns z, r and the leaves of the states after all steps, each ``[T, B, ...]``."""
     plan = kernel.plan
-    arguments = _alike([*operands[:5], *masks, *operands.start, *operands.initial])
+    arguments = alike([*operands[:5], *masks, *operands.start, *operands.initial])
     T, (B, H) = operands.x.shape[0], operands.start[0].shape
     shapes = [(T, B, plan.entries, H), (T, B, plan.own_products, H), *[(T, B, H)] * plan.leaves]
     call = jax.ffi.ffi_call(
         kernel.forward,
-        [_like(shape, arguments[0]) for shape in shapes],
+        [like(shape, arguments[0]) for shape in shapes],
         # z is replaced where it is given.
         input_output_aliases=None if plan.projected else {0: 0},
         vmap_method="sequential",
     )
-    return list(call(*arguments, **_sizes(operands)))
+    return list(call(*arguments, **sizes(operands)))
 
 
 def _call_backward(
@@ -214,25 +215,25 @@ def _call_backward(
     # z was replaced by what is kept: it is not needed again.
     x = operands.x if plan.projected else jnp.zeros(0, jnp.float32)
     own = [x, *operands[1:5], *masks, *operands.start, *operands.initial]
-    arguments = _alike([z, r, *own, *states, d_ys, *d_last])
+    arguments = alike([z, r, *own, *states, d_ys, *d_last])
     results = [z, r, *operands[1:5], *operands.start, *operands.initial]
     call = jax.ffi.ffi_call(
         kernel.backward,
-        [_like(result.shape, arguments[0]) for result in results],
+        [like(result.shape, arguments[0]) for result in results],
         input_output_aliases={0: 0, 1: 1},
         vmap_method="sequential",
     )
-    d_z, _, d_w_x, d_bias, d_w, d_params, *d_states = call(*arguments, **_sizes(operands))
+    d_z, _, d_w_x, d_bias, d_w, d_params, *d_states = call(*arguments, **sizes(operands))
     d_x = jnp.tensordot(d_z, operands.w_x, ((2, 3), (1, 2))) if plan.projected else d_z
     return Operands(d_x, d_w_x, d_bias, d_w, d_params, d_states[: plan.leaves], d_states[plan.leaves :])
 
 
-def _alike(arguments: list[Array]) -> list[Array]:
+def alike(arguments: list[Array]) -> list[Array]:
     """Returns arrays that vary over the same mesh axes, as XLA's calls require inside `jax.shard_map`."""
     return vary(arguments, varying_axes(arguments))
 
 
-def _like(shape: tuple[int, ...], array: Array) -> Any:
+def like(shape: tuple[int, ...], array: Array) -> Any:
     """Returns the shape and type of a result, which varies over the mesh axes that an array varies over."""
     axes = varying_axes(array)
     # Only the type of an array says so in every version; the array itself is never computed.

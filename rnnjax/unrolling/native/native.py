@@ -17,11 +17,15 @@ from rnnjax.backend import on_cpu
 from rnnjax.cells.blocks import in_blocks
 from rnnjax.cells.cell import State
 from rnnjax.cells.gated_cell import GatedCell
-from rnnjax.cells.traits import fuses
+from rnnjax.cells.linear_cell import LinearCell
+from rnnjax.cells.traits import fuses, is_linear
 from rnnjax.errors import first_line
+from rnnjax.unrolling.associative import Associative
 from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.native import compiler
 from rnnjax.unrolling.native.calls import Kernel, run
+from rnnjax.unrolling.native.linear_calls import LinearKernel, run_linear_kernel
+from rnnjax.unrolling.native.linear_source import linear_plan_and_source
 from rnnjax.unrolling.native.source import plan_and_source
 from rnnjax.unrolling.recurrence import Method, Recurrence, Steps
 from rnnjax.unrolling.trial import Trial, largest_error
@@ -52,8 +56,15 @@ class Native(Method):
         return _unsuited(recurrence) or _without_kernel(recurrence)
 
     def run(self, recurrence: Recurrence) -> tuple[Float[Array, "T *B H"], State]:
-        plan, source = plan_and_source(recurrence)
-        return run(recurrence, Kernel(*compiler.registered(compiler.built(source)), plan))
+        plan, source = _plan_and_source(recurrence)
+        names = compiler.registered(compiler.built(source))
+        if is_linear(recurrence.cell):
+            return run_linear_kernel(recurrence, LinearKernel(*names, plan))
+        return run(recurrence, Kernel(*names, plan))
+
+
+def _plan_and_source(recurrence: Recurrence) -> tuple[Any, str]:
+    return (linear_plan_and_source if is_linear(recurrence.cell) else plan_and_source)(recurrence)
 
 
 def _unsuited(recurrence: Recurrence) -> str | None:
@@ -64,9 +75,12 @@ def _unsuited(recurrence: Recurrence) -> str | None:
         return (
             f"Native() runs on a CPU, and JAX computes on a {jax.default_backend()} here; use Fused(), Scan() or Auto()"
         )
-    if not fuses(cell):
-        return f"Native() takes gated cells whose step is GatedCell's, and {name} is not one here; use Scan() or Auto()"
-    if not cell.pointwise:
+    if not fuses(cell) and not is_linear(cell):
+        return (
+            f"Native() takes cells whose step is GatedCell's or LinearCell's, and {name} is not one here; "
+            "use Scan() or Auto()"
+        )
+    if fuses(cell) and not cell.pointwise:
         return f"{name} mixes hidden units in its gates, and Native() takes each by itself; use Fused() or Scan()"
     leaves = jax.tree.leaves((recurrence.params, recurrence.state, recurrence.steps.z, recurrence.xs))
     other = next((leaf.dtype for leaf in leaves if leaf.dtype != jnp.float32), None)
@@ -75,17 +89,15 @@ def _unsuited(recurrence: Recurrence) -> str | None:
     return _unsuited_shapes(cell, recurrence) or _without_compiler()
 
 
-def _unsuited_shapes(cell: GatedCell, recurrence: Recurrence) -> str | None:
+def _unsuited_shapes(cell: GatedCell | LinearCell, recurrence: Recurrence) -> str | None:
     """Returns in one sentence why no kernel is made for arrays of such shapes; None if one may be."""
-    weight: Any = jax.eval_shape(cell.recurrent_weight, recurrence.params)
-    if in_blocks(weight):
+    if fuses(cell) and in_blocks(jax.eval_shape(cell.recurrent_weight, recurrence.params)):
         return "Native() takes one recurrent weight, and this one is in blocks; use Fused() or Scan()"
-    h = recurrence.state.h
-    if any(leaf.shape != h.shape for leaf in jax.tree.leaves(recurrence.state)):
-        return (
-            "Native() takes states of which every leaf has the shape of h, and this one differs; use Fused() or Scan()"
-        )
-    sizes = (recurrence.length, *h.shape)
+    shapes = {leaf.shape for leaf in jax.tree.leaves(recurrence.state)}
+    own_axes = {leaf.ndim for leaf in jax.tree.leaves(jax.eval_shape(cell.initial_state, ()))}
+    if len(shapes) > 1 or own_axes != {1}:
+        return "Native() takes states of which every leaf is [*batch, H], and these are not; use Auto() or Scan()"
+    sizes = (recurrence.length, *shapes.pop())
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         return f"Native() takes sizes that are known and not zero, got {sizes}; use Fused() or Scan()"
     return None
@@ -101,7 +113,7 @@ def _without_kernel(recurrence: Recurrence) -> str | None:
     """Returns in one sentence why no kernel could be made for a recurrence; None if there is one, and it is right."""
     name = type(recurrence.cell).__name__
     try:
-        _, source = plan_and_source(recurrence)
+        _, source = _plan_and_source(recurrence)
     except NotImplementedError as error:
         return f"{name} has no C++ kernel: {error}; use Fused() or Scan()"
     if source not in _FAILED:
@@ -127,7 +139,7 @@ def _failure(source: str, recurrence: Recurrence) -> str | None:
         if error <= _TOLERANCE:
             checked.touch()
             return None
-        reason = f"its results differ from those of Fused() by {error:.1e} of the largest"
+        reason = f"its results differ from those of {_reference(recurrence)} by {error:.1e} of the largest"
     except (compiler.CompileError, OSError) as error:
         reason = first_line(error)
     _log.warning("Native() is not used for %s: %s", type(recurrence.cell).__name__, reason)
@@ -139,11 +151,16 @@ _CHECKED_STEPS, _CHECKED_BATCH = 4, 5
 
 
 def _largest_error(recurrence: Recurrence) -> float:
-    """Returns by how much values and gradients of a short recurrence differ from those of `Fused`."""
+    """Returns by how much values and gradients of a short recurrence differ from those of `_reference`."""
     trial = Trial.of(_shortened(recurrence))
-    kernel, fused = (trial.with_gradient(method)() for method in (_Unchecked(), Fused()))
-    error = largest_error(kernel, fused)
+    kernel, right = (trial.with_gradient(method)() for method in (_Unchecked(), _reference(recurrence)))
+    error = largest_error(kernel, right)
     return error if error == error else float("inf")
+
+
+def _reference(recurrence: Recurrence) -> Method:
+    """Returns the method whose results a kernel's must be, and which computes the derivatives of its gradients."""
+    return Associative("scan") if is_linear(recurrence.cell) else Fused()
 
 
 class _Unchecked(Native):
@@ -155,7 +172,7 @@ class _Unchecked(Native):
 
 def _shortened(recurrence: Recurrence) -> Recurrence:
     """Returns the shapes of a recurrence of the same cell, short, with a small batch and with flags."""
-    batch_axes = recurrence.state.h.ndim - 1
+    batch_axes = jax.tree.leaves(recurrence.state)[0].ndim - 1
 
     def shape(leaf: Any, lead: tuple[int, ...], axes: int) -> Any:
         return jax.ShapeDtypeStruct((*lead, *leaf.shape[axes:]), leaf.dtype)

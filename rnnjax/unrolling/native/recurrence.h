@@ -13,6 +13,7 @@
 // Arrays: z [T, B, ENTRIES, H]; r [T, B, gates with an r of their own, H]; leaves of states [T, B, H]. On the way back
 // the first two are replaced by their gradients. A flag is a byte for each step and sequence.
 #pragma once
+#include "buffers.h"
 #include "products.h"
 #include "tasks.h"
 
@@ -22,16 +23,6 @@ constexpr int own_products() {
   return count;
 }
 constexpr int G = Cell::GATES, Z = Cell::ENTRIES, R = own_products(), P = Cell::PARAMS, X = Cell::LEAVES;
-
-struct Sizes {
-  long T, B, I, H;
-};
-
-struct Flags {
-  const bool *valid, *resets, *followed;  // each null where there are none
-  bool takes(long tb) const { return !valid || valid[tb]; }
-  bool reset(long tb) const { return resets && resets[tb]; }
-};
 
 struct Arrays {
   Sizes sizes;

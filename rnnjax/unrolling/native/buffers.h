@@ -1,0 +1,59 @@
+// The arrays of XLA's calls, taken in order, and what all recurrences have of sizes and flags.
+#pragma once
+#include <cstring>
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+struct Sizes {
+  long T, B, I, H;
+};
+
+struct Flags {
+  const bool *valid, *resets, *followed;  // each null where there are none
+  bool takes(long tb) const { return !valid || valid[tb]; }
+  bool reset(long tb) const { return resets && resets[tb]; }
+};
+
+class Reader {
+ public:
+  explicit Reader(ffi::RemainingArgs all) : all_(all) {}
+  ffi::AnyBuffer next() { return *all_.get<ffi::AnyBuffer>(at_++); }
+  template <class Entry = float>
+  Entry* array() {
+    ffi::AnyBuffer buffer = next();
+    return buffer.element_count() ? (Entry*)buffer.untyped_data() : nullptr;
+  }
+
+ private:
+  ffi::RemainingArgs all_;
+  size_t at_ = 0;
+};
+
+class Writer {
+ public:
+  explicit Writer(ffi::RemainingRets all) : all_(all) {}
+  float* array() {
+    ffi::Result<ffi::AnyBuffer> buffer = *all_.get<ffi::AnyBuffer>(at_++);
+    return buffer->element_count() ? (float*)buffer->untyped_data() : nullptr;
+  }
+
+ private:
+  ffi::RemainingRets all_;
+  size_t at_ = 0;
+};
+
+static void in_place(float* out, const float* in, size_t floats) {
+  if (out != in) memcpy(out, in, 4 * floats);
+}
+
+static ffi::Error no_memory() {
+  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "Native() found no memory for its scratch arrays");
+}
+
+#define SIZES Attr<int64_t>("T").Attr<int64_t>("B").Attr<int64_t>("I").Attr<int64_t>("H")
+#define HANDLERS(forward, backward)                                                                                                   \
+  _Pragma("GCC visibility push(default)")                                                                                             \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(Forward, forward, ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().SIZES.RemainingArgs().RemainingRets());     \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(Backward, backward, ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().SIZES.RemainingArgs().RemainingRets());   \
+  _Pragma("GCC visibility pop")

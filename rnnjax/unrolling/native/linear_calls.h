@@ -1,0 +1,55 @@
+// The two calls from XLA of a linear cell, which take and return their arrays in the order of `linear_calls.py`.
+#pragma once
+#include "linear.h"
+
+// What both calls take: x or z, w_x, bias, parameters, three flags, the first state, the one of resets.
+static Arrays read(Reader& args, Sizes sizes) {
+  Arrays arrays{};
+  arrays.sizes = sizes;
+  arrays.x = args.array();
+  arrays.w_x = args.array();
+  arrays.bias = args.array();
+  arrays.params = args.array();
+  arrays.flags = {args.array<bool>(), args.array<bool>(), args.array<bool>()};
+  for (auto& leaf : arrays.start) leaf = args.array();
+  for (auto& leaf : arrays.initial) leaf = args.array();
+  return arrays;
+}
+
+static ffi::Error forward_call(ffi::ThreadPool threads, int64_t T, int64_t B, int64_t I, int64_t H, ffi::RemainingArgs args, ffi::RemainingRets rets) {
+  Reader reader(args);
+  Writer writer(rets);
+  Arrays arrays = read(reader, {T, B, I, H});
+  for (auto& leaf : arrays.states) leaf = writer.array();
+  for (auto& leaf : arrays.last) leaf = writer.array();
+  try {
+    forward(threads, arrays);
+  } catch (const std::bad_alloc&) {
+    return no_memory();
+  }
+  return ffi::Error::Success();
+}
+
+static ffi::Error backward_call(ffi::ThreadPool threads, int64_t T, int64_t B, int64_t I, int64_t H, ffi::RemainingArgs args, ffi::RemainingRets rets) {
+  Reader reader(args);
+  Writer writer(rets);
+  Arrays arrays = read(reader, {T, B, I, H});
+  for (auto& leaf : arrays.states) leaf = reader.array();
+  Gradients gradients{};
+  for (auto& leaf : gradients.states) leaf = reader.array();
+  for (auto& leaf : gradients.last) leaf = reader.array();
+  gradients.z = writer.array();
+  gradients.w_x = writer.array();
+  gradients.bias = writer.array();
+  gradients.params = writer.array();
+  for (auto& leaf : gradients.start) leaf = writer.array();
+  for (auto& leaf : gradients.initial) leaf = writer.array();
+  try {
+    backward(threads, arrays, gradients);
+  } catch (const std::bad_alloc&) {
+    return no_memory();
+  }
+  return ffi::Error::Success();
+}
+
+HANDLERS(forward_call, backward_call)
