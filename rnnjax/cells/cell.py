@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, Callable, ClassVar
+from typing import Any, Callable, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -129,16 +129,22 @@ class Cell(ABC):
         recurrence is as small as possible.
 
         Args:
-          recur: ``recur(cell, params, zs, state, initial, xs=None) -> (ys, state)`` repeats `step`. A cell passes `xs`
-            if `inputs` computes `zs` from them alone; a method may then ignore `zs` and compute it otherwise.
+          recur: ``recur(cell, params, zs, state, initial, xs=None, may_finish=False) -> (ys, state)`` repeats `step`.
+            A cell passes `xs` if `inputs` computes `zs` from them alone; a method may then ignore `zs` and compute it
+            otherwise. With `may_finish`, the outputs may come back as `Finished`.
           params: the parameters.
           xs: inputs ``[T, *batch, I]``.
           state: the state before the first step, each leaf ``[*batch, ...]``.
           initial: the state that resets go back to; None without resets.
           key: PRNG key; None means evaluation.
         """
-        ys, state = recur(self, params, self.inputs(params, xs, key=key), state, initial)
-        return self.outputs(params, ys), state
+        zs = self.inputs(params, xs, key=key)
+        ys, state = recur(self, params, zs, state, initial, may_finish=True)
+        return self.finished(params, ys), state
+
+    def finished(self, params: Params, ys: Any) -> Array:
+        """Returns the outputs from what `recur` returned with `may_finish`."""
+        return ys.outputs if isinstance(ys, Finished) else self.outputs(params, ys)
 
     def parts(self) -> Iterator[Cell]:
         """Yields the cell and all cells in it."""
@@ -181,6 +187,12 @@ class Cell(ABC):
         zs = self.inputs(params, x[None], key=key)
         state, y = self.step(params, state, jax.tree.map(lambda z: z[0], zs))
         return state, self.outputs(params, y)
+
+
+class Finished(NamedTuple):
+    """What `Cell.outputs` returned of all steps, where a method has called it."""
+
+    outputs: Array
 
 
 def _undefined(cell: Cell, half: str) -> str:

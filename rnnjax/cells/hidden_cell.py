@@ -72,8 +72,9 @@ class HiddenCell(Cell):
         return add_bias(zs, params.b)
 
     def over_time(self, recur: Recur, params: Params, xs: Array, state: State, initial: State, key: Key):
-        ys, state = recur(self, params, self.inputs(params, xs, key=key), state, initial, xs)
-        return self.outputs(params, ys), state
+        zs = self.inputs(params, xs, key=key)
+        ys, state = recur(self, params, zs, state, initial, xs, may_finish=True)
+        return self.finished(params, ys), state
 
     def project(self, w_x: Float[Array, "I G H"], xs: Float[Array, "*N I"]) -> Float[Array, "*N G H"]:
         """Returns ``xs @ w_x``, the projected inputs of all steps, as one product in the compute type.

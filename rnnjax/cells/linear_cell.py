@@ -79,6 +79,17 @@ class LinearCell(HiddenCell):
         """
         return None
 
+    def affine_outputs(self, params: Params, zs: Any) -> tuple[Array, Array | None] | None:
+        """Returns ``w [n, H, O]``, of n leaves of the state, and what is added to their products by it, or None.
+
+        The sum must be what `outputs` makes of what `read` returns. None where the outputs are not such a sum.
+
+        Args:
+          params: the parameters.
+          zs: what `inputs` returned, of one step or of several ``[*N, ...]``; what is added is ``[*N, O]``.
+        """
+        return None
+
     def init(self, key: PRNGKeyArray, input_size: Size) -> Params:
         check_size("input_size", input_size)
         return LinearParams(*self.init_gates(key, input_size))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from rnnjax.cells.cell import State
+from rnnjax.cells.cell import Finished, State
 from rnnjax.cells.traits import makes_z_by_step
 from rnnjax.unrolling.recurrence import Recurrence, Steps
 
@@ -20,7 +20,8 @@ def in_pieces(recurrence: Recurrence, every: int | None, run: Run) -> tuple[Any,
     """Returns what a method makes of a recurrence, run `every` steps at a time (Chen et al., 2016).
 
     The state is stored once a piece; on the way back, each piece is computed again, one at a time. Its z is made from
-    its inputs, where they are known to give it, so that z of all steps, or its gradient, is never in memory at once.
+    its inputs, where they are known to give it, and its outputs are finished where they may be, so that z of all steps,
+    or its gradient, is never in memory at once.
 
     Args:
       recurrence: the recurrence.
@@ -63,4 +64,7 @@ def _piece(recurrence: Recurrence, run: Run, state: State, steps: Steps, xs: Arr
     if xs is not None:
         # Inside the checkpoint, so that z is made again on the way back, not stored.
         steps = steps._replace(z=recurrence.cell.inputs(recurrence.params, xs))
-    return run(recurrence._replace(state=state, steps=steps, xs=xs))
+    ys, state = run(recurrence._replace(state=state, steps=steps, xs=xs))
+    if recurrence.may_finish and not recurrence.keeps_states:
+        ys = Finished(recurrence.cell.outputs(recurrence.params, ys))
+    return ys, state

@@ -42,6 +42,7 @@ class Recurrence(NamedTuple):
       xs: the inputs from which the cell's `inputs` computed the z of all steps; None if it used more than them.
       gaps: whether steps that are not valid may lie anywhere; otherwise they follow all valid ones.
       keeps_states: whether every output is a pair of ``y`` and the state after the step.
+      may_finish: whether a method may call the cell's `outputs` itself, and return `Finished`.
     """
 
     cell: Cell
@@ -52,6 +53,7 @@ class Recurrence(NamedTuple):
     xs: Float[Array, "T *B I"] | None = None
     gaps: bool = False
     keeps_states: bool = False
+    may_finish: bool = False
 
     @property
     def length(self) -> int:
@@ -134,11 +136,12 @@ class Method:
         """
         cut = _Cut(sequence)
 
-        def recur(cell, params, zs, state, initial, xs=None) -> tuple[Any, State]:
+        def recur(cell, params, zs, state, initial, xs=None, may_finish=False) -> tuple[Any, State]:
             steps = Steps(zs, sequence.valid, sequence.resets, sequence.followed)
             # Together, so that a state and the one it is reset to have the same type.
             state, initial = varying_like(steps, params, state, initial)
-            recurrence = Recurrence(cell, params, state, initial, steps, xs, sequence.gaps, sequence.keeps_states)
+            options = sequence.gaps, sequence.keeps_states, may_finish
+            recurrence = Recurrence(cell, params, state, initial, steps, xs, *options)
             outputs, last = self.serve(recurrence)
             # `over_time` puts the states that its recurrences return together without looking into them: given the
             # states of all steps in the place of the last, it returns those of all steps.

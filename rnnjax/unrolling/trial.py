@@ -111,6 +111,8 @@ def _program(trial: Trial, method: Method) -> Callable[[_Arrays, Steps], Any]:
 
     def run(arrays: _Arrays, flags: Steps) -> Any:
         ys, state = method.serve(trial._with(arrays, flags))
+        if trial.recurrence.may_finish:
+            ys = trial.recurrence.cell.finished(arrays.params, ys)
         return ys if flags.valid is None else select(flags.valid, ys, jnp.zeros_like(ys)), state
 
     return run

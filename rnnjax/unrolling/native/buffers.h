@@ -52,8 +52,8 @@ static ffi::Error no_memory() {
 }
 
 #define SIZES Attr<int64_t>("T").Attr<int64_t>("B").Attr<int64_t>("I").Attr<int64_t>("H")
-#define HANDLERS(forward, backward)                                                                                                   \
+#define HANDLERS(forward, backward, sizes)                                                                                            \
   _Pragma("GCC visibility push(default)")                                                                                             \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(Forward, forward, ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().SIZES.RemainingArgs().RemainingRets());     \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(Backward, backward, ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().SIZES.RemainingArgs().RemainingRets());   \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(Forward, forward, ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().sizes.RemainingArgs().RemainingRets());     \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(Backward, backward, ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().sizes.RemainingArgs().RemainingRets());   \
   _Pragma("GCC visibility pop")

@@ -60,4 +60,4 @@ static ffi::Error backward_call(ffi::ThreadPool threads, int64_t T, int64_t B, i
   return ffi::Error::Success();
 }
 
-HANDLERS(forward_call, backward_call)
+HANDLERS(forward_call, backward_call, SIZES)

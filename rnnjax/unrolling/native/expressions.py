@@ -158,6 +158,30 @@ def _number(x: float) -> str:
     return f"{x.hex()}f"
 
 
+def in_two_parts(jaxpr: Any, known: Sequence[Any]) -> tuple[Any, Any]:
+    """Returns what a jaxpr computes of some of its arguments alone, and what is left.
+
+    Args:
+      jaxpr: the jaxpr.
+      known: these arguments.
+
+    Returns:
+      A jaxpr of the known arguments whose results the second one takes behind all arguments of the first.
+    """
+    early, late = {id(v) for v in (*known, *jaxpr.constvars)}, []
+    equations: list[Any] = []
+    for equation in jaxpr.eqns:
+        if all(isinstance(atom, Literal) or id(atom) in early for atom in equation.invars):
+            equations.append(equation)
+            early.update(map(id, equation.outvars))
+        else:
+            late.append(equation)
+    read = {id(atom) for equation in late for atom in equation.invars} | {id(atom) for atom in jaxpr.outvars}
+    handed_on = [v for equation in equations for v in equation.outvars if id(v) in read]
+    first = jaxpr.replace(invars=list(known), outvars=handed_on, eqns=equations, debug_info=None)
+    return first, jaxpr.replace(invars=[*jaxpr.invars, *handed_on], eqns=late, debug_info=None)
+
+
 def flat_jaxpr(function: Any, count: int) -> tuple[Any, list[Any]]:
     """Returns the jaxpr of a function of `count` arrays with one entry, and its constants; calls in it are none."""
     entry = jax.ShapeDtypeStruct((1, 1), np.float32)

@@ -1,36 +1,44 @@
 // A linear cell's recurrence forward and backward in time. The file that includes this one defines the cell:
 //
 //   struct Cell {
-//     static constexpr int ENTRIES, PARAMS, LEAVES;  // entries of z and of the parameters, leaves of the state; each a unit
-//     static constexpr bool PROJECTED;               // whether z = x w_x + bias is computed here
-//     static void forward(const V* z, const V* params, const V* old, V* now);
-//     static void backward(const V* z, const V* params, const V* old, const V* d_now, V* d_z, V* d_params, V* d_old);
+//     static constexpr int ENTRIES, PARAMS, LEAVES, KEPT;  // entries of z and of the parameters, leaves of the state, and
+//                                                          // what is computed of the parameters alone; each a unit
+//     static constexpr bool PROJECTED, FINISHED;           // whether z = x w_x + bias is computed here, and whether
+//                                                          // y [T, B, O] is, the sum of the states' leaves by w_y
+//     static void prepare(const V* params, V* kept);       // once for all steps; likewise prepare_backward
+//     static void forward(const V* z, const V* params, const V* kept, const V* old, V* now);
+//     static void backward(const V* z, const V* params, const V* kept, const V* old, const V* d_now,
+//                          V* d_z, V* d_params, V* d_old);
 //   };
 //
 // As z reads no state, it is made of tiles of steps, and sequences and units are shared out: nobody waits for a step.
-// Arrays: x [T, B, I] or z [T, B, ENTRIES, H]; leaves of states [T, B, H]. A flag is a byte for each step and sequence.
+// Arrays: x [T, B, I] or z [T, B, ENTRIES, H]; leaves of states [T, B, H]; w_y [LEAVES, H, O]. A flag is a byte for each step and sequence.
 #pragma once
+#include <deque>
 #include "buffers.h"
 #include "products.h"
 #include "tasks.h"
 
-constexpr int Z = Cell::ENTRIES, P = Cell::PARAMS, X = Cell::LEAVES;
+constexpr int Z = Cell::ENTRIES, P = Cell::PARAMS, X = Cell::LEAVES, K = Cell::KEPT;
 constexpr long STEPS = 8 * MOST_ROWS;  // whose z is made at once, so that it stays in the nearest cache
 
 struct Arrays {
   Sizes sizes;
   Flags flags;
-  const float *x, *w_x, *bias, *params;  // x is z where the cell is not projected
+  long O;
+  const float *x, *w_x, *bias, *w_y, *params;  // x is z where the cell is not projected
   const float* start[X];
   const float* initial[X];
   float* states[X];
   float* last[X];
+  float* y;
 };
 
 struct Gradients {
-  const float* states[X];
+  const float* states[X];  // y instead where the cell is finished
+  const float* y;
   const float* last[X];
-  float *z, *w_x, *bias, *params;
+  float *z, *w_x, *bias, *w_y, *params;
   float* start[X];
   float* initial[X];
 };
@@ -52,37 +60,39 @@ struct Split {
   }
 };
 
-// What makes z of steps: the weight in panels, one for each entry of each block.
-class Projection {
+// Products of the rows of steps, [T, B, depth], by a weight whose panels are some units of each of its entries.
+class Product {
  public:
-  Projection(const Arrays& arrays, const Split& split)
-      : arrays_(arrays), split_(split), panels(Cell::PROJECTED ? Z * split.blocks : 0), size_(arrays.sizes.I * split.wide), packed_(panels * size_ + 64 * LANES) {}
-  void pack_panel(long panel) const {
-    const Part part = split_.part(panel / Z);
-    const long column = panel % Z * split_.H + part.begin;
-    pack(arrays_.w_x + column, arrays_.sizes.I, Z * split_.H, part.n, packed_.p + panel * size_);
+  Product(const float* rows, long depth, long entries, const Split& split)
+      : rows_(rows), depth_(depth), entries_(entries), split_(split), panels(entries * split.blocks), size_(depth * split.wide), packed_(panels * size_ + 64 * LANES) {}
+
+  // Of a weight [depth, entries, H].
+  void pack_panel(long panel, const float* weight) const {
+    const Part part = split_.part(panel / entries_);
+    pack(weight + panel % entries_ * split_.H + part.begin, depth_, entries_ * split_.H, part.n, packed_.p + panel * size_);
   }
-  // z of steps [begin, end), [steps][Z][wide]; `operand` holds a tile of x.
-  void z(const Part& part, long begin, long end, float* operand, float* z) const {
-    const long B = arrays_.sizes.B, I = arrays_.sizes.I, H = split_.H, row = Z * split_.wide;
-    if (!Cell::PROJECTED) {
-      for (long t = begin; t < end; t++)
-        for (int e = 0; e < Z; e++) memcpy(z + (t - begin) * row + e * split_.wide, arrays_.x + ((t * B + part.b) * Z + e) * H + part.begin, 4 * part.n);
-      return;
-    }
+  // Of a weight [entries, H, depth].
+  void pack_panel_transposed(long panel, const float* weight) const {
+    const Part part = split_.part(panel / entries_);
+    pack_transposed(weight + (panel % entries_ * split_.H + part.begin) * depth_, depth_, depth_, part.n, packed_.p + panel * size_);
+  }
+  // Those of steps [begin, end) of a part, [steps][entries][wide], plus a bias [entries, H]; `operand` holds a tile of rows.
+  void multiply(const Part& part, long B, long begin, long end, const float* bias, float* operand, float* out) const {
+    const long row = entries_ * split_.wide;
     const Rows steps(begin, end);
     for (int i = 0; i < steps.tiles; i++) {
       const int height = steps.height(i);
-      for (int m = 0; m < height; m++) put_row(arrays_.x + ((begin + steps.start(i) + m) * B + part.b) * I, I, operand + m * DEPTH, height);
-      for (int e = 0; e < Z; e++) {
-        const float* bias = arrays_.bias ? arrays_.bias + e * H + part.begin : nullptr;
-        tile_for(height, part.n)(operand, 1, &I, packed_.p + (part.block * Z + e) * size_, bias, 0, z + steps.start(i) * row + e * split_.wide, row, part.n);
+      for (int m = 0; m < height; m++) put_row(rows_ + ((begin + steps.start(i) + m) * B + part.b) * depth_, depth_, operand + m * DEPTH, height);
+      for (int e = 0; e < entries_; e++) {
+        const float* init = bias ? bias + e * split_.H + part.begin : nullptr;
+        tile_for(height, part.n)(operand, 1, &depth_, packed_.p + (part.block * entries_ + e) * size_, init, 0, out + steps.start(i) * row + e * split_.wide, row, part.n);
       }
     }
   }
 
  private:
-  const Arrays& arrays_;
+  const float* const rows_;
+  const long depth_, entries_;
   const Split& split_;
 
  public:
@@ -93,38 +103,93 @@ class Projection {
   Scratch packed_;
 };
 
-// Scratch memory of a part: a tile of x and z of some steps, of which entries past the units are read and never stored.
+// Scratch memory of a part: a tile of rows, and z and gradients of states of some steps, of which entries past the units
+// are read and never stored.
 struct Room {
-  Room(const Arrays& arrays, const Split& split) : operand_size(MOST_ROWS * round_up(arrays.sizes.I, DEPTH)), all(operand_size + STEPS * Z * split.wide) {
-    memset(z(), 0, 4 * STEPS * Z * split.wide);
+  Room(const Arrays& arrays, const Split& split)
+      : operand_size(MOST_ROWS * round_up(std::max(arrays.sizes.I, arrays.O), DEPTH)), z_size(STEPS * Z * split.wide), d_size(STEPS * X * split.wide),
+        all(operand_size + z_size + d_size) {
+    memset(z(), 0, 4 * (z_size + d_size));
   }
   float* operand() const { return all.p; }
   float* z() const { return all.p + operand_size; }
-  const long operand_size;
+  float* d_states() const { return z() + z_size; }
+  const long operand_size, z_size, d_size;
   Scratch all;
 };
 
-static long multiplications(const Sizes& sizes) { return sizes.T * sizes.B * Z * sizes.H * (Cell::PROJECTED ? sizes.I : 8); }
+// z of steps [begin, end) of a part, [steps][Z][wide].
+static void put_z(const Arrays& arrays, const Split& split, const Product& inputs, const Part& part, long begin, long end, const Room& room) {
+  const long B = arrays.sizes.B;
+  if (Cell::PROJECTED) return inputs.multiply(part, B, begin, end, arrays.bias, room.operand(), room.z());
+  for (long t = begin; t < end; t++)
+    for (int e = 0; e < Z; e++)
+      memcpy(room.z() + ((t - begin) * Z + e) * split.wide, arrays.x + ((t * B + part.b) * Z + e) * split.H + part.begin, 4 * part.n);
+}
+
+// y, the products of all states: rows in tiles, columns in panels.
+class Outputs {
+ public:
+  explicit Outputs(const Arrays& arrays)
+      : arrays_(arrays), H_(arrays.sizes.H), rows_(arrays.sizes.T * arrays.sizes.B), panels(Cell::FINISHED ? (arrays.O + WIDTH - 1) / WIDTH : 0),
+        tasks(Cell::FINISHED ? (rows_ + STEPS - 1) / STEPS : 0), packed_(panels * X * H_ * WIDTH + 64 * LANES) {}
+  void pack_panel(long panel) const { pack(arrays_.w_y + panel * WIDTH, X * H_, arrays_.O, columns(panel), packed_.p + panel * X * H_ * WIDTH); }
+  void multiply(long task) const {
+    const long wide = round_up(H_, DEPTH);
+    const Rows rows(task * STEPS, std::min((task + 1) * STEPS, rows_));
+    long depths[X];
+    for (long& depth : depths) depth = H_;
+    Scratch operand(MOST_ROWS * wide * X);
+    for (int i = 0; i < rows.tiles; i++) {
+      const int height = rows.height(i);
+      const long first = rows.begin + rows.start(i);
+      for (int j = 0; j < X; j++)
+        for (int m = 0; m < height; m++) put_row(arrays_.states[j] + (first + m) * H_, H_, operand.p + j * wide * height + m * DEPTH, height);
+      for (long panel = 0; panel < panels; panel++)
+        tile_for(height, columns(panel))(operand.p, X, depths, packed_.p + panel * X * H_ * WIDTH, nullptr, 0, arrays_.y + first * arrays_.O + panel * WIDTH, arrays_.O, columns(panel));
+    }
+  }
+
+ private:
+  int columns(long panel) const { return (int)std::min<long>(WIDTH, arrays_.O - panel * WIDTH); }
+  const Arrays& arrays_;
+  const long H_, rows_;
+
+ public:
+  const long panels, tasks;
+
+ private:
+  Scratch packed_;
+};
+
+static long multiplications(const Arrays& arrays) {
+  const Sizes& sizes = arrays.sizes;
+  return sizes.T * sizes.B * sizes.H * (Z * (Cell::PROJECTED ? sizes.I : 8) + X * arrays.O);
+}
 
 static void forward(ffi::ThreadPool& threads, const Arrays& arrays) {
   const long T = arrays.sizes.T, B = arrays.sizes.B, H = arrays.sizes.H;
   for (float* leaf : arrays.states) in_large_pages(leaf, T * B * H * 4);
   const Split split(arrays.sizes, threads.num_threads());
-  const Projection projection(arrays, split);
-  run(threads, multiplications(arrays.sizes), {projection.panels, split.count}, [&](int stage, long id) {
-    if (stage == 0) return projection.pack_panel(id);
+  const Product inputs(arrays.x, arrays.sizes.I, Cell::PROJECTED ? Z : 0, split);
+  const Outputs outputs(arrays);
+  if (Cell::FINISHED) in_large_pages(arrays.y, T * B * arrays.O * 4);
+  run(threads, multiplications(arrays), {inputs.panels + outputs.panels, split.count, outputs.tasks}, [&](int stage, long id) {
+    if (stage == 0) return id < inputs.panels ? inputs.pack_panel(id, arrays.w_x) : outputs.pack_panel(id - inputs.panels);
+    if (stage == 2) return outputs.multiply(id);
     const Part part = split.part(id);
     const Room room(arrays, split);
     const long row = part.b * H + part.begin;
     for (int j = 0; j < X; j++) memcpy(arrays.last[j] + row, arrays.start[j] + row, 4 * part.n);
     for (long begin = 0; begin < T; begin += STEPS) {
       const long end = std::min(begin + STEPS, T);
-      projection.z(part, begin, end, room.operand(), room.z());
+      put_z(arrays, split, inputs, part, begin, end, room);
       for (int v = 0; v < part.vectors(); v++) {
         const long u = v * LANES;
         const int n = std::min<long>(LANES, part.n - u);
-        V params[P + 1], h[X];
+        V params[P + 1], kept[K + 1], h[X];
         for (int e = 0; e < P; e++) params[e] = load(arrays.params + e * H + part.begin + u, n);
+        Cell::prepare(params, kept);
         for (int j = 0; j < X; j++) h[j] = load(arrays.last[j] + row + u, n);
         for (long t = begin; t < end; t++) {
           const long tb = t * B + part.b;
@@ -133,7 +198,7 @@ static void forward(ffi::ThreadPool& threads, const Arrays& arrays) {
             if (arrays.flags.reset(tb))
               for (int j = 0; j < X; j++) h[j] = load(arrays.initial[j] + row + u, n);
             for (int e = 0; e < Z; e++) z[e] = load(room.z() + ((t - begin) * Z + e) * split.wide + u);
-            Cell::forward(z, params, h, now);
+            Cell::forward(z, params, kept, h, now);
             for (int j = 0; j < X; j++) h[j] = now[j];
           }
           for (int j = 0; j < X; j++) store(arrays.states[j] + tb * H + part.begin + u, h[j], n);
@@ -144,54 +209,53 @@ static void forward(ffi::ThreadPool& threads, const Arrays& arrays) {
   });
 }
 
-// The gradient of the weight: one product of all steps and sequences, [I, T B] by [T B, Z H].
+// The gradient of a weight: one product of all rows, [features, rows] by [rows, columns], and the sum of the latter.
 class WeightGradient {
  public:
-  static constexpr long DEEP = 256;  // steps and sequences that a tile is multiplied by
+  static constexpr long DEEP = 256;  // rows that a tile is multiplied by
 
-  WeightGradient(const Arrays& arrays, const Gradients& gradients)
-      : arrays_(arrays), gradients_(gradients), rows_(arrays.sizes.T * arrays.sizes.B), columns_(Z * arrays.sizes.H),
-        blocks(Cell::PROJECTED ? (rows_ + DEEP - 1) / DEEP : 0), panels(Cell::PROJECTED ? (columns_ + WIDTH - 1) / WIDTH : 0),
-        left_(blocks * DEEP * arrays.sizes.I), right_(panels * DEEP * WIDTH) {}
+  WeightGradient(const float* from, long features, const float* by, long columns, long rows, float* out, float* sums)
+      : from_(from), by_(by), out_(out), sums_(sums), features_(features), columns_(columns), rows_(rows), blocks((rows + DEEP - 1) / DEEP),
+        panels((columns + WIDTH - 1) / WIDTH), left_(blocks * DEEP * features), right_(panels * DEEP * WIDTH) {}
 
-  // x as tiles of features, with the steps as their depth.
+  // The left rows as tiles of features, with the rows as their depth.
   void pack_left(long block) const {
-    const long I = arrays_.sizes.I, count = std::min(DEEP, rows_ - block * DEEP);
-    const Rows features(0, I);
+    const long count = std::min(DEEP, rows_ - block * DEEP);
+    const Rows features(0, features_);
     for (long k = 0; k < count; k++) {
-      const float* from = arrays_.x + (block * DEEP + k) * I;
+      const float* from = from_ + (block * DEEP + k) * features_;
       for (int i = 0; i < features.tiles; i++) {
         const int height = features.height(i);
-        float* to = left_.p + (block * I + features.start(i)) * DEEP + k / DEPTH * height * DEPTH + k % DEPTH;
+        float* to = left_.p + (block * features_ + features.start(i)) * DEEP + k / DEPTH * height * DEPTH + k % DEPTH;
         for (int m = 0; m < height; m++) to[m * DEPTH] = from[features.start(i) + m];
       }
     }
   }
 
   void multiply(long panel) const {
-    const long I = arrays_.sizes.I, column = panel * WIDTH;
+    const long column = panel * WIDTH;
     const int n = std::min<long>(WIDTH, columns_ - column);
-    const Rows features(0, I);
+    const Rows features(0, features_);
     float* const right = right_.p + panel * DEEP * WIDTH;
     V sums[2] = {};
     for (long block = 0; block < blocks; block++) {
       const long count = std::min(DEEP, rows_ - block * DEEP);
-      pack(gradients_.z + block * DEEP * columns_ + column, count, columns_, n, right);
+      pack(by_ + block * DEEP * columns_ + column, count, columns_, n, right);
       for (long k = 0; k < count; k++)
         for (int v = 0; v < width(n) / LANES; v++) sums[v] += *(V*)(right + k * width(n) + v * LANES);
       for (int i = 0; i < features.tiles; i++) {
-        float* out = gradients_.w_x + features.start(i) * columns_ + column;
-        tile_for(features.height(i), n)(left_.p + (block * I + features.start(i)) * DEEP, 1, &count, right, block ? out : nullptr, columns_, out, columns_, n);
+        float* out = out_ + features.start(i) * columns_ + column;
+        tile_for(features.height(i), n)(left_.p + (block * features_ + features.start(i)) * DEEP, 1, &count, right, block ? out : nullptr, columns_, out, columns_, n);
       }
     }
-    if (gradients_.bias)
-      for (int v = 0; v < 2; v++) store(gradients_.bias + column + v * LANES, sums[v], n - v * LANES);
+    if (sums_)
+      for (int v = 0; v < 2; v++) store(sums_ + column + v * LANES, sums[v], n - v * LANES);
   }
 
  private:
-  const Arrays& arrays_;
-  const Gradients& gradients_;
-  const long rows_, columns_;
+  const float *const from_, *const by_;
+  float *const out_, *const sums_;
+  const long features_, columns_, rows_;
 
  public:
   const long blocks, panels;
@@ -200,18 +264,46 @@ class WeightGradient {
   Scratch left_, right_;
 };
 
+// The gradients of the weights that there are: tasks are numbered over all of them.
+class WeightGradients {
+ public:
+  WeightGradients(const Arrays& arrays, const Gradients& gradients) {
+    const long H = arrays.sizes.H, rows = arrays.sizes.T * arrays.sizes.B;
+    if (Cell::PROJECTED) all_.emplace_back(arrays.x, arrays.sizes.I, gradients.z, Z * H, rows, gradients.w_x, gradients.bias);
+    for (int j = 0; Cell::FINISHED && j < X; j++)
+      all_.emplace_back(arrays.states[j], H, gradients.y, arrays.O, rows, gradients.w_y + j * H * arrays.O, nullptr);
+    for (const WeightGradient& each : all_) blocks += each.blocks, panels += each.panels;
+  }
+  void pack_left(long block) const {
+    for (const WeightGradient& each : all_) {
+      if (block < each.blocks) return each.pack_left(block);
+      block -= each.blocks;
+    }
+  }
+  void multiply(long panel) const {
+    for (const WeightGradient& each : all_) {
+      if (panel < each.panels) return each.multiply(panel);
+      panel -= each.panels;
+    }
+  }
+  long blocks = 0, panels = 0;
+
+ private:
+  std::deque<WeightGradient> all_;
+};
+
 static void backward(ffi::ThreadPool& threads, const Arrays& arrays, const Gradients& gradients) {
   const long T = arrays.sizes.T, B = arrays.sizes.B, H = arrays.sizes.H;
   in_large_pages(gradients.z, T * B * Z * H * 4);
   const Split split(arrays.sizes, threads.num_threads());
-  const Projection projection(arrays, split);
-  const WeightGradient weight(arrays, gradients);
+  const Product inputs(arrays.x, arrays.sizes.I, Cell::PROJECTED ? Z : 0, split), d_outputs(gradients.y, arrays.O, Cell::FINISHED ? X : 0, split);
+  const WeightGradients weights(arrays, gradients);
   const long sums_size = (P + 1) * split.wide;
   Scratch sums(split.count * sums_size);
-  run(threads, 2 * multiplications(arrays.sizes), {projection.panels, split.count + weight.blocks, weight.panels}, [&](int stage, long id) {
-    if (stage == 0) return projection.pack_panel(id);
-    if (stage == 1 && id >= split.count) return weight.pack_left(id - split.count);
-    if (stage == 2) return weight.multiply(id);
+  run(threads, 2 * multiplications(arrays), {inputs.panels + d_outputs.panels, split.count + weights.blocks, weights.panels}, [&](int stage, long id) {
+    if (stage == 0) return id < inputs.panels ? inputs.pack_panel(id, arrays.w_x) : d_outputs.pack_panel_transposed(id - inputs.panels, arrays.w_y);
+    if (stage == 1 && id >= split.count) return weights.pack_left(id - split.count);
+    if (stage == 2) return weights.multiply(id);
     const Part part = split.part(id);
     const Room room(arrays, split);
     const long row = part.b * H + part.begin;
@@ -223,18 +315,21 @@ static void backward(ffi::ThreadPool& threads, const Arrays& arrays, const Gradi
     }
     for (long begin = (T - 1) / STEPS * STEPS; begin >= 0; begin -= STEPS) {
       const long end = std::min(begin + STEPS, T);
-      projection.z(part, begin, end, room.operand(), room.z());
+      put_z(arrays, split, inputs, part, begin, end, room);
+      if (Cell::FINISHED) d_outputs.multiply(part, B, begin, end, nullptr, room.operand(), room.d_states());
       for (int v = 0; v < part.vectors(); v++) {
         const long u = v * LANES;
         const int n = std::min<long>(LANES, part.n - u);
-        V params[P + 1], d_h[X], d_total[P + 1];
+        V params[P + 1], kept[K + 1], d_h[X], d_total[P + 1];
         for (int e = 0; e < P; e++) params[e] = load(arrays.params + e * H + part.begin + u, n);
+        Cell::prepare_backward(params, kept);
         for (int e = 0; e < P; e++) d_total[e] = load(sum + e * split.wide + u);
         for (int j = 0; j < X; j++) d_h[j] = load(gradients.start[j] + row + u, n);
         for (long t = end - 1; t >= begin; t--) {
           const long tb = t * B + part.b;
           float* const d_z_of = gradients.z + tb * Z * H + part.begin + u;
-          for (int j = 0; j < X; j++) d_h[j] += load(gradients.states[j] + tb * H + part.begin + u, n);
+          for (int j = 0; j < X; j++)
+            d_h[j] += Cell::FINISHED ? load(room.d_states() + ((t - begin) * X + j) * split.wide + u) : load(gradients.states[j] + tb * H + part.begin + u, n);
           if (!arrays.flags.takes(tb)) {
             for (int e = 0; e < Z; e++) store(d_z_of + e * H, (V){}, n);
             continue;
@@ -244,7 +339,7 @@ static void backward(ffi::ThreadPool& threads, const Arrays& arrays, const Gradi
           for (int e = 0; e < Z; e++) z[e] = load(room.z() + ((t - begin) * Z + e) * split.wide + u);
           for (int j = 0; j < X; j++)
             old[j] = load(reset ? arrays.initial[j] + row + u : t ? arrays.states[j] + (tb - B) * H + part.begin + u : arrays.start[j] + row + u, n);
-          Cell::backward(z, params, old, d_h, d_z, d_params, d_old);
+          Cell::backward(z, params, kept, old, d_h, d_z, d_params, d_old);
           if (followed) {  // a step whose gradients are all zero may be lost to the reset: its derivative may be NaN
             Mask lost = mask(true);
             for (int j = 0; j < X; j++) lost &= d_h[j] == 0.f;

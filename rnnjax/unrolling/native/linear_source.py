@@ -15,7 +15,7 @@ from jaxtyping import Array
 from rnnjax.cells.traits import adds_a_bias
 from rnnjax.unrolling.kernels.layout import one_unit
 from rnnjax.unrolling.kernels.traced_gates import Pointwise, with_gradients
-from rnnjax.unrolling.native.expressions import flat_jaxpr, statements
+from rnnjax.unrolling.native.expressions import flat_jaxpr, in_two_parts, statements
 from rnnjax.unrolling.recurrence import Recurrence
 
 
@@ -28,6 +28,7 @@ class LinearPlan(NamedTuple):
       params: how many entries of parameters each unit has.
       leaves: number of leaves of the state.
       projected: whether the kernel computes z from the inputs.
+      outputs: number of outputs, if the kernel computes them too; 0: it does not.
       reads_params, reads_z: for each leaf of the parameters and of z, whether the step reads it.
     """
 
@@ -36,6 +37,7 @@ class LinearPlan(NamedTuple):
     params: int
     leaves: int
     projected: bool
+    outputs: int
     reads_params: tuple[bool, ...]
     reads_z: tuple[bool, ...]
 
@@ -61,7 +63,9 @@ def linear_plan_and_source(recurrence: Recurrence) -> tuple[LinearPlan, str]:
     ]
     entries = [sum(each) for each in sizes]
     projected = _is_projected(recurrence, entries[1], reads_z)
-    plan = LinearPlan(hidden, entries[1], entries[0], len(jax.tree.leaves(state)), projected, reads_params, reads_z)
+    leaves = len(jax.tree.leaves(state))
+    outputs = _own_outputs(recurrence, leaves)
+    plan = LinearPlan(hidden, entries[1], entries[0], leaves, projected, outputs, reads_params, reads_z)
     return plan, _source(plan, forward, backward, [*sizes[0], *sizes[1], *[1] * plan.leaves])
 
 
@@ -106,6 +110,16 @@ def _is_projected(recurrence: Recurrence, entries: int, reads_z: tuple[bool, ...
     return not any(a and b for a, b in zip(reads_z, read[len(read) - len(reads_z) :]))
 
 
+def _own_outputs(recurrence: Recurrence, leaves: int) -> int:
+    """Returns the number of outputs that the kernel computes; 0 where it does not."""
+    cell: Any = recurrence.cell
+    # What is not finite before a reset must not be multiplied by anything.
+    if not recurrence.may_finish or recurrence.steps.resets is not None:
+        return 0
+    found = jax.eval_shape(cell.affine_outputs, recurrence.params, recurrence.steps.z)
+    return 0 if found is None or found[0].shape[0] != leaves else found[0].shape[-1]
+
+
 def _at_one_step(recurrence: Recurrence) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), recurrence.steps.z)
 
@@ -129,18 +143,42 @@ def _source(plan: LinearPlan, forward: Pointwise, backward: Pointwise, sizes: li
     names = _names("params", plan.params) + _names("z", plan.entries) + _names("old", plan.leaves)
     now, d_names = _names("now", plan.leaves), [f"d_{name}" for name in names]
     d_now = [f"d_{name}" for name in now]
-    bodies = (
-        statements(*flat_jaxpr(flat(forward), len(names)), names, now),
-        statements(*flat_jaxpr(flat(backward), len(names) + plan.leaves), names + d_now, d_names),
-    )
+    step = _Body.of(flat(forward), names, now, plan.params)
+    derivative = _Body.of(flat(backward), names + d_now, d_names, plan.params)
     return _TEMPLATE.format(
         entries=plan.entries,
         params=plan.params,
         leaves=plan.leaves,
         projected=str(plan.projected).lower(),
-        forward="\n    ".join(bodies[0]),
-        backward="\n    ".join(bodies[1]),
+        finished=str(plan.outputs > 0).lower(),
+        kept=max(step.kept, derivative.kept),
+        prepared="\n    ".join(step.prepared),
+        forward="\n    ".join(step.statements),
+        d_prepared="\n    ".join(derivative.prepared),
+        backward="\n    ".join(derivative.statements),
     )
+
+
+class _Body(NamedTuple):
+    """A function in C++: what depends on parameters alone, computed once for all steps, and the rest.
+
+    Attributes:
+      kept: how many vectors the first part hands on.
+      prepared: its statements.
+      statements: those of every step.
+    """
+
+    kept: int
+    prepared: list[str]
+    statements: list[str]
+
+    @classmethod
+    def of(cls, function: Any, inputs: list[str], outputs: list[str], params: int) -> _Body:
+        jaxpr, constants = flat_jaxpr(function, len(inputs))
+        first, rest = in_two_parts(jaxpr, jaxpr.invars[:params])
+        kept = _names("kept", len(first.outvars))
+        prepared = statements(first, constants, inputs[:params], kept)
+        return cls(len(kept), prepared, statements(rest, constants, inputs + kept, outputs))
 
 
 def _names(array: str, count: int) -> list[str]:
@@ -151,12 +189,19 @@ _TEMPLATE = """\
 #include "vectors.h"
 
 struct Cell {{
-  static constexpr int ENTRIES = {entries}, PARAMS = {params}, LEAVES = {leaves};
-  static constexpr bool PROJECTED = {projected};
-  INLINE void forward(const V* z, const V* params, const V* old, V* now) {{
+  static constexpr int ENTRIES = {entries}, PARAMS = {params}, LEAVES = {leaves}, KEPT = {kept};
+  static constexpr bool PROJECTED = {projected}, FINISHED = {finished};
+  INLINE void prepare(const V* params, V* kept) {{
+    {prepared}
+  }}
+  INLINE void forward(const V* z, const V* params, const V* kept, const V* old, V* now) {{
     {forward}
   }}
-  INLINE void backward(const V* z, const V* params, const V* old, const V* d_now, V* d_z, V* d_params, V* d_old) {{
+  INLINE void prepare_backward(const V* params, V* kept) {{
+    {d_prepared}
+  }}
+  INLINE void backward(const V* z, const V* params, const V* kept, const V* old, const V* d_now, V* d_z, V* d_params,
+                       V* d_old) {{
     {backward}
   }}
 }};

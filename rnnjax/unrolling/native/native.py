@@ -171,7 +171,7 @@ class _Unchecked(Native):
 
 
 def _shortened(recurrence: Recurrence) -> Recurrence:
-    """Returns the shapes of a recurrence of the same cell, short, with a small batch and with flags."""
+    """Returns the shapes of a recurrence of the same cell, short, with a small batch and with steps that are missing."""
     batch_axes = jax.tree.leaves(recurrence.state)[0].ndim - 1
 
     def shape(leaf: Any, lead: tuple[int, ...], axes: int) -> Any:
@@ -184,8 +184,10 @@ def _shortened(recurrence: Recurrence) -> Recurrence:
     params = jax.tree.map(lambda leaf: shape(leaf, (), 0), recurrence.params)
     state = jax.tree.map(lambda leaf: shape(leaf, (_CHECKED_BATCH,), batch_axes), recurrence.state)
     flag: Any = jax.ShapeDtypeStruct((_CHECKED_STEPS, _CHECKED_BATCH), bool)
-    steps = Steps(over_time(recurrence.steps.z), flag, flag)
-    return Recurrence(recurrence.cell, params, state, state, steps, over_time(recurrence.xs))
+    # No resets where there are none: a kernel may then compute the outputs too.
+    resets = None if recurrence.steps.resets is None and is_linear(recurrence.cell) else flag
+    steps = Steps(over_time(recurrence.steps.z), flag, resets)
+    return recurrence._replace(params=params, state=state, initial=state, steps=steps, xs=over_time(recurrence.xs))
 
 
 def _in_a_thread(function: Any) -> Any:
