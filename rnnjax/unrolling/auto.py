@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from rnnjax.backend import fused_by_rule
+from rnnjax.backend import fused_by_rule, scans_in_order
 from rnnjax.cells.cell import Cell, Params, State
 from rnnjax.cells.sizes import as_batch_size
-from rnnjax.cells.traits import fuses
+from rnnjax.cells.traits import fuses, is_linear
+from rnnjax.unrolling.associative import Associative
 from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.known import Methods, given_choice, kept_choice, shipped_choice
 from rnnjax.unrolling.recurrence import CellSequence, Method, Recurrence
@@ -28,8 +29,8 @@ class Auto(Method):
     """For each recurrence the fastest method: as measured here, by a table of devices, or by a rule.
 
     What `rnnjax.tune` measured on this machine holds for exactly that recurrence (with RNNJAX_TUNE=0 it is not read).
-    Next comes the table of devices that the library ships, then the rule: `Fused` for gated cells on a CPU, `Scan` for
-    everything else. In a stack, every layer gets its own method. `unroll` uses it by default. What is already compiled
+    Next comes the table of devices that the library ships, then the rule: on a CPU `Fused` for gated and `Associative`
+    for linear cells, and `Scan` for everything else. In a stack, every layer gets its own method. `unroll` uses it by default. What is already compiled
     keeps its method.
 
     Attributes:
@@ -74,7 +75,9 @@ class Auto(Method):
 
 def by_rule(recurrence: Recurrence, platform: str) -> Method:
     """Returns the method for a recurrence of which nothing is known."""
-    return Fused() if fused_by_rule(platform) and fuses(recurrence.cell) else Scan()
+    if fused_by_rule(platform) and fuses(recurrence.cell):
+        return Fused()
+    return Associative() if scans_in_order(platform) and is_linear(recurrence.cell) else Scan()
 
 
 def choose_method(

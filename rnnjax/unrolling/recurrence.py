@@ -140,7 +140,8 @@ class Method:
             steps = Steps(zs, sequence.valid, sequence.resets, sequence.followed)
             # Together, so that a state and the one it is reset to have the same type.
             state, initial = varying_like(steps, params, state, initial)
-            options = sequence.gaps, sequence.keeps_states, may_finish
+            # What is not finite before a reset is made finite before any product.
+            options = sequence.gaps, sequence.keeps_states, may_finish and sequence.followed is None
             recurrence = Recurrence(cell, params, state, initial, steps, xs, *options)
             outputs, last = self.serve(recurrence)
             # `over_time` puts the states that its recurrences return together without looking into them: given the

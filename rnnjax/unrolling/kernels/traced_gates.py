@@ -349,7 +349,9 @@ def with_gradients(
     def step(leaves_read, *rest):
         remaining = iter(leaves_read)
         # Any value will do for what is not read.
-        every = [next(remaining) if is_read else jnp.zeros(leaf.shape, leaf.dtype) for leaf, is_read in zip(leaves, reads)]
+        every = [
+            next(remaining) if is_read else jnp.zeros(leaf.shape, leaf.dtype) for leaf, is_read in zip(leaves, reads)
+        ]
         return new_state(every, *rest)
 
     def gradients(leaves_read, *rest):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -158,7 +158,16 @@ def _number(x: float) -> str:
     return f"{x.hex()}f"
 
 
-def in_two_parts(jaxpr: Any, known: Sequence[Any]) -> tuple[Any, Any]:
+class Equations(NamedTuple):
+    """A part of a jaxpr, of which `statements` makes C++ as of a whole one."""
+
+    constvars: Sequence[Any]
+    invars: Sequence[Any]
+    eqns: Sequence[Any]
+    outvars: Sequence[Any]
+
+
+def in_two_parts(jaxpr: Any, known: Sequence[Any]) -> tuple[Equations, Equations]:
     """Returns what a jaxpr computes of some of its arguments alone, and what is left.
 
     Args:
@@ -166,7 +175,7 @@ def in_two_parts(jaxpr: Any, known: Sequence[Any]) -> tuple[Any, Any]:
       known: these arguments.
 
     Returns:
-      A jaxpr of the known arguments whose results the second one takes behind all arguments of the first.
+      The part that reads the known arguments, and the rest, which takes its results behind all arguments.
     """
     early, late = {id(v) for v in (*known, *jaxpr.constvars)}, []
     equations: list[Any] = []
@@ -178,8 +187,8 @@ def in_two_parts(jaxpr: Any, known: Sequence[Any]) -> tuple[Any, Any]:
             late.append(equation)
     read = {id(atom) for equation in late for atom in equation.invars} | {id(atom) for atom in jaxpr.outvars}
     handed_on = [v for equation in equations for v in equation.outvars if id(v) in read]
-    first = jaxpr.replace(invars=list(known), outvars=handed_on, eqns=equations, debug_info=None)
-    return first, jaxpr.replace(invars=[*jaxpr.invars, *handed_on], eqns=late, debug_info=None)
+    first = Equations(jaxpr.constvars, list(known), equations, handed_on)
+    return first, Equations(jaxpr.constvars, [*jaxpr.invars, *handed_on], late, jaxpr.outvars)
 
 
 def flat_jaxpr(function: Any, count: int) -> tuple[Any, list[Any]]:

@@ -49,7 +49,9 @@ class _Operands(NamedTuple):
     initial: list[Array]
 
 
-def run_linear_kernel(recurrence: Recurrence, kernel: LinearKernel) -> tuple[Float[Array, "T *B O"], State]:
+def run_linear_kernel(
+    recurrence: Recurrence, kernel: LinearKernel
+) -> tuple[Float[Array, "T *B O"] | Finished, State]:
     """Returns the outputs and the state after the last step of a recurrence for which the kernel was compiled.
 
     `jax.grad` uses the kernel; derivatives of gradients are computed by `Associative`.
@@ -155,7 +157,9 @@ def _operands(cell: Any, kernel: LinearKernel, arrays: Differentiable) -> _Opera
         w_x, bias = projection(cell, arrays.params, arrays.xs)  # pyright: ignore[reportGeneralTypeIssues]
         x = arrays.xs.reshape(arrays.xs.shape[0], -1, arrays.xs.shape[-1])  # pyright: ignore[reportOptionalMemberAccess]
     else:
-        leaves = [leaf.reshape(leaf.shape[0], -1, *leaf.shape[1 + batch_axes :]) for leaf in _read(arrays.z, plan.reads_z)]
+        leaves = [
+            leaf.reshape(leaf.shape[0], -1, *leaf.shape[1 + batch_axes :]) for leaf in _read(arrays.z, plan.reads_z)
+        ]
         x = jnp.concatenate([by_unit(leaf, plan.hidden, 2) for leaf in leaves], -2)
 
     def rows(tree: Any) -> list[Array]:
@@ -185,7 +189,7 @@ def _read(tree: Any, reads: tuple[bool, ...]) -> list[Array]:
 def _call_forward(
     kernel: LinearKernel, operands: _Operands, masks: list[Array]
 ) -> tuple[list[Array], list[Array], Array]:
-    """Returns the leaves of the states after all steps ``[T, B, H]``, those of the last ``[B, H]``, and y ``[T, B, O]``."""
+    """Returns the leaves of the states after all steps ``[T, B, H]``, of the last ``[B, H]``, and y ``[T, B, O]``."""
     plan = kernel.plan
     arguments = alike([*operands[:5], *masks, *operands.start, *operands.initial])
     length, last = operands.x.shape[0], operands.start[0].shape

@@ -113,8 +113,7 @@ def _is_projected(recurrence: Recurrence, entries: int, reads_z: tuple[bool, ...
 def _own_outputs(recurrence: Recurrence, leaves: int) -> int:
     """Returns the number of outputs that the kernel computes; 0 where it does not."""
     cell: Any = recurrence.cell
-    # What is not finite before a reset must not be multiplied by anything.
-    if not recurrence.may_finish or recurrence.steps.resets is not None:
+    if not recurrence.may_finish:
         return 0
     found = jax.eval_shape(cell.affine_outputs, recurrence.params, recurrence.steps.z)
     return 0 if found is None or found[0].shape[0] != leaves else found[0].shape[-1]

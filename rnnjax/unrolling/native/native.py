@@ -1,4 +1,4 @@
-"""Pointwise gated cells by a CPU kernel that is compiled, once, from their traced gates."""
+"""Gated and linear cells by a CPU kernel that is compiled, once, from their traced step."""
 
 from __future__ import annotations
 
@@ -35,12 +35,15 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Native(Method):
-    """A pointwise gated cell, a user's own too, by a kernel that the machine's C++ compiler makes of its traced gates.
+    """A pointwise gated or a linear cell, a user's own too, by a kernel that the machine's C++ compiler makes of it.
 
     The kernel is compiled when a cell's recurrence is first run by this method, which takes some seconds, and kept in
-    the user's cache. The recurrent weight is packed once for all steps, and each thread takes a part of the batch
-    through all of them. `jax.grad` uses the kernel too; derivatives of gradients are computed by `Fused`. Forward mode
-    (`jax.jvp`, `jax.linearize`) is not supported, and `jax.vmap` runs the kernel once for each entry.
+    the user's cache. The recurrent weight of a gated cell is packed once for all steps, and each thread takes a part of
+    the batch through all of them. A linear cell has none: its inputs are multiplied in tiles of steps, each thread takes
+    sequences and units through all steps, and outputs that are products of the states (`affine_outputs`) are computed
+    too. `jax.grad` uses the kernel; derivatives of gradients are computed by `Fused`, those of linear cells by
+    `Associative`. Forward mode (`jax.jvp`, `jax.linearize`) is not supported, and `jax.vmap` runs the kernel once for
+    each entry.
 
     Raises:
       ValueError: when it runs, if the recurrence is not one of float32 on a CPU, or no kernel can be compiled for it.
@@ -55,7 +58,7 @@ class Native(Method):
     def why_not(self, recurrence: Recurrence) -> str | None:
         return _unsuited(recurrence) or _without_kernel(recurrence)
 
-    def run(self, recurrence: Recurrence) -> tuple[Float[Array, "T *B H"], State]:
+    def run(self, recurrence: Recurrence) -> tuple[Any, State]:
         plan, source = _plan_and_source(recurrence)
         names = compiler.registered(compiler.built(source))
         if is_linear(recurrence.cell):
@@ -171,7 +174,7 @@ class _Unchecked(Native):
 
 
 def _shortened(recurrence: Recurrence) -> Recurrence:
-    """Returns the shapes of a recurrence of the same cell, short, with a small batch and with steps that are missing."""
+    """Returns the shapes of a recurrence of the same cell, short, with a small batch and missing steps."""
     batch_axes = jax.tree.leaves(recurrence.state)[0].ndim - 1
 
     def shape(leaf: Any, lead: tuple[int, ...], axes: int) -> Any:

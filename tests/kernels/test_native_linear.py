@@ -1,0 +1,128 @@
+"""The CPU kernels that the machine's compiler makes of linear cells give the values and gradients of `Scan`."""
+
+import dataclasses
+import functools
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cells_under_test import I, close, inputs, parameters, same, some_state
+from fixtures.thorough import once_more
+from test_native import needs_compiler, quickly  # noqa: F401
+from test_pallas_interpreted import found_by, total
+
+from rnnjax import LRU, QRNN, RGLRU, GatedLinearAttention, LinearCell, MinGRU, MinLSTM, Native, Scan, Stack, unroll
+from rnnjax.unrolling.auto import recurrences_in
+from rnnjax.unrolling.native import linear_source
+from rnnjax.unrolling.trial import largest_error
+
+native = importlib.import_module("rnnjax.unrolling.native.native")
+
+NATIVE = Native()
+H = 5
+B, T = 3, 120  # more steps than are computed at once
+LENGTHS = np.array([T, 1, 50])
+RESETS = np.arange(T) % 40 == np.array([[7], [0], [39]])
+CELLS = {
+    "its own inputs and outputs": LRU(H, size=4),
+    "outputs that read z": QRNN(H),
+}
+MORE = {
+    "inputs projected": MinGRU(H),
+    "many gates": MinLSTM(H, positive=True),
+    "parameters in every step": RGLRU(H, project_inputs=True),
+    "outputs that add the inputs": LRU(H, size=I),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixing(LinearCell):
+    """A cell whose coefficients break the contract: each unit's reads all units."""
+
+    def coefficients(self, params, zs):
+        return jax.nn.softmax(zs[..., 0, :]), zs[..., 0, :]
+
+
+def check(cell, batch=(B,), steps=T, **options):
+    arguments = parameters(cell), inputs(*batch, steps, I), some_state(cell, batch)
+    kernel, scan = found_by((NATIVE, Scan()), cell, arguments, options)
+    assert largest_error(kernel, scan) < 2e-5
+
+
+def recurrence_of(cell, **options):
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), I))
+    run = functools.partial(unroll, cell, **options)
+    (recurrence,) = recurrences_in(run, params, jax.ShapeDtypeStruct((B, T, I), jnp.float32))
+    return recurrence
+
+
+@needs_compiler
+@pytest.mark.parametrize("cell", [*CELLS.values(), *map(once_more, MORE.values())], ids=[*CELLS, *MORE])
+def test_values_and_gradients_are_those_of_scan(cell):
+    check(cell, lengths=LENGTHS, reverse=True)
+
+
+@needs_compiler
+@pytest.mark.parametrize("cell", [MinGRU(H), once_more(LRU(H, size=4))], ids=["inputs projected", "outputs"])
+def test_so_they_are_with_resets_and_missing_steps(cell):
+    mask = np.random.default_rng(0).random((B, T)) < 0.7
+    check(cell, resets=RESETS, mask=mask)
+
+
+@needs_compiler
+@pytest.mark.thorough
+def test_so_they_are_in_every_size_of_tile_and_in_stacks(monkeypatch):
+    monkeypatch.undo()
+    check(MinGRU(70), batch=(2, 11), steps=9)
+    check(Stack([LRU(37, size=90), MinGRU(16)]), batch=(), steps=300)
+
+
+@needs_compiler
+def test_an_overflow_before_a_reset_reaches_nothing_after_it():
+    cell, resets = MinGRU(H), np.arange(T) == np.full((B, 1), T - 1)
+    xs = inputs(B, T, I).at[0, 0].set(jnp.inf)
+    (found,) = found_by((NATIVE,), cell, (parameters(cell), xs, None), {"resets": resets})
+    gradient, (ys, _) = found
+    assert np.isnan(ys[0, :-1]).all()
+    assert np.isfinite(ys[:, -1]).all()
+    same(gradient[1][0, :-1], jnp.zeros_like(gradient[1][0, :-1]))
+
+
+@needs_compiler
+def test_a_gradient_of_a_gradient_is_that_of_scan():
+    cell = LRU(H, size=4)
+    params, xs = parameters(cell), inputs(B, 9, I)
+
+    def steepness(method, params):
+        gradient = jax.grad(functools.partial(total, cell, method))(params, xs)
+        return sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient))
+
+    found = (jax.jit(jax.grad(functools.partial(steepness, method)))(params) for method in (NATIVE, Scan()))
+    close(*found, rtol=1e-4, atol=1e-4)
+
+
+@needs_compiler
+def test_coefficients_that_mix_units_are_found_out():
+    assert "its results differ from those of Associative" in NATIVE.why_not(recurrence_of(Mixing(H)))
+
+
+def test_a_state_that_is_no_vector_of_units_is_refused():
+    assert "every leaf is [*batch, H]" in NATIVE.why_not(recurrence_of(GatedLinearAttention(4, heads=2)))
+
+
+@pytest.mark.parametrize(
+    ("cell", "resets", "projected", "outputs"),
+    [
+        (MinGRU(H), False, True, 0),
+        (QRNN(H), False, False, 0),
+        (LRU(H, size=4), False, True, 4),
+        (LRU(H), True, True, 0),
+    ],
+    ids=["z is made in the kernel", "z that outputs read is not", "outputs are made in the kernel", "not with resets"],
+)
+def test_products_are_in_the_kernel_where_nothing_else_reads_them(cell, resets, projected, outputs):
+    options = {"resets": jnp.asarray(RESETS)} if resets else {}
+    plan, _ = linear_source.linear_plan_and_source(recurrence_of(cell, **options))
+    assert (plan.projected, plan.outputs) == (projected, outputs)
