@@ -1,4 +1,4 @@
-"""A recurrence by its compiled kernel, as a function that JAX can differentiate."""
+"""The calls of a compiled kernel, and the form in which it takes the arrays of a recurrence."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from rnnjax.cells.cell import Params, State
-from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.kernels.traced_gates import by_unit
 from rnnjax.unrolling.native.source import Plan
-from rnnjax.unrolling.recurrence import Recurrence, Steps
 from rnnjax.unrolling.varying import vary, varying_axes
 
 
@@ -58,81 +56,7 @@ class Kernel(NamedTuple):
 Masks = tuple[Bool[Array, "T *B"] | None, ...]
 
 
-def run(recurrence: Recurrence, kernel: Kernel) -> tuple[Float[Array, "T *B H"], State]:
-    """Returns the outputs and the state after the last step of a recurrence for which the kernel was compiled.
-
-    `jax.grad` uses the kernel; derivatives of gradients are computed by `Fused`.
-    """
-    steps, projected = recurrence.steps, kernel.plan.projected
-    initial = None if steps.resets is None else recurrence.initial
-    z, xs = (None, recurrence.xs) if projected else (steps.z, None)
-    arrays = Differentiable(recurrence.params, recurrence.state, initial, z, xs)
-    masks = (steps.valid, steps.resets, steps.followed)
-    # The calls' results vary over every mesh axis that any argument varies over, and gradients likewise.
-    arrays, masks = vary((arrays, masks), varying_axes((arrays, masks)))
-    return _with_derivatives(recurrence.cell, kernel)(arrays, masks)
-
-
-def _with_derivatives(cell: Any, kernel: Kernel) -> Any:
-    """Returns the recurrence as a function of its arrays and its masks, whose derivative is the kernel's."""
-
-    def by_fused(arrays: Differentiable, masks: Masks) -> tuple[Array, State]:
-        z = cell.inputs(arrays.params, arrays.xs) if kernel.plan.projected else arrays.z
-        steps = Steps(z, *masks)
-        return Fused().run(Recurrence(cell, arrays.params, arrays.state, arrays.initial, steps, arrays.xs))
-
-    # Not differentiated itself: in a gradient of a gradient `Fused` takes its place.
-    @jax.custom_jvp
-    def forward(arrays, masks):
-        z, r, *states = _call_forward(kernel, _operands(cell, kernel, arrays), _flat_masks(arrays, masks))
-        leaves, structure = jax.tree.flatten(arrays.state)
-        last = [states[i][-1].reshape(leaf.shape) for i, leaf in enumerate(leaves)]
-        ys = states[kernel.plan.position].reshape(-1, *arrays.state.h.shape)
-        return (ys, structure.unflatten(last)), (z, r, *states)
-
-    @forward.defjvp
-    def _(primals, tangents):
-        arrays, masks = primals
-        outputs, kept = forward(*primals)
-        # The tangents of what is kept may be zeros: only `backward` reads it, whose derivative begins at the arrays.
-        d_outputs = jax.jvp(lambda arrays: by_fused(arrays, masks), (arrays,), (tangents[0],))[1]
-        return (outputs, kept), (d_outputs, jax.tree.map(jnp.zeros_like, kept))
-
-    @jax.custom_jvp
-    def backward(arrays, masks, kept, d_outputs):
-        operands, pull = jax.vjp(lambda arrays: _operands(cell, kernel, arrays), arrays)
-        d_ys, d_last = d_outputs
-        shape = operands.start[0].shape
-        d_last = [leaf.reshape(shape) for leaf in jax.tree.leaves(d_last)]
-        found = _call_backward(kernel, operands, _flat_masks(arrays, masks), kept, d_ys.reshape(-1, *shape), d_last)
-        return pull(found)[0]
-
-    @backward.defjvp
-    def _(primals, tangents):
-        arrays, masks, _, d_outputs = primals
-
-        def gradients(arrays, d_outputs):
-            return jax.vjp(lambda arrays: by_fused(arrays, masks), arrays)[1](d_outputs)[0]
-
-        changes = jax.jvp(gradients, (arrays, d_outputs), (tangents[0], tangents[3]))[1]
-        return backward(*primals), changes
-
-    @jax.custom_vjp
-    def recur(arrays, masks):
-        return forward(arrays, masks)[0]
-
-    def recur_forward(arrays, masks):
-        outputs, kept = forward(arrays, masks)
-        return outputs, (arrays, masks, kept)
-
-    def recur_backward(residuals, d_outputs):
-        return backward(*residuals, d_outputs), None  # masks have no gradient
-
-    recur.defvjp(recur_forward, recur_backward)
-    return recur
-
-
-def _operands(cell: Any, kernel: Kernel, arrays: Differentiable) -> Operands:
+def operands_of(cell: Any, kernel: Kernel, arrays: Differentiable) -> Operands:
     """Returns a recurrence's arrays in the form that the kernel takes."""
     plan = kernel.plan
     batch = arrays.state.h.ndim - 1
@@ -168,7 +92,7 @@ def _z_by_unit(leaf: Array, batch_axes: int, size: int) -> Float[Array, "T B n H
     return by_unit(leaf.reshape(leaf.shape[0], -1, *leaf.shape[1 + batch_axes :]), size, 2)
 
 
-def _flat_masks(arrays: Differentiable, masks: Masks) -> list[Array]:
+def flat_masks(arrays: Differentiable, masks: Masks) -> list[Array]:
     """Returns masks ``[T, B]``, without entries for those that are not there."""
     batch = arrays.state.h.size // arrays.state.h.shape[-1]
     return [jnp.zeros(0, bool) if mask is None else mask.reshape(-1, batch) for mask in masks]
@@ -181,7 +105,7 @@ def _sizes(operands: Operands) -> dict[str, Any]:
     return {name: np.int64(size) for name, size in sizes.items()}
 
 
-def _call_forward(kernel: Kernel, operands: Operands, masks: list[Array]) -> list[Array]:
+def call_forward(kernel: Kernel, operands: Operands, masks: list[Array]) -> list[Array]:
     """Returns z, r and the leaves of the states after all steps, each ``[T, B, ...]``."""
     plan = kernel.plan
     arguments = _alike([*operands[:5], *masks, *operands.start, *operands.initial])
@@ -197,7 +121,7 @@ def _call_forward(kernel: Kernel, operands: Operands, masks: list[Array]) -> lis
     return list(call(*arguments, **_sizes(operands)))
 
 
-def _call_backward(
+def call_backward(
     kernel: Kernel, operands: Operands, masks: list[Array], kept: Any, d_ys: Array, d_last: list[Array]
 ) -> Operands:
     """Returns the gradients of the operands.

@@ -21,7 +21,8 @@ from rnnjax.cells.traits import fuses
 from rnnjax.errors import first_line
 from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.native import compiler
-from rnnjax.unrolling.native.calls import Kernel, run
+from rnnjax.unrolling.native.calls import Kernel
+from rnnjax.unrolling.native.differentiable import run
 from rnnjax.unrolling.native.source import plan_and_source
 from rnnjax.unrolling.recurrence import Method, Recurrence, Steps
 from rnnjax.unrolling.trial import Trial, largest_error
@@ -35,8 +36,9 @@ class Native(Method):
 
     The kernel is compiled when a cell's recurrence is first run by this method, which takes some seconds, and kept in
     the user's cache. The recurrent weight is packed once for all steps, and each thread takes a part of the batch
-    through all of them. `jax.grad` uses the kernel too; derivatives of gradients are computed by `Fused`. Forward mode
-    (`jax.jvp`, `jax.linearize`) is not supported, and `jax.vmap` runs the kernel once for each entry.
+    through all of them. `jax.grad` uses the kernel too; tangents (`jax.jvp`, `jax.linearize`) and derivatives of
+    gradients are computed by `Fused`. Under `jax.vmap` a mapped axis is one more of the batch, unless parameters are
+    mapped or the gradients of each entry are asked for, which take a run for each.
 
     Raises:
       ValueError: when it runs, if the recurrence is not one of float32 on a CPU, or no kernel can be compiled for it.
