@@ -97,6 +97,11 @@ def test_missing_steps_are_skipped_as_scan_does():
 
 
 @needs_compiler
+def test_so_they_are_where_threads_share_out_the_units_of_few_sequences():
+    check(dataclasses.replace(CELL, hidden_size=70), lengths=LENGTHS, resets=RESETS, scale=0.3)
+
+
+@needs_compiler
 @pytest.mark.thorough
 def test_so_they_are_in_every_size_of_tile_and_in_stacks():
     check(LSTM(70, peephole=True, cell_clip=0.6, coupled_gates=True), batch=(3, 11), steps=9)

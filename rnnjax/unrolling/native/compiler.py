@@ -31,7 +31,7 @@ _FLAGS = (
     "-w",
 )
 _MOST_SECONDS = 120
-_HEADERS = ("vectors.h", "products.h", "tasks.h", "recurrence.h", "calls.h")
+_HEADERS = ("vectors.h", "products.h", "tasks.h", "arrays.h", "weights.h", "recurrence.h", "calls.h")
 
 
 class CompileError(RuntimeError):

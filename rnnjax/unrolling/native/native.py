@@ -36,9 +36,10 @@ class Native(Method):
 
     The kernel is compiled when a cell's recurrence is first run by this method, which takes some seconds, and kept in
     the user's cache. The recurrent weight is packed once for all steps, and each thread takes a part of the batch
-    through all of them. `jax.grad` uses the kernel too; tangents (`jax.jvp`, `jax.linearize`) and derivatives of
-    gradients are computed by `Fused`. Under `jax.vmap` a mapped axis is one more of the batch, unless parameters are
-    mapped or the gradients of each entry are asked for, which take a run for each.
+    through all of them, or of the hidden units where there are few sequences. `jax.grad` uses the kernel too; tangents
+    (`jax.jvp`, `jax.linearize`) and derivatives of gradients are computed by `Fused`. Under `jax.vmap` a mapped axis is
+    one more of the batch, unless parameters are mapped or the gradients of each entry are asked for, which take a run
+    for each.
 
     Raises:
       ValueError: when it runs, if the recurrence is not one of float32 on a CPU, or no kernel can be compiled for it.
