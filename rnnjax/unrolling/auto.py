@@ -30,8 +30,8 @@ class Auto(Method):
 
     What `rnnjax.tune` measured on this machine holds for exactly that recurrence (with RNNJAX_TUNE=0 it is not read).
     Next comes the table of devices that the library ships, then the rule: on a CPU `Fused` for gated and `Associative`
-    for linear cells, and `Scan` for everything else. In a stack, every layer gets its own method. `unroll` uses it by default. What is already compiled
-    keeps its method.
+    for linear cells, `Scan` for everything else. In a stack, every layer gets its own method. `unroll` uses it by
+    default. What is already compiled keeps its method.
 
     Attributes:
       gradient: whether the methods are compared by their time with the gradient, or by their time forward.

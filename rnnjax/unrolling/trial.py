@@ -13,8 +13,8 @@ import numpy as np
 from rnnjax.backend import on_cpu
 from rnnjax.cells.cell import Cell, Params, compute_dtype
 from rnnjax.cells.traits import makes_z_by_step
-from rnnjax.unrolling.kernels.precision import exact_products
 from rnnjax.unrolling.cutting import followed_by_reset
+from rnnjax.unrolling.kernels.precision import exact_products
 from rnnjax.unrolling.recurrence import Method, Recurrence, Steps
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.selecting import select

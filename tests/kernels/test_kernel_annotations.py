@@ -59,6 +59,7 @@ WITHOUT_ARRAYS = {
     "pallas.unsuited_recurrence",
     "precision.exact_products",
     "traced_gates.Pointwise.alike",
+    "traced_gates.with_gradients",
 }
 
 

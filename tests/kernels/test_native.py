@@ -97,6 +97,11 @@ def test_missing_steps_are_skipped_as_scan_does():
 
 
 @needs_compiler
+def test_so_they_are_where_threads_share_out_the_units_of_few_sequences():
+    check(dataclasses.replace(CELL, hidden_size=70), lengths=LENGTHS, resets=RESETS, scale=0.3)
+
+
+@needs_compiler
 @pytest.mark.thorough
 def test_so_they_are_in_every_size_of_tile_and_in_stacks():
     check(LSTM(70, peephole=True, cell_clip=0.6, coupled_gates=True), batch=(3, 11), steps=9)
@@ -142,14 +147,41 @@ def test_they_are_batched_as_scan_is(axes):
 
 
 @needs_compiler
-def test_a_gradient_of_a_gradient_is_that_of_scan():
-    params, xs = parameters(CELL), inputs(B, T, I)
+def test_a_mapped_axis_is_one_more_of_the_batch():
+    params, xs, masks = parameters(CELL), inputs(2, B, T, I), jnp.stack([MASK, ~MASK])
 
-    def steepness(method, params):
-        gradient = jax.grad(functools.partial(total, CELL, method))(params, xs)
-        return sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient))
+    def gradients(method):
+        def entry(params, xs, mask):
+            ys, last = unroll(CELL, params, xs, mask=mask, method=method)
+            return jnp.square(ys).sum() + sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(last))
 
-    close(*(jax.jit(jax.grad(functools.partial(steepness, method)))(params) for method in (NATIVE, Scan())))
+        both = jax.vmap(entry, (None, 1, 0))
+        return jax.jit(jax.grad(lambda params, xs: both(params, xs, masks).sum(), (0, 1)))
+
+    arguments = params, jnp.swapaxes(xs, 0, 1)
+    close(*(gradients(method)(*arguments) for method in (NATIVE, Scan())), rtol=1e-4, atol=1e-5)
+    program = gradients(NATIVE).lower(*arguments).as_text()
+    assert len(re.findall(r"custom_call @rnnjax_native\w+_forward", program)) == 1
+    assert len(re.findall(r"custom_call @rnnjax_native\w+_backward", program)) == 1
+    assert "stablehlo.while" not in program
+
+
+def steepness(method, params, xs):
+    gradient = jax.grad(functools.partial(total, CELL, method))(params, xs)
+    return sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient))
+
+
+def in_forward_mode(method, params, xs):
+    gradients = jax.value_and_grad(functools.partial(total, CELL, method), (0, 1))
+    return jax.jvp(gradients, (params, xs), (jax.tree.map(jnp.ones_like, params), jnp.cos(xs)))
+
+
+@needs_compiler
+@pytest.mark.parametrize("derivative", [jax.grad(steepness, 1), in_forward_mode], ids=["of_a_gradient", "forward"])
+def test_other_derivatives_are_those_of_scan(derivative):
+    arguments = parameters(CELL), inputs(B, T, I)
+    found, wanted = (jax.jit(functools.partial(derivative, method))(*arguments) for method in (NATIVE, Scan()))
+    close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 @needs_compiler

@@ -1,33 +1,23 @@
-"""A recurrence by its compiled kernel, as a function that JAX can differentiate."""
+"""The kernel of a gated cell: its calls, and the form in which it takes the arrays of a recurrence."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from rnnjax.cells.cell import Params, State
 from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.kernels.traced_gates import by_unit
+from rnnjax.unrolling.native.kernel import Differentiable, Kernel, Masks, alike, flat_masks, like, sizes
 from rnnjax.unrolling.native.source import Plan
 from rnnjax.unrolling.recurrence import Recurrence, Steps
 from rnnjax.unrolling.varying import vary, varying_axes
 
 
-class Differentiable(NamedTuple):
-    """The parts of a recurrence that have gradients; z is None where the kernel computes it, and xs where not."""
-
-    params: Params
-    state: State
-    initial: State | None
-    z: Any
-    xs: Float[Array, "T *B I"] | None
-
-
-class Operands(NamedTuple):
+class _Operands(NamedTuple):
     """The arrays that a kernel takes, all batch axes as one; what it does not need has no entries.
 
     Attributes:
@@ -47,94 +37,42 @@ class Operands(NamedTuple):
     initial: list[Array]
 
 
-class Kernel(NamedTuple):
-    """A compiled kernel: the names of its calls, and how arrays are handed to them."""
+@dataclasses.dataclass(frozen=True)
+class GatedKernel(Kernel):
+    """A compiled kernel of a gated cell."""
 
-    forward: str
-    backward: str
     plan: Plan
 
+    @property
+    def over_time(self) -> tuple[bool, ...]:
+        return (True, *[False] * self.plan.leaves)
 
-Masks = tuple[Bool[Array, "T *B"] | None, ...]
+    def run(self, cell: Any, arrays: Differentiable, masks: Masks) -> tuple[list[Array], list[Array]]:
+        """Returns the outputs and the leaves of the last state, and z, r and the leaves of all states."""
+        batch = arrays.state.h.shape[:-1]
+        kept = _call_forward(self, _operands(cell, self.plan, arrays), flat_masks(arrays, masks))
+        z, r, *states = (array.reshape(array.shape[0], *batch, *array.shape[2:]) for array in kept)
+        return [states[self.plan.position], *(leaf[-1] for leaf in states)], [z, r, *states]
 
-
-def run(recurrence: Recurrence, kernel: Kernel) -> tuple[Float[Array, "T *B H"], State]:
-    """Returns the outputs and the state after the last step of a recurrence for which the kernel was compiled.
-
-    `jax.grad` uses the kernel; derivatives of gradients are computed by `Fused`.
-    """
-    steps, projected = recurrence.steps, kernel.plan.projected
-    initial = None if steps.resets is None else recurrence.initial
-    z, xs = (None, recurrence.xs) if projected else (steps.z, None)
-    arrays = Differentiable(recurrence.params, recurrence.state, initial, z, xs)
-    masks = (steps.valid, steps.resets, steps.followed)
-    # The calls' results vary over every mesh axis that any argument varies over, and gradients likewise.
-    arrays, masks = vary((arrays, masks), varying_axes((arrays, masks)))
-    return _with_derivatives(recurrence.cell, kernel)(arrays, masks)
-
-
-def _with_derivatives(cell: Any, kernel: Kernel) -> Any:
-    """Returns the recurrence as a function of its arrays and its masks, whose derivative is the kernel's."""
-
-    def by_fused(arrays: Differentiable, masks: Masks) -> tuple[Array, State]:
-        z = cell.inputs(arrays.params, arrays.xs) if kernel.plan.projected else arrays.z
-        steps = Steps(z, *masks)
-        return Fused().run(Recurrence(cell, arrays.params, arrays.state, arrays.initial, steps, arrays.xs))
-
-    # Not differentiated itself: in a gradient of a gradient `Fused` takes its place.
-    @jax.custom_jvp
-    def forward(arrays, masks):
-        z, r, *states = _call_forward(kernel, _operands(cell, kernel, arrays), flat_masks(arrays, masks))
-        leaves, structure = jax.tree.flatten(arrays.state)
-        last = [states[i][-1].reshape(leaf.shape) for i, leaf in enumerate(leaves)]
-        ys = states[kernel.plan.position].reshape(-1, *arrays.state.h.shape)
-        return (ys, structure.unflatten(last)), (z, r, *states)
-
-    @forward.defjvp
-    def _(primals, tangents):
-        arrays, masks = primals
-        outputs, kept = forward(*primals)
-        # The tangents of what is kept may be zeros: only `backward` reads it, whose derivative begins at the arrays.
-        d_outputs = jax.jvp(lambda arrays: by_fused(arrays, masks), (arrays,), (tangents[0],))[1]
-        return (outputs, kept), (d_outputs, jax.tree.map(jnp.zeros_like, kept))
-
-    @jax.custom_jvp
-    def backward(arrays, masks, kept, d_outputs):
-        operands, pull = jax.vjp(lambda arrays: _operands(cell, kernel, arrays), arrays)
-        d_ys, d_last = d_outputs
-        shape = operands.start[0].shape
-        d_last = [leaf.reshape(shape) for leaf in jax.tree.leaves(d_last)]
-        found = _call_backward(kernel, operands, flat_masks(arrays, masks), kept, d_ys.reshape(-1, *shape), d_last)
+    def gradients(
+        self, cell: Any, arrays: Differentiable, masks: Masks, kept: list[Array], d_outputs: list[Array]
+    ) -> Differentiable:
+        operands, pull = jax.vjp(lambda arrays: _operands(cell, self.plan, arrays), arrays)
+        rows = operands.start[0].shape
+        kept = [array.reshape(array.shape[0], rows[0], *array.shape[arrays.state.h.ndim :]) for array in kept]
+        d_ys, *d_last = d_outputs
+        d_last = [leaf.reshape(rows) for leaf in d_last]
+        found = _call_backward(self, operands, flat_masks(arrays, masks), kept, d_ys.reshape(-1, *rows), d_last)
         return pull(found)[0]
 
-    @backward.defjvp
-    def _(primals, tangents):
-        arrays, masks, _, d_outputs = primals
-
-        def gradients(arrays, d_outputs):
-            return jax.vjp(lambda arrays: by_fused(arrays, masks), arrays)[1](d_outputs)[0]
-
-        changes = jax.jvp(gradients, (arrays, d_outputs), (tangents[0], tangents[3]))[1]
-        return backward(*primals), changes
-
-    @jax.custom_vjp
-    def recur(arrays, masks):
-        return forward(arrays, masks)[0]
-
-    def recur_forward(arrays, masks):
-        outputs, kept = forward(arrays, masks)
-        return outputs, (arrays, masks, kept)
-
-    def recur_backward(residuals, d_outputs):
-        return backward(*residuals, d_outputs), None  # masks have no gradient
-
-    recur.defvjp(recur_forward, recur_backward)
-    return recur
+    def reference(self, cell: Any, arrays: Differentiable, masks: Masks) -> list[Array]:
+        z = cell.inputs(arrays.params, arrays.xs) if self.plan.projected else arrays.z
+        recurrence = Recurrence(cell, arrays.params, arrays.state, arrays.initial, Steps(z, *masks), arrays.xs)
+        return jax.tree.leaves(Fused().run(recurrence))
 
 
-def _operands(cell: Any, kernel: Kernel, arrays: Differentiable) -> Operands:
+def _operands(cell: Any, plan: Plan, arrays: Differentiable) -> _Operands:
     """Returns a recurrence's arrays in the form that the kernel takes."""
-    plan = kernel.plan
     batch = arrays.state.h.ndim - 1
     empty = jnp.zeros(0, jnp.float32)
     read = [leaf for leaf, is_read in zip(jax.tree.leaves(arrays.params), plan.reads_params) if is_read]
@@ -151,7 +89,7 @@ def _operands(cell: Any, kernel: Kernel, arrays: Differentiable) -> Operands:
     else:
         w_x = bias = empty
         x = jnp.concatenate([_z_by_unit(leaf, batch, plan.hidden) for leaf in jax.tree.leaves(arrays.z)], -2)
-    operands = Operands(
+    operands = _Operands(
         x,
         w_x,
         bias,
@@ -168,21 +106,7 @@ def _z_by_unit(leaf: Array, batch_axes: int, size: int) -> Float[Array, "T B n H
     return by_unit(leaf.reshape(leaf.shape[0], -1, *leaf.shape[1 + batch_axes :]), size, 2)
 
 
-def flat_masks(arrays: Differentiable, masks: Masks) -> list[Array]:
-    """Returns masks ``[T, B]``, without entries for those that are not there."""
-    leaf = jax.tree.leaves(arrays.state)[0]
-    batch = leaf.size // leaf.shape[-1]
-    return [jnp.zeros(0, bool) if mask is None else mask.reshape(-1, batch) for mask in masks]
-
-
-def sizes(operands: Any) -> dict[str, Any]:
-    """Returns the sizes that a call takes as attributes."""
-    T, (B, H) = operands.x.shape[0], operands.start[0].shape
-    named = {"T": T, "B": B, "I": operands.x.shape[-1], "H": H}
-    return {name: np.int64(size) for name, size in named.items()}
-
-
-def _call_forward(kernel: Kernel, operands: Operands, masks: list[Array]) -> list[Array]:
+def _call_forward(kernel: GatedKernel, operands: _Operands, masks: list[Array]) -> list[Array]:
     """Returns z, r and the leaves of the states after all steps, each ``[T, B, ...]``."""
     plan = kernel.plan
     arguments = alike([*operands[:5], *masks, *operands.start, *operands.initial])
@@ -199,8 +123,8 @@ def _call_forward(kernel: Kernel, operands: Operands, masks: list[Array]) -> lis
 
 
 def _call_backward(
-    kernel: Kernel, operands: Operands, masks: list[Array], kept: Any, d_ys: Array, d_last: list[Array]
-) -> Operands:
+    kernel: GatedKernel, operands: _Operands, masks: list[Array], kept: Any, d_ys: Array, d_last: list[Array]
+) -> _Operands:
     """Returns the gradients of the operands.
 
     Args:
@@ -225,16 +149,4 @@ def _call_backward(
     )
     d_z, _, d_w_x, d_bias, d_w, d_params, *d_states = call(*arguments, **sizes(operands))
     d_x = jnp.tensordot(d_z, operands.w_x, ((2, 3), (1, 2))) if plan.projected else d_z
-    return Operands(d_x, d_w_x, d_bias, d_w, d_params, d_states[: plan.leaves], d_states[plan.leaves :])
-
-
-def alike(arguments: list[Array]) -> list[Array]:
-    """Returns arrays that vary over the same mesh axes, as XLA's calls require inside `jax.shard_map`."""
-    return vary(arguments, varying_axes(arguments))
-
-
-def like(shape: tuple[int, ...], array: Array) -> Any:
-    """Returns the shape and type of a result, which varies over the mesh axes that an array varies over."""
-    axes = varying_axes(array)
-    # Only the type of an array says so in every version; the array itself is never computed.
-    return jax.typeof(vary(jnp.zeros(shape, jnp.float32), axes)) if axes else jax.ShapeDtypeStruct(shape, jnp.float32)
+    return _Operands(d_x, d_w_x, d_bias, d_w, d_params, d_states[: plan.leaves], d_states[plan.leaves :])

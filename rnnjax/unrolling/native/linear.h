@@ -82,7 +82,7 @@ class Product {
     const Rows steps(begin, end);
     for (int i = 0; i < steps.tiles; i++) {
       const int height = steps.height(i);
-      for (int m = 0; m < height; m++) put_row(rows_ + ((begin + steps.start(i) + m) * B + part.b) * depth_, depth_, operand + m * DEPTH, height);
+      for (int m = 0; m < height; m++) put_row(rows_ + ((begin + steps.start(i) + m) * B + part.b) * depth_, 0, depth_, operand + m * DEPTH, height);
       for (int e = 0; e < entries_; e++) {
         const float* init = bias ? bias + e * split_.H + part.begin : nullptr;
         tile_for(height, part.n)(operand, 1, &depth_, packed_.p + (part.block * entries_ + e) * size_, init, 0, out + steps.start(i) * row + e * split_.wide, row, part.n);
@@ -144,7 +144,7 @@ class Outputs {
       const int height = rows.height(i);
       const long first = rows.begin + rows.start(i);
       for (int j = 0; j < X; j++)
-        for (int m = 0; m < height; m++) put_row(arrays_.states[j] + (first + m) * H_, H_, operand.p + j * wide * height + m * DEPTH, height);
+        for (int m = 0; m < height; m++) put_row(arrays_.states[j] + (first + m) * H_, 0, H_, operand.p + j * wide * height + m * DEPTH, height);
       for (long panel = 0; panel < panels; panel++)
         tile_for(height, columns(panel))(operand.p, X, depths, packed_.p + panel * X * H_ * WIDTH, nullptr, 0, arrays_.y + first * arrays_.O + panel * WIDTH, arrays_.O, columns(panel));
     }

@@ -1,7 +1,8 @@
-"""A linear cell's recurrence by its compiled kernel, as a function that JAX can differentiate."""
+"""The kernel of a linear cell: its calls, and the form in which it takes the arrays of a recurrence."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -13,20 +14,12 @@ from rnnjax.cells.cell import Finished, State
 from rnnjax.unrolling.associative import linear_states, read_linear
 from rnnjax.unrolling.kernels.traced_gates import by_unit
 from rnnjax.unrolling.linear_scan import ScanSettings
-from rnnjax.unrolling.native.calls import Differentiable, Masks, alike, flat_masks, like, sizes
+from rnnjax.unrolling.native.kernel import Differentiable, Kernel, Masks, alike, flat_masks, like, sizes
 from rnnjax.unrolling.native.linear_source import LinearPlan, projection
 from rnnjax.unrolling.recurrence import Recurrence, Steps
 from rnnjax.unrolling.varying import vary, varying_axes
 
 _IN_ORDER = ScanSettings("scan")
-
-
-class LinearKernel(NamedTuple):
-    """A compiled kernel of a linear cell: the names of its calls, and how arrays are handed to them."""
-
-    forward: str
-    backward: str
-    plan: LinearPlan
 
 
 class _Operands(NamedTuple):
@@ -49,107 +42,65 @@ class _Operands(NamedTuple):
     initial: list[Array]
 
 
-def run_linear_kernel(
-    recurrence: Recurrence, kernel: LinearKernel
-) -> tuple[Float[Array, "T *B O"] | Finished, State]:
-    """Returns the outputs and the state after the last step of a recurrence for which the kernel was compiled.
+@dataclasses.dataclass(frozen=True)
+class LinearKernel(Kernel):
+    """A compiled kernel of a linear cell.
 
-    `jax.grad` uses the kernel; derivatives of gradients are computed by `Associative`.
+    Its outputs are the leaves of all states, or y where it computes it, then the leaves of the last state.
     """
-    steps, projected = recurrence.steps, kernel.plan.projected
-    initial = None if steps.resets is None else recurrence.initial
-    z, xs = (None, recurrence.xs) if projected else (steps.z, None)
-    arrays = Differentiable(recurrence.params, recurrence.state, initial, z, xs)
-    masks = (steps.valid, steps.resets, steps.followed)
-    # The calls' results vary over every mesh axis that any argument varies over, and gradients likewise.
-    arrays, masks = vary((arrays, masks), varying_axes((arrays, masks)))
-    found, last = _with_derivatives(recurrence.cell, kernel)(arrays, masks)
-    if not kernel.plan.outputs:
-        return read_linear(_IN_ORDER, recurrence, found), last
-    added = recurrence.cell.affine_outputs(recurrence.params, steps.z)[1]  # pyright: ignore[reportAttributeAccessIssue]
-    return Finished(found if added is None else found + added), last
 
+    plan: LinearPlan
 
-def _with_derivatives(cell: Any, kernel: LinearKernel) -> Any:
-    """Returns a function of arrays and masks whose derivative is the kernel's.
+    @property
+    def over_time(self) -> tuple[bool, ...]:
+        return (*[True] * (1 if self.plan.outputs else self.plan.leaves), *[False] * self.plan.leaves)
 
-    It returns all states, or their sum by w_y where the kernel computes it, and the last state.
-    """
-    plan = kernel.plan
+    def run(self, cell: Any, arrays: Differentiable, masks: Masks) -> tuple[list[Array], list[Array]]:
+        leaves = jax.tree.leaves(arrays.state)
+        states, last, y = _call_forward(self, _operands(cell, self.plan, arrays), flat_masks(arrays, masks))
+        states = [leaf.reshape(-1, *like.shape) for leaf, like in zip(states, leaves)]
+        last = [leaf.reshape(like.shape) for leaf, like in zip(last, leaves)]
+        ys = [y.reshape(-1, *leaves[0].shape[:-1], self.plan.outputs)] if self.plan.outputs else states
+        return [*ys, *last], states
 
-    def in_order(arrays: Differentiable, masks: Masks) -> tuple[Any, State]:
-        z = cell.inputs(arrays.params, arrays.xs) if plan.projected else arrays.z
-        recurrence = Recurrence(cell, arrays.params, arrays.state, arrays.initial, Steps(z, *masks), arrays.xs)
-        states = linear_states(_IN_ORDER, recurrence)
-        last = jax.tree.map(lambda leaf: leaf[-1], states)
-        if not plan.outputs:
-            return states, last
-        w_y = cell.affine_outputs(arrays.params, z)[0]
-        return sum(leaf @ w for leaf, w in zip(jax.tree.leaves(states), w_y)), last
-
-    # Not differentiated itself: in a gradient of a gradient `in_order` takes its place.
-    @jax.custom_jvp
-    def forward(arrays, masks):
-        leaves, structure = jax.tree.flatten(arrays.state)
-        states, last, y = _call_forward(kernel, _operands(cell, kernel, arrays), flat_masks(arrays, masks))
-        states = structure.unflatten(leaf.reshape(-1, *like.shape) for leaf, like in zip(states, leaves))
-        last = structure.unflatten(leaf.reshape(like.shape) for leaf, like in zip(last, leaves))
-        y = y.reshape(-1, *leaves[0].shape[:-1], plan.outputs) if plan.outputs else states
-        return (y, last), states
-
-    @forward.defjvp
-    def _(primals, tangents):
-        arrays, masks = primals
-        outputs, states = forward(*primals)
-        # The tangents of the states may be zeros: only `backward` reads them, whose derivative begins at the arrays.
-        d_outputs = jax.jvp(lambda arrays: in_order(arrays, masks), (arrays,), (tangents[0],))[1]
-        return (outputs, states), (d_outputs, jax.tree.map(jnp.zeros_like, states))
-
-    @jax.custom_jvp
-    def backward(arrays, masks, states, d_outputs):
-        operands, pull = jax.vjp(lambda arrays: _operands(cell, kernel, arrays), arrays)
-        d_found, d_last = d_outputs
+    def gradients(
+        self, cell: Any, arrays: Differentiable, masks: Masks, kept: list[Array], d_outputs: list[Array]
+    ) -> Differentiable:
+        plan = self.plan
+        operands, pull = jax.vjp(lambda arrays: _operands(cell, plan, arrays), arrays)
         length, (batch, hidden) = operands.x.shape[0], operands.start[0].shape
-
-        def rows(tree: Any) -> list[Array]:
-            return [leaf.reshape(length, batch, hidden) for leaf in jax.tree.leaves(tree)]
-
         empty = operands.x[:0]
-        d_y = d_found.reshape(length, batch, plan.outputs) if plan.outputs else empty
-        d_states = [empty] * plan.leaves if plan.outputs else rows(d_found)
-        d_last = [leaf.reshape(batch, hidden) for leaf in jax.tree.leaves(d_last)]
-        changes = [*d_states, d_y, *d_last]
-        return pull(_call_backward(kernel, operands, flat_masks(arrays, masks), rows(states), changes))[0]
+        over_time = [leaf.reshape(length, batch, -1) for leaf in d_outputs[: -plan.leaves]]
+        d_states, d_y = ([empty] * plan.leaves, over_time[0]) if plan.outputs else (over_time, empty)
+        d_last = [leaf.reshape(batch, hidden) for leaf in d_outputs[-plan.leaves :]]
+        states = [leaf.reshape(length, batch, hidden) for leaf in kept]
+        return pull(_call_backward(self, operands, flat_masks(arrays, masks), states, [*d_states, d_y, *d_last]))[0]
 
-    @backward.defjvp
-    def _(primals, tangents):
-        arrays, masks, _, d_outputs = primals
-
-        def gradients(arrays, d_outputs):
-            return jax.vjp(lambda arrays: in_order(arrays, masks), arrays)[1](d_outputs)[0]
-
-        changes = jax.jvp(gradients, (arrays, d_outputs), (tangents[0], tangents[3]))[1]
-        return backward(*primals), changes
-
-    @jax.custom_vjp
-    def recur(arrays, masks):
-        return forward(arrays, masks)[0]
-
-    def recur_forward(arrays, masks):
-        outputs, states = forward(arrays, masks)
-        return outputs, (arrays, masks, states)
-
-    def recur_backward(residuals, d_outputs):
-        return backward(*residuals, d_outputs), None  # masks have no gradient
-
-    recur.defvjp(recur_forward, recur_backward)
-    return recur
+    def reference(self, cell: Any, arrays: Differentiable, masks: Masks) -> list[Array]:
+        z = cell.inputs(arrays.params, arrays.xs) if self.plan.projected else arrays.z
+        recurrence = Recurrence(cell, arrays.params, arrays.state, arrays.initial, Steps(z, *masks), arrays.xs)
+        states = jax.tree.leaves(linear_states(_IN_ORDER, recurrence))
+        last = [leaf[-1] for leaf in states]
+        if not self.plan.outputs:
+            return [*states, *last]
+        w_y = cell.affine_outputs(arrays.params, z)[0]
+        return [sum((leaf @ w for leaf, w in zip(states, w_y)), jnp.zeros((), jnp.float32)), *last]
 
 
-def _operands(cell: Any, kernel: LinearKernel, arrays: Differentiable) -> _Operands:
+def outputs_of(recurrence: Recurrence, plan: LinearPlan, found: list[Array]) -> tuple[Array | Finished, State]:
+    """Returns what `Method.run` does from the outputs of a linear cell's kernel."""
+    cell: Any = recurrence.cell
+    structure = jax.tree.structure(recurrence.state)
+    last = structure.unflatten(found[-plan.leaves :])
+    if not plan.outputs:
+        return read_linear(_IN_ORDER, recurrence, structure.unflatten(found[: plan.leaves])), last
+    added = cell.affine_outputs(recurrence.params, recurrence.steps.z)[1]
+    return Finished(found[0] if added is None else found[0] + added), last
+
+
+def _operands(cell: Any, plan: LinearPlan, arrays: Differentiable) -> _Operands:
     """Returns a recurrence's arrays in the form that the kernel takes."""
-    plan, state = kernel.plan, jax.tree.leaves(arrays.state)
-    batch_axes = state[0].ndim - 1
+    batch_axes = jax.tree.leaves(arrays.state)[0].ndim - 1
     empty = jnp.zeros(0, jnp.float32)
     params = [by_unit(leaf, plan.hidden) for leaf in _read(arrays.params, plan.reads_params)]
     w_x = bias = None

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from rnnjax.backend import on_cpu
 from rnnjax.cells.blocks import in_blocks
@@ -23,8 +22,9 @@ from rnnjax.errors import first_line
 from rnnjax.unrolling.associative import Associative
 from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.native import compiler
-from rnnjax.unrolling.native.calls import Kernel, run
-from rnnjax.unrolling.native.linear_calls import LinearKernel, run_linear_kernel
+from rnnjax.unrolling.native.calls import GatedKernel
+from rnnjax.unrolling.native.differentiable import run
+from rnnjax.unrolling.native.linear_calls import LinearKernel, outputs_of
 from rnnjax.unrolling.native.linear_source import linear_plan_and_source
 from rnnjax.unrolling.native.source import plan_and_source
 from rnnjax.unrolling.recurrence import Method, Recurrence, Steps
@@ -38,12 +38,14 @@ class Native(Method):
     """A pointwise gated or a linear cell, a user's own too, by a kernel that the machine's C++ compiler makes of it.
 
     The kernel is compiled when a cell's recurrence is first run by this method, which takes some seconds, and kept in
+    The kernel is compiled when a cell's recurrence is first run by this method, which takes some seconds, and kept in
     the user's cache. The recurrent weight of a gated cell is packed once for all steps, and each thread takes a part of
-    the batch through all of them. A linear cell has none: its inputs are multiplied in tiles of steps, each thread takes
-    sequences and units through all steps, and outputs that are products of the states (`affine_outputs`) are computed
-    too. `jax.grad` uses the kernel; derivatives of gradients are computed by `Fused`, those of linear cells by
-    `Associative`. Forward mode (`jax.jvp`, `jax.linearize`) is not supported, and `jax.vmap` runs the kernel once for
-    each entry.
+    the batch through all of them, or of the hidden units where there are few sequences. A linear cell has no such
+    weight: its inputs are multiplied in tiles of steps, each thread takes sequences and units through all steps, and
+    outputs that are products of the states (`affine_outputs`) are computed too. `jax.grad` uses the kernel; tangents
+    (`jax.jvp`, `jax.linearize`) and derivatives of gradients are computed by `Fused`, those of linear cells by
+    `Associative`. Under `jax.vmap` a mapped axis is one more of the batch, unless parameters are mapped or the
+    gradients of each entry are asked for, which take a run for each.
 
     Raises:
       ValueError: when it runs, if the recurrence is not one of float32 on a CPU, or no kernel can be compiled for it.
@@ -62,8 +64,9 @@ class Native(Method):
         plan, source = _plan_and_source(recurrence)
         names = compiler.registered(compiler.built(source))
         if is_linear(recurrence.cell):
-            return run_linear_kernel(recurrence, LinearKernel(*names, plan))
-        return run(recurrence, Kernel(*names, plan))
+            return outputs_of(recurrence, plan, run(recurrence, LinearKernel(*names, plan)))
+        ys, *last = run(recurrence, GatedKernel(*names, plan))
+        return ys, jax.tree.structure(recurrence.state).unflatten(last)
 
 
 def _plan_and_source(recurrence: Recurrence) -> tuple[Any, str]:

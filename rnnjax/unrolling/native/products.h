@@ -71,12 +71,13 @@ struct Rows {
   int height(int i) const { return start(i + 1) - start(i); }
 };
 
-// Row m of a tile: `n` entries from `from`, or zeros.
-INLINE void put_row(const float* from, long n, float* to, int rows) {
-  for (long u = 0; u < n; u += DEPTH) {
-    long count = std::min<long>(DEPTH, n - u);
-    if (from) memcpy(to + u * rows, from + u, 4 * count);
-    else memset(to + u * rows, 0, 4 * count);
+// Row m of a tile: entries [begin, end) of `from`, or zeros.
+INLINE void put_row(const float* from, long begin, long end, float* to, int rows) {
+  for (long u = begin, next; u < end; u = next) {
+    next = std::min<long>((u / DEPTH + 1) * DEPTH, end);
+    float* const part = to + u / DEPTH * DEPTH * rows + u % DEPTH;
+    if (from) memcpy(part, from + u, 4 * (next - u));
+    else memset(part, 0, 4 * (next - u));
   }
 }
 

@@ -14,6 +14,21 @@
 
 namespace ffi = xla::ffi;
 
+static inline void pause_briefly() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// A thread that gives up its core may get it back after milliseconds only, so it does not do so at once.
+static void wait_for(const std::atomic<long>& done, long tasks) {
+  for (int turn = 0; done.load() < tasks; turn++)
+    if (turn < 5000) pause_briefly();
+    else sched_yield();
+}
+
 // Tasks are claimed in order by whoever is free, and one begins when all stages before its own are done. The caller
 // takes part, so that it waits for no thread that has not begun: with a busy pool it does all of them itself.
 class Team {
@@ -35,12 +50,37 @@ class Team {
   void wait() { wait(first_.back()); }
 
  private:
-  void wait(long tasks) {
-    for (int turn = 0; done_.load() < tasks; turn++)
-      if (turn > 2000) sched_yield();
-  }
+  void wait(long tasks) { wait_for(done_, tasks); }
   std::atomic<long> next_{0}, done_{0};
   std::vector<long> first_{0};
+};
+
+// Steps of several shares each, of which one begins when all of the step before are done. A thread takes its own share,
+// whose data are in its cache, and then any that nobody has taken, so that it waits for no thread that has not begun.
+class Steps {
+ public:
+  Steps(long steps, long shares) : steps_(steps), shares_(shares), state_(std::make_unique<State[]>(shares + 1)) {}
+  template <class Task>
+  void work(long own, const Task& task) {
+    std::atomic<long>& done = state_[shares_].count;
+    for (long step = done.load() / shares_; step < steps_; step++) {
+      for (long i = 0; i < shares_; i++) {
+        const long share = (own + i) % shares_;
+        long taken = step;
+        if (!state_[share].count.compare_exchange_strong(taken, step + 1)) continue;
+        task(step, share);
+        done.fetch_add(1);
+      }
+      wait_for(done, (step + 1) * shares_);
+    }
+  }
+
+ private:
+  struct alignas(64) State {
+    std::atomic<long> count{0};
+  };
+  long steps_, shares_;
+  std::unique_ptr<State[]> state_;  // of each share the steps that were taken, then how many of all are done
 };
 
 constexpr long WORTH_A_THREAD = 1 << 18;  // multiplications, which take about as long as a thread to wake up

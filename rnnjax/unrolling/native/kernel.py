@@ -1,0 +1,87 @@
+"""What compiled kernels of all kinds of cells have in common: their contract, and how arrays are handed to calls."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from rnnjax.cells.cell import Params, State
+from rnnjax.unrolling.varying import vary, varying_axes
+
+
+class Differentiable(NamedTuple):
+    """The parts of a recurrence that have gradients; z is None where the kernel computes it, and xs where not."""
+
+    params: Params
+    state: State
+    initial: State | None
+    z: Any
+    xs: Float[Array, "T *B I"] | None
+
+
+Masks = tuple[Bool[Array, "T *B"] | None, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel(ABC):
+    """A compiled kernel.
+
+    Attributes:
+      forward, backward: the names under which XLA knows its calls.
+      plan: how arrays are handed to them.
+    """
+
+    forward: str
+    backward: str
+    plan: Any
+
+    @property
+    @abstractmethod
+    def over_time(self) -> tuple[bool, ...]:
+        """For each output whether it is ``[T, *batch, ...]``; otherwise it is ``[*batch, ...]``."""
+
+    @abstractmethod
+    def run(self, cell: Any, arrays: Differentiable, masks: Masks) -> tuple[list[Array], list[Array]]:
+        """Returns the outputs, and what is kept for the gradients, each ``[T, *batch, ...]``."""
+
+    @abstractmethod
+    def gradients(
+        self, cell: Any, arrays: Differentiable, masks: Masks, kept: list[Array], d_outputs: list[Array]
+    ) -> Differentiable:
+        """Returns the gradients of the arrays from those of the outputs."""
+
+    @abstractmethod
+    def reference(self, cell: Any, arrays: Differentiable, masks: Masks) -> list[Array]:
+        """Returns the outputs by another method, one that JAX can differentiate in every way."""
+
+
+def flat_masks(arrays: Differentiable, masks: Masks) -> list[Array]:
+    """Returns masks ``[T, B]``, without entries for those that are not there."""
+    leaf = jax.tree.leaves(arrays.state)[0]
+    batch = leaf.size // leaf.shape[-1]
+    return [jnp.zeros(0, bool) if mask is None else mask.reshape(-1, batch) for mask in masks]
+
+
+def sizes(operands: Any) -> dict[str, Any]:
+    """Returns the sizes that a call takes as attributes."""
+    T, (B, H) = operands.x.shape[0], operands.start[0].shape
+    named = {"T": T, "B": B, "I": operands.x.shape[-1], "H": H}
+    return {name: np.int64(size) for name, size in named.items()}
+
+
+def alike(arguments: list[Array]) -> list[Array]:
+    """Returns arrays that vary over the same mesh axes, as XLA's calls require inside `jax.shard_map`."""
+    return vary(arguments, varying_axes(arguments))
+
+
+def like(shape: tuple[int, ...], array: Array) -> Any:
+    """Returns the shape and type of a result, which varies over the mesh axes that an array varies over."""
+    axes = varying_axes(array)
+    # Only the type of an array says so in every version; the array itself is never computed.
+    return jax.typeof(vary(jnp.zeros(shape, jnp.float32), axes)) if axes else jax.ShapeDtypeStruct(shape, jnp.float32)
