@@ -29,10 +29,10 @@ _EPILOG = f"""\
 forward is the outputs of all steps, gradient the mean of their squares with its gradient with respect to parameters
 and inputs; inputs have as many features as there are units. All ways of one cell and size run in turns in one
 process, each call until its result is ready; times are medians, and "/ scan" is scan's time over the way's, above 1
-where it is faster. "in order" and "tree" are Associative("scan") and Associative("associative"); "split" is TimeSplit
-over all devices, where there are several, for linear and diagonal cells; "newton" serves cells that are not diagonal
-up to {WIDEST_DENSE} units here. "memax" is that library's LRU, where it is installed, and "prefix"
-jax.lax.associative_scan by itself, of given coefficients: no cell.
+where it is faster. "in order" and "tree" are Associative("scan") and Associative("associative"); "native" is Native,
+on a CPU with a C++ compiler; "split" is TimeSplit over all devices, where there are several, for linear and diagonal
+cells; "newton" serves cells that are not diagonal up to {WIDEST_DENSE} units here. "memax" is that library's LRU, where
+it is installed, and "prefix" jax.lax.associative_scan by itself, of given coefficients: no cell.
 
 "floor" is the time in which the device, at the rate that it copies a large array, reads the inputs and writes the
 outputs once, in a gradient twice, and "share" is what part of the way's time that is: 1.00 would be a way that does

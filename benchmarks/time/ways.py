@@ -13,8 +13,9 @@ from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Float
 
 import rnnjax
-from rnnjax.backend import on_gpu
+from rnnjax.backend import on_cpu, on_gpu
 from rnnjax.parallel.time import TimeSplit
+from rnnjax.unrolling.native.compiler import compiler
 
 CELLS = ("LRU", "MinGRU", "ParaGRU", "GRU")
 METHODS: dict[str, rnnjax.Method] = {
@@ -23,6 +24,7 @@ METHODS: dict[str, rnnjax.Method] = {
     "in order": rnnjax.Associative("scan"),
     "tree": rnnjax.Associative("associative"),
     "kernel": rnnjax.Associative("pallas"),
+    "native": rnnjax.Native(),
     "newton": rnnjax.Newton(),
     "split": TimeSplit(),
 }
@@ -64,6 +66,8 @@ def _is_tried(cell: rnnjax.Cell, label: str, size: Size) -> bool:
         return isinstance(cell, rnnjax.LinearCell)
     if label == "kernel":
         return isinstance(cell, rnnjax.LinearCell) and on_gpu()
+    if label == "native":
+        return isinstance(cell, (rnnjax.LinearCell, rnnjax.GatedCell)) and on_cpu() and compiler() is not None
     if label == "split":
         return isinstance(cell, (rnnjax.LinearCell, rnnjax.DiagonalCell)) and jax.device_count() > 1
     if label == "fused":
