@@ -79,14 +79,11 @@ class LinearCell(HiddenCell):
         """
         return None
 
-    def affine_outputs(self, params: Params, zs: Any) -> tuple[Array, Array | None] | None:
-        """Returns ``w [n, H, O]``, of n leaves of the state, and what is added to their products by it, or None.
+    def affine_outputs(self, params: Params) -> tuple[Array, Array | None] | None:
+        """Returns ``w [n, H, O]`` and ``scale [O]`` or None, of n leaves of the state.
 
-        The sum must be what `outputs` makes of what `read` returns. None where the outputs are not such a sum.
-
-        Args:
-          params: the parameters.
-          zs: what `inputs` returned, of one step or of several ``[*N, ...]``; what is added is ``[*N, O]``.
+        The sum of these leaves' products by w, plus ``scale * x``, must be what `outputs` makes of what `read` returns.
+        None where the outputs are no such sum.
         """
         return None
 

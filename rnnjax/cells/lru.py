@@ -148,9 +148,9 @@ class LRU(LinearCell):
         parts = state if z.skipped is None else (*state, z.skipped)
         return jnp.concatenate([part.astype(z.projected.dtype) for part in parts], -1)
 
-    def affine_outputs(self, params: LRUParams, zs: LRUZs) -> tuple[Array, Array | None]:
+    def affine_outputs(self, params: LRUParams) -> tuple[Array, Array | None]:
         real, imag = params.w_y
-        return jnp.stack([real, -imag]), zs.skipped
+        return jnp.stack([real, -imag]), params.d
 
     def outputs(self, params: LRUParams, ys: Float[Array, "*N K"]) -> Float[Array, "*N O"]:
         states, skipped = ys[..., : 2 * self.hidden_size], ys[..., 2 * self.hidden_size :]

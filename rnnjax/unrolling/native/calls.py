@@ -55,7 +55,14 @@ class GatedKernel(Kernel):
         return [states[self.plan.position], *(leaf[-1] for leaf in states)], [z, r, *states]
 
     def gradients(
-        self, cell: Any, arrays: Differentiable, masks: Masks, kept: list[Array], d_outputs: list[Array]
+        self,
+        cell: Any,
+        arrays: Differentiable,
+        masks: Masks,
+        kept: list[Array],
+        d_outputs: list[Array],
+        *,
+        wants_x: bool,
     ) -> Differentiable:
         operands, pull = jax.vjp(lambda arrays: _operands(cell, self.plan, arrays), arrays)
         rows = operands.start[0].shape

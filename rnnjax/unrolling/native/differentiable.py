@@ -168,7 +168,9 @@ def _transposed_tangents(d_outputs: Sequence[Any], *values: Any, call: _Call, mo
     before = len(values) - sum(moving)
     arrays, masks = call.trees(values)
     kept = tuple(values[len(moving) : before])
-    gradients = _backward(call, arrays, masks, kept, list(map(ad.instantiate_zeros, d_outputs)))
+    moving_arrays, _ = call.trees(moving)
+    wants_x = any(jax.tree.leaves((moving_arrays.z, moving_arrays.xs)))
+    gradients = _backward(call, wants_x, arrays, masks, kept, list(map(ad.instantiate_zeros, d_outputs)))
     found = [gradient for gradient, moves in zip(jax.tree.leaves(gradients), moving) if moves]
     wanted = map(ad.is_undefined_primal, values[before:])
     return [None] * before + [gradient if is_wanted else None for gradient, is_wanted in zip(found, wanted)]
@@ -181,23 +183,23 @@ def _batched_tangents(
     return results, [0] * len(results)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _backward(
-    call: _Call, arrays: Differentiable, masks: Masks, kept: tuple[Array, ...], d_outputs: list[Array]
+    call: _Call, wants_x: bool, arrays: Differentiable, masks: Masks, kept: tuple[Array, ...], d_outputs: list[Array]
 ) -> Differentiable:
     """Returns the gradients of the arrays."""
-    return call.kernel.gradients(call.cell, arrays, masks, list(kept), d_outputs)
+    return call.kernel.gradients(call.cell, arrays, masks, list(kept), d_outputs, wants_x=wants_x)
 
 
 @_backward.defjvp
-def _(call: _Call, primals: Any, tangents: Any) -> tuple[Differentiable, Differentiable]:
+def _(call: _Call, wants_x: bool, primals: Any, tangents: Any) -> tuple[Differentiable, Differentiable]:
     arrays, masks, _, d_outputs = primals
 
     def gradients(arrays: Differentiable, d_outputs: list[Array]) -> Differentiable:
         return jax.vjp(lambda arrays: call.kernel.reference(call.cell, arrays, masks), arrays)[1](d_outputs)[0]
 
     changes = jax.jvp(gradients, (arrays, d_outputs), (tangents[0], tangents[3]))[1]
-    return _backward(call, *primals), changes
+    return _backward(call, wants_x, *primals), changes
 
 
 ad.primitive_jvps[_forward] = _derivative_of_forward

@@ -52,9 +52,16 @@ class Kernel(ABC):
 
     @abstractmethod
     def gradients(
-        self, cell: Any, arrays: Differentiable, masks: Masks, kept: list[Array], d_outputs: list[Array]
+        self,
+        cell: Any,
+        arrays: Differentiable,
+        masks: Masks,
+        kept: list[Array],
+        d_outputs: list[Array],
+        *,
+        wants_x: bool,
     ) -> Differentiable:
-        """Returns the gradients of the arrays from those of the outputs."""
+        """Returns the gradients of the arrays from those of the outputs; that of z or xs may be zeros if unwanted."""
 
     @abstractmethod
     def reference(self, cell: Any, arrays: Differentiable, masks: Masks) -> list[Array]:

@@ -4,7 +4,8 @@
 //     static constexpr int ENTRIES, PARAMS, LEAVES, KEPT;  // entries of z and of the parameters, leaves of the state, and
 //                                                          // what is computed of the parameters alone; each a unit
 //     static constexpr bool PROJECTED, FINISHED;           // whether z = x w_x + bias is computed here, and whether
-//                                                          // y [T, B, O] is, the sum of the states' leaves by w_y
+//                                                          // y [T, B, O] is, the sum of the states' leaves by w_y,
+//                                                          // plus scale * x
 //     static void prepare(const V* params, V* kept);       // once for all steps; likewise prepare_backward
 //     static void forward(const V* z, const V* params, const V* kept, const V* old, V* now);
 //     static void backward(const V* z, const V* params, const V* kept, const V* old, const V* d_now,
@@ -12,9 +13,11 @@
 //   };
 //
 // As z reads no state, it is made of tiles of steps, and sequences and units are shared out: nobody waits for a step.
-// Arrays: x [T, B, I] or z [T, B, ENTRIES, H]; leaves of states [T, B, H]; w_y [LEAVES, H, O]. A flag is a byte for each step and sequence.
+// Arrays: x [T, B, I] or z [T, B, ENTRIES, H]; leaves of states [T, B, H]; w_y [LEAVES, H, O], scale [O]. A flag is a
+// byte for each step and sequence.
 #pragma once
 #include <deque>
+#include <vector>
 #include "buffers.h"
 #include "products.h"
 #include "tasks.h"
@@ -26,7 +29,7 @@ struct Arrays {
   Sizes sizes;
   Flags flags;
   long O;
-  const float *x, *w_x, *bias, *w_y, *params;  // x is z where the cell is not projected
+  const float *x, *w_x, *bias, *w_y, *scale, *params;  // x is z where the cell is not projected; no scale is null
   const float* start[X];
   const float* initial[X];
   float* states[X];
@@ -38,7 +41,7 @@ struct Gradients {
   const float* states[X];  // y instead where the cell is finished
   const float* y;
   const float* last[X];
-  float *z, *w_x, *bias, *w_y, *params;
+  float *x, *w_x, *bias, *w_y, *scale, *params;  // x as above, null where nobody wants it
   float* start[X];
   float* initial[X];
 };
@@ -127,38 +130,50 @@ static void put_z(const Arrays& arrays, const Split& split, const Product& input
       memcpy(room.z() + ((t - begin) * Z + e) * split.wide, arrays.x + ((t * B + part.b) * Z + e) * split.H + part.begin, 4 * part.n);
 }
 
-// y, the products of all states: rows in tiles, columns in panels.
-class Outputs {
+// Products of all rows of arrays side by side, [rows, depth] each, by a weight: rows in tiles, columns in panels.
+class RowProducts {
  public:
-  explicit Outputs(const Arrays& arrays)
-      : arrays_(arrays), H_(arrays.sizes.H), rows_(arrays.sizes.T * arrays.sizes.B), panels(Cell::FINISHED ? (arrays.O + WIDTH - 1) / WIDTH : 0),
-        tasks(Cell::FINISHED ? (rows_ + STEPS - 1) / STEPS : 0), packed_(panels * X * H_ * WIDTH + 64 * LANES) {}
-  void pack_panel(long panel) const { pack(arrays_.w_y + panel * WIDTH, X * H_, arrays_.O, columns(panel), packed_.p + panel * X * H_ * WIDTH); }
-  void multiply(long task) const {
-    const long wide = round_up(H_, DEPTH);
+  RowProducts(std::vector<const float*> sources, long depth, long rows, float* out, long columns)
+      : sources_(sources), depths_(sources.size(), depth), depth_(depth), rows_(rows), columns_(columns), out_(out),
+        panels(out ? (columns + WIDTH - 1) / WIDTH : 0), tasks(out ? (rows + STEPS - 1) / STEPS : 0),
+        panel_size_((long)sources.size() * depth * WIDTH), packed_(panels * panel_size_ + 64 * LANES) {
+    if (out) in_large_pages(out, rows * columns * 4);
+  }
+  // Of a weight [all depths, columns].
+  void pack_panel(long panel, const float* weight) const { pack(weight + panel * WIDTH, sources_.size() * depth_, columns_, width_of(panel), packed_.p + panel * panel_size_); }
+  // Of a weight [columns, depth].
+  void pack_panel_transposed(long panel, const float* weight) const { pack_transposed(weight + panel * WIDTH * depth_, depth_, depth_, width_of(panel), packed_.p + panel * panel_size_); }
+  // Plus scale * by, a number for each column and rows like those of the result, where there is a scale.
+  void multiply(long task, const float* scale, const float* by) const {
+    const long wide = round_up(depth_, DEPTH);
     const Rows rows(task * STEPS, std::min((task + 1) * STEPS, rows_));
-    long depths[X];
-    for (long& depth : depths) depth = H_;
-    Scratch operand(MOST_ROWS * wide * X);
+    Scratch operand(MOST_ROWS * wide * sources_.size());
     for (int i = 0; i < rows.tiles; i++) {
       const int height = rows.height(i);
       const long first = rows.begin + rows.start(i);
-      for (int j = 0; j < X; j++)
-        for (int m = 0; m < height; m++) put_row(arrays_.states[j] + (first + m) * H_, 0, H_, operand.p + j * wide * height + m * DEPTH, height);
-      for (long panel = 0; panel < panels; panel++)
-        tile_for(height, columns(panel))(operand.p, X, depths, packed_.p + panel * X * H_ * WIDTH, nullptr, 0, arrays_.y + first * arrays_.O + panel * WIDTH, arrays_.O, columns(panel));
+      for (size_t j = 0; j < sources_.size(); j++)
+        for (int m = 0; m < height; m++) put_row(sources_[j] + (first + m) * depth_, 0, depth_, operand.p + j * wide * height + m * DEPTH, height);
+      for (long k = first * columns_; scale && k < (first + height) * columns_; k += columns_)
+        for (long column = 0; column < columns_; column++) out_[k + column] = scale[column] * by[k + column];
+      for (long panel = 0; panel < panels; panel++) {
+        float* out = out_ + first * columns_ + panel * WIDTH;
+        tile_for(height, width_of(panel))(operand.p, (int)sources_.size(), depths_.data(), packed_.p + panel * panel_size_, scale ? out : nullptr, columns_, out, columns_, width_of(panel));
+      }
     }
   }
 
  private:
-  int columns(long panel) const { return (int)std::min<long>(WIDTH, arrays_.O - panel * WIDTH); }
-  const Arrays& arrays_;
-  const long H_, rows_;
+  int width_of(long panel) const { return (int)std::min<long>(WIDTH, columns_ - panel * WIDTH); }
+  const std::vector<const float*> sources_;
+  const std::vector<long> depths_;
+  const long depth_, rows_, columns_;
+  float* const out_;
 
  public:
   const long panels, tasks;
 
  private:
+  const long panel_size_;
   Scratch packed_;
 };
 
@@ -172,11 +187,10 @@ static void forward(ffi::ThreadPool& threads, const Arrays& arrays) {
   for (float* leaf : arrays.states) in_large_pages(leaf, T * B * H * 4);
   const Split split(arrays.sizes, threads.num_threads());
   const Product inputs(arrays.x, arrays.sizes.I, Cell::PROJECTED ? Z : 0, split);
-  const Outputs outputs(arrays);
-  if (Cell::FINISHED) in_large_pages(arrays.y, T * B * arrays.O * 4);
+  const RowProducts outputs(std::vector<const float*>(arrays.states, arrays.states + X), H, T * B, arrays.y, arrays.O);
   run(threads, multiplications(arrays), {inputs.panels + outputs.panels, split.count, outputs.tasks}, [&](int stage, long id) {
-    if (stage == 0) return id < inputs.panels ? inputs.pack_panel(id, arrays.w_x) : outputs.pack_panel(id - inputs.panels);
-    if (stage == 2) return outputs.multiply(id);
+    if (stage == 0) return id < inputs.panels ? inputs.pack_panel(id, arrays.w_x) : outputs.pack_panel(id - inputs.panels, arrays.w_y);
+    if (stage == 2) return outputs.multiply(id, arrays.scale, arrays.x);
     const Part part = split.part(id);
     const Room room(arrays, split);
     const long row = part.b * H + part.begin;
@@ -267,9 +281,9 @@ class WeightGradient {
 // The gradients of the weights that there are: tasks are numbered over all of them.
 class WeightGradients {
  public:
-  WeightGradients(const Arrays& arrays, const Gradients& gradients) {
+  WeightGradients(const Arrays& arrays, const Gradients& gradients, const float* d_z) {
     const long H = arrays.sizes.H, rows = arrays.sizes.T * arrays.sizes.B;
-    if (Cell::PROJECTED) all_.emplace_back(arrays.x, arrays.sizes.I, gradients.z, Z * H, rows, gradients.w_x, gradients.bias);
+    if (Cell::PROJECTED) all_.emplace_back(arrays.x, arrays.sizes.I, d_z, Z * H, rows, gradients.w_x, gradients.bias);
     for (int j = 0; Cell::FINISHED && j < X; j++)
       all_.emplace_back(arrays.states[j], H, gradients.y, arrays.O, rows, gradients.w_y + j * H * arrays.O, nullptr);
     for (const WeightGradient& each : all_) blocks += each.blocks, panels += each.panels;
@@ -292,18 +306,40 @@ class WeightGradients {
   std::deque<WeightGradient> all_;
 };
 
+// The gradient of the scale, some columns of it: the sum over all rows of d_y * x.
+static void put_d_scale(const Arrays& arrays, const Gradients& gradients, long panel) {
+  const long O = arrays.O, column = panel * WIDTH;
+  const int n = std::min<long>(WIDTH, O - column);
+  V sums[2] = {};
+  for (long row = column; row < arrays.sizes.T * arrays.sizes.B * O; row += O)
+    for (int v = 0; v < 2; v++) sums[v] += load(gradients.y + row + v * LANES, n - v * LANES) * load(arrays.x + row + v * LANES, n - v * LANES);
+  for (int v = 0; v < 2; v++) store(gradients.scale + column + v * LANES, sums[v], n - v * LANES);
+}
+
 static void backward(ffi::ThreadPool& threads, const Arrays& arrays, const Gradients& gradients) {
   const long T = arrays.sizes.T, B = arrays.sizes.B, H = arrays.sizes.H;
-  in_large_pages(gradients.z, T * B * Z * H * 4);
+  Scratch own_d_z(Cell::PROJECTED ? T * B * Z * H : 0);
+  float* const d_z_of_all = Cell::PROJECTED ? own_d_z.p : gradients.x;
+  in_large_pages(d_z_of_all, T * B * Z * H * 4);
   const Split split(arrays.sizes, threads.num_threads());
   const Product inputs(arrays.x, arrays.sizes.I, Cell::PROJECTED ? Z : 0, split), d_outputs(gradients.y, arrays.O, Cell::FINISHED ? X : 0, split);
-  const WeightGradients weights(arrays, gradients);
+  const RowProducts d_inputs({d_z_of_all}, Z * H, T * B, Cell::PROJECTED ? gradients.x : nullptr, arrays.sizes.I);
+  const WeightGradients weights(arrays, gradients, d_z_of_all);
+  const long scale_panels = gradients.scale ? (arrays.O + WIDTH - 1) / WIDTH : 0;
   const long sums_size = (P + 1) * split.wide;
   Scratch sums(split.count * sums_size);
-  run(threads, 2 * multiplications(arrays), {inputs.panels + d_outputs.panels, split.count + weights.blocks, weights.panels}, [&](int stage, long id) {
-    if (stage == 0) return id < inputs.panels ? inputs.pack_panel(id, arrays.w_x) : d_outputs.pack_panel_transposed(id - inputs.panels, arrays.w_y);
+  run(threads, 2 * multiplications(arrays), {inputs.panels + d_outputs.panels + d_inputs.panels, split.count + weights.blocks, weights.panels + scale_panels + d_inputs.tasks}, [&](int stage, long id) {
+    if (stage == 0) {
+      if (id < inputs.panels) return inputs.pack_panel(id, arrays.w_x);
+      id -= inputs.panels;
+      return id < d_outputs.panels ? d_outputs.pack_panel_transposed(id, arrays.w_y) : d_inputs.pack_panel_transposed(id - d_outputs.panels, arrays.w_x);
+    }
     if (stage == 1 && id >= split.count) return weights.pack_left(id - split.count);
-    if (stage == 2) return weights.multiply(id);
+    if (stage == 2) {
+      if (id < weights.panels) return weights.multiply(id);
+      id -= weights.panels;
+      return id < scale_panels ? put_d_scale(arrays, gradients, id) : d_inputs.multiply(id - scale_panels, arrays.scale, gradients.y);
+    }
     const Part part = split.part(id);
     const Room room(arrays, split);
     const long row = part.b * H + part.begin;
@@ -327,7 +363,7 @@ static void backward(ffi::ThreadPool& threads, const Arrays& arrays, const Gradi
         for (int j = 0; j < X; j++) d_h[j] = load(gradients.start[j] + row + u, n);
         for (long t = end - 1; t >= begin; t--) {
           const long tb = t * B + part.b;
-          float* const d_z_of = gradients.z + tb * Z * H + part.begin + u;
+          float* const d_z_of = d_z_of_all + tb * Z * H + part.begin + u;
           for (int j = 0; j < X; j++)
             d_h[j] += Cell::FINISHED ? load(room.d_states() + ((t - begin) * X + j) * split.wide + u) : load(gradients.states[j] + tb * H + part.begin + u, n);
           if (!arrays.flags.takes(tb)) {

@@ -2,7 +2,7 @@
 #pragma once
 #include "linear.h"
 
-// What both calls take: x or z, w_x, bias, w_y, parameters, three flags, the first state, the one of resets.
+// What both calls take: x or z, w_x, bias, w_y, scale, parameters, three flags, the first state, the one of resets.
 static Arrays read(Reader& args, Sizes sizes, long O) {
   Arrays arrays{};
   arrays.sizes = sizes;
@@ -11,6 +11,7 @@ static Arrays read(Reader& args, Sizes sizes, long O) {
   arrays.w_x = args.array();
   arrays.bias = args.array();
   arrays.w_y = args.array();
+  arrays.scale = args.array();
   arrays.params = args.array();
   arrays.flags = {args.array<bool>(), args.array<bool>(), args.array<bool>()};
   for (auto& leaf : arrays.start) leaf = args.array();
@@ -42,10 +43,11 @@ static ffi::Error backward_call(ffi::ThreadPool threads, int64_t T, int64_t B, i
   for (auto& leaf : gradients.states) leaf = reader.array();
   gradients.y = reader.array();
   for (auto& leaf : gradients.last) leaf = reader.array();
-  gradients.z = writer.array();
+  gradients.x = writer.array();
   gradients.w_x = writer.array();
   gradients.bias = writer.array();
   gradients.w_y = writer.array();
+  gradients.scale = writer.array();
   gradients.params = writer.array();
   for (auto& leaf : gradients.start) leaf = writer.array();
   for (auto& leaf : gradients.initial) leaf = writer.array();

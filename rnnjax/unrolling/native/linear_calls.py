@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from rnnjax.cells.cell import Finished, State
 from rnnjax.unrolling.associative import linear_states, read_linear
@@ -28,7 +28,7 @@ class _Operands(NamedTuple):
     Attributes:
       x: the inputs ``[T, B, I]``, or z ``[T, B, n, H]``.
       w_x, bias: what the inputs are projected by, ``[I, n, H]`` and ``[n, H]``.
-      w_y: what the states are multiplied by, ``[leaves, H, O]``.
+      w_y, scale: what the states and the inputs are multiplied by for the outputs, ``[leaves, H, O]`` and ``[O]``.
       params: the parameters that the coefficients read, ``[n, H]``.
       start, initial: leaves ``[B, H]`` of the first state and of the one that resets go to.
     """
@@ -37,6 +37,7 @@ class _Operands(NamedTuple):
     w_x: Array
     bias: Array
     w_y: Array
+    scale: Array
     params: Array
     start: list[Array]
     initial: list[Array]
@@ -64,7 +65,14 @@ class LinearKernel(Kernel):
         return [*ys, *last], states
 
     def gradients(
-        self, cell: Any, arrays: Differentiable, masks: Masks, kept: list[Array], d_outputs: list[Array]
+        self,
+        cell: Any,
+        arrays: Differentiable,
+        masks: Masks,
+        kept: list[Array],
+        d_outputs: list[Array],
+        *,
+        wants_x: bool,
     ) -> Differentiable:
         plan = self.plan
         operands, pull = jax.vjp(lambda arrays: _operands(cell, plan, arrays), arrays)
@@ -74,7 +82,8 @@ class LinearKernel(Kernel):
         d_states, d_y = ([empty] * plan.leaves, over_time[0]) if plan.outputs else (over_time, empty)
         d_last = [leaf.reshape(batch, hidden) for leaf in d_outputs[-plan.leaves :]]
         states = [leaf.reshape(length, batch, hidden) for leaf in kept]
-        return pull(_call_backward(self, operands, flat_masks(arrays, masks), states, [*d_states, d_y, *d_last]))[0]
+        flags, changes = flat_masks(arrays, masks), [*d_states, d_y, *d_last]
+        return pull(_call_backward(self, operands, flags, states, changes, wants_x=wants_x))[0]
 
     def reference(self, cell: Any, arrays: Differentiable, masks: Masks) -> list[Array]:
         z = cell.inputs(arrays.params, arrays.xs) if self.plan.projected else arrays.z
@@ -83,19 +92,18 @@ class LinearKernel(Kernel):
         last = [leaf[-1] for leaf in states]
         if not self.plan.outputs:
             return [*states, *last]
-        w_y = cell.affine_outputs(arrays.params, z)[0]
-        return [sum((leaf @ w for leaf, w in zip(states, w_y)), jnp.zeros((), jnp.float32)), *last]
+        w_y, scale = cell.affine_outputs(arrays.params)
+        added = jnp.zeros((), jnp.float32) if scale is None else scale * arrays.xs
+        return [sum((leaf @ w for leaf, w in zip(states, w_y)), added), *last]
 
 
 def outputs_of(recurrence: Recurrence, plan: LinearPlan, found: list[Array]) -> tuple[Array | Finished, State]:
     """Returns what `Method.run` does from the outputs of a linear cell's kernel."""
-    cell: Any = recurrence.cell
     structure = jax.tree.structure(recurrence.state)
     last = structure.unflatten(found[-plan.leaves :])
-    if not plan.outputs:
-        return read_linear(_IN_ORDER, recurrence, structure.unflatten(found[: plan.leaves])), last
-    added = cell.affine_outputs(recurrence.params, recurrence.steps.z)[1]
-    return Finished(found[0] if added is None else found[0] + added), last
+    if plan.outputs:
+        return Finished(found[0]), last
+    return read_linear(_IN_ORDER, recurrence, structure.unflatten(found[: plan.leaves])), last
 
 
 def _operands(cell: Any, plan: LinearPlan, arrays: Differentiable) -> _Operands:
@@ -113,6 +121,8 @@ def _operands(cell: Any, plan: LinearPlan, arrays: Differentiable) -> _Operands:
         ]
         x = jnp.concatenate([by_unit(leaf, plan.hidden, 2) for leaf in leaves], -2)
 
+    w_y, scale = cell.affine_outputs(arrays.params) if plan.outputs else (None, None)
+
     def rows(tree: Any) -> list[Array]:
         return [leaf.reshape(-1, plan.hidden) for leaf in jax.tree.leaves(tree)]
 
@@ -120,17 +130,13 @@ def _operands(cell: Any, plan: LinearPlan, arrays: Differentiable) -> _Operands:
         x,
         empty if w_x is None else w_x,
         empty if bias is None else bias,
-        _output_weight(cell, arrays) if plan.outputs else empty,
+        empty if w_y is None else w_y,
+        empty if scale is None else scale,
         jnp.concatenate(params) if params else empty,
         rows(arrays.state),
         [empty] * plan.leaves if arrays.initial is None else rows(arrays.initial),
     )
     return vary(operands, varying_axes(arrays))
-
-
-def _output_weight(cell: Any, arrays: Differentiable) -> Float[Array, "n H O"]:
-    z = cell.inputs(arrays.params, arrays.xs) if arrays.z is None else arrays.z
-    return cell.affine_outputs(arrays.params, z)[0]
 
 
 def _read(tree: Any, reads: tuple[bool, ...]) -> list[Array]:
@@ -142,7 +148,7 @@ def _call_forward(
 ) -> tuple[list[Array], list[Array], Array]:
     """Returns the leaves of the states after all steps ``[T, B, H]``, of the last ``[B, H]``, and y ``[T, B, O]``."""
     plan = kernel.plan
-    arguments = alike([*operands[:5], *masks, *operands.start, *operands.initial])
+    arguments = alike([*operands[:6], *masks, *operands.start, *operands.initial])
     length, last = operands.x.shape[0], operands.start[0].shape
     y = (length, last[0], plan.outputs) if plan.outputs else (0,)
     found = _called(kernel.forward, arguments, [*[(length, *last)] * plan.leaves, *[last] * plan.leaves, y], operands)
@@ -150,7 +156,13 @@ def _call_forward(
 
 
 def _call_backward(
-    kernel: LinearKernel, operands: _Operands, masks: list[Array], states: list[Array], changes: list[Array]
+    kernel: LinearKernel,
+    operands: _Operands,
+    masks: list[Array],
+    states: list[Array],
+    changes: list[Array],
+    *,
+    wants_x: bool,
 ) -> _Operands:
     """Returns the gradients of the operands.
 
@@ -160,14 +172,17 @@ def _call_backward(
       masks: likewise.
       states: the states after all steps, that it returned.
       changes: the gradients of what it returned.
+      wants_x: whether that of the inputs is wanted; otherwise it is returned as zeros.
     """
     plan = kernel.plan
-    arguments = alike([*operands[:5], *masks, *operands.start, *operands.initial, *states, *changes])
-    z = (*states[0].shape[:2], plan.entries, plan.hidden)
-    shapes = [z, *(leaf.shape for leaf in (*operands[1:5], *operands.start, *operands.initial))]
-    d_z, d_w_x, d_bias, d_w_y, d_params, *d_states = _called(kernel.backward, arguments, shapes, operands)
-    d_x = jnp.tensordot(d_z, operands.w_x, ((2, 3), (1, 2))) if plan.projected else d_z
-    return _Operands(d_x, d_w_x, d_bias, d_w_y, d_params, d_states[: plan.leaves], d_states[plan.leaves :])
+    arguments = alike([*operands[:6], *masks, *operands.start, *operands.initial, *states, *changes])
+    x = operands.x.shape if wants_x else (0,)
+    shapes = [x, *(leaf.shape for leaf in (*operands[1:6], *operands.start, *operands.initial))]
+    found = _called(kernel.backward, arguments, shapes, operands)
+    d_x, d_w_x, d_bias, d_w_y, d_scale, d_params, *d_states = found
+    d_x = d_x if wants_x else jnp.zeros_like(operands.x)
+    d_start, d_initial = d_states[: plan.leaves], d_states[plan.leaves :]
+    return _Operands(d_x, d_w_x, d_bias, d_w_y, d_scale, d_params, d_start, d_initial)
 
 
 def _called(name: str, arguments: list[Array], shapes: list[tuple[int, ...]], operands: _Operands) -> list[Array]:

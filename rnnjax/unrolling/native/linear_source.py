@@ -64,7 +64,7 @@ def linear_plan_and_source(recurrence: Recurrence) -> tuple[LinearPlan, str]:
     entries = [sum(each) for each in sizes]
     projected = _is_projected(recurrence, entries[1], reads_z)
     leaves = len(jax.tree.leaves(state))
-    outputs = _own_outputs(recurrence, leaves)
+    outputs = _own_outputs(recurrence, leaves, projected=projected)
     plan = LinearPlan(hidden, entries[1], entries[0], leaves, projected, outputs, reads_params, reads_z)
     return plan, _source(plan, forward, backward, [*sizes[0], *sizes[1], *[1] * plan.leaves])
 
@@ -110,13 +110,14 @@ def _is_projected(recurrence: Recurrence, entries: int, reads_z: tuple[bool, ...
     return not any(a and b for a, b in zip(reads_z, read[len(read) - len(reads_z) :]))
 
 
-def _own_outputs(recurrence: Recurrence, leaves: int) -> int:
+def _own_outputs(recurrence: Recurrence, leaves: int, *, projected: bool) -> int:
     """Returns the number of outputs that the kernel computes; 0 where it does not."""
     cell: Any = recurrence.cell
-    if not recurrence.may_finish:
+    found = jax.eval_shape(cell.affine_outputs, recurrence.params) if recurrence.may_finish else None
+    if found is None or found[0].shape[0] != leaves:
         return 0
-    found = jax.eval_shape(cell.affine_outputs, recurrence.params, recurrence.steps.z)
-    return 0 if found is None or found[0].shape[0] != leaves else found[0].shape[-1]
+    # A scale is of inputs, which a kernel that does not project them has not.
+    return found[0].shape[-1] if projected or found[1] is None else 0
 
 
 def _at_one_step(recurrence: Recurrence) -> Any:
