@@ -223,87 +223,93 @@ static void forward(ffi::ThreadPool& threads, const Arrays& arrays) {
   });
 }
 
-// The gradient of a weight: one product of all rows, [features, rows] by [rows, columns], and the sum of the latter.
+// The gradient of a weight: one product of all rows, [features, rows] by [rows, columns], and the sum of the latter. Rows
+// are shared out, and what the shares found is added up in the end.
 class WeightGradient {
  public:
-  static constexpr long DEEP = 256;  // rows that a tile is multiplied by
+  WeightGradient(const float* from, long features, const float* by, long columns, long rows, float* out, float* sums, long threads)
+      : from_(from), by_(by), out_(out), sums_(sums), features_(features), columns_(columns), rows_(rows), shares(std::clamp<long>(rows / DEEP, 1, threads)),
+        size_((features + 1) * columns), partial_((shares - 1) * size_) {}
 
-  WeightGradient(const float* from, long features, const float* by, long columns, long rows, float* out, float* sums)
-      : from_(from), by_(by), out_(out), sums_(sums), features_(features), columns_(columns), rows_(rows), blocks((rows + DEEP - 1) / DEEP),
-        panels((columns + WIDTH - 1) / WIDTH), left_(blocks * DEEP * features), right_(panels * DEEP * WIDTH) {}
+  void multiply(long share) const {
+    float* const out = share ? partial(share) : out_;
+    float* const sums = share ? partial(share) + features_ * columns_ : sums_;
+    const Scratch left(DEEP * features_), right(DEEP * WIDTH);
+    const long first = rows_ * share / shares, end = rows_ * (share + 1) / shares;
+    for (long begin = first; begin < end; begin += DEEP) {
+      const long count = std::min(DEEP, end - begin);
+      pack_left(begin, count, left.p);
+      for (long column = 0; column < columns_; column += WIDTH) multiply(column, begin, count, begin > first, left.p, right.p, out, sums);
+    }
+  }
+  void add_up() const {
+    for (long share = 1; share < shares; share++) {
+      for (long k = 0; k < features_ * columns_; k++) out_[k] += partial(share)[k];
+      for (long k = 0; sums_ && k < columns_; k++) sums_[k] += partial(share)[features_ * columns_ + k];
+    }
+  }
+
+ private:
+  static constexpr long DEEP = 256;  // rows that a tile is multiplied by
+  float* partial(long share) const { return partial_.p + (share - 1) * size_; }
 
   // The left rows as tiles of features, with the rows as their depth.
-  void pack_left(long block) const {
-    const long count = std::min(DEEP, rows_ - block * DEEP);
+  void pack_left(long begin, long count, float* left) const {
     const Rows features(0, features_);
     for (long k = 0; k < count; k++) {
-      const float* from = from_ + (block * DEEP + k) * features_;
+      const float* from = from_ + (begin + k) * features_;
       for (int i = 0; i < features.tiles; i++) {
         const int height = features.height(i);
-        float* to = left_.p + (block * features_ + features.start(i)) * DEEP + k / DEPTH * height * DEPTH + k % DEPTH;
+        float* to = left + features.start(i) * DEEP + k / DEPTH * height * DEPTH + k % DEPTH;
         for (int m = 0; m < height; m++) to[m * DEPTH] = from[features.start(i) + m];
       }
     }
   }
-
-  void multiply(long panel) const {
-    const long column = panel * WIDTH;
+  void multiply(long column, long begin, long count, bool adds, const float* left, float* right, float* out, float* sums) const {
     const int n = std::min<long>(WIDTH, columns_ - column);
     const Rows features(0, features_);
-    float* const right = right_.p + panel * DEEP * WIDTH;
-    V sums[2] = {};
-    for (long block = 0; block < blocks; block++) {
-      const long count = std::min(DEEP, rows_ - block * DEEP);
-      pack(by_ + block * DEEP * columns_ + column, count, columns_, n, right);
-      for (long k = 0; k < count; k++)
-        for (int v = 0; v < width(n) / LANES; v++) sums[v] += *(V*)(right + k * width(n) + v * LANES);
-      for (int i = 0; i < features.tiles; i++) {
-        float* out = out_ + features.start(i) * columns_ + column;
-        tile_for(features.height(i), n)(left_.p + (block * features_ + features.start(i)) * DEEP, 1, &count, right, block ? out : nullptr, columns_, out, columns_, n);
-      }
+    pack(by_ + begin * columns_ + column, count, columns_, n, right);
+    for (int i = 0; i < features.tiles; i++) {
+      float* to = out + features.start(i) * columns_ + column;
+      tile_for(features.height(i), n)(left + features.start(i) * DEEP, 1, &count, right, adds ? to : nullptr, columns_, to, columns_, n);
     }
-    if (sums_)
-      for (int v = 0; v < 2; v++) store(sums_ + column + v * LANES, sums[v], n - v * LANES);
+    for (int v = 0; sums && v < width(n); v += LANES) {
+      V sum = adds ? load(sums + column + v, n - v) : V{};
+      for (long k = 0; k < count; k++) sum += *(V*)(right + k * width(n) + v);
+      store(sums + column + v, sum, n - v);
+    }
   }
 
- private:
   const float *const from_, *const by_;
   float *const out_, *const sums_;
   const long features_, columns_, rows_;
 
  public:
-  const long blocks, panels;
+  const long shares;
 
  private:
-  Scratch left_, right_;
+  const long size_;
+  Scratch partial_;
 };
 
 // The gradients of the weights that there are: tasks are numbered over all of them.
 class WeightGradients {
  public:
-  WeightGradients(const Arrays& arrays, const Gradients& gradients, const float* d_z) {
+  WeightGradients(const Arrays& arrays, const Gradients& gradients, const float* d_z, long threads) {
     const long H = arrays.sizes.H, rows = arrays.sizes.T * arrays.sizes.B;
-    if (Cell::PROJECTED) all_.emplace_back(arrays.x, arrays.sizes.I, d_z, Z * H, rows, gradients.w_x, gradients.bias);
+    if (Cell::PROJECTED) all.emplace_back(arrays.x, arrays.sizes.I, d_z, Z * H, rows, gradients.w_x, gradients.bias, threads);
     for (int j = 0; Cell::FINISHED && j < X; j++)
-      all_.emplace_back(arrays.states[j], H, gradients.y, arrays.O, rows, gradients.w_y + j * H * arrays.O, nullptr);
-    for (const WeightGradient& each : all_) blocks += each.blocks, panels += each.panels;
+      all.emplace_back(arrays.states[j], H, gradients.y, arrays.O, rows, gradients.w_y + j * H * arrays.O, nullptr, threads);
+    for (const WeightGradient& each : all) tasks += each.shares;
   }
-  void pack_left(long block) const {
-    for (const WeightGradient& each : all_) {
-      if (block < each.blocks) return each.pack_left(block);
-      block -= each.blocks;
+  void multiply(long task) const {
+    for (const WeightGradient& each : all) {
+      if (task < each.shares) return each.multiply(task);
+      task -= each.shares;
     }
   }
-  void multiply(long panel) const {
-    for (const WeightGradient& each : all_) {
-      if (panel < each.panels) return each.multiply(panel);
-      panel -= each.panels;
-    }
-  }
-  long blocks = 0, panels = 0;
-
- private:
-  std::deque<WeightGradient> all_;
+  long tasks = 0;
+  std::deque<WeightGradient> all;
 };
 
 // The gradient of the scale, some columns of it: the sum over all rows of d_y * x.
@@ -324,22 +330,22 @@ static void backward(ffi::ThreadPool& threads, const Arrays& arrays, const Gradi
   const Split split(arrays.sizes, threads.num_threads());
   const Product inputs(arrays.x, arrays.sizes.I, Cell::PROJECTED ? Z : 0, split), d_outputs(gradients.y, arrays.O, Cell::FINISHED ? X : 0, split);
   const RowProducts d_inputs({d_z_of_all}, Z * H, T * B, Cell::PROJECTED ? gradients.x : nullptr, arrays.sizes.I);
-  const WeightGradients weights(arrays, gradients, d_z_of_all);
+  const WeightGradients weights(arrays, gradients, d_z_of_all, threads.num_threads());
   const long scale_panels = gradients.scale ? (arrays.O + WIDTH - 1) / WIDTH : 0;
   const long sums_size = (P + 1) * split.wide;
   Scratch sums(split.count * sums_size);
-  run(threads, 2 * multiplications(arrays), {inputs.panels + d_outputs.panels + d_inputs.panels, split.count + weights.blocks, weights.panels + scale_panels + d_inputs.tasks}, [&](int stage, long id) {
+  run(threads, 2 * multiplications(arrays), {inputs.panels + d_outputs.panels + d_inputs.panels, split.count, weights.tasks + scale_panels + d_inputs.tasks, (long)weights.all.size()}, [&](int stage, long id) {
     if (stage == 0) {
       if (id < inputs.panels) return inputs.pack_panel(id, arrays.w_x);
       id -= inputs.panels;
       return id < d_outputs.panels ? d_outputs.pack_panel_transposed(id, arrays.w_y) : d_inputs.pack_panel_transposed(id - d_outputs.panels, arrays.w_x);
     }
-    if (stage == 1 && id >= split.count) return weights.pack_left(id - split.count);
     if (stage == 2) {
-      if (id < weights.panels) return weights.multiply(id);
-      id -= weights.panels;
+      if (id < weights.tasks) return weights.multiply(id);
+      id -= weights.tasks;
       return id < scale_panels ? put_d_scale(arrays, gradients, id) : d_inputs.multiply(id - scale_panels, arrays.scale, gradients.y);
     }
+    if (stage == 3) return weights.all[id].add_up();
     const Part part = split.part(id);
     const Room room(arrays, split);
     const long row = part.b * H + part.begin;
