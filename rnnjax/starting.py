@@ -1,13 +1,20 @@
-"""Makes Ctrl-C end a command at once, as SIGTERM does, until training installs its own handlers for both.
+"""What a command sets in Python before it imports anything that takes long; a program of the user's own is left alone.
 
-Otherwise Python raises `KeyboardInterrupt` anywhere: during imports, where it cannot be turned into a message, or in
-callbacks of the garbage collector, such as JAX's, where it is printed and ignored.
+Ctrl-C ends it at once, as SIGTERM does, until training installs its own handlers for both. Otherwise Python raises
+`KeyboardInterrupt` anywhere: during imports, where it cannot be turned into a message, or in callbacks of the garbage
+collector, such as JAX's, where it is printed and ignored.
+
+Garbage is collected rarely: importing makes hundreds of thousands of objects that stay, which Python would look through
+many times.
 """
 
+import gc
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import PurePath
+
+_NEW_OBJECTS = 50_000  # from one collection to the next; Python's default is 700
 
 
 def is_command(argv: Sequence[str], original: Sequence[str]) -> bool:
@@ -31,3 +38,4 @@ def end_at_once_by_ctrl_c() -> None:
 
 if is_command(sys.argv, sys.orig_argv):
     end_at_once_by_ctrl_c()
+    gc.set_threshold(_NEW_OBJECTS)
