@@ -14,12 +14,11 @@ from jax.sharding import Mesh
 from rnnjax.backend import asks_after_each_step
 from rnnjax.config import TrainConfig
 from rnnjax.errors import require
-from rnnjax.optimizer import Optimizer
+from rnnjax.optimizer import Optimizer, build_optimizer
 from rnnjax.parallel.mesh import BATCH, filled_batch
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import epoch_orders, training_schedule
 from rnnjax.training.feeds import Traced, training_feed
-from rnnjax.training.frozen import run_optimizer
 from rnnjax.training.program import TrainProgram
 from rnnjax.training.split_evaluation import Evaluator
 from rnnjax.training.state import TrainState, first_runs, only_run, padded_runs
@@ -105,7 +104,8 @@ class Engine:
 
     def optimizer(self, traced: Any = None) -> Optimizer:
         """Returns the optimiser of a run, with its values of the traced fields in place of the config's."""
-        return run_optimizer(self.config, self.schedule.steps, self.schedule.epoch_steps, traced)
+        config, schedule = self.config, self.schedule
+        return build_optimizer(config.optimizer, schedule.steps, schedule.epoch_steps, traced, config.frozen)
 
 
 def knows_counts(config: TrainConfig) -> bool:

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from rnnjax.config import TrainConfig
 from rnnjax.config_group import to_dict
+from rnnjax.optimizer import build_optimizer, check_frozen
 from rnnjax.parallel.mesh import BATCH, batch_mesh, filled_batch
 from rnnjax.tasks.task import Task
 from rnnjax.training.ancestor import Ancestor
@@ -23,7 +24,6 @@ from rnnjax.training.directory.run_checkpoints import open_checkpoints
 from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.directory.summary import summarise
 from rnnjax.training.engine import Engine
-from rnnjax.training.frozen import check_frozen, run_optimizer
 from rnnjax.training.interruption import StopRequest
 from rnnjax.training.log_window import LogWindow, steps_in
 from rnnjax.training.progress import Progress
@@ -71,7 +71,7 @@ def _train(
     started = time.perf_counter()
     sinks = Sinks(run.append_metrics, followers(config.sinks) if run.writes else {})
     schedule = training_schedule(task, config)
-    optimizer = run_optimizer(config, schedule.steps, schedule.epoch_steps)
+    optimizer = build_optimizer(config.optimizer, schedule.steps, schedule.epoch_steps, frozen=config.frozen)
     require_room(task, optimizer)
     check_frozen(config.frozen, shapes(task))
     if ancestor is not None:

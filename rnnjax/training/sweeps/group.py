@@ -14,6 +14,7 @@ from jaxtyping import Int
 
 from rnnjax.config_group import to_dict
 from rnnjax.files import is_number
+from rnnjax.optimizer import build_optimizer, check_frozen
 from rnnjax.parallel.mesh import RUNS
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import TrainingSchedule, training_schedule
@@ -22,7 +23,6 @@ from rnnjax.training.directory.checkpoint import Checkpoints, Origin, Unfinished
 from rnnjax.training.directory.model_file import shapes
 from rnnjax.training.directory.run_directory import RunDirectory, config_digest
 from rnnjax.training.engine import Engine, Runs
-from rnnjax.training.frozen import check_frozen, run_optimizer
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow, steps_in
 from rnnjax.training.progress import Progress
@@ -62,7 +62,8 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
     started = time.perf_counter()
     config, runs = group.config, Runs([run.seed for run in group.runs], group.traced_values())
     schedule = training_schedule(task, config)
-    require_room(task, run_optimizer(config, schedule.steps, schedule.epoch_steps), len(group.runs))
+    optimizer = build_optimizer(config.optimizer, schedule.steps, schedule.epoch_steps, frozen=config.frozen)
+    require_room(task, optimizer, len(group.runs))
     check_frozen(config.frozen, shapes(task))
     engine = Engine(task, config, group.mesh(), runs)
     directory.claim(group.as_dict())
