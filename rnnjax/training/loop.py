@@ -14,7 +14,6 @@ from rnnjax.optimizer import build_optimizer, check_frozen
 from rnnjax.parallel.mesh import BATCH, batch_mesh, filled_batch
 from rnnjax.tasks.task import Task
 from rnnjax.training.ancestor import Ancestor
-from rnnjax.training.batches import left_out, training_schedule
 from rnnjax.training.calls import Beginning, train_and_test
 from rnnjax.training.devices import choose
 from rnnjax.training.directory.checkpoint import Checkpoints, Unfinished
@@ -23,7 +22,7 @@ from rnnjax.training.directory.model_file import model_file, shapes
 from rnnjax.training.directory.run_checkpoints import open_checkpoints
 from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.directory.summary import summarise
-from rnnjax.training.engine import Engine
+from rnnjax.training.engine import Engine, training_schedule
 from rnnjax.training.interruption import StopRequest
 from rnnjax.training.log_window import LogWindow, steps_in
 from rnnjax.training.progress import Progress
@@ -120,7 +119,8 @@ def _train(
 
 def log_uneven_batches(task: Task, batch_size: int, mesh: Mesh) -> None:
     """Logs how many examples each epoch leaves out, and how batches are padded for the devices."""
-    count, padded_size = left_out(task, batch_size), filled_batch(mesh, batch_size)
+    count = sum(len(group) % batch_size for group in task.groups("train"))
+    padded_size = filled_batch(mesh, batch_size)
     if count:
         which = "the same" if task.ordered else "different ones"
         _log.info(

@@ -15,14 +15,13 @@ from jaxtyping import Int
 from rnnjax.config_group import to_dict
 from rnnjax.files import is_number
 from rnnjax.optimizer import build_optimizer, check_frozen
-from rnnjax.parallel.mesh import RUNS
+from rnnjax.parallel.mesh import RUNS, padded_runs
 from rnnjax.tasks.task import Task
-from rnnjax.training.batches import TrainingSchedule, training_schedule
 from rnnjax.training.calls import Beginning, train_and_test
 from rnnjax.training.directory.checkpoint import Checkpoints, Origin, Unfinished
 from rnnjax.training.directory.model_file import shapes
 from rnnjax.training.directory.run_directory import RunDirectory, config_digest
-from rnnjax.training.engine import Engine, Runs
+from rnnjax.training.engine import Engine, Runs, TrainingSchedule, training_schedule
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow, steps_in
 from rnnjax.training.progress import Progress
@@ -31,7 +30,6 @@ from rnnjax.training.sinks.sink import Sinks
 from rnnjax.training.state import (
     from_items,
     initial_train_state,
-    padded_runs,
     place_states,
     require_room,
     stack,

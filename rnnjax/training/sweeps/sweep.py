@@ -13,10 +13,10 @@ from rnnjax.files import read_json, write_json
 from rnnjax.machine import device_name, git_commit, versions
 from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Task
-from rnnjax.training.batches import training_schedule
 from rnnjax.training.directory.finding import RESULTS
 from rnnjax.training.directory.lock import locked
 from rnnjax.training.directory.run_directory import RunDirectory
+from rnnjax.training.engine import training_schedule
 from rnnjax.training.interruption import StopRequest
 from rnnjax.training.sinks.named import followers
 from rnnjax.training.sweeps.best import KEPT, score_of
