@@ -104,7 +104,7 @@ def _train(
     summary = summarise(
         task,
         run.metrics(),
-        mesh,
+        mesh.size,
         seconds=seconds,
         seconds_to_first_step=max(engine.steps.ready - started, 0.0),  # 0 if no step was left
         steps_per_second=(schedule.steps - begin.step) / step_seconds,

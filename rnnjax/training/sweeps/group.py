@@ -36,7 +36,7 @@ from rnnjax.training.state import (
 )
 from rnnjax.training.sweeps.best import KEPT, BestParams, Ended, items_of_runs, kept, no_best_params, write_run
 from rnnjax.training.sweeps.grid import Group
-from rnnjax.training.sweeps.group_record import GroupRecord
+from rnnjax.training.sweeps.group_record import GroupRecord, RowsByRun
 from rnnjax.unrolling.auto import using
 
 _log = logging.getLogger(__name__)
@@ -79,17 +79,18 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
         "compile_seconds": round(engine.steps.compile_seconds, 3),
         "steps_per_second": round(len(group.runs) * (schedule.steps - begin.step) / max(trained.step_seconds, 1e-9), 3),
     }
-    write_to_sinks(group, directory)
-    results = record.results()
+    rows = record.rows_by_run()
+    write_to_sinks(group, directory, rows)
+    results = record.results(rows)
     kept_runs = write_kept(
-        record, results, schedule, trained.states.params, times, engine.mesh.size // engine.mesh.shape[RUNS]
+        record, rows, results, schedule, trained.states.params, times, engine.mesh.size // engine.mesh.shape[RUNS]
     )
     directory.write_summary({"runs": results, "kept": kept_runs, "devices": engine.mesh.size, **times})
     # With its summary a group is complete, and never resumed.
     shutil.rmtree(directory.checkpoints, ignore_errors=True)
 
 
-def write_to_sinks(group: Group, directory: RunDirectory) -> None:
+def write_to_sinks(group: Group, directory: RunDirectory, rows: RowsByRun) -> None:
     """Writes the lines of every run of a group to TensorBoard and the sinks of its config, each as a run of its own.
 
     When the group is trained, since thousands of runs may be trained at once; before its summary, without which a
@@ -98,10 +99,8 @@ def write_to_sinks(group: Group, directory: RunDirectory) -> None:
     Args:
       group: the runs.
       directory: of the group; a run's own is ``sinks/NUMBER`` in it.
+      rows: the lines of every run.
     """
-    rows: dict[int, list[dict[str, Any]]] = {run.number: [] for run in group.runs}
-    for row in directory.metrics():
-        rows[row["run"]].append(row)
     for run in group.runs:
         config = to_dict(run.config) | {"sweep": {"run": run.number, "values": run.values}}
         with Sinks(lambda rows: None, followers(group.config.sinks)) as sinks:
@@ -110,6 +109,7 @@ def write_to_sinks(group: Group, directory: RunDirectory) -> None:
 
 def write_kept(
     record: GroupRecord,
+    rows: RowsByRun,
     results: Sequence[Mapping[str, Any]],
     schedule: TrainingSchedule,
     params: Any,
@@ -120,6 +120,7 @@ def write_kept(
 
     Args:
       record: of the group.
+      rows: the lines of every run.
       results: of its runs.
       schedule: of each run.
       params: the parameters of all runs after the last step, each leaf ``[padded, ...]``.
@@ -128,7 +129,7 @@ def write_kept(
     """
     if record.best is None:
         return []
-    rows, chosen = record.rows_by_run(), kept(record.group, record.best, results)
+    chosen = kept(record.group, record.best, results)
     for index in chosen:
         run = record.group.runs[index]
         last = jax.tree.map(lambda leaf, index=index: np.asarray(np.asarray(leaf)[index]), params)
