@@ -14,13 +14,14 @@ from jax.sharding import Mesh
 from rnnjax.backend import asks_after_each_step
 from rnnjax.config import TrainConfig
 from rnnjax.errors import require
-from rnnjax.optimizer import Optimizer, build_optimizer
+from rnnjax.optimizer import Optimizer, build_optimizer, check_frozen
 from rnnjax.parallel.mesh import BATCH, filled_batch, padded_runs
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import ResidentFeed, SentFeed, Traced, epoch_orders
+from rnnjax.training.directory.model_file import shapes
 from rnnjax.training.program import TrainProgram
 from rnnjax.training.split_evaluation import Evaluator
-from rnnjax.training.state import TrainState, first_runs, only_run
+from rnnjax.training.state import TrainState, first_runs, only_run, require_room
 
 _MOST_STEPS = 2**31  # steps are counted in 32 bits
 
@@ -81,6 +82,30 @@ def epoch_steps(task: Task, batch_size: int) -> int:
         fits = batch_size <= len(group)
         require(fits, f"batch_size is {batch_size}, but there are {len(group)} training examples{where}; lower it")
     return sum(len(group) // batch_size for group in groups)
+
+
+def run_optimizer(config: TrainConfig, schedule: TrainingSchedule, traced: Any = None) -> Optimizer:
+    """Returns the optimiser of a run, with its values of the traced fields in place of the config's."""
+    return build_optimizer(config.optimizer, schedule.steps, schedule.epoch_steps, traced, config.frozen)
+
+
+def plan(task: Task, config: TrainConfig, runs: int = 1) -> tuple[TrainingSchedule, Optimizer]:
+    """Returns the schedule and the optimiser of a run, once it is seen that runs of this config can be trained.
+
+    Args:
+      task: the task.
+      config: of the runs.
+      runs: how many are trained together.
+
+    Raises:
+      ConfigError: as `training_schedule`, if their states need more memory than there is, or for a pattern of frozen
+        parameters that fits none or all.
+    """
+    schedule = training_schedule(task, config)
+    optimizer = run_optimizer(config, schedule)
+    require_room(task, optimizer, runs)
+    check_frozen(config.frozen, shapes(task))
+    return schedule, optimizer
 
 
 class Runs(NamedTuple):
@@ -161,9 +186,8 @@ class Engine:
         )
 
     def optimizer(self, traced: Any = None) -> Optimizer:
-        """Returns the optimiser of a run, with its values of the traced fields in place of the config's."""
-        config, schedule = self.config, self.schedule
-        return build_optimizer(config.optimizer, schedule.steps, schedule.epoch_steps, traced, config.frozen)
+        """Returns the optimiser of a run, as `run_optimizer`."""
+        return run_optimizer(self.config, self.schedule, traced)
 
 
 def knows_counts(config: TrainConfig) -> bool:

@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 
 from rnnjax.config import TrainConfig
 from rnnjax.config_group import to_dict
-from rnnjax.optimizer import build_optimizer, check_frozen
 from rnnjax.parallel.mesh import BATCH, batch_mesh, filled_batch
 from rnnjax.tasks.task import Task
 from rnnjax.training.ancestor import Ancestor
@@ -18,11 +17,11 @@ from rnnjax.training.calls import Beginning, train_and_test
 from rnnjax.training.devices import choose
 from rnnjax.training.directory.checkpoint import Checkpoints, Unfinished
 from rnnjax.training.directory.histograms import histograms_until
-from rnnjax.training.directory.model_file import model_file, shapes
+from rnnjax.training.directory.model_file import model_file
 from rnnjax.training.directory.run_checkpoints import open_checkpoints
 from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.directory.summary import summarise
-from rnnjax.training.engine import Engine, training_schedule
+from rnnjax.training.engine import Engine, plan
 from rnnjax.training.interruption import StopRequest
 from rnnjax.training.log_window import LogWindow, steps_in
 from rnnjax.training.progress import Progress
@@ -35,7 +34,6 @@ from rnnjax.training.state import (
     from_items,
     initial_train_state,
     place_state,
-    require_room,
 )
 from rnnjax.unrolling.auto import using
 
@@ -69,10 +67,7 @@ def _train(
 ) -> dict[str, Any]:
     started = time.perf_counter()
     sinks = Sinks(run.append_metrics, followers(config.sinks) if run.writes else {})
-    schedule = training_schedule(task, config)
-    optimizer = build_optimizer(config.optimizer, schedule.steps, schedule.epoch_steps, frozen=config.frozen)
-    require_room(task, optimizer)
-    check_frozen(config.frozen, shapes(task))
+    schedule, optimizer = plan(task, config)
     if ancestor is not None:
         ancestor.check(task, config)
     known = run.choice() or (ancestor.choice() if ancestor is not None else None)

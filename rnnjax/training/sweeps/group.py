@@ -14,14 +14,12 @@ from jaxtyping import Int
 
 from rnnjax.config_group import to_dict
 from rnnjax.files import is_number
-from rnnjax.optimizer import build_optimizer, check_frozen
 from rnnjax.parallel.mesh import RUNS, padded_runs
 from rnnjax.tasks.task import Task
 from rnnjax.training.calls import Beginning, train_and_test
 from rnnjax.training.directory.checkpoint import Checkpoints, Origin, Unfinished
-from rnnjax.training.directory.model_file import shapes
 from rnnjax.training.directory.run_directory import RunDirectory, config_digest
-from rnnjax.training.engine import Engine, Runs, TrainingSchedule, training_schedule
+from rnnjax.training.engine import Engine, Runs, TrainingSchedule, plan
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow, steps_in
 from rnnjax.training.progress import Progress
@@ -31,7 +29,6 @@ from rnnjax.training.state import (
     from_items,
     initial_train_state,
     place_states,
-    require_room,
     stack,
 )
 from rnnjax.training.sweeps.best import KEPT, BestParams, Ended, items_of_runs, kept, no_best_params, write_run
@@ -59,10 +56,7 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
         raise Interrupted(f"stopped by {stop.signal} between two groups")
     started = time.perf_counter()
     config, runs = group.config, Runs([run.seed for run in group.runs], group.traced_values())
-    schedule = training_schedule(task, config)
-    optimizer = build_optimizer(config.optimizer, schedule.steps, schedule.epoch_steps, frozen=config.frozen)
-    require_room(task, optimizer, len(group.runs))
-    check_frozen(config.frozen, shapes(task))
+    schedule, _ = plan(task, config, len(group.runs))
     engine = Engine(task, config, group.mesh(), runs)
     directory.claim(group.as_dict())
     origin = Origin(config_digest(group.as_dict()), task.data.checksum)
