@@ -19,9 +19,9 @@ from rnnjax.data.dataset import Arrays
 from rnnjax.optimizer import build_optimizer
 from rnnjax.parallel.mesh import batch_mesh, device_counts, filled_batch
 from rnnjax.tasks.task import Task
-from rnnjax.training.batches import Order, epoch_orders, epoch_steps
+from rnnjax.training.batches import Order, ResidentFeed, epoch_orders
 from rnnjax.training.directory.choice import Choice
-from rnnjax.training.feeds import training_feed
+from rnnjax.training.engine import epoch_steps
 from rnnjax.training.program import TrainProgram
 from rnnjax.training.state import as_only_run, initial_train_state, place_state
 from rnnjax.training.step_seconds import step_seconds
@@ -56,7 +56,8 @@ def epoch_call(task: Task, config: TrainConfig, method: Method | None, steps: in
     optimizer = build_optimizer(config.optimizer, epoch * config.epochs, epoch)
     devices = device_counts(config.parallel.batch, config.batch_size)[0]
     mesh = batch_mesh(str(devices), config.batch_size, config.parallel.layers, config.parallel.time)
-    order = jax.tree.map(lambda leaf: leaf[:, :steps], epoch_orders(mesh, task, [config.seed], config.batch_size)(0))
+    filled = filled_batch(mesh, config.batch_size)
+    order = jax.tree.map(lambda leaf: leaf[:, :steps], epoch_orders(task, [config.seed], config.batch_size, filled)(0))
     return _call(task, config, optimizer, mesh, order, method)
 
 
@@ -86,7 +87,7 @@ def _call(
     method: Method | None,
 ) -> Callable[[], Any]:
     """Returns a call of one program, of an order's steps from the state that the last call left; it returns losses."""
-    feed = training_feed(mesh, training_examples(task), config.batch_size, resident=True)
+    feed = ResidentFeed(mesh, training_examples(task), config.batch_size)
     program = TrainProgram(task, lambda _: optimizer, mesh, feed, map=config.parallel.map)
     states = as_only_run(mesh, place_state(mesh, initial_train_state(task, optimizer)(config.seed)))
 

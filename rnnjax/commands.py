@@ -26,6 +26,7 @@ from rnnjax.errors import (
     TrainingError,
     first_line,
 )
+from rnnjax.starting import end_with
 from rnnjax.training.directory.trust import TRUST
 
 _log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def end(code: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    sys.exit(code)
+    end_with(code)
 
 
 _MEMORY = "the memory is exhausted ({}); choose a smaller batch_size, a smaller model or shorter sequences"

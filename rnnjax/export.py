@@ -165,7 +165,7 @@ def _write_stablehlo(run: Any, out: Path) -> list[Path]:
 
 def _signature(program: Any) -> dict[str, Any]:
     """Returns the arguments and results of a program by their paths, such as ``{"2.h": "float32[B,8]"}``."""
-    from rnnjax.interop.named_arrays import by_path
+    from rnnjax.leaf_paths import by_path
 
     args, _ = jax.tree.unflatten(program.in_tree, program.in_avals)
     results = jax.tree.unflatten(program.out_tree, program.out_avals)

@@ -1,15 +1,20 @@
-"""Optimisers and learning-rate schedules of optax: their config, and building them from it."""
+"""Optimisers and learning-rate schedules of optax: their config, building them from it, and what they leave frozen."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Hashable, Mapping
 from typing import Any
 
+import jax
 import optax
 
 from rnnjax.config_group import ConfigGroup
 from rnnjax.errors import require
+from rnnjax.leaf_paths import by_path, in_model, path_of
+
+_MOST_SHOWN = 12  # paths in a message
 
 
 @dataclasses.dataclass
@@ -73,7 +78,11 @@ class Optimizer(optax.GradientTransformation):
 
 
 def build_optimizer(
-    config: OptimizerConfig, steps: int, epoch_steps: int | None = None, traced: Mapping[str, Any] | None = None
+    config: OptimizerConfig,
+    steps: int,
+    epoch_steps: int | None = None,
+    traced: Mapping[str, Any] | None = None,
+    frozen: str = "",
 ) -> Optimizer:
     """Returns the optimiser for a run.
 
@@ -83,6 +92,8 @@ def build_optimizer(
       epoch_steps: number of steps of an epoch; None takes that of the run.
       traced: values, by field, that replace the config's own and are not checked. They may be traced arrays, so that
         one compiled program serves runs of different values.
+      frozen: a regular expression of the paths of parameters that stay as they are; none where it is empty. Their
+        gradients count for no norm, and there is no optimiser's state of them.
 
     Raises:
       ConfigError: for an unknown name, a field that the optimiser does not have, or a rate that is not positive.
@@ -96,7 +107,36 @@ def build_optimizer(
     optimizer = make(schedule, **options)
     if config.clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
-    return Optimizer(optimizer, schedule)
+    return Optimizer(_leaving(frozen, optimizer) if frozen else optimizer, schedule)
+
+
+def _leaving(frozen: str, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    def labels(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda keys, _: "frozen" if _is_frozen(frozen, in_model(path_of(keys))) else "trained", params
+        )
+
+    kinds: dict[Hashable, Any] = {"trained": optimizer, "frozen": optax.set_to_zero()}
+    return optax.multi_transform(kinds, labels)
+
+
+def _is_frozen(pattern: str, path: str) -> bool:
+    """Says whether the whole path of a parameter matches a pattern."""
+    return re.fullmatch(pattern, path) is not None
+
+
+def check_frozen(pattern: str, params: Any) -> None:
+    """Raises `ConfigError` for a pattern that matches no parameter, or leaves none to train; it names the parameters.
+
+    Args:
+      pattern: a regular expression; nothing is frozen where it is empty.
+      params: the parameters, or their shapes.
+    """
+    paths = list(map(in_model, by_path(params)))
+    shown = ", ".join(paths[:_MOST_SHOWN]) + (", ..." if len(paths) > _MOST_SHOWN else "")
+    frozen = [path for path in paths if _is_frozen(pattern, path)] if pattern else []
+    require(not pattern or bool(frozen), f"frozen = {pattern!r} matches none of the parameters, which are {shown}")
+    require(len(frozen) < len(paths), f"frozen = {pattern!r} leaves no parameter to be trained of {shown}")
 
 
 def _check_optimizer(config: OptimizerConfig) -> None:

@@ -120,7 +120,7 @@ def new_figure(width: float, height: float, *, title: str = "") -> tuple[Any, An
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure((width, height), layout="constrained")
+    figure = Figure((width, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_title(title, fontsize=11, parse_math=False)
@@ -131,6 +131,6 @@ def save_figure(figure: Any, path: Path) -> None:
     """Writes a figure, and creates its directory if needed; if that fails, it logs a warning."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110)
+        figure.canvas.print_png(path)  # `savefig` would draw it twice, to the same file
     except OSError as error:
         _log.warning("the plot %s cannot be written (%s)", path, error.strerror)

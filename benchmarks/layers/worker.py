@@ -95,8 +95,8 @@ def build(shape: Shape, program: Program, devices: int) -> Callable[[], Any]:
 
     import rnnjax
     from benchmarks.subjects import mean_square
-    from rnnjax.parallel.batch import sum_over
     from rnnjax.parallel.layers import Wavefront
+    from rnnjax.parallel.mapping import sum_over
     from rnnjax.parallel.mesh import BATCH, LAYERS
 
     stack = rnnjax.Stack((getattr(rnnjax, shape.cell)(shape.hidden),) * shape.layers)

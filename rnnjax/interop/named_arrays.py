@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.interop.variables import names_in_short
+from rnnjax.leaf_paths import by_path
 
 
 def to_arrays(params: Any) -> dict[str, np.ndarray]:
@@ -26,12 +27,6 @@ def to_arrays(params: Any) -> dict[str, np.ndarray]:
       {'0.w_x': (3, 3, 8), '1.w_x': (8, 3, 8)}
     """
     return {name: np.array(leaf) for name, leaf in by_path(params).items()}
-
-
-def by_path(tree: Any) -> dict[str, Any]:
-    """Returns the leaves of a tree by their paths."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def from_arrays(like: Any, arrays: Mapping[str, Any]) -> Any:

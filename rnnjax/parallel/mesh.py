@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, PyTree, Shaped
+from jaxtyping import Array, Int, PyTree, Shaped
 
 from rnnjax.backend import device_takes_all_cores
 from rnnjax.errors import ConfigError
@@ -131,6 +131,14 @@ def filled_batch(mesh: Mesh, batch_size: int) -> int:
     """Returns the size of a batch that is padded until it divides evenly over the devices of the mesh."""
     devices = mesh.shape[BATCH]
     return math.ceil(batch_size / devices) * devices
+
+
+def padded_runs(mesh: Mesh, runs: int) -> Int[np.ndarray, " padded"]:
+    """Returns the numbers of the runs, the last repeated until they divide over the devices; copies are discarded."""
+    devices = mesh.shape[RUNS]
+    count = math.ceil(runs / devices) * devices
+    # All devices compute the same number of runs.
+    return np.minimum(np.arange(count), runs - 1)
 
 
 def place(

@@ -82,7 +82,8 @@ class Task(task.Task):
 
     def plots(self, params: Any, directory: Path) -> None:
         test = self.data.splits["test"]
-        predicted = jax.jit(self.predict)(params, {"image": test["image"][:1000]}).argmax(-1)
+        scores = jax.jit(self.predict)(params, {"image": test["image"][:1000]})
+        predicted = np.asarray(scores).argmax(-1)  # which is read one by one
         wrong = [i for i in range(len(predicted)) if predicted[i] != test["label"][i]][:25]
         titles = [f"{test['label'][i]} read as {predicted[i]}" for i in wrong]
         about = "Digits of the test split that are misread, the first 25 at most"

@@ -182,6 +182,12 @@ class Task:
         """Returns the number N of examples in a split."""
         return len(next(iter(self.data.splits[split].values())))
 
+    def groups(self, split: str) -> list[Int[np.ndarray, " n"]]:
+        """Returns the groups of examples of a split that can be in the same batch: those of each bucket, or all."""
+        if self.buckets is None:
+            return [np.arange(self.examples(split))]
+        return [np.flatnonzero(self.buckets.of[split] == bucket) for bucket in range(len(self.buckets.widths))]
+
     def with_data(self, data: DataSet) -> Self:
         """Returns the same task with another data set."""
         other = copy.copy(self)

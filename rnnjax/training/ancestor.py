@@ -16,7 +16,6 @@ from rnnjax.data.dataset import NO_DATA
 from rnnjax.errors import CheckpointError, ConfigError, DataError, require
 from rnnjax.parallel.agreement import in_all_processes
 from rnnjax.tasks.task import Kept, Task
-from rnnjax.training.batches import epoch_steps
 from rnnjax.training.directory.checkpoint import ITEMS, Checkpoints
 from rnnjax.training.directory.choice import Choice
 from rnnjax.training.directory.finding import find_run
@@ -26,6 +25,7 @@ from rnnjax.training.directory.run_checkpoints import open_checkpoints
 from rnnjax.training.directory.run_directory import RunDirectory, config_digest
 from rnnjax.training.directory.summary import is_summary
 from rnnjax.training.directory.trust import TRUST
+from rnnjax.training.engine import epoch_steps
 from rnnjax.training.evaluation import run_config
 from rnnjax.training.state import TrainState, as_items, from_items
 

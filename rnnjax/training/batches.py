@@ -1,68 +1,30 @@
-"""How a run is divided into epochs, calls and batches, and the order of examples in these."""
+"""The batches of a run: which examples each has, and how they reach the devices, where a split stays or is sent."""
 
 from __future__ import annotations
 
+import abc
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, Shaped
 
-from rnnjax.config import TrainConfig
-from rnnjax.errors import require
-from rnnjax.parallel.mesh import filled_batch
-from rnnjax.tasks.task import Task
+from rnnjax.data.dataset import Arrays
+from rnnjax.parallel.mesh import BATCH, EVERYWHERE, RUNS, filled_batch, place
+from rnnjax.tasks.task import Batch, Task
 
-_MOST_STEPS = 2**31  # steps are counted in 32 bits
+EACH_RUN = PartitionSpec(RUNS)  # [runs, ...]
+STEPS = PartitionSpec(None, BATCH)  # [steps, batch, ...]
+STEPS_OF_EACH = PartitionSpec(RUNS, None, BATCH)  # [runs, steps, batch, ...]
+CALL_INPUTS = (EACH_RUN, EVERYWHERE, PartitionSpec(BATCH), STEPS_OF_EACH, EACH_RUN)
+_FEWEST_BATCHES = 8  # that a call is padded to when the host sends them
 
-
-class TrainingSchedule(NamedTuple):
-    """How a run is divided into epochs and calls.
-
-    Attributes:
-      epoch_steps: steps in an epoch.
-      epochs: number of epochs.
-      call_steps: most steps in a call.
-      evaluate_every: epochs from one evaluation to the next.
-    """
-
-    epoch_steps: int
-    epochs: int
-    call_steps: int
-    evaluate_every: int
-
-    @property
-    def steps(self) -> int:
-        """Steps of the whole run."""
-        return self.epoch_steps * self.epochs
-
-    def evaluates_at(self, step: int) -> bool:
-        """Says whether the validation split is evaluated after `step` steps of the run."""
-        epoch, rest = divmod(step, self.epoch_steps)
-        return step > 0 and rest == 0 and (epoch % self.evaluate_every == 0 or epoch == self.epochs)
-
-    def most_steps_after(self, step: int) -> int:
-        """Returns the most steps that the call after `step` steps may take: it must not go beyond the epoch."""
-        return min(self.call_steps, self.epoch_steps - step % self.epoch_steps)
-
-
-def training_schedule(task: Task, config: TrainConfig) -> TrainingSchedule:
-    """Returns the numbers of epochs and steps of a run.
-
-    Raises:
-      ConfigError: if there are fewer examples than one batch takes, or more steps than can be counted.
-    """
-    steps = epoch_steps(task, config.batch_size)
-    require(
-        steps * config.epochs < _MOST_STEPS,
-        f"a run has at most {_MOST_STEPS - 1} steps, and {config.epochs} epochs of {steps} are more; lower epochs",
-    )
-    return TrainingSchedule(steps, config.epochs, min(config.steps_per_call or steps, steps), config.evaluate_every)
+Traced = Mapping[str, Float[Array | np.ndarray, " runs"]]  # values of the optimiser's fields that differ between runs
 
 
 class Order(NamedTuple):
@@ -76,41 +38,18 @@ class Order(NamedTuple):
     bucket: Int[Array | np.ndarray, "*runs steps"] | None
 
 
-def epoch_steps(task: Task, batch_size: int) -> int:
-    """Returns the number of training steps in an epoch.
-
-    Raises:
-      ConfigError: if there are fewer examples, in a bucket or in total, than a batch has.
-    """
-    groups = example_groups(task, "train")
-    for group in groups:
-        where = "" if task.buckets is None else " in a bucket"
-        fits = batch_size <= len(group)
-        require(fits, f"batch_size is {batch_size}, but there are {len(group)} training examples{where}; lower it")
-    return sum(len(group) // batch_size for group in groups)
-
-
-def example_groups(task: Task, split: str) -> list[Int[np.ndarray, " n"]]:
-    """Returns the groups of examples of a split that can be in the same batch: those of each bucket, or all."""
-    if task.buckets is None:
-        return [np.arange(task.examples(split))]
-    return [np.flatnonzero(task.buckets.of[split] == bucket) for bucket in range(len(task.buckets.widths))]
-
-
-def epoch_orders(mesh: Mesh, task: Task, seeds: Sequence[int], batch_size: int) -> Callable[[int], Order]:
+def epoch_orders(task: Task, seeds: Sequence[int], batch_size: int, filled: int) -> Callable[[int], Order]:
     """Returns a function from the epoch to the batches of every run, shuffled unless the task is ordered.
 
-    Examples that do not fill a batch are left out. Batches are padded to divide over the devices; a feed gives the
-    padding weight zero.
+    Examples that do not fill a batch are left out.
 
     Args:
-      mesh: the devices.
       task: the task.
       seeds: of every run; a run has the same batches whichever others there are.
       batch_size: examples in a batch.
+      filled: the same with those that pad it to divide over the devices, to which a feed gives weight zero.
     """
-    groups = example_groups(task, "train")
-    padding = filled_batch(mesh, batch_size) - batch_size
+    groups, padding = task.groups("train"), filled - batch_size
 
     def full_batches(rows: Array) -> Array:
         rows = rows[: len(rows) // batch_size * batch_size].reshape(-1, batch_size)
@@ -136,13 +75,8 @@ def epoch_orders(mesh: Mesh, task: Task, seeds: Sequence[int], batch_size: int) 
         return jax.lax.map(lambda seed: of_run(seed, epoch), seeds)
 
     seed_array = np.array(seeds, np.uint32)
-    # The same object for all calls of an epoch, as `CallInputs` expects.
+    # The same object for all calls of an epoch, as a feed expects.
     return functools.lru_cache(1)(lambda epoch: of_runs(seed_array, epoch))
-
-
-def left_out(task: Task, batch_size: int) -> int:
-    """Returns how many training examples each epoch leaves out because they do not fill a batch."""
-    return sum(len(group) % batch_size for group in example_groups(task, "train"))
 
 
 def evaluation_order(task: Task, split: str, batch_size: int) -> tuple[Order, Float[np.ndarray, "steps B"]]:
@@ -154,7 +88,7 @@ def evaluation_order(task: Task, split: str, batch_size: int) -> tuple[Order, Fl
       batch_size: examples in a batch.
     """
     rows, weights, buckets = [], [], []
-    for number, group in enumerate(example_groups(task, split)):
+    for number, group in enumerate(task.groups(split)):
         steps = math.ceil(len(group) / batch_size)
         positions = np.arange(steps * batch_size).reshape(steps, batch_size)
         # The padding repeats the last example, with weight zero.
@@ -163,3 +97,134 @@ def evaluation_order(task: Task, split: str, batch_size: int) -> tuple[Order, Fl
         buckets += [number] * steps
     bucket = None if task.buckets is None else np.array(buckets)
     return Order(np.concatenate(rows), bucket), np.concatenate(weights)
+
+
+class Feed(abc.ABC):
+    """How the batches of all runs reach a training step, with whatever else a call reads besides the states.
+
+    Args:
+      mesh: the devices.
+      split: the training split.
+      batch_size: examples in a batch.
+      traced: for every run, those for padding included, the values of the fields of the optimiser that differ.
+      resident: arrays that stay on the devices.
+
+    Attributes:
+      size: number of batches that were placed last.
+    """
+
+    def __init__(self, mesh: Mesh, split: Arrays, batch_size: int, traced: Traced | None, resident: Any):
+        self.size = 0
+        self._mesh, self._split = mesh, split
+        weight = (np.arange(filled_batch(mesh, batch_size)) < batch_size).astype(np.float32)
+        # In all calls.
+        self._same = place(mesh, EACH_RUN, dict(traced or {})), resident, place(mesh, PartitionSpec(BATCH), weight)
+
+    @abc.abstractmethod
+    def __call__(self, order: Order, first: int, count: int, most: int) -> tuple[tuple[Any, ...], int]:
+        """Returns the inputs of a call.
+
+        Args:
+          order: batches of every run.
+          first: number of the call's first batch.
+          count: number of steps of the call.
+          most: number that `count` never exceeds.
+
+        Returns:
+          traced values, resident arrays, weights (0 for the examples that pad a batch), batches and the bucket of each,
+          split as `CALL_INPUTS` says; and the number of the call's first batch in these.
+        """
+
+    @abc.abstractmethod
+    def fetch(self, resident: Any, item: Any) -> Batch:
+        """Returns one batch, on the device, where `item` is one step's part of a call's batches."""
+
+    def best_count(self, count: int, most: int) -> int:
+        """Returns how many of the next `count` steps a call of at most `most` should take."""
+        return count
+
+    def _placed(self, order: Order, batches: Any) -> tuple[Any, Any]:
+        self.size = order.rows.shape[1]
+        return batches, place(self._mesh, EACH_RUN, order.bucket)
+
+
+class ResidentFeed(Feed):
+    """The split stays on every device, where each batch is gathered; indices of examples are sent once an epoch.
+
+    Args:
+      mesh, split, batch_size, traced: as for `Feed`.
+    """
+
+    def __init__(self, mesh: Mesh, split: Arrays, batch_size: int, traced: Traced | None = None):
+        super().__init__(mesh, split, batch_size, traced, place(mesh, EVERYWHERE, dict(split)))
+        self._order: Order | None = None
+        self._epoch: tuple[Any, ...] = ()
+
+    def __call__(self, order: Order, first: int, count: int, most: int) -> tuple[tuple[Any, ...], int]:
+        # By identity: `epoch_orders` returns one object for an epoch, which is then placed once for all of its calls.
+        if order is not self._order:
+            self._order, self._epoch = order, self._placed(order, place(self._mesh, STEPS_OF_EACH, order.rows))
+        return (*self._same, *self._epoch), first
+
+    def fetch(self, resident: Any, item: Any) -> Batch:
+        return jax.tree.map(lambda values: values[item], resident)
+
+
+class SentFeed(Feed):
+    """The host gathers the batches of a call, and sends them while the devices compute earlier ones.
+
+    Args:
+      mesh, split, batch_size, traced: as for `Feed`.
+    """
+
+    def __init__(self, mesh: Mesh, split: Arrays, batch_size: int, traced: Traced | None = None):
+        super().__init__(mesh, split, batch_size, traced, ())
+
+    def __call__(self, order: Order, first: int, count: int, most: int) -> tuple[tuple[Any, ...], int]:
+        order = window(order, first, count, most)
+        # 0, since what is sent begins with the call's first batch.
+        return (*self._same, *self._placed(order, sent(self._mesh, STEPS_OF_EACH, self._split, order))), 0
+
+    def fetch(self, resident: Any, item: Any) -> Batch:
+        return item
+
+    def best_count(self, count: int, most: int) -> int:
+        # As many as the host sends for a call, so that none of them is padding.
+        return count if count >= most else 1 << (count.bit_length() - 1)
+
+
+def window(order: Order, first: int, count: int, most: int) -> Order:
+    """Returns the batches of a call that the host sends, padded with the last one.
+
+    They are padded to a power of two, or to `most`, so that few programs are compiled.
+
+    Args:
+      order: the batches of an epoch, of every run.
+      first: number of the first batch of the call.
+      count: number of batches of the call.
+      most: number that `count` never exceeds.
+    """
+    size = min(most, max(_FEWEST_BATCHES, 1 << (count - 1).bit_length()))
+    steps = np.minimum(np.arange(first, first + size), first + count - 1)
+    return jax.tree.map(lambda leaf: np.take(np.asarray(leaf), steps, axis=1), order)
+
+
+def sent(mesh: Mesh, spec: PartitionSpec, split: Arrays, order: Order) -> dict[str, Shaped[Array, "..."]]:
+    """Returns batches on the devices; each process gathers the examples of its own devices.
+
+    Args:
+      mesh: the devices.
+      spec: how the rows of the order are split over them.
+      split: the examples.
+      order: the batches.
+    """
+    rows, sharding = np.asarray(order.rows), NamedSharding(mesh, spec)
+
+    def gathered(values: np.ndarray) -> Array:
+        def shard(index: Any) -> np.ndarray:
+            # A shard is a part of the rows, and has all of the other axes.
+            return values[rows[index[: rows.ndim]]]
+
+        return jax.make_array_from_callback(rows.shape + values.shape[1:], sharding, shard)
+
+    return {name: gathered(values) for name, values in split.items()}

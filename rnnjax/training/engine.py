@@ -14,15 +14,98 @@ from jax.sharding import Mesh
 from rnnjax.backend import asks_after_each_step
 from rnnjax.config import TrainConfig
 from rnnjax.errors import require
-from rnnjax.optimizer import Optimizer
-from rnnjax.parallel.mesh import BATCH, filled_batch
+from rnnjax.optimizer import Optimizer, build_optimizer, check_frozen
+from rnnjax.parallel.mesh import BATCH, filled_batch, padded_runs
 from rnnjax.tasks.task import Task
-from rnnjax.training.batches import epoch_orders, training_schedule
-from rnnjax.training.feeds import Traced, training_feed
-from rnnjax.training.frozen import run_optimizer
+from rnnjax.training.batches import ResidentFeed, SentFeed, Traced, epoch_orders
+from rnnjax.training.directory.model_file import shapes
 from rnnjax.training.program import TrainProgram
 from rnnjax.training.split_evaluation import Evaluator
-from rnnjax.training.state import TrainState, first_runs, only_run, padded_runs
+from rnnjax.training.state import TrainState, first_runs, only_run, require_room
+
+_MOST_STEPS = 2**31  # steps are counted in 32 bits
+
+
+class TrainingSchedule(NamedTuple):
+    """How a run is divided into epochs and calls.
+
+    Attributes:
+      epoch_steps: steps in an epoch.
+      epochs: number of epochs.
+      call_steps: most steps in a call.
+      evaluate_every: epochs from one evaluation to the next.
+    """
+
+    epoch_steps: int
+    epochs: int
+    call_steps: int
+    evaluate_every: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.epoch_steps * self.epochs
+
+    def evaluates_at(self, step: int) -> bool:
+        """Says whether the validation split is evaluated after `step` steps of the run."""
+        epoch, rest = divmod(step, self.epoch_steps)
+        return step > 0 and rest == 0 and (epoch % self.evaluate_every == 0 or epoch == self.epochs)
+
+    def most_steps_after(self, step: int) -> int:
+        """Returns the most steps that the call after `step` steps may take: it must not go beyond the epoch."""
+        return min(self.call_steps, self.epoch_steps - step % self.epoch_steps)
+
+
+def training_schedule(task: Task, config: TrainConfig) -> TrainingSchedule:
+    """Returns the numbers of epochs and steps of a run.
+
+    Raises:
+      ConfigError: if there are fewer examples than one batch takes, or more steps than can be counted.
+    """
+    steps = epoch_steps(task, config.batch_size)
+    require(
+        steps * config.epochs < _MOST_STEPS,
+        f"a run has at most {_MOST_STEPS - 1} steps, and {config.epochs} epochs of {steps} are more; lower epochs",
+    )
+    return TrainingSchedule(steps, config.epochs, min(config.steps_per_call or steps, steps), config.evaluate_every)
+
+
+def epoch_steps(task: Task, batch_size: int) -> int:
+    """Returns the number of training steps in an epoch.
+
+    Raises:
+      ConfigError: if there are fewer examples, in a bucket or in total, than a batch has.
+    """
+    groups = task.groups("train")
+    for group in groups:
+        where = "" if task.buckets is None else " in a bucket"
+        fits = batch_size <= len(group)
+        require(fits, f"batch_size is {batch_size}, but there are {len(group)} training examples{where}; lower it")
+    return sum(len(group) // batch_size for group in groups)
+
+
+def run_optimizer(config: TrainConfig, schedule: TrainingSchedule, traced: Any = None) -> Optimizer:
+    """Returns the optimiser of a run, with its values of the traced fields in place of the config's."""
+    return build_optimizer(config.optimizer, schedule.steps, schedule.epoch_steps, traced, config.frozen)
+
+
+def plan(task: Task, config: TrainConfig, runs: int = 1) -> tuple[TrainingSchedule, Optimizer]:
+    """Returns the schedule and the optimiser of a run, once it is seen that runs of this config can be trained.
+
+    Args:
+      task: the task.
+      config: of the runs.
+      runs: how many are trained together.
+
+    Raises:
+      ConfigError: as `training_schedule`, if their states need more memory than there is, or for a pattern of frozen
+        parameters that fits none or all.
+    """
+    schedule = training_schedule(task, config)
+    optimizer = run_optimizer(config, schedule)
+    require_room(task, optimizer, runs)
+    check_frozen(config.frozen, shapes(task))
+    return schedule, optimizer
 
 
 class Runs(NamedTuple):
@@ -59,32 +142,31 @@ class Engine:
     """
 
     def __init__(self, task: Task, config: TrainConfig, mesh: Mesh, runs: Runs | None = None):
-        size = config.batch_size
+        size, filled = config.batch_size, filled_batch(mesh, config.batch_size)
         require(
-            task.carry is None or filled_batch(mesh, size) == size,
+            task.carry is None or filled == size,
             f"batch_size {size} does not divide over {mesh.shape[BATCH]} devices, which this task needs because it "
             "carries state from batch to batch; choose a multiple, or another parallel.batch",
         )
         self.task, self.config, self.mesh = task, config, mesh
+        self._resident = config.data.feed == "device"
         self.schedule = training_schedule(task, config)
         self.copy_states: Callable[[TrainState], TrainState]
         self.copy_states = only_run(mesh) if runs is None else first_runs(mesh, len(runs.seeds))
         seeds, traced = runs or Runs([config.seed])
         padded = padded_runs(mesh, len(seeds))
         self.steps = self._steps({name: values[padded] for name, values in traced.items()})
-        self.order = epoch_orders(mesh, task, [seeds[number] for number in padded], size)
+        self.order = epoch_orders(task, [seeds[number] for number in padded], size, filled)
         self.evaluate = {name: self._evaluator(name, len(padded)) for name in ("validation", "test")}
 
     def _steps(self, traced: Traced) -> TrainProgram:
         task, config = self.task, self.config
-        resident = config.data.feed == "device"
-        feed = training_feed(self.mesh, task.data.splits["train"], config.batch_size, resident=resident)
+        feed = ResidentFeed if self._resident else SentFeed
         return TrainProgram(
             task,
             self.optimizer,
             self.mesh,
-            feed,
-            traced=traced,
+            feed(self.mesh, task.data.splits["train"], config.batch_size, traced),
             map=config.parallel.map,
             most=self.schedule.call_steps,
             known=knows_counts(config),
@@ -97,15 +179,15 @@ class Engine:
             self.mesh,
             split,
             config.batch_size,
-            resident=config.data.feed == "device",
+            resident=self._resident,
             runs=runs,
             map=config.parallel.map,
             call_seconds=config.call_seconds,
         )
 
     def optimizer(self, traced: Any = None) -> Optimizer:
-        """Returns the optimiser of a run, with its values of the traced fields in place of the config's."""
-        return run_optimizer(self.config, self.schedule.steps, self.schedule.epoch_steps, traced)
+        """Returns the optimiser of a run, as `run_optimizer`."""
+        return run_optimizer(self.config, self.schedule, traced)
 
 
 def knows_counts(config: TrainConfig) -> bool:

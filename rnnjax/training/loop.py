@@ -13,17 +13,15 @@ from rnnjax.config_group import to_dict
 from rnnjax.parallel.mesh import BATCH, batch_mesh, filled_batch
 from rnnjax.tasks.task import Task
 from rnnjax.training.ancestor import Ancestor
-from rnnjax.training.batches import left_out, training_schedule
 from rnnjax.training.calls import Beginning, train_and_test
 from rnnjax.training.devices import choose
 from rnnjax.training.directory.checkpoint import Checkpoints, Unfinished
 from rnnjax.training.directory.histograms import histograms_until
-from rnnjax.training.directory.model_file import model_file, shapes
+from rnnjax.training.directory.model_file import model_file
 from rnnjax.training.directory.run_checkpoints import open_checkpoints
 from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.directory.summary import summarise
-from rnnjax.training.engine import Engine
-from rnnjax.training.frozen import check_frozen, run_optimizer
+from rnnjax.training.engine import Engine, plan
 from rnnjax.training.interruption import StopRequest
 from rnnjax.training.log_window import LogWindow, steps_in
 from rnnjax.training.progress import Progress
@@ -36,7 +34,6 @@ from rnnjax.training.state import (
     from_items,
     initial_train_state,
     place_state,
-    require_room,
 )
 from rnnjax.unrolling.auto import using
 
@@ -70,10 +67,7 @@ def _train(
 ) -> dict[str, Any]:
     started = time.perf_counter()
     sinks = Sinks(run.append_metrics, followers(config.sinks) if run.writes else {})
-    schedule = training_schedule(task, config)
-    optimizer = run_optimizer(config, schedule.steps, schedule.epoch_steps)
-    require_room(task, optimizer)
-    check_frozen(config.frozen, shapes(task))
+    schedule, optimizer = plan(task, config)
     if ancestor is not None:
         ancestor.check(task, config)
     known = run.choice() or (ancestor.choice() if ancestor is not None else None)
@@ -105,7 +99,7 @@ def _train(
     summary = summarise(
         task,
         run.metrics(),
-        mesh,
+        mesh.size,
         seconds=seconds,
         seconds_to_first_step=max(engine.steps.ready - started, 0.0),  # 0 if no step was left
         steps_per_second=(schedule.steps - begin.step) / step_seconds,
@@ -120,7 +114,8 @@ def _train(
 
 def log_uneven_batches(task: Task, batch_size: int, mesh: Mesh) -> None:
     """Logs how many examples each epoch leaves out, and how batches are padded for the devices."""
-    count, padded_size = left_out(task, batch_size), filled_batch(mesh, batch_size)
+    count = sum(len(group) % batch_size for group in task.groups("train"))
+    padded_size = filled_batch(mesh, batch_size)
     if count:
         which = "the same" if task.ordered else "different ones"
         _log.info(

@@ -20,8 +20,7 @@ from rnnjax.parallel.mapping import map_over_devices
 from rnnjax.parallel.mesh import BATCH, EVERYWHERE
 from rnnjax.parallel.splitting import splitting
 from rnnjax.tasks.task import Batch, Buckets, Task
-from rnnjax.training.batches import Order
-from rnnjax.training.feeds import CALL_INPUTS, EACH_RUN, CallInputs, Feed, Traced
+from rnnjax.training.batches import CALL_INPUTS, EACH_RUN, Feed, Order, Traced
 from rnnjax.training.state import STATES, TrainState
 from rnnjax.training.step import train_step
 from rnnjax.unrolling.varying import vary
@@ -42,7 +41,6 @@ class TrainProgram:
       optimizer: returns a run's optimiser from its values of the traced fields.
       mesh: the devices.
       feed: how batches reach them.
-      traced: for every run, those for padding included, the values of the fields of the optimiser that differ.
       map: "shard_map" or "pmap".
       most: most steps in a call; None for as many as the order has batches.
       known: whether the number of steps is compiled into the program, so that there is a program for each number.
@@ -60,14 +58,12 @@ class TrainProgram:
         mesh: Mesh,
         feed: Feed,
         *,
-        traced: Traced | None = None,
         map: str = "shard_map",
         most: int | None = None,
         known: bool = False,
     ):
         self.compile_seconds = self.input_seconds = self.ready = 0.0
-        self._mesh, self._most, self._known = mesh, most, known
-        self._inputs = CallInputs(mesh, feed, traced or {})
+        self._mesh, self._feed, self._most, self._known = mesh, feed, most, known
         self._programs: dict[Any, Callable] = {}
 
         def steps(
@@ -119,13 +115,13 @@ class TrainProgram:
         batches_in_order = order.rows.shape[1]
         most, count = self._most or batches_in_order, int(batches_in_order if count is None else count)
         started = time.perf_counter()
-        inputs, first = self._inputs(order, first, count, most)
+        inputs, first = self._feed(order, first, count, most)
         numbers = (np.int32(first),) if self._known else (np.int32(first), np.int32(count))
         arguments = (states, *inputs, *numbers)
         self.input_seconds += time.perf_counter() - started
         known_count = count if self._known else None
         # Of what a program is compiled for; shapes of everything else stay the same in a run.
-        key = (most, self._inputs.size, known_count)
+        key = (most, self._feed.size, known_count)
         if key not in self._programs:
             started = time.perf_counter()
             compiled = self._compile(most, known_count, arguments)
@@ -137,7 +133,7 @@ class TrainProgram:
 
     def best_count(self, count: int) -> int:
         """Returns how many of the next `count` steps one call should take."""
-        return self._inputs.best_count(count, self._most or count)
+        return self._feed.best_count(count, self._most or count)
 
 
 def each_run(task: Task, function: Callable[..., Any]) -> Callable[..., Any]:

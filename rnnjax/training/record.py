@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, Int
 from rnnjax.errors import TrainingError
 from rnnjax.metric_names import OF_OPTIMIZER, of_task
 from rnnjax.tasks.task import Task
-from rnnjax.training.batches import TrainingSchedule
 from rnnjax.training.directory.checkpoint import Checkpoints, Unfinished
+from rnnjax.training.engine import TrainingSchedule
 from rnnjax.training.log_window import LogWindow, Metrics, steps_in
 from rnnjax.training.progress import Progress
 

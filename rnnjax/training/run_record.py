@@ -12,10 +12,10 @@ from jaxtyping import Array, Float
 from rnnjax.errors import TrainingError
 from rnnjax.plots import plot_curves
 from rnnjax.tasks.task import Task
-from rnnjax.training.batches import TrainingSchedule
 from rnnjax.training.directory.checkpoint import Checkpoints
 from rnnjax.training.directory.histograms import append_histograms, histogram_row
 from rnnjax.training.directory.run_directory import RunDirectory
+from rnnjax.training.engine import TrainingSchedule
 from rnnjax.training.log_window import LogWindow
 from rnnjax.training.progress import Progress
 from rnnjax.training.record import CallResults, Record, Row

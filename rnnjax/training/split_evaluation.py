@@ -18,8 +18,7 @@ from rnnjax.parallel.mapping import map_over_devices
 from rnnjax.parallel.mesh import BATCH, EVERYWHERE, filled_batch, place
 from rnnjax.parallel.splitting import splitting
 from rnnjax.tasks.task import Task
-from rnnjax.training.batches import Order, evaluation_order
-from rnnjax.training.feeds import EACH_RUN, STEPS, sent
+from rnnjax.training.batches import EACH_RUN, STEPS, Order, evaluation_order, sent
 from rnnjax.training.pace import Pace, longest_of_processes
 from rnnjax.training.program import by_bucket, each_run, settle, some_steps
 from rnnjax.training.state import STATES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -112,14 +111,6 @@ def first_runs(mesh: Mesh, runs: int) -> Callable[[TrainState], TrainState]:
     """Returns a function that copies the states of the first `runs` runs, without padding, to every device."""
     everywhere = NamedSharding(mesh, EVERYWHERE)
     return jax.jit(lambda states: jax.tree.map(lambda leaf: leaf[:runs], states), out_shardings=everywhere)
-
-
-def padded_runs(mesh: Mesh, runs: int) -> Int[np.ndarray, " padded"]:
-    """Returns the numbers of the runs, the last repeated until they divide over the devices; copies are discarded."""
-    devices = mesh.shape[RUNS]
-    count = math.ceil(runs / devices) * devices
-    # All devices compute the same number of runs.
-    return np.minimum(np.arange(count), runs - 1)
 
 
 def _shardings(mesh: Mesh, specs: TrainState) -> TrainState:

@@ -14,9 +14,8 @@ import optax
 from rnnjax.config import TrainConfig
 from rnnjax.parallel.mesh import batch_mesh
 from rnnjax.tasks.task import Task
-from rnnjax.training.batches import Order
+from rnnjax.training.batches import Order, ResidentFeed
 from rnnjax.training.directory.choice import Choice
-from rnnjax.training.feeds import training_feed
 from rnnjax.training.program import TrainProgram, by_bucket
 from rnnjax.training.state import TrainState, as_only_run, initial_train_state, place_state
 from rnnjax.unrolling.auto import Auto, recurrences_in, using
@@ -73,7 +72,7 @@ def steps_call(
     """
     mesh = batch_mesh(str(choice.devices), config.batch_size)
     batch = {name: values[: config.batch_size] for name, values in task.data.splits["train"].items()}
-    feed = training_feed(mesh, batch, config.batch_size, resident=True)
+    feed = ResidentFeed(mesh, batch, config.batch_size)
     program = TrainProgram(task, lambda _: optimizer, mesh, feed, map=config.parallel.map)
     buckets = None if task.buckets is None else np.full((1, steps), len(task.buckets.widths) // 2)
     order = Order(np.tile(np.arange(config.batch_size), (1, steps, 1)), buckets)

@@ -70,3 +70,23 @@ end({code})
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (code, "said\n", "what is wrong\n")
+
+
+def test_a_command_that_ends_lets_threads_and_libraries_finish_and_frees_nothing(tmp_path):
+    program = """
+import atexit, threading, time
+from rnnjax.commands import end
+
+class Kept:
+    def __del__(self):
+        print("freed")
+
+atexit.register(print, "finished")
+threading.Thread(target=lambda: (time.sleep(0.1), print("thread"))).start()
+kept = Kept()
+end(0)
+"""
+    script = tmp_path / "rnnjax"  # as the command is named where it is installed
+    script.write_text(program)
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "thread\nfinished\n", "")

@@ -19,7 +19,7 @@ from rnnjax.data.text import load_own_text
 from rnnjax.data.translation import load_pairs
 from rnnjax.data.word_vectors import read_word_vectors
 from rnnjax.tasks import build_task, language_model, navigation, translate, word2vec
-from rnnjax.training.batches import training_schedule
+from rnnjax.training.engine import training_schedule
 
 pytestmark = pytest.mark.usefixtures("only_arguments_and_data")
 

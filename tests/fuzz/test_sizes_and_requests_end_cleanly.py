@@ -21,7 +21,7 @@ from rnnjax import generate
 from rnnjax.optimizer import build_optimizer
 from rnnjax.tasks import build_task, hihello, language_model, time_series, translate, word2vec
 from rnnjax.tasks.options import options_of, require_options, taken
-from rnnjax.training.batches import training_schedule
+from rnnjax.training.engine import training_schedule
 from rnnjax.training.state import require_room
 
 pytestmark = pytest.mark.usefixtures("only_arguments_and_data")

@@ -16,8 +16,8 @@ from rnnjax.parallel.mapping import map_over_devices
 from rnnjax.parallel.mesh import BATCH, LAYERS, batch_mesh, place
 from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Buckets
+from rnnjax.training.batches import STEPS
 from rnnjax.training.engine import Engine
-from rnnjax.training.feeds import STEPS
 from rnnjax.training.loop import log_uneven_batches
 from rnnjax.training.state import as_only_run, initial_train_state, place_state
 

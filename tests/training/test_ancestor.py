@@ -15,10 +15,10 @@ from rnnjax import train
 from rnnjax.config import CellConfig, OptimizerConfig
 from rnnjax.config_group import freeze, to_dict
 from rnnjax.errors import ConfigError, DataError
+from rnnjax.optimizer import check_frozen
 from rnnjax.tasks import build_task
 from rnnjax.training.ancestor import Ancestor, Parent, difference, read_extension, read_parent
 from rnnjax.training.directory.run_directory import RunDirectory
-from rnnjax.training.frozen import check_frozen
 from rnnjax.training.record import Record
 
 pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")

@@ -21,8 +21,8 @@ from rnnjax.optimizer import OptimizerConfig, build_optimizer
 from rnnjax.tasks import build_task
 from rnnjax.train import main
 from rnnjax.training import engine, loop
-from rnnjax.training.batches import TrainingSchedule
 from rnnjax.training.directory.run_directory import RunDirectory
+from rnnjax.training.engine import TrainingSchedule
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow
 from rnnjax.training.record import Record

@@ -12,7 +12,7 @@ from rnnjax.errors import ConfigError
 from rnnjax.tasks import build_task
 from rnnjax.training.directory.model_file import ModelFile
 from rnnjax.training.directory.run_directory import RunDirectory
-from rnnjax.training.directory.summary import best_metrics, is_summary, last_metrics
+from rnnjax.training.directory.summary import best_metrics, final_metrics, is_summary
 
 pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
 
@@ -330,7 +330,7 @@ def test_the_best_is_by_the_metric_of_the_task_and_the_first_of_equals():
     assert best_metrics(rows, task("accuracy", True))["step"] == 2
     assert best_metrics(rows, task("loss", False))["step"] == 3
     assert best_metrics([], task("loss", False)) == {}
-    assert last_metrics(rows, "validation")["step"] == 3
+    assert final_metrics(rows)["validation"]["step"] == 3
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -172,7 +172,7 @@ class Checkpoints:
             about["unfinished"] = unfinished._asdict()
         # Last, since each covers all other entries.
         about["sha256"] = {name: _digest(about, item) for name, item in items.items()}
-        arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        arguments = {name: ocp.args.StandardSave(jax.tree.map(_one_copy, item)) for name, item in items.items()}
         self._write(lambda: self._save(step, ocp.args.Composite(**arguments, about=ocp.args.JsonSave(about))))
 
     def _save(self, step: int, arguments: ocp.args.Composite) -> None:
@@ -366,6 +366,15 @@ def _whole_array(leaf: Any) -> np.ndarray:
     if isinstance(leaf, np.ndarray) or leaf.is_fully_addressable or leaf.is_fully_replicated:
         return np.asarray(leaf)
     return multihost_utils.process_allgather(leaf, tiled=True)
+
+
+def _one_copy(leaf: Any) -> Any:
+    """Returns an array that all of this process's devices have as the first has it, which orbax writes as it is.
+
+    Of copies it would cut a part for each device, by a program for each shape.
+    """
+    whole = isinstance(leaf, jax.Array) and leaf.is_fully_addressable and leaf.is_fully_replicated
+    return leaf.addressable_data(0) if whole else leaf
 
 
 def _digest(about: dict[str, Any], item: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from rnnjax.files import is_object
+from rnnjax.leaf_paths import by_path, in_model
 from rnnjax.tasks.task import Field, Kept, Task
 
 _DIGEST = "sha256"
@@ -69,14 +70,4 @@ def shapes(task: Task) -> Any:
 
 def leaves_by_path(params: Any) -> dict[str, Leaf]:
     """Returns dtype and shape of every parameter by its path, such as ``recurrent.rnn.w_h``."""
-    return {path: (str(leaf.dtype), tuple(leaf.shape)) for path, leaf in by_path(params).items()}
-
-
-def by_path(params: Any) -> dict[str, Any]:
-    """Returns the parameters by their paths, in which Flax's collection of all parameters is left out."""
-    return {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(params)}
-
-
-def path_of(keys: Any) -> str:
-    """Returns the path of a parameter from its keys in the pytree."""
-    return jax.tree_util.keystr(keys, simple=True, separator=".").removeprefix("params.")
+    return {in_model(path): (str(leaf.dtype), tuple(leaf.shape)) for path, leaf in by_path(params).items()}

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from rnnjax.files import is_number
 from rnnjax.machine import device_name, git_commit, versions
@@ -17,7 +16,7 @@ from rnnjax.tasks.task import Task
 def summarise(
     task: Task,
     rows: Sequence[dict[str, Any]],
-    mesh: Mesh,
+    devices: int,
     *,
     seconds: float,
     seconds_to_first_step: float,
@@ -30,7 +29,7 @@ def summarise(
     Args:
       task: the task.
       rows: lines of `metrics.jsonl`.
-      mesh: the devices.
+      devices: that it was computed on.
       seconds: that this process has spent on the run.
       seconds_to_first_step: of these, those before the first step, with choosing devices and compiling.
       steps_per_second: without compiling the training steps.
@@ -38,18 +37,21 @@ def summarise(
       input_wait: the share of the steps' time that the host spent on gathering and sending batches.
     """
     return {
-        "final": {split: last_metrics(rows, split) for split in dict.fromkeys(row["split"] for row in rows)},
+        "final": final_metrics(rows),
         "best": best_metrics(rows, task),
         "seconds": round(seconds, 3),
         "seconds_to_first_step": round(seconds_to_first_step, 3),
         "steps_per_second": round(steps_per_second, 3),
         "compile_seconds": round(compile_seconds, 3),
         "input_wait": round(input_wait, 4),
-        "device": {
-            "platform": jax.default_backend(),
-            "kind": device_name(),
-            "count": int(mesh.size),
-        },
+        **computed_with(task, devices),
+    }
+
+
+def computed_with(task: Task, devices: int) -> dict[str, Any]:
+    """Returns what results of a task on a number of devices were computed with: devices, versions and data."""
+    return {
+        "device": {"platform": jax.default_backend(), "kind": device_name(), "count": devices},
         "versions": versions(),
         "git_commit": git_commit(),
         "data": {"name": task.data.name, "source": task.data.source, "checksum": task.data.checksum},
@@ -68,14 +70,18 @@ def is_summary(value: Any) -> bool:
     return all(map(is_number, [*numbers, value["device"].get("count"), *metrics]))
 
 
-def last_metrics(rows: Sequence[dict[str, Any]], split: str) -> dict[str, Any]:
-    """Returns the last metrics of a split; an empty dict if there are none."""
-    return next((dict(row) for row in reversed(rows) if row["split"] == split), {})
+def final_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Returns the last metrics of every split."""
+    return {row["split"]: dict(row) for row in rows}
+
+
+def score_of(task: Task, row: Mapping[str, Any]) -> float:
+    """Returns the metric by which a task's runs are compared, its sign such that the highest is the best."""
+    value = row.get(task.best_metric, math.nan)
+    return value if task.higher_is_better else -value
 
 
 def best_metrics(rows: Sequence[dict[str, Any]], task: Task) -> dict[str, Any]:
     """Returns the validation metrics of the step that is best by the task's metric, the first of equals."""
-    sign = 1 if task.higher_is_better else -1
-    name = task.best_metric
-    validation = [row for row in rows if row["split"] == "validation" and not math.isnan(row.get(name, math.nan))]
-    return dict(max(validation, key=lambda row: sign * row[name], default={}))
+    validation = [row for row in rows if row["split"] == "validation" and not math.isnan(score_of(task, row))]
+    return dict(max(validation, key=lambda row: score_of(task, row), default={}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,13 +11,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from rnnjax.config_group import to_dict
-from rnnjax.machine import device_name, git_commit, versions
 from rnnjax.metric_names import numbers
 from rnnjax.tasks.task import Task
 from rnnjax.training.directory.checkpoint import Checkpoints
 from rnnjax.training.directory.model_file import model_file
 from rnnjax.training.directory.run_checkpoints import open_checkpoints
 from rnnjax.training.directory.run_directory import RunDirectory
+from rnnjax.training.directory.summary import computed_with
 from rnnjax.training.state import TrainState, as_items
 from rnnjax.training.sweeps.grid import Group, Run
 
@@ -74,12 +73,6 @@ def items_of_runs(states: TrainState, diverged: Int[np.ndarray, " runs"], best: 
     # Copies, since they are written in the background while these arrays change.
     noted = {"diverged": diverged.copy(), "best": None if best is None else best.copy()}
     return items | {"state": {"states": items["state"], **noted}}
-
-
-def score_of(task: Task, row: Mapping[str, Any]) -> float:
-    """Returns the metric by which a task's runs are compared, its sign such that the highest is the best."""
-    value = row.get(task.best_metric, math.nan)
-    return value if task.higher_is_better else -value
 
 
 def kept(group: Group, best: BestParams, results: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -140,10 +133,7 @@ def write_run(task: Task, ended: Ended, directory: RunDirectory) -> None:
             "final": ended.result["final"],
             "best": ended.result["best"],
             **ended.times,
-            "device": {"platform": jax.default_backend(), "kind": device_name(), "count": ended.devices},
-            "versions": versions(),
-            "git_commit": git_commit(),
-            "data": {"name": task.data.name, "source": task.data.source, "checksum": task.data.checksum},
+            **computed_with(task, ended.devices),
             "sweep": {"run": ended.run.number, "seed": ended.run.seed, "values": ended.run.values},
         }
     )

@@ -14,15 +14,12 @@ from jaxtyping import Int
 
 from rnnjax.config_group import to_dict
 from rnnjax.files import is_number
-from rnnjax.parallel.mesh import RUNS
+from rnnjax.parallel.mesh import RUNS, padded_runs
 from rnnjax.tasks.task import Task
-from rnnjax.training.batches import TrainingSchedule, training_schedule
 from rnnjax.training.calls import Beginning, train_and_test
 from rnnjax.training.directory.checkpoint import Checkpoints, Origin, Unfinished
-from rnnjax.training.directory.model_file import shapes
 from rnnjax.training.directory.run_directory import RunDirectory, config_digest
-from rnnjax.training.engine import Engine, Runs
-from rnnjax.training.frozen import check_frozen, run_optimizer
+from rnnjax.training.engine import Engine, Runs, TrainingSchedule, plan
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.log_window import LogWindow, steps_in
 from rnnjax.training.progress import Progress
@@ -31,14 +28,12 @@ from rnnjax.training.sinks.sink import Sinks
 from rnnjax.training.state import (
     from_items,
     initial_train_state,
-    padded_runs,
     place_states,
-    require_room,
     stack,
 )
 from rnnjax.training.sweeps.best import KEPT, BestParams, Ended, items_of_runs, kept, no_best_params, write_run
 from rnnjax.training.sweeps.grid import Group
-from rnnjax.training.sweeps.group_record import GroupRecord
+from rnnjax.training.sweeps.group_record import GroupRecord, RowsByRun
 from rnnjax.unrolling.auto import using
 
 _log = logging.getLogger(__name__)
@@ -61,9 +56,7 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
         raise Interrupted(f"stopped by {stop.signal} between two groups")
     started = time.perf_counter()
     config, runs = group.config, Runs([run.seed for run in group.runs], group.traced_values())
-    schedule = training_schedule(task, config)
-    require_room(task, run_optimizer(config, schedule.steps, schedule.epoch_steps), len(group.runs))
-    check_frozen(config.frozen, shapes(task))
+    schedule, _ = plan(task, config, len(group.runs))
     engine = Engine(task, config, group.mesh(), runs)
     directory.claim(group.as_dict())
     origin = Origin(config_digest(group.as_dict()), task.data.checksum)
@@ -80,17 +73,18 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
         "compile_seconds": round(engine.steps.compile_seconds, 3),
         "steps_per_second": round(len(group.runs) * (schedule.steps - begin.step) / max(trained.step_seconds, 1e-9), 3),
     }
-    write_to_sinks(group, directory)
-    results = record.results()
+    rows = record.rows_by_run()
+    write_to_sinks(group, directory, rows)
+    results = record.results(rows)
     kept_runs = write_kept(
-        record, results, schedule, trained.states.params, times, engine.mesh.size // engine.mesh.shape[RUNS]
+        record, rows, results, schedule, trained.states.params, times, engine.mesh.size // engine.mesh.shape[RUNS]
     )
     directory.write_summary({"runs": results, "kept": kept_runs, "devices": engine.mesh.size, **times})
     # With its summary a group is complete, and never resumed.
     shutil.rmtree(directory.checkpoints, ignore_errors=True)
 
 
-def write_to_sinks(group: Group, directory: RunDirectory) -> None:
+def write_to_sinks(group: Group, directory: RunDirectory, rows: RowsByRun) -> None:
     """Writes the lines of every run of a group to TensorBoard and the sinks of its config, each as a run of its own.
 
     When the group is trained, since thousands of runs may be trained at once; before its summary, without which a
@@ -99,10 +93,8 @@ def write_to_sinks(group: Group, directory: RunDirectory) -> None:
     Args:
       group: the runs.
       directory: of the group; a run's own is ``sinks/NUMBER`` in it.
+      rows: the lines of every run.
     """
-    rows: dict[int, list[dict[str, Any]]] = {run.number: [] for run in group.runs}
-    for row in directory.metrics():
-        rows[row["run"]].append(row)
     for run in group.runs:
         config = to_dict(run.config) | {"sweep": {"run": run.number, "values": run.values}}
         with Sinks(lambda rows: None, followers(group.config.sinks)) as sinks:
@@ -111,6 +103,7 @@ def write_to_sinks(group: Group, directory: RunDirectory) -> None:
 
 def write_kept(
     record: GroupRecord,
+    rows: RowsByRun,
     results: Sequence[Mapping[str, Any]],
     schedule: TrainingSchedule,
     params: Any,
@@ -121,6 +114,7 @@ def write_kept(
 
     Args:
       record: of the group.
+      rows: the lines of every run.
       results: of its runs.
       schedule: of each run.
       params: the parameters of all runs after the last step, each leaf ``[padded, ...]``.
@@ -129,7 +123,7 @@ def write_kept(
     """
     if record.best is None:
         return []
-    rows, chosen = record.rows_by_run(), kept(record.group, record.best, results)
+    chosen = kept(record.group, record.best, results)
     for index in chosen:
         run = record.group.runs[index]
         last = jax.tree.map(lambda leaf, index=index: np.asarray(np.asarray(leaf)[index]), params)

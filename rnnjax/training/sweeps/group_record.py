@@ -12,12 +12,14 @@ from jaxtyping import Int
 from rnnjax.tasks.task import Task
 from rnnjax.training.directory.checkpoint import Checkpoints
 from rnnjax.training.directory.run_directory import RunDirectory
-from rnnjax.training.directory.summary import best_metrics, last_metrics
+from rnnjax.training.directory.summary import best_metrics, final_metrics, score_of
 from rnnjax.training.log_window import LogWindow
 from rnnjax.training.progress import Progress
 from rnnjax.training.record import CallResults, Record, Row
-from rnnjax.training.sweeps.best import BestParams, items_of_runs, score_of
+from rnnjax.training.sweeps.best import BestParams, items_of_runs
 from rnnjax.training.sweeps.grid import Group
+
+RowsByRun = Mapping[int, Sequence[dict[str, Any]]]  # lines of `metrics.jsonl` without the run, by its number
 
 _log = logging.getLogger(__name__)
 
@@ -71,28 +73,23 @@ class GroupRecord(Record):
             self.best.note(np.where(self.diverged == 0, scores, -np.inf), results.step, results.state.params)
         super().save(results, validation)
 
-    def rows_by_run(self) -> dict[int, list[dict[str, Any]]]:
+    def rows_by_run(self) -> RowsByRun:
         """Returns the lines of every run, by its number."""
         rows: dict[int, list[dict[str, Any]]] = {run.number: [] for run in self.group.runs}
         for row in self.directory.metrics():
             rows[row.pop("run")].append(row)
         return rows
 
-    def results(self) -> list[dict[str, Any]]:
-        """Returns the results of every run, in the form of a run's own summary."""
-        rows = self.rows_by_run()
+    def results(self, rows: RowsByRun) -> list[dict[str, Any]]:
+        """Returns the results of every run, in the form of a run's own summary, from `rows_by_run`."""
         return [
             {
                 "run": run.number,
                 "seed": run.seed,
                 "values": run.values,
                 "diverged": int(step) or None,
-                "final": {split: last_metrics(rows[run.number], split) for split in _splits(rows[run.number])},
+                "final": final_metrics(rows[run.number]),
                 "best": best_metrics(rows[run.number], self.task),
             }
             for run, step in zip(self.group.runs, self.diverged)
         ]
-
-
-def _splits(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(row["split"] for row in rows))

@@ -10,16 +10,16 @@ from typing import Any
 import jax
 
 from rnnjax.files import read_json, write_json
-from rnnjax.machine import device_name, git_commit, versions
 from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Task
-from rnnjax.training.batches import training_schedule
 from rnnjax.training.directory.finding import RESULTS
 from rnnjax.training.directory.lock import locked
 from rnnjax.training.directory.run_directory import RunDirectory
+from rnnjax.training.directory.summary import computed_with, score_of
+from rnnjax.training.engine import training_schedule
 from rnnjax.training.interruption import StopRequest
 from rnnjax.training.sinks.named import followers
-from rnnjax.training.sweeps.best import KEPT, score_of
+from rnnjax.training.sweeps.best import KEPT
 from rnnjax.training.sweeps.grid import Grid, Group, check_devices, groups
 from rnnjax.training.sweeps.group import is_group_summary, train_group
 from rnnjax.training.sweeps.report import plot_sweep, points, table
@@ -118,10 +118,7 @@ def gather(grid: Grid, task: Task, directories: Sequence[RunDirectory]) -> dict[
         "best": best_kept(task, runs, kept_directories(directories)),
         "points": points(runs),
         "groups": [{**summary, "runs": [run["run"] for run in summary["runs"]]} for summary in summaries],
-        "device": {"platform": jax.default_backend(), "kind": device_name(), "count": jax.local_device_count()},
-        "versions": versions(),
-        "git_commit": git_commit(),
-        "data": {"name": task.data.name, "source": task.data.source, "checksum": task.data.checksum},
+        **computed_with(task, jax.local_device_count()),
     }
 
 

@@ -18,13 +18,13 @@ from tensorboardX.proto.event_pb2 import Event
 from rnnjax.config import CellConfig, OptimizerConfig, ParallelConfig, TrainConfig
 from rnnjax.config_group import freeze, from_dict, to_dict
 from rnnjax.data.dataset import DataSet, content_checksum
+from rnnjax.optimizer import build_optimizer
 from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Task
 from rnnjax.training.directory.checkpoint import Checkpoints
 from rnnjax.training.directory.run_checkpoints import open_checkpoints
 from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.evaluation import restore_params
-from rnnjax.training.frozen import run_optimizer
 from rnnjax.training.loop import train
 from rnnjax.training.state import as_items, from_items, initial_train_state
 from toytasks import sign
@@ -147,7 +147,8 @@ def state_like(config: TrainConfig, task: Task) -> Any:
     """A state of the shapes of a run's, made once for all runs that are alike."""
     key = json.dumps(to_dict(config), sort_keys=True), meaning(task.init), meaning(jax.tree.leaves(task.carry))
     if key not in _STATES:
-        _STATES[key] = initial_train_state(task, run_optimizer(config, 10**6))(config.seed)
+        optimizer = build_optimizer(config.optimizer, 10**6, frozen=config.frozen)
+        _STATES[key] = initial_train_state(task, optimizer)(config.seed)
     return _STATES[key]
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from rnnjax.parallel.batch import sum_over
-from rnnjax.parallel.mapping import map_over_devices
+from rnnjax.parallel.mapping import map_over_devices, sum_over
 from rnnjax.parallel.mesh import BATCH, batch_mesh
 
 SPLIT, EVERYWHERE = PartitionSpec(BATCH), PartitionSpec()
