@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import jax
 from rnnjax.backend import shares_memory
 from rnnjax.errors import ConfigError, first_line
 
+_MEMORY = Path("/proc/meminfo")
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -25,6 +27,15 @@ def machine_memory() -> int:
         except (OSError, ValueError):  # no such limit
             continue
     return min(limits)
+
+
+def free_memory() -> int:
+    """Returns the bytes of memory that are free for this process now, as far as the system says so."""
+    try:
+        found = re.search(r"^MemAvailable:\s*(\d+) kB", _MEMORY.read_text(), re.MULTILINE)
+    except OSError:  # not Linux
+        found = None
+    return machine_memory() if found is None else min(machine_memory(), 1024 * int(found[1]))
 
 
 def device_memory() -> int:
