@@ -73,7 +73,7 @@ def _train(
     sinks = Sinks(run.append_metrics, followers(config.sinks) if run.writes else {})
     schedule = training_schedule(task, config)
     optimizer = run_optimizer(config, schedule.steps, schedule.epoch_steps)
-    require_room(task, optimizer)
+    require_room(task, config, optimizer)
     check_frozen(config.frozen, shapes(task))
     if ancestor is not None:
         ancestor.check(task, config)

@@ -62,7 +62,7 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
     started = time.perf_counter()
     config, runs = group.config, Runs([run.seed for run in group.runs], group.traced_values())
     schedule = training_schedule(task, config)
-    require_room(task, run_optimizer(config, schedule.steps, schedule.epoch_steps), len(group.runs))
+    require_room(task, config, run_optimizer(config, schedule.steps, schedule.epoch_steps), len(group.runs))
     check_frozen(config.frozen, shapes(task))
     engine = Engine(task, config, group.mesh(), runs)
     directory.claim(group.as_dict())
