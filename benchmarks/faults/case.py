@@ -7,6 +7,7 @@ import random
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -198,3 +199,9 @@ def require_clean(ended: Ended) -> None:
     if ended.code in (1, 2):
         sentences = sum(line.startswith("rnnjax: ") for line in lines)
         require(sentences == 1, f"code {ended.code} with {sentences} sentences for one; stderr: {said!r}")
+
+
+def in_python_alone(ended: Ended, number: signal.Signals) -> bool:
+    """Says whether Ctrl-C met Python itself while it started, and had not come to a line of ours."""
+    ours = re.search(r"rnnjax/\w+\.py", ended.err)
+    return number == signal.SIGINT and not ours and "KeyboardInterrupt" in ended.err

@@ -16,8 +16,8 @@ import pytest
 from benchmarks.faults import __main__ as faults
 from benchmarks.faults.case import Bench, Case, Ended, Fault, require_clean
 from benchmarks.faults.compare import differences
-from benchmarks.faults.damage import LEFT_OVER, WAYS, damage_one, damaged, files_by_kind, leave_over
-from benchmarks.faults.kinds import as_if_stopped, check_evaluation, check_stopped, contents
+from benchmarks.faults.damage import LEFT_OVER, WAYS, contents, damage_one, damaged, files_by_kind, leave_over
+from benchmarks.faults.kinds import as_if_stopped, check_evaluation, check_stopped
 from benchmarks.report import table_lines
 from rnnjax.training.directory.metrics_file import read_rows
 from rnnjax.training.sinks.tensorboard import TensorBoard
