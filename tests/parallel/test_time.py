@@ -132,7 +132,7 @@ def test_steps_in_order_by_pmap():
     check(MinGRU(3), 2, "pmap", TimeSplit(implementation="scan"))
 
 
-@pytest.mark.parametrize(("cell", "length"), [(MinGRU(3), 1), (MinGRU(3), 5), (ParaGRU(3), 5)])
+@pytest.mark.parametrize(("cell", "length"), [(MinGRU(3), 1), once_more(MinGRU(3), 5), (ParaGRU(3), 5)])
 def test_steps_that_do_not_divide_are_padded_even_to_a_part_of_nothing_else(cell, length):
     params, xs, state = arguments(cell)
     xs = xs[:, :length]
