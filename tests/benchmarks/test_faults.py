@@ -256,6 +256,9 @@ def test_before_training_a_signal_may_end_the_process_itself(bench):
 
 def test_many_lines_are_no_clean_end_and_those_of_progress_are():
     require_clean(Ended("", 0, "", "epoch 1  step 2\n" * 100))
+    require_clean(
+        Ended("", 1, "", "    @     0x7f0f0b4f0321  tsl::RPCState<>::OnCompleted()\n" * 30 + "rnnjax: gone\n")
+    )
     with pytest.raises(Fault, match="30 lines on stderr"):
         require_clean(Ended("", 0, "", "warning\n" * 30))
 
