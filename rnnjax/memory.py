@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import jax
 from rnnjax.backend import shares_memory
 from rnnjax.errors import ConfigError, first_line
 
+_MEMORY = Path("/proc/meminfo")
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -25,6 +27,20 @@ def machine_memory() -> int:
         except (OSError, ValueError):  # no such limit
             continue
     return min(limits)
+
+
+def free_memory() -> int:
+    """Returns the bytes of memory that are free for this process now, as far as the system says so."""
+    try:
+        found = re.search(r"^MemAvailable:\s*(\d+) kB", _MEMORY.read_text(), re.MULTILINE)
+    except OSError:  # not Linux
+        found = None
+    return machine_memory() if found is None else min(machine_memory(), 1024 * int(found[1]))
+
+
+def devices_apart() -> int:
+    """Returns over how many memories the devices' parts of an array are spread: over one where devices share it."""
+    return 1 if shares_memory() else jax.device_count()
 
 
 def device_memory() -> int:
@@ -50,15 +66,16 @@ def program_that_fits(compiled: Any, devices: int) -> Any:
     return compiled
 
 
-def require_room_for(make: Callable[[], Any], what: str, *, times: int = 1) -> None:
-    """Raises `ConfigError` if what a function returns needs too much memory, or if the function raises an error.
-
-    The function is only traced; nothing is computed.
+def require_room_for(make: Callable[[], Any], what: str, *, times: int = 1) -> int:
+    """Returns the bytes of what a function returns, of which nothing is computed: the function is only traced.
 
     Args:
       make: returns a pytree of arrays.
       what: names these, for the message.
       times: how many copies of them there will be.
+
+    Raises:
+      ConfigError: if they need too much memory, or the function raises an error.
     """
     remedy = "lower the sizes, such as cell.hidden_size"
     try:
@@ -67,7 +84,9 @@ def require_room_for(make: Callable[[], Any], what: str, *, times: int = 1) -> N
         raise ConfigError(f"{what} have sizes that do not fit 32 bits; {remedy}") from error
     except ValueError as error:  # for example, a cell may accept inputs of one size only
         raise ConfigError(f"{what} cannot be made: {first_line(error)}") from error
-    require_memory(times * sum(map(_bytes, jax.tree.leaves(shapes))), what, remedy)
+    needed = times * sum(map(_bytes, jax.tree.leaves(shapes)))
+    require_memory(needed, what, remedy)
+    return needed
 
 
 def _bytes(leaf: Any) -> int:

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     require_packages()
     from rnnjax.config_flags import read_config
-    from rnnjax.parallel.distributed import joined, read_cluster
+    from rnnjax.parallel.distributed import joined, missed_by_others, read_cluster
     from rnnjax.parallel.mesh import provide_cpu_devices
     from rnnjax.training.ancestor import read_extension, read_parent
     from rnnjax.training.directory.run_directory import new_directory
@@ -49,13 +49,15 @@ def main(arguments: Sequence[str]) -> None:
         return
     provide_cpu_devices()  # before any module that the config names can use them
     cluster, arguments = read_cluster(arguments)
-    extension, workdir = read_extension(arguments)
-    if extension is not None:
-        config, parent, name = extension.config, extension.parent, f"{Path(extension.parent.directory).name}-extended"
-    else:
-        parent, arguments = read_parent(arguments)
-        config, name, workdir = read_config(arguments)
-    require(cluster is None or workdir is not None, "several processes need --workdir, a directory that all reach")
+    with missed_by_others(cluster):
+        extension, workdir = read_extension(arguments)
+        if extension is not None:
+            config, parent = extension.config, extension.parent
+            name = f"{Path(parent.directory).name}-extended"
+        else:
+            parent, arguments = read_parent(arguments)
+            config, name, workdir = read_config(arguments)
+        require(cluster is None or workdir is not None, "several processes need --workdir, a directory that all reach")
     keep_compilations()
     flag = "--config.data.path" if extension is None else "--data"
     with joined(cluster, config), data_named_by(flag):

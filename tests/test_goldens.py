@@ -9,7 +9,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from fixtures.thorough import once_more
+from fixtures.thorough import main_of, once_more
 
 from rnnjax import GRU, LSTM, BasicRNN, Scan, Stack, Static, bidirectional, unroll
 from rnnjax.interop import bidirectional_from_torch, from_tf1, from_torch
@@ -38,9 +38,11 @@ TORCH = {
 }
 TORCH_FILES = [f"{kind}_{rest}" for kind in TORCH for rest in ("1_layer", "2_layers")]
 TORCH_FILES += [f"{name}_bidirectional" for name in TORCH_FILES]
-# Of two layers each has the parameters of one; that one is read as one layer, a cell of one kind shows.
-ONE_LAYER = [name for name in TORCH_FILES if "1_layer" in name and not name.startswith("lstm_1")]
-TORCH_CASES = [once_more(name) if name in ONE_LAYER else name for name in TORCH_FILES]
+# Two layers in both directions have the parameters of one, and a projected LSTM those of one that is not; that fewer
+# are read as fewer, a cell of one kind shows.
+MAIN = [f"{kind}_2_layers_bidirectional" for kind in ("rnn_tanh", "lstm_projection", "gru")]
+MAIN += ["rnn_relu_2_layers", "lstm_1_layer"]
+TORCH_CASES = main_of(TORCH_FILES, MAIN)
 
 
 def load(name):
@@ -96,7 +98,8 @@ def tf1_expected(golden):
 
 
 # Both ways to unroll for a cell of each kind, one of them for what is only otherwise read or stacked.
-TF1_CASES = [(name, method) for name in TF1 for method in METHODS if method == "scan" or name in STATIC]
+TF1_CASES = [(name, "scan") if name != STATIC[0] else (name, "static") for name in TF1]
+TF1_CASES += [once_more(name, "static") for name in STATIC[1:]] + [once_more(STATIC[0], "scan")]
 
 
 @pytest.mark.parametrize(("name", "method"), TF1_CASES)

@@ -1,7 +1,8 @@
 """Faults put into real runs, and whether anything was lost or falsified: ``python -m benchmarks.faults --minutes N``.
 
-Commands are killed, stopped, started on damaged directories and full disks, and bereft of their other processes. What
-comes out in the end is compared, bit for bit, with a run that nothing disturbed.
+Training is killed, stopped, started on damaged directories and full disks, and bereft of its other processes; sweeps
+are killed and stopped, and damaged runs asked to generate. What comes out in the end is compared, bit for bit, with a
+run that nothing disturbed.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ signal      SIGTERM or SIGINT at any moment, with programs compiled before or no
 damage      a file of a complete or stopped run cut off, zeroed, changed, deleted, ...; or something left over there
 disk        the run directory on a disk that is full, of bytes or of files; then room is made
 processes   two processes of one run, one of them killed or stopped
+sweep       SIGKILL, SIGTERM or SIGINT at any moment of a sweep of two programs, up to three times
+generate    a file of a complete run damaged, or something left over there; then generation and evaluation
 
 A case has survived if the result is that of a run that nothing disturbed (metrics, summary, arrays of the last and the
 best checkpoint, TensorBoard's points, bit for bit), or, where what was damaged cannot be made again, if the command

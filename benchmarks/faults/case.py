@@ -7,6 +7,7 @@ import random
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,10 @@ from benchmarks.faults.compare import differences
 from benchmarks.processes import end_group, start_group
 
 _LONGEST = 300  # seconds of a command
-_MOST_LINES = 20  # on stderr, apart from those of progress
+_MOST_LINES = 20  # on stderr
+# Apart from those of progress, and the calls that JAX's coordination service lists where it is the first to notice that
+# a process is gone.
+_UNCOUNTED = r"epoch \d+ | +@ +0x"
 
 
 class Fault(Exception):
@@ -193,8 +197,14 @@ def require_clean(ended: Ended) -> None:
     """Raises `Fault` if a command showed a traceback or many lines, or failed without one sentence of its own."""
     said, lines = ended.err.strip()[-400:], ended.err.splitlines()
     require("Traceback (most recent call last)" not in ended.err, f"a traceback (code {ended.code}): {said!r}")
-    more = [line for line in lines if not re.match(r"epoch \d+ ", line)]
+    more = [line for line in lines if not re.match(_UNCOUNTED, line)]
     require(len(more) <= _MOST_LINES, f"{len(more)} lines on stderr, the last of them: {said!r}")
     if ended.code in (1, 2):
         sentences = sum(line.startswith("rnnjax: ") for line in lines)
         require(sentences == 1, f"code {ended.code} with {sentences} sentences for one; stderr: {said!r}")
+
+
+def in_python_alone(ended: Ended, number: signal.Signals) -> bool:
+    """Says whether Ctrl-C met Python itself while it started, and had not come to a line of ours."""
+    ours = re.search(r"rnnjax/\w+\.py", ended.err)
+    return number == signal.SIGINT and not ours and "KeyboardInterrupt" in ended.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import shutil
 from pathlib import Path
@@ -29,6 +30,14 @@ def files_by_kind(run: Path) -> dict[str, list[Path]]:
     below = {name: sorted(run.glob(f"{name}/**/*")) for name in ("checkpoints", "tensorboard")}
     found = {kind: [path for path in paths if path.is_file()] for kind, paths in (named | below).items()}
     return {kind: paths for kind, paths in found.items() if paths}
+
+
+def contents(run: Path) -> dict[str, str]:
+    """Returns what the files of a run hold, as digests, with the name of a file that holds it; TensorBoard's are not
+    there, which are made from others."""
+    paths = [path for kind, paths in files_by_kind(run).items() if kind != "tensorboard" for path in paths]
+    paths += [path for path in run.glob("*.set-aside*") if path.is_file()]
+    return {hashlib.sha256(path.read_bytes()).hexdigest(): str(path.relative_to(run)) for path in paths}
 
 
 def damage_file(path: Path, way: str, draw: random.Random) -> None:

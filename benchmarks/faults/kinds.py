@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -14,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults import compare, disk, processes
-from benchmarks.faults.case import Case, Ended, Started, require, require_clean, require_code
-from benchmarks.faults.damage import damage_one, files_by_kind
+from benchmarks.faults import compare, disk, generating, processes, sweeps
+from benchmarks.faults.case import Case, Ended, Started, in_python_alone, require, require_clean, require_code
+from benchmarks.faults.damage import contents, damage_one
 
 _ANSWER = 30  # seconds in which a signal must be answered
 
@@ -86,8 +85,8 @@ def written(run: Path) -> int:
 
 def check_stopped(case: Case, ended: Ended, number: signal.Signals, *, began: bool) -> None:
     """Raises `Fault` unless a command answered a signal as is promised."""
-    if number == signal.SIGINT and not re.search(r"rnnjax/\w+\.py", ended.err) and "KeyboardInterrupt" in ended.err:
-        return  # Python itself was starting, and had not come to a line of ours
+    if in_python_alone(ended, number):
+        return
     require_clean(ended)
     complete = (case.run / "summary.json").exists()
     at_once = {signal.SIGTERM: (-signal.SIGTERM,), signal.SIGINT: (-signal.SIGINT, 130)}[number]
@@ -130,14 +129,6 @@ def as_if_stopped(run: Path) -> None:
     shutil.rmtree(run / "checkpoints" / str(last))
     kept = [line for line in (run / "metrics.jsonl").read_text().splitlines() if json.loads(line)["step"] <= before]
     (run / "metrics.jsonl").write_text("".join(f"{line}\n" for line in kept))
-
-
-def contents(run: Path) -> dict[str, str]:
-    """Returns what the files of a run hold, as digests, with the name of a file that holds it; TensorBoard's are not
-    there, which are made from others."""
-    paths = [path for kind, paths in files_by_kind(run).items() if kind != "tensorboard" for path in paths]
-    paths += [path for path in run.glob("*.set-aside*") if path.is_file()]
-    return {hashlib.sha256(path.read_bytes()).hexdigest(): str(path.relative_to(run)) for path in paths}
 
 
 def check_result(case: Case, ended: Ended, *, some_rows: bool) -> None:
@@ -184,6 +175,8 @@ KINDS: dict[str, Callable[[Case], None]] = {
     "damage": damage,
     "disk": disk.full_disk,
     "processes": processes.lose_one,
+    "sweep": sweeps.strike_sweep,
+    "generate": generating.damage_generation,
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from rnnjax.data.click_windows import Windows
-from rnnjax.data.files import regular
+from rnnjax.data.files import readable
 from rnnjax.errors import DataError
 
 _CLICKED, _NEXT = "_x.txt", "_y.txt"
@@ -82,7 +82,7 @@ def _sessions(windows: Int[np.ndarray, "N L"]) -> Int[np.ndarray, " N"]:
 
 def _read_rows(file: Path) -> Sequence[list[int]]:
     try:
-        lines = regular(file).read_text(encoding="utf-8-sig").splitlines()
+        lines = readable(file).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}): make it readable") from error
     except UnicodeDecodeError as error:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rnnjax.data.files import readable
 from rnnjax.data.locate import OTHER_SOURCES, locate
 from rnnjax.errors import DataError
 
@@ -80,7 +81,7 @@ def _read_file(file: Path) -> Iterator[tuple[int, float, int]]:
     """Yields session, time and item of each line."""
     parse, number = None, 0
     try:
-        with file.open(encoding="utf-8", errors="replace") as lines:
+        with readable(file, copies=1).open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 number += 1
                 if not line.strip():

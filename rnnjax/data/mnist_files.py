@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rnnjax.data.dataset import Arrays
+from rnnjax.data.files import readable
 from rnnjax.data.locate import OTHER_SOURCES, fullest_folder
 from rnnjax.errors import DataError
 
@@ -115,7 +116,7 @@ def parse_idx(compressed: bytes) -> np.ndarray:
 def _verified_bytes(folder: Path, file: OriginalFile) -> bytes:
     path = folder / file.name
     try:
-        content = path.read_bytes()
+        content = readable(path, copies=1).read_bytes()
     except FileNotFoundError:
         raise DataError(
             f"the MNIST file {file.name} is missing in {folder}: put the four original .gz files there, {OTHER_SOURCES}"

@@ -12,7 +12,7 @@ import numpy as np
 
 from rnnjax.data.dataset import content_checksum
 from rnnjax.data.download import downloaded
-from rnnjax.data.files import regular
+from rnnjax.data.files import readable
 from rnnjax.data.locate import OTHER_SOURCES, Store, locate, own_path
 from rnnjax.data.vocabulary import split_words
 from rnnjax.errors import DataError
@@ -163,7 +163,7 @@ def read_text(file: Path) -> str:
     """
     try:
         # "sig": without the mark that some programs begin a file with, which would be a character of the vocabulary.
-        text = regular(file).read_text(encoding="utf-8-sig")
+        text = readable(file).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"the text file {file} is missing: put it there, or give another --config.data.path") from None
     except OSError as error:

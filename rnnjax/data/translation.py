@@ -13,12 +13,12 @@ import numpy as np
 
 from rnnjax.data.dataset import Arrays, DataSet, content_checksum
 from rnnjax.data.dates import generate_dates
-from rnnjax.data.files import regular
+from rnnjax.data.files import readable
 from rnnjax.data.locate import OTHER_SOURCES, Place, locate, own_path
 from rnnjax.data.own.files import own_files
 from rnnjax.data.sentence_vocabulary import END, PADDING, SentenceVocabulary, learn_vocabulary
 from rnnjax.errors import DataError
-from rnnjax.memory import machine_memory
+from rnnjax.memory import free_memory
 
 Pair = tuple[str, str]
 Pairs = Mapping[str, Sequence[Pair]]
@@ -156,7 +156,7 @@ def _lines(file: Path) -> list[str]:
 
 def _content(file: Path) -> bytes:
     """Returns the content of a text file, or of the text file in an archive (not one whose name begins with _)."""
-    if regular(file).suffix != ".zip":
+    if readable(file).suffix != ".zip":
         return file.read_bytes()
     try:
         with zipfile.ZipFile(file) as archive:
@@ -173,7 +173,7 @@ def _member(archive: zipfile.ZipFile, texts: Sequence[zipfile.ZipInfo]) -> bytes
     member = next((text for text in texts if not text.filename.startswith("_")), None)
     if member is None:
         raise ValueError("there is no text in it")
-    if member.file_size > machine_memory() // 4:
+    if 2 * member.file_size > free_memory():
         raise ValueError(f"{member.filename} in it is {member.file_size} bytes large, too many for this machine")
     return archive.read(member)
 

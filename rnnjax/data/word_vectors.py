@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from rnnjax.data.files import regular
+from rnnjax.data.files import readable
 from rnnjax.errors import DataError
 
 _TOO_LONG = 2**31  # for a vector
@@ -42,7 +42,7 @@ def read_word_vectors(path: str | Path) -> tuple[list[str], Float[np.ndarray, "V
     """
     file = Path(path)
     try:
-        text = regular(file).read_text("utf-8")
+        text = readable(file).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read as word vectors ({error}): give a text file of word2vec") from error
     lines = text.rstrip("\n").split("\n")

@@ -29,7 +29,7 @@ from rnnjax.errors import (
 )
 from rnnjax.machine import versions
 from rnnjax.parallel.agreement import CollectiveError, describe_run
-from rnnjax.parallel.meeting import Place, meet
+from rnnjax.parallel.meeting import Place, give_up, meet
 from rnnjax.whole_numbers import whole_number
 
 _DAY = 24 * 3600  # seconds
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--coordinator")
     parser.add_argument("--process_id", type=int)
     parser.add_argument("--processes", type=int)
-    parser.add_argument("--start_timeout", type=int, default=300)
+    parser.add_argument("--start_timeout", type=int, default=60)
     parser.add_argument("--heartbeat_timeout", type=int, default=30)
     return parser
 
@@ -155,6 +155,22 @@ def _check_numbers(environment: Mapping[str, str]) -> None:
 
 
 @contextlib.contextmanager
+def missed_by_others(cluster: Cluster | None) -> Iterator[None]:
+    """Within it an error of this process, before it has joined the others, ends them too: they would wait for it.
+
+    If `cluster` is None, it does nothing.
+    """
+    try:
+        yield
+    except Exception as error:
+        if cluster is not None:
+            with contextlib.suppress(Exception):  # nothing is worth more than the error that is raised
+                coordinator, processes, process_id, _ = _detected(cluster)
+                give_up(Place(coordinator, process_id, processes, cluster.start_timeout), first_line(error))
+        raise
+
+
+@contextlib.contextmanager
 def joined(cluster: Cluster | None, config: TrainConfig) -> Iterator[None]:
     """Connects the processes of a run, and disconnects them at the end, where each waits for all others.
 
@@ -188,7 +204,7 @@ _USED_TOO_EARLY = (
     "met; move that into a function"
 )
 _SEE_ABOVE = "see JAX's message above"
-_TO_CONNECT = "see that each is started and can reach process 0"
+_TO_CONNECT = "see that each is started, has not ended with a message of its own, and can reach process 0"
 _PROCESS_LOST = "another process of this run is gone ({}); start all of them again to resume from the last checkpoint"
 
 

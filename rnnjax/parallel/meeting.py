@@ -1,7 +1,8 @@
 """The processes of a run connect before JAX does, at the same port, to check that all are there and of the same run.
 
 Each of the others connects to process 0, which answers with a greeting, receives a description of their run, and tells
-all of them at once whether their descriptions agree. JAX's coordination service cannot do this: it ends all processes
+all of them at once whether their descriptions agree. A process that ends before it has a run to describe, over its own
+arguments for example, says that instead. JAX's coordination service cannot do this: it ends all processes
 of a run if a process connects that does not belong to it.
 """
 
@@ -14,6 +15,7 @@ import os
 import selectors
 import socket
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from rnnjax.errors import ClusterError, ConfigError
@@ -24,6 +26,8 @@ _GREETING = b"the processes of a run of rnnjax meet here\n"
 _GREETING_TIMEOUT = 15.0  # seconds within which process 0 must greet
 _INTRODUCTION_TIMEOUT = 4.0  # seconds within which a process must introduce itself: others wait for as long
 _RETRY_INTERVAL = 0.1  # seconds between two attempts to reach process 0
+_LAST_WORDS = 15.0  # seconds for which others are waited for, to be told that a process has ended
+_ENDED = "ended"  # in place of the description of a run: why there is none
 _LONGEST_LINE = 2**20  # bytes
 
 
@@ -47,7 +51,7 @@ def meet(place: Place, description: Description) -> None:
     """Waits until all processes of the run have connected, and checks that their descriptions agree.
 
     Raises:
-      ConfigError: in all processes, if the descriptions differ.
+      ConfigError: in all processes, if the descriptions differ, or one process has ended over its arguments.
       ClusterError: if not all have connected in time, or something else listens at process 0's address.
     """
     if place.processes == 1:
@@ -58,11 +62,34 @@ def meet(place: Place, description: Description) -> None:
         raise ConfigError(sentence)
 
 
+def give_up(place: Place, reason: str) -> None:
+    """Tells the other processes of the run, which wait for this one, that it ends; returns after seconds.
+
+    Args:
+      place: where they meet.
+      reason: why, in a sentence.
+    """
+    place = place._replace(timeout=min(place.timeout, _LAST_WORDS))
+    with contextlib.suppress(ConfigError, ClusterError):  # this process has an error of its own to report
+        meet(place, {_ENDED: reason})
+
+
+def _verdict(descriptions: Mapping[int, Description]) -> str | None:
+    """Returns a sentence if a process has ended, or if the descriptions differ; otherwise None."""
+    for process, description in sorted(descriptions.items()):
+        if _ENDED in description:
+            return (
+                f"process {process} of this run has ended ({description[_ENDED]}); correct that, then start all again"
+            )
+    return difference([descriptions[process] for process in sorted(descriptions)])
+
+
 def _host(place: Place, description: Description, deadline: float) -> str | None:
     """Process 0's part. Returns the verdict that all are told: how descriptions differ, None if they agree."""
     with _listener(place.coordinator) as listener, contextlib.ExitStack() as connections:
-        peers = _gather(listener, connections, place, deadline)
-        verdict = difference([description, *(peers[process].description for process in sorted(peers))])
+        peers = _gather(listener, connections, place, deadline, ended=_ENDED in description)
+        by_process = {0: description} | {process: peer.description for process, peer in peers.items()}
+        verdict = _verdict(by_process)
         for peer in peers.values():
             peer.tell(verdict)
         for peer in peers.values():
@@ -95,9 +122,13 @@ class _Peer:
 
 
 def _gather(
-    listener: socket.socket, connections: contextlib.ExitStack, place: Place, deadline: float
+    listener: socket.socket, connections: contextlib.ExitStack, place: Place, deadline: float, ended: bool
 ) -> dict[int, _Peer]:
-    """Returns the peers by their numbers when all have connected; one that disconnects earlier may connect again."""
+    """Returns the peers by their numbers when all have connected; one that disconnects earlier may connect again.
+
+    Once a process has ended, perhaps this one, the others are waited for not much longer, and those that have come are
+    returned.
+    """
     peers: dict[int, _Peer] = {}
     with selectors.DefaultSelector() as events:
         events.register(listener, selectors.EVENT_READ)
@@ -105,6 +136,8 @@ def _gather(
             # After the deadline this is negative, which does not wait.
             ready = events.select(deadline - time.monotonic())
             if time.monotonic() >= deadline:
+                if ended:
+                    return peers
                 missing = ", ".join(str(each) for each in range(1, place.processes) if each not in peers)
                 raise ClusterError(_TIMED_OUT.format(place.coordinator, place.timeout, f"still missing: {missing}"))
             for key, _ in ready:
@@ -112,6 +145,8 @@ def _gather(
                     peer = _accept(listener, connections, peers)
                     if peer is not None:
                         events.register(peer.connection, selectors.EVENT_READ, peer)
+                        if _ENDED in peer.description:
+                            ended, deadline = True, min(deadline, time.monotonic() + _LAST_WORDS)
                 else:  # a peer sends nothing after its introduction, so this is the end of its connection
                     events.unregister(key.fileobj)
                     del peers[key.data.process_id]
@@ -243,6 +278,6 @@ def _read_line(connection: socket.socket) -> dict[str, Any]:
 
 
 _TIMED_OUT = (
-    "the processes of this run did not all meet at {} within {:g} s ({}); see that each is started and can reach "
-    "process 0"
+    "the processes of this run did not all meet at {} within {:g} s ({}); see that each is started, has not ended with "
+    "a message of its own, and can reach process 0, or wait longer with --start_timeout"
 )

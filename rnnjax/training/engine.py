@@ -98,12 +98,12 @@ def plan(task: Task, config: TrainConfig, runs: int = 1) -> tuple[TrainingSchedu
       runs: how many are trained together.
 
     Raises:
-      ConfigError: as `training_schedule`, if their states need more memory than there is, or for a pattern of frozen
-        parameters that fits none or all.
+      ConfigError: as `training_schedule`, if their states, data and a batch need more memory than there is, or for a
+        pattern of frozen parameters that fits none or all.
     """
     schedule = training_schedule(task, config)
     optimizer = run_optimizer(config, schedule)
-    require_room(task, optimizer, runs)
+    require_room(task, config, optimizer, runs)
     check_frozen(config.frozen, shapes(task))
     return schedule, optimizer
 

@@ -56,9 +56,10 @@ def train(task: Task, config: TrainConfig, run: RunDirectory, ancestor: Ancestor
       ConfigError: if the config cannot be run on this data and these devices.
       CheckpointError: if checkpoints cannot be written or read.
       TrainingError: if the loss is no longer finite.
+      DirectoryInUse: if another run writes in the directory.
       Interrupted: if a signal stopped it, after a checkpoint.
     """
-    with StopRequest() as stop:
+    with StopRequest() as stop, run.locked():
         return _train(task, config, run, ancestor, stop)
 
 

@@ -18,7 +18,7 @@ from rnnjax.parallel.agreement import CollectiveError, difference, in_all_proces
 from rnnjax.parallel.distributed import is_writer
 from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Kept, Task
-from rnnjax.training.directory.lock import locked, mark_of
+from rnnjax.training.directory.lock import mark_of
 from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.directory.summary import is_summary
 
@@ -53,7 +53,7 @@ def opened(
             run.check_parent(parent)
             summary, mark = run.summary(is_summary), ""
             if summary is None:
-                mark = locks.enter_context(locked(run.path))
+                mark = locks.enter_context(run.locked())
                 run.check(config)  # again: another run may have written there before the lock was taken
                 summary = run.summary(is_summary)
             return {"path": str(run.path.absolute()), "mark": mark}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Shaped
 
-from rnnjax.memory import require_room_for
+from rnnjax.config import TrainConfig
+from rnnjax.memory import devices_apart, require_memory, require_room_for
 from rnnjax.parallel.mesh import BATCH, EVERYWHERE, RUNS, place
 from rnnjax.tasks.task import Task
 
@@ -66,14 +68,40 @@ def initial_train_state(task: Task, optimizer: optax.GradientTransformation) -> 
     return lambda seed: initial(jax.random.key(seed))
 
 
-def require_room(task: Task, optimizer: optax.GradientTransformation, runs: int = 1) -> None:
-    """Raises `ConfigError` if the states of `runs` runs need more memory than there is; allocates none."""
+def require_room(task: Task, config: TrainConfig, optimizer: optax.GradientTransformation, runs: int = 1) -> None:
+    """Raises `ConfigError` if runs cannot fit into memory, before anything is allocated or compiled for them.
+
+    Counted is what is there at every moment of training: the states, the data that stays on the devices and one batch.
+    What a step keeps for its gradient is not, since the compiler decides on it: `rnnjax.memory.program_that_fits` asks
+    once the step is compiled.
+
+    Args:
+      task: the task of all runs.
+      config: the config of all runs.
+      optimizer: the optimiser.
+      runs: number of runs.
+    """
 
     def state() -> Any:
         params = task.init(jax.random.key(0))
         return params, optimizer.init(params)
 
-    require_room_for(state, "the parameters and the optimiser's state", times=runs)
+    runs = math.ceil(runs / devices_apart())
+    states = require_room_for(state, "the parameters and the optimiser's state", times=runs)
+    batch = math.ceil(runs * _bytes_of_batch(task, config.batch_size) / devices_apart())
+    if config.data.feed == "device":
+        what, remedy = "a batch, the states and the data, which stays on the devices,", "take data.feed=host"
+        batch += sum(array.nbytes for array in task.data.splits["train"].values())
+    else:
+        what, remedy = "a batch and the states", "lower the model's sizes"
+    require_memory(states + batch, what, f"lower batch_size, or {remedy}")
+
+
+def _bytes_of_batch(task: Task, batch_size: int) -> int:
+    """Returns the bytes of a batch at least: where there are buckets, examples are cut to the width of one."""
+    if task.buckets is not None:
+        return 0
+    return batch_size * sum(array[:1].nbytes for array in task.data.splits["train"].values())
 
 
 def stack(states: Sequence[PyTree[Shaped[Array, "..."]]]) -> PyTree[Shaped[Array, "runs ..."]]:

@@ -16,8 +16,8 @@ import pytest
 from benchmarks.faults import __main__ as faults
 from benchmarks.faults.case import Bench, Case, Ended, Fault, require_clean
 from benchmarks.faults.compare import differences
-from benchmarks.faults.damage import LEFT_OVER, WAYS, damage_one, damaged, files_by_kind, leave_over
-from benchmarks.faults.kinds import as_if_stopped, check_evaluation, check_stopped, contents
+from benchmarks.faults.damage import LEFT_OVER, WAYS, contents, damage_one, damaged, files_by_kind, leave_over
+from benchmarks.faults.kinds import as_if_stopped, check_evaluation, check_stopped
 from benchmarks.report import table_lines
 from rnnjax.training.directory.metrics_file import read_rows
 from rnnjax.training.sinks.tensorboard import TensorBoard
@@ -256,6 +256,9 @@ def test_before_training_a_signal_may_end_the_process_itself(bench):
 
 def test_many_lines_are_no_clean_end_and_those_of_progress_are():
     require_clean(Ended("", 0, "", "epoch 1  step 2\n" * 100))
+    require_clean(
+        Ended("", 1, "", "    @     0x7f0f0b4f0321  tsl::RPCState<>::OnCompleted()\n" * 30 + "rnnjax: gone\n")
+    )
     with pytest.raises(Fault, match="30 lines on stderr"):
         require_clean(Ended("", 0, "", "warning\n" * 30))
 

@@ -21,7 +21,12 @@ CLICKS = "".join(
 def test_clicks_are_trained_on_evaluated_and_continued(call, tmp_path, monkeypatch):
     (tmp_path / "yoochoose-clicks.dat").write_text(CLICKS)
     config = ["--config", "configs/navigation.py:source800", "--config.windows=100", "--config.batch_size=50"]
-    short = ["--config.epochs=60", "--config.distinct=False", "--config.optimizer.learning_rate=1e-2"]
+    short = [
+        "--config.epochs=60",
+        "--config.evaluate_every=30",
+        "--config.distinct=False",
+        "--config.optimizer.learning_rate=1e-2",
+    ]
     run = tmp_path / "run"
     code, out, _, err = call(train.main, *config, *short, "--config.data.path", tmp_path, "--workdir", run)
     assert code == 0, err

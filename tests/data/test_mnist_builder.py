@@ -288,6 +288,7 @@ def test_a_record_of_something_else_is_refused(synthetic):
 # The real files
 
 
+@pytest.mark.thorough
 def test_the_real_mnist_is_prepared_and_opened(real_root, tmp_path):
     # How long opening takes, benchmarks/data.py measures.
     mnist_builder.prepare_mnist(str(tmp_path), source_dir=str(real_root))

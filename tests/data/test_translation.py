@@ -178,7 +178,7 @@ ARCHIVES = {
 @pytest.mark.parametrize("change", ARCHIVES.values(), ids=ARCHIVES)
 @pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_an_archive_that_cannot_be_unpacked_is_refused_in_one_sentence(change, compression, tmp_path, monkeypatch):
-    monkeypatch.setattr("rnnjax.data.translation.machine_memory", lambda: 2**30)
+    monkeypatch.setattr("rnnjax.data.translation.free_memory", lambda: 2**30)
     path = tmp_path / "fra-eng.zip"
     path.write_bytes(change(archive(path, compression=compression)))
     with pytest.raises(DataError, match=r"fra-eng.zip cannot be unpacked \(.+\); unpack it yourself") as error:

@@ -23,6 +23,8 @@ def check(folder):
     return [(*place(error), error["message"]) for error in errors if place(error) not in theirs]
 
 
+# What the code does is run by other tests; the checker takes as long as ten of them.
+@pytest.mark.thorough
 def test_the_code_of_the_documents_passes_the_type_checker(tmp_path):
     for page in (ROOT / "README.md", *PAGES):
         (tmp_path / f"{page.stem}.py").write_text("\n".join(block.code for block in blocks(page.read_text())))

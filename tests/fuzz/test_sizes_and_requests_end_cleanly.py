@@ -48,7 +48,7 @@ def build_and_plan(task, chosen, folder):
     config = with_sizes(task, chosen, folder)
     built = build_task(config)
     plan = training_schedule(built, config)
-    require_room(built, build_optimizer(config.optimizer, plan.steps, plan.epoch_steps))
+    require_room(built, config, build_optimizer(config.optimizer, plan.steps, plan.epoch_steps))
 
 
 @few

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fixtures.parameters import array, drawn_parameters
+from fixtures.thorough import once_more
 from flax import nnx
 
 from rnnjax import GRU, LSTM, BasicRNN, Stack, unroll
@@ -23,7 +24,7 @@ def variables_of(module):
     ("cell", "module"),
     [
         (BasicRNN(H), linen.SimpleCell(H)),
-        (BasicRNN(H, "relu"), linen.SimpleCell(H, activation_fn=linen.relu)),
+        once_more(BasicRNN(H, "relu"), linen.SimpleCell(H, activation_fn=linen.relu)),
         (BasicRNN(H, jnp.sin), linen.SimpleCell(H, activation_fn=jnp.sin)),
         (LSTM(H, gate_activation=linen.hard_sigmoid), linen.LSTMCell(H, gate_fn=linen.hard_sigmoid)),
         (LSTM(H), linen.OptimizedLSTMCell(H)),

@@ -91,8 +91,9 @@ def check(cell, batch=(B,), steps=T, dtype=np.float32, tolerance=1e-4, given=Tru
     close(*jax.tree.map(np.float64, (kernels, scan)), rtol=tolerance, atol=tolerance / 10)
 
 
-# The GRU by itself is shown by its heads, and by the test of blocks below.
-EACH = [once_more(cell, id=name) if name == "gru" else pytest.param(cell, id=name) for name, cell in CELLS.items()]
+# The GRU by itself is shown by its heads, and by the test of blocks below; a state of two parts by the LSTM.
+AGAIN = ("gru", "own_resonator")
+EACH = [once_more(cell, id=name) if name in AGAIN else pytest.param(cell, id=name) for name, cell in CELLS.items()]
 
 
 @pytest.mark.parametrize("cell", EACH + IN_HEADS)

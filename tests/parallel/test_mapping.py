@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fixtures.thorough import main_of
+from fixtures.thorough import main_of, once_more
 from jax.sharding import AbstractMesh, PartitionSpec
 from toytasks.runs import changed, data_set, leaves, line_config, made_task, sign_config
 
@@ -89,7 +89,7 @@ def seven_on_one_device():
     return trained(config, build_task(config))
 
 
-@pytest.mark.parametrize(("map", "feed"), [("shard_map", "device"), ("pmap", "host")])
+@pytest.mark.parametrize(("map", "feed"), [("shard_map", "device"), once_more("pmap", "host")])
 def test_a_batch_that_does_not_divide_counts_every_example_once(map, feed, seven_on_one_device):
     config = on("2", map, sign_config(batch_size=7, epochs=2, data=DataConfig(feed=feed)))
     assert_agree(trained(config, build_task(config)), seven_on_one_device, rtol=1e-4)

@@ -142,8 +142,39 @@ def test_who_is_missing_is_named_and_a_number_given_twice_is_refused(coordinator
     assert "process 0 is gone again" in waited
 
 
+ENDED = "process {} of this run has ended ({}); correct that, then start all again"
+
+
+@pytest.mark.parametrize("ended", [0, 2])
+def test_a_process_that_ends_before_it_has_a_run_ends_the_others_with_its_reason(ended, coordinator):
+    told = [said()] * 3
+    told[ended] = {meeting._ENDED: "no field 'lrate'"}
+    assert ends(coordinator, *told) == [(ConfigError, ENDED.format(ended, "no field 'lrate'"))] * 3
+
+
+def test_one_that_never_comes_is_not_waited_for_long_once_another_has_ended(coordinator, monkeypatch):
+    monkeypatch.setattr(meeting, "_LAST_WORDS", 0.3)
+    found = ends(coordinator, said(), {meeting._ENDED: "no"}, ids=[0, 1], of=3, timeout=100.0)
+    assert found == [(ConfigError, ENDED.format(1, "no"))] * 2
+    meeting.give_up(Place(coordinator, 0, 2, 100.0), "nobody hears this")
+
+
+def test_arguments_that_only_process_0_gets_wrong_end_the_others_too(coordinator, tmp_path, capsys):
+    other = []
+    thread = threading.Thread(target=lambda: other.extend(ends(coordinator, said(), ids=[1], of=2)))
+    thread.start()
+    place = ["--coordinator", coordinator, "--process_id", "0", "--processes", "2", "--workdir", str(tmp_path / "run")]
+    assert exit_code(main, [*CONFIG, "--config.lrate=1", *place]) == 2
+    thread.join()
+    (own,) = capsys.readouterr().err.splitlines()
+    assert "lrate" in own
+    assert other == [(ConfigError, ENDED.format(0, own.removeprefix("rnnjax: ")))]
+
+
 def test_process_0_that_never_comes_ends_the_others(coordinator):
-    with pytest.raises(ClusterError, match=r"did not all meet at .* within 0.3 s \(Connection refused\); see that"):
+    with pytest.raises(
+        ClusterError, match=r"did not all meet at .* within 0.3 s \(Connection refused\); see that .* has not ended"
+    ):
         meet(Place(coordinator, 1, 2, 0.3), said())
 
 

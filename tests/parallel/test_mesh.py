@@ -4,6 +4,7 @@ import sys
 
 import jax
 import pytest
+from fixtures.thorough import once_more
 
 from rnnjax.errors import ConfigError
 from rnnjax.parallel.mesh import BATCH, LAYERS, RUNS, TIME, batch_mesh, filled_batch, provide_cpu_devices
@@ -65,7 +66,7 @@ COUNT = "import jax, rnnjax.parallel.mesh as mesh; mesh.provide_cpu_devices(); p
 
 @pytest.mark.parametrize(
     ("environment", "count"),
-    [({}, len(os.sched_getaffinity(0))), ({"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, 3)],
+    [({}, len(os.sched_getaffinity(0))), once_more({"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, 3)],
     ids=["every core", "XLA's flag"],
 )
 def test_every_core_is_a_device_unless_that_is_settled(environment, count):

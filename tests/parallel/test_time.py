@@ -128,11 +128,12 @@ def test_a_gradient_is_that_of_a_loop_where_the_products_of_a_part_overflow():
     assert_close(got, both_ways(WHOLE, large, first, first[::-1]))
 
 
+@pytest.mark.thorough
 def test_steps_in_order_by_pmap():
     check(MinGRU(3), 2, "pmap", TimeSplit(implementation="scan"))
 
 
-@pytest.mark.parametrize(("cell", "length"), [(MinGRU(3), 1), (MinGRU(3), 5), (ParaGRU(3), 5)])
+@pytest.mark.parametrize(("cell", "length"), [(MinGRU(3), 1), once_more(MinGRU(3), 5), (ParaGRU(3), 5)])
 def test_steps_that_do_not_divide_are_padded_even_to_a_part_of_nothing_else(cell, length):
     params, xs, state = arguments(cell)
     xs = xs[:, :length]
@@ -147,7 +148,7 @@ def test_steps_that_do_not_divide_are_padded_even_to_a_part_of_nothing_else(cell
     assert_close(on_devices(of(TimeSplit()), params, xs, state), jax.jit(of(None))(params, xs, state))
 
 
-@pytest.mark.parametrize("cell", [MinGRU(3), LearnedState(ParaGRU(3))])
+@pytest.mark.parametrize("cell", [once_more(MinGRU(3)), LearnedState(ParaGRU(3))])
 def test_a_nan_before_a_reset_on_another_device_reaches_nothing_after_it(cell):
     params, xs, state = arguments(cell)
     resets = np.zeros((B, T), bool)

@@ -3,6 +3,7 @@ import numpy as np
 import optax
 import pytest
 from fixtures.parameters import drawn_parameters
+from fixtures.thorough import once_more
 
 from rnnjax.config import CellConfig, DataConfig
 from rnnjax.config_file import get_config
@@ -35,7 +36,7 @@ def learnt(config):
     return task, params, np.asarray(accuracies)
 
 
-@pytest.mark.parametrize("variant", ["basic", "lstm", "gru"])
+@pytest.mark.parametrize("variant", ["basic", once_more("lstm"), once_more("gru")])
 def test_all_six_characters_are_right_within_100_steps(variant):
     config = get_config(f"hihello:{variant}")
     assert (config.epochs, config.batch_size, config.cell.hidden_size, config.optimizer.learning_rate) == (

@@ -75,7 +75,7 @@ STEPS_IN_CALLS = {
     "calls of 5 and 3 that grow": {"steps_per_call": 5, "call_seconds": 1e6},
 }
 
-MAIN = [(STEPS_IN_CALLS["single steps"], "device"), (STEPS_IN_CALLS["calls of 3, 3 and 2"], "host")]
+MAIN = [(STEPS_IN_CALLS["calls of 3, 3 and 2"], "host")]
 IN_CALLS = [(fields, feed) for fields in STEPS_IN_CALLS.values() for feed in ("device", "host")]
 
 

@@ -108,7 +108,7 @@ def test_a_run_that_was_begun_before_methods_were_measured_goes_on_by_the_rule(t
 
 
 @pytest.mark.usefixtures("programs_shared")
-@pytest.mark.parametrize("choice", ["1", "2", "all"])
+@pytest.mark.parametrize("choice", [once_more("1"), "2", "all"])
 def test_a_number_in_the_config_stands(choice, measured, tmp_path):
     ran = run_training(tmp_path / "run", large(parallel=ParallelConfig(batch=choice)))
     assert ran.summary["device"]["count"] == (1 if choice == "1" else 2)

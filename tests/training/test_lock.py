@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from toytasks.runs import sign_config
+from toytasks.runs import run_training, sign_config
 
 from rnnjax.config_group import to_dict
 from rnnjax.errors import ConfigError, DirectoryInUse
@@ -58,6 +58,28 @@ def test_a_holder_that_cannot_be_read_is_another_process(content, tmp_path):
         (tmp_path / "lock").write_text(content)
         with pytest.raises(DirectoryInUse, match="in use by another process; wait"), locked(tmp_path):
             pass
+
+
+def test_training_called_from_python_writes_alone_and_its_lock_ends_with_it(tmp_path, monkeypatch):
+    def begin(run, model):
+        assert mark_of(run.path)
+        with pytest.raises(DirectoryInUse, match="choose another --workdir"):
+            run_training(run.path, sign_config())
+        raise ConfigError("the first one fails too")
+
+    monkeypatch.setattr(RunDirectory, "keep_model", begin)
+    with pytest.raises(ConfigError, match="the first one fails too"):
+        run_training(tmp_path, sign_config())
+    assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_run_that_the_command_has_locked_is_not_locked_against_itself(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    with run.locked() as mark, run.locked() as same:
+        assert mark == same == mark_of(run.path)
+    with run.locked():
+        assert mark_of(run.path)
+    assert not run.path.exists()
 
 
 HOLDER = """

@@ -2,11 +2,18 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
+from toytasks.runs import line_config, made_task, run_training
 
 from rnnjax import memory, sweep, train
 from rnnjax.commands import exit_code
+from rnnjax.config import DataConfig
+from rnnjax.data.dataset import DataSet
 from rnnjax.errors import ConfigError
+from rnnjax.training import loop, state
+from rnnjax.training.state import require_room
 
 GIB = 2**30
 
@@ -72,6 +79,46 @@ def test_a_program_that_cannot_fit_ends_with_2_before_it_is_run(main, tmp_path, 
     arguments = ["--config", "configs/hihello.py", "--config.parallel.batch=1", "--workdir", str(tmp_path / "run")]
     assert exit_code(main, arguments) == 2
     assert "training steps take at least 3.0 GiB of memory" in capsys.readouterr().err
+
+
+def large_task(buckets=None):
+    """A task of data that would take 1.2 GiB, and whose examples of 1.2 KiB none of them takes."""
+    split = {"x": np.broadcast_to(np.float32(0), (2**20, 300))}
+    data = DataSet("made", dict.fromkeys(("train", "validation", "test"), split), "made in the test", "")
+    return made_task(data, lambda key: {"w": jnp.zeros(300)}, None, buckets=buckets)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "feed", "sentence"),
+    [
+        (
+            8,
+            "device",
+            r"data, which stays on the devices, take at least 1.2 GiB .*, or take data.feed",
+        ),
+        (
+            2**20,
+            "host",
+            "a batch and the states take at least 1.2 GiB of memory, but there are 1.0 GiB; lower batch_size",
+        ),
+        (2**19, "device", "take at least 1.8 GiB"),
+    ],
+)
+def test_data_and_batches_that_cannot_fit_are_refused_before_anything_is_compiled(
+    batch_size, feed, sentence, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loop, "Engine", lambda *given: pytest.fail("compiled"))
+    config = line_config(batch_size=batch_size, data=DataConfig(feed=feed))
+    with pytest.raises(ConfigError, match=sentence):
+        run_training(tmp_path, config, large_task())
+
+
+def test_nothing_is_refused_that_may_fit(monkeypatch):
+    task, sgd = large_task(), optax.sgd(0.1)
+    require_room(task, line_config(batch_size=8, data=DataConfig(feed="host")), sgd)
+    require_room(large_task(buckets="some"), line_config(batch_size=2**20, data=DataConfig(feed="host")), sgd)
+    monkeypatch.setattr(state, "devices_apart", lambda: 4)
+    require_room(task, line_config(batch_size=2**20, data=DataConfig(feed="host")), sgd)
 
 
 def test_a_compiled_program_tells_its_size():

@@ -33,7 +33,7 @@ def test_layers_on_two_devices_train_as_on_one(map, on_one, tmp_path):
     )
 
 
-@pytest.mark.parametrize(("kind", "layers"), [("ParaGRU", 1), once_more("MinGRU", 2)])
+@pytest.mark.parametrize(("kind", "layers"), [("MinGRU", 1), once_more("MinGRU", 2), once_more("ParaGRU", 1)])
 def test_time_on_two_devices_trains_as_on_one(kind, layers, tmp_path):
     cell = CellConfig(kind=kind, hidden_size=4, layers=layers, dropout={"output_rate": 0.3})
     one, two = (

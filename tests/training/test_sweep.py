@@ -247,7 +247,7 @@ def test_a_sweep_in_a_directory_in_use_is_refused(tmp_path):
 
 # A group takes four calls: the first stop is within the first group, the second in its last call, the third after it.
 @pytest.mark.parametrize(
-    ("at", "complete", "trained"), [(2, 0, [5, 5, 1]), once_more(3, 0, [5, 5, 1]), (5, 5, [5, 1, 1])]
+    ("at", "complete", "trained"), [(2, 0, [5, 5, 1]), once_more(3, 0, [5, 5, 1]), once_more(5, 5, [5, 1, 1])]
 )
 def test_a_sweep_that_is_stopped_goes_on_to_the_same_end(at, complete, trained, swept, tmp_path, monkeypatch):
     grid, uninterrupted, results = swept

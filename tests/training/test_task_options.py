@@ -72,7 +72,7 @@ def test_ordered_examples_are_taken_as_they_stand_in_every_epoch(feed, tmp_path)
     assert taken == [{0, 1, 2, 3}, {4, 5, 6, 7}] * 2
 
 
-@pytest.mark.parametrize("feed", ["device", "host"])
+@pytest.mark.parametrize("feed", ["device", once_more("host")])
 def test_a_batch_holds_examples_of_one_bucket_cut_to_its_width(feed, tmp_path):
     config = line_config(epochs=6, evaluate_every=6, batch_size=2, data=DataConfig(feed=feed))
     run = run_training(tmp_path, config, bucketed_task())

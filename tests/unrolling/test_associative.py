@@ -100,7 +100,7 @@ def value_and_gradients(cell, method, arguments, **options):
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*arguments)
 
 
-@pytest.mark.parametrize("name", main_of(OWN, ("matrix", "stack")))
+@pytest.mark.parametrize("name", main_of(OWN, ("matrix",)))
 def test_masks_resets_directions_and_wrappers_are_as_in_a_loop(name):
     cell = OWN[name]
     arguments = parameters(cell), jnp.where(MASK[..., None], inputs(B, T, I), jnp.nan), some_state(cell, B)

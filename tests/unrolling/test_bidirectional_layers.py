@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cells_under_test import H, I, close, drawn, inputs, same, some_state
+from fixtures.thorough import once_more
 
 from rnnjax import GRU, LSTM, BasicRNN, Static, bidirectional, init_bidirectional
 
@@ -17,7 +18,9 @@ def parameters(ahead, back):
     return drawn(jax.eval_shape(lambda: init_bidirectional(KEY, ahead, back, I)))
 
 
-@pytest.mark.parametrize("options", [{}, {"lengths": LENGTHS, "resets": RESETS, "method": Static()}], ids=range(2))
+@pytest.mark.parametrize(
+    "options", [once_more({}), {"lengths": LENGTHS, "resets": RESETS, "method": Static()}], ids=range(2)
+)
 def test_layers_as_one_call_are_a_call_a_layer(options):
     params, xs = parameters(AHEAD, BACK), inputs(B, T, I)
     states = [(some_state(a, B), some_state(b, B, seed=3)) for a, b in zip(AHEAD, BACK)]
@@ -61,7 +64,7 @@ def sums_of(width):
     return BasicRNN(width, activation="identity", kernel_init="ones", recurrent_init="zeros")
 
 
-@pytest.mark.parametrize("time_major", [False, True])
+@pytest.mark.parametrize("time_major", [False, once_more(True)])
 def test_dropout_between_layers_is_one_mask_a_step_for_both_directions(time_major):
     cells = [sums_of(16), sums_of(1)]
     params = init_bidirectional(KEY, cells, cells, 1)

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cells_under_test import CELLS, I, close, inputs, parameters
+from fixtures.thorough import main_of
 
 from rnnjax import unroll
 
 # Of every kind of cell and of wrapper one: without a key, others of a kind are the same program.
+MAIN = ("rnn", "lstm_with_everything", "own_gated", "wrapped_stack")
 EXPORTED = (
     "rnn",
     "lstm_with_everything",
@@ -22,7 +24,7 @@ EXPORTED = (
 )
 
 
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize("name", main_of(EXPORTED, MAIN))
 def test_an_exported_cell_takes_any_batch_and_length_once_read_back(name):
     cell = CELLS[name]
     params = parameters(cell)

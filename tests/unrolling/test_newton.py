@@ -114,7 +114,7 @@ def test_masks_resets_and_directions_are_as_in_a_loop(name):
     assert all(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(expected))
 
 
-@pytest.mark.parametrize("cell", [ParaGRU(H), ParaLSTM(H), BasicRNN(H)], ids=repr)
+@pytest.mark.parametrize("cell", [ParaGRU(H), once_more(ParaLSTM(H)), BasicRNN(H)], ids=repr)
 def test_cells_that_forget_converge_in_few_iterations_and_give_the_states_of_a_loop(cell):
     params, xs = cell.init(jax.random.key(0), I), inputs(B, LONG, I)
     params = params._replace(w_h=params.w_h / 2)

@@ -49,8 +49,14 @@ def check(of, *arguments):
 
 
 ALL = {"lengths": LENGTHS, "resets": RESETS, "reverse": True}
-RUN = [(LSTM(H, peephole=True, projection_size=2), ALL), (RunningSum(H), ALL)]
-AGAIN = [(GRU(H), ALL), (GRU(H, reset="before"), ALL), (LeakySum(I), ALL), (Stack((BasicRNN(H), GRU(2))), {})]
+RUN = [(LSTM(H, peephole=True, projection_size=2), ALL)]
+AGAIN = [
+    (RunningSum(H), ALL),
+    (GRU(H), ALL),
+    (GRU(H, reset="before"), ALL),
+    (LeakySum(I), ALL),
+    (Stack((BasicRNN(H), GRU(2))), {}),
+]
 CASES = RUN + [once_more(*case) for case in AGAIN]
 
 

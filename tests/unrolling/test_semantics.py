@@ -267,7 +267,7 @@ def test_chunks_with_the_state_carried_are_the_whole(cell, reverse, cuts, length
     close(carried, last)
 
 
-@pytest.mark.parametrize("variational", [True, False])
+@pytest.mark.parametrize("variational", [once_more(True), False])
 def test_a_timed_key_makes_chunks_draw_what_the_whole_draws(variational):
     within = Dropout(BasicRNN(H), input_rate=0.3, state_rate=0.3, output_rate=0.3, variational=variational)
     cell = Dropout(Stack((LSTM(H), within)), state_rate=0.3, variational=variational)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from cells_under_test import H, I, LeakySum, UpdateGateRNN, inputs, parameters
+from fixtures.thorough import once_more
 
 import rnnjax
 from rnnjax import GRU, LSTM, Auto, BasicRNN, Fused, Heads, Method, Scan, Stack, Static, choose_method, unroll
@@ -240,7 +241,7 @@ def test_the_cache_is_read_once(quickest, cache):
     [
         (UpdateGateRNN(H), {"lengths": True, "resets": True}),
         (BasicRNN(H), {"dtype": "bfloat16"}),
-        (LeakySum(I), {"lengths": True}),
+        once_more(LeakySum(I), {"lengths": True}),
     ],
     ids=["own", "in_16_bits", "own_that_is_not_gated"],
 )

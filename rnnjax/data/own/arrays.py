@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from rnnjax.data.files import regular
+from rnnjax.data.files import readable
 from rnnjax.data.own.sequence_set import NO_LABEL, SequenceSet, padded_sequences
 from rnnjax.data.own.table import LARGEST
 from rnnjax.errors import ConfigError, DataError
@@ -101,10 +101,9 @@ def _beside(file: Path) -> dict[str, np.ndarray]:
 
 def _loaded(file: Path) -> Any:
     def load() -> Any:
-        with regular(file).open("rb") as opened:
+        with readable(file, copies=3).open("rb") as opened:
             if not opened.read(6).startswith(_BEGINNINGS):
                 raise ValueError("it does not begin as they do")
-        require_memory(3 * file.stat().st_size, f"the arrays in {file}", "give fewer or shorter sequences")
         return np.load(file, allow_pickle=False)
 
     return _content(file, load)

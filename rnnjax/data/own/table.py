@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from rnnjax.data.files import regular
+from rnnjax.data.files import readable
 from rnnjax.errors import DataError, did_you_mean
 
 MISSING = ("", "nan", "na", "n/a", "null", "none")  # cells in which nothing is written, in any case
@@ -99,7 +99,7 @@ def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(_NEVER_ENDING)
     try:
         # "sig": without the mark that some programs begin a file with, which would be part of the first name.
-        with regular(file).open(encoding="utf-8-sig", newline="") as lines:
+        with readable(file).open(encoding="utf-8-sig", newline="") as lines:
             first = next((line for line in lines if line.strip()), "")
             lines.seek(0)
             delimiter = max(_DELIMITERS, key=first.count)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rnnjax.errors import ConfigError, first_line
 from rnnjax.files import is_object, parse_json, part_of, read_json, write_json, write_text
 from rnnjax.tasks.task import Kept
 from rnnjax.training.directory.choice import Choice, choice_from_json
-from rnnjax.training.directory.lock import LOCK
+from rnnjax.training.directory.lock import LOCK, locked
 from rnnjax.training.directory.metrics_file import append_rows, mend, read_rows, write_rows
 from rnnjax.training.directory.model_file import ModelFile, model_from_json
 
@@ -48,6 +49,25 @@ class RunDirectory:
         self._summary = self.path / "summary.json"
         self._devices = self.path / "devices.json"
         self._parent = self.path / "parent.json"
+        self._mark = ""
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[str]:
+        """Locks the directory against other writers, unless this object has done so already; yields the lock's mark.
+
+        A process that does not write locks nothing, and gets an empty mark.
+
+        Raises:
+          DirectoryInUse, ConfigError: as `rnnjax.training.directory.lock.locked`.
+        """
+        if self._mark or not self.writes:
+            yield self._mark
+            return
+        with locked(self.path) as self._mark:
+            try:
+                yield self._mark
+            finally:
+                self._mark = ""
 
     def check(self, config: dict[str, Any]) -> None:
         """Raises `ConfigError` if the directory contains a run of another config, or something else.
