@@ -67,7 +67,8 @@ def _is_tried(cell: rnnjax.Cell, label: str, size: Size) -> bool:
     if label == "kernel":
         return isinstance(cell, rnnjax.LinearCell) and on_gpu()
     if label == "native":
-        return isinstance(cell, (rnnjax.LinearCell, rnnjax.GatedCell)) and on_cpu() and compiler() is not None
+        kinds = rnnjax.LinearCell, rnnjax.DiagonalCell, rnnjax.GatedCell
+        return isinstance(cell, kinds) and on_cpu() and compiler() is not None
     if label == "split":
         return isinstance(cell, (rnnjax.LinearCell, rnnjax.DiagonalCell)) and jax.device_count() > 1
     if label == "fused":

@@ -71,6 +71,21 @@ class HiddenCell(Cell):
         """
         return add_bias(zs, params.b)
 
+    def affine_inputs(self, params: Params) -> tuple[Array, Array | None] | None:
+        """Returns ``w [I, n, H]`` and ``bias [n, H]`` or None, if what a step reads of z is ``x @ w + bias``.
+
+        None where that is not known. A cell needs it only if its `inputs` is its own.
+        """
+        return None
+
+    def affine_outputs(self, params: Params) -> tuple[Array, Array | None] | None:
+        """Returns ``w [n, H, O]`` and ``scale [O]`` or None, of n leaves of the state.
+
+        The sum of these leaves' products by w, plus ``scale * x``, must be what `outputs` makes of what `read` returns.
+        None where the outputs are no such sum.
+        """
+        return None
+
     def over_time(self, recur: Recur, params: Params, xs: Array, state: State, initial: State, key: Key):
         zs = self.inputs(params, xs, key=key)
         ys, state = recur(self, params, zs, state, initial, xs, may_finish=True)

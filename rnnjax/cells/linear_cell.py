@@ -72,21 +72,6 @@ class LinearCell(HiddenCell):
           zs: what `inputs` returned, by default the projected inputs ``[*N, G, H]``, in the type of the state.
         """
 
-    def affine_inputs(self, params: Params) -> tuple[Array, Array | None] | None:
-        """Returns ``w [I, n, H]`` and ``bias [n, H]`` or None, if what `coefficients` reads of z is ``x @ w + bias``.
-
-        None where that is not known. A cell needs it only if its `inputs` is its own.
-        """
-        return None
-
-    def affine_outputs(self, params: Params) -> tuple[Array, Array | None] | None:
-        """Returns ``w [n, H, O]`` and ``scale [O]`` or None, of n leaves of the state.
-
-        The sum of these leaves' products by w, plus ``scale * x``, must be what `outputs` makes of what `read` returns.
-        None where the outputs are no such sum.
-        """
-        return None
-
     def init(self, key: PRNGKeyArray, input_size: Size) -> Params:
         check_size("input_size", input_size)
         return LinearParams(*self.init_gates(key, input_size))

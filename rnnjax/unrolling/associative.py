@@ -17,6 +17,7 @@ from rnnjax.cells.linear_cell import LinearCell, coefficients_like
 from rnnjax.cells.pairs import Complex, is_complex, map_numbers, plus, times
 from rnnjax.cells.sizes import keep_sizes
 from rnnjax.cells.traits import is_linear
+from rnnjax.unrolling.chunks import WHOLE, Chunks
 from rnnjax.unrolling.cutting import zero_tangents_where
 from rnnjax.unrolling.linear_scan import (
     Implementation,
@@ -97,12 +98,12 @@ def _not_linear(cell: Cell) -> str | None:
 
 def run_linear(settings: ScanSettings, recurrence: Recurrence) -> tuple[Any, State]:
     """Returns what `Method.run` does for a linear cell, by one scan for each number in its state."""
-    states = linear_states(settings, recurrence)
-    ys, last = read_linear(settings, recurrence, states), jax.tree.map(lambda leaf: leaf[-1], states)
+    states = _states(settings, recurrence)
+    ys, last = outputs_of_states(recurrence, states, settings.chunks), jax.tree.map(lambda leaf: leaf[-1], states)
     return (ys, states) if recurrence.keeps_states else ys, last
 
 
-def linear_states(settings: ScanSettings, recurrence: Recurrence) -> State:
+def _states(settings: ScanSettings, recurrence: Recurrence) -> State:
     """Returns the states of a linear cell after all steps, by one scan for each number in them."""
     cell: Any = recurrence.cell
     arrays, state = _arrays(recurrence), recurrence.state
@@ -116,12 +117,18 @@ def linear_states(settings: ScanSettings, recurrence: Recurrence) -> State:
     return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), states, state)
 
 
-def read_linear(settings: ScanSettings, recurrence: Recurrence, states: State) -> Array:
-    """Returns the outputs of a linear cell from its states after all steps."""
+def outputs_of_states(recurrence: Recurrence, states: State, chunks: Chunks = WHOLE) -> Array:
+    """Returns the ``y`` of all steps of a cell whose units do not read each other, from its states after them.
+
+    Args:
+      recurrence: the recurrence.
+      states: each leaf ``[T, *batch, ...]``.
+      chunks: the other parts of the sequence.
+    """
     cell: Any = recurrence.cell
     if recurrence.steps.resets is None:
         return cell.read(recurrence.params, states, recurrence.steps.z)
-    return _read_before_resets(cell, settings, _arrays(recurrence), states)
+    return _read_before_resets(cell, ScanSettings(None, chunks=chunks), _arrays(recurrence), states)
 
 
 class _Arrays(NamedTuple):

@@ -1,4 +1,4 @@
-"""Gated and linear cells by a CPU kernel that is compiled, once, from their traced step."""
+"""Gated, linear and diagonal cells by a CPU kernel that is compiled, once, from their traced step."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import jax.numpy as jnp
 from rnnjax.backend import on_cpu
 from rnnjax.cells.blocks import in_blocks
 from rnnjax.cells.cell import State
+from rnnjax.cells.diagonal_cell import DiagonalCell
 from rnnjax.cells.gated_cell import GatedCell
 from rnnjax.cells.linear_cell import LinearCell
-from rnnjax.cells.traits import fuses, is_linear
+from rnnjax.cells.traits import fuses, keeps_units_apart
 from rnnjax.errors import first_line
-from rnnjax.unrolling.associative import Associative
 from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.native import compiler
 from rnnjax.unrolling.native.calls import GatedKernel
 from rnnjax.unrolling.native.differentiable import run
-from rnnjax.unrolling.native.linear_calls import LinearKernel, outputs_of
-from rnnjax.unrolling.native.linear_source import linear_plan_and_source
 from rnnjax.unrolling.native.source import plan_and_source
+from rnnjax.unrolling.native.unitwise_calls import UnitwiseKernel, outputs_of, reference_method
+from rnnjax.unrolling.native.unitwise_source import unitwise_plan_and_source
 from rnnjax.unrolling.recurrence import Method, Recurrence, Steps
 from rnnjax.unrolling.trial import Trial, largest_error
 
@@ -35,17 +35,17 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Native(Method):
-    """A pointwise gated or a linear cell, a user's own too, by a kernel that the machine's C++ compiler makes of it.
+    """A pointwise gated, linear or diagonal cell, a user's own too, by a kernel that the machine's C++ compiler makes.
 
     The kernel is compiled when a cell's recurrence is first run by this method, which takes some seconds, and kept in
     The kernel is compiled when a cell's recurrence is first run by this method, which takes some seconds, and kept in
     the user's cache. The recurrent weight of a gated cell is packed once for all steps, and each thread takes a part of
-    the batch through all of them, or of the hidden units where there are few sequences. A linear cell has no such
-    weight: its inputs are multiplied in tiles of steps, each thread takes sequences and units through all steps, and
-    outputs that are products of the states (`affine_outputs`) are computed too. `jax.grad` uses the kernel; tangents
-    (`jax.jvp`, `jax.linearize`) and derivatives of gradients are computed by `Fused`, those of linear cells by
-    `Associative`. Under `jax.vmap` a mapped axis is one more of the batch, unless parameters are mapped or the
-    gradients of each entry are asked for, which take a run for each.
+    the batch through all of them, or of the hidden units where there are few sequences. Linear and diagonal cells have
+    no such weight: their inputs are multiplied in tiles of steps, each thread takes sequences and units through all
+    steps, and outputs that are products of the states (`affine_outputs`) are computed too. `jax.grad` uses the kernel;
+    tangents (`jax.jvp`, `jax.linearize`) and derivatives of gradients are computed by `Fused`, those of linear cells by
+    `Associative`, of diagonal ones by `Scan`. Under `jax.vmap` a mapped axis is one more of the batch, unless
+    parameters are mapped or the gradients of each entry are asked for, which take a run for each.
 
     Raises:
       ValueError: when it runs, if the recurrence is not one of float32 on a CPU, or no kernel can be compiled for it.
@@ -63,14 +63,14 @@ class Native(Method):
     def run(self, recurrence: Recurrence) -> tuple[Any, State]:
         plan, source = _plan_and_source(recurrence)
         names = compiler.registered(compiler.built(source))
-        if is_linear(recurrence.cell):
-            return outputs_of(recurrence, plan, run(recurrence, LinearKernel(*names, plan)))
+        if keeps_units_apart(recurrence.cell):
+            return outputs_of(recurrence, plan, run(recurrence, UnitwiseKernel(*names, plan)))
         ys, *last = run(recurrence, GatedKernel(*names, plan))
         return ys, jax.tree.structure(recurrence.state).unflatten(last)
 
 
 def _plan_and_source(recurrence: Recurrence) -> tuple[Any, str]:
-    return (linear_plan_and_source if is_linear(recurrence.cell) else plan_and_source)(recurrence)
+    return (unitwise_plan_and_source if keeps_units_apart(recurrence.cell) else plan_and_source)(recurrence)
 
 
 def _unsuited(recurrence: Recurrence) -> str | None:
@@ -81,10 +81,10 @@ def _unsuited(recurrence: Recurrence) -> str | None:
         return (
             f"Native() runs on a CPU, and JAX computes on a {jax.default_backend()} here; use Fused(), Scan() or Auto()"
         )
-    if not fuses(cell) and not is_linear(cell):
+    if not fuses(cell) and not keeps_units_apart(cell):
         return (
-            f"Native() takes cells whose step is GatedCell's or LinearCell's, and {name} is not one here; "
-            "use Scan() or Auto()"
+            f"Native() takes cells whose step is GatedCell's, LinearCell's or DiagonalCell's, and {name} is not one "
+            "here; use Scan() or Auto()"
         )
     if fuses(cell) and not cell.pointwise:
         return f"{name} mixes hidden units in its gates, and Native() takes each by itself; use Fused() or Scan()"
@@ -95,7 +95,7 @@ def _unsuited(recurrence: Recurrence) -> str | None:
     return _unsuited_shapes(cell, recurrence) or _without_compiler()
 
 
-def _unsuited_shapes(cell: GatedCell | LinearCell, recurrence: Recurrence) -> str | None:
+def _unsuited_shapes(cell: GatedCell | LinearCell | DiagonalCell, recurrence: Recurrence) -> str | None:
     """Returns in one sentence why no kernel is made for arrays of such shapes; None if one may be."""
     if fuses(cell) and in_blocks(jax.eval_shape(cell.recurrent_weight, recurrence.params)):
         return "Native() takes one recurrent weight, and this one is in blocks; use Fused() or Scan()"
@@ -166,7 +166,7 @@ def _largest_error(recurrence: Recurrence) -> float:
 
 def _reference(recurrence: Recurrence) -> Method:
     """Returns the method whose results a kernel's must be, and which computes the derivatives of its gradients."""
-    return Associative("scan") if is_linear(recurrence.cell) else Fused()
+    return reference_method(recurrence.cell) if keeps_units_apart(recurrence.cell) else Fused()
 
 
 class _Unchecked(Native):
@@ -191,7 +191,7 @@ def _shortened(recurrence: Recurrence) -> Recurrence:
     state = jax.tree.map(lambda leaf: shape(leaf, (_CHECKED_BATCH,), batch_axes), recurrence.state)
     flag: Any = jax.ShapeDtypeStruct((_CHECKED_STEPS, _CHECKED_BATCH), bool)
     # No resets where there are none: a kernel may then compute the outputs too.
-    resets = None if recurrence.steps.resets is None and is_linear(recurrence.cell) else flag
+    resets = None if recurrence.steps.resets is None and keeps_units_apart(recurrence.cell) else flag
     steps = Steps(over_time(recurrence.steps.z), flag, resets)
     return recurrence._replace(params=params, state=state, initial=state, steps=steps, xs=over_time(recurrence.xs))
 

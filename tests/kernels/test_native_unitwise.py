@@ -1,4 +1,4 @@
-"""The CPU kernels that the machine's compiler makes of linear cells give the values and gradients of `Scan`."""
+"""The CPU kernels that the machine's compiler makes of linear and diagonal cells give what `Scan` does."""
 
 import dataclasses
 import functools
@@ -13,9 +13,23 @@ from fixtures.thorough import once_more
 from test_native import needs_compiler, quickly  # noqa: F401
 from test_pallas_interpreted import found_by, total
 
-from rnnjax import LRU, QRNN, RGLRU, GatedLinearAttention, LinearCell, MinGRU, MinLSTM, Native, Scan, Stack, unroll
+from rnnjax import (
+    LRU,
+    QRNN,
+    RGLRU,
+    GatedLinearAttention,
+    IndRNN,
+    LinearCell,
+    MinGRU,
+    MinLSTM,
+    Native,
+    ParaLSTM,
+    Scan,
+    Stack,
+    unroll,
+)
 from rnnjax.unrolling.auto import recurrences_in
-from rnnjax.unrolling.native import linear_source
+from rnnjax.unrolling.native import unitwise_source
 from rnnjax.unrolling.trial import largest_error
 
 native = importlib.import_module("rnnjax.unrolling.native.native")
@@ -27,14 +41,16 @@ LENGTHS = np.array([T, 1, 50])
 RESETS = np.arange(T) % 40 == np.array([[7], [0], [39]])
 CELLS = {
     "its own inputs and outputs": LRU(H, size=4),
-    "outputs that read z": QRNN(H),
 }
 MORE = {
     "inputs projected": MinGRU(H),
+    "outputs that read z": QRNN(H),
     "many gates": MinLSTM(H, positive=True),
+    "one gate": IndRNN(H),
     "parameters in every step": RGLRU(H, project_inputs=True),
     "outputs that add the inputs": LRU(H, size=I),
 }
+DIAGONAL = ParaLSTM(H)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +81,7 @@ def test_values_and_gradients_are_those_of_scan(cell):
 
 
 @needs_compiler
-@pytest.mark.parametrize("cell", [MinGRU(H), once_more(LRU(H, size=4))], ids=["inputs projected", "outputs"])
+@pytest.mark.parametrize("cell", [DIAGONAL, once_more(LRU(H, size=4))], ids=["diagonal", "linear"])
 def test_so_they_are_with_resets_and_missing_steps(cell):
     mask = np.random.default_rng(0).random((B, T)) < 0.7
     check(cell, resets=RESETS, mask=mask)
@@ -81,7 +97,7 @@ def test_so_they_are_in_every_size_of_tile_and_in_stacks(monkeypatch):
 
 @needs_compiler
 def test_an_overflow_before_a_reset_reaches_nothing_after_it():
-    cell, resets = MinGRU(H), np.arange(T) == np.full((B, 1), T - 1)
+    cell, resets = DIAGONAL, np.arange(T) == np.full((B, 1), T - 1)
     xs = inputs(B, T, I).at[0, 0].set(jnp.inf)
     (found,) = found_by((NATIVE,), cell, (parameters(cell), xs, None), {"resets": resets})
     gradient, (ys, _) = found
@@ -104,6 +120,7 @@ def test_a_gradient_of_a_gradient_is_that_of_scan():
 
 
 @needs_compiler
+@pytest.mark.thorough
 def test_coefficients_that_mix_units_are_found_out():
     assert "its results differ from those of Associative" in NATIVE.why_not(recurrence_of(Mixing(H)))
 
@@ -124,5 +141,5 @@ def test_a_state_that_is_no_vector_of_units_is_refused():
 )
 def test_products_are_in_the_kernel_where_nothing_else_reads_them(cell, resets, projected, outputs):
     options = {"resets": jnp.asarray(RESETS)} if resets else {}
-    plan, _ = linear_source.linear_plan_and_source(recurrence_of(cell, **options))
+    plan, _ = unitwise_source.unitwise_plan_and_source(recurrence_of(cell, **options))
     assert (plan.projected, plan.outputs) == (projected, outputs)

@@ -1,4 +1,5 @@
-// A linear cell's recurrence forward and backward in time. The file that includes this one defines the cell:
+// The recurrence of a cell whose units do not read each other, forward and backward in time. The file that includes this
+// one defines the cell:
 //
 //   struct Cell {
 //     static constexpr int ENTRIES, PARAMS, LEAVES, KEPT;  // entries of z and of the parameters, leaves of the state, and

@@ -1,6 +1,6 @@
-// The two calls from XLA of a linear cell, which take and return their arrays in the order of `linear_calls.py`.
+// The two calls from XLA of a unitwise cell, which take and return their arrays in the order of `unitwise_calls.py`.
 #pragma once
-#include "linear.h"
+#include "unitwise.h"
 
 // What both calls take: x or z, w_x, bias, w_y, scale, parameters, three flags, the first state, the one of resets.
 static Arrays read(Reader& args, Sizes sizes, long O) {

@@ -1,4 +1,4 @@
-"""The kernel of a linear cell: its calls, and the form in which it takes the arrays of a recurrence."""
+"""The kernel of a linear or diagonal cell: its calls, and the form in which it takes a recurrence's arrays."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from rnnjax.cells.cell import Finished, State
-from rnnjax.unrolling.associative import linear_states, read_linear
+from rnnjax.cells.cell import Cell, Finished, State
+from rnnjax.cells.traits import is_linear
+from rnnjax.unrolling.associative import Associative, outputs_of_states
 from rnnjax.unrolling.kernels.traced_gates import by_unit
-from rnnjax.unrolling.linear_scan import ScanSettings
 from rnnjax.unrolling.native.kernel import Differentiable, Kernel, Masks, alike, flat_masks, like, sizes
-from rnnjax.unrolling.native.linear_source import LinearPlan, projection
-from rnnjax.unrolling.recurrence import Recurrence, Steps
+from rnnjax.unrolling.native.unitwise_source import UnitwisePlan, projection
+from rnnjax.unrolling.recurrence import Method, Recurrence, Steps
+from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.varying import vary, varying_axes
-
-_IN_ORDER = ScanSettings("scan")
 
 
 class _Operands(NamedTuple):
@@ -44,13 +43,13 @@ class _Operands(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearKernel(Kernel):
-    """A compiled kernel of a linear cell.
+class UnitwiseKernel(Kernel):
+    """A compiled kernel of a linear or diagonal cell.
 
     Its outputs are the leaves of all states, or y where it computes it, then the leaves of the last state.
     """
 
-    plan: LinearPlan
+    plan: UnitwisePlan
 
     @property
     def over_time(self) -> tuple[bool, ...]:
@@ -88,8 +87,8 @@ class LinearKernel(Kernel):
     def reference(self, cell: Any, arrays: Differentiable, masks: Masks) -> list[Array]:
         z = cell.inputs(arrays.params, arrays.xs) if self.plan.projected else arrays.z
         recurrence = Recurrence(cell, arrays.params, arrays.state, arrays.initial, Steps(z, *masks), arrays.xs)
-        states = jax.tree.leaves(linear_states(_IN_ORDER, recurrence))
-        last = [leaf[-1] for leaf in states]
+        (_, states), last = reference_method(cell).run(recurrence._replace(keeps_states=True))
+        states, last = jax.tree.leaves(states), jax.tree.leaves(last)
         if not self.plan.outputs:
             return [*states, *last]
         w_y, scale = cell.affine_outputs(arrays.params)
@@ -97,16 +96,21 @@ class LinearKernel(Kernel):
         return [sum((leaf @ w for leaf, w in zip(states, w_y)), added), *last]
 
 
-def outputs_of(recurrence: Recurrence, plan: LinearPlan, found: list[Array]) -> tuple[Array | Finished, State]:
-    """Returns what `Method.run` does from the outputs of a linear cell's kernel."""
+def outputs_of(recurrence: Recurrence, plan: UnitwisePlan, found: list[Array]) -> tuple[Array | Finished, State]:
+    """Returns what `Method.run` does from the outputs of such a kernel."""
     structure = jax.tree.structure(recurrence.state)
     last = structure.unflatten(found[-plan.leaves :])
     if plan.outputs:
         return Finished(found[0]), last
-    return read_linear(_IN_ORDER, recurrence, structure.unflatten(found[: plan.leaves])), last
+    return outputs_of_states(recurrence, structure.unflatten(found[: plan.leaves])), last
 
 
-def _operands(cell: Any, plan: LinearPlan, arrays: Differentiable) -> _Operands:
+def reference_method(cell: Cell) -> Method:
+    """Returns a method that returns all states, and that JAX can differentiate in every way."""
+    return Associative("scan") if is_linear(cell) else Scan()
+
+
+def _operands(cell: Any, plan: UnitwisePlan, arrays: Differentiable) -> _Operands:
     """Returns a recurrence's arrays in the form that the kernel takes."""
     batch_axes = jax.tree.leaves(arrays.state)[0].ndim - 1
     empty = jnp.zeros(0, jnp.float32)
@@ -144,7 +148,7 @@ def _read(tree: Any, reads: tuple[bool, ...]) -> list[Array]:
 
 
 def _call_forward(
-    kernel: LinearKernel, operands: _Operands, masks: list[Array]
+    kernel: UnitwiseKernel, operands: _Operands, masks: list[Array]
 ) -> tuple[list[Array], list[Array], Array]:
     """Returns the leaves of the states after all steps ``[T, B, H]``, of the last ``[B, H]``, and y ``[T, B, O]``."""
     plan = kernel.plan
@@ -156,7 +160,7 @@ def _call_forward(
 
 
 def _call_backward(
-    kernel: LinearKernel,
+    kernel: UnitwiseKernel,
     operands: _Operands,
     masks: list[Array],
     states: list[Array],

@@ -1,4 +1,7 @@
-"""The C++ source of a linear cell: its traced step and its derivative, for the engine in `linear.h`."""
+"""The C++ source of a linear or diagonal cell: its traced step and its derivative, for the engine in `unitwise.h`.
+
+The units of such a cell do not read each other, so that a step is a function of each unit by itself.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,8 @@ from rnnjax.unrolling.native.expressions import flat_jaxpr, in_two_parts, statem
 from rnnjax.unrolling.recurrence import Recurrence
 
 
-class LinearPlan(NamedTuple):
-    """How the arrays of a linear cell's recurrence are handed to its kernel.
+class UnitwisePlan(NamedTuple):
+    """How the arrays of such a cell's recurrence are handed to its kernel.
 
     Attributes:
       hidden: number H of hidden units.
@@ -42,11 +45,11 @@ class LinearPlan(NamedTuple):
     reads_z: tuple[bool, ...]
 
 
-def linear_plan_and_source(recurrence: Recurrence) -> tuple[LinearPlan, str]:
-    """Returns how a linear cell's recurrence is handed to its kernel, and the kernel's source.
+def unitwise_plan_and_source(recurrence: Recurrence) -> tuple[UnitwisePlan, str]:
+    """Returns how such a cell's recurrence is handed to its kernel, and the kernel's source.
 
     Raises:
-      NotImplementedError: if its coefficients use an operation without a C++ form.
+      NotImplementedError: if its step uses an operation without a C++ form.
     """
     state, z = recurrence.state, recurrence.steps.z
     hidden = jax.tree.leaves(state)[0].shape[-1]
@@ -65,7 +68,7 @@ def linear_plan_and_source(recurrence: Recurrence) -> tuple[LinearPlan, str]:
     projected = _is_projected(recurrence, entries[1], reads_z)
     leaves = len(jax.tree.leaves(state))
     outputs = _own_outputs(recurrence, leaves, projected=projected)
-    plan = LinearPlan(hidden, entries[1], entries[0], leaves, projected, outputs, reads_params, reads_z)
+    plan = UnitwisePlan(hidden, entries[1], entries[0], leaves, projected, outputs, reads_params, reads_z)
     return plan, _source(plan, forward, backward, [*sizes[0], *sizes[1], *[1] * plan.leaves])
 
 
@@ -76,7 +79,7 @@ def _of_one_unit(leaf: Any, axes: int, hidden: int) -> Any:
 
 def _traced(cell: Any, params: Any, z: Any, state: Any) -> tuple[tuple[bool, ...], Pointwise, Pointwise]:
     """Returns which leaves of the parameters and of z a step reads, the step of one unit, and its derivative."""
-    # Coefficients may read the cell's own size.
+    # A step may read the cell's own size.
     cell = dataclasses.replace(cell, hidden_size=1)
     params_leaves, params_tree = jax.tree.flatten(params)
     z_leaves, z_tree = jax.tree.flatten(z)
@@ -124,8 +127,8 @@ def _at_one_step(recurrence: Recurrence) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), recurrence.steps.z)
 
 
-def _source(plan: LinearPlan, forward: Pointwise, backward: Pointwise, sizes: list[int]) -> str:
-    """Returns the source of a linear cell's kernel.
+def _source(plan: UnitwisePlan, forward: Pointwise, backward: Pointwise, sizes: list[int]) -> str:
+    """Returns the source of a kernel.
 
     Args:
       plan: how the kernel is called.
@@ -206,5 +209,5 @@ struct Cell {{
   }}
 }};
 
-#include "linear_calls.h"
+#include "unitwise_calls.h"
 """
