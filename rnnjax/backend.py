@@ -42,13 +42,14 @@ def steps_at_once(steps: int, numbers: int) -> int | None:
     """Returns how many steps of a linear recurrence are computed at once; None: all.
 
     On a CPU, large arrays are mapped anew and read from memory for each operation; those of some steps stay in its
-    cache. Elsewhere a loop costs a launch for each operation.
+    cache. Elsewhere a loop costs a launch for each operation. Of sizes that are symbols nothing is known.
 
     Args:
       steps: of the recurrence.
       numbers: in its state.
     """
-    if not on_cpu() or steps * numbers < _MANY_NUMBERS:
+    size = steps * numbers
+    if not on_cpu() or not isinstance(size, int) or size < _MANY_NUMBERS:
         return None
     return max(_FEWEST_STEPS, _NUMBERS_IN_CACHE // numbers)
 

@@ -10,7 +10,7 @@ from fixtures.thorough import main_of
 from rnnjax import unroll
 
 # Of every kind of cell and of wrapper one: without a key, others of a kind are the same program.
-MAIN = ("rnn", "lstm_with_everything", "own_gated", "wrapped_stack")
+MAIN = ("rnn", "lstm_with_everything", "own_gated", "wrapped_stack", "lru")
 EXPORTED = (
     "rnn",
     "lstm_with_everything",
@@ -21,6 +21,7 @@ EXPORTED = (
     "stack_of_weight_drop",
     "stack_of_stacks",
     "wrapped_stack",
+    "lru",
 )
 
 
