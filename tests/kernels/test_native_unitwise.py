@@ -61,6 +61,13 @@ class Mixing(LinearCell):
         return jax.nn.softmax(zs[..., 0, :]), zs[..., 0, :]
 
 
+class Doubled(LRU):
+    """A cell that outputs otherwise than the one it derives from."""
+
+    def outputs(self, params, ys):
+        return 2 * super().outputs(params, ys)
+
+
 def check(cell, batch=(B,), steps=T, **options):
     arguments = parameters(cell), inputs(*batch, steps, I), some_state(cell, batch)
     kernel, scan = found_by((NATIVE, Scan()), cell, arguments, options)
@@ -136,8 +143,15 @@ def test_a_state_that_is_no_vector_of_units_is_refused():
         (QRNN(H), False, False, 0),
         (LRU(H, size=4), False, True, 4),
         (LRU(H), True, True, 0),
+        (Doubled(H, size=4), False, True, 0),
     ],
-    ids=["z is made in the kernel", "z that outputs read is not", "outputs are made in the kernel", "not with resets"],
+    ids=[
+        "z is made in the kernel",
+        "z that outputs read is not",
+        "outputs are made in the kernel",
+        "not with resets",
+        "nor where a class below has its own",
+    ],
 )
 def test_products_are_in_the_kernel_where_nothing_else_reads_them(cell, resets, projected, outputs):
     options = {"resets": jnp.asarray(RESETS)} if resets else {}

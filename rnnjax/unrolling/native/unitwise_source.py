@@ -100,7 +100,14 @@ def projection(cell: Any, params: Any, xs: Any) -> tuple[Array, Array | None] | 
     if adds_a_bias(cell, params, xs):
         # What is added to a projected input of zero.
         return params.w_x, cell.gate_inputs(params, jnp.zeros((1, *params.w_x.shape[1:]), jnp.float32))[0]
-    return cell.affine_inputs(params)
+    return cell.affine_inputs(params) if _holds(cell, "affine_inputs", "inputs") else None
+
+
+def _holds(cell: Any, hook: str, *described: str) -> bool:
+    """Says whether what a method tells of others is of the ones that a cell has, and no class below overrides these."""
+    order = type(cell).__mro__
+    place = next(place for place, kind in enumerate(order) if hook in vars(kind))
+    return not any(name in vars(kind) for kind in order[:place] for name in described)
 
 
 def _is_projected(recurrence: Recurrence, entries: int, reads_z: tuple[bool, ...]) -> bool:
@@ -116,7 +123,8 @@ def _is_projected(recurrence: Recurrence, entries: int, reads_z: tuple[bool, ...
 def _own_outputs(recurrence: Recurrence, leaves: int, *, projected: bool) -> int:
     """Returns the number of outputs that the kernel computes; 0 where it does not."""
     cell: Any = recurrence.cell
-    found = jax.eval_shape(cell.affine_outputs, recurrence.params) if recurrence.may_finish else None
+    told = recurrence.may_finish and _holds(cell, "affine_outputs", "read", "outputs")
+    found = jax.eval_shape(cell.affine_outputs, recurrence.params) if told else None
     if found is None or found[0].shape[0] != leaves:
         return 0
     # A scale is of inputs, which a kernel that does not project them has not.
