@@ -110,7 +110,7 @@ class Cell(ABC):
         return type(self).step is Cell.step
 
     def outputs(self, params: Params, ys: Float[Array, "*N H"]) -> Float[Array, "*N O"]:
-        """Returns the outputs from the ``y`` of every step; the identity unless it is overridden."""
+        """Returns the outputs from the ``y`` of every step, row by row; the identity unless it is overridden."""
         return ys
 
     def start(self, params: Params, batch_size: int | tuple[int, ...], dtype: DTypeLike) -> State:

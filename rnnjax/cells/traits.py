@@ -81,11 +81,27 @@ def adds_a_bias(cell: Cell, params: Params, xs: Array | None) -> bool:
     return len(readers) == 1 and readers[0].primitive.name == "add" and readers[0].outvars == jaxpr.outvars
 
 
+def is_told_of(cell: Cell, name: str, *described: str) -> bool:
+    """Returns whether what an attribute tells of some methods is told of the cell's own.
+
+    It is not where a class below the one that has the attribute overrides one of the methods.
+
+    Args:
+      cell: the cell.
+      name: of the attribute.
+      *described: names of the methods.
+    """
+    order = type(cell).__mro__
+    place = next(place for place, kind in enumerate(order) if name in vars(kind))
+    return not any(method in vars(kind) for kind in order[:place] for method in described)
+
+
 def makes_z_by_step(cell: Cell, params: Params, xs: Array | None) -> bool:
     """Returns whether z of each step is known to depend on its own input only, so that it can be made at any time."""
     if xs is None or not isinstance(cell, HiddenCell):
         return False
-    return cell.inputs_by_step or adds_a_bias(cell, params, xs)
+    told = cell.inputs_by_step and is_told_of(cell, "inputs_by_step", "inputs")
+    return told or adds_a_bias(cell, params, xs)
 
 
 def reads_a_sum(cell: GatedCell, params: Params, state: State, z: Any, r: Array) -> bool:

@@ -64,7 +64,7 @@ def _piece(recurrence: Recurrence, run: Run, state: State, steps: Steps, xs: Arr
     if xs is not None:
         # Inside the checkpoint, so that z is made again on the way back, not stored.
         steps = steps._replace(z=recurrence.cell.inputs(recurrence.params, xs))
-    ys, state = run(recurrence._replace(state=state, steps=steps, xs=xs))
+    ys, state = run(recurrence._replace(state=state, steps=steps, xs=xs, may_finish=False))
     if recurrence.may_finish and not recurrence.keeps_states:
         ys = Finished(recurrence.cell.outputs(recurrence.params, ys))
     return ys, state

@@ -61,6 +61,24 @@ class Mixing(LinearCell):
         return jax.nn.softmax(zs[..., 0, :]), zs[..., 0, :]
 
 
+@dataclasses.dataclass(frozen=True)
+class Clock(LinearCell):
+    """A cell that reads how much time has passed, the same in all sequences."""
+
+    def inputs(self, params, xs, *, key=None):
+        return jnp.linspace(0.1, 0.9, len(xs))[:, None, None]
+
+    def coefficients(self, params, zs):
+        return jax.nn.sigmoid(zs), zs
+
+
+class Delayed(LRU):
+    """A cell whose inputs are those of the step before, so that z does not follow from a step's own."""
+
+    def inputs(self, params, xs, *, key=None):
+        return super().inputs(params, jnp.concatenate([jnp.zeros_like(xs[:1]), xs[:-1]]))
+
+
 class Doubled(LRU):
     """A cell that outputs otherwise than the one it derives from."""
 
@@ -127,8 +145,30 @@ def test_a_gradient_of_a_gradient_is_that_of_scan():
 
 
 @needs_compiler
+@pytest.mark.parametrize("cell", [Doubled(H, size=4), once_more(Delayed(H, size=4))], ids=["outputs", "inputs"])
+def test_what_a_class_below_overrides_is_its_own(cell):
+    check(cell, steps=9)
+
+
+@needs_compiler
+def test_gradients_without_that_of_z_are_those_of_scan():
+    cell = QRNN(H)
+    params, xs, state = parameters(cell), inputs(B, 9, I), some_state(cell, B)
+
+    def of_state(method, state):
+        return unroll(cell, params, xs, state, method=method)[0].sum()
+
+    close(*(jax.jit(jax.grad(functools.partial(of_state, method)))(state) for method in (NATIVE, Scan())))
+
+
+def test_what_a_step_reads_in_another_way_is_refused():
+    assert "z of every step and sequence" in NATIVE.why_not(recurrence_of(Clock(H)))
+
+
+@needs_compiler
 @pytest.mark.thorough
 def test_coefficients_that_mix_units_are_found_out():
+    assert NATIVE.why_not(recurrence_of(Mixing(1))) is None  # of one unit there is nothing to mix
     assert "its results differ from those of Associative" in NATIVE.why_not(recurrence_of(Mixing(H)))
 
 

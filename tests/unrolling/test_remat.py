@@ -10,7 +10,7 @@ from cells_under_test import H, I, LeakySum, UpdateGateRNN, close, inputs, param
 from fixtures.thorough import once_more
 from test_programs import carried_and_stacked, named
 
-from rnnjax import GRU, LSTM, BasicRNN, Cell, Dropout, Scan, Stack, bidirectional, unroll
+from rnnjax import GRU, LRU, LSTM, BasicRNN, Cell, Dropout, Scan, Stack, bidirectional, unroll
 
 B, T, EVERY = 5, 7, 2
 LENGTHS = np.array([7, 0, 3, 6, 1])
@@ -28,6 +28,13 @@ class RunningSum(UpdateGateRNN):
 class RunningSumOfProducts(UpdateGateRNN):
     def gate_inputs(self, params, zs):
         return jnp.cumsum(super().gate_inputs(params, zs), 0)
+
+
+class RunningSumOfInputs(LRU):
+    """A cell that overrides what the one it derives from is known for, that each step's z is of its own input."""
+
+    def inputs(self, params, xs, *, key=None):
+        return super().inputs(params, jnp.cumsum(xs, 0))
 
 
 PLAIN = [BasicRNN(H), LSTM(H, peephole=True), LSTM(H, projection_size=2), GRU(H), GRU(H, reset="before")]
@@ -49,7 +56,7 @@ def check(of, *arguments):
 
 
 ALL = {"lengths": LENGTHS, "resets": RESETS, "reverse": True}
-RUN = [(LSTM(H, peephole=True, projection_size=2), ALL)]
+RUN = [(LSTM(H, peephole=True, projection_size=2), ALL), (RunningSumOfInputs(H), {"lengths": LENGTHS})]
 AGAIN = [
     (RunningSum(H), ALL),
     (GRU(H), ALL),

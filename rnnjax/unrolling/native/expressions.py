@@ -180,7 +180,9 @@ def in_two_parts(jaxpr: Any, known: Sequence[Any]) -> tuple[Equations, Equations
     early, late = {id(v) for v in (*known, *jaxpr.constvars)}, []
     equations: list[Any] = []
     for equation in jaxpr.eqns:
-        if all(isinstance(atom, Literal) or id(atom) in early for atom in equation.invars):
+        # What is handed on is a vector of numbers.
+        numbers = all(v.aval.dtype == np.float32 for v in equation.outvars)
+        if numbers and all(isinstance(atom, Literal) or id(atom) in early for atom in equation.invars):
             equations.append(equation)
             early.update(map(id, equation.outvars))
         else:

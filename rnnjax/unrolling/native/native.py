@@ -5,8 +5,11 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
+import hashlib
 import logging
+import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -29,6 +32,7 @@ from rnnjax.unrolling.native.unitwise_calls import UnitwiseKernel, outputs_of, r
 from rnnjax.unrolling.native.unitwise_source import unitwise_plan_and_source
 from rnnjax.unrolling.recurrence import Method, Recurrence, Steps
 from rnnjax.unrolling.trial import Trial, largest_error
+from rnnjax.version import __version__
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +41,6 @@ _log = logging.getLogger(__name__)
 class Native(Method):
     """A pointwise gated, linear or diagonal cell, a user's own too, by a kernel that the machine's C++ compiler makes.
 
-    The kernel is compiled when a cell's recurrence is first run by this method, which takes some seconds, and kept in
     The kernel is compiled when a cell's recurrence is first run by this method, which takes some seconds, and kept in
     the user's cache. The recurrent weight of a gated cell is packed once for all steps, and each thread takes a part of
     the batch through all of them, or of the hidden units where there are few sequences. Linear and diagonal cells have
@@ -104,6 +107,8 @@ def _unsuited_shapes(cell: GatedCell | LinearCell | DiagonalCell, recurrence: Re
     if len(shapes) > 1 or own_axes != {1}:
         return "Native() takes states of which every leaf is [*batch, H], and these are not; use Auto() or Scan()"
     sizes = (recurrence.length, *shapes.pop())
+    if any(leaf.shape[: len(sizes) - 1] != sizes[:-1] for leaf in jax.tree.leaves(recurrence.steps.z)):
+        return f"Native() takes z of every step and sequence, {list(sizes[:-1])}, and this one is shared; use Scan()"
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         return f"Native() takes sizes that are known and not zero, got {sizes}; use Fused() or Scan()"
     return None
@@ -122,14 +127,16 @@ def _without_kernel(recurrence: Recurrence) -> str | None:
         _, source = _plan_and_source(recurrence)
     except NotImplementedError as error:
         return f"{name} has no C++ kernel: {error}; use Fused() or Scan()"
-    if source not in _FAILED:
+    key = source, type(recurrence.cell), *_described(recurrence)
+    if key not in _FAILED:
         with _LOCK:
-            _FAILED.setdefault(source, _failure(source, recurrence))
-    return _FAILED[source] and f"{name} has no C++ kernel: {_FAILED[source]}; use Fused() or Scan()"
+            _FAILED.setdefault(key, _failure(source, recurrence))
+    return _FAILED[key] and f"{name} has no C++ kernel: {_FAILED[key]}; use Fused() or Scan()"
 
 
-# For each source that was compiled in this process, why its kernel is not used.
-_FAILED: dict[str, str | None] = {}
+# For each source and cell that a kernel was compiled for in this process, why it is not used. Cells may have one source
+# and differ in what surrounds their step.
+_FAILED: dict[tuple[Any, ...], str | None] = {}
 _LOCK = threading.RLock()
 
 
@@ -138,18 +145,34 @@ def _failure(source: str, recurrence: Recurrence) -> str | None:
     try:
         path = compiler.built(source)
         compiler.registered(path)
-        checked = path.with_suffix(".checked")
-        if checked.exists():
+        checked = _note(path, recurrence)
+        if checked is not None and checked.exists():
             return None
         error = _in_a_thread(functools.partial(_largest_error, recurrence))
         if error <= _TOLERANCE:
-            checked.touch()
+            if checked is not None:
+                checked.touch()
             return None
         reason = f"its results differ from those of {_reference(recurrence)} by {error:.1e} of the largest"
     except (compiler.CompileError, OSError) as error:
         reason = first_line(error)
     _log.warning("Native() is not used for %s: %s", type(recurrence.cell).__name__, reason)
     return reason
+
+
+def _described(recurrence: Recurrence) -> tuple[str, str]:
+    """Returns the cell, without addresses of functions, and the shapes of its parameters."""
+    shapes = [leaf.shape for leaf in jax.tree.leaves(recurrence.params)]
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(recurrence.cell)), str(shapes)
+
+
+def _note(path: Path, recurrence: Recurrence) -> Path | None:
+    """Returns where it is noted that a kernel was right for a cell; None for a user's own, whose class may change."""
+    kind = type(recurrence.cell)
+    if not kind.__module__.startswith("rnnjax."):
+        return None
+    what = "\0".join((kind.__qualname__, __version__, *_described(recurrence)))
+    return path.with_suffix(f".{hashlib.sha256(what.encode()).hexdigest()[:12]}.checked")
 
 
 _TOLERANCE = 1e-4

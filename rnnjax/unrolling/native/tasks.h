@@ -43,15 +43,23 @@ class Team {
       if (id >= first_.back()) return;
       while (id >= first_[stage + 1]) stage++;
       wait(first_[stage]);
-      task((int)stage, id - first_[stage]);
+      try {
+        task((int)stage, id - first_[stage]);
+      } catch (const std::bad_alloc&) {  // a thread of the pool has nobody to tell
+        lacks_memory_.store(true);
+      }
       done_.fetch_add(1);
     }
   }
-  void wait() { wait(first_.back()); }
+  void wait() {
+    wait(first_.back());
+    if (lacks_memory_.load()) throw std::bad_alloc();
+  }
 
  private:
   void wait(long tasks) { wait_for(done_, tasks); }
   std::atomic<long> next_{0}, done_{0};
+  std::atomic<bool> lacks_memory_{false};
   std::vector<long> first_{0};
 };
 
@@ -109,7 +117,7 @@ static void in_large_pages(void* begin, size_t bytes) {
 // Scratch memory, kept for the next call that needs as much.
 class Scratch {
  public:
-  explicit Scratch(size_t floats) : bytes_((floats * 4 + PAGE - 1) / PAGE * PAGE) {
+  explicit Scratch(size_t floats) : bytes_(std::max(PAGE, (floats * 4 + PAGE - 1) / PAGE * PAGE)) {
     std::lock_guard<std::mutex> lock(mutex_);
     for (auto each = kept_.begin(); each != kept_.end(); ++each)
       if (each->first == bytes_) {

@@ -180,6 +180,8 @@ def _call_backward(
     """
     plan = kernel.plan
     arguments = alike([*operands[:6], *masks, *operands.start, *operands.initial, *states, *changes])
+    # z is not projected: its gradient is where the kernel works.
+    wants_x = wants_x or not plan.projected
     x = operands.x.shape if wants_x else (0,)
     shapes = [x, *(leaf.shape for leaf in (*operands[1:6], *operands.start, *operands.initial))]
     found = _called(kernel.backward, arguments, shapes, operands)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from rnnjax.cells.traits import adds_a_bias
+from rnnjax.cells.traits import adds_a_bias, is_told_of
 from rnnjax.unrolling.kernels.layout import one_unit
 from rnnjax.unrolling.kernels.traced_gates import Pointwise, with_gradients
 from rnnjax.unrolling.native.expressions import flat_jaxpr, in_two_parts, statements
@@ -65,6 +65,8 @@ def unitwise_plan_and_source(recurrence: Recurrence) -> tuple[UnitwisePlan, str]
         for tree, flags in ((params, reads_params), (one_z, reads_z))
     ]
     entries = [sum(each) for each in sizes]
+    if not entries[1]:
+        raise NotImplementedError("its steps read no inputs")
     projected = _is_projected(recurrence, entries[1], reads_z)
     leaves = len(jax.tree.leaves(state))
     outputs = _own_outputs(recurrence, leaves, projected=projected)
@@ -100,14 +102,7 @@ def projection(cell: Any, params: Any, xs: Any) -> tuple[Array, Array | None] | 
     if adds_a_bias(cell, params, xs):
         # What is added to a projected input of zero.
         return params.w_x, cell.gate_inputs(params, jnp.zeros((1, *params.w_x.shape[1:]), jnp.float32))[0]
-    return cell.affine_inputs(params) if _holds(cell, "affine_inputs", "inputs") else None
-
-
-def _holds(cell: Any, hook: str, *described: str) -> bool:
-    """Says whether what a method tells of others is of the ones that a cell has, and no class below overrides these."""
-    order = type(cell).__mro__
-    place = next(place for place, kind in enumerate(order) if hook in vars(kind))
-    return not any(name in vars(kind) for kind in order[:place] for name in described)
+    return cell.affine_inputs(params) if is_told_of(cell, "affine_inputs", "inputs") else None
 
 
 def _is_projected(recurrence: Recurrence, entries: int, reads_z: tuple[bool, ...]) -> bool:
@@ -123,7 +118,7 @@ def _is_projected(recurrence: Recurrence, entries: int, reads_z: tuple[bool, ...
 def _own_outputs(recurrence: Recurrence, leaves: int, *, projected: bool) -> int:
     """Returns the number of outputs that the kernel computes; 0 where it does not."""
     cell: Any = recurrence.cell
-    told = recurrence.may_finish and _holds(cell, "affine_outputs", "read", "outputs")
+    told = recurrence.may_finish and is_told_of(cell, "affine_outputs", "read", "outputs")
     found = jax.eval_shape(cell.affine_outputs, recurrence.params) if told else None
     if found is None or found[0].shape[0] != leaves:
         return 0
