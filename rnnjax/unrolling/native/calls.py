@@ -7,11 +7,21 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.kernels.traced_gates import by_unit
-from rnnjax.unrolling.native.kernel import Differentiable, Kernel, Masks, alike, flat_masks, like, sizes
+from rnnjax.unrolling.native.kernel import (
+    Differentiable,
+    Kernel,
+    Masks,
+    alike,
+    flat_masks,
+    like,
+    rows_of,
+    sizes,
+    z_by_unit,
+)
 from rnnjax.unrolling.native.source import Plan
 from rnnjax.unrolling.recurrence import Recurrence, Steps
 from rnnjax.unrolling.varying import vary, varying_axes
@@ -80,13 +90,9 @@ class GatedKernel(Kernel):
 
 def _operands(cell: Any, plan: Plan, arrays: Differentiable) -> _Operands:
     """Returns a recurrence's arrays in the form that the kernel takes."""
-    batch = arrays.state.h.ndim - 1
     empty = jnp.zeros(0, jnp.float32)
     read = [leaf for leaf, is_read in zip(jax.tree.leaves(arrays.params), plan.reads_params) if is_read]
     params = [by_unit(leaf, plan.hidden) for leaf in read]
-
-    def rows(tree: Any) -> list[Array]:
-        return [leaf.reshape(-1, leaf.shape[-1]) for leaf in jax.tree.leaves(tree)]
 
     if plan.projected:
         w_x = arrays.params.w_x
@@ -95,22 +101,17 @@ def _operands(cell: Any, plan: Plan, arrays: Differentiable) -> _Operands:
         x = arrays.xs.reshape(arrays.xs.shape[0], -1, arrays.xs.shape[-1])  # pyright: ignore[reportOptionalMemberAccess]
     else:
         w_x = bias = empty
-        x = jnp.concatenate([_z_by_unit(leaf, batch, plan.hidden) for leaf in jax.tree.leaves(arrays.z)], -2)
+        x = z_by_unit(jax.tree.leaves(arrays.z), arrays.state.h.ndim - 1, plan.hidden)
     operands = _Operands(
         x,
         w_x,
         bias,
         cell.recurrent_weight(arrays.params),
         jnp.concatenate(params) if params else empty,
-        rows(arrays.state),
-        [empty] * plan.leaves if arrays.initial is None else rows(arrays.initial),
+        rows_of(arrays.state),
+        [empty] * plan.leaves if arrays.initial is None else rows_of(arrays.initial),
     )
     return vary(operands, varying_axes(arrays))
-
-
-def _z_by_unit(leaf: Array, batch_axes: int, size: int) -> Float[Array, "T B n H"]:
-    """Returns a leaf ``[T, *batch, ...]`` of z with all batch axes as one, and what each unit has of it."""
-    return by_unit(leaf.reshape(leaf.shape[0], -1, *leaf.shape[1 + batch_axes :]), size, 2)
 
 
 def _call_forward(kernel: GatedKernel, operands: _Operands, masks: list[Array]) -> list[Array]:

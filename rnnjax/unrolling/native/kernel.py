@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from rnnjax.cells.cell import Params, State
+from rnnjax.unrolling.kernels.traced_gates import by_unit
 from rnnjax.unrolling.varying import vary, varying_axes
 
 
@@ -66,6 +67,17 @@ class Kernel(ABC):
     @abstractmethod
     def reference(self, cell: Any, arrays: Differentiable, masks: Masks) -> list[Array]:
         """Returns the outputs by another method, one that JAX can differentiate in every way."""
+
+
+def rows_of(tree: Any) -> list[Array]:
+    """Returns the leaves ``[*batch, H]`` of a state with all batch axes as one."""
+    return [leaf.reshape(-1, leaf.shape[-1]) for leaf in jax.tree.leaves(tree)]
+
+
+def z_by_unit(leaves: list[Array], batch_axes: int, size: int) -> Float[Array, "T B n H"]:
+    """Returns leaves ``[T, *batch, ...]`` of z with all batch axes as one, and what each unit has of them."""
+    flat = (leaf.reshape(leaf.shape[0], -1, *leaf.shape[1 + batch_axes :]) for leaf in leaves)
+    return jnp.concatenate([by_unit(leaf, size, 2) for leaf in flat], -2)
 
 
 def flat_masks(arrays: Differentiable, masks: Masks) -> list[Array]:

@@ -14,7 +14,17 @@ from rnnjax.cells.cell import Cell, Finished, State
 from rnnjax.cells.traits import is_linear
 from rnnjax.unrolling.associative import Associative, outputs_of_states
 from rnnjax.unrolling.kernels.traced_gates import by_unit
-from rnnjax.unrolling.native.kernel import Differentiable, Kernel, Masks, alike, flat_masks, like, sizes
+from rnnjax.unrolling.native.kernel import (
+    Differentiable,
+    Kernel,
+    Masks,
+    alike,
+    flat_masks,
+    like,
+    rows_of,
+    sizes,
+    z_by_unit,
+)
 from rnnjax.unrolling.native.unitwise_source import UnitwisePlan, projection
 from rnnjax.unrolling.recurrence import Method, Recurrence, Steps
 from rnnjax.unrolling.scan import Scan
@@ -112,7 +122,6 @@ def reference_method(cell: Cell) -> Method:
 
 def _operands(cell: Any, plan: UnitwisePlan, arrays: Differentiable) -> _Operands:
     """Returns a recurrence's arrays in the form that the kernel takes."""
-    batch_axes = jax.tree.leaves(arrays.state)[0].ndim - 1
     empty = jnp.zeros(0, jnp.float32)
     params = [by_unit(leaf, plan.hidden) for leaf in _read(arrays.params, plan.reads_params)]
     w_x = bias = None
@@ -120,16 +129,9 @@ def _operands(cell: Any, plan: UnitwisePlan, arrays: Differentiable) -> _Operand
         w_x, bias = projection(cell, arrays.params, arrays.xs)  # pyright: ignore[reportGeneralTypeIssues]
         x = arrays.xs.reshape(arrays.xs.shape[0], -1, arrays.xs.shape[-1])  # pyright: ignore[reportOptionalMemberAccess]
     else:
-        leaves = [
-            leaf.reshape(leaf.shape[0], -1, *leaf.shape[1 + batch_axes :]) for leaf in _read(arrays.z, plan.reads_z)
-        ]
-        x = jnp.concatenate([by_unit(leaf, plan.hidden, 2) for leaf in leaves], -2)
-
+        batch_axes = jax.tree.leaves(arrays.state)[0].ndim - 1
+        x = z_by_unit(_read(arrays.z, plan.reads_z), batch_axes, plan.hidden)
     w_y, scale = cell.affine_outputs(arrays.params) if plan.outputs else (None, None)
-
-    def rows(tree: Any) -> list[Array]:
-        return [leaf.reshape(-1, plan.hidden) for leaf in jax.tree.leaves(tree)]
-
     operands = _Operands(
         x,
         empty if w_x is None else w_x,
@@ -137,8 +139,8 @@ def _operands(cell: Any, plan: UnitwisePlan, arrays: Differentiable) -> _Operand
         empty if w_y is None else w_y,
         empty if scale is None else scale,
         jnp.concatenate(params) if params else empty,
-        rows(arrays.state),
-        [empty] * plan.leaves if arrays.initial is None else rows(arrays.initial),
+        rows_of(arrays.state),
+        [empty] * plan.leaves if arrays.initial is None else rows_of(arrays.initial),
     )
     return vary(operands, varying_axes(arrays))
 
