@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from cells_under_test import I, close, inputs, parameters, same, some_state
 from fixtures.thorough import once_more
-from test_native import needs_compiler, quickly  # noqa: F401
-from test_pallas_interpreted import found_by, total
+from test_native import needs_compiler, quickly, steepness  # noqa: F401
+from test_pallas_interpreted import found_by
 
 from rnnjax import (
     LRU,
     QRNN,
     RGLRU,
     GatedLinearAttention,
+    HiddenState,
     IndRNN,
     LinearCell,
     MinGRU,
@@ -134,14 +135,9 @@ def test_an_overflow_before_a_reset_reaches_nothing_after_it():
 @needs_compiler
 def test_a_gradient_of_a_gradient_is_that_of_scan():
     cell = LRU(H, size=4)
-    params, xs = parameters(cell), inputs(B, 9, I)
-
-    def steepness(method, params):
-        gradient = jax.grad(functools.partial(total, cell, method))(params, xs)
-        return sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient))
-
-    found = (jax.jit(jax.grad(functools.partial(steepness, method)))(params) for method in (NATIVE, Scan()))
-    close(*found, rtol=1e-4, atol=1e-4)
+    derivatives = (jax.grad(functools.partial(steepness, method, cell=cell)) for method in (NATIVE, Scan()))
+    found, wanted = (jax.jit(derivative)(parameters(cell), inputs(B, 9, I)) for derivative in derivatives)
+    close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 @needs_compiler
@@ -159,6 +155,14 @@ def test_gradients_without_that_of_z_are_those_of_scan():
         return unroll(cell, params, xs, state, method=method)[0].sum()
 
     close(*(jax.jit(jax.grad(functools.partial(of_state, method)))(state) for method in (NATIVE, Scan())))
+
+
+def test_a_state_of_ones_own_may_take_whole_numbers_only():
+    class Counted(MinGRU):
+        def initial_state(self, batch_size, dtype=jnp.float32):
+            return HiddenState(jnp.zeros((batch_size, self.hidden_size), dtype))
+
+    assert native._unsuited(recurrence_of(Counted(H))) == native._without_compiler()
 
 
 def test_what_a_step_reads_in_another_way_is_refused():

@@ -1,6 +1,7 @@
 // The arrays of XLA's calls, taken in order, and what all recurrences have of sizes and flags.
 #pragma once
 #include <cstring>
+#include <new>
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -47,8 +48,15 @@ static void in_place(float* out, const float* in, size_t floats) {
   if (out != in) memcpy(out, in, 4 * floats);
 }
 
-static ffi::Error no_memory() {
-  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "Native() found no memory for its scratch arrays");
+// What a call returns whose work is done in the end.
+template <class Work>
+static ffi::Error done(Work work) {
+  try {
+    work();
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "Native() found no memory for its scratch arrays");
+  }
+  return ffi::Error::Success();
 }
 
 #define SIZES Attr<int64_t>("T").Attr<int64_t>("B").Attr<int64_t>("I").Attr<int64_t>("H")

@@ -25,12 +25,7 @@ static ffi::Error forward_call(ffi::ThreadPool threads, int64_t T, int64_t B, in
   arrays.r = writer.array();
   for (auto& leaf : arrays.states) leaf = writer.array();
   if (!Cell::PROJECTED && arrays.z) in_place(arrays.z, arrays.x, T * B * Z * H);
-  try {
-    forward(threads, arrays);
-  } catch (const std::bad_alloc&) {
-    return no_memory();
-  }
-  return ffi::Error::Success();
+  return done([&] { forward(threads, arrays); });
 }
 
 static ffi::Error backward_call(ffi::ThreadPool threads, int64_t T, int64_t B, int64_t I, int64_t H, ffi::RemainingArgs args, ffi::RemainingRets rets) {
@@ -52,12 +47,7 @@ static ffi::Error backward_call(ffi::ThreadPool threads, int64_t T, int64_t B, i
   for (auto& leaf : gradients.initial) leaf = writer.array();
   in_place(arrays.z, z, T * B * Z * H);
   if (R) in_place(arrays.r, r, T * B * R * H);
-  try {
-    backward(threads, arrays, gradients);
-  } catch (const std::bad_alloc&) {
-    return no_memory();
-  }
-  return ffi::Error::Success();
+  return done([&] { backward(threads, arrays, gradients); });
 }
 
 HANDLERS(forward_call, backward_call, SIZES)

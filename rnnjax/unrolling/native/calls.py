@@ -11,17 +11,7 @@ from jaxtyping import Array
 
 from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.kernels.traced_gates import by_unit
-from rnnjax.unrolling.native.kernel import (
-    Differentiable,
-    Kernel,
-    Masks,
-    alike,
-    flat_masks,
-    like,
-    rows_of,
-    sizes,
-    z_by_unit,
-)
+from rnnjax.unrolling.native.kernel import Differentiable, Kernel, Masks, called, flat_masks, rows_of, sizes, z_by_unit
 from rnnjax.unrolling.native.source import Plan
 from rnnjax.unrolling.recurrence import Recurrence, Steps
 from rnnjax.unrolling.varying import vary, varying_axes
@@ -47,7 +37,7 @@ class _Operands(NamedTuple):
     initial: list[Array]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class GatedKernel(Kernel):
     """A compiled kernel of a gated cell."""
 
@@ -57,24 +47,17 @@ class GatedKernel(Kernel):
     def over_time(self) -> tuple[bool, ...]:
         return (True, *[False] * self.plan.leaves)
 
-    def run(self, cell: Any, arrays: Differentiable, masks: Masks) -> tuple[list[Array], list[Array]]:
+    def run(self, arrays: Differentiable, masks: Masks) -> tuple[list[Array], list[Array]]:
         """Returns the outputs and the leaves of the last state, and z, r and the leaves of all states."""
         batch = arrays.state.h.shape[:-1]
-        kept = _call_forward(self, _operands(cell, self.plan, arrays), flat_masks(arrays, masks))
+        kept = _call_forward(self, _operands(self, arrays), flat_masks(arrays, masks))
         z, r, *states = (array.reshape(array.shape[0], *batch, *array.shape[2:]) for array in kept)
         return [states[self.plan.position], *(leaf[-1] for leaf in states)], [z, r, *states]
 
     def gradients(
-        self,
-        cell: Any,
-        arrays: Differentiable,
-        masks: Masks,
-        kept: list[Array],
-        d_outputs: list[Array],
-        *,
-        wants_x: bool,
+        self, arrays: Differentiable, masks: Masks, kept: list[Array], d_outputs: list[Array], *, wants_x: bool
     ) -> Differentiable:
-        operands, pull = jax.vjp(lambda arrays: _operands(cell, self.plan, arrays), arrays)
+        operands, pull = jax.vjp(lambda arrays: _operands(self, arrays), arrays)
         rows = operands.start[0].shape
         kept = [array.reshape(array.shape[0], rows[0], *array.shape[arrays.state.h.ndim :]) for array in kept]
         d_ys, *d_last = d_outputs
@@ -82,18 +65,18 @@ class GatedKernel(Kernel):
         found = _call_backward(self, operands, flat_masks(arrays, masks), kept, d_ys.reshape(-1, *rows), d_last)
         return pull(found)[0]
 
-    def reference(self, cell: Any, arrays: Differentiable, masks: Masks) -> list[Array]:
-        z = cell.inputs(arrays.params, arrays.xs) if self.plan.projected else arrays.z
-        recurrence = Recurrence(cell, arrays.params, arrays.state, arrays.initial, Steps(z, *masks), arrays.xs)
+    def reference(self, arrays: Differentiable, masks: Masks) -> list[Array]:
+        z = self.cell.inputs(arrays.params, arrays.xs) if self.plan.projected else arrays.z
+        recurrence = Recurrence(self.cell, arrays.params, arrays.state, arrays.initial, Steps(z, *masks), arrays.xs)
         return jax.tree.leaves(Fused().run(recurrence))
 
 
-def _operands(cell: Any, plan: Plan, arrays: Differentiable) -> _Operands:
+def _operands(kernel: GatedKernel, arrays: Differentiable) -> _Operands:
     """Returns a recurrence's arrays in the form that the kernel takes."""
+    cell, plan = kernel.cell, kernel.plan
     empty = jnp.zeros(0, jnp.float32)
     read = [leaf for leaf, is_read in zip(jax.tree.leaves(arrays.params), plan.reads_params) if is_read]
     params = [by_unit(leaf, plan.hidden) for leaf in read]
-
     if plan.projected:
         w_x = arrays.params.w_x
         # What `inputs` adds to a projected input of zero.
@@ -117,17 +100,11 @@ def _operands(cell: Any, plan: Plan, arrays: Differentiable) -> _Operands:
 def _call_forward(kernel: GatedKernel, operands: _Operands, masks: list[Array]) -> list[Array]:
     """Returns z, r and the leaves of the states after all steps, each ``[T, B, ...]``."""
     plan = kernel.plan
-    arguments = alike([*operands[:5], *masks, *operands.start, *operands.initial])
+    arguments = [*operands[:5], *masks, *operands.start, *operands.initial]
     T, (B, H) = operands.x.shape[0], operands.start[0].shape
     shapes = [(T, B, plan.entries, H), (T, B, plan.own_products, H), *[(T, B, H)] * plan.leaves]
-    call = jax.ffi.ffi_call(
-        kernel.forward,
-        [like(shape, arguments[0]) for shape in shapes],
-        # z is replaced where it is given.
-        input_output_aliases=None if plan.projected else {0: 0},
-        vmap_method="sequential",
-    )
-    return list(call(*arguments, **sizes(operands)))
+    replaced = {} if plan.projected else {0: 0}  # z, where it is given
+    return called(kernel.forward, arguments, shapes, sizes(operands), replaced)
 
 
 def _call_backward(
@@ -147,14 +124,9 @@ def _call_backward(
     # z was replaced by what is kept: it is not needed again.
     x = operands.x if plan.projected else jnp.zeros(0, jnp.float32)
     own = [x, *operands[1:5], *masks, *operands.start, *operands.initial]
-    arguments = alike([z, r, *own, *states, d_ys, *d_last])
-    results = [z, r, *operands[1:5], *operands.start, *operands.initial]
-    call = jax.ffi.ffi_call(
-        kernel.backward,
-        [like(result.shape, arguments[0]) for result in results],
-        input_output_aliases={0: 0, 1: 1},
-        vmap_method="sequential",
-    )
-    d_z, _, d_w_x, d_bias, d_w, d_params, *d_states = call(*arguments, **sizes(operands))
+    arguments = [z, r, *own, *states, d_ys, *d_last]
+    shapes = [result.shape for result in (z, r, *operands[1:5], *operands.start, *operands.initial)]
+    found = called(kernel.backward, arguments, shapes, sizes(operands), {0: 0, 1: 1})
+    d_z, _, d_w_x, d_bias, d_w, d_params, *d_states = found
     d_x = jnp.tensordot(d_z, operands.w_x, ((2, 3), (1, 2))) if plan.projected else d_z
     return _Operands(d_x, d_w_x, d_bias, d_w, d_params, d_states[: plan.leaves], d_states[plan.leaves :])

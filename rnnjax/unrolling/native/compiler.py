@@ -31,7 +31,6 @@ _FLAGS = (
     "-w",
 )
 _MOST_SECONDS = 120
-_HEADERS = tuple(sorted(path.name for path in Path(__file__).parent.glob("*.h")))
 
 
 class CompileError(RuntimeError):
@@ -82,7 +81,7 @@ def _registered(path: str) -> tuple[str, str]:
 def _digest(source: str) -> str:
     """Returns a digest of all that a compiled kernel depends on: sources, flags, compiler, processor, XLA's headers."""
     here = Path(__file__).parent
-    parts = [source, *(here.joinpath(name).read_text() for name in _HEADERS), *_FLAGS, _machine(), str(_version())]
+    parts = [source, *(path.read_text() for path in sorted(here.glob("*.h"))), *_FLAGS, _machine(), str(_version())]
     headers = Path(jax.ffi.include_dir(), "xla", "ffi", "api")
     parts += [headers.joinpath(name).read_text() for name in ("api.h", "c_api.h", "ffi.h")]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]

@@ -29,12 +29,10 @@ class _Call:
     """What a recurrence is besides its arrays.
 
     Attributes:
-      cell: the cell.
-      kernel: its compiled kernel.
+      kernel: the compiled kernel of its cell.
       structure: of the pair of the arrays that have gradients and the masks, whose leaves the primitives take.
     """
 
-    cell: Any
     kernel: Kernel
     structure: Any
 
@@ -58,7 +56,7 @@ def run(recurrence: Recurrence, kernel: Kernel) -> list[Array]:
     masks = (steps.valid, steps.resets, steps.followed)
     # The calls' results vary over every mesh axis that any argument varies over, and gradients likewise.
     leaves, structure = jax.tree.flatten(vary((arrays, masks), varying_axes((arrays, masks))))
-    call = _Call(recurrence.cell, kernel, structure)
+    call = _Call(kernel, structure)
     return _forward.bind(*leaves, call=call)[: len(kernel.over_time)]
 
 
@@ -69,7 +67,7 @@ _forward.multiple_results = True
 @_forward.def_impl
 def _run_forward(*leaves: Any, call: _Call) -> list[Array]:
     """Returns the outputs, and what the kernel keeps."""
-    outputs, kept = call.kernel.run(call.cell, *call.trees(leaves))
+    outputs, kept = call.kernel.run(*call.trees(leaves))
     return [*outputs, *kept]
 
 
@@ -141,7 +139,7 @@ def _run_tangents(*values: Any, call: _Call, moving: tuple[bool, ...]) -> list[A
     def outputs(*moved: Array) -> list[Array]:
         rest = iter(moved)
         arrays, masks = call.trees([next(rest) if moves else leaf for leaf, moves in zip(leaves, moving)])
-        return call.kernel.reference(call.cell, arrays, masks)
+        return call.kernel.reference(arrays, masks)
 
     moved = tuple(leaf for leaf, moves in zip(leaves, moving) if moves)
     return jax.jvp(outputs, moved, tuple(d_leaves))[1]
@@ -188,7 +186,7 @@ def _backward(
     call: _Call, wants_x: bool, arrays: Differentiable, masks: Masks, kept: tuple[Array, ...], d_outputs: list[Array]
 ) -> Differentiable:
     """Returns the gradients of the arrays."""
-    return call.kernel.gradients(call.cell, arrays, masks, list(kept), d_outputs, wants_x=wants_x)
+    return call.kernel.gradients(arrays, masks, list(kept), d_outputs, wants_x=wants_x)
 
 
 @_backward.defjvp
@@ -196,7 +194,7 @@ def _(call: _Call, wants_x: bool, primals: Any, tangents: Any) -> tuple[Differen
     arrays, masks, _, d_outputs = primals
 
     def gradients(arrays: Differentiable, d_outputs: list[Array]) -> Differentiable:
-        return jax.vjp(lambda arrays: call.kernel.reference(call.cell, arrays, masks), arrays)[1](d_outputs)[0]
+        return jax.vjp(lambda arrays: call.kernel.reference(arrays, masks), arrays)[1](d_outputs)[0]
 
     changes = jax.jvp(gradients, (arrays, d_outputs), (tangents[0], tangents[3]))[1]
     return _backward(call, wants_x, *primals), changes

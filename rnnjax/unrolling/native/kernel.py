@@ -29,15 +29,17 @@ class Differentiable(NamedTuple):
 Masks = tuple[Bool[Array, "T *B"] | None, ...]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # hashable whatever the cell is
 class Kernel(ABC):
     """A compiled kernel.
 
     Attributes:
+      cell: the cell.
       forward, backward: the names under which XLA knows its calls.
       plan: how arrays are handed to them.
     """
 
+    cell: Any
     forward: str
     backward: str
     plan: Any
@@ -48,24 +50,17 @@ class Kernel(ABC):
         """For each output whether it is ``[T, *batch, ...]``; otherwise it is ``[*batch, ...]``."""
 
     @abstractmethod
-    def run(self, cell: Any, arrays: Differentiable, masks: Masks) -> tuple[list[Array], list[Array]]:
+    def run(self, arrays: Differentiable, masks: Masks) -> tuple[list[Array], list[Array]]:
         """Returns the outputs, and what is kept for the gradients, each ``[T, *batch, ...]``."""
 
     @abstractmethod
     def gradients(
-        self,
-        cell: Any,
-        arrays: Differentiable,
-        masks: Masks,
-        kept: list[Array],
-        d_outputs: list[Array],
-        *,
-        wants_x: bool,
+        self, arrays: Differentiable, masks: Masks, kept: list[Array], d_outputs: list[Array], *, wants_x: bool
     ) -> Differentiable:
         """Returns the gradients of the arrays from those of the outputs; that of z or xs may be zeros if unwanted."""
 
     @abstractmethod
-    def reference(self, cell: Any, arrays: Differentiable, masks: Masks) -> list[Array]:
+    def reference(self, arrays: Differentiable, masks: Masks) -> list[Array]:
         """Returns the outputs by another method, one that JAX can differentiate in every way."""
 
 
@@ -87,19 +82,37 @@ def flat_masks(arrays: Differentiable, masks: Masks) -> list[Array]:
     return [jnp.zeros(0, bool) if mask is None else mask.reshape(-1, batch) for mask in masks]
 
 
-def sizes(operands: Any) -> dict[str, Any]:
+def sizes(operands: Any, **more: int) -> dict[str, Any]:
     """Returns the sizes that a call takes as attributes."""
     T, (B, H) = operands.x.shape[0], operands.start[0].shape
-    named = {"T": T, "B": B, "I": operands.x.shape[-1], "H": H}
+    named = {"T": T, "B": B, "I": operands.x.shape[-1], "H": H, **more}
     return {name: np.int64(size) for name, size in named.items()}
 
 
-def alike(arguments: list[Array]) -> list[Array]:
-    """Returns arrays that vary over the same mesh axes, as XLA's calls require inside `jax.shard_map`."""
-    return vary(arguments, varying_axes(arguments))
+def called(
+    name: str,
+    arguments: list[Array],
+    shapes: list[tuple[int, ...]],
+    attributes: dict[str, Any],
+    replaced: dict[int, int] | None = None,
+) -> list[Array]:
+    """Returns what a call returns.
+
+    Args:
+      name: under which XLA knows it.
+      arguments: its arrays.
+      shapes: of its results.
+      attributes: its sizes.
+      replaced: for each argument that a result is written over, by its number, that of the result.
+    """
+    # Inside `jax.shard_map` XLA's calls require arrays that vary over the same mesh axes.
+    arguments = vary(arguments, varying_axes(arguments))
+    results = [_like(shape, arguments[0]) for shape in shapes]
+    call = jax.ffi.ffi_call(name, results, input_output_aliases=replaced, vmap_method="sequential")
+    return list(call(*arguments, **attributes))
 
 
-def like(shape: tuple[int, ...], array: Array) -> Any:
+def _like(shape: tuple[int, ...], array: Array) -> Any:
     """Returns the shape and type of a result, which varies over the mesh axes that an array varies over."""
     axes = varying_axes(array)
     # Only the type of an array says so in every version; the array itself is never computed.

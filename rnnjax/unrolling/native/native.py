@@ -67,8 +67,8 @@ class Native(Method):
         plan, source = _plan_and_source(recurrence)
         names = compiler.registered(compiler.built(source))
         if keeps_units_apart(recurrence.cell):
-            return outputs_of(recurrence, plan, run(recurrence, UnitwiseKernel(*names, plan)))
-        ys, *last = run(recurrence, GatedKernel(*names, plan))
+            return outputs_of(recurrence, plan, run(recurrence, UnitwiseKernel(recurrence.cell, *names, plan)))
+        ys, *last = run(recurrence, GatedKernel(recurrence.cell, *names, plan))
         return ys, jax.tree.structure(recurrence.state).unflatten(last)
 
 
@@ -103,8 +103,8 @@ def _unsuited_shapes(cell: GatedCell | LinearCell | DiagonalCell, recurrence: Re
     if fuses(cell) and in_blocks(jax.eval_shape(cell.recurrent_weight, recurrence.params)):
         return "Native() takes one recurrent weight, and this one is in blocks; use Fused() or Scan()"
     shapes = {leaf.shape for leaf in jax.tree.leaves(recurrence.state)}
-    own_axes = {leaf.ndim for leaf in jax.tree.leaves(jax.eval_shape(cell.initial_state, ()))}
-    if len(shapes) > 1 or own_axes != {1}:
+    of_one = jax.eval_shape(lambda: cell.initial_state(1))  # a user's own may take whole numbers only
+    if len(shapes) > 1 or any(leaf.ndim != 2 for leaf in jax.tree.leaves(of_one)):
         return "Native() takes states of which every leaf is [*batch, H], and these are not; use Auto() or Scan()"
     sizes = (recurrence.length, *shapes.pop())
     if any(leaf.shape[: len(sizes) - 1] != sizes[:-1] for leaf in jax.tree.leaves(recurrence.steps.z)):

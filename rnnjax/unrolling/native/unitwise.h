@@ -23,7 +23,7 @@
 // are read and never stored.
 struct Room {
   Room(const Arrays& arrays, const Split& split)
-      : operand_size(MOST_ROWS * round_up(std::max(arrays.sizes.I, arrays.O), DEPTH)), z_size(STEPS * Z * split.wide), d_size(STEPS * X * split.wide),
+      : operand_size(MOST_ROWS * round_up(std::max(arrays.sizes.I, arrays.O), DEPTH)), z_size(STEPS * Z * split.wide), d_size(Cell::FINISHED ? STEPS * X * split.wide : 0),
         all(operand_size + z_size + d_size) {
     memset(z(), 0, 4 * (z_size + d_size));
   }

@@ -26,12 +26,7 @@ static ffi::Error forward_call(ffi::ThreadPool threads, int64_t T, int64_t B, in
   for (auto& leaf : arrays.states) leaf = writer.array();
   for (auto& leaf : arrays.last) leaf = writer.array();
   arrays.y = writer.array();
-  try {
-    forward(threads, arrays);
-  } catch (const std::bad_alloc&) {
-    return no_memory();
-  }
-  return ffi::Error::Success();
+  return done([&] { forward(threads, arrays); });
 }
 
 static ffi::Error backward_call(ffi::ThreadPool threads, int64_t T, int64_t B, int64_t I, int64_t H, int64_t O, ffi::RemainingArgs args, ffi::RemainingRets rets) {
@@ -51,12 +46,7 @@ static ffi::Error backward_call(ffi::ThreadPool threads, int64_t T, int64_t B, i
   gradients.params = writer.array();
   for (auto& leaf : gradients.start) leaf = writer.array();
   for (auto& leaf : gradients.initial) leaf = writer.array();
-  try {
-    backward(threads, arrays, gradients);
-  } catch (const std::bad_alloc&) {
-    return no_memory();
-  }
-  return ffi::Error::Success();
+  return done([&] { backward(threads, arrays, gradients); });
 }
 
 HANDLERS(forward_call, backward_call, SIZES.Attr<int64_t>("O"))

@@ -7,24 +7,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from rnnjax.cells.cell import Cell, Finished, State
 from rnnjax.cells.traits import is_linear
 from rnnjax.unrolling.associative import Associative, outputs_of_states
 from rnnjax.unrolling.kernels.traced_gates import by_unit
-from rnnjax.unrolling.native.kernel import (
-    Differentiable,
-    Kernel,
-    Masks,
-    alike,
-    flat_masks,
-    like,
-    rows_of,
-    sizes,
-    z_by_unit,
-)
+from rnnjax.unrolling.native.kernel import Differentiable, Kernel, Masks, called, flat_masks, rows_of, sizes, z_by_unit
 from rnnjax.unrolling.native.unitwise_source import UnitwisePlan, projection
 from rnnjax.unrolling.recurrence import Method, Recurrence, Steps
 from rnnjax.unrolling.scan import Scan
@@ -52,7 +41,7 @@ class _Operands(NamedTuple):
     initial: list[Array]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class UnitwiseKernel(Kernel):
     """A compiled kernel of a linear or diagonal cell.
 
@@ -65,26 +54,19 @@ class UnitwiseKernel(Kernel):
     def over_time(self) -> tuple[bool, ...]:
         return (*[True] * (1 if self.plan.outputs else self.plan.leaves), *[False] * self.plan.leaves)
 
-    def run(self, cell: Any, arrays: Differentiable, masks: Masks) -> tuple[list[Array], list[Array]]:
+    def run(self, arrays: Differentiable, masks: Masks) -> tuple[list[Array], list[Array]]:
         leaves = jax.tree.leaves(arrays.state)
-        states, last, y = _call_forward(self, _operands(cell, self.plan, arrays), flat_masks(arrays, masks))
+        states, last, y = _call_forward(self, _operands(self, arrays), flat_masks(arrays, masks))
         states = [leaf.reshape(-1, *like.shape) for leaf, like in zip(states, leaves)]
         last = [leaf.reshape(like.shape) for leaf, like in zip(last, leaves)]
         ys = [y.reshape(-1, *leaves[0].shape[:-1], self.plan.outputs)] if self.plan.outputs else states
         return [*ys, *last], states
 
     def gradients(
-        self,
-        cell: Any,
-        arrays: Differentiable,
-        masks: Masks,
-        kept: list[Array],
-        d_outputs: list[Array],
-        *,
-        wants_x: bool,
+        self, arrays: Differentiable, masks: Masks, kept: list[Array], d_outputs: list[Array], *, wants_x: bool
     ) -> Differentiable:
         plan = self.plan
-        operands, pull = jax.vjp(lambda arrays: _operands(cell, plan, arrays), arrays)
+        operands, pull = jax.vjp(lambda arrays: _operands(self, arrays), arrays)
         length, (batch, hidden) = operands.x.shape[0], operands.start[0].shape
         empty = operands.x[:0]
         over_time = [leaf.reshape(length, batch, -1) for leaf in d_outputs[: -plan.leaves]]
@@ -94,7 +76,8 @@ class UnitwiseKernel(Kernel):
         flags, changes = flat_masks(arrays, masks), [*d_states, d_y, *d_last]
         return pull(_call_backward(self, operands, flags, states, changes, wants_x=wants_x))[0]
 
-    def reference(self, cell: Any, arrays: Differentiable, masks: Masks) -> list[Array]:
+    def reference(self, arrays: Differentiable, masks: Masks) -> list[Array]:
+        cell = self.cell
         z = cell.inputs(arrays.params, arrays.xs) if self.plan.projected else arrays.z
         recurrence = Recurrence(cell, arrays.params, arrays.state, arrays.initial, Steps(z, *masks), arrays.xs)
         (_, states), last = reference_method(cell).run(recurrence._replace(keeps_states=True))
@@ -120,8 +103,9 @@ def reference_method(cell: Cell) -> Method:
     return Associative("scan") if is_linear(cell) else Scan()
 
 
-def _operands(cell: Any, plan: UnitwisePlan, arrays: Differentiable) -> _Operands:
+def _operands(kernel: UnitwiseKernel, arrays: Differentiable) -> _Operands:
     """Returns a recurrence's arrays in the form that the kernel takes."""
+    cell, plan = kernel.cell, kernel.plan
     empty = jnp.zeros(0, jnp.float32)
     params = [by_unit(leaf, plan.hidden) for leaf in _read(arrays.params, plan.reads_params)]
     w_x = bias = None
@@ -154,10 +138,11 @@ def _call_forward(
 ) -> tuple[list[Array], list[Array], Array]:
     """Returns the leaves of the states after all steps ``[T, B, H]``, of the last ``[B, H]``, and y ``[T, B, O]``."""
     plan = kernel.plan
-    arguments = alike([*operands[:6], *masks, *operands.start, *operands.initial])
+    arguments = [*operands[:6], *masks, *operands.start, *operands.initial]
     length, last = operands.x.shape[0], operands.start[0].shape
     y = (length, last[0], plan.outputs) if plan.outputs else (0,)
-    found = _called(kernel.forward, arguments, [*[(length, *last)] * plan.leaves, *[last] * plan.leaves, y], operands)
+    shapes = [*[(length, *last)] * plan.leaves, *[last] * plan.leaves, y]
+    found = called(kernel.forward, arguments, shapes, sizes(operands, O=plan.outputs))
     return found[: plan.leaves], found[plan.leaves : -1], found[-1]
 
 
@@ -181,21 +166,13 @@ def _call_backward(
       wants_x: whether that of the inputs is wanted; otherwise it is returned as zeros.
     """
     plan = kernel.plan
-    arguments = alike([*operands[:6], *masks, *operands.start, *operands.initial, *states, *changes])
+    arguments = [*operands[:6], *masks, *operands.start, *operands.initial, *states, *changes]
     # z is not projected: its gradient is where the kernel works.
     wants_x = wants_x or not plan.projected
     x = operands.x.shape if wants_x else (0,)
     shapes = [x, *(leaf.shape for leaf in (*operands[1:6], *operands.start, *operands.initial))]
-    found = _called(kernel.backward, arguments, shapes, operands)
+    found = called(kernel.backward, arguments, shapes, sizes(operands, O=plan.outputs))
     d_x, d_w_x, d_bias, d_w_y, d_scale, d_params, *d_states = found
     d_x = d_x if wants_x else jnp.zeros_like(operands.x)
     d_start, d_initial = d_states[: plan.leaves], d_states[plan.leaves :]
     return _Operands(d_x, d_w_x, d_bias, d_w_y, d_scale, d_params, d_start, d_initial)
-
-
-def _called(name: str, arguments: list[Array], shapes: list[tuple[int, ...]], operands: _Operands) -> list[Array]:
-    """Returns the arrays of these shapes that a call of the kernel returns."""
-    results = [like(shape, arguments[0]) for shape in shapes]
-    call = jax.ffi.ffi_call(name, results, vmap_method="sequential")
-    outputs = operands.w_y.shape[-1] if operands.w_y.size else 0
-    return list(call(*arguments, **sizes(operands), O=np.int64(outputs)))
