@@ -122,6 +122,35 @@ def test_so_they_are_in_every_size_of_tile_and_in_stacks(monkeypatch):
 
 
 @needs_compiler
+@pytest.mark.parametrize("cell", [LRU(H, size=4), *map(once_more, [MinGRU(H), QRNN(H)])], ids=["ends", "states", "z"])
+def test_so_they_are_with_more_steps_and_sequences_than_are_worked_on_at_once(cell):
+    batch, steps = 5, 1000
+    resets = np.arange(steps) % 400 == np.array([7, 0, 1, 2, 399])[:, None]
+    mask = np.random.default_rng(0).random((batch, steps)) < 0.9
+    check(cell, (batch,), steps, resets=resets, mask=mask)
+    check(cell, (batch,), steps, lengths=np.array([steps, 1, 990, 0, 500]))
+
+
+@needs_compiler
+@pytest.mark.parametrize("mapped", [lambda f: f, jax.checkpoint], ids=["plain", "remat"])
+def test_states_are_kept_only_for_gradients(mapped):
+    cell = LRU(H, size=4)
+
+    def outputs(params, xs):
+        return unroll(cell, params, xs, method=NATIVE)[0]
+
+    def states_in(function):
+        program = jax.jit(function).lower(parameters(cell), inputs(B, T, I)).as_text()
+        return program.count(f"-> (tensor<{T}x{B}x{H}xf32>")
+
+    def steepness(params, xs):
+        return jax.value_and_grad(lambda params: mapped(outputs)(params, xs).sum())(params)
+
+    assert states_in(mapped(outputs)) == 0
+    assert states_in(steepness) == 1
+
+
+@needs_compiler
 def test_an_overflow_before_a_reset_reaches_nothing_after_it():
     cell, resets = DIAGONAL, np.arange(T) == np.full((B, 1), T - 1)
     xs = inputs(B, T, I).at[0, 0].set(jnp.inf)

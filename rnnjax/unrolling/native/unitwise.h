@@ -48,21 +48,25 @@ static long multiplications(const Arrays& arrays) {
   return sizes.T * sizes.B * sizes.H * (Z * (Cell::PROJECTED ? sizes.I : 8) + X * arrays.O);
 }
 
+enum Stage : int { PACK, WORK, ADD_UP };
+
 static void forward(ffi::ThreadPool& threads, const Arrays& arrays) {
-  const long T = arrays.sizes.T, B = arrays.sizes.B, H = arrays.sizes.H;
-  for (float* leaf : arrays.states) in_large_pages(leaf, T * B * H * 4);
+  const long T = arrays.sizes.T, B = arrays.sizes.B, I = arrays.sizes.I, H = arrays.sizes.H, O = arrays.O;
+  const bool keeps = arrays.states[0];
+  for (int j = 0; keeps && j < X; j++) in_large_pages(arrays.states[j], T * B * H * 4);
+  in_large_pages(arrays.y, T * B * O * 4);
   const Split split(arrays.sizes, threads.num_threads());
-  const Product inputs(arrays.x, arrays.sizes.I, Cell::PROJECTED ? Z : 0, split);
-  const RowProducts outputs(std::vector<const float*>(arrays.states, arrays.states + X), H, T * B, arrays.y, arrays.O);
-  run(threads, multiplications(arrays), {inputs.panels + outputs.panels, split.count, outputs.tasks}, [&](int stage, long id) {
-    if (stage == 0) return id < inputs.panels ? inputs.pack_panel(id, arrays.w_x) : outputs.pack_panel(id - inputs.panels, arrays.w_y);
-    if (stage == 2) return outputs.multiply(id, arrays.scale, arrays.x);
-    const Part part = split.part(id);
-    const Room room(arrays, split);
+  const Product inputs(arrays.x, I, Cell::PROJECTED ? Z : 0, split);
+  const RowProducts outputs(X, H, Cell::FINISHED ? O : 0);
+  Chunks chunks(arrays.sizes, split, threads.num_threads(), keeps ? 0 : X * H, Cell::FINISHED, false);
+  const long step = keeps ? B * H : X * H;  // from a state to the next
+  auto states_of = [&](const Chunk& chunk, int j, long t, long b) { return keeps ? arrays.states[j] + (t * B + b) * H : chunk.of(t, b) + j * H; };
+
+  auto recur = [&](const Room& room, const Part& part, const Chunk& chunk) {
     const long row = part.b * H + part.begin;
-    for (int j = 0; j < X; j++) memcpy(arrays.last[j] + row, arrays.start[j] + row, 4 * part.n);
-    for (long begin = 0; begin < T; begin += STEPS) {
-      const long end = std::min(begin + STEPS, T);
+    for (int j = 0; !chunk.begin && j < X; j++) memcpy(arrays.last[j] + row, arrays.start[j] + row, 4 * part.n);
+    for (long begin = chunk.begin; begin < chunk.end; begin += STEPS) {
+      const long end = std::min(begin + STEPS, chunk.end);
       put_z(arrays, split, inputs, part, begin, end, room);
       for (int v = 0; v < part.vectors(); v++) {
         const long u = v * LANES;
@@ -71,6 +75,8 @@ static void forward(ffi::ThreadPool& threads, const Arrays& arrays) {
         for (int e = 0; e < P; e++) params[e] = load(arrays.params + e * H + part.begin + u, n);
         Cell::prepare(params, kept);
         for (int j = 0; j < X; j++) h[j] = load(arrays.last[j] + row + u, n);
+        float* states[X];
+        for (int j = 0; j < X; j++) states[j] = states_of(chunk, j, begin, part.b) + part.begin + u;
         for (long t = begin; t < end; t++) {
           const long tb = t * B + part.b;
           if (arrays.flags.takes(tb)) {
@@ -81,52 +87,50 @@ static void forward(ffi::ThreadPool& threads, const Arrays& arrays) {
             Cell::forward(z, params, kept, h, now);
             for (int j = 0; j < X; j++) h[j] = now[j];
           }
-          for (int j = 0; j < X; j++) store(arrays.states[j] + tb * H + part.begin + u, h[j], n);
+          for (int j = 0; j < X; j++) store(states[j] + (t - begin) * step, h[j], n);
         }
         for (int j = 0; j < X; j++) store(arrays.last[j] + row + u, h[j], n);
       }
     }
+  };
+  auto multiply = [&](long, const Piece& piece, const Chunk& chunk) {
+    const long at = piece.begin * B + piece.b;
+    View states[X];
+    for (int j = 0; j < X; j++) states[j] = {states_of(chunk, j, piece.begin, piece.b), step};
+    outputs.multiply(states, piece.length(), arrays.y + at * O, B * O, arrays.scale, {arrays.x + at * I, B * I});
+  };
+  run(threads, multiplications(arrays), {inputs.panels + outputs.panels, chunks.shares}, [&](int stage, long id) {
+    if (stage == WORK) return chunks.work(id, Room(arrays, split), recur, multiply);
+    return id < inputs.panels ? inputs.pack_panel(id, arrays.w_x) : outputs.pack_panel(id - inputs.panels, arrays.w_y);
   });
 }
 
 static void backward(ffi::ThreadPool& threads, const Arrays& arrays, const Gradients& gradients) {
-  const long T = arrays.sizes.T, B = arrays.sizes.B, H = arrays.sizes.H;
-  Scratch own_d_z(Cell::PROJECTED ? T * B * Z * H : 0);
-  float* const d_z_of_all = Cell::PROJECTED ? own_d_z.p : gradients.x;
-  in_large_pages(d_z_of_all, T * B * Z * H * 4);
+  const long T = arrays.sizes.T, B = arrays.sizes.B, I = arrays.sizes.I, H = arrays.sizes.H, O = arrays.O;
+  if (gradients.x) in_large_pages(gradients.x, T * B * (Cell::PROJECTED ? I : Z * H) * 4);
   const Split split(arrays.sizes, threads.num_threads());
-  const Product inputs(arrays.x, arrays.sizes.I, Cell::PROJECTED ? Z : 0, split), d_outputs(gradients.y, arrays.O, Cell::FINISHED ? X : 0, split);
-  const RowProducts d_inputs({d_z_of_all}, Z * H, T * B, Cell::PROJECTED ? gradients.x : nullptr, arrays.sizes.I);
-  const WeightGradients weights(arrays, gradients, d_z_of_all, threads.num_threads());
-  const long scale_panels = gradients.scale ? (arrays.O + WIDTH - 1) / WIDTH : 0;
+  const Product inputs(arrays.x, I, Cell::PROJECTED ? Z : 0, split), d_outputs(gradients.y, O, Cell::FINISHED ? X : 0, split);
+  const bool wants_x = Cell::PROJECTED && gradients.x;
+  const RowProducts d_inputs(1, Z * H, wants_x ? I : 0);
+  Chunks chunks(arrays.sizes, split, threads.num_threads(), Cell::PROJECTED ? Z * H : 0, Cell::PROJECTED || Cell::FINISHED, true);
+  const WeightGradients weights(arrays, gradients, chunks.shares);
   const long sums_size = (P + 1) * split.wide;
   Scratch sums(split.count * sums_size);
-  const std::vector<long> stages{inputs.panels + d_outputs.panels + d_inputs.panels, split.count,
-                                 weights.tasks + scale_panels + d_inputs.tasks, (long)weights.all.size()};
-  run(threads, 2 * multiplications(arrays), stages, [&](int stage, long id) {
-    if (stage == 0) {
-      if (id < inputs.panels) return inputs.pack_panel(id, arrays.w_x);
-      id -= inputs.panels;
-      if (id < d_outputs.panels) return d_outputs.pack_panel_transposed(id, arrays.w_y);
-      return d_inputs.pack_panel_transposed(id - d_outputs.panels, arrays.w_x);
-    }
-    if (stage == 2) {
-      if (id < weights.tasks) return weights.multiply(id);
-      id -= weights.tasks;
-      return id < scale_panels ? put_d_scale(arrays, gradients, id) : d_inputs.multiply(id - scale_panels, arrays.scale, gradients.y);
-    }
-    if (stage == 3) return weights.all[id].add_up();
-    const Part part = split.part(id);
-    const Room room(arrays, split);
+  const long step = Cell::PROJECTED ? Z * H : B * Z * H;  // from a d_z to the next
+  auto d_z_of = [&](const Chunk& chunk, long t, long b) { return Cell::PROJECTED ? chunk.of(t, b) : gradients.x + (t * B + b) * Z * H; };
+
+  auto recur = [&](const Room& room, const Part& part, const Chunk& chunk) {
     const long row = part.b * H + part.begin;
-    float* const sum = sums.p + id * sums_size;
-    memset(sum, 0, 4 * sums_size);
-    for (int j = 0; j < X; j++) {
-      memcpy(gradients.start[j] + row, gradients.last[j] + row, 4 * part.n);
-      if (gradients.initial[j]) memset(gradients.initial[j] + row, 0, 4 * part.n);
+    float* const sum = sums.p + (part.b * split.blocks + part.block) * sums_size;
+    if (chunk.end == T) {
+      memset(sum, 0, 4 * sums_size);
+      for (int j = 0; j < X; j++) {
+        memcpy(gradients.start[j] + row, gradients.last[j] + row, 4 * part.n);
+        if (gradients.initial[j]) memset(gradients.initial[j] + row, 0, 4 * part.n);
+      }
     }
-    for (long begin = (T - 1) / STEPS * STEPS; begin >= 0; begin -= STEPS) {
-      const long end = std::min(begin + STEPS, T);
+    for (long end = chunk.end, begin; end > chunk.begin; end = begin) {
+      begin = std::max(chunk.begin, end - STEPS);
       put_z(arrays, split, inputs, part, begin, end, room);
       if (Cell::FINISHED) d_outputs.multiply(part, B, begin, end, nullptr, room.operand(), room.d_states());
       for (int v = 0; v < part.vectors(); v++) {
@@ -137,14 +141,15 @@ static void backward(ffi::ThreadPool& threads, const Arrays& arrays, const Gradi
         Cell::prepare_backward(params, kept);
         for (int e = 0; e < P; e++) d_total[e] = load(sum + e * split.wide + u);
         for (int j = 0; j < X; j++) d_h[j] = load(gradients.start[j] + row + u, n);
+        float* const d_z_begin = d_z_of(chunk, begin, part.b) + part.begin + u;
         for (long t = end - 1; t >= begin; t--) {
           const long tb = t * B + part.b;
-          float* const d_z_of = d_z_of_all + tb * Z * H + part.begin + u;
+          float* const d_z_at = d_z_begin + (t - begin) * step;
           for (int j = 0; j < X; j++)
             d_h[j] += Cell::FINISHED ? load(room.d_states() + ((t - begin) * X + j) * split.wide + u)
                                      : load(gradients.states[j] + tb * H + part.begin + u, n);
           if (!arrays.flags.takes(tb)) {
-            for (int e = 0; e < Z; e++) store(d_z_of + e * H, (V){}, n);
+            for (int e = 0; e < Z; e++) store(d_z_at + e * H, (V){}, n);
             continue;
           }
           const bool reset = arrays.flags.reset(tb), followed = arrays.flags.followed && arrays.flags.followed[tb];
@@ -159,7 +164,7 @@ static void backward(ffi::ThreadPool& threads, const Arrays& arrays, const Gradi
             auto cut = [&](V* each, int count) { for (int e = 0; e < count; e++) each[e] = pick(lost, V{}, each[e]); };
             cut(d_z, Z), cut(d_params, P), cut(d_old, X);
           }
-          for (int e = 0; e < Z; e++) store(d_z_of + e * H, d_z[e], n);
+          for (int e = 0; e < Z; e++) store(d_z_at + e * H, d_z[e], n);
           for (int e = 0; e < P; e++) d_total[e] += d_params[e];
           for (int j = 0; j < X; j++) {
             d_h[j] = d_old[j];
@@ -173,6 +178,22 @@ static void backward(ffi::ThreadPool& threads, const Arrays& arrays, const Gradi
         for (int j = 0; j < X; j++) store(gradients.start[j] + row + u, d_h[j], n);
       }
     }
+  };
+  auto multiply = [&](long share, const Piece& piece, const Chunk& chunk) {
+    const long at = piece.begin * B + piece.b;
+    const View d_z{d_z_of(chunk, piece.begin, piece.b), step};
+    weights.add(share, piece, d_z);
+    if (wants_x) d_inputs.multiply(&d_z, piece.length(), gradients.x + at * I, B * I, arrays.scale, {gradients.y + at * O, B * O});
+  };
+  const long panels = inputs.panels + d_outputs.panels + d_inputs.panels;
+  run(threads, 2 * multiplications(arrays), {panels + chunks.shares, chunks.shares, weights.sums()}, [&](int stage, long id) {
+    if (stage == WORK) return chunks.work(id, Room(arrays, split), recur, multiply);
+    if (stage == ADD_UP) return weights.add_up(id);
+    if (id < inputs.panels) return inputs.pack_panel(id, arrays.w_x);
+    id -= inputs.panels;
+    if (id < d_outputs.panels) return d_outputs.pack_panel_transposed(id, arrays.w_y);
+    id -= d_outputs.panels;
+    return id < d_inputs.panels ? d_inputs.pack_panel_transposed(id, arrays.w_x) : weights.clear(id - d_inputs.panels);
   });
   for (int e = 0; e < P; e++)
     for (long u = 0; u < H; u++) {

@@ -54,13 +54,14 @@ class UnitwiseKernel(Kernel):
     def over_time(self) -> tuple[bool, ...]:
         return (*[True] * (1 if self.plan.outputs else self.plan.leaves), *[False] * self.plan.leaves)
 
-    def run(self, arrays: Differentiable, masks: Masks) -> tuple[list[Array], list[Array]]:
-        leaves = jax.tree.leaves(arrays.state)
-        states, last, y = _call_forward(self, _operands(self, arrays), flat_masks(arrays, masks))
+    def run(self, arrays: Differentiable, masks: Masks, *, keeps: bool) -> tuple[list[Array], list[Array]]:
+        leaves, finishes = jax.tree.leaves(arrays.state), self.plan.outputs > 0
+        operands, flags = _operands(self, arrays), flat_masks(arrays, masks)
+        states, last, y = _call_forward(self, operands, flags, keeps=keeps or not finishes)
         states = [leaf.reshape(-1, *like.shape) for leaf, like in zip(states, leaves)]
         last = [leaf.reshape(like.shape) for leaf, like in zip(last, leaves)]
-        ys = [y.reshape(-1, *leaves[0].shape[:-1], self.plan.outputs)] if self.plan.outputs else states
-        return [*ys, *last], states
+        ys = [y.reshape(-1, *leaves[0].shape[:-1], self.plan.outputs)] if finishes else states
+        return [*ys, *last], states if keeps else []
 
     def gradients(
         self, arrays: Differentiable, masks: Masks, kept: list[Array], d_outputs: list[Array], *, wants_x: bool
@@ -134,14 +135,18 @@ def _read(tree: Any, reads: tuple[bool, ...]) -> list[Array]:
 
 
 def _call_forward(
-    kernel: UnitwiseKernel, operands: _Operands, masks: list[Array]
+    kernel: UnitwiseKernel, operands: _Operands, masks: list[Array], *, keeps: bool
 ) -> tuple[list[Array], list[Array], Array]:
-    """Returns the leaves of the states after all steps ``[T, B, H]``, of the last ``[B, H]``, and y ``[T, B, O]``."""
+    """Returns the leaves of the states after all steps ``[T, B, H]``, of the last ``[B, H]``, and y ``[T, B, O]``.
+
+    The states have no entries unless it `keeps` them.
+    """
     plan = kernel.plan
     arguments = [*operands[:6], *masks, *operands.start, *operands.initial]
     length, last = operands.x.shape[0], operands.start[0].shape
     y = (length, last[0], plan.outputs) if plan.outputs else (0,)
-    shapes = [*[(length, *last)] * plan.leaves, *[last] * plan.leaves, y]
+    states = (length, *last) if keeps else (0, *last)
+    shapes = [*[states] * plan.leaves, *[last] * plan.leaves, y]
     found = called(kernel.forward, arguments, shapes, sizes(operands, O=plan.outputs))
     return found[: plan.leaves], found[plan.leaves : -1], found[-1]
 

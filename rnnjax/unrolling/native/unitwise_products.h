@@ -1,50 +1,12 @@
-// The arrays of a unitwise recurrence, and the products before and behind it, forward and backward, in tasks for threads.
+// The products before and behind a unitwise recurrence, forward and backward, of some rows at a time.
 #pragma once
 #include <deque>
-#include <vector>
-#include "buffers.h"
-#include "products.h"
-#include "tasks.h"
+#include "unitwise_arrays.h"
 
-constexpr int Z = Cell::ENTRIES, P = Cell::PARAMS, X = Cell::LEAVES, K = Cell::KEPT;
-constexpr long STEPS = 8 * MOST_ROWS;  // whose z is made at once, so that it stays in the nearest cache
-
-struct Arrays {
-  Sizes sizes;
-  Flags flags;
-  long O;
-  const float *x, *w_x, *bias, *w_y, *scale, *params;  // x is z where the cell is not projected; no scale is null
-  const float* start[X];
-  const float* initial[X];
-  float* states[X];
-  float* last[X];
-  float* y;
-};
-
-struct Gradients {
-  const float* states[X];  // y instead where the cell is finished
-  const float* y;
-  const float* last[X];
-  float *x, *w_x, *bias, *w_y, *scale, *params;  // x as above, null where nobody wants it
-  float* start[X];
-  float* initial[X];
-};
-
-// Some units of one sequence, for all steps.
-struct Part {
-  long b, block, begin;
-  int n;
-  int vectors() const { return (n + LANES - 1) / LANES; }
-};
-
-struct Split {
-  long H, wide, blocks, count;  // wide: units of a part
-  Split(const Sizes& sizes, long threads)
-      : H(sizes.H), wide(sizes.B * ((H + WIDTH - 1) / WIDTH) < threads ? LANES : WIDTH), blocks((H + wide - 1) / wide), count(sizes.B * blocks) {}
-  Part part(long id) const {
-    const long block = id % blocks, begin = block * wide;
-    return {id / blocks, block, begin, (int)std::min(wide, H - begin)};
-  }
+// Rows that lie `row` entries apart.
+struct View {
+  const float* p;
+  long row;
 };
 
 // Products of the rows of steps, [T, B, depth], by a weight whose panels are some units of each of its entries.
@@ -96,155 +58,167 @@ class Product {
   Scratch packed_;
 };
 
-// Products of all rows of arrays side by side, [rows, depth] each, by a weight: rows in tiles, columns in panels.
+// Products of rows of arrays side by side, of `depth` entries each, by a weight: rows in tiles, columns in panels.
 class RowProducts {
  public:
-  RowProducts(std::vector<const float*> sources, long depth, long rows, float* out, long columns)
-      : sources_(sources), depths_(sources.size(), depth), depth_(depth), rows_(rows), columns_(columns), out_(out),
-        panels(out ? (columns + WIDTH - 1) / WIDTH : 0), tasks(out ? (rows + STEPS - 1) / STEPS : 0),
-        panel_size_((long)sources.size() * depth * WIDTH), packed_(panels * panel_size_ + 64 * LANES) {
-    if (out) in_large_pages(out, rows * columns * 4);
-  }
+  RowProducts(long sources, long depth, long columns)
+      : depths_(sources, depth), depth_(depth), columns_(columns), panels((columns + WIDTH - 1) / WIDTH),
+        panel_size_(sources * depth * WIDTH), packed_(panels * panel_size_ + 64 * LANES) {}
   // Of a weight [all depths, columns].
   void pack_panel(long panel, const float* weight) const {
-    pack(weight + panel * WIDTH, sources_.size() * depth_, columns_, width_of(panel), packed_.p + panel * panel_size_);
+    pack(weight + panel * WIDTH, depths_.size() * depth_, columns_, width_of(panel), packed_.p + panel * panel_size_);
   }
   // Of a weight [columns, depth].
   void pack_panel_transposed(long panel, const float* weight) const {
     pack_transposed(weight + panel * WIDTH * depth_, depth_, depth_, width_of(panel), packed_.p + panel * panel_size_);
   }
-  // Plus scale * by, a number for each column and rows like those of the result, where there is a scale.
-  void multiply(long task, const float* scale, const float* by) const {
+  // Of so many rows, into rows of `out`; plus scale * added, a number for each column, where there is a scale.
+  void multiply(const View* sources, long count, float* out, long out_row, const float* scale, View added) const {
     const long wide = round_up(depth_, DEPTH);
-    const Rows rows(task * STEPS, std::min((task + 1) * STEPS, rows_));
-    Scratch operand(MOST_ROWS * wide * sources_.size());
+    const int parts = (int)depths_.size();
+    const Rows rows(0, count);
+    Scratch operand(MOST_ROWS * wide * parts);
     for (int i = 0; i < rows.tiles; i++) {
       const int height = rows.height(i);
-      const long first = rows.begin + rows.start(i);
-      for (size_t j = 0; j < sources_.size(); j++)
-        for (int m = 0; m < height; m++) put_row(sources_[j] + (first + m) * depth_, 0, depth_, operand.p + j * wide * height + m * DEPTH, height);
-      for (long k = first * columns_; scale && k < (first + height) * columns_; k += columns_)
-        for (long column = 0; column < columns_; column++) out_[k + column] = scale[column] * by[k + column];
+      const long first = rows.start(i);
+      float* const to = out + first * out_row;
+      for (int j = 0; j < parts; j++)
+        for (int m = 0; m < height; m++)
+          put_row(sources[j].p + (first + m) * sources[j].row, 0, depth_, operand.p + j * wide * height + m * DEPTH, height);
+      for (int m = 0; scale && m < height; m++)
+        for (long column = 0; column < columns_; column++) to[m * out_row + column] = scale[column] * added.p[(first + m) * added.row + column];
       for (long panel = 0; panel < panels; panel++) {
-        float* out = out_ + first * columns_ + panel * WIDTH;
-        const int n = width_of(panel), parts = (int)sources_.size();
-        const float* weight = packed_.p + panel * panel_size_;
-        tile_for(height, n)(operand.p, parts, depths_.data(), weight, scale ? out : nullptr, columns_, out, columns_, n);
+        const int n = width_of(panel);
+        float* const at = to + panel * WIDTH;
+        tile_for(height, n)(operand.p, parts, depths_.data(), packed_.p + panel * panel_size_, scale ? at : nullptr, out_row, at, out_row, n);
       }
     }
   }
 
  private:
   int width_of(long panel) const { return (int)std::min<long>(WIDTH, columns_ - panel * WIDTH); }
-  const std::vector<const float*> sources_;
   const std::vector<long> depths_;
-  const long depth_, rows_, columns_;
-  float* const out_;
+  const long depth_, columns_;
 
  public:
-  const long panels, tasks;
+  const long panels;
 
  private:
   const long panel_size_;
   Scratch packed_;
 };
 
-// The gradient of a weight: one product of all rows, [features, rows] by [rows, columns], and the sum of the latter. Rows
-// are shared out, and what the shares found is added up in the end.
+// The gradient of a weight [features, columns]: the product of rows of features by rows of columns, and the sum of the
+// latter. Each share adds up its own rows, and what they found is added up in the end.
 class WeightGradient {
  public:
-  WeightGradient(const float* from, long features, const float* by, long columns, long rows, float* out, float* sums, long threads)
-      : from_(from), by_(by), out_(out), sums_(sums), features_(features), columns_(columns), rows_(rows),
-        shares(std::clamp<long>(rows / DEEP, 1, threads)),
-        size_((features + 1) * columns), partial_((shares - 1) * size_) {}
+  WeightGradient(long features, long columns, float* out, float* sums, long shares)
+      : features_(features), columns_(columns), shares_(shares), size_((features + 1) * columns), out_(out), sums_(sums), found_(shares * size_) {}
 
-  void multiply(long share) const {
-    float* const out = share ? partial(share) : out_;
-    float* const sums = share ? partial(share) + features_ * columns_ : sums_;
+  void clear(long share) const { memset(found_.p + share * size_, 0, 4 * size_); }
+  void add(long share, View from, View by, long count) const {
+    float* const out = found_.p + share * size_;
     const Scratch left(DEEP * features_), right(DEEP * WIDTH);
-    const long first = rows_ * share / shares, end = rows_ * (share + 1) / shares;
-    for (long begin = first; begin < end; begin += DEEP) {
-      const long count = std::min(DEEP, end - begin);
-      pack_left(begin, count, left.p);
-      for (long column = 0; column < columns_; column += WIDTH) multiply(column, begin, count, begin > first, left.p, right.p, out, sums);
+    for (long begin = 0; begin < count; begin += DEEP) {
+      const long deep = std::min(DEEP, count - begin);
+      pack_left(from.p + begin * from.row, from.row, deep, left.p);
+      for (long column = 0; column < columns_; column += WIDTH) multiply(by.p + begin * by.row + column, by.row, column, deep, left.p, right.p, out);
     }
   }
   void add_up() const {
-    for (long share = 1; share < shares; share++) {
-      for (long k = 0; k < features_ * columns_; k++) out_[k] += partial(share)[k];
-      for (long k = 0; sums_ && k < columns_; k++) sums_[k] += partial(share)[features_ * columns_ + k];
+    memcpy(out_, found_.p, 4 * features_ * columns_);
+    if (sums_) memcpy(sums_, found_.p + features_ * columns_, 4 * columns_);
+    for (const float* share = found_.p + size_; share < found_.p + shares_ * size_; share += size_) {
+      for (long k = 0; k < features_ * columns_; k++) out_[k] += share[k];
+      for (long k = 0; sums_ && k < columns_; k++) sums_[k] += share[features_ * columns_ + k];
     }
   }
 
  private:
   static constexpr long DEEP = 256;  // rows that a tile is multiplied by
-  float* partial(long share) const { return partial_.p + (share - 1) * size_; }
 
-  // The left rows as tiles of features, with the rows as their depth.
-  void pack_left(long begin, long count, float* left) const {
+  // Rows as tiles of features, with the rows as their depth.
+  void pack_left(const float* from, long row, long count, float* left) const {
     const Rows features(0, features_);
-    for (long k = 0; k < count; k++) {
-      const float* from = from_ + (begin + k) * features_;
+    for (long k = 0; k < count; k++, from += row)
       for (int i = 0; i < features.tiles; i++) {
         const int height = features.height(i);
         float* to = left + features.start(i) * DEEP + k / DEPTH * height * DEPTH + k % DEPTH;
         for (int m = 0; m < height; m++) to[m * DEPTH] = from[features.start(i) + m];
       }
-    }
   }
-  void multiply(long column, long begin, long count, bool adds, const float* left, float* right, float* out, float* sums) const {
+  void multiply(const float* by, long row, long column, long count, const float* left, float* right, float* out) const {
     const int n = std::min<long>(WIDTH, columns_ - column);
     const Rows features(0, features_);
-    pack(by_ + begin * columns_ + column, count, columns_, n, right);
+    pack(by, count, row, n, right);
     for (int i = 0; i < features.tiles; i++) {
       float* to = out + features.start(i) * columns_ + column;
-      tile_for(features.height(i), n)(left + features.start(i) * DEEP, 1, &count, right, adds ? to : nullptr, columns_, to, columns_, n);
+      tile_for(features.height(i), n)(left + features.start(i) * DEEP, 1, &count, right, to, columns_, to, columns_, n);
     }
-    for (int v = 0; sums && v < width(n); v += LANES) {
-      V sum = adds ? load(sums + column + v, n - v) : V{};
+    float* const sums = out + features_ * columns_ + column;
+    for (int v = 0; sums_ && v < width(n); v += LANES) {
+      V sum = load(sums + v, n - v);
       for (long k = 0; k < count; k++) sum += *(V*)(right + k * width(n) + v);
-      store(sums + column + v, sum, n - v);
+      store(sums + v, sum, n - v);
     }
   }
 
-  const float *const from_, *const by_;
+  const long features_, columns_, shares_, size_;
   float *const out_, *const sums_;
-  const long features_, columns_, rows_;
+  const Scratch found_;
+};
 
+// The gradient of the scale: the sum over all rows of d_y * x, likewise.
+class ScaleGradient {
  public:
-  const long shares;
+  ScaleGradient(long columns, float* out, long shares) : columns_(out ? columns : 0), shares_(shares), out_(out), found_(shares * columns_) {}
+  void clear(long share) const { memset(found_.p + share * columns_, 0, 4 * columns_); }
+  void add(long share, View d_y, View x, long count) const {
+    float* const sums = found_.p + share * columns_;
+    for (long row = 0; row < count; row++)
+      for (long column = 0; column < columns_; column++) sums[column] += d_y.p[row * d_y.row + column] * x.p[row * x.row + column];
+  }
+  void add_up() const {
+    for (long column = 0; column < columns_; column++) {
+      out_[column] = 0;
+      for (long share = 0; share < shares_; share++) out_[column] += found_.p[share * columns_ + column];
+    }
+  }
 
  private:
-  const long size_;
-  Scratch partial_;
+  const long columns_, shares_;
+  float* const out_;
+  const Scratch found_;
 };
 
-// The gradients of the weights that there are: tasks are numbered over all of them.
+// The gradients of all weights that there are.
 class WeightGradients {
  public:
-  WeightGradients(const Arrays& arrays, const Gradients& gradients, const float* d_z, long threads) {
-    const long H = arrays.sizes.H, rows = arrays.sizes.T * arrays.sizes.B;
-    if (Cell::PROJECTED) all.emplace_back(arrays.x, arrays.sizes.I, d_z, Z * H, rows, gradients.w_x, gradients.bias, threads);
-    for (int j = 0; Cell::FINISHED && j < X; j++)
-      all.emplace_back(arrays.states[j], H, gradients.y, arrays.O, rows, gradients.w_y + j * H * arrays.O, nullptr, threads);
-    for (const WeightGradient& each : all) tasks += each.shares;
+  WeightGradients(const Arrays& arrays, const Gradients& gradients, long shares)
+      : arrays_(arrays), gradients_(gradients), scale_(arrays.O, gradients.scale, shares) {
+    const long H = arrays.sizes.H;
+    if (Cell::PROJECTED) all_.emplace_back(arrays.sizes.I, Z * H, gradients.w_x, gradients.bias, shares);
+    for (int j = 0; Cell::FINISHED && j < X; j++) all_.emplace_back(H, arrays.O, gradients.w_y + j * H * arrays.O, nullptr, shares);
   }
-  void multiply(long task) const {
-    for (const WeightGradient& each : all) {
-      if (task < each.shares) return each.multiply(task);
-      task -= each.shares;
-    }
+  void clear(long share) const {
+    for (const WeightGradient& each : all_) each.clear(share);
+    scale_.clear(share);
   }
-  long tasks = 0;
-  std::deque<WeightGradient> all;
-};
+  // Those of a piece, whose d_z are rows of `d_z`.
+  void add(long share, const Piece& piece, View d_z) const {
+    const long B = arrays_.sizes.B, I = arrays_.sizes.I, H = arrays_.sizes.H, O = arrays_.O, at = piece.begin * B + piece.b;
+    const View x{arrays_.x + at * I, B * I}, d_y{gradients_.y + at * O, B * O};
+    auto each = all_.begin();
+    if (Cell::PROJECTED) each++->add(share, x, d_z, piece.length());
+    for (int j = 0; Cell::FINISHED && j < X; j++) each++->add(share, {arrays_.states[j] + at * H, B * H}, d_y, piece.length());
+    scale_.add(share, d_y, x, piece.length());
+  }
+  long sums() const { return all_.size() + 1; }
+  void add_up(long number) const { number ? all_[number - 1].add_up() : scale_.add_up(); }
 
-// The gradient of the scale, some columns of it: the sum over all rows of d_y * x.
-static void put_d_scale(const Arrays& arrays, const Gradients& gradients, long panel) {
-  const long O = arrays.O, column = panel * WIDTH;
-  const int n = std::min<long>(WIDTH, O - column);
-  V sums[2] = {};
-  for (long row = column; row < arrays.sizes.T * arrays.sizes.B * O; row += O)
-    for (int v = 0; v < 2; v++) sums[v] += load(gradients.y + row + v * LANES, n - v * LANES) * load(arrays.x + row + v * LANES, n - v * LANES);
-  for (int v = 0; v < 2; v++) store(gradients.scale + column + v * LANES, sums[v], n - v * LANES);
-}
+ private:
+  const Arrays& arrays_;
+  const Gradients& gradients_;
+  const ScaleGradient scale_;
+  std::deque<WeightGradient> all_;
+};
