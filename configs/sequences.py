@@ -73,7 +73,7 @@ VARIANTS = {
     "s5_short": _automaton("s5", 6, 6, CellConfig("LSTM", hidden_size=256), 640_000),
     "s5_swaps": _automaton("s5_swaps", 16, 16, CellConfig("LSTM", hidden_size=128)),
     "adding": _memory("adding", 200, 3, _GRU64),
-    "adding1000": _memory("adding", 1000, 2, _blocks("LRU", 2, **_RING)),
+    "adding1000": _memory("adding", 1000, 3, _blocks("LRU", 2, **_RING)),
     "copy": _memory("copy", 100, 2, _blocks("LRU", 2, **_RING)),
     "mqar": _memory("mqar", 64, 64, CellConfig("LSTM", hidden_size=256), embedding=128),
     "mqar_short": _memory("mqar", 16, 20, CellConfig("LSTM", hidden_size=128), memory=2, alphabet=32),
