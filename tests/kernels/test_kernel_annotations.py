@@ -48,6 +48,8 @@ WITHOUT_ARRAYS = {
     "gpu_block.Block.load_matrix",
     "gpu_block.compiler_params",
     "gpu_block.interpreter",
+    "instructions.in_instructions",
+    "instructions.unknown_operation",
     "layout.layout",
     "layout.layouts_of",
     "layout.most_units",
@@ -58,7 +60,11 @@ WITHOUT_ARRAYS = {
     "pallas.unsuited_device",
     "pallas.unsuited_recurrence",
     "precision.exact_products",
+    "traced_gates.Gates.rewritten",
     "traced_gates.Pointwise.alike",
+    "traced_gates.Pointwise.operations",
+    "traced_gates.Pointwise.rewritten",
+    "traced_gates.gates_of",
     "traced_gates.with_gradients",
 }
 

@@ -1,5 +1,6 @@
 """What the pallas kernels do not run, and what is said of it."""
 
+import dataclasses
 import re
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from cells_under_test import H, I, LeakySum, inputs, parameters
 
-from rnnjax import GRU, LSTM, Heads, Pallas, Stack, unroll
+from rnnjax import GRU, LSTM, GatedCell, Heads, HiddenState, Pallas, Stack, unroll
 from rnnjax.unrolling.kernels.pallas import unsuited_device, unsuited_recurrence
 from rnnjax.unrolling.recurrence import Recurrence, Steps
 
@@ -40,6 +41,34 @@ def shapes(cell, batch=16, dtype=jnp.bfloat16, steps=5):
 def test_what_the_kernels_cannot_run_is_said(method, cell, sentence):
     with pytest.raises(ValueError, match=sentence):
         unroll(cell, parameters(cell), inputs(2, 3, I), method=method)
+
+
+def gates_of(function):
+    @dataclasses.dataclass(frozen=True)
+    class Own(GatedCell):
+        gate_count = 2
+
+        def gates(self, params, state, z, r):
+            return HiddenState(function(z + r)[..., 1, :])
+
+    return Own(H)
+
+
+@pytest.mark.parametrize(
+    ("function", "sentence"),
+    [
+        (jnp.tan, r"Pallas\(\) has no instruction for tan, which the gates of Own or their derivative use; use Fused"),
+        (
+            lambda x: jnp.cumsum(x, -2),
+            "cannot run the gates of Own: gates use cumsum, which is not known to be pointwise",
+        ),
+    ],
+    ids=["no instruction", "not pointwise"],
+)
+def test_gates_that_no_kernel_can_compute_are_refused_before_one_is_built(function, sentence):
+    assert re.search(sentence, unsuited_recurrence(shapes(gates_of(function))))
+    with pytest.raises(ValueError, match=sentence):
+        unroll(gates_of(function), parameters(gates_of(function)), inputs(2, 3, I), method=INTERPRETED)
 
 
 def test_types_that_tensor_cores_do_not_multiply_are_named():

@@ -1,5 +1,7 @@
 """Gates traced for one unit compute on tiles what they compute on whole arrays."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,17 +9,18 @@ import pytest
 from cells_under_test import close, drawn
 from fixtures.parameters import array
 
+from rnnjax.unrolling.kernels import instructions
 from rnnjax.unrolling.kernels.layout import one_unit
 from rnnjax.unrolling.kernels.traced_gates import Pointwise, by_unit
 
 TILE = (2, 3)  # [rows, units]
 
 
-def on_tiles(function, *arrays):
+def on_tiles(function, *arrays, rewritten=types.MappingProxyType({})):
     """Evaluates a function of arrays ``[..., 1]`` on tiles in the place of their entries."""
     shapes = [jax.ShapeDtypeStruct((*array.shape[:-2], 1), array.dtype) for array in arrays]
     tiles = [list(array.reshape(-1, *TILE)) for array in arrays]
-    results = Pointwise(function, *shapes)(*tiles, like=jnp.zeros(TILE))
+    results = Pointwise(function, *shapes).rewritten(rewritten)(*tiles, like=jnp.zeros(TILE))
     return [jnp.stack(result) for result in results]
 
 
@@ -76,3 +79,19 @@ def test_an_array_without_an_axis_of_units_is_the_same_for_all():
     close(by_unit(x, 3), x)
     assert one_unit(x, 5).shape == (2, 3)
     close(by_unit(x, 5), jnp.broadcast_to(x.reshape(6, 1), (6, 5)))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [jnp.floor, jnp.ceil, jnp.sqrt, jnp.isfinite, lambda x: x**-3, lambda x: x**0, lambda x: x**1],
+    ids=["floor", "ceil", "sqrt", "isfinite", "negative power", "no power", "one factor"],
+)
+def test_what_a_gpu_computes_by_other_instructions_is_the_same_at_the_edges_too(function):
+    x = array([[-2.5, -1.0, 0.0], [2.0, np.inf, np.nan]])[None]
+    close(on_tiles(function, x, rewritten=instructions._REWRITTEN), on_arrays(function, x), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("function", [lambda x: jnp.cumsum(x, 0), lambda x: jax.lax.cummax(x, 0)], ids=["sum", "max"])
+def test_what_keeps_a_shape_is_not_taken_for_pointwise(function):
+    with pytest.raises(NotImplementedError, match=r"gates use cum(sum|max), which is not known to be pointwise"):
+        on_tiles(function, jnp.ones((4, *TILE)))

@@ -15,9 +15,10 @@ from jaxtyping import Array, Bool, Float, Int32
 from rnnjax.cells.cell import Params, State
 from rnnjax.cells.gated_cell import GatedCell
 from rnnjax.unrolling.kernels import persistent
+from rnnjax.unrolling.kernels.instructions import in_instructions
 from rnnjax.unrolling.kernels.layout import layouts_of, sizes_of
 from rnnjax.unrolling.kernels.persistent import Kernels, Operands
-from rnnjax.unrolling.kernels.traced_gates import by_unit, traced
+from rnnjax.unrolling.kernels.traced_gates import by_unit, gates_of
 from rnnjax.unrolling.kernels.turns import in_turn
 from rnnjax.unrolling.recurrence import Recurrence, Steps
 from rnnjax.unrolling.scan import Scan
@@ -55,27 +56,14 @@ def run(recurrence: Recurrence, *, interpret: bool = False) -> tuple[Float[Array
 
 def _kernels(cell: GatedCell, recurrence: Recurrence, interpret: bool) -> Kernels:
     """Returns what the two kernels of a recurrence are built from."""
-    state, sizes = recurrence.state, sizes_of(cell, recurrence)
-    batch_axes = state.h.ndim - 1
-
-    def of_one_sequence(tree: Any, axes: int) -> Any:
-        """Returns the shapes and types of a tree without its first axes."""
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[axes:], leaf.dtype), tree)
-
-    gates = traced(
-        cell,
-        recurrence.params,
-        of_one_sequence(state, batch_axes),
-        of_one_sequence(recurrence.steps.z, batch_axes + 1),  # the first is time
-        jax.ShapeDtypeStruct((sizes.gates, sizes.hidden), state.h.dtype),
-    )
-    structure = jax.tree.structure(state)
+    gates = in_instructions(gates_of(recurrence))
+    structure = jax.tree.structure(recurrence.state)
     # A state of numbers: its h is where the hidden state is among the leaves.
     positions = structure.unflatten(range(structure.num_leaves))
     forward, backward = layouts_of(cell, recurrence, split=not interpret)
     assert forward is not None
     assert backward is not None
-    return Kernels(gates, positions.h, sizes.dtype, forward, backward, interpret)
+    return Kernels(gates, positions.h, sizes_of(cell, recurrence).dtype, forward, backward, interpret)
 
 
 def _with_derivatives(cell: GatedCell, kernels: Kernels) -> Any:

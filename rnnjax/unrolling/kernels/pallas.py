@@ -16,6 +16,7 @@ from rnnjax.cells.cell import State, compute_dtype
 from rnnjax.cells.gated_cell import GatedCell
 from rnnjax.cells.traits import fuses
 from rnnjax.unrolling.by_head import number_of_heads, of_one_head, run_by_head
+from rnnjax.unrolling.kernels.instructions import unknown_operation
 from rnnjax.unrolling.kernels.layout import (
     MULTIPROCESSORS,
     SHARED_MEMORY,
@@ -120,6 +121,9 @@ def unsuited_recurrence(recurrence: Recurrence, interpret: bool = False) -> str 
             "use Fused() or Scan()"
         )
     heads, one = number_of_heads(recurrence), of_one_head(recurrence)
+    unknown = unknown_operation(one)
+    if unknown is not None:
+        return unknown
     layouts = layouts_of(cell, one, split=not interpret)
     if None in layouts:
         return _too_wide(cell, one, heads, split=not interpret)

@@ -165,7 +165,7 @@ def _forward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
             product = block.multiply(t)
             r = [product(0, gate).astype(state[hidden].dtype) for gate in range(layout.gates)]
             before_tiles = ([x] for x in before)
-            results = gates(*gate_params, *before_tiles, *reads["zs"], r, like=r[0])
+            results = settled(gates(*gate_params, *before_tiles, *reads["zs"], r, like=r[0]))
             new = [tile for (tile,) in results]
             if outputs["ys"] is not None:
                 block.write(outputs["ys"], 0, new[hidden].astype(kernels.dtype), t)
@@ -271,7 +271,8 @@ def _backward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
             d_new = [x + d_y if leaf == hidden else x for leaf, x in enumerate(d_new)]
             before = [None if x is None else [x] for x in reads["befores"]]
             arguments = *gate_params, *before, *reads["zs"], reads["r"], *([x] for x in d_new)
-            gradients, followed = gates(*arguments, like=zero_operand), reads["followed"]
+            # One that is the same number everywhere is not in the layout that is written.
+            gradients, followed = settled(gates(*arguments, like=zero_operand)), reads["followed"]
             return gradients if followed is None else zero_where_unused(gradients, d_new, followed)
 
         def step(i, carry):

@@ -8,10 +8,11 @@ move entries (slices, reshapes, ...) permute the list; all others are applied ti
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ from jaxtyping import Array, Float, Int, PyTree, Shaped
 from rnnjax.cells.cell import Params, State
 from rnnjax.cells.gated_cell import GatedCell
 from rnnjax.unrolling.kernels.layout import one_unit
+from rnnjax.unrolling.recurrence import Recurrence
 
 Tiles = list[Shaped[Array, "rows units"]]  # the entries of one small array, in row-major order
 Entry = Shaped[Array, "rows units"] | np.generic  # a NumPy scalar stands for a tile of equal entries
@@ -87,6 +89,33 @@ class Pointwise:
         # By identity, since literals among the operands cannot be hashed.
         read = {id(v) for e in self._jaxpr.eqns for v in e.invars} | {id(v) for v in self._jaxpr.outvars}
         self.reads = tuple(id(v) in read for v in self._jaxpr.invars)
+        self._rewritten = _REWRITTEN
+
+    def rewritten(self, operations: Mapping[str, Callable[..., Any]]) -> Pointwise:
+        """Returns the same function with primitives, by their names, in terms of others.
+
+        Args:
+          operations: for each primitive a function of its operands, which are tiles, and its parameters.
+        """
+        new = copy.copy(self)
+        new._rewritten = {**self._rewritten, **operations}
+        return new
+
+    def operations(self) -> list[Any]:
+        """Returns the equations of the primitives that run on tiles.
+
+        Raises:
+          NotImplementedError: for a primitive that is not known to be pointwise.
+        """
+        variables = self._jaxpr.invars
+
+        def on_tiles(*tiles: Array) -> list[Tiles]:
+            remaining = iter(tiles)
+            arguments = [[next(remaining) for _ in range(v.aval.size)] for v in variables]
+            return self(*arguments, like=tiles[0])
+
+        tiles = [jax.ShapeDtypeStruct((1, 1), v.aval.dtype) for v in variables for _ in range(v.aval.size)]
+        return list(_inner_equations(jax.make_jaxpr(on_tiles)(*tiles).jaxpr))
 
     def __call__(self, *arguments: Tiles | None, like: Shaped[Array, "rows units"]) -> list[Tiles]:
         """Returns the leaves of the result.
@@ -97,7 +126,7 @@ class Pointwise:
         """
         variables = self._jaxpr.invars
         values = [None if tiles is None else value(tiles, v.aval.shape) for v, tiles in zip(variables, arguments)]
-        results = _evaluate(self._jaxpr, self._constants, values)
+        results = _evaluate(self._jaxpr, self._constants, values, self._rewritten)
         return [_filled(result, v.aval.dtype, like) for result, v in zip(results, self._jaxpr.outvars)]
 
     def alike(self, a: int, b: int) -> bool:
@@ -122,8 +151,35 @@ def _tile(entry: Entry, shape: tuple[int, ...], dtype: Any) -> Array:
     return jax.lax.full(shape, entry.item(), dtype) if isinstance(entry, np.generic) else entry
 
 
-def _evaluate(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Value | None]) -> list[Value]:
-    """Returns the results of a jaxpr, evaluated on values equation by equation."""
+def _inner_equations(jaxpr: Any) -> Iterator[Any]:
+    """Yields the equations of a jaxpr, those of functions that it calls in the place of the calls."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in _CALLS:
+            yield from _inner_equations(_called(equation).jaxpr)
+        else:
+            yield equation
+
+
+def _called(equation: Any) -> ClosedJaxpr:
+    """Returns the function that an equation calls."""
+    # The name differs from primitive to primitive, and so does whether constants come with it.
+    inner = equation.params.get("call_jaxpr", equation.params.get("jaxpr"))
+    return inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
+
+
+def _evaluate(
+    jaxpr: Any,
+    constants: Sequence[Any],
+    arguments: Sequence[Value | None],
+    rewritten: Mapping[str, Callable[..., Array]],
+) -> list[Value]:
+    """Returns the results of a jaxpr, evaluated on values equation by equation.
+
+    Args:
+      jaxpr: the jaxpr.
+      constants, arguments: its constants and arguments.
+      rewritten: primitives in terms of others, as in `Pointwise.rewritten`.
+    """
     values: dict[Any, Any] = dict(zip(jaxpr.constvars, map(constant, constants)))
     values.update(zip(jaxpr.invars, arguments))
 
@@ -135,18 +191,16 @@ def _evaluate(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Value | 
 
     for equation in jaxpr.eqns:
         operands = [read(atom) for atom in equation.invars]
-        values.update(zip(equation.outvars, _apply(equation, operands)))
+        values.update(zip(equation.outvars, _apply(equation, operands, rewritten)))
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _apply(equation: Any, operands: list[Value]) -> list[Value]:
+def _apply(equation: Any, operands: list[Value], rewritten: Mapping[str, Callable[..., Array]]) -> list[Value]:
     """Returns the results of one equation of a jaxpr."""
     name, params = equation.primitive.name, equation.params
     if name in _CALLS:
-        # The name differs from primitive to primitive, and so does whether constants come with it.
-        inner = params.get("call_jaxpr", params.get("jaxpr"))
-        closed = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
-        return _evaluate(closed.jaxpr, closed.consts, operands)
+        called = _called(equation)
+        return _evaluate(called.jaxpr, called.consts, operands, rewritten)
     if all(operand.constant for operand in operands):
         with jax.ensure_compile_time_eval():
             results = equation.primitive.bind(*(jnp.asarray(x.numpy()) for x in operands), **params)
@@ -158,7 +212,7 @@ def _apply(equation: Any, operands: list[Value]) -> list[Value]:
         return [Value(entries, index) for index in (moved if isinstance(moved, list) else [moved])]
     if name in _REDUCTIONS:
         return [_reduced(_REDUCTIONS[name], operands[0], tuple(params["axes"]), equation.outvars[0].aval.dtype)]
-    return [_each(equation, operands)]
+    return [_each(equation, operands, rewritten.get(name, equation.primitive.bind))]
 
 
 def _indices(operands: list[Value]) -> list[np.ndarray]:
@@ -178,18 +232,19 @@ def _reduced(combine: Callable[..., Any], x: Value, axes: tuple[int, ...], dtype
     return value([functools.reduce(combine, row) for row in rows], tuple(shape))
 
 
-def _each(equation: Any, operands: list[Value]) -> Value:
-    """Applies a primitive to every entry by itself.
+def _each(equation: Any, operands: list[Value], function: Callable[..., Array]) -> Value:
+    """Applies a primitive, by a function, to every entry by itself.
 
     Raises:
       NotImplementedError: for a primitive that is not known to be pointwise.
     """
     shape = equation.outvars[0].aval.shape
-    if equation.primitive.multiple_results or any(not _broadcasts(x.index.shape, shape) for x in operands):
+    pointwise = equation.primitive.name in _POINTWISE
+    if not pointwise or any(not _broadcasts(x.index.shape, shape) for x in operands):
         raise NotImplementedError(f"gates use {equation.primitive.name}, which is not known to be pointwise")
     columns = [Value(x.entries, np.broadcast_to(x.index, shape)).flat() for x in operands]
     dtypes = [atom.aval.dtype for atom in equation.invars]
-    bind = _REWRITTEN.get(equation.primitive.name, functools.partial(equation.primitive.bind, **equation.params))
+    bind = functools.partial(function, **equation.params)
     results = []
     for entries in zip(*columns):
         tile = next((entry for entry in entries if not isinstance(entry, np.generic)), None)
@@ -207,13 +262,13 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     return shape == () or (len(shape) == len(to) and all(a in (1, b) for a, b in zip(shape, to)))
 
 
-def _log1p(x: Array) -> Array:
+def _log1p(x: Array, **_: Any) -> Array:
     """Returns log(1 + x) by Kahan's formula, which corrects for the rounding of 1 + x."""
     wide = 1 + x
     return jax.lax.select(wide == 1, x, jnp.log(wide) * (x / jax.lax.select(wide == 1, wide, wide - 1)))
 
 
-def _expm1(x: Array) -> Array:
+def _expm1(x: Array, **_: Any) -> Array:
     """Returns exp(x) - 1 by Kahan's formula, which corrects for the rounding of exp(x).
 
     No correction is needed where abs(x) > 1, and none is possible where exp(x) rounds to 1: the result there is x.
@@ -248,7 +303,17 @@ def _slice(x: np.ndarray, *, start_indices: Any, limit_indices: Any, strides: An
     return x[tuple(map(slice, start_indices, limit_indices, strides or (1,) * x.ndim))]
 
 
-_REWRITTEN = {"add_any": jax.lax.add, "expm1": _expm1, "log1p": _log1p}  # primitives that Mosaic GPU does not lower
+# Primitives in terms of others that kernels have.
+_REWRITTEN: dict[str, Callable[..., Array]] = {"add_any": jax.lax.add, "expm1": _expm1, "log1p": _log1p}
+# By name, since nothing else tells them from those that keep a shape, such as cumulative sums.
+_NAMES = """
+abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e bitcast_convert_type cbrt ceil clamp
+complex conj convert_element_type cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igammac
+imag integer_pow is_finite le lgamma log log1p log2 logistic lt max min mul ne neg nextafter not one_minus_square or
+polygamma polynomial pow real reduce_precision rem round rsqrt select_n shift_left shift_right_arithmetic
+shift_right_logical sign sin sinh sqrt square sub tan tanh xor zeta
+"""
+_POINTWISE = frozenset(_NAMES.split())
 _REDUCTIONS = {
     "reduce_sum": jax.lax.add,
     "reduce_max": jax.lax.max,
@@ -265,6 +330,7 @@ _MOVES = {
     "reshape": lambda x, *, new_sizes, **_: x.reshape(new_sizes),
     "rev": lambda x, *, dimensions: np.flip(x, dimensions),
     "slice": _slice,
+    "stop_gradient": lambda x: x,
     "split": lambda x, *, sizes, axis: np.split(x, np.cumsum(sizes)[:-1], axis),
     "stack": lambda *xs, axis: np.stack(xs, axis),
     "unstack": lambda x, *, axis: list(np.moveaxis(x, axis, 0)),
@@ -289,6 +355,33 @@ class Gates:
     backward: Pointwise
     reads_params: tuple[bool, ...]
     summed: bool
+
+    def rewritten(self, operations: Mapping[str, Callable[..., Any]]) -> Gates:
+        """Returns the same with primitives in terms of others, as in `Pointwise.rewritten`."""
+        forward, backward = self.forward.rewritten(operations), self.backward.rewritten(operations)
+        return dataclasses.replace(self, forward=forward, backward=backward)
+
+
+def gates_of(recurrence: Recurrence) -> Gates:
+    """Returns the gates of a gated cell's recurrence, whose recurrent weight is not in blocks, for one hidden unit.
+
+    Raises:
+      NotImplementedError: as `traced`.
+    """
+    cell: Any = recurrence.cell
+    state, batch_axes = recurrence.state, recurrence.state.h.ndim - 1
+
+    def of_one_sequence(tree: Any, axes: int) -> Any:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[axes:], leaf.dtype), tree)
+
+    weight = jax.eval_shape(cell.recurrent_weight, recurrence.params)
+    return traced(
+        cell,
+        of_one_sequence(recurrence.params, 0),
+        of_one_sequence(state, batch_axes),
+        of_one_sequence(recurrence.steps.z, batch_axes + 1),  # the first is time
+        jax.ShapeDtypeStruct(weight.shape[1:], state.h.dtype),
+    )
 
 
 def traced(

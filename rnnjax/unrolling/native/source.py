@@ -12,7 +12,7 @@ import numpy as np
 
 from rnnjax.cells.traits import adds_a_bias
 from rnnjax.unrolling.kernels.layout import one_unit
-from rnnjax.unrolling.kernels.traced_gates import Gates, traced
+from rnnjax.unrolling.kernels.traced_gates import Gates, gates_of
 from rnnjax.unrolling.native.expressions import flat_jaxpr, statements
 from rnnjax.unrolling.recurrence import Recurrence
 
@@ -59,13 +59,8 @@ def plan_and_source(recurrence: Recurrence) -> tuple[Plan, str]:
     batch_axes = state.h.ndim - 1
     weight = jax.eval_shape(cell.recurrent_weight, recurrence.params)
     count, hidden = weight.shape[1:]
-
-    def of_one_sequence(tree: Any, axes: int) -> Any:
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[axes:], leaf.dtype), tree)
-
-    one_state, one_z = of_one_sequence(state, batch_axes), of_one_sequence(z, batch_axes + 1)
-    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), recurrence.params)
-    gates = traced(cell, params, one_state, one_z, jax.ShapeDtypeStruct((count, hidden), jnp.float32))
+    one_z = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[batch_axes + 1 :], leaf.dtype), z)
+    params, gates = recurrence.params, gates_of(recurrence)
     params_read = [leaf for leaf, read in zip(jax.tree.leaves(params), gates.reads_params) if read]
     shares = _Shares(
         [_entries(leaf, hidden) for leaf in params_read],
