@@ -21,6 +21,7 @@ from rnnjax.cells.para_rnn import ParaGRU, ParaLSTM, ParaLSTMParams
 from rnnjax.cells.qrnn import QRNN
 from rnnjax.cells.randomness import TimedKey
 from rnnjax.cells.rg_lru import RGLRU, RGLRUParams
+from rnnjax.cells.slstm import SLSTM, SLSTMState
 from rnnjax.cells.weight_drop import WeightDrop
 from rnnjax.cells.wrapper import Wrapper
 from rnnjax.cells.wrappers import Dropout, LearnedParams, LearnedState, Project, ProjectParams, Residual, Stack
@@ -66,6 +67,8 @@ __all__ = [
     "RGLRU",
     "RGLRUParams",
     "Residual",
+    "SLSTM",
+    "SLSTMState",
     "Stack",
     "TimedKey",
     "WeightDrop",

@@ -14,6 +14,7 @@ from rnnjax.cells.lstm import LSTMNorm, LSTMParams, LSTMState
 from rnnjax.cells.pairs import Complex
 from rnnjax.cells.para_rnn import ParaLSTMParams
 from rnnjax.cells.rg_lru import RGLRUParams
+from rnnjax.cells.slstm import SLSTMState
 from rnnjax.cells.wrappers import LearnedParams, ProjectParams
 
 for kind in (
@@ -36,6 +37,7 @@ for kind in (
     ParaLSTMParams,
     ProjectParams,
     RGLRUParams,
+    SLSTMState,
     ScoreParams,
 ):
     register_namedtuple_serialization(kind, serialized_name=f"rnnjax.{kind.__name__}")

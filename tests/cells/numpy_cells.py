@@ -51,6 +51,14 @@ def gru(p, h, x, reset, *, activation=np.tanh, gate=sigmoid):
     return (1 - z) * n + z * h
 
 
+def slstm(p, h, c, n, x, forget):
+    """Returns h, c and n after a step, as they are without a stabiliser."""
+    i, f, z, o = (x @ p.w_x[:, gate] + h @ p.w_h[:, gate] + p.b[gate] for gate in range(4))
+    i, f = np.exp(i), np.exp(f) if forget == "exp" else sigmoid(f)
+    c, n = f * c + i * np.tanh(z), f * n + i
+    return sigmoid(o) * c / n, c, n
+
+
 def lstm_gates(p, h, x, layer_norm):
     """Returns the gates before their activations, ``[B, H]`` each."""
     gates = p.b.shape[0]

@@ -7,7 +7,7 @@ import pytest
 
 # A user meets these first. Each is the place that a name is imported from, and the name.
 MOST_USED = {
-    "rnnjax": "Cell GatedCell BasicRNN LSTM GRU Wrapper Stack Dropout Zoneout WeightDrop Heads Project Residual "
+    "rnnjax": "Cell GatedCell BasicRNN LSTM GRU SLSTM Wrapper Stack Dropout Zoneout WeightDrop Heads Project Residual "
     "LearnedState Bahdanau Luong attending unroll unroll_states static_unroll bidirectional init_bidirectional "
     "choose_method Auto Static Scan Fused Pallas "
     "LinearCell LRU MinGRU MinLSTM RGLRU QRNN GatedLinearAttention Complex Associative linear_scan "

@@ -15,7 +15,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from test_pallas_interpreted import CELLS, LENGTHS, RESETS, found_by, total
 
-from rnnjax import GRU, LSTM, GatedCell, Heads, HiddenState, Native, Scan, Stack, unroll
+from rnnjax import GRU, LSTM, SLSTM, GatedCell, Heads, HiddenState, Native, Scan, Stack, unroll
 from rnnjax.unrolling.auto import recurrences_in
 from rnnjax.unrolling.native import compiler
 from rnnjax.unrolling.trial import largest_error
@@ -89,6 +89,11 @@ def reason_against(cell, dtype=jnp.float32):
 )
 def test_values_and_gradients_are_those_of_scan(cell):
     check(cell, lengths=LENGTHS, resets=RESETS, reverse=True)
+
+
+@needs_compiler
+def test_exponential_gates_over_a_normaliser_are_those_of_scan():
+    check(SLSTM(H), given=False, lengths=LENGTHS, resets=RESETS, reverse=True)
 
 
 @needs_compiler

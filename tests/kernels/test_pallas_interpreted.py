@@ -12,7 +12,7 @@ from fixtures.thorough import once_more
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from rnnjax import GRU, LSTM, BasicRNN, GatedCell, Heads, Pallas, Scan, unroll
+from rnnjax import GRU, LSTM, SLSTM, BasicRNN, GatedCell, Heads, Pallas, Scan, unroll
 
 B, T = 3, 3
 LENGTHS = np.array([3, 0, 2])
@@ -99,6 +99,11 @@ EACH = [once_more(cell, id=name) if name in AGAIN else pytest.param(cell, id=nam
 @pytest.mark.parametrize("cell", EACH + IN_HEADS)
 def test_values_and_gradients_are_those_of_scan(cell):
     check(cell, **ALL)
+
+
+@pytest.mark.thorough
+def test_exponential_gates_over_a_normaliser_are_those_of_scan():
+    check(Heads(SLSTM(H), 2), given=False, **ALL)
 
 
 @pytest.mark.parametrize("options", [{"lengths": LENGTHS}, {"resets": RESETS}], ids=str)

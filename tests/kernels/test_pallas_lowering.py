@@ -1,5 +1,6 @@
 """On a machine without a GPU the kernels are lowered for one; their sizes are checked by arithmetic."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,8 +12,11 @@ from fixtures.thorough import once_more
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from rnnjax import GRU, LSTM, BasicRNN, Fused, Heads, Pallas, Scan, unroll
+from rnnjax import GRU, LSTM, SLSTM, BasicRNN, Fused, GatedCell, Heads, HiddenState, Pallas, Scan, unroll
+from rnnjax.unrolling.auto import recurrences_in
+from rnnjax.unrolling.kernels import instructions
 from rnnjax.unrolling.kernels.pallas import unsuited_recurrence
+from rnnjax.unrolling.kernels.traced_gates import gates_of
 
 T, I = 8, 16
 
@@ -43,18 +47,50 @@ CELLS = {
     "lstm_over_blocks": (LSTM(768), 16, jnp.bfloat16),
     "gru_over_blocks": (GRU(256), 16, jnp.float32),
     "lstm_in_heads": (Heads(LSTM(768), 12), 16, jnp.bfloat16),
+    "slstm_in_heads": (Heads(SLSTM(768), 12), 16, jnp.bfloat16),
     "lstm_in_heads_over_blocks": (Heads(LSTM(512), 2), 16, jnp.bfloat16),
 }
 
 
 # Other cells in a layout that one of the rest has, or another layout of such a cell.
-AGAIN = ("lstm", "own_gated", "lstm_in_heads", "gru_over_blocks")
+AGAIN = ("lstm", "own_gated", "lstm_in_heads", "slstm_in_heads", "gru_over_blocks")
 CASES = [once_more(*case) if name in AGAIN else case for name, case in CELLS.items()]
 
 
 @pytest.mark.parametrize(("cell", "batch", "dtype"), CASES, ids=CELLS)
 def test_each_kernel_lowers_for_a_gpu(cell, batch, dtype):
     assert lowered(cell, batch, dtype, OnGPU(), "cuda").count("@mosaic_gpu") == 2
+
+
+@dataclasses.dataclass(frozen=True)
+class EveryInstruction(GatedCell):
+    """A user's own cell with every pointwise function that kernels compute, and a gate without a gradient."""
+
+    gate_count = 2
+
+    def gates(self, params, state, z, r):
+        x = (z + r)[..., 0, :]
+        positive = jnp.square(x) + 1
+        waves = jnp.sin(x) * jnp.cos(x) + jax.lax.erf(x) + jnp.arctan2(x, positive) + jnp.exp2(x) + jnp.log2(positive)
+        roots = jnp.sqrt(positive) * jax.lax.rsqrt(positive) * jnp.log(positive) + x**3 * positive**-2
+        small = jnp.expm1(x) / positive + jnp.log1p(jnp.exp(-jnp.abs(x))) + jax.nn.sigmoid(x) * jnp.maximum(x, 0.3)
+        parts = jnp.where((x > 0) & ~(x >= 1) ^ (x < -1) | (x <= -2) | (x != x), waves, roots)
+        parts = parts + jnp.clip(small, -1, 1) + jnp.minimum(jax.lax.stop_gradient(x), 0)
+        steps = jnp.sign(x) + jnp.floor(x) - jnp.ceil(x) + jnp.round(x) + jnp.sign((z + r)[..., 1, :])
+        return HiddenState(jnp.tanh(jnp.where(jnp.isfinite(parts), parts, state.h)) + steps * (x == 0))
+
+
+def test_every_instruction_lowers_for_a_gpu():
+    cell = EveryInstruction(64)
+    assert lowered(cell, 16, jnp.float32, OnGPU(), "cuda").count("@mosaic_gpu") == 2
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), I))
+    (recurrence,) = recurrences_in(
+        functools.partial(unroll, cell), params, jax.ShapeDtypeStruct((2, T, I), jnp.float32)
+    )
+    gates = instructions.in_instructions(gates_of(recurrence))
+    used = {equation.primitive.name for part in (gates.forward, gates.backward) for equation in part.operations()}
+    # Those that not every version of JAX has in its gates.
+    assert instructions._KNOWN - used <= {"bitcast_convert_type", "clamp", "copy", "log2", "one_minus_square"}
 
 
 def test_options_lower_for_a_gpu():
