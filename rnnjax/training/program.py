@@ -18,7 +18,6 @@ from rnnjax.backend import runs_in_turn, waits_for_calls
 from rnnjax.memory import program_that_fits
 from rnnjax.parallel.mapping import map_over_devices
 from rnnjax.parallel.mesh import BATCH, EVERYWHERE
-from rnnjax.parallel.splitting import splitting
 from rnnjax.tasks.task import Batch, Buckets, Task
 from rnnjax.training.batches import CALL_INPUTS, EACH_RUN, Feed, Order, Traced
 from rnnjax.training.state import STATES, TrainState
@@ -93,8 +92,7 @@ class TrainProgram:
             # `first`, and `count` unless it is a constant of the program.
             numbers = [EVERYWHERE] * (1 if known else 2)
             in_specs = (STATES, *CALL_INPUTS, *numbers)
-            function = splitting(call, mesh)
-            return map_over_devices(function, mesh, in_specs, (STATES, EACH_RUN), map=map, donate=[0])(*arguments)
+            return map_over_devices(call, mesh, in_specs, (STATES, EACH_RUN), map=map, donate=[0])(*arguments)
 
         self._compile = compile_for
 

@@ -16,7 +16,6 @@ from jaxtyping import Array, Float
 from rnnjax.backend import waits_for_calls
 from rnnjax.parallel.mapping import map_over_devices
 from rnnjax.parallel.mesh import BATCH, EVERYWHERE, filled_batch, place
-from rnnjax.parallel.splitting import splitting
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import EACH_RUN, STEPS, Order, evaluation_order, sent
 from rnnjax.training.pace import Pace, longest_of_processes
@@ -65,8 +64,7 @@ class Evaluator:
         carries = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (runs, *leaf.shape)), task.carry)
         self._carry = place(mesh, STATES.carry, carries)
         in_specs = (EACH_RUN, STATES.carry, STEPS, STEPS, EVERYWHERE, EVERYWHERE, EVERYWHERE)
-        sums = splitting(split_sums(task), mesh)
-        self._compile = map_over_devices(sums, mesh, in_specs, (STATES.carry, EACH_RUN), map=map)
+        self._compile = map_over_devices(split_sums(task), mesh, in_specs, (STATES.carry, EACH_RUN), map=map)
         self._programs: dict[int, Callable] = {}  # by the number of batches in a piece: the last may have fewer
         self._pace = Pace(call_seconds if waits_for_calls() else 0.0)
 

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float
 
 from rnnjax.optimizer import Optimizer
-from rnnjax.parallel.mapping import sum_over
+from rnnjax.parallel.mesh import sum_over
 from rnnjax.tasks.task import Batch, Metrics, Task, Weighted
 from rnnjax.training.state import TrainState
 from rnnjax.unrolling.varying import vary, varying_axes
