@@ -27,7 +27,8 @@ from rnnjax.training.directory.summary import is_summary
 from rnnjax.training.directory.trust import TRUST
 from rnnjax.training.engine import epoch_steps
 from rnnjax.training.evaluation import run_config
-from rnnjax.training.state import TrainState, as_items, from_items
+from rnnjax.training.state import as_items, from_items
+from rnnjax.training.step import TrainState
 
 _log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.pace import Pace, longest_of_processes
 from rnnjax.training.program import TrainProgram, settle
 from rnnjax.training.record import CallResults, Record
-from rnnjax.training.state import TrainState
+from rnnjax.training.step import TrainState
 
 
 class Beginning(NamedTuple):

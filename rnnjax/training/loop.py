@@ -28,13 +28,7 @@ from rnnjax.training.progress import Progress
 from rnnjax.training.run_record import RunRecord
 from rnnjax.training.sinks.named import followers
 from rnnjax.training.sinks.sink import Sinks
-from rnnjax.training.state import (
-    as_items,
-    as_only_run,
-    from_items,
-    initial_train_state,
-    place_state,
-)
+from rnnjax.training.state import as_items, as_only_run, from_items, initial_train_state, place_state
 from rnnjax.unrolling.auto import using
 
 _log = logging.getLogger(__name__)
@@ -68,11 +62,11 @@ def _train(
 ) -> dict[str, Any]:
     started = time.perf_counter()
     sinks = Sinks(run.append_metrics, followers(config.sinks) if run.writes else {})
-    schedule, optimizer = plan(task, config)
+    schedule = plan(task, config)
     if ancestor is not None:
         ancestor.check(task, config)
     known = run.choice() or (ancestor.choice() if ancestor is not None else None)
-    choice = choose(task, config, optimizer, schedule.steps, known, stop)
+    choice = choose(task, config, schedule.steps, known, stop)
     parallel = config.parallel
     mesh = batch_mesh(str(choice.devices), config.batch_size, parallel.layers, parallel.time)
     engine = Engine(task, config, mesh)

@@ -18,7 +18,8 @@ from rnnjax.training.directory.model_file import model_file
 from rnnjax.training.directory.run_checkpoints import open_checkpoints
 from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.directory.summary import computed_with
-from rnnjax.training.state import TrainState, as_items
+from rnnjax.training.state import as_items
+from rnnjax.training.step import TrainState
 from rnnjax.training.sweeps.grid import Group, Run
 
 KEPT = "runs"  # folder in that of a group

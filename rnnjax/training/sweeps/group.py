@@ -25,12 +25,7 @@ from rnnjax.training.log_window import LogWindow, steps_in
 from rnnjax.training.progress import Progress
 from rnnjax.training.sinks.named import followers
 from rnnjax.training.sinks.sink import Sinks
-from rnnjax.training.state import (
-    from_items,
-    initial_train_state,
-    place_states,
-    stack,
-)
+from rnnjax.training.state import from_items, initial_train_state, place_states, stack
 from rnnjax.training.sweeps.best import KEPT, BestParams, Ended, items_of_runs, kept, no_best_params, write_run
 from rnnjax.training.sweeps.grid import Group
 from rnnjax.training.sweeps.group_record import GroupRecord, RowsByRun
@@ -56,7 +51,7 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
         raise Interrupted(f"stopped by {stop.signal} between two groups")
     started = time.perf_counter()
     config, runs = group.config, Runs([run.seed for run in group.runs], group.traced_values())
-    schedule, _ = plan(task, config, len(group.runs))
+    schedule = plan(task, config, len(group.runs))
     engine = Engine(task, config, group.mesh(), runs)
     directory.claim(group.as_dict())
     origin = Origin(config_digest(group.as_dict()), task.data.checksum)
