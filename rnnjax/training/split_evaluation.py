@@ -18,7 +18,7 @@ from rnnjax.parallel.mapping import map_over_devices
 from rnnjax.parallel.mesh import EVERYWHERE, filled_batch, padded_runs, place
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import EACH_RUN, STEPS, Order, evaluation_order, sent
-from rnnjax.training.pace import Pace, longest_of_processes
+from rnnjax.training.pace import Pace
 from rnnjax.training.program import by_bucket, each_run, settle, some_steps
 from rnnjax.training.step import STATES, Sums, evaluation_sums, mean
 
@@ -114,7 +114,7 @@ class Evaluator:
         started = time.perf_counter()
         carry, sums = settle(self._programs[size](*arguments))
         if self._pace.bound:
-            self._pace = self._pace.after(count, longest_of_processes(time.perf_counter() - started))
+            self._pace = self._pace.after(count, time.perf_counter() - started)
         return carry, jax.tree.map(functools.partial(_first, count), sums)
 
 

@@ -116,5 +116,10 @@ def first_runs(mesh: Mesh, runs: int) -> Callable[[TrainState], TrainState]:
     return jax.jit(lambda states: jax.tree.map(lambda leaf: leaf[:runs], states), out_shardings=everywhere)
 
 
+def params_of_run(params: Any, index: int) -> Any:
+    """Returns the parameters of one run of those of many, each leaf ``[runs, ...]``, on the host."""
+    return jax.tree.map(lambda leaf: np.asarray(np.asarray(leaf)[index]), params)
+
+
 def _shardings(mesh: Mesh, specs: TrainState) -> TrainState:
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
