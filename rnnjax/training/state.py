@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 
 from rnnjax.config import TrainConfig
 from rnnjax.memory import devices_apart, require_memory, require_room_for
-from rnnjax.parallel.mesh import EVERYWHERE, place
+from rnnjax.parallel.mesh import EVERYWHERE, padded_runs, place
 from rnnjax.tasks.task import Task
 from rnnjax.training.step import STATE, STATES, TrainState
 
@@ -102,8 +102,9 @@ def only_run(mesh: Mesh) -> Callable[[TrainState], TrainState]:
     return jax.jit(lambda states: jax.tree.map(lambda leaf: leaf[0], states), out_shardings=_shardings(mesh, STATE))
 
 
-def place_states(mesh: Mesh, states: TrainState, runs: Int[np.ndarray, " padded"]) -> TrainState:
-    """Returns the states of many runs, numbered as by `padded_runs`, on the devices."""
+def place_states(mesh: Mesh, states: TrainState) -> TrainState:
+    """Returns the states of many runs on the devices, padded as by `padded_runs`."""
+    runs = padded_runs(mesh, len(states.step))
     # Without padding the states are the runs, and need no gathering.
     if len(runs) > len(states.step):
         states = jax.jit(lambda states: jax.tree.map(lambda leaf: leaf[runs], states))(states)

@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from rnnjax.config_group import to_dict
 from rnnjax.files import is_number
-from rnnjax.parallel.mesh import RUNS, padded_runs
+from rnnjax.parallel.mesh import RUNS
 from rnnjax.tasks.task import Task
 from rnnjax.training.calls import train_and_test
 from rnnjax.training.directory.checkpoint import Checkpoints, Unfinished
@@ -160,5 +160,4 @@ def initial_or_restored(
         states, diverged = from_items(items | {"state": state["states"]}), np.array(state["diverged"])
         best = None if best is None else state["best"].copy()
         unfinished = checkpoints.unfinished(step)
-    placed = place_states(engine.mesh, states, padded_runs(engine.mesh, len(group.runs)))
-    return Beginning(placed, step, unfinished), diverged, best
+    return Beginning(place_states(engine.mesh, states), step, unfinished), diverged, best
