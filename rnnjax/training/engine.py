@@ -145,7 +145,8 @@ class Engine:
 
     def __init__(self, task: Task, config: TrainConfig, mesh: Mesh, runs: Runs | None = None):
         seeds, traced = runs or Runs([config.seed])
-        resident, split = config.data.feed == "device", task.data.splits["train"]
+        resident = config.data.feed == "device"
+        feed = ResidentFeed if resident else SentFeed
         self.task, self.config, self.mesh = task, config, mesh
         self.schedule = training_schedule(task, config)
         self.optimizer = optimizer_of(config, self.schedule)
@@ -154,7 +155,7 @@ class Engine:
             task,
             self.optimizer,
             mesh,
-            (ResidentFeed if resident else SentFeed)(mesh, split, config.batch_size, traced),
+            feed(mesh, task.data.splits["train"], config.batch_size, traced),
             map=config.parallel.map,
             most=self.schedule.call_steps,
             known=knows_counts(config),
