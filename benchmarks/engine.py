@@ -56,8 +56,7 @@ def epoch_call(task: Task, config: TrainConfig, method: Method | None, steps: in
     optimizer = build_optimizer(config.optimizer, epoch * config.epochs, epoch)
     devices = device_counts(config.parallel.batch, config.batch_size)[0]
     mesh = batch_mesh(str(devices), config.batch_size, config.parallel.layers, config.parallel.time)
-    filled = filled_batch(mesh, config.batch_size)
-    order = jax.tree.map(lambda leaf: leaf[:, :steps], epoch_orders(task, [config.seed], config.batch_size, filled)(0))
+    order = jax.tree.map(lambda leaf: leaf[:, :steps], epoch_orders(task, [config.seed], config.batch_size, mesh)(0))
     return _call(task, config, optimizer, mesh, order, method)
 
 

@@ -96,8 +96,7 @@ def build(shape: Shape, program: Program, devices: int) -> Callable[[], Any]:
     import rnnjax
     from benchmarks.subjects import mean_square
     from rnnjax.parallel.layers import Wavefront
-    from rnnjax.parallel.mapping import sum_over
-    from rnnjax.parallel.mesh import BATCH, LAYERS
+    from rnnjax.parallel.mesh import BATCH, LAYERS, sum_over
 
     stack = rnnjax.Stack((getattr(rnnjax, shape.cell)(shape.hidden),) * shape.layers)
     params = stack.init(jax.random.key(0), shape.hidden)

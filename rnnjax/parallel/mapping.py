@@ -1,4 +1,7 @@
-"""A per-device function mapped over a mesh, by `jax.shard_map` or by `jax.pmap`, and sums over the devices in it."""
+"""A per-device function mapped over all axes of a mesh, by `jax.shard_map` or by `jax.pmap`.
+
+Runs and batches are split as arrays are. Layers and time are split by how the function unrolls its cells.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
-from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, PyTree, Shaped
+from jax.sharding import Mesh
 
+from rnnjax.cells.cell import Cell
+from rnnjax.cells.tree import first_that_mixes_units, is_stack
 from rnnjax.errors import ConfigError
-from rnnjax.unrolling.varying import varying_axes
-
-Compile = Callable[..., Callable[..., Any]]
-
-_LARGE_LEAF = 2**13  # entries; copying more costs more than another synchronisation of the devices
+from rnnjax.parallel.layers import Wavefront
+from rnnjax.parallel.mesh import LAYERS, TIME
+from rnnjax.parallel.pmap import Compile, Function, pmapped
+from rnnjax.parallel.time import TimeSplit
+from rnnjax.unrolling.auto import Auto, choosing
+from rnnjax.unrolling.recurrence import Method
 
 
 def map_over_devices(
-    function: Callable[..., Any],
+    function: Function,
     mesh: Mesh,
     in_specs: Sequence[Any],
     out_specs: Any,
@@ -32,8 +35,8 @@ def map_over_devices(
     """Returns ``compile(*arguments)``, which returns the mapped function compiled for arguments like these.
 
     Both maps take and return the same arrays, sharded over the mesh, and compute the same: `function` runs on every
-    device, on its shards, and can use the mesh's axes in collectives. `jax.pmap` itself needs a leading axis of
-    devices, which is added to its arguments and removed from its results.
+    device, on its shards, and can use the mesh's axes in collectives. Where devices are along the axis of layers, every
+    `Stack` that it unrolls is split that has a layer for each of them; along the axis of time, every cell is split.
 
     Args:
       function: what one device computes.
@@ -45,8 +48,10 @@ def map_over_devices(
 
     Raises:
       ValueError: if `map` is neither.
-      ConfigError: if `jax.pmap` would have to split over two axes.
+      ConfigError: if `jax.pmap` would have to split over two axes; when the function is traced, if it unrolls nothing
+        that can be split over layers or time, or something that cannot be split over time.
     """
+    function = _splitting(function, mesh)
     if map == "shard_map":
         # With one device nothing varies, so that `sum_over` has nothing to do.
         mapped = jax.shard_map(
@@ -56,138 +61,61 @@ def map_over_devices(
         return lambda *arguments: program.lower(*arguments).compile()
     if map != "pmap":
         raise ValueError(f'map must be "shard_map" or "pmap", got {map!r}')
-    return _pmapped(function, mesh, tuple(in_specs), out_specs, tuple(donate))
+    return pmapped(function, mesh, tuple(in_specs), out_specs, tuple(donate))
 
 
-def sum_over(axis: str, tree: PyTree[Shaped[Array, "..."]]) -> PyTree[Shaped[Array, "..."]]:
-    """Returns the sums of the leaves over a mapped axis, computed by one collective.
-
-    Small leaves are concatenated, because XLA's CPU devices synchronise once per operand. Large leaves are not: XLA's
-    CPU compiler splits a long concatenation over threads, and then emits one pass over all of it per operand, with
-    masked loads that were measured to cost three times the rest of a training step.
-
-    Args:
-      axis: name of the mapped axis; over one device, the tree is returned unchanged.
-      tree: a pytree of arrays.
-    """
-    # Where `jax.shard_map` tracks what varies, only a collective takes the mark off, over one device too.
-    if jax.lax.axis_size(axis) == 1 and not varying_axes(tree):
-        return tree
-    leaves, structure = jax.tree.flatten(tree)
-    is_large = [leaf.size >= _LARGE_LEAF for leaf in leaves]
-    flat, unflatten = ravel_pytree([leaf for leaf, large in zip(leaves, is_large) if not large])
-    large_leaves = [leaf for leaf, large in zip(leaves, is_large) if large]
-    # In one `psum`, of which XLA makes one collective.
-    flat_sum, large_sums = jax.lax.psum((flat, large_leaves), axis)
-    small, large = iter(unflatten(flat_sum)), iter(large_sums)
-    return jax.tree.unflatten(structure, [next(large if leaf_is_large else small) for leaf_is_large in is_large])
-
-
-def _pmapped(
-    function: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any, donate: tuple[int, ...]
-) -> Compile:
-    name, others = _mapped_axis(mesh)
-    split_axis = functools.partial(_split_axis, name)
-    positions = _positions(mesh, name)
-
-    def on_device(_: Array, *boxed: tuple[Any]) -> Any:
-        return _with_axes_of_size_one(function, others)(*(argument for (argument,) in boxed))
-
-    def pmap_arguments(arguments: tuple[Any, ...]) -> list[Any]:
-        split = [_map_split(_with_device_axis, mesh, spec, argument) for spec, argument in zip(in_specs, arguments)]
-        # Each in a tuple: a pytree with as many leaves as its `in_axes` would else be taken for a list of arguments.
-        return [positions, *((argument,) for argument in split)]
-
-    mapped: Any = jax.pmap(
-        on_device,
-        axis_name=name,
-        in_axes=(0, *((jax.tree.map(split_axis, spec),) for spec in in_specs)),
-        out_axes=jax.tree.map(split_axis, out_specs),
-        devices=tuple(mesh.devices.flat),
-        donate_argnums=tuple(1 + position for position in donate),  # behind `positions`
-    )
-
-    def compile_for(*arguments: Any) -> Callable[..., Any]:
-        # If compiled ahead of time, `jax.pmap` also takes and returns arrays that are sharded over several processes.
-        program = mapped.lower(*pmap_arguments(arguments)).compile()
-
-        def call(*arguments: Any) -> Any:
-            return _map_split(_without_device_axis, mesh, out_specs, program(*pmap_arguments(arguments)))
-
-        return call
-
-    return compile_for
-
-
-def _positions(mesh: Mesh, name: str) -> Array:
-    """Returns the devices' positions, split over them: `jax.pmap` needs at least one array to map over."""
-    positions = np.arange(mesh.size)
-    sharding = NamedSharding(mesh, PartitionSpec(name))
-    return jax.make_array_from_callback(positions.shape, sharding, lambda index: positions[index])
-
-
-def _mapped_axis(mesh: Mesh) -> tuple[str, list[str]]:
-    """Returns the axis of a mesh that its devices are along, and the other axes.
-
-    Raises:
-      ConfigError: if there are devices along two axes.
-    """
-    split: list[str] = [name for name in mesh.axis_names if mesh.shape[name] > 1] or list(mesh.axis_names)
-    if mesh.size > 1 and len(split) > 1:
-        sizes = " and ".join(f"{name} {mesh.shape[name]}" for name in split)
-        raise ConfigError(
-            f"pmap splits over one axis, but the devices split {sizes}: set one to 1, or parallel.map to shard_map"
-        )
-    return split[0], [name for name in mesh.axis_names if name != split[0]]
-
-
-def _with_axes_of_size_one(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
-    """Returns a function that can also use some axes of one device each in collectives."""
-    for name in names:
-        function = _with_axis_of_size_one(function, name)
+def _splitting(function: Function, mesh: Mesh) -> Function:
+    """Returns a function whose cells are unrolled over the devices that split them, itself if none do."""
+    if mesh.shape.get(LAYERS, 1) > 1:
+        return _splitting_layers(function, mesh.shape[LAYERS])
+    if mesh.shape.get(TIME, 1) > 1:
+        return _splitting_time(function, mesh.shape[TIME])
     return function
 
 
-def _with_axis_of_size_one(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    def mapped(*arguments: Any) -> Any:
-        results = jax.vmap(function, in_axes=None, axis_name=name, axis_size=1)(*arguments)
-        return jax.tree.map(lambda result: result[0], results)
+def _splitting_layers(function: Function, devices: int) -> Function:
+    def method_for(cell: Cell) -> Method | None:
+        if not is_stack(cell) or len(cell.cells) < devices:
+            return None
+        return Wavefront(inner=Auto(methods=()))  # what a run computes is not to depend on the user's cache
 
-    return mapped
-
-
-def _split_axis(name: str, spec: PartitionSpec) -> int | None:
-    """Returns the axis of an array that a spec splits over an axis of the mesh; None if it splits none."""
-    return next((axis for axis, split in enumerate(spec) if split == name), None)
-
-
-def _map_split(change: Callable[[Mesh, int, Array], Array], mesh: Mesh, specs: Any, tree: Any) -> Any:
-    """Returns a pytree whose split arrays are replaced by ``change(mesh, split axis, array)``."""
-    name, _ = _mapped_axis(mesh)
-
-    def of_spec(spec: PartitionSpec, part: Any) -> Any:
-        axis = _split_axis(name, spec)
-        return part if axis is None else jax.tree.map(functools.partial(change, mesh, axis), part)
-
-    return jax.tree.map(of_spec, specs, tree)
+    nothing = (
+        f"parallel.layers is {devices}, but the model unrolls no stack of so many layers; set cell.layers to "
+        f"{devices} or more, or parallel.layers to 1"
+    )
+    return _by_methods(function, method_for, nothing)
 
 
-def _with_device_axis(mesh: Mesh, axis: int, array: Array) -> Array:
-    """Returns ``[..., B, ...]`` as ``[..., devices, B / devices, ...]``."""
-    shape = (*array.shape[:axis], mesh.size, array.shape[axis] // mesh.size, *array.shape[axis + 1 :])
-    return _reshaped(array, shape, _split_at(mesh, axis))
+def _splitting_time(function: Function, devices: int) -> Function:
+    def method_for(cell: Cell) -> Method:
+        other = first_that_mixes_units(cell)
+        if other is not None:
+            raise ConfigError(
+                f"parallel.time is {devices}, but the model unrolls {type(other).__name__}, and only linear and "
+                "diagonal cells can be split over time; set cell.kind to one, such as LRU or ParaGRU, or parallel.time "
+                "to 1"
+            )
+        return TimeSplit()
+
+    return _by_methods(function, method_for, f"parallel.time is {devices}, but the model unrolls no cell; set it to 1")
 
 
-def _without_device_axis(mesh: Mesh, axis: int, array: Array) -> Array:
-    """Returns ``[..., devices, B / devices, ...]`` as ``[..., B, ...]``."""
-    shape = (*array.shape[:axis], array.shape[axis] * array.shape[axis + 1], *array.shape[axis + 2 :])
-    return _reshaped(array, shape, _split_at(mesh, axis))
+def _by_methods(function: Function, method_for: Callable[[Cell], Method | None], nothing: str) -> Function:
+    """Returns a function in which `method_for` chooses for each cell; with the error if it never chooses anything."""
+    # Noted, so that an axis of the mesh that nothing is split over is an error, and not devices that do the same.
+    chosen = []
 
+    def noted(cell: Cell) -> Method | None:
+        method = method_for(cell)
+        chosen.extend([method] if method else [])
+        return method
 
-def _split_at(mesh: Mesh, axis: int) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec(*[None] * axis, _mapped_axis(mesh)[0]))
+    @functools.wraps(function)
+    def split(*arguments: Any) -> Any:
+        with choosing(noted):
+            results = function(*arguments)
+        if not chosen:
+            raise ConfigError(nothing)
+        return results
 
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _reshaped(array: Array, shape: tuple[int, ...], sharding: NamedSharding) -> Array:
-    return jax.lax.with_sharding_constraint(array.reshape(shape), sharding)
+    return split

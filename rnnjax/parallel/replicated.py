@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, PyTree, Shaped
 
-from rnnjax.parallel.mapping import sum_over
+from rnnjax.parallel.mesh import sum_over
 from rnnjax.unrolling.varying import vary, varying_axes
 
 

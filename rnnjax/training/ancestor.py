@@ -27,7 +27,8 @@ from rnnjax.training.directory.summary import is_summary
 from rnnjax.training.directory.trust import TRUST
 from rnnjax.training.engine import epoch_steps
 from rnnjax.training.evaluation import run_config
-from rnnjax.training.state import TrainState, as_items, from_items
+from rnnjax.training.state import as_items, from_items
+from rnnjax.training.step import TrainState
 
 _log = logging.getLogger(__name__)
 
@@ -126,24 +127,6 @@ def _begun_extension(workdir: Path, parent: Parent, epochs: int) -> RunDirectory
     return run if config_digest(values | {"epochs": values["epochs"] - epochs}) == record.get("config") else None
 
 
-class _Taken(NamedTuple):
-    """What is read of another run.
-
-    Attributes:
-      step: of the checkpoint that a run begins with.
-      items: of this checkpoint.
-      best: step and items of the best one, where it is wanted.
-      scores: the metrics of both, by their steps.
-      digest: of the parameters.
-    """
-
-    step: int
-    items: dict[str, Any]
-    best: tuple[int, dict[str, Any]] | None
-    scores: dict[int, dict[str, float]]
-    digest: str
-
-
 class Ancestor:
     """Another run, as a new one begins with it.
 
@@ -224,48 +207,51 @@ class Ancestor:
         Raises:
           CheckpointError: if the checkpoint cannot be read.
         """
-        taken = self._taken(task, state)
-        about = {"step": taken.step, "params": taken.digest, "config": config_digest(self._values)}
-        run.write_parent(self._parent.as_json() | about)
-        if self._extends:
-            begun = self._go_on(taken, epoch_steps(task, config.batch_size), run, own)
-        else:
-            begun = 0, state.replace(params=taken.items["params"])  # pyright: ignore[reportAttributeAccessIssue]
-            own.save(0, as_items(begun[1]), {})
-        own.wait()
-        _log.info("begins with the parameters of %s, step %d", self._run.path, taken.step)
+        # Other data is not to be named where it is meant to be other data.
+        task_there = task if self._extends else task.with_data(NO_DATA)
+        with open_checkpoints(self._run, task_there, self._values, read_only=True) as there:
+            step, items = self._checkpoint(there, state)
+            about = {"step": step, "params": there.digests(step)["params"], "config": config_digest(self._values)}
+            run.write_parent(self._parent.as_json() | about)
+            if self._extends:
+                whole = epoch_steps(task, config.batch_size) * self._values["epochs"]
+                if step != whole:
+                    raise CheckpointError(
+                        f"{self._run.path} has no checkpoint of its last step, {whole}, that can be read"
+                    )
+                self._take_over(there, step, state, run, own)
+                begun, scores = (step, from_items(items)), there.metrics(step)
+            else:
+                fresh: Any = state
+                begun, scores = (0, fresh.replace(params=items["params"])), {}
+            own.save(begun[0], as_items(begun[1]), scores)
+            own.wait()
+        _log.info("begins with the parameters of %s, step %d", self._run.path, step)
         return begun
 
-    def _taken(self, task: Task, state: TrainState) -> _Taken:
-        """Reads the checkpoints: with parameters alone, or with all of a run that is gone on with."""
-        extends = self._extends
-        wanted = as_items(state) if extends else {"params": state.params}
-        # Other data is not to be named where it is meant to be other data.
-        task_there = task if extends else task.with_data(NO_DATA)
-        with open_checkpoints(self._run, task_there, self._values, read_only=True) as checkpoints:
-            last = checkpoints.steps()[:1]
-            if extends and last and not set(ITEMS) <= checkpoints.digests(last[0]).keys():
-                raise ConfigError(f"{self._run.path} keeps parameters alone; begin from it by --init_from")
-            best = checkpoints.restore_best(wanted) if extends or self._parent.checkpoint == "best" else None
-            found = best if self._parent.checkpoint == "best" else checkpoints.restore_last(wanted)
-            if found is None:
-                raise CheckpointError(f"{self._run.checkpoints} holds no checkpoint; train first")
-            scores = {each[0]: checkpoints.metrics(each[0]) for each in (best, found) if each is not None}
-            return _Taken(*found, best, scores, checkpoints.digests(found[0])["params"])
+    def _checkpoint(self, there: Checkpoints, state: TrainState) -> tuple[int, dict[str, Any]]:
+        """Reads the checkpoint that a run begins with: parameters alone, or all of a run that is gone on with."""
+        last = there.steps()[:1]
+        if self._extends and last and not set(ITEMS) <= there.digests(last[0]).keys():
+            raise ConfigError(f"{self._run.path} keeps parameters alone; begin from it by --init_from")
+        return there.restore(self._parent.checkpoint, as_items(state) if self._extends else {"params": state.params})
 
-    def _go_on(self, taken: _Taken, steps_of_epoch: int, run: RunDirectory, own: Checkpoints) -> tuple[int, TrainState]:
-        """Writes the lines of the other run, its best checkpoint and its last, to which the new one goes on."""
-        whole = steps_of_epoch * self._values["epochs"]
-        if taken.step != whole:
-            raise CheckpointError(f"{self._run.path} has no checkpoint of its last step, {whole}, that can be read")
-        run.take_metrics(self._run, taken.step)
+    def _take_over(self, there: Checkpoints, step: int, state: TrainState, run: RunDirectory, own: Checkpoints) -> None:
+        """Writes the lines of a run that is gone on with, and its best checkpoint if that is not its last one.
+
+        Args:
+          there: its checkpoints.
+          step: of the last one.
+          state: a state like those in them.
+          run: the directory of the new run.
+          own: the checkpoints of the new run.
+        """
+        run.take_metrics(self._run, step)
         if run.writes:
-            take_histograms(run.path, self._run.path, taken.step)
-        if taken.best is not None and taken.best[0] != taken.step:
-            step, items = taken.best
-            own.save(step, items, taken.scores[step])
-        own.save(taken.step, taken.items, taken.scores[taken.step])
-        return taken.step, from_items(taken.items)
+            take_histograms(run.path, self._run.path, step)
+        best = there.restore_best(as_items(state))
+        if best is not None and best[0] != step:
+            own.save(*best, there.metrics(best[0]))
 
 
 def ancestor_of(run: RunDirectory, parent: Parent | None) -> Ancestor | None:

@@ -15,13 +15,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Shaped
 
 from rnnjax.data.dataset import Arrays
-from rnnjax.parallel.mesh import BATCH, EVERYWHERE, RUNS, filled_batch, place
+from rnnjax.errors import require
+from rnnjax.parallel.mesh import BATCH, EVERYWHERE, RUNS, filled_batch, padded_runs, place
 from rnnjax.tasks.task import Batch, Task
 
 EACH_RUN = PartitionSpec(RUNS)  # [runs, ...]
 STEPS = PartitionSpec(None, BATCH)  # [steps, batch, ...]
 STEPS_OF_EACH = PartitionSpec(RUNS, None, BATCH)  # [runs, steps, batch, ...]
-CALL_INPUTS = (EACH_RUN, EVERYWHERE, PartitionSpec(BATCH), STEPS_OF_EACH, EACH_RUN)
 _FEWEST_BATCHES = 8  # that a call is padded to when the host sends them
 
 Traced = Mapping[str, Float[Array | np.ndarray, " runs"]]  # values of the optimiser's fields that differ between runs
@@ -38,18 +38,27 @@ class Order(NamedTuple):
     bucket: Int[Array | np.ndarray, "*runs steps"] | None
 
 
-def epoch_orders(task: Task, seeds: Sequence[int], batch_size: int, filled: int) -> Callable[[int], Order]:
+def epoch_orders(task: Task, seeds: Sequence[int], batch_size: int, mesh: Mesh) -> Callable[[int], Order]:
     """Returns a function from the epoch to the batches of every run, shuffled unless the task is ordered.
 
-    Examples that do not fill a batch are left out.
+    Examples that do not fill a batch are left out. A batch that does not divide over the devices is filled up with
+    examples to which a feed gives weight zero, and so are the runs, with copies of the last.
 
     Args:
       task: the task.
       seeds: of every run; a run has the same batches whichever others there are.
       batch_size: examples in a batch.
-      filled: the same with those that pad it to divide over the devices, to which a feed gives weight zero.
+      mesh: the devices.
+
+    Raises:
+      ConfigError: if the task carries state from batch to batch and a batch does not divide over the devices.
     """
-    groups, padding = task.groups("train"), filled - batch_size
+    groups, padding = task.groups("train"), filled_batch(mesh, batch_size) - batch_size
+    require(
+        task.carry is None or not padding,
+        f"batch_size {batch_size} does not divide over {mesh.shape[BATCH]} devices, which this task needs because it "
+        "carries state from batch to batch; choose a multiple, or another parallel.batch",
+    )
 
     def full_batches(rows: Array) -> Array:
         rows = rows[: len(rows) // batch_size * batch_size].reshape(-1, batch_size)
@@ -74,7 +83,7 @@ def epoch_orders(task: Task, seeds: Sequence[int], batch_size: int, filled: int)
     def of_runs(seeds: Array, epoch: Array) -> Order:
         return jax.lax.map(lambda seed: of_run(seed, epoch), seeds)
 
-    seed_array = np.array(seeds, np.uint32)
+    seed_array = np.array(seeds, np.uint32)[padded_runs(mesh, len(seeds))]
     # The same object for all calls of an epoch, as a feed expects.
     return functools.lru_cache(1)(lambda epoch: of_runs(seed_array, epoch))
 
@@ -99,6 +108,28 @@ def evaluation_order(task: Task, split: str, batch_size: int) -> tuple[Order, Fl
     return Order(np.concatenate(rows), bucket), np.concatenate(weights)
 
 
+class CallInputs(NamedTuple):
+    """What a call reads besides the states.
+
+    Attributes:
+      traced: for every run, the values of the fields of the optimiser that differ.
+      resident: arrays that stay on the devices.
+      weight: of each example in a batch; 0 for those that fill it up.
+      batches: of every run, what a feed's `fetch` makes each batch of.
+      bucket: of each of these batches; None without buckets.
+    """
+
+    traced: Any
+    resident: Any
+    weight: Any
+    batches: Any
+    bucket: Any
+
+
+CALL_INPUTS = CallInputs(EACH_RUN, EVERYWHERE, PartitionSpec(BATCH), STEPS_OF_EACH, EACH_RUN)
+"""How the inputs of a call are split over the devices of a mesh."""
+
+
 class Feed(abc.ABC):
     """How the batches of all runs reach a training step, with whatever else a call reads besides the states.
 
@@ -106,22 +137,21 @@ class Feed(abc.ABC):
       mesh: the devices.
       split: the training split.
       batch_size: examples in a batch.
-      traced: for every run, those for padding included, the values of the fields of the optimiser that differ.
+      traced: for every run, the values of the fields of the optimiser that differ.
       resident: arrays that stay on the devices.
-
-    Attributes:
-      size: number of batches that were placed last.
     """
 
     def __init__(self, mesh: Mesh, split: Arrays, batch_size: int, traced: Traced | None, resident: Any):
-        self.size = 0
         self._mesh, self._split = mesh, split
         weight = (np.arange(filled_batch(mesh, batch_size)) < batch_size).astype(np.float32)
+        padded = {name: values[padded_runs(mesh, len(values))] for name, values in (traced or {}).items()}
         # In all calls.
-        self._same = place(mesh, EACH_RUN, dict(traced or {})), resident, place(mesh, PartitionSpec(BATCH), weight)
+        self._same = CallInputs(
+            place(mesh, EACH_RUN, padded), resident, place(mesh, PartitionSpec(BATCH), weight), None, None
+        )
 
     @abc.abstractmethod
-    def __call__(self, order: Order, first: int, count: int, most: int) -> tuple[tuple[Any, ...], int]:
+    def __call__(self, order: Order, first: int, count: int, most: int) -> tuple[CallInputs, int]:
         """Returns the inputs of a call.
 
         Args:
@@ -131,8 +161,7 @@ class Feed(abc.ABC):
           most: number that `count` never exceeds.
 
         Returns:
-          traced values, resident arrays, weights (0 for the examples that pad a batch), batches and the bucket of each,
-          split as `CALL_INPUTS` says; and the number of the call's first batch in these.
+          the inputs, and the number of the call's first batch among their batches.
         """
 
     @abc.abstractmethod
@@ -143,9 +172,8 @@ class Feed(abc.ABC):
         """Returns how many of the next `count` steps a call of at most `most` should take."""
         return count
 
-    def _placed(self, order: Order, batches: Any) -> tuple[Any, Any]:
-        self.size = order.rows.shape[1]
-        return batches, place(self._mesh, EACH_RUN, order.bucket)
+    def _inputs(self, order: Order, batches: Any) -> CallInputs:
+        return self._same._replace(batches=batches, bucket=place(self._mesh, EACH_RUN, order.bucket))
 
 
 class ResidentFeed(Feed):
@@ -158,13 +186,14 @@ class ResidentFeed(Feed):
     def __init__(self, mesh: Mesh, split: Arrays, batch_size: int, traced: Traced | None = None):
         super().__init__(mesh, split, batch_size, traced, place(mesh, EVERYWHERE, dict(split)))
         self._order: Order | None = None
-        self._epoch: tuple[Any, ...] = ()
+        self._epoch = self._same
 
-    def __call__(self, order: Order, first: int, count: int, most: int) -> tuple[tuple[Any, ...], int]:
+    def __call__(self, order: Order, first: int, count: int, most: int) -> tuple[CallInputs, int]:
         # By identity: `epoch_orders` returns one object for an epoch, which is then placed once for all of its calls.
         if order is not self._order:
-            self._order, self._epoch = order, self._placed(order, place(self._mesh, STEPS_OF_EACH, order.rows))
-        return (*self._same, *self._epoch), first
+            self._order = order
+            self._epoch = self._inputs(order, place(self._mesh, STEPS_OF_EACH, order.rows))
+        return self._epoch, first
 
     def fetch(self, resident: Any, item: Any) -> Batch:
         return jax.tree.map(lambda values: values[item], resident)
@@ -180,10 +209,10 @@ class SentFeed(Feed):
     def __init__(self, mesh: Mesh, split: Arrays, batch_size: int, traced: Traced | None = None):
         super().__init__(mesh, split, batch_size, traced, ())
 
-    def __call__(self, order: Order, first: int, count: int, most: int) -> tuple[tuple[Any, ...], int]:
+    def __call__(self, order: Order, first: int, count: int, most: int) -> tuple[CallInputs, int]:
         order = window(order, first, count, most)
         # 0, since what is sent begins with the call's first batch.
-        return (*self._same, *self._placed(order, sent(self._mesh, STEPS_OF_EACH, self._split, order))), 0
+        return self._inputs(order, sent(self._mesh, STEPS_OF_EACH, self._split, order)), 0
 
     def fetch(self, resident: Any, item: Any) -> Batch:
         return item

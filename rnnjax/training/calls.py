@@ -12,27 +12,12 @@ import jax
 
 from rnnjax.backend import waits_for_calls
 from rnnjax.parallel.distributed import wait_for_all
-from rnnjax.training.directory.checkpoint import Unfinished
 from rnnjax.training.engine import Engine
 from rnnjax.training.interruption import Interrupted, StopRequest
-from rnnjax.training.pace import Pace, longest_of_processes
+from rnnjax.training.pace import Pace
 from rnnjax.training.program import TrainProgram, settle
-from rnnjax.training.record import CallResults, Record
-from rnnjax.training.state import TrainState
-
-
-class Beginning(NamedTuple):
-    """What training begins with.
-
-    Attributes:
-      states: of every run, on the devices.
-      step: number of steps that led to them.
-      unfinished: what the runs were doing when they were stopped, if they are resumed.
-    """
-
-    states: TrainState
-    step: int
-    unfinished: Unfinished
+from rnnjax.training.record import Beginning, CallResults, Record
+from rnnjax.training.step import TrainState
 
 
 class Trained(NamedTuple):
@@ -40,11 +25,13 @@ class Trained(NamedTuple):
 
     Attributes:
       states: of every run after the last step, on the devices.
-      step_seconds: that the calls took, with evaluations but without compiling the training steps.
+      steps_per_second: of each run, with evaluations but without compiling the training steps.
+      input_wait: the share of the steps' time that the host spent on gathering and sending batches.
     """
 
     states: TrainState
-    step_seconds: float
+    steps_per_second: float
+    input_wait: float
 
 
 def train_and_test(engine: Engine, begin: Beginning, record: Record, stop: StopRequest) -> Trained:
@@ -60,21 +47,21 @@ def train_and_test(engine: Engine, begin: Beginning, record: Record, stop: StopR
       Interrupted: if a signal stopped it, after a checkpoint unless no step was taken. A test that was stopped is
         repeated as a whole.
     """
-    started = time.perf_counter()
-    states = train_steps(engine, begin, record, stop)
-    # Programs are compiled in the loop, when they are first called.
-    step_seconds = time.perf_counter() - started - engine.steps.compile_seconds
-    record.checkpoints.wait()
-    # None if a signal has stopped it.
-    metrics = engine.evaluate["test"](states.params, stop.of_any_process)
-    if metrics is not None:
-        stop.unless_stopped(lambda: record.write_test(engine.schedule, metrics, states.params))
-    wait_for_all("scored")  # scoring may take longer than the time limit of the checkpoints' own barriers
+    started, schedule = time.perf_counter(), engine.schedule
+    with record.progress:
+        states = train_steps(engine, begin, record, stop)
+        # Programs are compiled in the loop, when they are first called.
+        seconds = max(time.perf_counter() - started - engine.steps.compile_seconds, 1e-9)
+        record.checkpoints.wait()
+        # None if a signal has stopped it.
+        metrics = engine.evaluate["test"](states.params, stop.of_any_process)
+        if metrics is not None:
+            stop.unless_stopped(lambda: record.write_test(metrics, states.params))
+        wait_for_all("scored")  # scoring may take longer than the time limit of the checkpoints' own barriers
     stopped = stop.of_any_process()
     if stopped:
-        steps = engine.schedule.steps
-        raise Interrupted(f"stopped by {stopped} after the last step, {steps}, and its checkpoint")
-    return Trained(states, step_seconds)
+        raise Interrupted(f"stopped by {stopped} after the last step, {schedule.steps}, and its checkpoint")
+    return Trained(states, (schedule.steps - begin.step) / seconds, engine.steps.input_seconds / seconds)
 
 
 class CallTimer:
@@ -91,10 +78,6 @@ class CallTimer:
 
     def count(self, available: int) -> int:
         """Returns how many of at most `available` steps the next call takes."""
-        if not self._pace.bound:
-            return available
-        # All processes must take the same number of steps, since each has a collective: the slowest process decides.
-        self._pace = self._pace._replace(step=longest_of_processes(self._pace.step))
         return self._pace.count(available)
 
     @contextlib.contextmanager

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import optax
 
 from rnnjax.cache import cache_directory
 from rnnjax.config import TrainConfig
@@ -23,6 +22,7 @@ from rnnjax.machine import device_name, versions
 from rnnjax.parallel.mesh import device_counts
 from rnnjax.tasks.task import Task
 from rnnjax.training.directory.choice import Choice, choice_from_json
+from rnnjax.training.engine import optimizer_of, training_schedule
 from rnnjax.training.interruption import Interrupted, StopRequest
 from rnnjax.training.step_seconds import step_seconds, tuned_methods
 
@@ -45,7 +45,6 @@ class Measured(NamedTuple):
 def choose(
     task: Task,
     config: TrainConfig,
-    optimizer: optax.GradientTransformation,
     steps: int,
     known: Choice | None,
     stop: StopRequest,
@@ -60,7 +59,6 @@ def choose(
     Args:
       task: the task.
       config: the config.
-      optimizer: the optimiser.
       steps: number of steps of the whole run.
       known: what the run began with, if it is resumed.
       stop: ends the measurement.
@@ -74,21 +72,19 @@ def choose(
         return known
     if not _measures(config, counts, steps):
         return Choice(counts[0])
-    fastest = stop.unless_stopped(lambda: _fastest(task, config, optimizer, steps, counts))
+    fastest = stop.unless_stopped(lambda: _fastest(task, config, steps, counts))
     if fastest is None:
         raise Interrupted(f"stopped by {stop.signal} before the first step")
     return fastest
 
 
-def _fastest(
-    task: Task, config: TrainConfig, optimizer: optax.GradientTransformation, steps: int, counts: Sequence[int]
-) -> Choice:
+def _fastest(task: Task, config: TrainConfig, steps: int, counts: Sequence[int]) -> Choice:
     """Returns the fastest choice for a step, as measured before, or else now."""
     key, table = step_key(task, config), read_table()
     known = read_measured(table.get(key), counts)
-    measured = known or Measured(step_seconds(task, config, optimizer, [Choice(count) for count in counts]))
+    measured = known or Measured(_seconds(task, config, [Choice(count) for count in counts]))
     if not measured.tuned and steps * min(measured.seconds.values()) >= _SECONDS_FOR_METHODS:
-        measured = _with_methods(task, config, optimizer, measured)
+        measured = _with_methods(task, config, measured)
     if measured is not known:
         write_table(table | {key: measured_as_json(measured)})
     fastest = min(measured.seconds, key=measured.seconds.__getitem__)
@@ -102,16 +98,19 @@ def _measures(config: TrainConfig, counts: Sequence[int], steps: int) -> bool:
     return config.parallel.tune and whole and steps >= (_STEPS_FOR_DEVICES if len(counts) > 1 else _STEPS_FOR_METHODS)
 
 
-def _with_methods(
-    task: Task, config: TrainConfig, optimizer: optax.GradientTransformation, measured: Measured
-) -> Measured:
+def _with_methods(task: Task, config: TrainConfig, measured: Measured) -> Measured:
     """Adds the choices of the fastest methods for a step's recurrences, all measured in turns."""
     _log.info("measuring methods for the recurrences of a step, once; --config.parallel.tune=False takes the rule's")
     tuned = [Choice(choice.devices, tuned_methods(task, config, choice.devices)) for choice in measured.seconds]
     choices = list(dict.fromkeys([*measured.seconds, *tuned]))
     if len(choices) == len(measured.seconds):
         return measured._replace(tuned=True)
-    return Measured(step_seconds(task, config, optimizer, choices), tuned=True)
+    return Measured(_seconds(task, config, choices), tuned=True)
+
+
+def _seconds(task: Task, config: TrainConfig, choices: Sequence[Choice]) -> dict[Choice, float]:
+    """Returns the seconds that a training step takes by each choice."""
+    return step_seconds(task, config, optimizer_of(config, training_schedule(task, config))(), choices)
 
 
 def _described(choice: Choice, seconds: float, fastest: Choice) -> str:

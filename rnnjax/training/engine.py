@@ -5,9 +5,10 @@ It is made of a config and a mesh, whose axes are the runs, the parts of a batch
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jax.sharding import Mesh
 
@@ -15,13 +16,12 @@ from rnnjax.backend import asks_after_each_step
 from rnnjax.config import TrainConfig
 from rnnjax.errors import require
 from rnnjax.optimizer import Optimizer, build_optimizer, check_frozen
-from rnnjax.parallel.mesh import BATCH, filled_batch, padded_runs
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import ResidentFeed, SentFeed, Traced, epoch_orders
 from rnnjax.training.directory.model_file import shapes
 from rnnjax.training.program import TrainProgram
 from rnnjax.training.split_evaluation import Evaluator
-from rnnjax.training.state import TrainState, first_runs, only_run, require_room
+from rnnjax.training.state import first_runs, only_run, require_room
 
 _MOST_STEPS = 2**31  # steps are counted in 32 bits
 
@@ -84,13 +84,15 @@ def epoch_steps(task: Task, batch_size: int) -> int:
     return sum(len(group) // batch_size for group in groups)
 
 
-def run_optimizer(config: TrainConfig, schedule: TrainingSchedule, traced: Any = None) -> Optimizer:
-    """Returns the optimiser of a run, with its values of the traced fields in place of the config's."""
-    return build_optimizer(config.optimizer, schedule.steps, schedule.epoch_steps, traced, config.frozen)
+def optimizer_of(config: TrainConfig, schedule: TrainingSchedule) -> Callable[..., Optimizer]:
+    """Returns a function that makes the optimiser of a run, of its values of the traced fields where it has any."""
+    return functools.partial(
+        build_optimizer, config.optimizer, schedule.steps, schedule.epoch_steps, frozen=config.frozen
+    )
 
 
-def plan(task: Task, config: TrainConfig, runs: int = 1) -> tuple[TrainingSchedule, Optimizer]:
-    """Returns the schedule and the optimiser of a run, once it is seen that runs of this config can be trained.
+def plan(task: Task, config: TrainConfig, runs: int = 1) -> TrainingSchedule:
+    """Returns the schedule of a run, once it is seen that runs of this config can be trained.
 
     Args:
       task: the task.
@@ -102,10 +104,9 @@ def plan(task: Task, config: TrainConfig, runs: int = 1) -> tuple[TrainingSchedu
         pattern of frozen parameters that fits none or all.
     """
     schedule = training_schedule(task, config)
-    optimizer = run_optimizer(config, schedule)
-    require_room(task, config, optimizer, runs)
+    require_room(task, config, optimizer_of(config, schedule)(), runs)
     check_frozen(config.frozen, shapes(task))
-    return schedule, optimizer
+    return schedule
 
 
 class Runs(NamedTuple):
@@ -132,62 +133,47 @@ class Engine:
     Attributes:
       mesh: the devices.
       schedule: of each run.
+      optimizer: returns the optimiser of a run, as `optimizer_of`.
       steps: training steps.
       order: returns the batches of an epoch.
       evaluate: by split, its evaluation.
       copy_states: copies the states of the runs, without padding; the next call takes the memory of the original.
 
     Raises:
-      ConfigError: if the task carries state from batch to batch and a batch does not divide over the devices.
+      ConfigError: as `epoch_orders`.
     """
 
     def __init__(self, task: Task, config: TrainConfig, mesh: Mesh, runs: Runs | None = None):
-        size, filled = config.batch_size, filled_batch(mesh, config.batch_size)
-        require(
-            task.carry is None or filled == size,
-            f"batch_size {size} does not divide over {mesh.shape[BATCH]} devices, which this task needs because it "
-            "carries state from batch to batch; choose a multiple, or another parallel.batch",
-        )
-        self.task, self.config, self.mesh = task, config, mesh
-        self._resident = config.data.feed == "device"
-        self.schedule = training_schedule(task, config)
-        self.copy_states: Callable[[TrainState], TrainState]
-        self.copy_states = only_run(mesh) if runs is None else first_runs(mesh, len(runs.seeds))
         seeds, traced = runs or Runs([config.seed])
-        padded = padded_runs(mesh, len(seeds))
-        self.steps = self._steps({name: values[padded] for name, values in traced.items()})
-        self.order = epoch_orders(task, [seeds[number] for number in padded], size, filled)
-        self.evaluate = {name: self._evaluator(name, len(padded)) for name in ("validation", "test")}
-
-    def _steps(self, traced: Traced) -> TrainProgram:
-        task, config = self.task, self.config
-        feed = ResidentFeed if self._resident else SentFeed
-        return TrainProgram(
+        resident = config.data.feed == "device"
+        feed = ResidentFeed if resident else SentFeed
+        self.task, self.config, self.mesh = task, config, mesh
+        self.schedule = training_schedule(task, config)
+        self.optimizer = optimizer_of(config, self.schedule)
+        self.order = epoch_orders(task, seeds, config.batch_size, mesh)
+        self.steps = TrainProgram(
             task,
             self.optimizer,
-            self.mesh,
-            feed(self.mesh, task.data.splits["train"], config.batch_size, traced),
+            mesh,
+            feed(mesh, task.data.splits["train"], config.batch_size, traced),
             map=config.parallel.map,
             most=self.schedule.call_steps,
             known=knows_counts(config),
         )
-
-    def _evaluator(self, split: str, runs: int) -> Evaluator:
-        config = self.config
-        return Evaluator(
-            self.task,
-            self.mesh,
-            split,
-            config.batch_size,
-            resident=self._resident,
-            runs=runs,
-            map=config.parallel.map,
-            call_seconds=config.call_seconds,
-        )
-
-    def optimizer(self, traced: Any = None) -> Optimizer:
-        """Returns the optimiser of a run, as `run_optimizer`."""
-        return run_optimizer(self.config, self.schedule, traced)
+        self.evaluate = {
+            name: Evaluator(
+                task,
+                mesh,
+                name,
+                config.batch_size,
+                resident=resident,
+                runs=len(seeds),
+                map=config.parallel.map,
+                call_seconds=config.call_seconds,
+            )
+            for name in ("validation", "test")
+        }
+        self.copy_states = only_run(mesh) if runs is None else first_runs(mesh, len(seeds))
 
 
 def knows_counts(config: TrainConfig) -> bool:

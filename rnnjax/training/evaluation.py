@@ -153,8 +153,5 @@ def restore_params(run: RunDirectory, task: Task, checkpoint: str, sharding: Sha
         )
     }
     with open_checkpoints(run, task, run.config(), read_only=True) as checkpoints:
-        restored = checkpoints.restore_best(like) if checkpoint == "best" else checkpoints.restore_last(like)
-    if restored is None:
-        raise CheckpointError(f"{run.checkpoints} holds no checkpoint; train first")
-    step, items = restored
+        step, items = checkpoints.restore(checkpoint, like)
     return step, items["params"]

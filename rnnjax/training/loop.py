@@ -13,7 +13,7 @@ from rnnjax.config_group import to_dict
 from rnnjax.parallel.mesh import BATCH, batch_mesh, filled_batch
 from rnnjax.tasks.task import Task
 from rnnjax.training.ancestor import Ancestor
-from rnnjax.training.calls import Beginning, train_and_test
+from rnnjax.training.calls import train_and_test
 from rnnjax.training.devices import choose
 from rnnjax.training.directory.checkpoint import Checkpoints, Unfinished
 from rnnjax.training.directory.histograms import histograms_until
@@ -23,18 +23,12 @@ from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.directory.summary import summarise
 from rnnjax.training.engine import Engine, plan
 from rnnjax.training.interruption import StopRequest
-from rnnjax.training.log_window import LogWindow, steps_in
-from rnnjax.training.progress import Progress
+from rnnjax.training.log_window import steps_in
+from rnnjax.training.record import Beginning
 from rnnjax.training.run_record import RunRecord
 from rnnjax.training.sinks.named import followers
 from rnnjax.training.sinks.sink import Sinks
-from rnnjax.training.state import (
-    as_items,
-    as_only_run,
-    from_items,
-    initial_train_state,
-    place_state,
-)
+from rnnjax.training.state import as_items, as_only_run, from_items, initial_train_state, place_state
 from rnnjax.unrolling.auto import using
 
 _log = logging.getLogger(__name__)
@@ -68,11 +62,11 @@ def _train(
 ) -> dict[str, Any]:
     started = time.perf_counter()
     sinks = Sinks(run.append_metrics, followers(config.sinks) if run.writes else {})
-    schedule, optimizer = plan(task, config)
+    schedule = plan(task, config)
     if ancestor is not None:
         ancestor.check(task, config)
     known = run.choice() or (ancestor.choice() if ancestor is not None else None)
-    choice = choose(task, config, optimizer, schedule.steps, known, stop)
+    choice = choose(task, config, schedule.steps, known, stop)
     parallel = config.parallel
     mesh = batch_mesh(str(choice.devices), config.batch_size, parallel.layers, parallel.time)
     engine = Engine(task, config, mesh)
@@ -90,23 +84,18 @@ def _train(
         earlier = histograms_until(run.path, begin.step) if run.writes else []
         lines = sorted([*run.metrics(), *earlier], key=lambda row: row["step"]) if begin.step else []
         sinks.open(to_dict(config), run.path, lines)
-        with sinks, Progress(begin.step, schedule.steps, shown=run.writes) as progress:
-            window = LogWindow(schedule.epoch_steps, config.log_every, begin.unfinished.window)
-            record = RunRecord(task, progress, checkpoints, window, run, sinks, histograms=config.histograms)
-            trained = train_and_test(engine, begin, record, stop)
+        with sinks:
+            trained = train_and_test(engine, begin, RunRecord(engine, begin, checkpoints, run, sinks), stop)
     if not run.writes:
         return {}
-    seconds, step_seconds = time.perf_counter() - started, max(trained.step_seconds, 1e-9)
-    summary = summarise(
-        task,
-        run.metrics(),
-        mesh.size,
-        seconds=seconds,
-        seconds_to_first_step=max(engine.steps.ready - started, 0.0),  # 0 if no step was left
-        steps_per_second=(schedule.steps - begin.step) / step_seconds,
-        compile_seconds=engine.steps.compile_seconds,
-        input_wait=engine.steps.input_seconds / step_seconds,
-    )
+    times = {
+        "seconds": round(time.perf_counter() - started, 3),
+        "seconds_to_first_step": round(max(engine.steps.ready - started, 0.0), 3),  # 0 if no step was left
+        "steps_per_second": round(trained.steps_per_second, 3),
+        "compile_seconds": round(engine.steps.compile_seconds, 3),
+        "input_wait": round(trained.input_wait, 4),
+    }
+    summary = summarise(task, run.metrics(), mesh.size, times)
     parent = run.parent()
     summary |= {} if parent is None else {"parent": parent}
     run.write_summary(summary)

@@ -36,11 +36,14 @@ class Pace(NamedTuple):
         return min(available, _GROWTH * self.longest)
 
     def after(self, count: int, seconds: float) -> Pace:
-        """Returns the pace after a call of `count` steps that took `seconds`."""
-        return Pace(self.bound, seconds / count, max(self.longest, count))
+        """Returns the pace after a call of `count` steps that took `seconds`; all processes must call this alike.
+
+        The slowest of them decides: each call has collectives, so that all must take the same number of steps.
+        """
+        return Pace(self.bound, _longest_of_processes(seconds) / count, max(self.longest, count))
 
 
-def longest_of_processes(seconds: float) -> float:
+def _longest_of_processes(seconds: float) -> float:
     """Returns the largest number of seconds of any process of the run, in microseconds; all must call this."""
     if jax.process_count() == 1:
         return seconds

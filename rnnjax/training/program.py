@@ -17,12 +17,10 @@ from jaxtyping import Array, Float, Int
 from rnnjax.backend import runs_in_turn, waits_for_calls
 from rnnjax.memory import program_that_fits
 from rnnjax.parallel.mapping import map_over_devices
-from rnnjax.parallel.mesh import BATCH, EVERYWHERE
-from rnnjax.parallel.splitting import splitting
+from rnnjax.parallel.mesh import EVERYWHERE
 from rnnjax.tasks.task import Batch, Buckets, Task
-from rnnjax.training.batches import CALL_INPUTS, EACH_RUN, Feed, Order, Traced
-from rnnjax.training.state import STATES, TrainState
-from rnnjax.training.step import train_step
+from rnnjax.training.batches import CALL_INPUTS, EACH_RUN, CallInputs, Feed, Order, Traced
+from rnnjax.training.step import STATES, TrainState, train_step
 from rnnjax.unrolling.varying import vary
 
 Count = int | Int[Array, ""]  # of steps; a Python int is compiled into the program
@@ -63,40 +61,10 @@ class TrainProgram:
         known: bool = False,
     ):
         self.compile_seconds = self.input_seconds = self.ready = 0.0
-        self._mesh, self._feed, self._most, self._known = mesh, feed, most, known
+        self._task, self._optimizer, self._feed = task, optimizer, feed
+        self._mesh, self._map = mesh, map
+        self._most, self._known = most, known
         self._programs: dict[Any, Callable] = {}
-
-        def steps(
-            states: TrainState, traced: Traced, resident: Any, weight: Any, batches: Any, bucket: Any, *numbers: Any
-        ) -> Any:
-            first, count, most = numbers
-
-            def of_run(state: TrainState, traced: Traced, batches: Any, bucket: Any) -> Any:
-                run_optimizer = optimizer(traced)
-                step_of_batch = by_bucket(
-                    task.buckets, lambda state, batch: train_step(task, run_optimizer, BATCH, state, batch, weight)
-                )
-
-                def step(state: TrainState, item: Any) -> Any:
-                    batch, bucket = item
-                    return step_of_batch(state, feed.fetch(resident, batch), bucket)
-
-                return some_steps(step, state, (batches, bucket), first, count, most)
-
-            return each_run(task, of_run)(states, traced, batches, bucket)
-
-        def compile_for(most: int, known_count: int | None, arguments: Any) -> Callable:
-            def call(*arguments: Any) -> Any:
-                constants = (most,) if known_count is None else (known_count, most)
-                return steps(*arguments, *constants)
-
-            # `first`, and `count` unless it is a constant of the program.
-            numbers = [EVERYWHERE] * (1 if known else 2)
-            in_specs = (STATES, *CALL_INPUTS, *numbers)
-            function = splitting(call, mesh)
-            return map_over_devices(function, mesh, in_specs, (STATES, EACH_RUN), map=map, donate=[0])(*arguments)
-
-        self._compile = compile_for
 
     def __call__(
         self, states: TrainState, order: Order, first: int = 0, count: int | None = None
@@ -112,31 +80,63 @@ class TrainProgram:
         Returns:
           the states after the last step, and the metrics of each step, zeros from `count` on.
         """
-        batches_in_order = order.rows.shape[1]
-        most, count = self._most or batches_in_order, int(batches_in_order if count is None else count)
+        steps_in_order = order.rows.shape[1]
+        most, count = self._most or steps_in_order, int(steps_in_order if count is None else count)
         started = time.perf_counter()
         inputs, first = self._feed(order, first, count, most)
         numbers = (np.int32(first),) if self._known else (np.int32(first), np.int32(count))
-        arguments = (states, *inputs, *numbers)
         self.input_seconds += time.perf_counter() - started
         known_count = count if self._known else None
         # Of what a program is compiled for; shapes of everything else stay the same in a run.
-        key = (most, self._feed.size, known_count)
+        key = (most, known_count, jax.tree.leaves(inputs.batches)[0].shape)
         if key not in self._programs:
             started = time.perf_counter()
-            compiled = self._compile(most, known_count, arguments)
-            self._programs[key] = program_that_fits(compiled, self._mesh.size)
+            self._programs[key] = self._compiled(most, known_count, (states, inputs, *numbers))
             self.compile_seconds += time.perf_counter() - started
         # That of the first call, also in all later ones.
         self.ready = self.ready or time.perf_counter()
-        return settle(self._programs[key](*arguments))
+        return settle(self._programs[key](states, inputs, *numbers))
+
+    def _compiled(self, most: int, known_count: int | None, arguments: tuple[Any, ...]) -> Callable[..., Any]:
+        """Returns the program of a call with such arguments.
+
+        Args:
+          most: most steps in a call.
+          known_count: number of steps, if it is compiled into the program.
+          arguments: of the call.
+        """
+        specs = (STATES, CALL_INPUTS, *[EVERYWHERE] * len(arguments[2:]))
+        steps = self._steps(most, known_count)
+        compile_for = map_over_devices(steps, self._mesh, specs, (STATES, EACH_RUN), map=self._map, donate=[0])
+        return program_that_fits(compile_for(*arguments), self._mesh.size)
+
+    def _steps(self, most: int, known_count: int | None) -> Callable[..., Any]:
+        """Returns what one device computes in a call: steps of its runs, on its parts of their batches."""
+        task, feed = self._task, self._feed
+
+        def steps(states: TrainState, inputs: CallInputs, first: Count, count: Any = known_count) -> Any:
+            def of_run(state: TrainState, traced: Traced, batches: Any, bucket: Any) -> Any:
+                optimizer = self._optimizer(traced)
+                step_of_batch = by_bucket(
+                    task.buckets, lambda state, batch: train_step(task, optimizer, state, batch, inputs.weight)
+                )
+
+                def step(state: TrainState, item: Any) -> Any:
+                    batch, bucket = item
+                    return step_of_batch(state, feed.fetch(inputs.resident, batch), bucket)
+
+                return some_steps(step, state, (batches, bucket), first, count, most)
+
+            return each_run(task.buckets, of_run)(states, inputs.traced, inputs.batches, inputs.bucket)
+
+        return steps
 
     def best_count(self, count: int) -> int:
         """Returns how many of the next `count` steps one call should take."""
         return self._feed.best_count(count, self._most or count)
 
 
-def each_run(task: Task, function: Callable[..., Any]) -> Callable[..., Any]:
+def each_run(buckets: Buckets | None, function: Callable[..., Any]) -> Callable[..., Any]:
     """Maps a function of one run over the runs of a device: all at once, or one after another where that is faster.
 
     One after another is faster on a CPU, where XLA is slow at batched products of small matrices, and with buckets,
@@ -147,7 +147,7 @@ def each_run(task: Task, function: Callable[..., Any]) -> Callable[..., Any]:
         if len(jax.tree.leaves(stacked)[0]) == 1:
             results = function(*jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), stacked))
             return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), results)
-        if runs_in_turn() or task.buckets is not None:
+        if runs_in_turn() or buckets is not None:
             return jax.lax.map(lambda run: function(*run), stacked)
         return jax.vmap(function)(*stacked)
 

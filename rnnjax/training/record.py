@@ -13,13 +13,27 @@ from jaxtyping import Array, Float, Int
 
 from rnnjax.errors import TrainingError
 from rnnjax.metric_names import OF_OPTIMIZER, of_task
-from rnnjax.tasks.task import Task
 from rnnjax.training.directory.checkpoint import Checkpoints, Unfinished
-from rnnjax.training.engine import TrainingSchedule
+from rnnjax.training.engine import Engine
 from rnnjax.training.log_window import LogWindow, Metrics, steps_in
 from rnnjax.training.progress import Progress
+from rnnjax.training.sinks.sink import Row, Sinks
+from rnnjax.training.state import params_of_run
+from rnnjax.training.step import TrainState
 
-Row = dict[str, Any]  # a line of `metrics.jsonl`
+
+class Beginning(NamedTuple):
+    """What training begins with.
+
+    Attributes:
+      states: of every run, on the devices.
+      step: number of steps that led to them.
+      unfinished: what the runs were doing when they were stopped, if they are resumed.
+    """
+
+    states: TrainState
+    step: int
+    unfinished: Unfinished
 
 
 class CallResults(NamedTuple):
@@ -52,14 +66,18 @@ class Record(abc.ABC):
     A run whose loss is not finite has diverged: from the line that covers this step on, no line of it is written.
 
     Args:
-      task: the task of all runs.
-      progress: the progress bar.
+      engine: of the runs.
+      begin: what they begin with.
       checkpoints: of the runs.
-      window: the training steps whose line is not complete yet.
+      sinks: where lines go.
+      labels: for each run, what every line of it begins with.
       diverged: for each run, the first step whose loss is not finite, 0 if there is none.
+      shown: whether this process shows the progress, as only one of several does.
 
     Attributes:
+      task: the task of all runs.
       checkpoints: of the runs.
+      progress: the progress bar, to be closed at the end.
       diverged: as above, up to now.
       failure: what ends all runs once their lines are written, such as that the only one has diverged; None if nothing.
     """
@@ -68,22 +86,19 @@ class Record(abc.ABC):
 
     def __init__(
         self,
-        task: Task,
-        progress: Progress,
+        engine: Engine,
+        begin: Beginning,
         checkpoints: Checkpoints,
-        window: LogWindow,
+        sinks: Sinks,
+        labels: Sequence[Row],
         diverged: Int[np.ndarray, " runs"],
+        *,
+        shown: bool = True,
     ):
-        self.checkpoints, self.diverged = checkpoints, diverged
-        self.task, self._progress, self._window = task, progress, window
-
-    @abc.abstractmethod
-    def add(self, rows: list[Row]) -> None:
-        """Writes lines."""
-
-    @abc.abstractmethod
-    def label(self, index: int) -> Row:
-        """Returns what every line of a run begins with."""
+        self.task, self.checkpoints, self.diverged = engine.task, checkpoints, diverged
+        self.progress = Progress(begin.step, engine.schedule.steps, shown=shown)
+        self._schedule, self._sinks, self._labels = engine.schedule, sinks, labels
+        self._window = LogWindow(engine.schedule.epoch_steps, engine.config.log_every, begin.unfinished.window)
 
     @abc.abstractmethod
     def note_diverged(self, index: int, loss: float) -> None:
@@ -126,7 +141,7 @@ class Record(abc.ABC):
         lines, step = self._window.take_complete(metrics, results.step) if metrics else ({}, results.step)
         rows = [row for index in range(runs) for row in self._rows(index, lines, step, results, validation)]
         # By step, not by run: the order of lines must not depend on where calls end.
-        self.add(sorted(rows, key=lambda row: (row["step"], row["split"] == "validation")))
+        self._sinks.write(sorted(rows, key=lambda row: (row["step"], row["split"] == "validation")))
         if self.failure is not None:
             raise self.failure
         self._show_progress(metrics, results, validation)
@@ -152,7 +167,7 @@ class Record(abc.ABC):
             rows.append({"step": results.step, "epoch": results.epoch, "split": "validation", **validation[index]})
         for row in rows:
             if not self.diverged[index] or row["step"] < self.diverged[index]:
-                yield self.label(index) | row
+                yield self._labels[index] | row
 
     def _show_progress(self, metrics: Metrics, results: CallResults, validation: Sequence[Mapping[str, float]]) -> None:
         """Shows the mean of the runs that have not diverged, or of all if all have."""
@@ -161,27 +176,24 @@ class Record(abc.ABC):
         if metrics:
             mean = {name: values[shown].mean(0) for name, values in of_task(metrics).items()}
             last = {name: values[-self._window.log_every :] for name, values in mean.items()}
-            self._progress.advance(results.step, self.task.metrics(means(last)), mean)
+            self.progress.advance(results.step, self.task.metrics(means(last)), mean)
         if results.validation is not None:
             rows = [validation[int(index)] for index in shown]
-            self._progress.epoch(results.epoch, means({name: [row[name] for row in rows] for name in rows[0]}))
+            self.progress.epoch(results.epoch, means({name: [row[name] for row in rows] for name in rows[0]}))
 
-    def write_test(
-        self, schedule: TrainingSchedule, metrics: Mapping[str, Float[Array, " padded"]], params: Any
-    ) -> None:
+    def write_test(self, metrics: Mapping[str, Float[Array, " padded"]], params: Any) -> None:
         """Writes the metrics of the test split, with the task's own scores, of the runs that have not diverged.
 
         Args:
-          schedule: of each run.
           metrics: of the test split, of each run and of the padding.
           params: the parameters of all runs, each leaf ``[padded, ...]``.
         """
-        about = {"step": schedule.steps, "epoch": schedule.epochs, "split": "test"}
+        about = {"step": self._schedule.steps, "epoch": self._schedule.epochs, "split": "test"}
         params = jax.device_get(params)
         for index in map(int, np.flatnonzero(self.diverged == 0)):
-            params_of_run = jax.tree.map(lambda leaf, index=index: leaf[index], params)
-            test = self.task.metrics(of_run(metrics, index)) | self.task.scores(params_of_run, "test")
-            self.add([self.label(index) | about | test])
+            scores = self.task.scores(params_of_run(params, index), "test")
+            test = self.task.metrics(of_run(metrics, index)) | scores
+            self._sinks.write([self._labels[index] | about | test])
 
 
 def of_run(metrics: Mapping[str, Float[Array, " runs"]], index: int) -> dict[str, float]:

@@ -5,57 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float
 
 from rnnjax.errors import TrainingError
 from rnnjax.plots import plot_curves
-from rnnjax.tasks.task import Task
 from rnnjax.training.directory.checkpoint import Checkpoints
 from rnnjax.training.directory.histograms import append_histograms, histogram_row
 from rnnjax.training.directory.run_directory import RunDirectory
-from rnnjax.training.engine import TrainingSchedule
-from rnnjax.training.log_window import LogWindow
-from rnnjax.training.progress import Progress
-from rnnjax.training.record import CallResults, Record, Row
+from rnnjax.training.engine import Engine
+from rnnjax.training.record import Beginning, CallResults, Record
 from rnnjax.training.sinks.sink import Sinks
-from rnnjax.training.state import as_items
+from rnnjax.training.state import as_items, params_of_run
 
 
 class RunRecord(Record):
     """Records a run in its directory and other sinks, as progress, and as checkpoints; if it diverges, it has failed.
 
     Args:
-      task: what is trained.
-      progress: the progress bar.
+      engine: of the run.
+      begin: what it begins with.
       checkpoints: of the run.
-      window: the training steps whose line is not complete yet.
       run: the run directory.
       sinks: where lines go, `metrics.jsonl` first.
-      histograms: whether the parameters' histograms are recorded at every evaluation.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        progress: Progress,
-        checkpoints: Checkpoints,
-        window: LogWindow,
-        run: RunDirectory,
-        sinks: Sinks,
-        *,
-        histograms: bool = False,
-    ):
-        super().__init__(task, progress, checkpoints, window, np.zeros(1, np.int32))
-        self._run, self._sinks, self._histograms = run, sinks, histograms
-
-    def add(self, rows: list[Row]) -> None:
-        """Writes lines of `metrics.jsonl`, and the same to the sinks that follow it."""
-        self._sinks.write(rows)
-
-    def label(self, index: int) -> Row:
-        return {}
+    def __init__(self, engine: Engine, begin: Beginning, checkpoints: Checkpoints, run: RunDirectory, sinks: Sinks):
+        super().__init__(engine, begin, checkpoints, sinks, [{}], np.zeros(1, np.int32), shown=run.writes)
+        self._run, self._histograms = run, engine.config.histograms
 
     def note_diverged(self, index: int, loss: float) -> None:
         self.failure = TrainingError(
@@ -78,13 +55,11 @@ class RunRecord(Record):
             append_histograms(self._run.path, row)
             self._sinks.follow([row])
 
-    def write_test(
-        self, schedule: TrainingSchedule, metrics: Mapping[str, Float[Array, " padded"]], params: Any
-    ) -> None:
+    def write_test(self, metrics: Mapping[str, Float[Array, " padded"]], params: Any) -> None:
         """Writes the metrics of the test split, with the task's own scores, and draws the plots of the run."""
         if not self._run.writes:
             return
-        super().write_test(schedule, metrics, params)
+        super().write_test(metrics, params)
         plot_curves(self._run.metrics(), self._run.plots)
-        self.task.plots(jax.tree.map(lambda leaf: leaf[0], jax.device_get(params)), self._run.plots)
+        self.task.plots(params_of_run(params, 0), self._run.plots)
         self._sinks.figures(self._run.plots)

@@ -15,14 +15,12 @@ from jaxtyping import Array, Float
 
 from rnnjax.backend import waits_for_calls
 from rnnjax.parallel.mapping import map_over_devices
-from rnnjax.parallel.mesh import BATCH, EVERYWHERE, filled_batch, place
-from rnnjax.parallel.splitting import splitting
+from rnnjax.parallel.mesh import EVERYWHERE, filled_batch, padded_runs, place
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import EACH_RUN, STEPS, Order, evaluation_order, sent
-from rnnjax.training.pace import Pace, longest_of_processes
+from rnnjax.training.pace import Pace
 from rnnjax.training.program import by_bucket, each_run, settle, some_steps
-from rnnjax.training.state import STATES
-from rnnjax.training.step import Sums, evaluation_sums, mean
+from rnnjax.training.step import STATES, Sums, evaluation_sums, mean
 
 _BATCHES_IN_A_PIECE = 64
 
@@ -40,7 +38,7 @@ class Evaluator:
       split: name of the split.
       batch_size: examples evaluated at a time.
       resident: whether the split stays on the devices; otherwise some batches are sent at a time.
-      runs: number of runs, padding included.
+      runs: number of runs.
       map: "shard_map" or "pmap".
       call_seconds: about how many seconds a call may take; 0 for no limit.
     """
@@ -62,11 +60,11 @@ class Evaluator:
         self._pieces = pieces(order, weights, len(weights) if resident else _BATCHES_IN_A_PIECE)
         self._placed = [self._place(piece) for piece in self._pieces] if resident else None
         # Every run begins with the same one.
-        carries = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (runs, *leaf.shape)), task.carry)
+        padded = len(padded_runs(mesh, runs))
+        carries = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (padded, *leaf.shape)), task.carry)
         self._carry = place(mesh, STATES.carry, carries)
         in_specs = (EACH_RUN, STATES.carry, STEPS, STEPS, EVERYWHERE, EVERYWHERE, EVERYWHERE)
-        sums = splitting(split_sums(task), mesh)
-        self._compile = map_over_devices(sums, mesh, in_specs, (STATES.carry, EACH_RUN), map=map)
+        self._compile = map_over_devices(split_sums(task), mesh, in_specs, (STATES.carry, EACH_RUN), map=map)
         self._programs: dict[int, Callable] = {}  # by the number of batches in a piece: the last may have fewer
         self._pace = Pace(call_seconds if waits_for_calls() else 0.0)
 
@@ -116,7 +114,7 @@ class Evaluator:
         started = time.perf_counter()
         carry, sums = settle(self._programs[size](*arguments))
         if self._pace.bound:
-            self._pace = self._pace.after(count, longest_of_processes(time.perf_counter() - started))
+            self._pace = self._pace.after(count, time.perf_counter() - started)
         return carry, jax.tree.map(functools.partial(_first, count), sums)
 
 
@@ -141,13 +139,13 @@ def split_sums(task: Task) -> Callable[..., tuple[Any, Sums]]:
             def step(carry: Any, item: Any) -> tuple[Any, Sums]:
                 batch, weight, bucket = item
                 evaluate_batch = by_bucket(
-                    task.buckets, lambda carry, batch: evaluation_sums(task, BATCH, params, carry, batch, weight)
+                    task.buckets, lambda carry, batch: evaluation_sums(task, params, carry, batch, weight)
                 )
                 return evaluate_batch(carry, batch, bucket)
 
             return some_steps(step, carry, (batches, weights, bucket), first, count, len(weights))
 
-        return each_run(task, of_run)(params, carry)
+        return each_run(task.buckets, of_run)(params, carry)
 
     return sums
 

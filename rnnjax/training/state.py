@@ -1,4 +1,4 @@
-"""The state of a training run, and the states of runs that are trained together, on the devices."""
+"""The states of runs: as they begin, as checkpoints keep them, and on the devices."""
 
 from __future__ import annotations
 
@@ -10,39 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import struct
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Shaped
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 
 from rnnjax.config import TrainConfig
 from rnnjax.memory import devices_apart, require_memory, require_room_for
-from rnnjax.parallel.mesh import BATCH, EVERYWHERE, RUNS, place
+from rnnjax.parallel.mesh import EVERYWHERE, padded_runs, place
 from rnnjax.tasks.task import Task
-
-
-@struct.dataclass
-class TrainState:
-    """Everything that a training step reads and changes.
-
-    Attributes:
-      step: number of steps taken.
-      params: parameters of the model.
-      opt_state: state of the optimiser.
-      carry: recurrent state that is passed from batch to batch; None if each batch starts from the initial state.
-      key: PRNG key of the run; step t draws from the key folded with t.
-    """
-
-    step: Int[Array, ""]
-    params: Any
-    opt_state: Any
-    carry: Any
-    key: PRNGKeyArray
-
-
-_SPECS: Any = (EVERYWHERE, EVERYWHERE, EVERYWHERE, PartitionSpec(BATCH), EVERYWHERE)
-_STATE = TrainState(*_SPECS)
-STATES: Any = jax.tree.map(lambda spec: PartitionSpec(RUNS, *spec), _STATE)
-"""How the states of runs are split over the devices of a mesh; behind the axis of runs, all but the carry is whole."""
+from rnnjax.training.step import STATE, STATES, TrainState
 
 
 def as_items(state: TrainState) -> dict[str, Any]:
@@ -111,7 +86,7 @@ def stack(states: Sequence[PyTree[Shaped[Array, "..."]]]) -> PyTree[Shaped[Array
 
 def place_state(mesh: Mesh, state: TrainState) -> TrainState:
     """Returns the state of one run, without an axis of runs, on the devices."""
-    return jax.tree.map(lambda spec, part: place(mesh, spec, part), _STATE, state)
+    return jax.tree.map(lambda spec, part: place(mesh, spec, part), STATE, state)
 
 
 def as_only_run(mesh: Mesh, state: TrainState) -> TrainState:
@@ -124,11 +99,12 @@ def as_only_run(mesh: Mesh, state: TrainState) -> TrainState:
 
 def only_run(mesh: Mesh) -> Callable[[TrainState], TrainState]:
     """Returns a function that copies the state of the only run, without an axis of runs."""
-    return jax.jit(lambda states: jax.tree.map(lambda leaf: leaf[0], states), out_shardings=_shardings(mesh, _STATE))
+    return jax.jit(lambda states: jax.tree.map(lambda leaf: leaf[0], states), out_shardings=_shardings(mesh, STATE))
 
 
-def place_states(mesh: Mesh, states: TrainState, runs: Int[np.ndarray, " padded"]) -> TrainState:
-    """Returns the states of many runs, numbered as by `padded_runs`, on the devices."""
+def place_states(mesh: Mesh, states: TrainState) -> TrainState:
+    """Returns the states of many runs on the devices, padded as by `padded_runs`."""
+    runs = padded_runs(mesh, len(states.step))
     # Without padding the states are the runs, and need no gathering.
     if len(runs) > len(states.step):
         states = jax.jit(lambda states: jax.tree.map(lambda leaf: leaf[runs], states))(states)
@@ -139,6 +115,11 @@ def first_runs(mesh: Mesh, runs: int) -> Callable[[TrainState], TrainState]:
     """Returns a function that copies the states of the first `runs` runs, without padding, to every device."""
     everywhere = NamedSharding(mesh, EVERYWHERE)
     return jax.jit(lambda states: jax.tree.map(lambda leaf: leaf[:runs], states), out_shardings=everywhere)
+
+
+def params_of_run(params: Any, index: int) -> Any:
+    """Returns the parameters of one run of those of many, each leaf ``[runs, ...]``, on the host."""
+    return jax.tree.map(lambda leaf: np.asarray(np.asarray(leaf)[index]), params)
 
 
 def _shardings(mesh: Mesh, specs: TrainState) -> TrainState:

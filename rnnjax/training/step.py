@@ -1,4 +1,7 @@
-"""One training step and one evaluation, as pure functions of one device's part of a batch."""
+"""The state of a run, and the step from one to the next: pure functions of one device's part of a batch.
+
+They are called inside `jax.shard_map` or `jax.pmap` over the axes of a mesh. Examples are split over that of the batch.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +10,57 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from flax import struct
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from rnnjax.optimizer import Optimizer
-from rnnjax.parallel.mapping import sum_over
+from rnnjax.parallel.mesh import BATCH, EVERYWHERE, RUNS, sum_over
 from rnnjax.tasks.task import Batch, Metrics, Task, Weighted
-from rnnjax.training.state import TrainState
 from rnnjax.unrolling.varying import vary, varying_axes
 
 Sums = dict[str, Weighted]  # for each metric, the sum of its weighted values and the sum of the weights
 
 
+@struct.dataclass
+class TrainState:
+    """Everything that a training step reads and changes.
+
+    Attributes:
+      step: number of steps taken.
+      params: parameters of the model.
+      opt_state: state of the optimiser.
+      carry: recurrent state that is passed from batch to batch; None if each batch starts from the initial state.
+      key: PRNG key of the run; step t draws from the key folded with t.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: Any
+    carry: Any
+    key: PRNGKeyArray
+
+
+_SPECS: Any = (EVERYWHERE, EVERYWHERE, EVERYWHERE, PartitionSpec(BATCH), EVERYWHERE)
+STATE = TrainState(*_SPECS)
+"""How a state is split over the devices of a mesh: all but the carry is whole."""
+
+STATES: Any = jax.tree.map(lambda spec: PartitionSpec(RUNS, *spec), STATE)
+"""How the states of runs are: behind the axis of runs likewise."""
+
+
 def train_step(
     task: Task,
     optimizer: optax.GradientTransformation,
-    axis: str,
     state: TrainState,
     batch: Batch,
     weight: Float[Array, " B"] | float = 1.0,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """Takes one training step, inside `jax.shard_map` or `jax.pmap`. Every device draws its own dropout masks.
+    """Takes one training step. Every device draws its own dropout masks.
 
     Args:
       task: the task.
       optimizer: updates the parameters.
-      axis: the mapped axis over which gradients and metrics are averaged.
       state: the state before the step.
       batch: this device's part of the batch, each field ``[B, ...]``.
       weight: the weight of each example; 0 marks padding.
@@ -39,7 +68,7 @@ def train_step(
     Returns:
       the state after the step, and the mean of every metric over the whole batch, with those of `of_optimizer`.
     """
-    key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), jax.lax.axis_index(axis))
+    key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), jax.lax.axis_index(BATCH))
 
     def total_loss(params: Any) -> tuple[Array, tuple[Sums, Any]]:
         values, carry = task.loss(params, state.carry, batch, key)
@@ -48,10 +77,10 @@ def train_step(
 
     # If parameters are known to be equal on all devices, JAX sums each leaf's gradient over them by a collective of its
     # own. Declaring that parameters vary leaves gradients local, to be summed together with the metrics.
-    params = vary(state.params, varying_axes(jax.lax.axis_index(axis)))
+    params = vary(state.params, varying_axes(jax.lax.axis_index(BATCH)))
     # The carry is an auxiliary output, so that no gradient reaches from one batch into the one before.
     gradients, (sums, carry) = jax.grad(total_loss, has_aux=True)(params)
-    gradients, sums = sum_over(axis, (gradients, sums))
+    gradients, sums = sum_over(BATCH, (gradients, sums))
     gradients = jax.tree.map(lambda gradient: mean(gradient, sums["loss"].weight), gradients)
     # `state.params`, not the ones marked above: gradients are equal on all devices now, so new parameters are too.
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -81,14 +110,11 @@ def _norm(tree: Any) -> Float[Array, ""]:
     return jnp.sqrt(sum(squares, jnp.zeros((), jnp.float32)))
 
 
-def evaluation_sums(
-    task: Task, axis: str, params: Any, carry: Any, batch: Batch, weight: Float[Array, " B"]
-) -> tuple[Any, Sums]:
-    """Evaluates one batch, inside `jax.shard_map` or `jax.pmap`.
+def evaluation_sums(task: Task, params: Any, carry: Any, batch: Batch, weight: Float[Array, " B"]) -> tuple[Any, Sums]:
+    """Evaluates one batch.
 
     Args:
       task: the task.
-      axis: the mapped axis over which metrics are summed.
       params: parameters of the model.
       carry: recurrent state before the batch.
       batch: this device's part of the batch, each field ``[B, ...]``.
@@ -98,7 +124,7 @@ def evaluation_sums(
       the recurrent state after the batch, and the sums of every metric over the whole batch.
     """
     values, carry = task.loss(params, carry, batch, None)
-    return carry, sum_over(axis, metric_sums(values, weight))
+    return carry, sum_over(BATCH, metric_sums(values, weight))
 
 
 def metric_sums(values: Metrics, weight: Float[Array, " B"] | float = 1.0) -> Sums:

@@ -17,7 +17,8 @@ from rnnjax.tasks.task import Task
 from rnnjax.training.batches import Order, ResidentFeed
 from rnnjax.training.directory.choice import Choice
 from rnnjax.training.program import TrainProgram, by_bucket
-from rnnjax.training.state import TrainState, as_only_run, initial_train_state, place_state
+from rnnjax.training.state import as_only_run, initial_train_state, place_state
+from rnnjax.training.step import TrainState
 from rnnjax.unrolling.auto import Auto, recurrences_in, using
 from rnnjax.unrolling.known import Methods, kept_choice, recurrence_key
 from rnnjax.unrolling.recurrence import Method, Recurrence

@@ -10,7 +10,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from rnnjax import GRU, LSTM, BasicRNN, Dropout, LearnedState, Project, Stack, unroll
 from rnnjax.parallel.layers import Wavefront
-from rnnjax.parallel.mapping import sum_over
+from rnnjax.parallel.mesh import sum_over
 
 B, T, I = 4, 6, 3
 LENGTHS = np.array([6, 0, 3, 5])

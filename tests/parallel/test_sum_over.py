@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from rnnjax.parallel.mapping import map_over_devices, sum_over
-from rnnjax.parallel.mesh import BATCH, batch_mesh
+from rnnjax.parallel.mapping import map_over_devices
+from rnnjax.parallel.mesh import BATCH, batch_mesh, sum_over
 
 SPLIT, EVERYWHERE = PartitionSpec(BATCH), PartitionSpec()
 

@@ -19,8 +19,8 @@ from rnnjax.parallel.mesh import BATCH, batch_mesh
 from rnnjax.tasks import build_task, language_model
 from rnnjax.tasks.language_model import Config, TextConfig
 from rnnjax.training.split_evaluation import Evaluator
-from rnnjax.training.state import TrainState, initial_train_state
-from rnnjax.training.step import train_step
+from rnnjax.training.state import initial_train_state
+from rnnjax.training.step import TrainState, train_step
 
 # ml_collections reads config files by a method that Python has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -81,7 +81,7 @@ def step(task):
     spec = TrainState(everywhere, everywhere, everywhere, PartitionSpec(BATCH), everywhere)
     return jax.jit(
         jax.shard_map(
-            functools.partial(train_step, task, optax.sgd(RATE), BATCH),
+            functools.partial(train_step, task, optax.sgd(RATE)),
             mesh=batch_mesh("1", 2),
             in_specs=(spec, PartitionSpec(BATCH)),
             out_specs=(spec, everywhere),

@@ -69,7 +69,7 @@ def tuned(measured, monkeypatch):
 
 def chosen(task, config, steps, run):
     with StopRequest() as stop:
-        return devices.choose(task, config, None, steps, run.choice(), stop)  # type: ignore[arg-type]
+        return devices.choose(task, config, steps, run.choice(), stop)
 
 
 def kept():
@@ -287,7 +287,7 @@ ENTRIES += [{"choices": [ONE, TWO, {"batch": 2}]}, {"choices": [ONE, TWO | {"met
 def test_a_damaged_entry_of_the_table_is_measured_anew(entry, measured, tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "step_key", lambda task, config: "key")
     devices.write_table({"key": entry})
-    assert chosen(None, large(), 10_000, RunDirectory(tmp_path)) == Choice(1)
+    assert chosen(build_task(large()), large(), 10_000, RunDirectory(tmp_path)) == Choice(1)
     assert measured == [[2, 1]]
     assert devices.read_measured(devices.read_table()["key"], [1, 2]) == devices.Measured(
         {Choice(2): 0.002, Choice(1): 0.001}

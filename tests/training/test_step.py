@@ -11,8 +11,8 @@ from toytasks.runs import data_set, made_task
 from rnnjax.parallel.mesh import BATCH, batch_mesh
 from rnnjax.tasks.task import Task
 from rnnjax.training.record import training_rows
-from rnnjax.training.state import TrainState, initial_train_state
-from rnnjax.training.step import train_step
+from rnnjax.training.state import initial_train_state
+from rnnjax.training.step import TrainState, train_step
 
 
 def task() -> Task:
@@ -33,7 +33,7 @@ def mapped_step(optimizer, devices: int):
     everywhere = PartitionSpec()
     state = TrainState(everywhere, everywhere, everywhere, PartitionSpec(BATCH), everywhere)
     return jax.shard_map(
-        functools.partial(train_step, task(), optimizer, BATCH),
+        functools.partial(train_step, task(), optimizer),
         mesh=batch_mesh(str(devices), 4),
         in_specs=(state, PartitionSpec(BATCH)),
         out_specs=(state, everywhere),
@@ -64,7 +64,7 @@ def test_a_step_is_pure():
 
 def test_a_step_runs_under_pmap_as_well():
     optimizer = optax.sgd(0.01)
-    step = jax.pmap(functools.partial(train_step, task(), optimizer, "devices"), axis_name="devices", in_axes=(None, 0))
+    step = jax.pmap(functools.partial(train_step, task(), optimizer), axis_name=BATCH, in_axes=(None, 0))
     halves = jax.tree.map(lambda values: values.reshape(2, 2), BATCH_OF_4)
     state, metrics = step(initial_train_state(task(), optimizer)(0), halves)
     np.testing.assert_allclose(state.params["w"], [2 - 0.01 * 27] * 2, rtol=1e-6)

@@ -239,6 +239,17 @@ class Checkpoints:
         best = self._policy.best(step for step in self.steps() if step not in self._damaged)
         return self._first_undamaged(self.steps() if best is None else [best, *self.steps()], like)
 
+    def restore(self, which: str, like: Items) -> tuple[int, dict[str, Any]]:
+        """Returns the "best" or the "last" checkpoint, as `restore_best` and `restore_last` do.
+
+        Raises:
+          CheckpointError: if there is none.
+        """
+        found = self.restore_best(like) if which == "best" else self.restore_last(like)
+        if found is None:
+            raise CheckpointError(f"{self._directory} holds no checkpoint; train first")
+        return found
+
     def _first_undamaged(self, steps: Sequence[int], like: Items) -> tuple[int, dict[str, Any]] | None:
         for step in steps:
             if step in self._damaged:

@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rnnjax.files import parse_json
-from rnnjax.training.directory.metrics_file import append_rows, write_rows
+from rnnjax.training.directory.metrics_file import append_rows, read_lines, write_rows
 
 _BINS = 30
 _FILE = "histograms.jsonl"
@@ -59,12 +58,9 @@ def _rows_until(directory: Path, step: int) -> list[dict[str, Any]] | None:
     path = directory / _FILE
     if not path.is_file():
         return None
-    return [row for row in map(_row, path.read_bytes().splitlines()) if row is not None and row["step"] <= step]
+    rows, _ = read_lines(path, _is_row)
+    return [row for row in rows if row["step"] <= step]
 
 
-def _row(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = parse_json(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+def _is_row(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("step"), int)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Returns the lines without an incomplete last one, and without damaged ones, which are logged."""
-    rows, damaged = _read(path)
+    rows, damaged = read_lines(path, is_row)
     if damaged:
         _log.warning("%s", _damage_message(path, damaged))
     return rows
@@ -34,14 +34,14 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def mend(path: Path) -> None:
     """Sets a file with damaged lines aside, and writes a new one with the other lines."""
-    rows, damaged = _read(path)
+    rows, damaged = read_lines(path, is_row)
     if damaged:
         set_aside(path, _damage_message(path, damaged))
         write_rows(path, rows)
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """Returns the undamaged lines, and the numbers of the damaged ones."""
+def read_lines(path: Path, fits: Callable[[Any], bool]) -> tuple[list[dict[str, Any]], list[int]]:
+    """Returns the undamaged lines, which `fits` says of a value, and the numbers of the damaged ones."""
     if path.is_dir():
         return [], [1]
     if not path.exists():
@@ -52,7 +52,7 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
             row = parse_json(line)
         except ValueError:
             row = None
-        if is_row(row):
+        if fits(row):
             rows.append(row)
         else:
             damaged.append(number)

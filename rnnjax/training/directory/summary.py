@@ -13,39 +13,18 @@ from rnnjax.machine import device_name, git_commit, versions
 from rnnjax.tasks.task import Task
 
 
-def summarise(
-    task: Task,
-    rows: Sequence[dict[str, Any]],
-    devices: int,
-    *,
-    seconds: float,
-    seconds_to_first_step: float,
-    steps_per_second: float,
-    compile_seconds: float,
-    input_wait: float,
-) -> dict[str, Any]:
+def summarise(task: Task, rows: Sequence[dict[str, Any]], devices: int, times: Mapping[str, float]) -> dict[str, Any]:
     """Returns the summary of a run.
 
     Args:
       task: the task.
       rows: lines of `metrics.jsonl`.
       devices: that it was computed on.
-      seconds: that this process has spent on the run.
-      seconds_to_first_step: of these, those before the first step, with choosing devices and compiling.
-      steps_per_second: without compiling the training steps.
-      compile_seconds: spent on tracing and compiling the training steps.
-      input_wait: the share of the steps' time that the host spent on gathering and sending batches.
+      times: by name: `seconds` that this process has spent on the run, `steps_per_second` without compiling the
+        training steps, `compile_seconds` of these, and for a run by itself `seconds_to_first_step`, with choosing
+        devices and compiling, and `input_wait`, the share of the steps' time that the host spent on sending batches.
     """
-    return {
-        "final": final_metrics(rows),
-        "best": best_metrics(rows, task),
-        "seconds": round(seconds, 3),
-        "seconds_to_first_step": round(seconds_to_first_step, 3),
-        "steps_per_second": round(steps_per_second, 3),
-        "compile_seconds": round(compile_seconds, 3),
-        "input_wait": round(input_wait, 4),
-        **computed_with(task, devices),
-    }
+    return {"final": final_metrics(rows), "best": best_metrics(rows, task), **times, **computed_with(task, devices)}
 
 
 def computed_with(task: Task, devices: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rnnjax.errors import require
@@ -32,32 +32,23 @@ def require_trust(values: Mapping[str, Any], path: object, *, trusted: bool, tra
 def foreign_code(values: Mapping[str, Any]) -> dict[str, str]:
     """Returns the fields that name code outside rnnjax, and the names; it imports none of their modules."""
     cell, task = values.get("cell"), values.get("task")
-    named = {"task": task if isinstance(task, str) and not is_ours(task_path(task)) else None}
+    named = {"task": task if isinstance(task, str) and not is_ours(task_path(task)) else ""}
     if isinstance(cell, Mapping):
-        kind = cell.get("kind")
-        named["cell.kind"] = _foreign(kind, is_own=":" not in str(kind))
-        wrappers = cell.get("wrappers")
-        foreign = [_foreign(name, is_own=":" not in str(name)) for name in _listed(wrappers)]
-        named["cell.wrappers"] = ", ".join(filter(None, foreign)) or None
-    return {field: name for field, name in named.items() if name is not None}
+        named["cell.kind"] = _foreign(cell.get("kind"))
+        named["cell.wrappers"] = _foreign(cell.get("wrappers"))
+    return {field: names for field, names in named.items() if names}
 
 
 def foreign_sinks(values: Mapping[str, Any]) -> dict[str, str]:
     """Returns the same of the sinks, which only training makes."""
-    foreign = [_foreign(name, is_own=":" not in str(name)) for name in _listed(values.get("sinks"))]
-    named = ", ".join(filter(None, foreign))
-    return {"sinks": named} if named else {}
+    names = _foreign(values.get("sinks"))
+    return {"sinks": names} if names else {}
 
 
-def _listed(names: Any) -> Sequence[Any]:
-    return names if isinstance(names, list) else [names]
-
-
-def _foreign(name: Any, *, is_own: bool) -> str | None:
-    """Returns a name if it is of code outside rnnjax, otherwise None."""
-    if not isinstance(name, str) or is_own:
-        return None
-    return None if is_ours(name.partition(":")[0]) else name
+def _foreign(names: Any) -> str:
+    """Returns the names, of one or of a list, that are ``module:Class`` with a module outside rnnjax."""
+    texts = [name for name in (names if isinstance(names, list) else [names]) if isinstance(name, str)]
+    return ", ".join(name for name in texts if ":" in name and not is_ours(name.partition(":")[0]))
 
 
 def is_ours(path: str) -> bool:

@@ -13,7 +13,7 @@ from rnnjax.metric_names import numbers
 
 _log = logging.getLogger(__name__)
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # a line of `metrics.jsonl`
 
 
 class Sink(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,13 +14,12 @@ from jaxtyping import Float, Int
 from rnnjax.config_group import to_dict
 from rnnjax.metric_names import numbers
 from rnnjax.tasks.task import Task
-from rnnjax.training.directory.checkpoint import Checkpoints
 from rnnjax.training.directory.model_file import model_file
 from rnnjax.training.directory.run_checkpoints import open_checkpoints
 from rnnjax.training.directory.run_directory import RunDirectory
-from rnnjax.training.directory.summary import computed_with
-from rnnjax.training.state import TrainState, as_items
-from rnnjax.training.sweeps.grid import Group, Run
+from rnnjax.training.state import as_items
+from rnnjax.training.step import TrainState
+from rnnjax.training.sweeps.grid import Run
 
 KEPT = "runs"  # folder in that of a group
 
@@ -55,10 +55,6 @@ class BestParams(NamedTuple):
         """Returns a copy, which stays as it is."""
         return jax.tree.map(np.array, self)
 
-    def of_run(self, index: int) -> Any:
-        """Returns the parameters of one run."""
-        return jax.tree.map(lambda leaf: np.asarray(leaf[index]), self.params)
-
 
 def no_best_params(params: Any) -> BestParams:
     """Returns what is known before the first evaluation of runs with these parameters, each leaf ``[runs, ...]``."""
@@ -75,70 +71,41 @@ def items_of_runs(states: TrainState, diverged: Int[np.ndarray, " runs"], best: 
     return items | {"state": {"states": items["state"], **noted}}
 
 
-def kept(group: Group, best: BestParams, results: Sequence[Mapping[str, Any]]) -> list[int]:
+def kept(keep: str, best: BestParams, diverged: Int[np.ndarray, " runs"]) -> list[int]:
     """Returns which runs of a group, by their place in it, get a directory of their own.
 
     Args:
-      group: the runs.
-      best: of them.
-      results: of them, in their order.
+      keep: "all" or "best".
+      best: the best parameters of the runs.
+      diverged: for each run, the step at which it diverged, 0 if it has not.
     """
-    able = [index for index, run in enumerate(results) if run["diverged"] is None and np.isfinite(best.score[index])]
-    return able if group.keep == "all" else sorted(able, key=lambda index: (-best.score[index], index))[:1]
+    able = np.flatnonzero((diverged == 0) & np.isfinite(best.score)).tolist()
+    return able if keep == "all" else sorted(able, key=lambda index: (-best.score[index], index))[:1]
 
 
-class Ended(NamedTuple):
-    """A run of a group at its end.
-
-    Attributes:
-      run: the run.
-      result: as in the summary of its group.
-      rows: its lines of `metrics.jsonl`.
-      best: its parameters at the best evaluation, and the step of it.
-      last: its parameters after the last step, and this step.
-      times: seconds, steps per second and compile seconds, of the whole group.
-      devices: that the run was computed on.
-    """
-
-    run: Run
-    result: Mapping[str, Any]
-    rows: Sequence[dict[str, Any]]
-    best: tuple[int, Any]
-    last: tuple[int, Any]
-    times: Mapping[str, float]
-    devices: int
-
-
-def write_run(task: Task, ended: Ended, directory: RunDirectory) -> None:
+def write_run(
+    task: Task, run: Run, rows: Sequence[dict[str, Any]], params: Mapping[int, Any], summary: dict[str, Any], path: Path
+) -> None:
     """Writes the directory of a run: what training writes, but for the optimiser's state and events.
 
     Args:
       task: the task.
-      ended: the run.
-      directory: its directory; what an earlier attempt left there is removed.
+      run: the run.
+      rows: its lines of `metrics.jsonl`.
+      params: its parameters, by the steps after which they are so.
+      summary: of the run; which run of the sweep it is is added.
+      path: of its directory; what an earlier attempt left there is removed.
 
     Raises:
       CheckpointError: if its checkpoints cannot be written.
     """
-    shutil.rmtree(directory.path, ignore_errors=True)
-    config = to_dict(ended.run.config)
+    shutil.rmtree(path, ignore_errors=True)
+    directory, config = RunDirectory(path), to_dict(run.config)
     directory.claim(config)
     directory.keep_model(model_file(task))
-    directory.write_metrics(ended.rows)
+    directory.write_metrics(rows)
+    validation = {row["step"]: numbers(row) for row in rows if row["split"] == "validation"}
     with open_checkpoints(directory, task, config) as checkpoints:
-        for step, params in dict([ended.best, ended.last]).items():
-            _save(checkpoints, ended.rows, step, params)
-    directory.write_summary(
-        {
-            "final": ended.result["final"],
-            "best": ended.result["best"],
-            **ended.times,
-            **computed_with(task, ended.devices),
-            "sweep": {"run": ended.run.number, "seed": ended.run.seed, "values": ended.run.values},
-        }
-    )
-
-
-def _save(checkpoints: Checkpoints, rows: Sequence[Mapping[str, Any]], step: int, params: Any) -> None:
-    validation = (numbers(row) for row in rows if row["split"] == "validation" and row["step"] == step)
-    checkpoints.save(step, {"params": params}, next(validation, {}))
+        for step, params_there in params.items():
+            checkpoints.save(step, {"params": params_there}, validation.get(step, {}))
+    directory.write_summary(summary | {"sweep": {"run": run.number, "seed": run.seed, "values": run.values}})

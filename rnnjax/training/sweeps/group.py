@@ -5,35 +5,31 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Int
 
 from rnnjax.config_group import to_dict
 from rnnjax.files import is_number
-from rnnjax.parallel.mesh import RUNS, padded_runs
+from rnnjax.parallel.mesh import RUNS
 from rnnjax.tasks.task import Task
-from rnnjax.training.calls import Beginning, train_and_test
-from rnnjax.training.directory.checkpoint import Checkpoints, Origin, Unfinished
-from rnnjax.training.directory.run_directory import RunDirectory, config_digest
-from rnnjax.training.engine import Engine, Runs, TrainingSchedule, plan
+from rnnjax.training.calls import train_and_test
+from rnnjax.training.directory.checkpoint import Checkpoints, Unfinished
+from rnnjax.training.directory.run_checkpoints import open_checkpoints
+from rnnjax.training.directory.run_directory import RunDirectory
+from rnnjax.training.directory.summary import summarise
+from rnnjax.training.engine import Engine, Runs, plan
 from rnnjax.training.interruption import Interrupted, StopRequest
-from rnnjax.training.log_window import LogWindow, steps_in
-from rnnjax.training.progress import Progress
+from rnnjax.training.log_window import steps_in
+from rnnjax.training.record import Beginning
 from rnnjax.training.sinks.named import followers
 from rnnjax.training.sinks.sink import Sinks
-from rnnjax.training.state import (
-    from_items,
-    initial_train_state,
-    place_states,
-    stack,
-)
-from rnnjax.training.sweeps.best import KEPT, BestParams, Ended, items_of_runs, kept, no_best_params, write_run
+from rnnjax.training.state import from_items, initial_train_state, params_of_run, place_states, stack
+from rnnjax.training.sweeps.best import KEPT, BestParams, items_of_runs, kept, no_best_params, write_run
 from rnnjax.training.sweeps.grid import Group
-from rnnjax.training.sweeps.group_record import GroupRecord, RowsByRun
+from rnnjax.training.sweeps.group_record import GroupRecord, Rows, RowsByRun
 from rnnjax.unrolling.auto import using
 
 _log = logging.getLogger(__name__)
@@ -56,30 +52,26 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
         raise Interrupted(f"stopped by {stop.signal} between two groups")
     started = time.perf_counter()
     config, runs = group.config, Runs([run.seed for run in group.runs], group.traced_values())
-    schedule, _ = plan(task, config, len(group.runs))
+    plan(task, config, len(group.runs))
     engine = Engine(task, config, group.mesh(), runs)
     directory.claim(group.as_dict())
-    origin = Origin(config_digest(group.as_dict()), task.data.checksum)
     # By the rule alone, so that what was measured on a machine does not change a sweep's results.
-    with using(()), Checkpoints(directory.checkpoints, origin) as checkpoints:
+    with using(()), open_checkpoints(directory, task, group.as_dict()) as checkpoints:
         begin, diverged, best = initial_or_restored(engine, group, checkpoints)
         directory.keep_metrics_until(begin.step, steps_in(begin.unfinished.window))
-        with Progress(begin.step, schedule.steps) as progress:
-            window = LogWindow(schedule.epoch_steps, config.log_every, begin.unfinished.window)
-            record = GroupRecord(task, progress, checkpoints, window, diverged, group, directory, best)
-            trained = train_and_test(engine, begin, record, stop)
+        record = GroupRecord(engine, begin, checkpoints, group, directory, diverged, best)
+        trained = train_and_test(engine, begin, record, stop)
     times = {
         "seconds": round(time.perf_counter() - started, 3),
         "compile_seconds": round(engine.steps.compile_seconds, 3),
-        "steps_per_second": round(len(group.runs) * (schedule.steps - begin.step) / max(trained.step_seconds, 1e-9), 3),
+        "steps_per_second": round(len(group.runs) * trained.steps_per_second, 3),
     }
     rows = record.rows_by_run()
     write_to_sinks(group, directory, rows)
-    results = record.results(rows)
-    kept_runs = write_kept(
-        record, rows, results, schedule, trained.states.params, times, engine.mesh.size // engine.mesh.shape[RUNS]
-    )
-    directory.write_summary({"runs": results, "kept": kept_runs, "devices": engine.mesh.size, **times})
+    devices_of_run = engine.mesh.size // engine.mesh.shape[RUNS]
+    last = engine.schedule.steps, trained.states.params
+    kept_runs = write_kept(record, rows, last, lambda rows: summarise(task, rows, devices_of_run, times))
+    directory.write_summary({"runs": record.results(rows), "kept": kept_runs, "devices": engine.mesh.size, **times})
     # With its summary a group is complete, and never resumed.
     shutil.rmtree(directory.checkpoints, ignore_errors=True)
 
@@ -102,35 +94,26 @@ def write_to_sinks(group: Group, directory: RunDirectory, rows: RowsByRun) -> No
 
 
 def write_kept(
-    record: GroupRecord,
-    rows: RowsByRun,
-    results: Sequence[Mapping[str, Any]],
-    schedule: TrainingSchedule,
-    params: Any,
-    times: Mapping[str, float],
-    devices: int,
+    record: GroupRecord, rows: RowsByRun, last: tuple[int, Any], summary: Callable[[Rows], dict[str, Any]]
 ) -> list[int]:
     """Writes the directories of the runs that are kept; returns their numbers.
 
     Args:
       record: of the group.
       rows: the lines of every run.
-      results: of its runs.
-      schedule: of each run.
-      params: the parameters of all runs after the last step, each leaf ``[padded, ...]``.
-      times: that the group took.
-      devices: that each run was computed on.
+      last: the last step, and the parameters of all runs after it, each leaf ``[padded, ...]``.
+      summary: returns that of a run, from its lines.
     """
-    if record.best is None:
+    group, best = record.group, record.best
+    if best is None:
         return []
-    chosen = kept(record.group, record.best, results)
+    chosen = kept(group.keep, best, record.diverged)
     for index in chosen:
-        run = record.group.runs[index]
-        last = jax.tree.map(lambda leaf, index=index: np.asarray(np.asarray(leaf)[index]), params)
-        best = (int(record.best.step[index]), record.best.of_run(index))
-        ended = Ended(run, results[index], rows[run.number], best, (schedule.steps, last), times, devices)
-        write_run(record.task, ended, RunDirectory(record.directory.path / KEPT / str(run.number)))
-    return [record.group.runs[index].number for index in chosen]
+        run = group.runs[index]
+        params = {step: params_of_run(of_all, index) for step, of_all in ((int(best.step[index]), best.params), last)}
+        path = record.directory.path / KEPT / str(run.number)
+        write_run(record.task, run, rows[run.number], params, summary(rows[run.number]), path)
+    return [group.runs[index].number for index in chosen]
 
 
 def is_group_summary(value: Any) -> bool:
@@ -177,5 +160,4 @@ def initial_or_restored(
         states, diverged = from_items(items | {"state": state["states"]}), np.array(state["diverged"])
         best = None if best is None else state["best"].copy()
         unfinished = checkpoints.unfinished(step)
-    placed = place_states(engine.mesh, states, padded_runs(engine.mesh, len(group.runs)))
-    return Beginning(placed, step, unfinished), diverged, best
+    return Beginning(place_states(engine.mesh, states), step, unfinished), diverged, best

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from rnnjax.tasks.task import Task
 from rnnjax.training.directory.checkpoint import Checkpoints
 from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.directory.summary import best_metrics, final_metrics, score_of
-from rnnjax.training.log_window import LogWindow
-from rnnjax.training.progress import Progress
-from rnnjax.training.record import CallResults, Record, Row
+from rnnjax.training.engine import Engine
+from rnnjax.training.record import Beginning, CallResults, Record
+from rnnjax.training.sinks.sink import Sinks
 from rnnjax.training.sweeps.best import BestParams, items_of_runs
 from rnnjax.training.sweeps.grid import Group
 
-RowsByRun = Mapping[int, Sequence[dict[str, Any]]]  # lines of `metrics.jsonl` without the run, by its number
+Rows = Sequence[dict[str, Any]]  # lines of `metrics.jsonl`
+RowsByRun = Mapping[int, Rows]  # without the run, by its number
 
 _log = logging.getLogger(__name__)
 
@@ -28,36 +28,28 @@ class GroupRecord(Record):
     """Records a group of runs in its directory, as progress, and as checkpoints; if one diverges, the others continue.
 
     Args:
-      task: the task of all runs.
-      progress: the progress bar.
+      engine: of the runs.
+      begin: what they begin with.
       checkpoints: of the group.
-      window: the training steps whose line is not complete yet.
-      diverged: for each run, the first step whose loss is not finite, 0 if there is none.
       group: the runs.
       directory: of the group.
+      diverged: for each run, the first step whose loss is not finite, 0 if there is none.
       best: the best parameters of each run so far; None where none are kept.
     """
 
     def __init__(
         self,
-        task: Task,
-        progress: Progress,
+        engine: Engine,
+        begin: Beginning,
         checkpoints: Checkpoints,
-        window: LogWindow,
-        diverged: Int[np.ndarray, " runs"],
         group: Group,
         directory: RunDirectory,
+        diverged: Int[np.ndarray, " runs"],
         best: BestParams | None,
     ):
-        super().__init__(task, progress, checkpoints, window, diverged)
-        self.group, self.best, self.directory = group, best, directory
-
-    def add(self, rows: list[Row]) -> None:
-        """Writes lines of the group's `metrics.jsonl`."""
-        self.directory.append_metrics(rows)
-
-    def label(self, index: int) -> Row:
-        return {"run": self.group.runs[index].number}
+        labels = [{"run": run.number} for run in group.runs]
+        super().__init__(engine, begin, checkpoints, Sinks(directory.append_metrics, {}), labels, diverged)
+        self.group, self.directory, self.best = group, directory, best
 
     def note_diverged(self, index: int, loss: float) -> None:
         run = self.group.runs[index]

@@ -106,30 +106,25 @@ def build_first_task(grid: Grid) -> tuple[Task, bool]:
 
 def gather(grid: Grid, task: Task, directories: Sequence[RunDirectory]) -> dict[str, Any]:
     """Returns the results of the groups that are complete."""
-    summaries = [
-        summary for summary in (directory.summary(is_group_summary) for directory in directories) if summary is not None
-    ]
-    runs = sorted((run for summary in summaries for run in summary["runs"]), key=lambda run: run["run"])
+    found = {directory.path.name: directory.summary(is_group_summary) for directory in directories}
+    summaries = {name: summary for name, summary in found.items() if summary is not None}
+    runs = sorted((run for summary in summaries.values() for run in summary["runs"]), key=lambda run: run["run"])
+    # By the run's number as text, relative to the directory of the sweep.
+    kept = {
+        str(number): f"groups/{name}/{KEPT}/{number}"
+        for name, summary in summaries.items()
+        for number in summary["kept"]
+    }
     return {
         "metric": task.best_metric,
         "higher_is_better": task.higher_is_better,
         "runs": runs,
-        "kept": kept_directories(directories),
-        "best": best_kept(task, runs, kept_directories(directories)),
+        "kept": kept,
+        "best": best_kept(task, runs, kept),
         "points": points(runs),
-        "groups": [{**summary, "runs": [run["run"] for run in summary["runs"]]} for summary in summaries],
+        "groups": [{**summary, "runs": [run["run"] for run in summary["runs"]]} for summary in summaries.values()],
         **computed_with(task, jax.local_device_count()),
     }
-
-
-def kept_directories(directories: Sequence[RunDirectory]) -> dict[str, str]:
-    """Returns the directory of every run that was kept, relative to that of the sweep, by the run's number as text."""
-    found = {}
-    for directory in directories:
-        summary = directory.summary(is_group_summary)
-        for number in [] if summary is None else summary["kept"]:
-            found[str(number)] = f"groups/{directory.path.name}/{KEPT}/{number}"
-    return found
 
 
 def best_kept(task: Task, runs: Sequence[dict[str, Any]], kept: Mapping[str, str]) -> int | None:
