@@ -44,8 +44,15 @@ class OfEverything(GatedCell):
         positive = jnp.square(x) + 1
         waves = jnp.sin(x) * jnp.cos(x) + jax.lax.erf(x) + jnp.floor(x) - jnp.ceil(x)
         roots = jnp.sqrt(positive) * jax.lax.rsqrt(positive) * jnp.log(positive) + positive**0.7 + x**3 * x**-2
+        inverses = jnp.arcsin(jnp.sin(x) / 2) + jnp.arccos(jnp.cos(x) / 2) + jnp.arctan(x) + jnp.arctan2(x, positive)
+        hyperbolic = (
+            jnp.arcsinh(x) + jnp.arccosh(positive + 1) + jnp.arctanh(jnp.sin(x) / 2) + jnp.sinh(x) / jnp.cosh(x)
+        )
+        others = jnp.tan(x / 9) + jnp.exp2(x) + jnp.log2(positive) + jnp.cbrt(positive) + jax.lax.erfc(x)
+        steps = jnp.round(3 * x) + jax.lax.round(2 * x) + jax.lax.rem(5 * x, positive)
         small = jnp.expm1(x) / positive + jnp.log1p(jnp.exp(-jnp.abs(x))) + jnp.sign(x) * jnp.maximum(x, 0.3)
         parts = jnp.where((x > 0) & ~(x > 1) | (x != x), waves, roots) + jnp.clip(small, -1, 1) + jnp.minimum(x, 0)
+        parts = parts + (inverses + hyperbolic + others + steps) / 9
         return HiddenState(0.1 * jnp.where(jnp.isfinite(parts), parts, state.h))
 
 

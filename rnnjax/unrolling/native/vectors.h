@@ -114,10 +114,30 @@ BY_LANE(v_expm1, __builtin_expm1f)
 BY_LANE(v_sin, __builtin_sinf)
 BY_LANE(v_cos, __builtin_cosf)
 BY_LANE(v_erf, __builtin_erff)
+BY_LANE(v_erfc, __builtin_erfcf)
+BY_LANE(v_exp2, __builtin_exp2f)
+BY_LANE(v_log2, __builtin_log2f)
+BY_LANE(v_cbrt, __builtin_cbrtf)
+BY_LANE(v_tan, __builtin_tanf)
+BY_LANE(v_asin, __builtin_asinf)
+BY_LANE(v_acos, __builtin_acosf)
+BY_LANE(v_atan, __builtin_atanf)
+BY_LANE(v_sinh, __builtin_sinhf)
+BY_LANE(v_cosh, __builtin_coshf)
+BY_LANE(v_asinh, __builtin_asinhf)
+BY_LANE(v_acosh, __builtin_acoshf)
+BY_LANE(v_atanh, __builtin_atanhf)
+BY_LANE(v_round_even, __builtin_rintf)
+BY_LANE(v_round_away, __builtin_roundf)
 BY_LANE(v_floor, __builtin_floorf)
 BY_LANE(v_ceil, __builtin_ceilf)
-INLINE V v_pow(V x, V y) {
-  V z;
-  for (int i = 0; i < LANES; i++) z[i] = __builtin_powf(x[i], y[i]);
-  return z;
-}
+
+#define BY_TWO_LANES(name, function)                               \
+  INLINE V name(V x, V y) {                                        \
+    V z;                                                           \
+    for (int i = 0; i < LANES; i++) z[i] = function(x[i], y[i]);   \
+    return z;                                                      \
+  }
+BY_TWO_LANES(v_pow, __builtin_powf)
+BY_TWO_LANES(v_atan2, __builtin_atan2f)
+BY_TWO_LANES(v_rem, __builtin_fmodf)
