@@ -11,6 +11,7 @@ from cells_under_test import H, I, UpdateGateRNN, close, inputs, parameters, som
 from fixtures.thorough import once_more
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
+from test_pallas_lowering import EveryInstruction
 
 from rnnjax import GRU, LSTM, SLSTM, BasicRNN, GatedCell, Heads, Pallas, Scan, unroll
 
@@ -104,6 +105,11 @@ def test_values_and_gradients_are_those_of_scan(cell):
 @pytest.mark.thorough
 def test_exponential_gates_over_a_normaliser_are_those_of_scan():
     check(Heads(SLSTM(H), 2), given=False, **ALL)
+
+
+@pytest.mark.thorough
+def test_every_instruction_computes_what_it_does_in_scan():
+    check(EveryInstruction(H), given=False, **ALL)
 
 
 @pytest.mark.parametrize("options", [{"lengths": LENGTHS}, {"resets": RESETS}], ids=str)
