@@ -12,7 +12,7 @@ from benchmarks.accelerator.steps import plan
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
 # Processes that a benchmark starts, and what runs where this project is not installed.
-OTHERS = {"source_graph", "layers.worker", "revisions.programs", "whole_job.torch_job"}
+OTHERS = {"source_graph", "revisions.programs", "whole_job.torch_job"}
 # The engine is called in one file; the other reads what a run leaves.
 OF_TRAINING = {"engine", "faults.compare"}
 
