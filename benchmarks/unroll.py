@@ -1,0 +1,200 @@
+"""Static unrolling against scan: ``python -m benchmarks.unroll``.
+
+How long does each take to compile and to run, from short sequences to long, and from which T on is a loop in the
+program worth more than T copies of the step?
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from benchmarks import command, report, timing
+from benchmarks.report import Column
+from benchmarks.subjects import LOOPS, mean_square
+from rnnjax import GRU, LSTM, BasicRNN, Cell, Method, Static, unroll
+
+CELLS: dict[str, Callable[[int], Cell]] = {
+    "BasicRNN": BasicRNN,
+    "LSTM": LSTM,
+    "LSTM+peephole": functools.partial(LSTM, peephole=True),
+    "GRU": GRU,
+}
+METHODS: dict[str, Method] = {"static": Static(), **LOOPS}
+DIRECTIONS = ("forward", "forward+backward")
+_EPILOG = """\
+forward is unroll(cell, params, xs); forward+backward is the mean of the squared outputs with its gradient with respect
+to the parameters. Methods of one cell, T and direction run in turns in one process, each call until its result is
+ready; times are medians. Every build, which is to trace, lower and compile, starts with empty caches. Static is left
+out where its build would take longer than --compile-limit if it grew in proportion to T, from the one before.
+"""
+
+_COLUMNS = (
+    Column("cell", width=13, left=True),
+    Column("T", width=5),
+    Column("direction", width=16, left=True),
+    Column("method", width=8, left=True),
+    Column("trace", "build.trace_seconds", "s", 7),
+    Column("lower", "build.lower_seconds", "s", 7),
+    Column("compile", "build.compile_seconds", "s", 7),
+    Column("run", "run_seconds.median", "s", 7),
+    Column("a step", "step_seconds", "s", 7),
+    Column("/ scan", "ratio_to_scan", ".2f"),
+    Column("memory", "memory_bytes", "B", 7),
+)
+
+
+class Row(NamedTuple):
+    """What was measured of a method: its build's and its run's seconds; or the reason why it was not."""
+
+    cell: str
+    T: int
+    direction: str
+    method: str
+    build: timing.Build | None = None
+    run_seconds: timing.Spread | None = None
+    step_seconds: float | None = None
+    ratio_to_scan: float | None = None
+    memory_bytes: int | None = None
+    reason: str | None = None
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse(arguments)
+    about = (
+        f"batch {options.batch}, input {options.input}, hidden {options.hidden}, float32; times are medians; / scan: "
+        "run time over that of scan\nmemory: arguments + outputs + temporaries, as the compiler plans them"
+    )
+    rows = report.show(options, _COLUMNS, measure_all(options), about=about)
+    if options.plot is not None:
+        plot(rows, options.plot)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    what = "Static unrolling against scan: time to trace, compile and run, and memory, over T."
+    small = {"lengths": [2, 5], "batch": 2, "input": 3, "hidden": 4, "repeats": 1}
+    parser = command.FiguresParser("unroll", what, _EPILOG, **small)
+    add, count = parser.add_argument, command.at_least_one
+    add("--cells", nargs="+", choices=CELLS, default=list(CELLS), metavar="CELL", help=f"of {', '.join(CELLS)}; all")
+    add("--lengths", nargs="+", type=count, default=[2, 28, 100, 300, 1000], metavar="T", help="2 28 100 300 1000")
+    add("--batch", type=count, default=150, help="sequences in a batch; 150")
+    add("--input", type=count, default=28, help="input features; 28")
+    add("--hidden", type=count, default=150, help="hidden units; 150")
+    add("--repeats", type=count, default=1000, help="runs of each method at most; 1000")
+    parser.add_seconds(6.0, "of measuring a cell, T and direction, at least three turns")
+    add("--compile-limit", type=command.not_negative, default=60.0, metavar="SECONDS", help="see below; 60")
+    add("--plot", type=command.plot_path, metavar="PATH", help="draw the times here: .png, .svg or .pdf")
+    return parser.options(arguments)
+
+
+def measure_all(options: argparse.Namespace) -> Iterator[Row]:
+    """Yields the rows of one cell, T and direction after another."""
+    with timing.cold_compilation():
+        for name in options.cells:
+            static_builds: dict[str, tuple[int, float]] = {}
+            for length, direction in itertools.product(sorted(options.lengths), DIRECTIONS):
+                yield from measure(options, name, length, direction, static_builds)
+
+
+def measure(
+    options: argparse.Namespace, name: str, length: int, direction: str, static_builds: dict[str, tuple[int, float]]
+) -> list[Row]:
+    """Returns the rows of one cell, T and direction, a method each.
+
+    Args:
+      options: the command's.
+      name: of the cell.
+      length: T.
+      direction: "forward" or "forward+backward".
+      static_builds: for which smaller T static was built last in a direction, and how long that took; is kept.
+    """
+
+    def build(method: Method, length: int) -> timing.Build:
+        return timing.build(program(cell, method, direction), params, inputs(options, length))
+
+    cell = CELLS[name](options.hidden)
+    params, xs = cell.init(jax.random.key(0), options.input), inputs(options, length)
+    if direction not in static_builds:
+        short = max(1, length // 8)
+        static_builds[direction] = short, build(Static(), short).seconds
+    built, seconds = static_builds[direction]
+    predicted = seconds * length / built
+    tried = METHODS if predicted <= options.compile_limit else LOOPS
+    builds = {each: build(method, length) for each, method in tried.items()}
+    calls = {each: functools.partial(made.run, params, xs) for each, made in builds.items()}
+    times = timing.interleave(calls, repeats=options.repeats, seconds=options.seconds)
+    spreads = {each: timing.spread(seconds) for each, seconds in times.items()}
+    rows = []
+    for each in METHODS:
+        row = Row(name, length, direction, each)
+        if each in builds:
+            row = measured(row, builds[each], spreads[each], spreads["scan"])
+        else:
+            row = row._replace(reason=f"skipped: to build it would take ~{math.ceil(predicted)} s")
+        rows.append(row)
+    if "static" in builds:
+        static_builds[direction] = length, builds["static"].seconds
+    return rows
+
+
+def program(cell: Cell, method: Method, direction: str) -> Callable[[Any, Array], Any]:
+    """Returns the function of ``(params, xs)`` that is measured."""
+    forward = functools.partial(unroll, cell, method=method)
+    if direction == "forward":
+        return forward
+    return jax.value_and_grad(mean_square(lambda params, xs: forward(params, xs)[0]))
+
+
+def inputs(options: argparse.Namespace, length: int) -> Float[Array, "B T I"]:
+    """Returns inputs of the size asked for."""
+    shape = (options.batch, length, options.input)
+    return jnp.asarray(np.random.default_rng(0).standard_normal(shape, np.float32))
+
+
+def measured(row: Row, build: timing.Build, run: timing.Spread, scan: timing.Spread) -> Row:
+    """Returns a row with what was measured of its method."""
+    return row._replace(
+        build=build._replace(run=None),
+        run_seconds=run,
+        step_seconds=run.median / row.T,
+        ratio_to_scan=run.median / scan.median,
+        memory_bytes=None if build.memory is None else sum(build.memory),
+    )
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Draws run time a step over T, forward and forward+backward, and time to compile; a row of pictures a cell."""
+    cells = list(dict.fromkeys(row.cell for row in rows))
+    figure, axes = report.figure(len(cells), 3)
+    pictures = [
+        (DIRECTIONS[0], "run time per step, s", lambda row: row.step_seconds),
+        (DIRECTIONS[1], "run time per step, s", lambda row: row.step_seconds),
+        (DIRECTIONS[1], "compile time, s", lambda row: row.build.compile_seconds),
+    ]
+    lengths = sorted({row.T for row in rows})
+    for cell, of_cell in zip(cells, axes):
+        for axis, (direction, label, of) in zip(of_cell, pictures):
+            shown = [row for row in rows if (row.cell, row.direction, row.reason) == (cell, direction, None)]
+            for method in METHODS:
+                by_length = {row.T: of(row) for row in shown if row.method == method}
+                axis.plot(list(by_length), list(by_length.values()), marker=".", label=method)
+            axis.set(title=f"{cell}, {direction}", xlabel="T", ylabel=label, xscale="log", yscale="log")
+            axis.set_xticks([], minor=True)
+            axis.set_xticks(lengths, lengths)
+            axis.grid(alpha=0.3)
+            axis.legend(fontsize=8)
+    report.save_figure(figure, path)
+
+
+if __name__ == "__main__":
+    command.run(main)
