@@ -19,16 +19,10 @@ from rnnjax.tasks.mnist import Config
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs the command with the arguments after its name.
-
-    Raises:
-      ConfigError: if PyTorch is not installed; DataError: if MNIST is not found.
-    """
     beside_torch.compare(QUESTION, parse(arguments))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the command's options."""
     return beside_torch.parse(QUESTION, arguments)
 
 

@@ -1,4 +1,4 @@
-"""Reporting: what the figures were taken on, an aligned table, JSON, a plot."""
+"""Reporting: what the figures were taken on, an aligned table, JSON."""
 
 from __future__ import annotations
 
@@ -107,9 +107,7 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def as_json(value: Any) -> Any:
-    """Returns a value as JSON can hold it: of a row what it says itself, or its fields."""
-    if hasattr(value, "as_json"):
-        return as_json(value.as_json())
+    """Returns a value as JSON can hold it: of a row its fields."""
     if hasattr(value, "_asdict"):
         return as_json(value._asdict())
     if isinstance(value, dict):
@@ -188,19 +186,3 @@ def si(value: float | None, unit: str) -> str:
 def write_json(path: Path, **content: Any) -> None:
     """Writes one object with the given fields."""
     path.write_text(json.dumps(as_json(content), indent=1) + "\n")
-
-
-def figure(rows: int, columns: int) -> tuple[Any, Any]:
-    """Returns a matplotlib figure and its axes, an array ``[rows, columns]``."""
-    # Imported here because it takes half a second, and without pyplot, which keeps global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure((4.2 * columns, 3.2 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """Writes a figure in the format that its name ends in."""
-    figure.savefig(path, dpi=110)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -93,7 +94,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--repeats", type=count, default=1000, help="runs of each method at most; 1000")
     parser.add_seconds(6.0, "of measuring a cell, T and direction, at least three turns")
     add("--compile-limit", type=command.not_negative, default=60.0, metavar="SECONDS", help="see below; 60")
-    add("--plot", type=command.plot_path, metavar="PATH", help="draw the times here: .png, .svg or .pdf")
+    add("--plot", type=plot_path, metavar="PATH", help="draw the times here: .png, .svg or .pdf")
     return parser.options(arguments)
 
 
@@ -172,10 +173,23 @@ def measured(row: Row, build: timing.Build, run: timing.Spread, scan: timing.Spr
     )
 
 
+def plot_path(text: str) -> Path:
+    """Returns the path of a picture that can be drawn and written, for `argparse`."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise argparse.ArgumentTypeError('plots need matplotlib; install it with: pip install "rnnjax[bench]"')
+    path = command.output_path(text)
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise argparse.ArgumentTypeError(f"cannot draw {text}: its name must end in .png, .svg or .pdf")
+    return path
+
+
 def plot(rows: Sequence[Row], path: Path) -> None:
     """Draws run time a step over T, forward and forward+backward, and time to compile; a row of pictures a cell."""
+    from matplotlib.figure import Figure  # takes half a second
+
     cells = list(dict.fromkeys(row.cell for row in rows))
-    figure, axes = report.figure(len(cells), 3)
+    figure = Figure((4.2 * 3, 3.2 * len(cells)), layout="constrained")
+    axes = figure.subplots(len(cells), 3, squeeze=False)
     pictures = [
         (DIRECTIONS[0], "run time per step, s", lambda row: row.step_seconds),
         (DIRECTIONS[1], "run time per step, s", lambda row: row.step_seconds),
@@ -193,7 +207,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
             axis.set_xticks(lengths, lengths)
             axis.grid(alpha=0.3)
             axis.legend(fontsize=8)
-    report.save_figure(figure, path)
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

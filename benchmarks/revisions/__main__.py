@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import pickle
 import statistics
@@ -62,11 +61,6 @@ class Row(NamedTuple):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs the command with the arguments after its name.
-
-    Raises:
-      ConfigError: for a revision that there is not, or whose programs cannot be made.
-    """
     options = parse(arguments)
     before, after = all_programs(options)
     rows = (measured(key, before[key], after[key], options.seconds) for key in before)
@@ -74,7 +68,6 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the command's options."""
     what = "Programs of unroll of two revisions, timed in turns."
     parser = command.FiguresParser("revisions", what, _EPILOG, shapes=["2,1,2,3"], seconds=0.001)
     parser.add_argument("--before", required=True, metavar="COMMIT", help="the older revision")
@@ -139,7 +132,7 @@ def _call(program: bytes) -> Callable[[], Any]:
 def summary(rows: Sequence[Row]) -> str:
     """Returns the mean and the range of the ratios."""
     ratios = [row.ratio for row in rows]
-    mean = math.exp(statistics.fmean(map(math.log, ratios)))
+    mean = statistics.geometric_mean(ratios)
     return f"\nratio: {mean:.3f} in the (geometric) mean, {min(ratios):.2f} to {max(ratios):.2f}"
 
 

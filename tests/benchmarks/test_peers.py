@@ -49,10 +49,7 @@ def test_a_run_prints_a_table_and_writes_rows(capsys, tmp_path):
     arguments = ["--shapes", "4,3,2,5", "--cells", "BasicRNN", "--peers", "rnnjax", "linen", "--seconds", "0.1"]
     peers.main([*arguments, "--json", str(path)])
     rows = json.loads(path.read_text())["rows"]
-    assert [(row["cell"], row["T"], row["what"]) for row in rows] == [
-        ("BasicRNN", 4, "train"),
-        ("BasicRNN", 4, "infer"),
-    ]
+    assert [(row["case"]["cell"], row["what"]) for row in rows] == [("BasicRNN", "train"), ("BasicRNN", "infer")]
     for row in rows:
         assert set(row["seconds"]) == {"rnnjax", "linen"}
         assert row["ratio_to_jax"] == pytest.approx(row["seconds"]["linen"] / row["seconds"]["rnnjax"])
