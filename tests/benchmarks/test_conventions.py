@@ -41,6 +41,29 @@ def test_a_benchmark_has_the_words_that_all_have(command, capsys):
         assert {"--json PATH", "--smoke"} <= set(re.findall(r"--json PATH|--smoke", said))
 
 
+REFUSED = {
+    ("unroll", "--batch", "0"): "--batch: expected a whole number of at least 1, got '0'",
+    ("unroll", "--hidden", "1.5"): "--hidden: expected a whole number of at least 1, got '1.5'",
+    ("unroll", "--seconds", "0"): "--seconds: expected a number above 0, got '0'",
+    ("unroll", "--compile-limit", "nan"): "--compile-limit: expected a number of at least 0, got 'nan'",
+    ("unroll", "--cells", "Elman"): "--cells: invalid choice: 'Elman'",
+    ("unroll", "--json", "no/such/folder/rows.json"): "--json: cannot write",
+    ("unroll", "--plot", "plot.txt"): "--plot: cannot draw plot.txt",
+    ("peers", "--shapes", "1,2,3"): "expected T,B,I,H, got '1,2,3'",
+    ("layers", "--shapes", "Elman,4,256,32,300"): "--shapes: expected CELL,LAYERS,H,B,T",
+    ("layers", "--shapes", "LSTM,0,256,32,300"): "--shapes: expected a whole number",
+}
+
+
+@pytest.mark.parametrize("words", [*REFUSED, *((command, "--haste", "yes") for command in COMMANDS)], ids=" ".join)
+def test_what_cannot_be_used_is_refused_in_one_sentence(words, capsys):
+    with pytest.raises(SystemExit) as refused:
+        module_of(words[0]).parse(words[1:])
+    said = capsys.readouterr().err
+    assert (refused.value.code, said.count("\n")) == (2, 1)
+    assert REFUSED.get(words, words[0]) in said
+
+
 def test_every_command_ends_in_one_way():
     for name in RUN - OTHERS:
         assert re.search(r"^def main\(arguments: Sequence\[str\]\) -> None:", SOURCES[name], re.MULTILINE), name

@@ -49,14 +49,6 @@ def test_devices_double_up_to_all(most, counts):
     assert devices.device_counts(most) == counts
 
 
-@pytest.mark.parametrize("arguments", [["--shape", "1,2,3"], ["--cell", "Elman"], ["--devices", "0"]])
-def test_bad_usage_ends_with_2(arguments, capsys):
-    with pytest.raises(SystemExit) as ended:
-        devices.main(arguments)
-    assert ended.value.code == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
-
-
 def test_more_devices_than_there_are_is_refused_in_one_sentence(capsys):
     assert exit_code(devices.main, [*SIZES, "--devices", "3"]) == 2
     assert "--devices 3 is more than the 2 devices there are" in capsys.readouterr().err

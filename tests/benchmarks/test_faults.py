@@ -300,14 +300,6 @@ def test_time_is_shared_evenly(bench, monkeypatch):
     assert len(cases) == 8
 
 
-@pytest.mark.parametrize("arguments", [["--only", "fire"], ["--minutes", "0"], ["--seed", "x"]])
-def test_bad_usage_ends_with_2_and_one_sentence(arguments, capsys):
-    with pytest.raises(SystemExit) as ended:
-        faults.parse(arguments)
-    assert ended.value.code == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
-
-
 @pytest.mark.thorough
 def test_the_real_commands_survive_a_damaged_last_checkpoint(tmp_path, monkeypatch):
     toys = ROOT / "tests" / "training"

@@ -169,14 +169,6 @@ def test_a_wait_is_that_of_a_kernel_over_blocks(dtype):
     assert [each.blocks > 1 for each in found] == [True, False]
 
 
-@pytest.mark.parametrize("arguments", [["--sweeps", "depth"], ["--contenders", "haste"], ["--seconds", "0"]])
-def test_bad_usage_is_one_sentence(arguments, capsys):
-    with pytest.raises(SystemExit) as ended:
-        kernels.parse(arguments)
-    assert ended.value.code == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
-
-
 def test_it_needs_none_of_the_packages_for_training_nor_do_whole_jobs_need_those_of_the_commands():
     commands = ("orbax", "tensorboardX", "tensorflow_datasets", "ml_collections", "torch")
     found = "print(*(name for name in {} if name in sys.modules), '.')".format

@@ -33,14 +33,6 @@ def test_a_run_prints_tables_and_writes_rows(capsys, monkeypatch, tmp_path):
     assert printed.count("BasicRNN 2 x 4") == 5
 
 
-@pytest.mark.parametrize("shape", ["LSTM,4,256,32", "Elman,4,256,32,300", "LSTM,0,256,32,300"])
-def test_shapes_that_cannot_be_used_are_refused(shape, capsys):
-    with pytest.raises(SystemExit) as refused:
-        layers.main(["--shapes", shape])
-    assert refused.value.code == 2
-    assert "--shapes: expected " in capsys.readouterr().err
-
-
 def test_two_sizes_of_chunks_give_both_parts_of_a_cost():
     cost = ChunkCost(0.25, 2.0)
     seconds = {chunk: 60 / chunk * cost.seconds(chunk) for chunk in (6, 30)}

@@ -37,24 +37,3 @@ def test_static_is_left_out_where_it_would_take_too_long_to_build(capsys, tmp_pa
     assert capsys.readouterr().out.count("skipped: to build it would take ~") == 2
     static = [row for row in json.loads(path.read_text())["rows"] if row["method"] == "static"]
     assert all(row["reason"] and row["run_seconds"] is None for row in static)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["--batch", "0"], "--batch: expected a whole number of at least 1, got '0'"),
-        (["--hidden", "1.5"], "--hidden: expected a whole number of at least 1, got '1.5'"),
-        (["--seconds", "0"], "--seconds: expected a number above 0, got '0'"),
-        (["--compile-limit", "nan"], "--compile-limit: expected a number of at least 0, got 'nan'"),
-        (["--cells", "Elman"], "--cells: invalid choice: 'Elman'"),
-        (["--json", "no/such/folder/rows.json"], "--json: cannot write"),
-        (["--plot", "plot.txt"], "--plot: cannot draw plot.txt"),
-    ],
-)
-def test_arguments_that_cannot_be_used_are_refused_in_one_sentence(arguments, sentence, capsys):
-    with pytest.raises(SystemExit) as refused:
-        unroll.main(arguments)
-    said = capsys.readouterr().err
-    assert refused.value.code == 2
-    assert said.count("\n") == 1
-    assert sentence in said
