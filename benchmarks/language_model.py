@@ -17,7 +17,6 @@ from benchmarks import beside_torch, command
 from benchmarks.pytorch import torch_module
 from configs.ptb import VARIANTS
 from rnnjax.data.dataset import Arrays
-from rnnjax.tasks import build_task
 from rnnjax.tasks.language_model import Config
 
 
@@ -78,10 +77,8 @@ def torch_model(config: Config, device: str) -> Any:
 
 QUESTION = beside_torch.Question(
     name="language_model",
-    description="Words per second of training",
     variants=VARIANTS,
     offered=("small", "medium", "large"),
-    build=build_task,
     torch_call=torch_steps,
     steps=20,
     repeats=15,

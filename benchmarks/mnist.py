@@ -14,7 +14,6 @@ from benchmarks import beside_torch, command
 from benchmarks.pytorch import Classifier, torch_module, train_epoch
 from configs.mnist import VARIANTS
 from rnnjax.data.dataset import Arrays
-from rnnjax.tasks import build_task
 from rnnjax.tasks.mnist import Config
 
 
@@ -38,10 +37,8 @@ def torch_epoch(examples: Arrays, config: Config, steps: int, device: str) -> Ca
 
 QUESTION = beside_torch.Question(
     name="mnist",
-    description="Seconds of an epoch of MNIST",
     variants=VARIANTS,
     offered=("lstm150", "rnn150", "gru150"),
-    build=build_task,
     torch_call=torch_epoch,
     steps=None,
     repeats=5,

@@ -75,9 +75,9 @@ def show(
     Returns:
       the rows.
     """
-    on, found = on or machine(), []
+    on, found, (titles,) = on or machine(), [], table_lines(columns, [])
     table: dict[str, list[Any]] = {"titles": [column.title for column in columns], "rows": []}
-    print("\n".join([header(on), *([about] if about else []), "", title_line(columns)]), flush=True)
+    print("\n".join([header(on), *([about] if about else []), "", titles]), flush=True)
     try:
         for row in rows:
             if isinstance(row, str):
@@ -88,7 +88,8 @@ def show(
             print(line(columns, table["rows"][-1]), flush=True)
             if options.json:
                 more = {name: value(found) if callable(value) else value for name, value in content.items()}
-                whole = {"machine": on, "settings": settings(options), "rows": found, "table": table}
+                asked = {name: value for name, value in vars(options).items() if name not in ("json", "plot")}
+                whole = {"machine": on, "settings": asked, "rows": found, "table": table}
                 write_json(options.json, **whole, **more)
     finally:
         if found and last is not None:
@@ -98,12 +99,8 @@ def show(
 
 def table_lines(columns: Sequence[Column], rows: Iterable[Any]) -> list[str]:
     """Returns all of a table as it is printed."""
-    return [title_line(columns), *(line(columns, cells(columns, row)) for row in rows)]
-
-
-def settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Returns what was asked for, without the files to write."""
-    return {name: value for name, value in vars(options).items() if name not in ("json", "plot")}
+    titles = line(columns, [column.title for column in columns])
+    return [titles, *(line(columns, cells(columns, row)) for row in rows)]
 
 
 def as_json(value: Any) -> Any:
@@ -165,11 +162,6 @@ def line(columns: Sequence[Column], texts: Sequence[object]) -> str:
         width = max(column.width, len(column.title))
         parts.append(str(text).ljust(width) if column.left else str(text).rjust(width))
     return "  ".join(parts).rstrip()
-
-
-def title_line(columns: Sequence[Column]) -> str:
-    """Returns the first line of a table."""
-    return line(columns, [column.title for column in columns])
 
 
 def si(value: float | None, unit: str) -> str:

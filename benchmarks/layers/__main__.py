@@ -19,14 +19,15 @@ from benchmarks.report import Column
 from benchmarks.subjects import CELLS
 from rnnjax.parallel.schedule import ChunkCost, best_chunk, pipeline_seconds
 
+_LATENCY, _BANDWIDTH = 10e-6, 10e9  # assumed between simulated devices: seconds, and bytes a second
 _EPILOG = """\
 A step is the gradient, with respect to the parameters, of the mean of the squared outputs of a stack. Every contender
 is a process of its own, held to its cores: "one core" is one device on one core (as under taskset), "all cores" one
 device that may use as many cores as there are devices, "batch" the batch split over the devices, and "layers" the
 wavefront, with so many steps in a chunk. They take steps in turns; times are medians. "bound" is D K / (K + D - 1) for
 K chunks on D devices, "part" what of it was reached against one core, "model" the time by the measured cost of a chunk.
-The simulated rows hand outputs on in LATENCY + bytes / BANDWIDTH seconds, have a layer a device, and compare with one
-device that has all of them.
+The simulated rows hand outputs on in 10 us and at 10 GB/s, have a layer a device, and compare with one device that has
+all of them.
 """
 
 _COLUMNS = (
@@ -111,8 +112,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--repeats", type=count, default=15, help="steps of each contender at most; 15")
     parser.add_seconds(90.0, "after so many no turn is begun, up to three")
     add("--simulate", nargs="+", type=count, default=[2, 8, 64], metavar="D", help="devices of simulated rows; 2 8 64")
-    add("--latency", type=command.not_negative, default=10e-6, help="seconds to hand on nothing; 1e-5")
-    add("--bandwidth", type=command.positive, default=10e9, help="bytes a second between devices; 1e10")
     return parser.options(arguments)
 
 
@@ -178,8 +177,7 @@ def verdict(options: argparse.Namespace, shape: Shape, cost: ChunkCost, rows: Se
 def simulate_more(options: argparse.Namespace, shape: Shape, cost: ChunkCost) -> Iterator[SimulatedRow]:
     """Yields a row for every number of devices, with a layer each of the shape's size."""
     # Gradients come back the way that outputs went.
-    latency, a_step = 2 * options.latency, 2 * 4 * shape.batch * shape.hidden / options.bandwidth
-    handed_on = ChunkCost(cost.fixed + latency, cost.step + a_step)
+    handed_on = ChunkCost(cost.fixed + 2 * _LATENCY, cost.step + 2 * 4 * shape.batch * shape.hidden / _BANDWIDTH)
     for devices in options.simulate:
         chunk = best_chunk(shape.length, devices, handed_on)
         seconds = pipeline_seconds(shape.length, chunk, devices, handed_on)

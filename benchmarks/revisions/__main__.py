@@ -80,34 +80,25 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def all_programs(options: argparse.Namespace) -> list[dict[Key, bytes]]:
     """Returns the programs of the older and of the newer revision."""
     with tempfile.TemporaryDirectory() as folder:
+        trees = [Path(folder) / "before", Path(folder) / "after"]
         try:
-            trees = [_checked_out(options.before, Path(folder) / "before"), ROOT]
-            if options.after is not None:
-                trees[1] = _checked_out(options.after, Path(folder) / "after")
-            return [_programs(tree, options.shapes) for tree in trees]
+            return [_programs(*each, options.shapes) for each in zip((options.before, options.after), trees)]
         except subprocess.CalledProcessError as error:
             raise ConfigError(error.stderr.decode(errors="replace").strip().splitlines()[-1]) from error
 
 
-def _checked_out(commit: str, folder: Path) -> Path:
-    """Writes the library of a commit to a folder, and returns that."""
-    command = ["git", "archive", "--format=tar", commit, "rnnjax"]
-    archive = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
-    with tarfile.open(fileobj=BytesIO(archive)) as files:
-        files.extractall(folder, filter="data")
-    return folder
-
-
-def _programs(tree: Path, shapes: Sequence[str]) -> dict[Key, bytes]:
-    """Returns the programs of the library in a folder."""
-    out = tree / "programs.pickle" if tree != ROOT else Path(tempfile.mkstemp(suffix=".pickle")[1])
+def _programs(commit: str | None, folder: Path, shapes: Sequence[str]) -> dict[Key, bytes]:
+    """Returns the programs of the library of a commit, which is written to a folder; of the files as they are now."""
+    folder.mkdir()
+    if commit is not None:
+        command = ["git", "archive", "--format=tar", commit, "rnnjax"]
+        archive = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
+        with tarfile.open(fileobj=BytesIO(archive)) as files:
+            files.extractall(folder, filter="data")
+    tree, out = ROOT if commit is None else folder, folder / "programs.pickle"
     command = [sys.executable, str(Path(__file__).with_name("programs.py")), str(out), *shapes]
-    environment = os.environ | {"PYTHONPATH": str(tree)}
-    try:
-        subprocess.run(command, env=environment, cwd=tree, check=True, capture_output=True)
-        return pickle.loads(out.read_bytes())
-    finally:
-        out.unlink(missing_ok=True)
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": str(tree)}, cwd=tree, check=True, capture_output=True)
+    return pickle.loads(out.read_bytes())
 
 
 def measured(key: Key, before: bytes, after: bytes, seconds: float) -> Row:
