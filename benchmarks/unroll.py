@@ -102,50 +102,50 @@ def measure_all(options: argparse.Namespace) -> Iterator[Row]:
     """Yields the rows of one cell, T and direction after another."""
     with timing.cold_compilation():
         for name in options.cells:
-            static_builds: dict[str, tuple[int, float]] = {}
+            static_builds: dict[str, dict[int, float]] = {direction: {} for direction in DIRECTIONS}
             for length, direction in itertools.product(sorted(options.lengths), DIRECTIONS):
-                yield from measure(options, name, length, direction, static_builds)
+                yield from measure(options, name, length, direction, static_builds[direction])
 
 
 def measure(
-    options: argparse.Namespace, name: str, length: int, direction: str, static_builds: dict[str, tuple[int, float]]
-) -> list[Row]:
-    """Returns the rows of one cell, T and direction, a method each.
+    options: argparse.Namespace, name: str, length: int, direction: str, static_builds: dict[int, float]
+) -> Iterator[Row]:
+    """Yields the rows of one cell, T and direction, a method each.
 
     Args:
       options: the command's.
       name: of the cell.
       length: T.
       direction: "forward" or "forward+backward".
-      static_builds: for which smaller T static was built last in a direction, and how long that took; is kept.
+      static_builds: how long static took to build for smaller T; this T is added to it.
     """
-
-    def build(method: Method, length: int) -> timing.Build:
-        return timing.build(program(cell, method, direction), params, inputs(options, length))
-
     cell = CELLS[name](options.hidden)
     params, xs = cell.init(jax.random.key(0), options.input), inputs(options, length)
-    if direction not in static_builds:
-        short = max(1, length // 8)
-        static_builds[direction] = short, build(Static(), short).seconds
-    built, seconds = static_builds[direction]
-    predicted = seconds * length / built
+    predicted = predict(options, program(cell, Static(), direction), params, length, static_builds)
     tried = METHODS if predicted <= options.compile_limit else LOOPS
-    builds = {each: build(method, length) for each, method in tried.items()}
-    calls = {each: functools.partial(made.run, params, xs) for each, made in builds.items()}
+    builds = {each: timing.build(program(cell, method, direction), params, xs) for each, method in tried.items()}
+    calls = {each: functools.partial(build.run, params, xs) for each, build in builds.items()}
     times = timing.interleave(calls, repeats=options.repeats, seconds=options.seconds)
     spreads = {each: timing.spread(seconds) for each, seconds in times.items()}
-    rows = []
     for each in METHODS:
         row = Row(name, length, direction, each)
         if each in builds:
-            row = measured(row, builds[each], spreads[each], spreads["scan"])
+            yield measured(row, builds[each], spreads[each], spreads["scan"])
         else:
-            row = row._replace(reason=f"skipped: to build it would take ~{math.ceil(predicted)} s")
-        rows.append(row)
+            yield row._replace(reason=f"skipped: to build it would take ~{math.ceil(predicted)} s")
     if "static" in builds:
-        static_builds[direction] = length, builds["static"].seconds
-    return rows
+        static_builds[length] = builds["static"].seconds
+
+
+def predict(
+    options: argparse.Namespace, static: Callable[..., Any], params: Any, length: int, builds: dict[int, float]
+) -> float:
+    """Returns the seconds that static will take to build; where no smaller T was built, one is for this."""
+    if not builds:
+        short = max(1, length // 8)
+        builds[short] = timing.build(static, params, inputs(options, short)).seconds
+    built = max(builds)
+    return builds[built] * length / built
 
 
 def program(cell: Cell, method: Method, direction: str) -> Callable[[Any, Array], Any]:

@@ -159,13 +159,9 @@ def measure(sweep: str, case: Case, names: Sequence[str], options: argparse.Name
     for name, made in ready.items():
         try:
             with patience(options.patience, f"{what}: {name}"):
-                able = made.result()
-                error, part = error_of(able, given, expected)
-                rows[name] = rows[name]._replace(error=error, build_seconds=able.build_seconds)
-                if not error <= TOLERANCE[case.dtype]:
-                    raise ValueError(f"wrong: {part} is off by {error:.1%}")
-                samples = [able.sample(2 * seed, None) for seed in range(_SETS)]
-                turns |= {(name, run): Turn(able, run, samples) for run in ("forward", "both")}
+                rows[name] = checked(rows[name], made.result(), given, expected)
+                if rows[name].reason is None:
+                    turns |= turns_of(name, made.result())
         except Exception as error:  # whatever a contender fails with, the others go on
             rows[name] = rows[name]._replace(reason=report.in_short(error))
     try:
@@ -181,19 +177,27 @@ def measure(sweep: str, case: Case, names: Sequence[str], options: argparse.Name
     return list(rows.values())
 
 
+def checked(row: Row, able: Ready, given: Numbers, expected: Result) -> Row:
+    """Returns a row with the largest relative error of what a contender computes, and with what is wrong."""
+    sample = able.sample(0, given)
+    without, both = able.read_outputs(able.forward(sample)), able.read(able.both(sample))
+    error, part = worst({"forward": without, "both": both}, {"forward": expected.outputs, "both": expected})
+    right = error <= TOLERANCE[row.case.dtype]
+    reason = None if right else f"wrong: {part} is off by {error:.1%}"
+    return row._replace(error=error, build_seconds=able.build_seconds, reason=reason)
+
+
+def turns_of(name: str, able: Ready) -> dict[tuple[str, str], Turn]:
+    """Returns a contender's turns, forward and with the gradients."""
+    samples = [able.sample(2 * seed, None) for seed in range(_SETS)]
+    return {(name, run): Turn(able, run, samples) for run in ("forward", "both")}
+
+
 def all_ready(case: Case, given: Numbers, names: Sequence[str]) -> tuple[Result, dict[str, Future[Ready]]]:
     """Returns what is right, and the contenders made ready, several at a time, each with its error if it had one."""
     with ThreadPoolExecutor(min(_COMPILING, report.available_cores())) as pool:
         ready = {name: pool.submit(CONTENDERS[name], case, given) for name in names}
         return compute(case, given), ready
-
-
-def error_of(able: Ready, given: Numbers, expected: Result) -> tuple[float, str]:
-    """Returns the largest relative error of what a contender computes, and in what it is."""
-    sample = able.sample(0, given)
-    without = able.read_outputs(able.forward(sample))
-    both = able.read(able.both(sample))
-    return worst({"forward": without, "both": both}, {"forward": expected.outputs, "both": expected})
 
 
 class Turn:
