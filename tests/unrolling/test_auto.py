@@ -127,7 +127,7 @@ def row(method, **fields):
 @pytest.mark.promotes_types
 def test_on_a_device_that_is_known_the_choice_is_what_was_measured_if_that_can_serve(monkeypatch):
     rows = (row(Pallas(interpret=True), hidden=64), row(Scan(unroll=4)), row(Fused(), device="another"))
-    monkeypatch.setattr(known, "ROWS", rows)
+    monkeypatch.setattr(known, "known_rows", lambda: rows)
     cells = [LSTM(64), LSTM(64, layer_norm=True), LSTM(256), LSTM(272), GRU(64)]
     chosen = [by_rule_or_known(shapes(cell, 32)) for cell in cells]
     assert chosen == [Pallas(interpret=True), Scan(unroll=4), Scan(unroll=4), Fused(), Fused()]
@@ -136,7 +136,7 @@ def test_on_a_device_that_is_known_the_choice_is_what_was_measured_if_that_can_s
 
 
 def test_of_another_machine_nothing_is_known_but_the_rule(monkeypatch):
-    monkeypatch.setattr(known, "ROWS", (row(Scan(unroll=4)),))
+    monkeypatch.setattr(known, "known_rows", lambda: (row(Scan(unroll=4)),))
     assert Auto().method_for(shapes(LSTM(64), 32), "gpu") == Scan()
 
 
