@@ -135,6 +135,7 @@ def test_on_a_device_that_is_known_the_choice_is_what_was_measured_if_that_can_s
     assert by_rule_or_known(shapes(LSTM(64), 32, jnp.float32)) == Fused()
 
 
+@pytest.mark.promotes_types
 def test_of_another_machine_nothing_is_known_but_the_rule(monkeypatch):
     monkeypatch.setattr(known, "known_rows", lambda: (row(Scan(unroll=4)),))
     assert Auto().method_for(shapes(LSTM(64), 32), "gpu") == Scan()
