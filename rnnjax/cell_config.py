@@ -197,8 +197,8 @@ def cell_class(kind: str) -> type[library.Cell]:
     """
     names = sorted(cell_classes())
     choose = f"choose {', '.join(names[:-1])} or {names[-1]}, or name your own as package.module:Class"
-    unknown = f"unknown cell {kind!r}; {choose}{did_you_mean(kind, names)}"
-    require(":" in kind or kind in library.__all__, unknown)
+    unknown = f"unknown cell {kind!r}"
+    require(":" in kind or kind in library.__all__, f"{unknown}; {choose}{did_you_mean(kind, names)}")
     cell = _named(kind, unknown)
     single = _is_kind_of(cell, library.Cell) and not made_of_cells(cell)
     require(single, f"cell.kind must name a single cell, such as {' or '.join(names[:2])}, got {kind!r}")
@@ -216,8 +216,8 @@ def wrapper_class(name: str) -> type[library.Wrapper]:
     if name in known:
         return known[name]
     choose = f"choose from {', '.join(known)}, or name your own as package.module:Class"
-    unknown = f"unknown wrapper {name!r}; {choose}{did_you_mean(name, known)}"
-    require(":" in name, unknown)
+    unknown = f"unknown wrapper {name!r}"
+    require(":" in name, f"{unknown}; {choose}{did_you_mean(name, known)}")
     wrapper = _named(name, unknown)
     fits = _is_kind_of(wrapper, library.Wrapper) and hasattr(wrapper, "__dataclass_fields__")
     require(fits, f"cell.wrappers must name wrappers that are frozen dataclasses, got {name!r}")
@@ -229,11 +229,10 @@ C = TypeVar("C", bound=library.Cell)
 
 def _named(name: str, unknown: str) -> Any:
     """Returns the object with a name in rnnjax, or of the form package.module:Class."""
-    module, colon, name = name.rpartition(":")
-    try:
-        return getattr(named_module(module if colon else library.__name__, unknown), name)
-    except AttributeError as error:
-        raise ConfigError(f"{unknown}: {error}") from error
+    path, colon, name = name.rpartition(":")
+    module = named_module(path if colon else library.__name__, unknown)
+    require(hasattr(module, name), f"{unknown}: {path} has no {name!r}{did_you_mean(name, vars(module))}")
+    return getattr(module, name)
 
 
 def _is_kind_of(value: Any, base: type) -> bool:

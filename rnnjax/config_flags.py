@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import get_args
+from typing import Any, get_args
 
 from absl import flags
 
@@ -170,5 +170,16 @@ def _place(config: TrainConfig, path: str) -> tuple[ConfigGroup, str]:
 
 def _check_field(config: TrainConfig, group: ConfigGroup, name: str) -> None:
     if name not in field_types(group):
-        message = f"the config has no field {name!r}{did_you_mean(name, field_types(group))}"
-        raise ConfigError(message if group is config else group.unknown(name))
+        raise ConfigError(_unknown_field(config, name) if group is config else group.unknown(name))
+
+
+def _unknown_field(config: TrainConfig, name: str) -> str:
+    """Returns the message about a flag of no field: the field that it most likely means, and how to see them all."""
+    elsewhere = [f"{path}.{name}" for path, group in vars(config).items() if name in _fields_of(group)]
+    nearest = f"; did you mean {' or '.join(map(repr, elsewhere))}?" if elsewhere else ""
+    nearest = nearest or did_you_mean(name, field_types(config))
+    return f"the config has no field {name!r}{nearest or '; --help lists the fields'}"
+
+
+def _fields_of(group: Any) -> Container[str]:
+    return field_types(group) if isinstance(group, ConfigGroup) else ()

@@ -203,7 +203,7 @@ WRONG_WRAPPERS = [
         "names a wrapper twice: dropout, dropout; each .*, so name a wrapper once",
     ),
     ("--config.cell.wrappers=rnnjax:LSTM", "must name wrappers that are frozen dataclasses, got 'rnnjax:LSTM'"),
-    ("--config.cell.wrappers=no.such:Thing", "unknown wrapper 'no.such:Thing'; .*there is no module no.such"),
+    ("--config.cell.wrappers=no.such:Thing", "unknown wrapper 'no.such:Thing': there is no module no.such"),
     ("--config.cell.wrappers=project", "Project needs size; set cell.project.size"),
     ("--config.cell.dropout.rate=1", "Dropout has no field rate; leave cell.dropout.rate out"),
     ("--config.cell.dropout.inputrate=1", "Dropout has no field inputrate; .*; did you mean 'input_rate'"),

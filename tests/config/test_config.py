@@ -161,7 +161,10 @@ NEAREST = [
     ("--config.optimiser.name=sgd", "the config has no field 'optimiser'; did you mean 'optimizer'"),
     ("--config.cell.activaton=relu", r"BasicRNN has no field activaton; .*; did you mean 'activation'"),
     ("--config.cell.kind=lstm", r"unknown cell 'lstm'; .*; did you mean 'LSTM'"),
-    ("--config.zzzzzz=3", "the config has no field 'zzzzzz'$"),
+    ("--config.learning_rate=3", r"no field 'learning_rate'; did you mean 'optimizer\.learning_rate'\?$"),
+    ("--config.activation=relu", r"no field 'activation'; did you mean 'cell\.activation'\?$"),
+    ("--config.name=sgd", r"no field 'name'; did you mean '(optimizer|data)\.name' or '(optimizer|data)\.name'\?$"),
+    ("--config.zzzzzz=3", "the config has no field 'zzzzzz'; --help lists the fields$"),
 ]
 
 
