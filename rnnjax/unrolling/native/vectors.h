@@ -79,6 +79,7 @@ INLINE V v_logistic(V x) { return 1.f / (1.f + v_exp(-x)); }
 INLINE V v_tanh(V x) {
   V c = pick(x > all(7.90531f), all(7.90531f), x);
   c = pick(c < all(-7.90531f), all(-7.90531f), c);
+  Mask saturated = (x > all(9.0109f)) | (x < all(-9.0109f));  // from where on its float is 1
   V s = c * c;
   V p = all(-2.76076847742355e-16f);
   p = p * s + 2.00018790482477e-13f;
@@ -91,7 +92,7 @@ INLINE V v_tanh(V x) {
   q = q * s + 1.18534705686654e-04f;
   q = q * s + 2.26843463243900e-03f;
   q = q * s + 4.89352518554385e-03f;
-  return c * p / q;
+  return pick(saturated, pick(x > 0.f, all(1.f), all(-1.f)), c * p / q);
 }
 
 // As JAX has them: NaN in either operand is the result.
@@ -100,6 +101,13 @@ INLINE V v_min(V a, V b) { return pick((a < b) | (a != a), a, b); }
 INLINE V v_abs(V x) { return (V)((Mask)x & 0x7fffffff); }
 INLINE V v_sign(V x) { return pick(x > 0.f, all(1.f), pick(x < 0.f, all(-1.f), x)); }
 INLINE Mask v_finite(V x) { return (x - x) == (x - x); }
+INLINE bool all_finite(const float* p, long n) {
+  Mask bad = {};
+  for (long u = 0; u < n; u += LANES) bad |= ~v_finite(load(p + u, n - u));
+  for (int i = 0; i < LANES; i++)
+    if (bad[i]) return false;
+  return true;
+}
 
 #define BY_LANE(name, function)                                  \
   INLINE V name(V x) {                                           \
