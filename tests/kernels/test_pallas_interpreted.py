@@ -112,6 +112,21 @@ def test_every_instruction_computes_what_it_does_in_scan():
     check(EveryInstruction(H), given=False, **ALL)
 
 
+def test_a_state_that_overflows_before_a_reset_while_outputs_stay_finite_reaches_no_gradient():
+    cell = LSTM(H, gate_activation="relu")  # c becomes infinite, and tanh of it is 1
+    params = parameters(cell)
+    params = params._replace(b=params.b.at[1].set(1e9), w_h=0.1 * params.w_h)
+    resets = np.arange(9) == np.full((B, 1), 7)
+
+    def of_outputs(method, params, xs):
+        return jnp.sin(unroll(cell, params, xs, resets=resets, method=method)[0]).sum()
+
+    gradients = [jax.grad(functools.partial(of_outputs, method), (0, 1)) for method in (PALLAS, Scan())]
+    kernels, scan = jax.jit(lambda *given: [gradient(*given) for gradient in gradients])(params, inputs(B, 9, I))
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(kernels))
+    close(kernels, scan, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("options", [{"lengths": LENGTHS}, {"resets": RESETS}], ids=str)
 def test_each_option_by_itself_means_the_same(options):
     check(BasicRNN(H, "softplus"), **options)
