@@ -30,7 +30,7 @@ from rnnjax.unrolling.linear_scan import (
     typed_scan,
     why_not_here,
 )
-from rnnjax.unrolling.pieces import in_pieces
+from rnnjax.unrolling.pieces import in_pieces, why_not_in_pieces
 from rnnjax.unrolling.recurrence import Method, Recurrence
 from rnnjax.unrolling.selecting import all_finite, select, zeros_where
 
@@ -72,7 +72,20 @@ class Associative(Method):
 
     def why_not(self, recurrence: Recurrence) -> str | None:
         dtype = functools.reduce(np.promote_types, (leaf.dtype for leaf in jax.tree.leaves(recurrence.state)))
-        return _not_linear(recurrence.cell) or why_not_here(self.implementation, dtype, self.interpret)
+        return (
+            _not_linear(recurrence.cell)
+            or why_not_here(self.implementation, dtype, self.interpret)
+            or why_not_in_pieces(recurrence, self.remat_every)
+            or self._why_no_tree(recurrence)
+        )
+
+    def _why_no_tree(self, recurrence: Recurrence) -> str | None:
+        if self.implementation != "associative" or isinstance(recurrence.length, int):
+            return None
+        return (
+            f"Associative({self.implementation!r}) makes a tree of a number of steps that is known, got "
+            f'{recurrence.length}; use Associative("scan")'
+        )
 
     def run(self, recurrence: Recurrence) -> tuple[Any, State]:
         settings = ScanSettings(self.implementation, interpret=self.interpret)

@@ -16,6 +16,13 @@ from rnnjax.unrolling.recurrence import Recurrence, Steps
 Run = Callable[[Recurrence], tuple[Any, State]]
 
 
+def why_not_in_pieces(recurrence: Recurrence, every: int | None) -> str | None:
+    """Returns in one sentence why a recurrence cannot be run `every` steps at a time; None if it can."""
+    if every is None or isinstance(recurrence.length, int):
+        return None
+    return f"remat_every={every} takes a number of steps that is known, got {recurrence.length}; leave it out"
+
+
 def in_pieces(recurrence: Recurrence, every: int | None, run: Run) -> tuple[Any, State]:
     """Returns what a method makes of a recurrence, run `every` steps at a time (Chen et al., 2016).
 

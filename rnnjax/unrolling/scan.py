@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from rnnjax.cells.cell import State
 from rnnjax.cells.sizes import keep_sizes
-from rnnjax.unrolling.pieces import in_pieces
+from rnnjax.unrolling.pieces import in_pieces, why_not_in_pieces
 from rnnjax.unrolling.recurrence import Method, Recurrence
 
 
@@ -26,7 +26,7 @@ class Scan(Method):
         output is in the final state too); and z, if a cell computes it by more than a product and a bias.
 
     Raises:
-      ValueError: for numbers below 1.
+      ValueError: for numbers below 1; when it runs, for `remat_every` and a length that is a symbol.
 
     Example:
       >>> import jax, jax.numpy as jnp, rnnjax
@@ -45,6 +45,9 @@ class Scan(Method):
 
     def __post_init__(self):
         keep_sizes(self, "unroll", optional=("remat_every",))
+
+    def why_not(self, recurrence: Recurrence) -> str | None:
+        return why_not_in_pieces(recurrence, self.remat_every)
 
     def run(self, recurrence: Recurrence) -> tuple[Array, State]:
         return in_pieces(recurrence, self.remat_every, self._steps)

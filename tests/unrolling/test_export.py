@@ -7,7 +7,7 @@ import pytest
 from cells_under_test import CELLS, I, close, inputs, parameters
 from fixtures.thorough import main_of
 
-from rnnjax import Associative, Newton, unroll
+from rnnjax import Associative, Newton, Scan, unroll
 
 # Of every kind of cell and of wrapper one: without a key, others of a kind are the same program.
 MAIN = ("rnn", "lstm_with_everything", "own_gated", "wrapped_stack", "lru")
@@ -59,3 +59,24 @@ def test_gradients_of_a_linear_cell_are_exported_for_any_batch_and_length(method
     exported = jax.export.export(jax.jit(lambda xs: jax.tree.leaves(gradients(xs))))(like)
     given = inputs(2, 5, I)
     close(exported.call(given), jax.tree.leaves(gradients(given)))
+
+
+@pytest.mark.parametrize(
+    ("method", "sentence"),
+    [
+        (Scan(remat_every=2), "remat_every=2 takes a number of steps that is known, got T; leave it out"),
+        (Associative(remat_every=2), "remat_every=2 takes a number of steps that is known, got T; leave it out"),
+        (
+            Associative("associative"),
+            r"a tree of a number of steps that is known, got T; use Associative\(.scan",
+        ),
+    ],
+    ids=repr,
+)
+def test_what_needs_to_know_the_length_says_so(method, sentence):
+    params = parameters(CELLS["lru"])
+    (T,) = jax.export.symbolic_shape("T")
+    with pytest.raises(ValueError, match=sentence):
+        jax.eval_shape(
+            lambda xs: unroll(CELLS["lru"], params, xs, method=method), jax.ShapeDtypeStruct((2, T, I), float)
+        )
