@@ -29,7 +29,7 @@ class OptimizerConfig(ConfigGroup):
       final_fraction: the final learning rate as a fraction of `learning_rate`.
       decay_after, decay_rate: for staircase, the epochs before the first decay, and the factor for each later epoch.
       momentum: for sgd and rmsprop.
-      weight_decay: decoupled, for adamw, lamb and lion.
+      weight_decay: decoupled, of every parameter, for adamw, lamb and lion; None takes optax's: 1e-4, 0 and 1e-3.
       clip_norm: if given, gradients are scaled to at most this global norm.
     """
 

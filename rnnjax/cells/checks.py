@@ -110,6 +110,25 @@ def check_state(cell: Any, state: Any, batch: tuple[int, ...], dtype: Any) -> An
     return jax.tree.map(lambda leaf, like: jnp.asarray(leaf).astype(like.dtype), state, expected)
 
 
+def check_new_state(cell: Any, new: Any, state: Any) -> None:
+    """Raises unless the state after a step has the structure and the shapes of the one before it."""
+    alike = jax.tree.structure(new) == jax.tree.structure(state)
+    if not alike or [*map(np.shape, jax.tree.leaves(new))] != [*map(np.shape, jax.tree.leaves(state))]:
+        name, like = type(cell).__name__, describe(state)
+        raise TypeError(f"{name} must make a new state that is built as the old one, {like}, got {describe(new)}")
+
+
+def check_new_types(cell: Any, new: Any, state: Any) -> None:
+    """Raises unless the state after a step has the types of the one before it, whose structure it has."""
+    for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(new)):
+        was, got = jnp.result_type(before), jnp.result_type(after)
+        if was != got and not jax.typeof(before).weak_type:
+            raise TypeError(
+                f"{type(cell).__name__} must make a new state of the types of the old one, got {got} for {was}; "
+                "cast what the step returns, or have initial_state return what it casts to"
+            )
+
+
 def describe(state: Any) -> str:
     """Returns a tree's structure with the shapes of its arrays, such as ``LSTMState(h=[4, 8], c=[4, 8])``."""
     return str(jax.tree.map(lambda leaf: _Shape(np.shape(leaf)), state))

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.cell import Params, State
+from rnnjax.cells.checks import check_new_state
 from rnnjax.cells.hidden_cell import HiddenCell
 from rnnjax.cells.initializers import Initializer, gate_kernels, gate_vectors, vector_initializer
 from rnnjax.cells.sizes import Size, check_size
@@ -108,6 +109,7 @@ class DiagonalCell(HiddenCell):
         # In full, so that the gradient of the weights is one sum.
         r = h * jnp.broadcast_to(w_h, (*h.shape[:-2], *w_h.shape))
         new = self.gates(params, state, jax.tree.map(lambda leaf: _at_least(dtype, leaf), z), r)
+        check_new_state(self, new, state)
         return jax.tree.map(lambda after, before: after.astype(before.dtype), new, state)
 
 

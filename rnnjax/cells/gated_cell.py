@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.blocks import RecurrentWeight, block_product, in_blocks
 from rnnjax.cells.cell import Params, State, compute_dtype
+from rnnjax.cells.checks import check_new_state
 from rnnjax.cells.hidden_cell import HiddenCell
 from rnnjax.cells.initializers import Initializer, gate_kernels, gate_vectors, initializer
 from rnnjax.cells.projecting import matrix
@@ -106,6 +107,7 @@ class GatedCell(HiddenCell):
     def advance(self, params: Params, state: State, z: Any) -> State:
         r = recurrent_product(state.h, self.recurrent_weight(params), compute_dtype(z))
         new = self.gates(params, state, z, r)
+        check_new_state(self, new, state)
         return jax.tree.map(lambda after, before: after.astype(before.dtype), new, state)
 
 

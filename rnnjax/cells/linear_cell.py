@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from rnnjax.cells.cell import Params, State
+from rnnjax.cells.checks import check_new_state
 from rnnjax.cells.hidden_cell import HiddenCell
 from rnnjax.cells.initializers import gate_kernels, gate_vectors
 from rnnjax.cells.pairs import is_complex, map_numbers, plus, times
@@ -86,6 +87,7 @@ class LinearCell(HiddenCell):
     def advance(self, params: Params, state: State, z: Any) -> State:
         a, b = coefficients_like(self, params, z, state)
         new = map_numbers(lambda h, a, b: plus(times(a, h), b), state, a, b)
+        check_new_state(self, new, state)
         return jax.tree.map(lambda after, before: after.astype(before.dtype), new, state)
 
 

@@ -322,7 +322,8 @@ class LearnedParams(NamedTuple):
 class LearnedState(Wrapper):
     """A cell whose initial state is a parameter, which starts as the wrapped cell's initial state.
 
-    It is used if no state is given, and wherever the state is reset.
+    It is used if no state is given, and wherever the state is reset. `init` raises `TypeError` for a state with numbers
+    that are not floating point, such as a counter.
 
     Example:
       >>> import jax, jax.numpy as jnp, rnnjax
@@ -338,6 +339,10 @@ class LearnedState(Wrapper):
     def init(self, key: PRNGKeyArray, input_size: Size) -> LearnedParams:
         params = self.cell.init(key, input_size)
         batch_of_one = self.cell.start(params, 1, jnp.float32)
+        types = [str(leaf.dtype) for leaf in jax.tree.leaves(batch_of_one)]
+        if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in types):
+            of = f"that of {type(self.cell).__name__} has {', '.join(types)}"
+            raise TypeError(f"LearnedState learns states of floating-point numbers, and {of}; leave LearnedState out")
         return LearnedParams(params, jax.tree.map(lambda leaf: leaf[0], batch_of_one))
 
     def start(self, params: LearnedParams, batch_size: int | tuple[int, ...], dtype: DTypeLike) -> State:

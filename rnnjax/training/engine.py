@@ -16,6 +16,7 @@ from rnnjax.backend import asks_after_each_step
 from rnnjax.config import TrainConfig
 from rnnjax.errors import require
 from rnnjax.optimizer import Optimizer, build_optimizer, check_frozen
+from rnnjax.tasks.checks import check_splits
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import ResidentFeed, SentFeed, Traced, epoch_orders
 from rnnjax.training.directory.model_file import shapes
@@ -100,9 +101,10 @@ def plan(task: Task, config: TrainConfig, runs: int = 1) -> TrainingSchedule:
       runs: how many are trained together.
 
     Raises:
-      ConfigError: as `training_schedule`, if their states, data and a batch need more memory than there is, or for a
-        pattern of frozen parameters that fits none or all.
+      ConfigError: as `training_schedule`, for a missing split, if their states, data and a batch need more memory than
+        there is, or for a pattern of frozen parameters that fits none or all.
     """
+    check_splits(task)
     schedule = training_schedule(task, config)
     require_room(task, config, optimizer_of(config, schedule)(), runs)
     check_frozen(config.frozen, shapes(task))

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from rnnjax.errors import TrainingError
 from rnnjax.metric_names import OF_OPTIMIZER, of_task
+from rnnjax.tasks.checks import check_best_metric
 from rnnjax.training.directory.checkpoint import Checkpoints, Unfinished
 from rnnjax.training.engine import Engine
 from rnnjax.training.log_window import LogWindow, Metrics, steps_in
@@ -128,11 +129,14 @@ class Record(abc.ABC):
 
         Raises:
           TrainingError: if there is a failure.
+          ConfigError: if the task has no such metric as its best one.
         """
         runs = len(self.diverged)  # without padding
         metrics = {name: values[:runs] for name, values in results.on_host().items()}
         evaluated = range(0 if results.validation is None else runs)
         validation = [self.task.metrics(of_run(results.validation or {}, index)) for index in evaluated]
+        for row in validation:
+            check_best_metric(self.task, row)
         # First, since it decides which lines are written.
         if metrics:
             self._note_divergence(metrics["loss"], results.step)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from rnnjax.optimizer import Optimizer
 from rnnjax.parallel.mesh import BATCH, EVERYWHERE, RUNS, sum_over
+from rnnjax.tasks.checks import checked_loss
 from rnnjax.tasks.task import Batch, Metrics, Task, Weighted
 from rnnjax.unrolling.varying import vary, varying_axes
 
@@ -71,7 +72,7 @@ def train_step(
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), jax.lax.axis_index(BATCH))
 
     def total_loss(params: Any) -> tuple[Array, tuple[Sums, Any]]:
-        values, carry = task.loss(params, state.carry, batch, key)
+        values, carry = checked_loss(task, params, state.carry, batch, key)
         sums = metric_sums(values, weight)
         return sums["loss"].value, (sums, carry)
 
@@ -123,7 +124,7 @@ def evaluation_sums(task: Task, params: Any, carry: Any, batch: Batch, weight: F
     Returns:
       the recurrent state after the batch, and the sums of every metric over the whole batch.
     """
-    values, carry = task.loss(params, carry, batch, None)
+    values, carry = checked_loss(task, params, carry, batch, None)
     return carry, sum_over(BATCH, metric_sums(values, weight))
 
 

@@ -27,14 +27,21 @@ def check_cell(cell: Any) -> None:
     raise TypeError(f"cell must be a cell, such as LSTM(128), got {got}")
 
 
-def check_inputs(xs: Any) -> None:
-    """Raises unless `xs` can be a batch of sequences of features; T = 0 and an empty batch are allowed."""
+def check_inputs(xs: Any) -> Array:
+    """Returns `xs` as an array, raising unless it can be a batch of sequences; T = 0 and an empty batch are allowed."""
+    try:
+        xs = jnp.asarray(xs)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"xs must be an array [*batch, T, I], got {type(xs).__name__}; pass cell, params, xs"
+        ) from error
     shape = np.shape(xs)
     if len(shape) < 2:
         raise ValueError(f"xs must have shape [*batch, T, I], two axes at least, got {list(shape)}")
     if shape[-1] == 0:
         raise ValueError(f"xs must have at least one feature, got the shape {list(shape)}")
     check_floating("xs", xs)
+    return xs
 
 
 def check_lengths(lengths: Any, batch: tuple[int, ...], length: int) -> Int[Array, " *B"]:

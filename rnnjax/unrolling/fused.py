@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from rnnjax.cells.cell import Params, State
+from rnnjax.cells.checks import check_new_state
 from rnnjax.cells.gated_cell import GatedCell, recurrent_product
 from rnnjax.cells.sizes import keep_sizes
 from rnnjax.cells.traits import fuses
@@ -193,5 +194,7 @@ def _tangents_by_params(cell: GatedCell, params: Params, d_params: Params, start
 def _gates(cell: GatedCell, params: Params, before: State, z: Any, r: Array) -> State:
     """Returns the new state in the types of the state before it; z is None where r is the sum of both."""
     z = jnp.zeros_like(r) if z is None else z
+    after = cell.gates(params, before, z, r)
+    check_new_state(cell, after, before)
     # Cast back, since a loop's carry must keep its types.
-    return jax.tree.map(lambda new, old: new.astype(old.dtype), cell.gates(params, before, z, r), before)
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), after, before)

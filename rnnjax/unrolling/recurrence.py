@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from rnnjax.cells.cell import Cell, Key, Params, State
+from rnnjax.cells.checks import check_new_state, check_new_types
 from rnnjax.unrolling.cutting import Taken, nan_up_to_reset, step_before_reset
 from rnnjax.unrolling.selecting import select, zeros_where
 from rnnjax.unrolling.varying import vary, varying_axes
@@ -68,6 +69,8 @@ class Recurrence(NamedTuple):
             after, y = self.cell.step(self.params, before, step.z)
         else:
             after, y = step_before_reset(self.cell, Taken(self.params, before, step.z, self.initial, step.followed))
+        check_new_state(self.cell, after, before)
+        check_new_types(self.cell, after, before)
         # Back to `state`, not to `before`: a reset at a step that is missing is skipped with it.
         after = after if step.valid is None else select(step.valid, after, state)
         return after, (y, after) if self.keeps_states else y

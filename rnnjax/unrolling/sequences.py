@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 from rnnjax.cells.cell import Cell, Key, Params, State
 from rnnjax.cells.checks import check_params, check_state
 from rnnjax.cells.sizes import as_batch_size
+from rnnjax.errors import first_line
 from rnnjax.unrolling.auto import default_method
 from rnnjax.unrolling.checks import check_cell, check_flags, check_inputs, check_lengths, check_method
 from rnnjax.unrolling.cutting import cut_off, followed_by_reset
@@ -153,8 +154,7 @@ def _checked_settings(cell, method, reverse: bool, time_major: bool, keeps_state
 def _checked(settings: _Settings, params, xs, state, lengths, mask, resets, key):
     """Returns what `unroll` or `unroll_states` returns, after checking every other argument."""
     cell, time_major = settings.cell, settings.time_major
-    xs = jnp.asarray(xs)
-    check_inputs(xs)
+    xs = check_inputs(xs)
     check_params(cell, params, xs.shape[-1])
     length, batch = (xs.shape[0], xs.shape[1:-1]) if time_major else (xs.shape[-2], xs.shape[:-2])
     lengths = None if lengths is None else check_lengths(lengths, batch, length)
@@ -219,9 +219,8 @@ def _in_order(settings: _Settings, states: State, batch_axes: int, lengths: Arra
 
 def _over_time(settings: _Settings, params, xs, state, valid, gaps: bool, resets, key):
     """Returns ``(ys, state)`` for time-major inputs; `gaps` says whether invalid steps may lie between valid ones."""
-    cell, batch = settings.cell, as_batch_size(xs.shape[1:-1])
-    initial = None if resets is None else cell.start(params, batch, xs.dtype)
-    state = cell.start(params, batch, xs.dtype) if state is None else state
+    initial = None if resets is None else _start(settings.cell, params, xs)
+    state = _start(settings.cell, params, xs) if state is None else state
     if 0 in xs.shape[:-1]:
         return _over_nothing(settings, params, xs, state)
     lost = followed = None
@@ -230,11 +229,29 @@ def _over_time(settings: _Settings, params, xs, state, valid, gaps: bool, resets
         xs, state, lost = cut_off(xs, state, initial, resets)
         followed = followed_by_reset(resets)
     keeps_states = settings.keeps_states
-    sequence = CellSequence(cell, params, xs, state, initial, valid, resets, key, gaps, keeps_states, followed)
+    sequence = CellSequence(settings.cell, params, xs, state, initial, valid, resets, key, gaps, keeps_states, followed)
     ys, state = settings.method.over(sequence)
     if lost is not None:
         ys = select(lost, jnp.full_like(ys, jnp.nan), ys)
     return ys, state
+
+
+def _start(cell: Cell, params: Params, xs: Array) -> State:
+    """Returns the state that time-major sequences start from.
+
+    Raises:
+      TypeError: if the cell's `initial_state` takes a whole number alone, and there is not one batch axis.
+    """
+    batch = as_batch_size(xs.shape[1:-1])
+    try:
+        return cell.start(params, batch, xs.dtype)
+    except TypeError as error:
+        if not isinstance(batch, tuple):
+            raise
+        raise TypeError(
+            f"no initial state of {type(cell).__name__} for the batch axes {list(batch)} ({first_line(error)}); have "
+            "initial_state take a tuple for batch_size, or give xs with one batch axis"
+        ) from error
 
 
 def _over_nothing(settings: _Settings, params, xs, state):

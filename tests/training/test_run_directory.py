@@ -148,7 +148,9 @@ def test_the_run_of_the_same_config_is_gone_on_with(run):
 
 def test_the_run_of_another_config_is_refused_by_the_fields_that_differ(run):
     before = files(run.directory.path)
-    with pytest.raises(ConfigError, match=r"different: epochs, log_every\); choose another --workdir"):
+    with pytest.raises(
+        ConfigError, match=r"different: epochs, log_every\); choose another --workdir, where --init_from"
+    ):
         claim(run.directory.path, epochs=3, log_every=1)
     assert files(run.directory.path) == before
 

@@ -27,6 +27,10 @@ def test_inputs_need_an_axis_of_time_and_one_of_features(shape):
     )
 
 
+def test_inputs_that_are_parameters_are_refused():
+    refused(TypeError, r"xs must be an array \[\*batch, T, I\], got dict; pass cell, params, xs", {"w": jnp.zeros(3)})
+
+
 def test_inputs_without_features_are_refused():
     refused(ValueError, r"xs must have at least one feature, got the shape \[2, 3, 0\]", jnp.zeros((B, T, 0)))
 

@@ -79,7 +79,7 @@ class RunDirectory:
             if different:
                 raise ConfigError(
                     f"{self.path} holds a run of another config (different: {', '.join(different)}); "
-                    "choose another --workdir, or give the same config to resume"
+                    "choose another --workdir, where --init_from can take its parameters, or resume by the same config"
                 )
         elif self.path.exists() and (not self.path.is_dir() or self._holds_other_files()):
             raise ConfigError(f"{self.path} is not empty and holds no run; choose another --workdir")
