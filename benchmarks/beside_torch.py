@@ -15,6 +15,7 @@ from rnnjax.config import TrainConfig
 from rnnjax.config_group import freeze
 from rnnjax.data.dataset import Arrays
 from rnnjax.parallel.mesh import provide_cpu_devices
+from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Task
 
 Call = Callable[[], Any]
@@ -25,10 +26,8 @@ class Question(NamedTuple):
 
     Attributes:
       name: of the benchmark.
-      description: what it measures.
       variants: of the task's config, by name; the first of `offered` is the one that is taken.
       offered: those that PyTorch's model is written for.
-      build: makes the task.
       torch_call: makes the call that takes so many steps on examples with PyTorch, on a device by its name.
       steps: in a call; None for all of an epoch.
       repeats: calls of each contender.
@@ -36,10 +35,8 @@ class Question(NamedTuple):
     """
 
     name: str
-    description: str
     variants: Mapping[str, Any]
     offered: Sequence[str]
-    build: Callable[[Any], Task]
     torch_call: Callable[[Arrays, Any, int, str], Call]
     steps: int | None
     repeats: int
@@ -69,7 +66,8 @@ class Row(NamedTuple):
 
 def parse(question: Question, arguments: Sequence[str]) -> argparse.Namespace:
     """Returns the options of such a command."""
-    parser = command.FiguresParser(question.name, f"{question.description}, beside PyTorch.", steps=1, repeats=1)
+    what = f"{question.of_step[0]} a second of training, beside PyTorch."
+    parser = command.FiguresParser(question.name, what, steps=1, repeats=1)
     add, steps, repeats = parser.add_argument, question.steps, question.repeats
     add("--variant", choices=question.offered, default=question.offered[0])
     add("--data", metavar="PATH", help="folder of the original files; else RNNJAX_DATA")
@@ -91,7 +89,7 @@ def compare(question: Question, options: argparse.Namespace) -> None:
     config = copy.deepcopy(question.variants[options.variant])
     config.data.path = options.data
     config = freeze(config)
-    task, device = question.build(config), torch_device()
+    task, device = build_task(config), torch_device()
     epoch = engine.steps_in_epoch(task, config)
     options.steps = min(epoch, options.steps or epoch)
     if device == "cuda":
@@ -102,8 +100,7 @@ def compare(question: Question, options: argparse.Namespace) -> None:
         f"{options.variant}: calls of {options.steps} steps, {count(config)} {unit} a step"
     )
     makers = makers_of_rnnjax(task, config, options.methods, options.steps)
-    examples = engine.training_examples(task)
-    makers["PyTorch"] = lambda: question.torch_call(examples, config, options.steps, device)
+    makers["PyTorch"] = lambda: question.torch_call(task.data.splits["train"], config, options.steps, device)
     rows = measure(makers, options, count(config))
     on = report.machine() | {"torch": torch.__version__}
     report.show(options, columns(unit), rows, on=on, about=about)

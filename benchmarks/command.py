@@ -1,9 +1,11 @@
-"""What every benchmark is as a command: ``main(arguments)`` and ``parse(arguments)``, the same words, one end."""
+"""What every benchmark is as a command: ``main(arguments)`` and ``parse(arguments)``, the same words, one end.
+
+`main` runs it with the arguments after its name, and raises the library's errors; `parse` returns its options.
+"""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import math
 import os
 import sys
@@ -124,14 +126,4 @@ def output_path(text: str) -> Path:
     folder = path.parent
     if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
         raise argparse.ArgumentTypeError(f"cannot write {text}: name a file in a folder that exists and is writable")
-    return path
-
-
-def plot_path(text: str) -> Path:
-    """Returns the path of a picture that can be drawn and written."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise argparse.ArgumentTypeError('plots need matplotlib; install it with: pip install "rnnjax[bench]"')
-    path = output_path(text)
-    if path.suffix not in (".png", ".svg", ".pdf"):
-        raise argparse.ArgumentTypeError(f"cannot draw {text}: its name must end in .png, .svg or .pdf")
     return path

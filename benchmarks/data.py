@@ -26,17 +26,11 @@ class Row(NamedTuple):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs the command with the arguments after its name.
-
-    Raises:
-      DataError: if the folder has not the original files.
-    """
     options = parse(arguments)
     report.show(options, _COLUMNS, measure(options))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the command's options."""
     parser = command.FiguresParser("data", "Times opening MNIST, imports not counted.", repeats=1)
     parser.add_argument("--source", required=True, help="folder with the four original files")
     parser.add_argument("--repeats", type=command.at_least_one, default=5)

@@ -57,30 +57,19 @@ class Contender(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What was measured of a contender: seconds of a step, and its examples per second over those of `jit`."""
+    """What was measured of a contender: seconds of a step, and its examples per second over those of `jit`.
+
+    `cost` is the time that mapping adds on one device, as a part of that of `jit`.
+    """
 
     contender: Contender
     seconds: timing.Spread
     gain: float
+    cost: float | None
     turns: int
-
-    @property
-    def cost(self) -> float | None:
-        """The time that mapping adds on one device, as a part of that of `jit`."""
-        return 1 / self.gain - 1 if self.contender.devices == 1 and self.contender.map != "jit" else None
-
-    def as_json(self) -> dict[str, Any]:
-        """Returns the row with its cost."""
-        own = {"seconds": self.seconds, "gain": self.gain, "cost": self.cost, "turns": self.turns}
-        return self.contender._asdict() | own
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs the command with the arguments after its name.
-
-    Raises:
-      ConfigError: if there are not so many devices.
-    """
     options = parse(arguments)
     provide_cpu_devices()
     available = jax.device_count()
@@ -88,13 +77,10 @@ def main(arguments: Sequence[str]) -> None:
     sentence = f"--devices {options.devices} is more than the {available} devices there are"
     require(options.devices <= available, sentence)
     about = f"{options.cell}, (T, B, I, H) = ({', '.join(map(str, options.shape))}), float32"
-    rows = report.show(options, _COLUMNS, measure_all(options), about=about)
-    if options.plot:
-        plot(rows, options.plot)
+    report.show(options, _COLUMNS, measure_all(options), about=about)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the command's options."""
     what = "A batch split over devices, by shard_map and by pmap."
     parser = command.FiguresParser("devices", what, _EPILOG, cell="BasicRNN", shape=(2, 5, 3, 4), seconds=0.01)
     add = parser.add_argument
@@ -103,15 +89,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--devices", type=command.at_least_one, metavar="N", help="up to so many; all")
     add("--steps", type=command.at_least_one, default=8, metavar="N", help="of a call; 8")
     parser.add_seconds(20.0, "of measuring a table, at least three turns")
-    add("--plot", type=command.plot_path, metavar="PATH", help="draw the gains here: .png, .svg or .pdf")
     return parser.options(arguments)
 
 
 def measure_all(options: argparse.Namespace) -> Iterator[Row]:
-    """Yields the rows of both kinds of scaling."""
-    case = Case(options.cell, 1, *options.shape)
-    for scaling in ("strong", "weak"):
-        yield from measure(case, scaling, device_counts(options.devices), options.steps, options.seconds)
+    """Yields the rows of each kind of scaling: `jit` on one device, then each way of mapping on each number."""
+    case, counts = Case(options.cell, 1, *options.shape), device_counts(options.devices)
+    for scaling, weak in (("strong", 0), ("weak", 1)):
+        contenders = [Contender(scaling, "jit", 1, case.B)]
+        contenders += [Contender(scaling, map, count, case.B * count**weak) for count in counts for map in MAPS]
+        turns = {each: timing.Turn(training_steps(case, each, options.steps)) for each in contenders}
+        timing.interleave(turns, repeats=1000, seconds=options.seconds)
+        times = {each: [time / options.steps for time in turn.times[1:]] for each, turn in turns.items()}
+        yield from (row(each, own, times[contenders[0]], case.B) for each, own in times.items())
 
 
 def device_counts(most: int) -> list[int]:
@@ -119,25 +109,17 @@ def device_counts(most: int) -> list[int]:
     return [2**power for power in range(most.bit_length()) if 2**power < most] + [most]
 
 
-def measure(case: Case, scaling: str, counts: Sequence[int], steps: int, seconds: float) -> list[Row]:
-    """Returns the rows of one kind of scaling: `jit` on one device, then each way of mapping on each number."""
-    contenders = [Contender(scaling, "jit", 1, case.B)] + [
-        Contender(scaling, map, count, case.B * (count if scaling == "weak" else 1)) for count in counts for map in MAPS
-    ]
-    turns = {each: timing.Turn(training_steps(case._replace(B=each.batch), each, steps)) for each in contenders}
-    timing.interleave(turns, repeats=1000, seconds=seconds)
-    times = {contender: [time / steps for time in turn.times[1:]] for contender, turn in turns.items()}
-    return [row(contender, own, times[contenders[0]], case.B) for contender, own in times.items()]
-
-
 def row(contender: Contender, seconds: Sequence[float], base: Sequence[float], base_batch: int) -> Row:
     """Returns the row of a contender from its turns and those of `jit`."""
     gains = [one / own * contender.batch / base_batch for own, one in zip(seconds, base)]
-    return Row(contender, timing.spread(seconds), timing.spread(gains).median, len(seconds))
+    gain = timing.spread(gains).median
+    cost = 1 / gain - 1 if contender.devices == 1 and contender.map != "jit" else None
+    return Row(contender, timing.spread(seconds), gain, cost, len(seconds))
 
 
 def training_steps(case: Case, contender: Contender, steps: int) -> Callable[[], Any]:
     """Returns a call that takes so many steps from the state that the one before it left, and returns their losses."""
+    case = case._replace(B=contender.batch)
     model, task = classifier(case)
     optimizer = optax.adam(LEARNING_RATE)
     parallel = ParallelConfig(map=contender.map if contender.map in MAPS else MAPS[0])
@@ -160,20 +142,6 @@ def many(step: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[..., tuple[Any
         return jax.lax.scan(one, state, rows)
 
     return taken
-
-
-def plot(rows: Sequence[Row], path: Any) -> None:
-    """Draws the gains over the number of devices, one picture a kind of scaling, beside the ideal."""
-    figure, axes = report.figure(1, 2)
-    for axis, scaling in zip(axes[0], ("strong", "weak")):
-        for map in MAPS:
-            own = [row for row in rows if row.contender[:2] == (scaling, map)]
-            axis.plot([row.contender.devices for row in own], [row.gain for row in own], marker="o", label=map)
-        most = max(row.contender.devices for row in rows)
-        axis.plot([1, most], [1, most], color="grey", linestyle=":", label="ideal")
-        axis.set(xlabel="devices", ylabel="examples per second over jit on one", title=f"{scaling} scaling")
-        axis.legend()
-    report.save_figure(figure, path)
 
 
 if __name__ == "__main__":

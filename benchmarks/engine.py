@@ -15,7 +15,6 @@ from jax.sharding import Mesh
 
 from rnnjax import Method
 from rnnjax.config import TrainConfig
-from rnnjax.data.dataset import Arrays
 from rnnjax.optimizer import build_optimizer
 from rnnjax.parallel.mesh import batch_mesh, device_counts, filled_batch
 from rnnjax.tasks.task import Task
@@ -31,11 +30,6 @@ from rnnjax.unrolling.auto import choosing
 def steps_in_epoch(task: Task, config: TrainConfig) -> int:
     """Returns the number of training steps in an epoch."""
     return epoch_steps(task, config.batch_size)
-
-
-def training_examples(task: Task) -> Arrays:
-    """Returns the examples that a task trains on, by field."""
-    return task.data.splits["train"]
 
 
 def first_params(task: Task, config: TrainConfig, optimizer: optax.GradientTransformation) -> Any:
@@ -86,7 +80,7 @@ def _call(
     method: Method | None,
 ) -> Callable[[], Any]:
     """Returns a call of one program, of an order's steps from the state that the last call left; it returns losses."""
-    feed = ResidentFeed(mesh, training_examples(task), config.batch_size)
+    feed = ResidentFeed(mesh, task.data.splits["train"], config.batch_size)
     program = TrainProgram(task, lambda _: optimizer, mesh, feed, map=config.parallel.map)
     states = as_only_run(mesh, place_state(mesh, initial_train_state(task, optimizer)(config.seed)))
 

@@ -17,21 +17,14 @@ from benchmarks import beside_torch, command
 from benchmarks.pytorch import torch_module
 from configs.ptb import VARIANTS
 from rnnjax.data.dataset import Arrays
-from rnnjax.tasks import build_task
 from rnnjax.tasks.language_model import Config
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs the command with the arguments after its name.
-
-    Raises:
-      ConfigError: if PyTorch is not installed; DataError: if the Penn Treebank is not found.
-    """
     beside_torch.compare(QUESTION, parse(arguments))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the command's options."""
     return beside_torch.parse(QUESTION, arguments)
 
 
@@ -84,10 +77,8 @@ def torch_model(config: Config, device: str) -> Any:
 
 QUESTION = beside_torch.Question(
     name="language_model",
-    description="Words per second of training",
     variants=VARIANTS,
     offered=("small", "medium", "large"),
-    build=build_task,
     torch_call=torch_steps,
     steps=20,
     repeats=15,

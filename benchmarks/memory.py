@@ -66,18 +66,12 @@ class Row(NamedTuple):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs the command with the arguments after its name.
-
-    Raises:
-      ConfigError: where it is not known how much memory a program takes.
-    """
     options = parse(arguments)
     about = f"batch {options.batch}, input {options.input}, hidden {options.hidden}, float32"
     report.show(options, _COLUMNS, measure_all(options), about=about)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the command's options."""
     what, small = "Memory of a training step over the length of the sequence.", {"lengths": [16, 64], "hidden": 8}
     parser = command.FiguresParser("memory", what, _EPILOG, batch=2, **small)
     add, count = parser.add_argument, command.at_least_one

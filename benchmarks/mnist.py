@@ -14,21 +14,14 @@ from benchmarks import beside_torch, command
 from benchmarks.pytorch import Classifier, torch_module, train_epoch
 from configs.mnist import VARIANTS
 from rnnjax.data.dataset import Arrays
-from rnnjax.tasks import build_task
 from rnnjax.tasks.mnist import Config
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs the command with the arguments after its name.
-
-    Raises:
-      ConfigError: if PyTorch is not installed; DataError: if MNIST is not found.
-    """
     beside_torch.compare(QUESTION, parse(arguments))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the command's options."""
     return beside_torch.parse(QUESTION, arguments)
 
 
@@ -44,10 +37,8 @@ def torch_epoch(examples: Arrays, config: Config, steps: int, device: str) -> Ca
 
 QUESTION = beside_torch.Question(
     name="mnist",
-    description="Seconds of an epoch of MNIST",
     variants=VARIANTS,
     offered=("lstm150", "rnn150", "gru150"),
-    build=build_task,
     torch_call=torch_epoch,
     steps=None,
     repeats=5,

@@ -1,4 +1,4 @@
-"""Reporting: what the figures were taken on, an aligned table, JSON, a plot."""
+"""Reporting: what the figures were taken on, an aligned table, JSON."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ def show(
     Returns:
       the rows.
     """
-    on, found = on or machine(), []
+    on, found, (titles,) = on or machine(), [], table_lines(columns, [])
     table: dict[str, list[Any]] = {"titles": [column.title for column in columns], "rows": []}
-    print("\n".join([header(on), *([about] if about else []), "", title_line(columns)]), flush=True)
+    print("\n".join([header(on), *([about] if about else []), "", titles]), flush=True)
     try:
         for row in rows:
             if isinstance(row, str):
@@ -88,7 +88,8 @@ def show(
             print(line(columns, table["rows"][-1]), flush=True)
             if options.json:
                 more = {name: value(found) if callable(value) else value for name, value in content.items()}
-                whole = {"machine": on, "settings": settings(options), "rows": found, "table": table}
+                asked = {name: value for name, value in vars(options).items() if name not in ("json", "plot")}
+                whole = {"machine": on, "settings": asked, "rows": found, "table": table}
                 write_json(options.json, **whole, **more)
     finally:
         if found and last is not None:
@@ -98,18 +99,12 @@ def show(
 
 def table_lines(columns: Sequence[Column], rows: Iterable[Any]) -> list[str]:
     """Returns all of a table as it is printed."""
-    return [title_line(columns), *(line(columns, cells(columns, row)) for row in rows)]
-
-
-def settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Returns what was asked for, without the files to write."""
-    return {name: value for name, value in vars(options).items() if name not in ("json", "plot")}
+    titles = line(columns, [column.title for column in columns])
+    return [titles, *(line(columns, cells(columns, row)) for row in rows)]
 
 
 def as_json(value: Any) -> Any:
-    """Returns a value as JSON can hold it: of a row what it says itself, or its fields."""
-    if hasattr(value, "as_json"):
-        return as_json(value.as_json())
+    """Returns a value as JSON can hold it: of a row its fields."""
     if hasattr(value, "_asdict"):
         return as_json(value._asdict())
     if isinstance(value, dict):
@@ -169,11 +164,6 @@ def line(columns: Sequence[Column], texts: Sequence[object]) -> str:
     return "  ".join(parts).rstrip()
 
 
-def title_line(columns: Sequence[Column]) -> str:
-    """Returns the first line of a table."""
-    return line(columns, [column.title for column in columns])
-
-
 def si(value: float | None, unit: str) -> str:
     """Returns a value with three figures and a prefix, such as ``1.23 ms`` or ``45.0 MB``; nothing for None."""
     if value is None:
@@ -188,19 +178,3 @@ def si(value: float | None, unit: str) -> str:
 def write_json(path: Path, **content: Any) -> None:
     """Writes one object with the given fields."""
     path.write_text(json.dumps(as_json(content), indent=1) + "\n")
-
-
-def figure(rows: int, columns: int) -> tuple[Any, Any]:
-    """Returns a matplotlib figure and its axes, an array ``[rows, columns]``."""
-    # Imported here because it takes half a second, and without pyplot, which keeps global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure((4.2 * columns, 3.2 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """Writes a figure in the format that its name ends in."""
-    figure.savefig(path, dpi=110)

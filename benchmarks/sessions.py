@@ -41,7 +41,6 @@ class Row(NamedTuple):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs the command with the arguments after its name."""
     options = parse(arguments)
     cell = getattr(rnnjax, options.cell)(options.hidden)
     about = f"{cell!r}, {options.input} inputs"
@@ -49,7 +48,6 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the command's options."""
     small = {"slots": [3], "hidden": 2, "input": 2, "repeats": 1}
     parser = command.FiguresParser("sessions", "Times sessions that step together.", **small)
     add, count = parser.add_argument, command.at_least_one

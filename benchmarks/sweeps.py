@@ -44,6 +44,7 @@ class Row(NamedTuple):
     seeds: int
     runs_seconds: float
     sweep_seconds: float
+    ratio: float
     compile_seconds: float
     run_step_seconds: float
     sweep_step_seconds: float
@@ -51,29 +52,14 @@ class Row(NamedTuple):
     runs_mean: float
     sweep_mean: float
 
-    @property
-    def ratio(self) -> float:
-        """The sweep's time over that of the runs."""
-        return self.sweep_seconds / self.runs_seconds
-
-    def as_json(self) -> dict[str, Any]:
-        """Returns the row with its ratio."""
-        return {**self._asdict(), "ratio": self.ratio}
-
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs the command with the arguments after its name.
-
-    Raises:
-      TrainingError: if a run or a sweep does not end well.
-    """
     options = parse(arguments)
     about = " ".join([options.config, *processes.config_arguments(options)])
     report.show(options, _COLUMNS, measure(options), on=processes.machine(), about=about)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the command's options."""
     what = "Seeds as one sweep, and as runs one after the other."
     parser = command.FiguresParser("sweeps", what, _EPILOG, seeds=[2], runs=1, epochs=1)
     add, count = parser.add_argument, command.at_least_one
@@ -111,10 +97,12 @@ def row(seeds: int, runs: Sequence[tuple[float, dict[str, Any]]], sweep_seconds:
     summaries, metric = [summary for _, summary in runs], results["metric"]
     rate = statistics.fmean(summary["steps_per_second"] for summary in summaries)
     last = [summary["final"]["validation"][metric] for summary in summaries]
+    runs_seconds = seeds * statistics.fmean(seconds for seconds, _ in runs)
     return Row(
         seeds,
-        seeds * statistics.fmean(seconds for seconds, _ in runs),
+        runs_seconds,
         sweep_seconds,
+        sweep_seconds / runs_seconds,
         math.fsum(group["compile_seconds"] for group in results["groups"]),
         1 / rate,
         math.fsum(len(group["runs"]) / group["steps_per_second"] for group in results["groups"]),

@@ -80,11 +80,6 @@ def planned_memory(compiled: jax.stages.Compiled) -> Memory | None:
     return Memory(plan.argument_size_in_bytes, plan.output_size_in_bytes, plan.temp_size_in_bytes)
 
 
-def device_peak_bytes() -> int | None:
-    """Returns the most that the first device's allocator ever held in this process, None where it does not count."""
-    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-
-
 def interleave(
     contenders: Mapping[K, Callable[[], Any]],
     *,

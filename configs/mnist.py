@@ -3,7 +3,8 @@
     python -m rnnjax.train --config configs/mnist.py[:variant]
 
 Ours is the mean of three seeds, time that of a whole run on 2 CPU cores (AMD EPYC); both are in docs/results.md,
-written with versions by `python -m rnnjax.reproduce`. On a GPU: not measured.
+written with versions by `python -m rnnjax.reproduce`. Without a time the machine did other work. On a GPU: not
+measured.
 
 | variant | source's figure | ours | time |
 |---|---|---|---|
@@ -13,7 +14,9 @@ written with versions by `python -m rnnjax.reproduce`. On a GPU: not measured.
 | lstm150, 5 epochs | none | test 0.9846 | 143 s |
 | gru150, 5 epochs | none | test 0.9861 | 75 s |
 | embedded, 15 epochs | none | test 0.9607 | 26 s |
-| rnn150_long, rnn128, lstm150_peephole | none | not measured | |
+| lstm150_peephole, 5 epochs | none | test 0.9836 | |
+| rnn128, 30 epochs | none | test 0.9749 | |
+| rnn150_long, 100 epochs | none | validation 0.9733, test 0.9733 | |
 | pixel_gru256, permuted_gru256, 50 epochs | test 0.991, 0.941 (LSTM 0.988, 0.929) | not measured | for an accelerator |
 | pixel_lru, permuted_lru, 50 epochs | test 0.996, 0.987 (S5-class) | not measured | for an accelerator |
 | pixel_lru_short, 2 epochs, one seed | none | test 0.9624 | |

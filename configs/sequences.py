@@ -5,7 +5,7 @@
 
 Every run ends with a table of accuracy and loss at 1, 2, 3 and 4 times the longest length of training: in the log, as
 `accuracy_at_160` and so on in metrics.jsonl and summary.json, and as `plots/by_length.png`. Ours, with times, is in
-docs/results.md. Names with `_short` are smaller than what is published; three of them have no times, since the machine
+docs/results.md. Names with `_short` are smaller than what is published. Where there are no times, the machine
 did other work meanwhile. `s5`, `mqar` and `selective_copy` are for an accelerator.
 
 | variant | what | source's figure |

@@ -17,11 +17,10 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from rnnjax.cache import keep_compilations
 from rnnjax.commands import HELP, end, exit_code, help_of_config, require_packages, resumable
-from rnnjax.errors import ConfigError
+from rnnjax.flag_parser import FlagParser
 
 _log = logging.getLogger(__name__)
 
@@ -58,18 +57,13 @@ def main(arguments: Sequence[str]) -> None:
     print(table(results))
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
-
-
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Returns the options of a sweep, and the arguments that are left: those of the config.
 
     Raises:
       ConfigError: for a value of the wrong type.
     """
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = FlagParser()
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--at-once", type=int)
     parser.add_argument("--keep", default="best")

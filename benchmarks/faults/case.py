@@ -12,7 +12,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 from benchmarks.faults.compare import differences
@@ -30,15 +29,8 @@ class Fault(Exception):
 
 
 class Ended(NamedTuple):
-    """A command that has ended.
+    """How a command has ended: its exit code, minus the signal that ended it, and what it printed."""
 
-    Attributes:
-      command: as it is written in a shell.
-      code: its exit code; minus the signal that ended it.
-      out, err: what it printed.
-    """
-
-    command: str
     code: int
     out: str
     err: str
@@ -71,7 +63,6 @@ class Started:
     """A command under way, in a process group of its own, which ends with the context."""
 
     def __init__(self, command: Sequence[str], environment: dict[str, str], said: Path):
-        self.command = shlex.join(command)
         self._files = [said.with_name(f"{said.name}.{name}") for name in ("out", "err")]
         with self._files[0].open("wb") as out, self._files[1].open("wb") as err:
             self._process = start_group(command, environment, out, err)
@@ -79,24 +70,17 @@ class Started:
     def __enter__(self) -> Started:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         end_group(self._process)
-
-    @property
-    def running(self) -> bool:
-        """Whether it has not ended."""
-        return self._process.poll() is None
 
     def send(self, number: int) -> None:
         """Sends a signal, if it has not ended."""
         self._process.send_signal(number)
 
-    def await_or_end(self, condition: Callable[[], bool], seconds: float) -> None:
-        """Returns when something holds, the command has ended, or the seconds are over."""
+    def go_on(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
+        """Returns when the seconds are over, the command has ended, or something holds."""
         end = time.monotonic() + seconds
-        while self.running and time.monotonic() < end and not condition():
+        while self._process.poll() is None and time.monotonic() < end and not until():
             time.sleep(0.002)
 
     def end(self, seconds: float = _LONGEST) -> Ended:
@@ -109,7 +93,7 @@ class Started:
             code = self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise Fault(f"it did not end within {seconds:.0f} s; stderr: {self._said(1)[-300:]!r}") from None
-        return Ended(self.command, code, self._said(0), self._said(1))
+        return Ended(code, self._said(0), self._said(1))
 
     def _said(self, which: int) -> str:
         return self._files[which].read_text(errors="backslashreplace")
@@ -145,6 +129,16 @@ class Case:
         require_clean(ended)
         return ended
 
+    def struck(self, started: Started, number: signal.Signals, seconds: float = _LONGEST) -> Ended:
+        """Sends a signal to a command, and returns how it ended, which must be within some seconds."""
+        sent = time.monotonic()
+        started.send(number)
+        ended = started.end(seconds)
+        if number != signal.SIGKILL:
+            self.answers.append(time.monotonic() - sent)
+        self.did(f"{number.name}, code {ended.code}")
+        return ended
+
     def training(self) -> list[object]:
         """Returns the training command in this case's directory."""
         return [*self.bench.train, "--workdir", self.run]
@@ -152,10 +146,6 @@ class Case:
     def did(self, what: str) -> None:
         """Notes what was done between commands."""
         self.log.append(f"# {what}")
-
-    def require_reference(self, *, some_rows: bool = False) -> None:
-        """Raises `Fault` unless the run's result is that of the reference."""
-        require_same(self.run, self.bench.reference, some_rows=some_rows)
 
     @contextlib.contextmanager
     def removed(self, keep: Path | None = None) -> Iterator[None]:
@@ -172,13 +162,17 @@ class Case:
     def finish(self) -> None:
         """Trains to the end; raises `Fault` unless the result is that of the reference."""
         require_code(self.ended(self.training()), 0)
-        self.require_reference()
+        require_same(self.run, self.bench.reference)
 
 
 def require_same(run: Path, reference: Path, *, some_rows: bool = False) -> None:
     """Raises `Fault` unless a run's result is that of another."""
-    found = differences(run, reference, some_rows=some_rows)
-    require(not found, "; ".join(found))
+    require_none(differences(run, reference, some_rows=some_rows))
+
+
+def require_none(wrong: Sequence[str]) -> None:
+    """Raises `Fault` with all that is wrong."""
+    require(not wrong, "; ".join(wrong))
 
 
 def require(condition: bool, seen: str) -> None:
@@ -204,7 +198,13 @@ def require_clean(ended: Ended) -> None:
         require(sentences == 1, f"code {ended.code} with {sentences} sentences for one; stderr: {said!r}")
 
 
-def in_python_alone(ended: Ended, number: signal.Signals) -> bool:
-    """Says whether Ctrl-C met Python itself while it started, and had not come to a line of ours."""
+def require_answer(ended: Ended, number: signal.Signals, *codes: int) -> None:
+    """Raises `Fault` unless a command answered a signal cleanly, with one of some codes.
+
+    Ctrl-C may meet Python itself while it starts, and has not come to a line of ours.
+    """
     ours = re.search(r"rnnjax/\w+\.py", ended.err)
-    return number == signal.SIGINT and not ours and "KeyboardInterrupt" in ended.err
+    if number == signal.SIGINT and not ours and "KeyboardInterrupt" in ended.err:
+        return
+    require_clean(ended)
+    require_code(ended, *codes)

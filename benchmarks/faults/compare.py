@@ -36,20 +36,12 @@ def differences(run: Path, reference: Path, *, some_rows: bool = False) -> list[
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
-    """Returns the lines of `metrics.jsonl`.
-
-    Raises:
-      OSError, ValueError: if it cannot be read.
-    """
+    """Returns the lines of `metrics.jsonl`."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def summary(run: Path) -> dict[str, Any]:
-    """Returns `summary.json`.
-
-    Raises:
-      OSError, ValueError: if it cannot be read.
-    """
+    """Returns `summary.json`."""
     return json.loads((run / "summary.json").read_text())
 
 
@@ -88,35 +80,25 @@ def checkpoint_differences(run: Path, reference: Path, steps: set[int]) -> list[
             continue
         if (ours / "about" / "metadata").read_bytes() != (theirs / "about" / "metadata").read_bytes():
             wrong.append(f"the checkpoint of step {step} says something else of itself")
-        wrong += [f"the checkpoint of step {step}: {name}" for name in array_differences(state(ours), state(theirs))]
+        found, expected = arrays(ours), arrays(theirs)
+        different = [name for name in sorted(found | expected) if found.get(name) != expected.get(name)]
+        wrong += [f"the checkpoint of step {step}: {name} is not the same" for name in different]
     return wrong
 
 
-def state(checkpoint: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a checkpoint by their names, those of parameters behind the name of their item."""
-    return {f"{item}{name}": value for item in ITEMS for name, value in arrays(checkpoint / item).items()}
-
-
-def arrays(item: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of an item of a checkpoint by their names; none where it is not there."""
-    if not item.is_dir():
-        return {}
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        path = item.absolute()
-        like = checkpointer.metadata(path).item_metadata.tree  # pyright: ignore[reportOptionalMemberAccess]
-        as_arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
-        tree = checkpointer.restore(path, restore_args=as_arrays)
-    return {jax.tree_util.keystr(name): np.asarray(leaf) for name, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def array_differences(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> list[str]:
-    """Returns the names of arrays that are not equal in every bit."""
-    names = sorted(found.keys() | expected.keys())
-    return [f"{name} is not the same" for name in names if _bits(found.get(name)) != _bits(expected.get(name))]
-
-
-def _bits(array: np.ndarray | None) -> Any:
-    return None if array is None else (str(array.dtype), array.shape, array.tobytes())
+def arrays(checkpoint: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    """Returns dtype, shape and bits of a checkpoint's arrays, by their names behind that of their item."""
+    found = {}
+    for item in (checkpoint / name for name in ITEMS if (checkpoint / name).is_dir()):
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            path = item.absolute()
+            like = checkpointer.metadata(path).item_metadata.tree  # pyright: ignore[reportOptionalMemberAccess]
+            as_arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+            tree = checkpointer.restore(path, restore_args=as_arrays)
+        for name, leaf in jax.tree.leaves_with_path(tree):
+            array = np.asarray(leaf)
+            found[f"{item.name}{jax.tree_util.keystr(name)}"] = str(array.dtype), array.shape, array.tobytes()
+    return found
 
 
 def event_differences(run: Path) -> list[str]:

@@ -20,7 +20,12 @@ def damage_one(run: Path, draw: random.Random) -> str:
     if kind == "left over":
         return leave_over(run, draw.choice(LEFT_OVER), draw)
     path, way = draw.choice(kinds[kind]), draw.choice(WAYS)
-    damage_file(path, way, draw)
+    content = path.read_bytes()
+    path.unlink()
+    if way == "a directory":
+        path.mkdir()
+    elif way != "deleted":
+        path.write_bytes(damaged(content, way, draw, text=path.suffix in (".json", ".jsonl")))
     return f"{path.relative_to(run)}: {way}"
 
 
@@ -38,16 +43,6 @@ def contents(run: Path) -> dict[str, str]:
     paths = [path for kind, paths in files_by_kind(run).items() if kind != "tensorboard" for path in paths]
     paths += [path for path in run.glob("*.set-aside*") if path.is_file()]
     return {hashlib.sha256(path.read_bytes()).hexdigest(): str(path.relative_to(run)) for path in paths}
-
-
-def damage_file(path: Path, way: str, draw: random.Random) -> None:
-    """Damages a file in one of `WAYS`."""
-    if way in ("deleted", "a directory"):
-        path.unlink()
-        if way == "a directory":
-            path.mkdir()
-        return
-    path.write_bytes(damaged(path.read_bytes(), way, draw, text=path.suffix in (".json", ".jsonl")))
 
 
 def damaged(content: bytes, way: str, draw: random.Random, *, text: bool) -> bytes:
@@ -95,6 +90,4 @@ def leave_over(run: Path, what: str, draw: random.Random) -> str:
         files = sorted(each for each in path.rglob("*") if each.is_file())
         for each in draw.sample(files, len(files) // 2) if half_made else []:
             each.unlink()
-    return f"{path.relative_to(run)}: {what}" + (
-        f" of {source.name}" if "checkpoint" in what or what == "a copy" else ""
-    )
+    return f"{path.relative_to(run)}: {what}"

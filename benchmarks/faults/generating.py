@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import sys
@@ -14,8 +15,7 @@ _TRAIN = (
     *(sys.executable, "-m", "rnnjax.train", "--config", "configs/hihello.py:basic"),
     *("--config.epochs=4", "--config.evaluate_every=1", "--config.parallel.batch=1"),
 )
-_GENERATE = (sys.executable, "-m", "rnnjax.generate")
-_EVALUATE = (sys.executable, "-m", "rnnjax.evaluate")
+COMMANDS = {name: (sys.executable, "-m", f"rnnjax.{name}") for name in ("generate", "evaluate")}
 _WHICH = ("best", "last")
 
 
@@ -25,32 +25,26 @@ def damage_generation(case: Case) -> None:
     shutil.copytree(whole / "run", case.run)
     for _ in range(case.draw.choice([1, 1, 2])):
         case.did(f"damaged: {damage_one(case.run, case.draw)}")
-    before = contents(case.run)
-    for name, command in (("generate", _GENERATE), ("evaluate", _EVALUATE)):
+    before, answers = contents(case.run), json.loads((whole / "answers.json").read_text())
+    for name, command in COMMANDS.items():
         which = case.draw.choice(_WHICH)
         ended = case.ended([*command, case.run, "--checkpoint", which])
         require_code(ended, 0, 1, 2)
         if ended.code == 0 and "damaged" not in ended.err:  # otherwise it has taken an earlier checkpoint, and said so
-            expected = answers(whole)[f"{name} {which}"]
+            expected = answers[f"{name} {which}"]
             require(ended.out == expected, f"{name} answered {ended.out!r} for {expected!r}")
     require(contents(case.run) == before, "the directory was changed")
 
 
 def undisturbed(case: Case) -> Path:
-    """Returns a folder with a run and what it answers; the first case makes it for all."""
+    """Returns a folder with a run and what it answers, by command and checkpoint; the first case makes it for all."""
     folder = case.bench.folder / "generating"
     if not (folder / "answers.json").exists():
         require_code(case.ended([*_TRAIN, "--workdir", folder / "run"]), 0)
         said = {}
-        for name, command in (("generate", _GENERATE), ("evaluate", _EVALUATE)):
-            for which in _WHICH:
-                ended = case.ended([*command, folder / "run", "--checkpoint", which])
-                require_code(ended, 0)
-                said[f"{name} {which}"] = ended.out
+        for name, which in itertools.product(COMMANDS, _WHICH):
+            ended = case.ended([*COMMANDS[name], folder / "run", "--checkpoint", which])
+            require_code(ended, 0)
+            said[f"{name} {which}"] = ended.out
         (folder / "answers.json").write_text(json.dumps(said))
     return folder
-
-
-def answers(folder: Path) -> dict[str, str]:
-    """Returns what each command printed for each checkpoint of the undamaged run."""
-    return json.loads((folder / "answers.json").read_text())

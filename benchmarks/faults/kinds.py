@@ -8,13 +8,21 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.faults import compare, disk, generating, processes, sweeps
-from benchmarks.faults.case import Case, Ended, Started, in_python_alone, require, require_clean, require_code
+from benchmarks.faults.case import (
+    Case,
+    Ended,
+    Started,
+    require,
+    require_answer,
+    require_code,
+    require_none,
+    require_same,
+)
 from benchmarks.faults.damage import contents, damage_one
 
 _ANSWER = 30  # seconds in which a signal must be answered
@@ -25,11 +33,8 @@ def kill(case: Case) -> None:
     for _ in range(case.draw.randint(1, 4)):
         with case.start(case.training()) as started:
             await_moment(case, started)
-            started.send(signal.SIGKILL)
-            ended = started.end()
-        case.did(f"killed, code {ended.code}")
-        require_clean(ended)
-        require_code(ended, 0, -signal.SIGKILL)
+            ended = case.struck(started, signal.SIGKILL)
+        require_answer(ended, signal.SIGKILL, 0, -signal.SIGKILL)
         if ended.code == 0:
             break
     case.finish()
@@ -38,7 +43,7 @@ def kill(case: Case) -> None:
 def await_moment(case: Case, started: Started) -> None:
     """Returns at a random moment of a run, or shortly after it has begun to write one of its first checkpoints."""
     if case.draw.random() < 0.5:
-        started.await_or_end(lambda: False, case.draw.uniform(0, case.bench.seconds))
+        started.go_on(case.draw.uniform(0, case.bench.seconds))
         return
     begun, before, after = set(), unfinished(case.run), case.draw.uniform(0, 0.05)
     number = case.draw.randint(1, 4)
@@ -47,8 +52,8 @@ def await_moment(case: Case, started: Started) -> None:
         begun.update(unfinished(case.run) - before)
         return len(begun) >= number
 
-    started.await_or_end(has_begun, 2 * case.bench.seconds)
-    started.await_or_end(lambda: False, after)
+    started.go_on(2 * case.bench.seconds, has_begun)
+    started.go_on(after)
 
 
 def unfinished(run: Path) -> set[str]:
@@ -64,13 +69,9 @@ def stop(case: Case) -> None:
         own_cache = {"RNNJAX_CACHE": str(case.folder / f"cache-{turn}")} if cold else {}
         before = written(case.run)
         with case.start(case.training(), **own_cache) as started:
-            started.await_or_end(lambda: False, moment * case.bench.seconds * (3 if cold else 1))
+            started.go_on(moment * case.bench.seconds * (3 if cold else 1))
             began = written(case.run) > before  # the training of this process, after what others left
-            sent = time.monotonic()
-            started.send(number)
-            ended = started.end(_ANSWER)
-        case.answers.append(time.monotonic() - sent)
-        case.did(f"{number.name}, code {ended.code}")
+            ended = case.struck(started, number, _ANSWER)
         check_stopped(case, ended, number, began=began)
         if ended.code == 0:
             break
@@ -85,12 +86,9 @@ def written(run: Path) -> int:
 
 def check_stopped(case: Case, ended: Ended, number: signal.Signals, *, began: bool) -> None:
     """Raises `Fault` unless a command answered a signal as is promised."""
-    if in_python_alone(ended, number):
-        return
-    require_clean(ended)
     complete = (case.run / "summary.json").exists()
     at_once = {signal.SIGTERM: (-signal.SIGTERM,), signal.SIGINT: (-signal.SIGINT, 130)}[number]
-    require_code(ended, 75, *((0,) if complete else ()), *(at_once if complete or not began else ()))
+    require_answer(ended, number, 75, *((0,) if complete else ()), *(at_once if complete or not began else ()))
     told = re.search(r"at step (\d+) of", ended.err)
     if ended.code == 75 and told:
         kept = case.run / "checkpoints" / told[1]
@@ -134,11 +132,9 @@ def as_if_stopped(run: Path) -> None:
 def check_result(case: Case, ended: Ended, *, some_rows: bool) -> None:
     """Raises `Fault` unless what a run that ended well has as its result is right."""
     if "nothing is left to do" in ended.err:
-        found, expected = map(compare.summary, (case.run, case.bench.reference))
-        wrong = compare.summary_differences(found, expected)
-        require(not wrong, "; ".join(wrong))
+        require_none(compare.summary_differences(*map(compare.summary, (case.run, case.bench.reference))))
         return
-    case.require_reference(some_rows=some_rows)
+    require_same(case.run, case.bench.reference, some_rows=some_rows)
     missing = len(compare.rows(case.bench.reference)) - len(compare.rows(case.run))
     require(
         not missing or "metrics.jsonl" in ended.err, f"{missing} lines of metrics.jsonl are missing, without a word"

@@ -7,10 +7,9 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from benchmarks.faults import compare
-from benchmarks.faults.case import Case, Ended, in_python_alone, require, require_clean, require_code
+from benchmarks.faults.case import Case, require_answer, require_code, require_none
 
 _SWEEP = (
     *(sys.executable, "-m", "rnnjax.sweep", "--config", "configs/mnist.py:embedded"),
@@ -18,7 +17,7 @@ _SWEEP = (
     *("--config.cell.kind=BasicRNN,GRU", "--config.optimizer.learning_rate=1e-3,1e-2"),
 )
 _ANSWER = 60  # seconds in which a signal must be answered: two programs are compiled
-_ALLOWED = {
+ALLOWED = {
     signal.SIGKILL: (0, -signal.SIGKILL),
     signal.SIGTERM: (0, 75, -signal.SIGTERM),
     signal.SIGINT: (0, 75, 130, -signal.SIGINT),
@@ -31,21 +30,15 @@ def strike_sweep(case: Case) -> None:
     reference, seconds = undisturbed(case)
     sweep = [*_SWEEP, "--workdir", case.run]
     for _ in range(case.draw.randint(1, 3)):
-        number = case.draw.choice(list(_ALLOWED))
+        number = case.draw.choice(list(ALLOWED))
         with case.start(sweep) as started:
-            started.await_or_end(lambda: False, case.draw.uniform(0, seconds))
-            sent = time.monotonic()
-            started.send(number)
-            ended = started.end(_ANSWER)
-        if number != signal.SIGKILL:
-            case.answers.append(time.monotonic() - sent)
-        case.did(f"{number.name}, code {ended.code}")
-        check_struck(ended, number)
+            started.go_on(case.draw.uniform(0, seconds))
+            ended = case.struck(started, number, _ANSWER)
+        require_answer(ended, number, *ALLOWED[number])
         if ended.code == 0:
             break
     require_code(case.ended(sweep), 0)
-    wrong = differences(case.run, reference)
-    require(not wrong, "; ".join(wrong))
+    require_none(differences(case.run, reference))
 
 
 def undisturbed(case: Case) -> tuple[Path, float]:
@@ -59,16 +52,9 @@ def undisturbed(case: Case) -> tuple[Path, float]:
     return path, float(took.read_text())
 
 
-def check_struck(ended: Ended, number: signal.Signals) -> None:
-    """Raises `Fault` unless a sweep ended as is promised for a signal."""
-    if not in_python_alone(ended, number):
-        require_clean(ended)
-        require_code(ended, *_ALLOWED[number])
-
-
 def differences(sweep: Path, reference: Path) -> list[str]:
     """Returns what is not in a complete sweep as in the reference, times apart."""
-    found, expected = results(sweep), results(reference)
+    found, expected = (json.loads((path / "sweep.json").read_text()) for path in (sweep, reference))
     different = [name for name in _RESULTS if found.get(name) != expected[name]]
     wrong = [f"sweep.json: {name} is {found.get(name)} for {expected[name]}" for name in different]
     wrong += compare.row_differences(compare.rows(sweep), compare.rows(reference))
@@ -77,12 +63,3 @@ def differences(sweep: Path, reference: Path) -> list[str]:
         kept = compare.checkpoint_differences(sweep / directory, reference / directory, steps)
         wrong += [f"run {number}: {each}" for each in kept]
     return wrong
-
-
-def results(sweep: Path) -> dict[str, Any]:
-    """Returns `sweep.json`.
-
-    Raises:
-      OSError, ValueError: if it cannot be read.
-    """
-    return json.loads((sweep / "sweep.json").read_text())

@@ -7,26 +7,26 @@ against float64 before it is timed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import itertools
 import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from benchmarks import command, report, timing
 from benchmarks.kernels.cases import Case, Numbers, numbers
 from benchmarks.kernels.contenders import CONTENDERS
-from benchmarks.kernels.floor import Floor, floor_of, measured_floor
+from benchmarks.kernels.floor import Rates, floor_of, measured_rates
 from benchmarks.kernels.ready import Ready, noise
 from benchmarks.kernels.reference import TOLERANCE, Result, compute, worst
-from benchmarks.kernels.rows import Row, summary
-from benchmarks.kernels.sweeps import accelerator_sweeps, small, sweeps
+from benchmarks.kernels.sweeps import PUBLISHED, Times, contenders, small, sweeps
 from benchmarks.report import Column
 from rnnjax.errors import require
 
@@ -39,166 +39,165 @@ A case is a cell, heads x units, batch and steps, a type, and where it starts: "
 recurrences side by side, by jax.vmap), or "x", with the input projection from as many features as there are units.
 "forward" makes all outputs; "both" makes them and the gradients of inputs and parameters from a given gradient of the
 outputs. "error" is the largest ||got - reference|| / ||reference|| of the first 8 steps' outputs and of all gradients
-that come from them, the reference being NumPy in float64; a contender beyond 0.03 (bfloat16; PyTorch's float16 too) or
-0.005 (float32, TF32 being allowed) is not timed. Contenders of a case run in turns, a turn being calls for 20 ms (8 at
-most) that are waited for at its end, each with other inputs; times are medians over the turns, of one call, without
-compiling. "of floor" is what part of the time of "both" is the least that is possible: that of the products, at the
-rate of large ones here, or that of a wait for other blocks every step, as our kernel waits, whichever is longer.
+that come from them, the reference being plain equations in float64; a contender beyond 0.03 (bfloat16; PyTorch's
+float16 too) or 0.005 (float32, TF32 being allowed) is not timed. Contenders of a case run in turns, a turn being calls
+for 20 ms (8 at most) that are waited for at its end, each with other inputs; times are medians over the turns, of one
+call, without compiling.
 
-"fused", "pallas" and "cudnn" are Fused, Pallas and CuDNN of this library; "jax.rnn" is jax.experimental.rnn. The plain
-loops are compiled with XLA's flags too: "while" has --xla_gpu_enable_command_buffer=+WHILE, "double" has
---xla_gpu_enable_while_loop_double_buffering=true, "graph" is "while" with --xla_gpu_command_buffer_unroll_loops=true.
-XLA_FLAGS in the environment holds for all contenders, and is printed.
+"of floor" is what part of the time of "both" is the least that is possible: that of the products, at the rate of large
+ones here, or that of a wait for other blocks every step, as our kernel waits, whichever is longer. "torch / it" and
+"published / it" are times of "both" over a contender's: those of the faster of PyTorch's types in the same case, and
+FlashRNN's published ones on an H100, at their shape.
 
-Sweeps run in the order of --sweeps' names, each until its part of --seconds is over, most important cases first.
+"fused", "pallas" and "cudnn" are Fused, Pallas and CuDNN of this library. XLA_FLAGS in the environment is printed.
 """
 
 _COLUMNS = (
-    Column("sweep", width=6, left=True),
+    Column("sweep", width=7, left=True),
     Column("cell", "case.cell", width=13, left=True),
     Column("heads x H", lambda row: f"{row.case.heads} x {row.case.H}"),
     Column("B", "case.B", width=3),
     Column("T", "case.T", width=4),
     Column("type", "case.dtype", width=8, left=True),
     Column("from", "case.start", width=4, left=True),
-    Column("contender", width=15, left=True),
-    Column("forward", "forward.median", "s", 8),
-    Column("both", "both.median", "s", 8),
-    Column("of floor", "of_floor", ".0%"),
+    Column("contender", width=10, left=True),
+    Column("forward", "forward_seconds.median", "s", 8),
+    Column("both", "both_seconds.median", "s", 8),
+    Column("of floor", lambda row: row.part_of("floor_seconds"), ".0%"),
+    Column("torch / it", lambda row: row.part_of("torch_seconds"), ".2f"),
+    Column("published / it", lambda row: row.part_of("published_seconds"), ".2f"),
     Column("error", unit=".1e", width=7),
     Column("build", "build_seconds", "s", 7),
 )
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Runs the command with the arguments after its name.
+class Row(NamedTuple):
+    """What was measured of a contender in a case, in seconds a call; `reason` says why nothing was.
 
-    Raises:
-      ConfigError: without a GPU, unless small sizes are asked for.
+    Beside it stands what no contender can take less than, as `floor.py` knows it; what PyTorch took in the same case;
+    and what was published.
     """
+
+    sweep: str
+    case: Case
+    contender: str
+    forward_seconds: timing.Spread | None = None
+    both_seconds: timing.Spread | None = None
+    error: float | None = None
+    build_seconds: float | None = None
+    reason: str | None = None
+    floor_seconds: Times | None = None
+    torch_seconds: Times | None = None
+    published_seconds: Times | None = None
+
+    def part_of(self, other: str) -> float | None:
+        """Returns another time with the gradients over its own, where both are known."""
+        times = getattr(self, other)
+        return None if times is None or self.both_seconds is None else times.both / self.both_seconds.median
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measures, prints and writes; raises `ConfigError` without a GPU, unless small sizes are asked for."""
     options = parse(arguments)
     here = jax.default_backend()
     require(here == "gpu" or options.smoke, f"JAX runs on {here}; add --smoke for sizes that fit")
-    floor, rows = floor_here(options), []
-    rates = {"floor": {dtype: each._asdict() for dtype, each in floor.items()}}
-    on = {**report.machine(), **other_versions(), **rates}
-    with Patience(options.patience, lambda: leave(rows)) as patience:
-        made = kept(measure_all(options, floor, patience), rows)
-        report.show(options, _COLUMNS, made, on=on, about=others_line(on), last=summary_text)
-
-
-def kept(made: Iterator[Row | str], rows: list[Row]) -> Iterator[Row | str]:
-    """Yields what is made, and adds the rows of it to a list."""
-    for each in made:
-        if isinstance(each, Row):
-            rows.append(each)
-        yield each
-
-
-def summary_text(rows: Sequence[Row]) -> str:
-    """Returns the short table that comes last."""
-    return "\n".join(["", *summary(rows)])
-
-
-def floor_here(options: argparse.Namespace) -> Floor:
-    """Returns the rates of this device; none where they are not wanted, and no wait where our kernel fails."""
-    if options.no_floor:
-        return {}
-    with Patience(options.patience, lambda: leave([])) as patience:
-        patience.begin("the floor, which --no-floor leaves out")
-        return measured_floor(tuple(TOLERANCE), tiny=options.smoke)
+    with patience(options.patience, "the floor"):
+        rates = {dtype: measured_rates(dtype, tiny=options.smoke) for dtype in TOLERANCE}
+    on = {**report.machine(), **other_versions(), "floor": rates}
+    report.show(options, _COLUMNS, measure_all(options, rates), on=on, about=others_line(on))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the command's options."""
     what = "Recurrences as kernels on a GPU, checked and timed."
     parser = command.FiguresParser("kernels", what, _EPILOG, seconds=1.0, row_seconds=0.01)
-    add, names, more = parser.add_argument, list(sweeps()), list(accelerator_sweeps())
-    help_ = f"of {', '.join(names)}, which are the default, and {', '.join(more)}"
-    add("--sweeps", nargs="+", choices=[*names, *more], default=names, metavar="SWEEP", help=help_)
+    add, names = parser.add_argument, list(sweeps())
+    add("--sweeps", nargs="+", choices=names, default=names, metavar="SWEEP", help=f"of {', '.join(names)}; all")
     add("--contenders", nargs="+", choices=CONTENDERS, metavar="NAME", help=f"of {', '.join(CONTENDERS)}; all")
-    parser.add_seconds(420.0, "of the whole run, about")
+    parser.add_seconds(420.0, "of the whole run, about, which sweeps share evenly")
     add("--row-seconds", type=command.positive, default=0.25, help="of timing a contender in one direction; 0.25")
-    help_ = "end with what is known where a contender takes longer, as a kernel that hangs does; 120"
+    help_ = "end where a contender takes longer, as a kernel that hangs does; 120"
     add("--patience", type=command.positive, default=120.0, metavar="SECONDS", help=help_)
-    add("--no-floor", action="store_true", help="do not measure what no contender can take less than")
     return parser.options(arguments)
 
 
 def measure_all(
-    options: argparse.Namespace, floor: Floor, patience: Patience, clock: timing.Clock = time.perf_counter
+    options: argparse.Namespace, rates: Mapping[str, Rates], clock: timing.Clock = time.perf_counter
 ) -> Iterator[Row | str]:
-    """Yields the rows of every sweep asked for, and a sentence where one ends before its jobs are done.
-
-    Args:
-      options: the command's.
-      floor: the rates of this device.
-      patience: with what takes too long.
-      clock: returns the time in seconds.
-    """
-    known = sweeps() | accelerator_sweeps()
-    chosen = {name: known[name] for name in known if name in options.sweeps}
-    whole, begin, part = sum(sweep.share for sweep in chosen.values()), clock(), 0.0
-    for name, sweep in chosen.items():
-        part += sweep.share / whole
-        jobs = tuple(dict.fromkeys(map(small, sweep.jobs))) if options.smoke else sweep.jobs
-        for done, job in enumerate(jobs):
-            if clock() - begin >= part * options.seconds:
-                yield f"{name}: stopped after {done} of {len(jobs)} cases, its part of {options.seconds:g} s is over"
+    """Yields the rows of every sweep asked for, and a sentence where one ends before its cases are done."""
+    begin = clock()
+    for number, name in enumerate(options.sweeps, 1):
+        end = begin + options.seconds * number / len(options.sweeps)
+        cases = sweeps()[name]
+        cases = list(dict.fromkeys(map(small, cases))) if options.smoke else cases
+        for done, case in enumerate(cases):
+            if clock() >= end:
+                yield f"{name}: stopped after {done} of {len(cases)} cases, its part of {options.seconds:g} s is over"
                 break
-            contenders = [each for each in job.contenders if each in (options.contenders or CONTENDERS)]
-            if not contenders:
-                continue
-            rows = measure(name, job.case, contenders, options.row_seconds, patience)
-            yield from (row._replace(floor=floor_of(row.case, floor)) for row in rows)
+            names = [each for each in contenders(case) if each in (options.contenders or CONTENDERS)]
+            rows = measure(name, case, names, options)
+            beside = {"floor_seconds": floor_of(case, rates), "published_seconds": PUBLISHED.get(case)}
+            yield from (row._replace(**beside, torch_seconds=fastest_torch(rows)) for row in rows)
 
 
-def measure(sweep: str, case: Case, contenders: Sequence[str], row_seconds: float, patience: Patience) -> list[Row]:
+def fastest_torch(rows: Sequence[Row]) -> Times | None:
+    """Returns the faster of the times that PyTorch took with its types, None where it took no part."""
+    found = [
+        Times(row.forward_seconds.median, row.both_seconds.median)
+        for row in rows
+        if row.contender.startswith("torch") and row.forward_seconds and row.both_seconds
+    ]
+    return min(found, key=lambda times: times.both, default=None)
+
+
+def measure(sweep: str, case: Case, names: Sequence[str], options: argparse.Namespace) -> list[Row]:
     """Returns the rows of a case: those that are right timed in turns, the others with the reason why not."""
-    patience.begin(f"{sweep}, {case}: compiling")
-    given = numbers(case)
-    expected, ready = all_ready(case, given, contenders)
-    rows, turns = {}, {}
+    what, given = f"{sweep}, {case}", numbers(case)
+    with patience(options.patience, f"{what}: compiling"):
+        expected, ready = all_ready(case, given, names)
+    rows = {name: Row(sweep, case, name) for name in names}
+    turns: dict[tuple[str, str], Turn] = {}
     for name, made in ready.items():
-        patience.begin(f"{sweep}, {case}: {name}")
-        rows[name] = Row(sweep, case, name)
         try:
-            able = made.result()
-            error, part = error_of(able, given, expected)
-            rows[name] = rows[name]._replace(error=error, build_seconds=able.build_seconds)
-            if not error <= TOLERANCE[case.dtype]:
-                rows[name] = rows[name]._replace(reason=f"wrong: {part} is off by {error:.1%}")
-                continue
-            samples = [able.sample(2 * seed, None) for seed in range(_SETS)]
-            turns |= {(name, run): Turn(able, run, samples) for run in ("forward", "both")}
+            with patience(options.patience, f"{what}: {name}"):
+                rows[name] = checked(rows[name], made.result(), given, expected)
+                if rows[name].reason is None:
+                    turns |= turns_of(name, made.result())
         except Exception as error:  # whatever a contender fails with, the others go on
             rows[name] = rows[name]._replace(reason=report.in_short(error))
-    patience.begin(f"{sweep}, {case}: turns")
     try:
-        times = timing.interleave(turns, repeats=1000, seconds=row_seconds * len(turns))
+        with patience(options.patience, f"{what}: turns"):
+            times = timing.interleave(turns, repeats=1000, seconds=options.row_seconds * len(turns))
     except Exception as error:  # such as too little memory for all of them at once
         return [row if row.reason else row._replace(reason=report.in_short(error)) for row in rows.values()]
     finally:
-        patience.end()
         noise.cache_clear()
-    spreads: dict[str, dict[str, timing.Spread]] = {name: {} for name in rows}
     for (name, run), taken in times.items():
-        spreads[name][run] = timing.spread([seconds / turns[name, run].count for seconds in taken])
-    return [row._replace(**spreads[name]) for name, row in rows.items()]
+        spread = timing.spread([seconds / turns[name, run].count for seconds in taken])
+        rows[name] = rows[name]._replace(**{f"{run}_seconds": spread})
+    return list(rows.values())
 
 
-def all_ready(case: Case, given: Numbers, contenders: Sequence[str]) -> tuple[Result, dict[str, Future[Ready]]]:
+def checked(row: Row, able: Ready, given: Numbers, expected: Result) -> Row:
+    """Returns a row with the largest relative error of what a contender computes, and with what is wrong."""
+    sample = able.sample(0, given)
+    without, both = able.read_outputs(able.forward(sample)), able.read(able.both(sample))
+    error, part = worst({"forward": without, "both": both}, {"forward": expected.outputs, "both": expected})
+    right = error <= TOLERANCE[row.case.dtype]
+    reason = None if right else f"wrong: {part} is off by {error:.1%}"
+    return row._replace(error=error, build_seconds=able.build_seconds, reason=reason)
+
+
+def turns_of(name: str, able: Ready) -> dict[tuple[str, str], Turn]:
+    """Returns a contender's turns, forward and with the gradients."""
+    samples = [able.sample(2 * seed, None) for seed in range(_SETS)]
+    return {(name, run): Turn(able, run, samples) for run in ("forward", "both")}
+
+
+def all_ready(case: Case, given: Numbers, names: Sequence[str]) -> tuple[Result, dict[str, Future[Ready]]]:
     """Returns what is right, and the contenders made ready, several at a time, each with its error if it had one."""
     with ThreadPoolExecutor(min(_COMPILING, report.available_cores())) as pool:
-        ready = {name: pool.submit(CONTENDERS[name], case, given) for name in contenders}
+        ready = {name: pool.submit(CONTENDERS[name], case, given) for name in names}
         return compute(case, given), ready
-
-
-def error_of(able: Ready, given: Numbers, expected: Result) -> tuple[float, str]:
-    """Returns the largest relative error of what a contender computes, and in what it is."""
-    sample = able.sample(0, given)
-    got = able.read(able.both(sample))
-    return worst(got, expected, without=able.read_outputs(able.forward(sample)))
 
 
 class Turn:
@@ -217,40 +216,20 @@ class Turn:
         self._wait(made)
 
 
-class Patience:
-    """Ends the run where a part of it takes too long: a wait for a device cannot be interrupted otherwise."""
-
-    def __init__(self, seconds: float, leave: Callable[[], None]):
-        self._seconds, self._leave, self._what = seconds, leave, ""
-        self._timer: threading.Timer | None = None
-
-    def __enter__(self) -> Patience:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.end()
-
-    def begin(self, what: str) -> None:
-        """Starts to wait for something, in the place of what was waited for before."""
-        self.end()
-        self._what = what
-        self._timer = threading.Timer(self._seconds, self._give_up)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def end(self) -> None:
-        """Says that it is done."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _give_up(self) -> None:
-        print(f"{self._what}: not done after {self._seconds:g} s; leave a contender out by --contenders", flush=True)
-        self._leave()
+@contextlib.contextmanager
+def patience(seconds: float, what: str) -> Iterator[None]:
+    """Ends the process where something takes too long: a wait for a device cannot be interrupted otherwise."""
+    timer = threading.Timer(seconds, _give_up, [f"{what}: not done after {seconds:g} s"])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
-def leave(rows: Sequence[Row]) -> None:
-    """Prints what is known and ends the process at once."""
-    print(summary_text(rows), flush=True)
+def _give_up(sentence: str) -> None:
+    print(f"{sentence}; leave a contender out by --contenders", flush=True)
     os._exit(1)
 
 

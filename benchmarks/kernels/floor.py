@@ -8,6 +8,7 @@ such a wait costs now, and no bound of nature.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from benchmarks import timing
 from benchmarks.kernels.cases import Case
-from benchmarks.kernels.rows import Times
+from benchmarks.kernels.sweeps import Times
 from rnnjax import BasicRNN, Pallas, unroll
 from rnnjax.unrolling.kernels.layout import layout
 from rnnjax.unrolling.kernels.pallas import unsuited_device
@@ -34,12 +35,9 @@ class Rates(NamedTuple):
     wait_seconds: float | None
 
 
-Floor = Mapping[str, Rates]
-
-
-def measured_floor(dtypes: tuple[str, ...], *, tiny: bool = False) -> dict[str, Rates]:
-    """Returns the rates of this device for some types; `tiny` measures small products, which says nothing of it."""
-    return {dtype: Rates(product_rate(dtype, _SMALL_SIDE if tiny else _SIDE), wait_seconds(dtype)) for dtype in dtypes}
+def measured_rates(dtype: str, *, tiny: bool = False) -> Rates:
+    """Returns the rates of this device for a type; `tiny` measures small products, which says nothing of it."""
+    return Rates(product_rate(dtype, _SMALL_SIDE if tiny else _SIDE), wait_seconds(dtype))
 
 
 def product_rate(dtype: str, side: int) -> float:
@@ -70,15 +68,13 @@ def narrowest_split(dtype: str) -> int:
     return next(width for width, found in layouts if found is None or found.blocks > 1)
 
 
-def floor_of(case: Case, floor: Floor) -> Times | None:
-    """Returns the least time of a case: the longer of its products' and its waits'; None where no rate is known.
+def floor_of(case: Case, rates: Mapping[str, Rates]) -> Times:
+    """Returns the least time of a case: the longer of its products' and its waits'.
 
     The gradient takes two more products of every step, one of them after the loop, and as many waits again.
     """
-    rates = floor.get(case.dtype)
-    if rates is None:
-        return None
-    products = 2 * case.T * case.B * case.kind.gates * case.heads * case.H**2 / rates.product
-    products *= 2 if case.projected else 1
-    waits = case.T * (rates.wait_seconds or 0.0)
+    product, wait = rates[case.dtype]
+    weights = math.prod(case.params().w_h.shape) * (2 if case.projected else 1)
+    products = 2 * case.T * case.B * weights / product
+    waits = case.T * (wait or 0.0)
     return Times(max(products, waits), max(3 * products, 2 * waits))

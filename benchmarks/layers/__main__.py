@@ -7,26 +7,27 @@ pipeline allows, does the cost model find the best chunk, and where would more d
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks import command, report, timing
-from benchmarks.layers.simulation import Schedule, bound, simulate
-from benchmarks.layers.worker import Program, Shape, Worker
+from benchmarks.layers.worker import Program, Shape, Worker, measured_cost, take_step
 from benchmarks.report import Column
 from benchmarks.subjects import CELLS
 from rnnjax.parallel.schedule import ChunkCost, best_chunk, pipeline_seconds
 
+_LATENCY, _BANDWIDTH = 10e-6, 10e9  # assumed between simulated devices: seconds, and bytes a second
 _EPILOG = """\
 A step is the gradient, with respect to the parameters, of the mean of the squared outputs of a stack. Every contender
 is a process of its own, held to its cores: "one core" is one device on one core (as under taskset), "all cores" one
 device that may use as many cores as there are devices, "batch" the batch split over the devices, and "layers" the
 wavefront, with so many steps in a chunk. They take steps in turns; times are medians. "bound" is D K / (K + D - 1) for
 K chunks on D devices, "part" what of it was reached against one core, "model" the time by the measured cost of a chunk.
-The simulated rows hand outputs on in LATENCY + bytes / BANDWIDTH seconds, have a layer a device, and compare with one
-device that has all of them.
+The simulated rows hand outputs on in 10 us and at 10 GB/s, have a layer a device, and compare with one device that has
+all of them.
 """
 
 _COLUMNS = (
@@ -51,19 +52,17 @@ _SIMULATED = (
 
 
 class Row(NamedTuple):
-    """What was measured of a contender, in seconds; gains are over one core."""
+    """What was measured of a contender; gains are over one core, and what is of chunks is None of the others."""
 
     stack: str
     contender: str
     devices: int
     seconds: float
-    low: float
-    high: float
     gain: float
-    bound: float | None
-    part: float | None
-    model_seconds: float | None
     build_seconds: float
+    bound: float | None = None
+    part: float | None = None
+    model_seconds: float | None = None
 
 
 class SimulatedRow(NamedTuple):
@@ -78,7 +77,6 @@ class SimulatedRow(NamedTuple):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs the command with the arguments after its name."""
     options = parse(arguments)
     chunks: list[dict[str, Any]] = []
     simulated: list[SimulatedRow] = []
@@ -86,7 +84,7 @@ def main(arguments: Sequence[str]) -> None:
     def measured() -> Iterator[Row | str]:
         for shape in options.shapes:
             cost, layer_cost, rows = measure(options, shape)
-            chunks.append(verdict(options, shape, cost, rows))
+            chunks.append({"stack": str(shape), "cost": cost, "text": verdict(options, shape, cost, rows)})
             simulated.extend(simulate_more(options, shape, layer_cost))
             yield from rows
             yield f"{chunks[-1]['text']}\n"
@@ -103,7 +101,6 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the command's options."""
     small = {"shapes": [Shape("BasicRNN", 2, 4, 2, 6)], "devices": 2, "chunks": [3], "repeats": 1}
     what = "A stack's layers over CPU devices, each held to one core."
     parser = command.FiguresParser("layers", what, _EPILOG, **small)
@@ -115,8 +112,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--repeats", type=count, default=15, help="steps of each contender at most; 15")
     parser.add_seconds(90.0, "after so many no turn is begun, up to three")
     add("--simulate", nargs="+", type=count, default=[2, 8, 64], metavar="D", help="devices of simulated rows; 2 8 64")
-    add("--latency", type=command.not_negative, default=10e-6, help="seconds to hand on nothing; 1e-5")
-    add("--bandwidth", type=command.positive, default=10e9, help="bytes a second between devices; 1e10")
     return parser.options(arguments)
 
 
@@ -132,91 +127,63 @@ def measure(options: argparse.Namespace, shape: Shape) -> tuple[ChunkCost, Chunk
     """Returns what a chunk costs a device with its part of the layers and with one, and a row for every contender."""
     devices = options.devices
     cores = sorted(os.sched_getaffinity(0))[:devices]
-    chunks = sorted({min(chunk, shape.length) for chunk in options.chunks})
     one, batch = Program("one"), Program("batch")
-    fronts = [Program("layers", chunk) for chunk in chunks]
-    workers = {
-        "one core": (Worker(shape, [one], cores[:1], 1), [one]),
-        "all cores": (Worker(shape, [one], cores, 1), [one]),
-        "split": (Worker(shape, [batch, *fronts], cores, devices), [batch, *fronts]),
-    }
-    calls = {
-        name if name != "split" else str(program): (worker, program)
-        for name, (worker, programs) in workers.items()
-        for program in programs
-    }
-    times = timing.interleave(
-        {name: lambda pair=pair: pair[0].step(pair[1]) for name, pair in calls.items()},
-        repeats=options.repeats,
-        seconds=options.seconds,
-    )
-    seconds = {name: timing.spread(of) for name, of in times.items()}
+    fronts = [Program("layers", chunk) for chunk in sorted({min(chunk, shape.length) for chunk in options.chunks})]
+    one_core, all_cores = (Worker(shape, [one], held, 1) for held in (cores[:1], cores))
+    split = Worker(shape, [batch, *fronts], cores, devices)
+    contenders = {"one core": (one_core, one), "all cores": (all_cores, one)}
+    contenders |= {str(program): (split, program) for program in (batch, *fronts)}
+    calls = {name: functools.partial(worker.ask, take_step, program) for name, (worker, program) in contenders.items()}
+    times = timing.interleave(calls, repeats=options.repeats, seconds=options.seconds)
+    seconds = {name: timing.spread(of).median for name, of in times.items()}
     own = math.ceil(shape.layers / devices)
-    cost, layer_cost = (ChunkCost(*workers["one core"][0].cost(layers)) for layers in (own, 1))
-    alone = seconds["one core"].median
-    rows = [
-        row(shape, name, 1 if program is one else devices, program, seconds[name], alone, cost, worker)
-        for name, (worker, program) in calls.items()
-    ]
-    for worker, _ in workers.values():
+    cost, layer_cost = (one_core.ask(measured_cost, shape, layers) for layers in (own, 1))
+    rows = []
+    for name, (worker, program) in contenders.items():
+        gain = seconds["one core"] / seconds[name]
+        count = 1 if program is one else devices
+        row = Row(str(shape), name, count, seconds[name], gain, worker.build_seconds[program])
+        if program.chunk:
+            limit = bound(shape.length, program.chunk, devices)
+            model = pipeline_seconds(shape.length, program.chunk, devices, cost)
+            row = row._replace(bound=limit, part=gain / limit, model_seconds=model)
+        rows.append(row)
+    for worker in (one_core, all_cores, split):
         worker.close()
     return cost, layer_cost, rows
 
 
-def row(
-    shape: Shape,
-    name: str,
-    devices: int,
-    program: Program,
-    seconds: timing.Spread,
-    one_core: float,
-    cost: ChunkCost,
-    worker: Worker,
-) -> Row:
-    """Returns the row of a contender."""
-    gain, limit, model = one_core / seconds.median, None, None
-    if program.chunk:
-        chunks = math.ceil(shape.length / program.chunk)
-        limit = bound(chunks, devices)
-        model = pipeline_seconds(shape.length, program.chunk, devices, cost)
-    part = None if limit is None else gain / limit
-    return Row(_name(shape), name, devices, *seconds, gain, limit, part, model, worker.build_seconds[str(program)])
+def bound(length: int, chunk: int, devices: int) -> float:
+    """Returns the greatest speed-up of D devices over one, ``D K / (K + D - 1)`` for K chunks."""
+    chunks = math.ceil(length / chunk)
+    return devices * chunks / (chunks + devices - 1)
 
 
-def verdict(options: argparse.Namespace, shape: Shape, cost: ChunkCost, rows: Sequence[Row]) -> dict[str, Any]:
+def verdict(options: argparse.Namespace, shape: Shape, cost: ChunkCost, rows: Sequence[Row]) -> str:
     """Returns what the cost model says is the best chunk, and what was measured to be."""
     fronts = {int(row.contender.split()[1]): row for row in rows if row.bound is not None}
-    predicted = best_chunk(shape.length, options.devices, cost)
+    predicted, default = (best_chunk(shape.length, options.devices, *costs) for costs in ([cost], []))
     likeliest = min(fronts, key=lambda chunk: fronts[chunk].model_seconds or math.inf)
     best = min(fronts, key=lambda chunk: fronts[chunk].seconds)
     lost = fronts[likeliest].seconds / fronts[best].seconds - 1
-    others = {row.contender: row.seconds for row in rows if row.bound is None}
-    text = (
+    gains = {row.contender: row.seconds / fronts[best].seconds for row in rows}
+    return (
         f"a chunk of C steps costs {report.si(cost.fixed, 's')} + {report.si(cost.step, 's')} C: best C = {predicted}, "
-        f"of those tried {likeliest}, measured {best} (+{lost:.1%}), "
-        f"by default {best_chunk(shape.length, options.devices)}; "
-        f"against all cores {others['all cores'] / fronts[best].seconds:.2f}x, "
-        f"against the batch split {others['batch'] / fronts[best].seconds:.2f}x"
+        f"of those tried {likeliest}, measured {best} (+{lost:.1%}), by default {default}; "
+        f"against all cores {gains['all cores']:.2f}x, against the batch split {gains['batch']:.2f}x"
     )
-    chunks = {"predicted": predicted, "predicted_of_tried": likeliest, "measured": best, "lost": lost}
-    return {"stack": _name(shape), "cost": cost._asdict(), **chunks, "text": text}
 
 
 def simulate_more(options: argparse.Namespace, shape: Shape, cost: ChunkCost) -> Iterator[SimulatedRow]:
     """Yields a row for every number of devices, with a layer each of the shape's size."""
     # Gradients come back the way that outputs went.
-    latency, a_step = 2 * options.latency, 2 * 4 * shape.batch * shape.hidden / options.bandwidth
+    handed_on = ChunkCost(cost.fixed + 2 * _LATENCY, cost.step + 2 * 4 * shape.batch * shape.hidden / _BANDWIDTH)
     for devices in options.simulate:
-        chunk = best_chunk(shape.length, devices, ChunkCost(cost.fixed + latency, cost.step + a_step))
-        chunks = math.ceil(shape.length / chunk)
-        found = simulate(Schedule(chunks, (cost.seconds(chunk),) * devices, latency + a_step * chunk))
-        gain = devices * cost.step * shape.length / found.seconds
+        chunk = best_chunk(shape.length, devices, handed_on)
+        seconds = pipeline_seconds(shape.length, chunk, devices, handed_on)
+        gain = devices * cost.step * shape.length / seconds
         stack = f"{shape.cell} {devices} x {shape.hidden}"
-        yield SimulatedRow(stack, devices, chunk, found.seconds, gain, bound(chunks, devices))
-
-
-def _name(shape: Shape) -> str:
-    return f"{shape.cell} {shape.layers} x {shape.hidden}, {shape.batch} x {shape.length}"
+        yield SimulatedRow(stack, devices, chunk, seconds, gain, bound(shape.length, chunk, devices))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,23 @@
-"""A process of `benchmarks.layers`: so many cores and devices, on which it takes steps when it is told to.
-
-It reads what to build as one line of JSON, then names of programs, one a line; it answers each with one line of JSON.
-"""
+"""A process of `benchmarks.layers`: so many cores and devices, on which it takes steps when it is told to."""
 
 from __future__ import annotations
 
 import functools
-import json
+import multiprocessing
 import os
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import AxisType, PartitionSpec
+
+import rnnjax
+from benchmarks import timing
+from benchmarks.subjects import mean_square
+from rnnjax.parallel.layers import Wavefront
+from rnnjax.parallel.mesh import BATCH, LAYERS, sum_over
+from rnnjax.parallel.schedule import ChunkCost
 
 # What the cost of a chunk is measured with: steps, steps in a chunk, turns.
 _LENGTH, _CHUNKS, _TURNS = 96, (6, 48), 5
@@ -26,6 +32,9 @@ class Shape(NamedTuple):
     batch: int
     length: int
 
+    def __str__(self) -> str:
+        return f"{self.cell} {self.layers} x {self.hidden}, {self.batch} x {self.length}"
+
 
 class Program(NamedTuple):
     """How a step is spread over the devices: "one", "batch", or "layers" with so many steps in a chunk."""
@@ -38,66 +47,43 @@ class Program(NamedTuple):
 
 
 class Worker:
-    """A process with cores and devices of its own, that takes steps of the programs it was started for."""
+    """A process with cores and devices of its own, as `taskset` would have it, that takes steps of some programs."""
 
-    def __init__(self, shape: Shape, programs: list[Program], cores: list[int], devices: int):
-        environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
-        command = [sys.executable, "-m", "benchmarks.layers.worker", ",".join(map(str, cores))]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self._process: Any = subprocess.Popen(command, env=environment, **pipes)
-        self.build_seconds = self._ask(json.dumps({"shape": shape, "programs": programs, "devices": devices}))
+    def __init__(self, shape: Shape, programs: Sequence[Program], cores: Sequence[int], devices: int):
+        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin, (cores, devices))
+        self.build_seconds = {program: self.ask(_add, shape, program, devices) for program in programs}
 
-    def step(self, program: Program) -> float:
-        """Takes a step; returns its seconds."""
-        return self._ask(str(program))
-
-    def cost(self, layers: int) -> list[float]:
-        """Returns what `measured_cost` says of so many layers: the fixed seconds of a chunk, and those of a step."""
-        return self._ask(f"cost {layers}")
+    def ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Returns what a function returns there."""
+        return self._pool.submit(function, *arguments).result()
 
     def close(self) -> None:
         """Ends the process."""
-        self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
-
-    def _ask(self, line: str) -> Any:
-        print(line, file=self._process.stdin, flush=True)
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise SystemExit(f"a worker of the benchmark stopped with code {self._process.wait()}; see what it printed")
-        return json.loads(answer)
+        self._pool.shutdown()
 
 
-def main(cores: str) -> None:
-    """Serves as one worker, on some cores only, as `taskset -c CORES` would have it."""
-    os.sched_setaffinity(0, set(map(int, cores.split(","))))  # before JAX starts its threads
-    from benchmarks import timing
+_steps: dict[Program, Callable[[], Any]] = {}  # of this process
 
-    given = json.loads(sys.stdin.readline())
-    shape = Shape(*given["shape"])
-    steps, seconds = {}, {}
-    for program in (Program(*fields) for fields in given["programs"]):
-        step = build(shape, program, given["devices"])
-        seconds[str(program)] = timing.duration(step)  # builds it
-        steps[str(program)] = step
-    print(json.dumps(seconds), flush=True)
-    for line in sys.stdin:
-        kind, *layers = line.split()
-        answer = measured_cost(shape, int(layers[0])) if kind == "cost" else timing.duration(steps[line.strip()])
-        print(json.dumps(answer), flush=True)
+
+def _begin(cores: Sequence[int], devices: int) -> None:
+    os.sched_setaffinity(0, cores)  # before JAX starts its threads
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", devices)
+
+
+def _add(shape: Shape, program: Program, devices: int) -> float:
+    """Builds a program; returns the seconds of that and of a first step."""
+    _steps[program] = build(shape, program, devices)
+    return timing.duration(_steps[program])
+
+
+def take_step(program: Program) -> None:
+    """Takes a step of a program."""
+    jax.block_until_ready(_steps[program]())
 
 
 def build(shape: Shape, program: Program, devices: int) -> Callable[[], Any]:
     """Returns a step: the gradient, with respect to the parameters, of the mean of the squared outputs."""
-    import jax
-    from jax.sharding import AxisType, PartitionSpec
-
-    import rnnjax
-    from benchmarks.subjects import mean_square
-    from rnnjax.parallel.layers import Wavefront
-    from rnnjax.parallel.mesh import BATCH, LAYERS, sum_over
-
     stack = rnnjax.Stack((getattr(rnnjax, shape.cell)(shape.hidden),) * shape.layers)
     params = stack.init(jax.random.key(0), shape.hidden)
     xs = jax.random.normal(jax.random.key(1), (shape.batch, shape.length, shape.hidden))
@@ -109,25 +95,22 @@ def build(shape: Shape, program: Program, devices: int) -> Callable[[], Any]:
         return jax.tree.map(lambda leaf: leaf / devices, sums)
 
     if program.kind == "one":
-        step = jax.jit(gradient)
-    else:
-        axis = LAYERS if program.kind == "layers" else BATCH
-        mesh = jax.make_mesh((devices,), (axis,), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
-        everywhere = PartitionSpec()
-        split = everywhere if program.kind == "layers" else PartitionSpec(BATCH)
-        function = gradient if program.kind == "layers" else of_a_part
-        step = jax.jit(jax.shard_map(function, mesh=mesh, in_specs=(everywhere, split), out_specs=everywhere))
+        return functools.partial(jax.jit(gradient), params, xs)
+    everywhere = PartitionSpec()
+    function, axis, split = (
+        (gradient, LAYERS, everywhere) if program.kind == "layers" else (of_a_part, BATCH, PartitionSpec(BATCH))
+    )
+    mesh = jax.make_mesh((devices,), (axis,), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+    step = jax.jit(jax.shard_map(function, mesh=mesh, in_specs=(everywhere, split), out_specs=everywhere))
     return functools.partial(step, params, xs)
 
 
-def measured_cost(shape: Shape, layers: int) -> tuple[float, float]:
-    """Returns the seconds of a chunk, forward and backward, on a device with so many layers: fixed, and of a step.
+def measured_cost(shape: Shape, layers: int) -> ChunkCost:
+    """Returns the seconds of a chunk, forward and backward, on a device with so many layers.
 
     T steps in K chunks take ``K fixed + T step`` on one device, so that two chunk sizes determine both numbers. The
     two are run alternately, and the best time of each counts.
     """
-    from benchmarks import timing
-
     part = shape._replace(layers=layers, length=_LENGTH)
     # Over one device `Wavefront` cuts into chunks and sends nothing.
     runs = {chunk: build(part, Program("layers", chunk), 1) for chunk in _CHUNKS}
@@ -135,13 +118,9 @@ def measured_cost(shape: Shape, layers: int) -> tuple[float, float]:
     return solved(_LENGTH, {chunk: min(seconds) for chunk, seconds in times.items()})
 
 
-def solved(length: int, seconds: dict[int, float]) -> tuple[float, float]:
+def solved(length: int, seconds: dict[int, float]) -> ChunkCost:
     """Returns the cost that explains the seconds of `length` steps, measured with each of two chunk sizes."""
     (small, at_small), (large, at_large) = seconds.items()
     # Seconds are measured, and may say that small chunks are the faster ones.
     fixed = max((at_small - at_large) / (length / small - length / large), 0.0)
-    return fixed, (at_large - fixed * length / large) / length
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+    return ChunkCost(fixed, (at_large - fixed * length / large) / length)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import functools
-import math
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -58,8 +59,8 @@ _COLUMNS = (
     Column("what", width=5, left=True),
     Column("devices"),
     *(Column(name, lambda row, name=name: row.seconds.get(name), "s", 7) for name in CONTENDERS),
-    Column("/ jax", lambda row: row.ratio(JAX_PEERS), ".2f", 5),
-    Column("/ torch", lambda row: row.ratio(["torch"]), ".2f"),
+    Column("/ jax", "ratio_to_jax", ".2f", 5),
+    Column("/ torch", "ratio_to_torch", ".2f"),
     Column("roof", "roofline", ".0%", 5),
     Column("first call", lambda row: row.first_call_seconds.get("rnnjax"), "s", 9),
 )
@@ -74,23 +75,12 @@ class Row(NamedTuple):
     seconds: dict[str, float]
     first_call_seconds: dict[str, float]
     skipped: dict[str, str]
-    roofline: float
-
-    def ratio(self, names: Sequence[str]) -> float:
-        """Returns the time of the fastest of some contenders over ours; NaN where none took part."""
-        known = [self.seconds[name] for name in names if name in self.seconds]
-        return min(known) / self.seconds["rnnjax"] if known and "rnnjax" in self.seconds else math.nan
-
-    def as_json(self) -> dict[str, Any]:
-        """Returns the row as JSON can hold it."""
-        ratios = {"ratio_to_jax": self.ratio(JAX_PEERS), "ratio_to_torch": self.ratio(["torch"])}
-        known = {name: value for name, value in ratios.items() if not math.isnan(value)}
-        own = {name: value for name, value in self._asdict().items() if name != "case"}
-        return self.case._asdict() | own | known
+    roofline: float | None
+    ratio_to_jax: float | None
+    ratio_to_torch: float | None
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs the command with the arguments after its name."""
     options = parse(arguments)
     if options.use == "command":
         provide_cpu_devices()
@@ -99,7 +89,6 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the command's options."""
     small = {"cells": ["BasicRNN"], "shapes": [(4, 3, 2, 5)], "seconds": 0.01}
     what = "Training and inference beside other libraries, in turns."
     parser = command.FiguresParser("peers", what, _EPILOG, **small)
@@ -147,10 +136,16 @@ def measure(case: Case, peers: Sequence[str], seconds: float, use: str = "comman
         times = medians(timed, seconds)
         if what == "train":
             times = {name: seconds / calls[name].steps for name, seconds in times.items()}
-        roofline = flops / times["rnnjax"] / rate if "rnnjax" in times else math.nan
+        roofline = flops / times["rnnjax"] / rate if "rnnjax" in times else None
         devices = getattr(calls["rnnjax"], f"{what}_devices") if "rnnjax" in calls else 1
-        yield Row(case, what, devices, times, first, skipped, roofline)
-    del calls
+        ratios = (ratio(times, names) for names in (JAX_PEERS, ["torch"]))
+        yield Row(case, what, devices, times, first, skipped, roofline, *ratios)
+
+
+def ratio(seconds: Mapping[str, float], names: Sequence[str]) -> float | None:
+    """Returns the time of the fastest of some contenders over ours; None where none took part."""
+    known = [seconds[name] for name in names if name in seconds]
+    return min(known) / seconds["rnnjax"] if known and "rnnjax" in seconds else None
 
 
 def medians(calls: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
@@ -187,12 +182,12 @@ def _product_rate(case: Case, devices: int) -> float:
 def summary(rows: Sequence[Row]) -> list[str]:
     """Returns geometric means and the smallest of the ratios over all cases."""
     lines = []
-    for what in ("train", "infer"):
-        for title, names in (("the fastest other JAX library", JAX_PEERS), ("PyTorch", ("torch",))):
-            ratios = [row.ratio(names) for row in rows if row.what == what and not math.isnan(row.ratio(names))]
-            if ratios:
-                mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-                lines.append(f"{what}, against {title}: {mean:.2f}x (geometric mean), {min(ratios):.2f}x at least")
+    for what, field in itertools.product(("train", "infer"), ("ratio_to_jax", "ratio_to_torch")):
+        ratios = [getattr(row, field) for row in rows if row.what == what and getattr(row, field)]
+        if ratios:
+            other = "the fastest other JAX library" if field == "ratio_to_jax" else "PyTorch"
+            mean = statistics.geometric_mean(ratios)
+            lines.append(f"{what}, against {other}: {mean:.2f}x (geometric mean), {min(ratios):.2f}x at least")
     return lines
 
 

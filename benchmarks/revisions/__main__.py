@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import pickle
 import statistics
@@ -62,11 +61,6 @@ class Row(NamedTuple):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs the command with the arguments after its name.
-
-    Raises:
-      ConfigError: for a revision that there is not, or whose programs cannot be made.
-    """
     options = parse(arguments)
     before, after = all_programs(options)
     rows = (measured(key, before[key], after[key], options.seconds) for key in before)
@@ -74,7 +68,6 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the command's options."""
     what = "Programs of unroll of two revisions, timed in turns."
     parser = command.FiguresParser("revisions", what, _EPILOG, shapes=["2,1,2,3"], seconds=0.001)
     parser.add_argument("--before", required=True, metavar="COMMIT", help="the older revision")
@@ -87,34 +80,25 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def all_programs(options: argparse.Namespace) -> list[dict[Key, bytes]]:
     """Returns the programs of the older and of the newer revision."""
     with tempfile.TemporaryDirectory() as folder:
+        trees = [Path(folder) / "before", Path(folder) / "after"]
         try:
-            trees = [_checked_out(options.before, Path(folder) / "before"), ROOT]
-            if options.after is not None:
-                trees[1] = _checked_out(options.after, Path(folder) / "after")
-            return [_programs(tree, options.shapes) for tree in trees]
+            return [_programs(*each, options.shapes) for each in zip((options.before, options.after), trees)]
         except subprocess.CalledProcessError as error:
             raise ConfigError(error.stderr.decode(errors="replace").strip().splitlines()[-1]) from error
 
 
-def _checked_out(commit: str, folder: Path) -> Path:
-    """Writes the library of a commit to a folder, and returns that."""
-    command = ["git", "archive", "--format=tar", commit, "rnnjax"]
-    archive = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
-    with tarfile.open(fileobj=BytesIO(archive)) as files:
-        files.extractall(folder, filter="data")
-    return folder
-
-
-def _programs(tree: Path, shapes: Sequence[str]) -> dict[Key, bytes]:
-    """Returns the programs of the library in a folder."""
-    out = tree / "programs.pickle" if tree != ROOT else Path(tempfile.mkstemp(suffix=".pickle")[1])
+def _programs(commit: str | None, folder: Path, shapes: Sequence[str]) -> dict[Key, bytes]:
+    """Returns the programs of the library of a commit, which is written to a folder; of the files as they are now."""
+    folder.mkdir()
+    if commit is not None:
+        command = ["git", "archive", "--format=tar", commit, "rnnjax"]
+        archive = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
+        with tarfile.open(fileobj=BytesIO(archive)) as files:
+            files.extractall(folder, filter="data")
+    tree, out = ROOT if commit is None else folder, folder / "programs.pickle"
     command = [sys.executable, str(Path(__file__).with_name("programs.py")), str(out), *shapes]
-    environment = os.environ | {"PYTHONPATH": str(tree)}
-    try:
-        subprocess.run(command, env=environment, cwd=tree, check=True, capture_output=True)
-        return pickle.loads(out.read_bytes())
-    finally:
-        out.unlink(missing_ok=True)
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": str(tree)}, cwd=tree, check=True, capture_output=True)
+    return pickle.loads(out.read_bytes())
 
 
 def measured(key: Key, before: bytes, after: bytes, seconds: float) -> Row:
@@ -139,7 +123,7 @@ def _call(program: bytes) -> Callable[[], Any]:
 def summary(rows: Sequence[Row]) -> str:
     """Returns the mean and the range of the ratios."""
     ratios = [row.ratio for row in rows]
-    mean = math.exp(statistics.fmean(map(math.log, ratios)))
+    mean = statistics.geometric_mean(ratios)
     return f"\nratio: {mean:.3f} in the (geometric) mean, {min(ratios):.2f} to {max(ratios):.2f}"
 
 

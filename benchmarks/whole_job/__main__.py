@@ -63,11 +63,6 @@ class Row(NamedTuple):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs the command with the arguments after its name.
-
-    Raises:
-      DataError: if MNIST's files are not found; TrainingError: if a job does not end well.
-    """
     options = parse(arguments)
     folder_of_originals(options)
     about = f"configs/mnist.py:{options.variant}"
@@ -75,7 +70,6 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the command's options."""
     parser = command.FiguresParser(
         "whole_job", "A whole training job beside PyTorch's.", _EPILOG, variant="rnn31", epochs=1, repeats=1
     )
@@ -115,15 +109,14 @@ def torch_job(options: argparse.Namespace) -> Job:
     config = VARIANTS[options.variant]
     sizes = {
         "kind": config.cell.kind,
-        "hidden-size": config.cell.hidden_size,
+        "hidden": config.cell.hidden_size,
         "layers": config.cell.layers,
-        "batch-size": config.batch_size,
+        "learning_rate": config.optimizer.learning_rate,
+        "batch_size": config.batch_size,
         "epochs": options.epochs or config.epochs,
-        "learning-rate": config.optimizer.learning_rate,
-        "data": folder_of_originals(options),
+        "data": str(folder_of_originals(options)),
     }
-    flags = [f"--{name}={value}" for name, value in sizes.items()]
-    seconds, printed = processes.timed(["benchmarks.whole_job.torch_job", *flags])
+    seconds, printed = processes.timed(["benchmarks.whole_job.torch_job", json.dumps(sizes)])
     return Job(seconds, **json.loads(printed.splitlines()[-1]))
 
 

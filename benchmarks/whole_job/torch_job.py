@@ -7,12 +7,10 @@ import JAX, which such a job would not wait for.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,33 +21,29 @@ from benchmarks.pytorch import Classifier, torch_module, train_epoch
 VALIDATION_SIZE = 5000
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Runs the job with the arguments after its name."""
-    options = parse(arguments)
-    torch_module().manual_seed(options.seed)
-    images, labels = read(options.data, "train", 16), read(options.data, "train", 8).long()
+def main(kind: str, hidden: int, layers: int, learning_rate: float, batch_size: int, epochs: int, data: str) -> None:
+    """Runs the job.
+
+    Args:
+      kind: of the cell.
+      hidden, layers: its units, and how many of it.
+      learning_rate, batch_size, epochs: of the training.
+      data: folder of the four original files.
+    """
+    torch_module().manual_seed(0)
+    folder = Path(data)
+    images, labels = read(folder, "train", 16), read(folder, "train", 8).long()
     train, validation = (slice(VALIDATION_SIZE, None), slice(VALIDATION_SIZE))
-    model = Classifier(options.kind, (28, options.hidden_size, options.layers, 10), options.learning_rate)
+    model = Classifier(kind, (28, hidden, layers, 10), learning_rate)
     seconds = steps = 0
     measured = {}
-    for _ in range(options.epochs):
+    for _ in range(epochs):
         began = time.perf_counter()
-        steps += train_epoch(model, images[train], labels[train], options.batch_size)
+        steps += train_epoch(model, images[train], labels[train], batch_size)
         seconds += time.perf_counter() - began
         measured["validation"] = accuracy(model, images[validation], labels[validation])
-    measured["test"] = accuracy(model, read(options.data, "t10k", 16), read(options.data, "t10k", 8).long())
+    measured["test"] = accuracy(model, read(folder, "t10k", 16), read(folder, "t10k", 8).long())
     print(json.dumps({"step_seconds": seconds / steps, **measured}))
-
-
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the job's options."""
-    parser = argparse.ArgumentParser("python -m benchmarks.whole_job.torch_job", description=__doc__)
-    parser.add_argument("--kind", choices=["BasicRNN", "LSTM", "GRU"], default="BasicRNN")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the four original files")
-    for name, size in {"hidden-size": 150, "layers": 1, "batch-size": 150, "epochs": 5, "seed": 0}.items():
-        parser.add_argument(f"--{name}", type=int, default=size)
-    return parser.parse_args(arguments)
 
 
 def read(folder: Path, part: str, header: int) -> Any:
@@ -68,4 +62,4 @@ def accuracy(model: Classifier, images: Any, labels: Any) -> float:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(**json.loads(sys.argv[1]))

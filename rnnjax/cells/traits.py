@@ -67,7 +67,8 @@ def adds_a_bias(cell: Cell, params: Params, xs: Array | None) -> bool:
     """Returns whether a cell's z is known to be ``xs @ w_x``, with or without something added that is no input.
 
     Each step's z then depends on its own input only, and can be computed at any time. The answer is read off the jaxpr
-    of `gate_inputs`: the projected inputs must have one reader, an addition. It is no without inputs (None).
+    of `gate_inputs`: the projected inputs must be read once, by an addition of what is the same for all steps and
+    sequences. It is no without inputs (None).
     """
     if xs is None or not isinstance(cell, HiddenCell):
         return False
@@ -75,10 +76,14 @@ def adds_a_bias(cell: Cell, params: Params, xs: Array | None) -> bool:
         return False
     zs = jax.eval_shape(cell.project, params.w_x, xs)
     jaxpr = jax.make_jaxpr(cell.gate_inputs)(params, zs).jaxpr
-    readers = [equation for equation in jaxpr.eqns if jaxpr.invars[-1] in equation.invars]
+    projected = jaxpr.invars[-1]
+    readers = [equation for equation in jaxpr.eqns for v in equation.invars if v is projected]
     if not readers:  # nothing is added: the projected inputs are the result
-        return jaxpr.outvars == jaxpr.invars[-1:]
-    return len(readers) == 1 and readers[0].primitive.name == "add" and readers[0].outvars == jaxpr.outvars
+        return jaxpr.outvars == [projected]
+    if len(readers) > 1 or readers[0].primitive.name != "add" or readers[0].outvars != jaxpr.outvars:
+        return False
+    (added,) = (v.aval for v in readers[0].invars if v is not projected)
+    return all(size == 1 for size in added.shape[:-2])
 
 
 def is_told_of(cell: Cell, name: str, *described: str) -> bool:

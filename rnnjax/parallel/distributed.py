@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import ctypes
 import importlib.util
@@ -11,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -27,6 +26,7 @@ from rnnjax.errors import (
     first_line,
     require,
 )
+from rnnjax.flag_parser import FlagParser
 from rnnjax.machine import versions
 from rnnjax.parallel.agreement import CollectiveError, describe_run
 from rnnjax.parallel.meeting import Place, give_up, meet
@@ -91,13 +91,8 @@ def read_cluster(
 _PLACE_FLAGS = ("coordinator", "process_id", "processes")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message.removeprefix("argument "))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(add_help=False, allow_abbrev=False)
+def _parser() -> FlagParser:
+    parser = FlagParser()
     parser.add_argument("--coordinator")
     parser.add_argument("--process_id", type=int)
     parser.add_argument("--processes", type=int)

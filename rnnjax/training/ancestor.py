@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from rnnjax.config import OptimizerConfig, TrainConfig
 from rnnjax.config_group import freeze
 from rnnjax.data.dataset import NO_DATA
 from rnnjax.errors import CheckpointError, ConfigError, DataError, require
+from rnnjax.flag_parser import FlagParser
 from rnnjax.parallel.agreement import in_all_processes
 from rnnjax.tasks.task import Kept, Task
 from rnnjax.training.directory.checkpoint import ITEMS, Checkpoints
@@ -62,11 +62,6 @@ class Extension(NamedTuple):
     config: TrainConfig
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message.removeprefix("argument "))
-
-
 def read_parent(arguments: Sequence[str]) -> tuple[Parent | None, list[str]]:
     """Returns what a run is to begin with, None if nothing, and the arguments that say nothing of it.
 
@@ -76,7 +71,7 @@ def read_parent(arguments: Sequence[str]) -> tuple[Parent | None, list[str]]:
     Raises:
       ConfigError: for a flag without a value.
     """
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = FlagParser()
     parser.add_argument("--init_from")
     options, rest = parser.parse_known_args(list(arguments))
     if options.init_from is None:
@@ -99,7 +94,7 @@ def read_extension(arguments: Sequence[str]) -> tuple[Extension | None, Path | N
     """
     if not any(argument.partition("=")[0] in ("--extend", "-extend") for argument in arguments):
         return None, None
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = FlagParser()
     parser.add_argument("--extend", required=True)
     parser.add_argument("--by", type=int, required=True)
     parser.add_argument("--data")

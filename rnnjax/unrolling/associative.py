@@ -202,12 +202,14 @@ def _derivative(cell: LinearCell, primals: tuple[_Arrays], tangents: tuple[_Arra
 
 
 def _read_before_resets(cell: LinearCell, settings: ScanSettings, arrays: _Arrays, states: State) -> Array:
-    """Returns the outputs, NaN for steps that are lost to a reset, and without a derivative there."""
+    """Returns the outputs, without a derivative at steps that are lost to a reset."""
     followed, resets = arrays.followed, arrays.resets
     assert followed is not None
     assert resets is not None
     before = map_numbers(lambda h0, hs: states_before(settings, hs, h0), arrays.state, states)
     lost = lost_to_resets(followed, resets, before, states)
     initial = jax.tree.map(lambda leaf, like: jnp.broadcast_to(leaf, like.shape), arrays.initial, states)
+    # Where they are lost their values are as they are, and their derivative is that of what is read in their place.
+    values = jax.lax.stop_gradient(cell.read(arrays.params, states, arrays.zs))
     ys = cell.read(arrays.params, select(lost, initial, states), zeros_where(lost, arrays.zs))
-    return select(lost, jnp.full_like(ys, jnp.nan), ys)
+    return select(lost, values, ys)

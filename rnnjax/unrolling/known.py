@@ -26,8 +26,7 @@ from rnnjax.cells.traits import fuses
 from rnnjax.files import is_object, read_json, write_json
 from rnnjax.machine import device_name, versions
 from rnnjax.unrolling.candidates import can_serve, method_as_json, method_from_json
-from rnnjax.unrolling.device_table import ROWS
-from rnnjax.unrolling.known_devices import own_rows
+from rnnjax.unrolling.known_devices import known_rows
 from rnnjax.unrolling.recurrence import Method, Recurrence
 
 _log = logging.getLogger(__name__)
@@ -79,7 +78,7 @@ def given_choice(methods: Methods, recurrence: Recurrence) -> Method | None:
 
 def shipped_choice(recurrence: Recurrence) -> Method | None:
     """Returns the method in the table of known devices for the device that JAX computes on; None if there is none."""
-    table = (*own_rows(), *ROWS)
+    table = known_rows()
     if not table or not fuses(recurrence.cell):
         return None
     h, device = recurrence.state.h, device_name()

@@ -12,6 +12,7 @@ from rnnjax.unrolling.candidates import method_as_json, method_from_json
 from rnnjax.unrolling.recurrence import Method
 
 OWN = "RNNJAX_KNOWN_DEVICES"  # names a JSON file of rows that come before those of the library
+SHIPPED = Path(__file__).with_name("device_table.json")  # by ``python -m benchmarks.accelerator --collect DIR``
 
 
 class Row(NamedTuple):
@@ -40,16 +41,16 @@ class Row(NamedTuple):
     commit: str
 
 
-def own_rows() -> tuple[Row, ...]:
-    """Returns the rows of the file that `RNNJAX_KNOWN_DEVICES` names; none where it names none."""
-    path = os.environ.get(OWN)
-    return _rows_in(path) if path else ()
+def known_rows() -> tuple[Row, ...]:
+    """Returns all rows in the order in which they are read: the first that a recurrence fits into is taken."""
+    own = os.environ.get(OWN)
+    return (*(rows_in(Path(own)) if own else ()), *rows_in(SHIPPED))
 
 
 @functools.cache
-def _rows_in(path: str) -> tuple[Row, ...]:
-    values = read_json(Path(path), _fit, "no device of one's own is known") or []
-    return tuple(map(row_from_json, values))
+def rows_in(path: Path) -> tuple[Row, ...]:
+    """Returns the rows of a JSON file; none, with a warning, where it is damaged."""
+    return tuple(map(row_from_json, read_json(path, _fit, "none of its devices is known") or []))
 
 
 def row_as_json(row: Row) -> dict[str, Any]:

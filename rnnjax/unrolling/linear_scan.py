@@ -257,7 +257,8 @@ def at_first(number: Any, like: Any, reverse: bool) -> Any:
 
     def leaf(number: Array, like: Array) -> Array:
         others = (0, 0, 0)
-        time = (len(like) - 1, 0, 0) if reverse else (0, len(like) - 1, 0)
+        others_before = like.shape[0] - 1  # not `len`, which must be known
+        time = (others_before, 0, 0) if reverse else (0, others_before, 0)
         return jax.lax.pad(number[None], jnp.zeros((), number.dtype), [time, *[others] * (like.ndim - 1)])
 
     return jax.tree.map(leaf, number, like)

@@ -82,7 +82,7 @@ def _states(solver: Solver, arrays: _Arrays) -> tuple[State, NewtonReport]:
     last, residuals = _iterated(solver, recurrence, layout)
     residuals, counts = solver.chunks.whole(residuals), solver.chunks.whole(last.count[None])
     right = _steps_before_first(_wrong(solver, residuals))
-    converged = right == len(residuals)
+    converged = right == residuals.shape[0]
     states = _in_order_unless(converged.all(), solver.chunks, recurrence, layout.unpack(last.rows[1:]))
     return states, NewtonReport(counts.max(), converged, right, residuals.max(0))
 

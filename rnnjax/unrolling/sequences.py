@@ -55,7 +55,7 @@ def unroll(
         `lengths`, a step is valid if it is so by both.
       resets: ``[*batch, T]``; where true, the state is set back to the cell's initial state before that step. A missing
         step resets nothing. What lies before a reset changes no value and no gradient after it. Where an input or the
-        given state is not finite, or the cell overflows, outputs are NaN from there up to the next reset. Beyond an
+        given state is not finite, or an output overflows, outputs are NaN from there up to the next reset. Beyond an
         overflow, a gradient of a gradient by reverse mode twice is NaN with every method but `Static`; forward over
         reverse, as by `jax.hessian`, is right.
       reverse: whether to go from the last valid step to the first. Outputs stay in the order of the inputs, and the

@@ -1,45 +1,38 @@
 """What an accelerator gave goes into the documents and the table of devices, with where it comes from."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from benchmarks.accelerator.collecting import Targets, collect
-from benchmarks.accelerator.fastest import as_python, fastest_rows, write_known_devices
-from benchmarks.accelerator.records import Record, write_record
+from benchmarks.accelerator.fastest import fastest_rows, write_known_devices, write_table
+from benchmarks.accelerator.records import Machine, Record, write_record
 from benchmarks.processes import ROOT
 from rnnjax import GRU, LSTM, CuDNN, Fused, Pallas, Scan, choose_method
 from rnnjax.errors import ConfigError
 from rnnjax.machine import device_name
 from rnnjax.unrolling import known_devices
-from rnnjax.unrolling.known_devices import Row
+from rnnjax.unrolling.known_devices import Row, rows_in
 
 STEPS = ["kernels_base", "kernels_trained", "mnist_rnn31", "memory"]
 VERSIONS = {"python": "3.11", "jax": "1.2", "jaxlib": "1.2"}
 
 
-def record(step, results, **fields):
-    about = {"state": "done", "seconds": 1.0, "command": f"python -m {step}", "last_lines": [], "device": "Some GPU"}
-    about |= {"versions": VERSIONS, "commit": "abc", "sources": "digest", "rehearsal": False}
-    return Record(step=step, results=results, **{**about, **fields})
+def record(step, results, *, state="done", seconds=1.0, **machine):
+    about = {"device": "Some GPU", "versions": VERSIONS, "commit": "abc", "sources": "digest", "rehearsal": False}
+    return Record(step, state, seconds, f"python -m {step}", [], results, Machine(**{**about, **machine}))
 
 
-def kernel(contender, both, cell="LSTM", H=256, B=16, dtype="bfloat16", **fields):
-    times = [
-        None if each is None else {"median": each, "low": each, "high": each} for each in (both and both / 3, both)
-    ]
-    row = {"cell": cell, "heads": 1, "H": H, "B": B, "T": 1024, "dtype": dtype, "projected": True, "error": 1e-3}
-    row |= {"contender": contender, "forward_seconds": times[0], "both_seconds": times[1], "reason": None}
-    return row | {"floor_seconds": {"forward": 1e-3, "both": 2e-3}} | fields
+def kernel(contender, both, cell="LSTM", H=256, dtype="bfloat16", projected=True):
+    case = {"cell": cell, "H": H, "B": 16, "dtype": dtype, "projected": projected}
+    return {"case": case, "contender": contender, "both_seconds": both and {"median": both}}
 
 
 KERNELS = [
     kernel("pallas", 4e-3),
     kernel("scan", 8e-3),
     kernel("torch fp16", 1e-3),
-    kernel("pallas", None, H=512, reason="wrong: the outputs is off by 9.0%"),
+    kernel("pallas", None, H=512),
     kernel("scan(4)", 9e-3, H=512),
     kernel("cudnn", 2e-3, dtype="float32"),
     kernel("fused", 2e-3, projected=False, cell="GRU"),
@@ -50,10 +43,10 @@ KERNELS = [
 @pytest.fixture
 def targets(tmp_path):
     """Documents and a table as they are before anything was measured."""
-    found = Targets(*(tmp_path / name for name in ("results.json", "results.md", "performance.md", "table.py")))
+    found = Targets(*(tmp_path / name for name in ("results.json", "results.md", "performance.md", "table.json")))
     found.results.write_text("{}")
     found.performance.write_text("before\n<!-- accelerator: begin -->\nNothing.\n<!-- accelerator: end -->\nafter\n")
-    found.devices.write_text('"""Rows."""\n')
+    found.devices.write_text("[]")
     return found
 
 
@@ -61,48 +54,30 @@ def targets(tmp_path):
 def merge(tmp_path, targets):
     """Collects records; returns what was said."""
 
-    def collected(*records, known=()):
+    def collected(*records):
         folder = tmp_path / "out"
         folder.mkdir(exist_ok=True)
         for each in records:
             write_record(folder, each)
-        return list(collect(folder, STEPS, targets, known=known))
+        known_devices.rows_in.cache_clear()
+        return list(collect(folder, STEPS, targets))
 
     return collected
-
-
-def rows_of(text):
-    found = {}
-    exec(text, found)
-    return found["ROWS"]
 
 
 def test_the_fastest_of_the_right_ones_goes_into_the_table_of_devices_with_where_it_comes_from(merge, targets):
     old = Row("Older GPU", "GRU", "float32", 64, 8, Fused(), "a command", "jax 1", "old")
     replaced = Row("Some GPU", "LSTM", "bfloat16", 256, 16, Scan(), "a command", "jax 1", "old")
-    merge(record("kernels_base", {"rows": KERNELS}), known=(old, replaced))
+    write_table(targets.devices, [old, replaced])
+    merge(record("kernels_base", {"rows": KERNELS}))
+    known_devices.rows_in.cache_clear()
     source = ("python -m kernels_base", "jax 1.2, jaxlib 1.2", "abc")
-    assert rows_of(targets.devices.read_text()) == (
+    assert rows_in(targets.devices) == (
         old,
         Row("Some GPU", "LSTM", "bfloat16", 256, 16, Pallas(), *source),
         Row("Some GPU", "LSTM", "bfloat16", 512, 16, Scan(unroll=4), *source),
         Row("Some GPU", "LSTM", "float32", 256, 16, CuDNN(), *source),
     )
-
-
-def test_the_table_that_is_written_is_as_the_linter_and_the_formatter_want_it(merge, targets):
-    pytest.importorskip("ruff")
-    merge(record("kernels_base", {"rows": KERNELS}))
-    for arguments in (["check", "--select", "I,F,E"], ["format", "--check"]):
-        command = [sys.executable, "-m", "ruff", *arguments, "--config", str(ROOT / "pyproject.toml")]
-        ended = subprocess.run([*command, str(targets.devices)], capture_output=True, text=True, check=False)
-        assert ended.returncode == 0, ended.stdout + ended.stderr + targets.devices.read_text()
-
-
-def test_without_rows_the_table_is_as_it_is_shipped():
-    shipped = (ROOT / "rnnjax" / "unrolling" / "device_table.py").read_text()
-    assert rows_of(as_python((), "Rows.")) == ()
-    assert as_python((), shipped.split('"""')[1]) == shipped or "Row(" in shipped
 
 
 def test_a_table_of_one_s_own_comes_first_and_is_what_later_steps_go_by(tmp_path, monkeypatch):
@@ -120,12 +95,13 @@ def test_a_damaged_table_of_one_s_own_is_named_and_not_used(tmp_path, monkeypatc
     path.write_text('[{"device": "Some GPU"}]')
     monkeypatch.setenv(known_devices.OWN, str(path))
     assert choose_method(LSTM(256), (5, 16, 8)) == Fused()
-    assert f"{path} does not have the expected content; no device of one's own is known" in caplog.messages
+    assert f"{path} does not have the expected content; none of its devices is known" in caplog.messages
 
 
-def test_what_is_trained_counts_before_the_same_size_elsewhere():
-    records = [record("kernels_trained", {"rows": [kernel("scan", 1e-3)]}), record("kernels_base", {"rows": KERNELS})]
-    assert fastest_rows(records)[0].method == Scan()
+def test_what_is_trained_counts_before_the_same_size_elsewhere(tmp_path):
+    write_record(tmp_path, record("kernels_trained", {"rows": [kernel("scan", 1e-3)]}))
+    write_record(tmp_path, record("kernels_base", {"rows": KERNELS}))
+    assert fastest_rows(tmp_path)[0].method == Scan()
 
 
 def test_kernels_are_a_table_between_the_markers_and_tables_of_other_steps_stay(merge, targets):
@@ -137,7 +113,9 @@ def test_kernels_are_a_table_between_the_markers_and_tables_of_other_steps_stay(
     assert text.endswith("\n<!-- accelerator: end -->\nafter\n")
     said = "`python -m kernels_base`: Some GPU, python 3.11, jax 1.2, jaxlib 1.2, rnnjax at abc; timed out after 190 s"
     assert said in text
-    assert "| cell | contender | both |\n|---|---|---|\n| LSTM | scan | 4.00 ms |\n| LSTM | it cannot |  |" in text
+    assert (
+        "| cell | contender | both |\n| --- | --- | --- |\n| LSTM | scan | 4.00 ms |\n| LSTM | it cannot |  |" in text
+    )
     assert "| LSTM | 64 |" in text
     before = text
     merge()
@@ -153,11 +131,11 @@ def result(seeds, commit="abc"):
 
 def test_a_published_figure_is_merged_unless_what_is_there_is_of_more_seeds(merge, targets):
     said = merge(record("mnist_rnn31", {"mnist_rnn31": result(2, commit=None)}))
-    assert said == ["mnist_rnn31: merged"]
+    assert said[0] == "mnist_rnn31: merged"
     assert json.loads(targets.results.read_text())["mnist_rnn31"] == result(2)
     assert "| mnist_rnn31 | training loss, last 250 steps | 0.302 | 0.1000" in targets.results_table.read_text()
     said = merge(record("mnist_rnn31", {"mnist_rnn31": result(1)}))
-    assert said == ["mnist_rnn31: left as it was, of 2 seeds and not 1"]
+    assert said[0] == "mnist_rnn31: left as it was, of 2 seeds and not 1"
     assert json.loads(targets.results.read_text())["mnist_rnn31"] == result(2)
 
 

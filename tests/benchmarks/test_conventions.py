@@ -12,7 +12,7 @@ from benchmarks.accelerator.steps import plan
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
 # Processes that a benchmark starts, and what runs where this project is not installed.
-OTHERS = {"source_graph", "layers.worker", "revisions.programs", "whole_job.torch_job"}
+OTHERS = {"source_graph", "revisions.programs", "whole_job.torch_job"}
 # The engine is called in one file; the other reads what a run leaves.
 OF_TRAINING = {"engine", "faults.compare"}
 
@@ -39,6 +39,29 @@ def test_a_benchmark_has_the_words_that_all_have(command, capsys):
     assert said.startswith(f"usage: python -m benchmarks.{command} ")
     if command != "accelerator":  # whose results are a folder
         assert {"--json PATH", "--smoke"} <= set(re.findall(r"--json PATH|--smoke", said))
+
+
+REFUSED = {
+    ("unroll", "--batch", "0"): "--batch: expected a whole number of at least 1, got '0'",
+    ("unroll", "--hidden", "1.5"): "--hidden: expected a whole number of at least 1, got '1.5'",
+    ("unroll", "--seconds", "0"): "--seconds: expected a number above 0, got '0'",
+    ("unroll", "--compile-limit", "nan"): "--compile-limit: expected a number of at least 0, got 'nan'",
+    ("unroll", "--cells", "Elman"): "--cells: invalid choice: 'Elman'",
+    ("unroll", "--json", "no/such/folder/rows.json"): "--json: cannot write",
+    ("unroll", "--plot", "plot.txt"): "--plot: cannot draw plot.txt",
+    ("peers", "--shapes", "1,2,3"): "expected T,B,I,H, got '1,2,3'",
+    ("layers", "--shapes", "Elman,4,256,32,300"): "--shapes: expected CELL,LAYERS,H,B,T",
+    ("layers", "--shapes", "LSTM,0,256,32,300"): "--shapes: expected a whole number",
+}
+
+
+@pytest.mark.parametrize("words", [*REFUSED, *((command, "--haste", "yes") for command in COMMANDS)], ids=" ".join)
+def test_what_cannot_be_used_is_refused_in_one_sentence(words, capsys):
+    with pytest.raises(SystemExit) as refused:
+        module_of(words[0]).parse(words[1:])
+    said = capsys.readouterr().err
+    assert (refused.value.code, said.count("\n")) == (2, 1)
+    assert REFUSED.get(words, words[0]) in said
 
 
 def test_every_command_ends_in_one_way():

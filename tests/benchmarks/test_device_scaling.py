@@ -25,16 +25,17 @@ def test_every_way_of_mapping_takes_the_same_step():
 
 def test_every_way_of_mapping_is_timed_on_one_device_and_on_two(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "training_steps", lambda case, contender, steps: lambda: np.ones(case.B).sum())
-    rows_path, picture = tmp_path / "rows.json", tmp_path / "gains.png"
-    assert exit_code(devices.main, [*SIZES, "--json", str(rows_path), "--plot", str(picture)]) == 0
+    rows_path = tmp_path / "rows.json"
+    assert exit_code(devices.main, [*SIZES, "--json", str(rows_path)]) == 0
     rows = json.loads(rows_path.read_text())["rows"]
     ways = [("jit", 1), ("shard_map", 1), ("pmap", 1), ("shard_map", 2), ("pmap", 2)]
-    assert [(row["map"], row["devices"]) for row in rows] == ways * 2
-    assert [row["batch"] for row in rows] == [5] * 5 + [5, 5, 5, 10, 10]
+    contenders = [row["contender"] for row in rows]
+    assert [(each["map"], each["devices"]) for each in contenders] == ways * 2
+    assert [each["batch"] for each in contenders] == [5] * 5 + [5, 5, 5, 10, 10]
     assert all(row["seconds"]["low"] > 0 and row["turns"] >= 2 for row in rows)
-    assert [row["gain"] for row in rows if row["map"] == "jit"] == [1, 1]
-    assert {(row["map"], row["devices"]) for row in rows if row["cost"]} <= {("shard_map", 1), ("pmap", 1)}
-    assert picture.stat().st_size > 0
+    assert [row["gain"] for row in rows[::5]] == [1, 1]
+    with_cost = {(row["contender"]["map"], row["contender"]["devices"]) for row in rows if row["cost"]}
+    assert with_cost <= {("shard_map", 1), ("pmap", 1)}
     assert capsys.readouterr().out.count("shard_map") == 4
 
 
@@ -46,14 +47,6 @@ def test_a_weak_row_that_takes_as_long_has_gained_its_devices():
 @pytest.mark.parametrize(("most", "counts"), [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])])
 def test_devices_double_up_to_all(most, counts):
     assert devices.device_counts(most) == counts
-
-
-@pytest.mark.parametrize("arguments", [["--shape", "1,2,3"], ["--cell", "Elman"], ["--devices", "0"]])
-def test_bad_usage_ends_with_2(arguments, capsys):
-    with pytest.raises(SystemExit) as ended:
-        devices.main(arguments)
-    assert ended.value.code == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_more_devices_than_there_are_is_refused_in_one_sentence(capsys):

@@ -241,7 +241,7 @@ def test_a_step_that_is_told_to_be_checkpointed_must_be_on_the_disk(bench, run):
     (one.run / "summary.json").unlink()
 
     def stopped(step, code=75):
-        check_stopped(one, Ended("", code, "", f"stopped by SIGTERM at step {step} of 9\n"), signal.SIGTERM, began=True)
+        check_stopped(one, Ended(code, "", f"stopped by SIGTERM at step {step} of 9\n"), signal.SIGTERM, began=True)
 
     stopped(4)
     with pytest.raises(Fault, match="a checkpoint of step 6, and there is none"):
@@ -251,16 +251,14 @@ def test_a_step_that_is_told_to_be_checkpointed_must_be_on_the_disk(bench, run):
 
 
 def test_before_training_a_signal_may_end_the_process_itself(bench):
-    check_stopped(case(bench("none")), Ended("", -15, "", ""), signal.SIGTERM, began=False)
+    check_stopped(case(bench("none")), Ended(-15, "", ""), signal.SIGTERM, began=False)
 
 
 def test_many_lines_are_no_clean_end_and_those_of_progress_are():
-    require_clean(Ended("", 0, "", "epoch 1  step 2\n" * 100))
-    require_clean(
-        Ended("", 1, "", "    @     0x7f0f0b4f0321  tsl::RPCState<>::OnCompleted()\n" * 30 + "rnnjax: gone\n")
-    )
+    require_clean(Ended(0, "", "epoch 1  step 2\n" * 100))
+    require_clean(Ended(1, "", "    @     0x7f0f0b4f0321  tsl::RPCState<>::OnCompleted()\n" * 30 + "rnnjax: gone\n"))
     with pytest.raises(Fault, match="30 lines on stderr"):
-        require_clean(Ended("", 0, "", "warning\n" * 30))
+        require_clean(Ended(0, "", "warning\n" * 30))
 
 
 def test_an_evaluation_of_other_numbers_is_found(bench, run):
@@ -300,16 +298,6 @@ def test_time_is_shared_evenly(bench, monkeypatch):
     list(faults.campaign(bench("none"), ["kill", "damage"], faults.parse(["--minutes", "2"])))
     assert [cases.count(("kill", number)) for number in range(3)] == [1, 1, 0]
     assert len(cases) == 8
-
-
-@pytest.mark.parametrize(
-    "arguments", [["--only", "fire"], ["--minutes", "0"], ["--case", "1", "--minutes", "1"], ["--seed", "x"]]
-)
-def test_bad_usage_ends_with_2_and_one_sentence(arguments, capsys):
-    with pytest.raises(SystemExit) as ended:
-        faults.parse(arguments)
-    assert ended.value.code == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 @pytest.mark.thorough

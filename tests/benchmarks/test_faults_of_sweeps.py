@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from benchmarks.faults import generating, sweeps
-from benchmarks.faults.case import Bench, Case, Ended, Fault
+from benchmarks.faults.case import Bench, Case, Ended, Fault, require_answer
 
 
 @pytest.fixture
@@ -40,14 +40,18 @@ def test_a_sweep_equals_itself_in_another_time_and_what_is_lost_or_false_is_foun
     ]
 
 
+def answers(ended, number):
+    require_answer(ended, number, *sweeps.ALLOWED[number])
+
+
 def test_a_sweep_answers_a_signal_as_training_does():
-    sweeps.check_struck(Ended("", 75, "", "stopped by SIGTERM\n"), signal.SIGTERM)
-    sweeps.check_struck(Ended("", -9, "", ""), signal.SIGKILL)
-    sweeps.check_struck(Ended("", 1, "", "KeyboardInterrupt\n"), signal.SIGINT)
+    answers(Ended(75, "", "stopped by SIGTERM\n"), signal.SIGTERM)
+    answers(Ended(-9, "", ""), signal.SIGKILL)
+    answers(Ended(1, "", "KeyboardInterrupt\n"), signal.SIGINT)
     with pytest.raises(Fault, match="it ended with 1 for 0 or 75"):
-        sweeps.check_struck(Ended("", 1, "", "rnnjax: no\n"), signal.SIGTERM)
+        answers(Ended(1, "", "rnnjax: no\n"), signal.SIGTERM)
     with pytest.raises(Fault, match="a traceback"):
-        sweeps.check_struck(Ended("", 75, "", "Traceback (most recent call last)"), signal.SIGTERM)
+        answers(Ended(75, "", "Traceback (most recent call last)"), signal.SIGTERM)
 
 
 @pytest.mark.parametrize(
@@ -67,8 +71,9 @@ def test_a_damaged_run_answers_what_it_did_or_says_why_not(said, seen, tmp_path,
     expected = {f"{name} {which}": "ihello\n" for name in ("generate", "evaluate") for which in ("best", "last")}
     (tmp_path / "generating" / "answers.json").write_text(json.dumps(expected))
     monkeypatch.setattr(generating, "damage_one", lambda run, draw: "nothing")
-    monkeypatch.setattr(generating, "_GENERATE", (sys.executable, "-S", "-c", said))
-    monkeypatch.setattr(generating, "_EVALUATE", (sys.executable, "-S", "-c", "print('ihello')"))
+    programs = {"generate": said, "evaluate": "print('ihello')"}
+    commands = {name: (sys.executable, "-S", "-c", program) for name, program in programs.items()}
+    monkeypatch.setattr(generating, "COMMANDS", commands)
     case = Case(Bench(tmp_path, (), (), dict(os.environ), 1.0), "generate", 0, 0)
     if seen is None:
         generating.damage_generation(case)

@@ -38,13 +38,3 @@ def test_outputs_that_are_read_grow_like_the_length_whatever_the_method(capsys, 
 
 def test_the_last_and_every_output_are_read_unless_told():
     assert memory.parse([]).reads == ["last", "every"]
-
-
-@pytest.mark.parametrize(
-    "arguments", [["--lengths", "0"], ["--cells", "Elman"], ["--reads", "none"], ["--json", "/nowhere/rows.json"]]
-)
-def test_bad_usage_ends_with_2(arguments, capsys):
-    with pytest.raises(SystemExit) as ended:
-        memory.main(arguments)
-    assert ended.value.code == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -34,8 +34,8 @@ def test_both_jobs_are_given_the_same_sizes_and_files(monkeypatch, tmp_path):
     (tmp_path / "mnist" / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(struct.pack(">4i", 2051, 0, 28, 28)))
     options = whole_job.parse(["--variant", "rnn31", "--epochs", "2", "--data", str(tmp_path)])
     assert whole_job.torch_job(options) == whole_job.Job(1.0, 0.1, 0.5, 0.4)
-    expected = {"--kind=BasicRNN", "--hidden-size=31", "--batch-size=128", "--epochs=2", f"--data={tmp_path / 'mnist'}"}
-    assert expected < set(started[0])
+    expected = {"kind": "BasicRNN", "hidden": 31, "batch_size": 128, "epochs": 2, "data": str(tmp_path / "mnist")}
+    assert expected.items() <= json.loads(started[0][1]).items()
     assert processes.config_arguments(options) == ["--config.epochs=2", f"--config.data.path={tmp_path}"]
 
 
@@ -52,7 +52,7 @@ def test_the_job_for_pytorch_trains(tmp_path, capsys):
         labels = struct.pack(">2i", 2049, count) + bytes(rng.integers(0, 10, count, np.uint8))
         (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images, 1))
         (tmp_path / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
-    torch_job.main(["--data", str(tmp_path), "--epochs", "1", "--batch-size", "20", "--hidden-size", "4"])
+    torch_job.main("BasicRNN", 4, 1, 1e-3, batch_size=20, epochs=1, data=str(tmp_path))
     printed = json.loads(capsys.readouterr().out)
     assert printed["step_seconds"] > 0
     assert 0 <= printed["test"] <= 1

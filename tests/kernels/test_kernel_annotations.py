@@ -66,6 +66,7 @@ WITHOUT_ARRAYS = {
     "traced_gates.Pointwise.rewritten",
     "traced_gates.gates_of",
     "traced_gates.with_gradients",
+    "traced_gates.with_one_unit",
 }
 
 

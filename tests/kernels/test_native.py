@@ -15,7 +15,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from test_pallas_interpreted import CELLS, LENGTHS, RESETS, found_by, total
 
-from rnnjax import GRU, LSTM, SLSTM, GatedCell, Heads, HiddenState, Native, Scan, Stack, unroll
+from rnnjax import GRU, LSTM, SLSTM, BasicRNN, GatedCell, Heads, HiddenState, Native, Scan, Stack, unroll
 from rnnjax.unrolling.auto import recurrences_in
 from rnnjax.unrolling.native import compiler
 from rnnjax.unrolling.trial import largest_error
@@ -44,8 +44,15 @@ class OfEverything(GatedCell):
         positive = jnp.square(x) + 1
         waves = jnp.sin(x) * jnp.cos(x) + jax.lax.erf(x) + jnp.floor(x) - jnp.ceil(x)
         roots = jnp.sqrt(positive) * jax.lax.rsqrt(positive) * jnp.log(positive) + positive**0.7 + x**3 * x**-2
+        inverses = jnp.arcsin(jnp.sin(x) / 2) + jnp.arccos(jnp.cos(x) / 2) + jnp.arctan(x) + jnp.arctan2(x, positive)
+        hyperbolic = (
+            jnp.arcsinh(x) + jnp.arccosh(positive + 1) + jnp.arctanh(jnp.sin(x) / 2) + jnp.sinh(x) / jnp.cosh(x)
+        )
+        others = jnp.tan(x / 9) + jnp.exp2(x) + jnp.log2(positive) + jnp.cbrt(positive) + jax.lax.erfc(x)
+        steps = jnp.round(3 * x) + jax.lax.round(2 * x) + jax.lax.rem(5 * x, positive)
         small = jnp.expm1(x) / positive + jnp.log1p(jnp.exp(-jnp.abs(x))) + jnp.sign(x) * jnp.maximum(x, 0.3)
         parts = jnp.where((x > 0) & ~(x > 1) | (x != x), waves, roots) + jnp.clip(small, -1, 1) + jnp.minimum(x, 0)
+        parts = parts + (inverses + hyperbolic + others + steps) / 9
         return HiddenState(0.1 * jnp.where(jnp.isfinite(parts), parts, state.h))
 
 
@@ -74,6 +81,16 @@ def check(cell, batch=(B,), steps=T, given=True, scale=1.0, **options):
     assert largest_error(kernels, scan) < 2e-5
 
 
+def of_outputs(cell, method, resets):
+    """Returns the value and the gradients of a function of the outputs alone."""
+    loss = lambda params, xs: jnp.sin(unroll(cell, params, xs, resets=resets, method=method)[0]).sum()  # noqa: E731
+    return jax.value_and_grad(loss, (0, 1))
+
+
+def resets_at(step, steps):
+    return np.arange(steps) == np.full((B, 1), step)
+
+
 def reason_against(cell, dtype=jnp.float32):
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), I))
     run = functools.partial(unroll, cell)
@@ -94,6 +111,25 @@ def test_values_and_gradients_are_those_of_scan(cell):
 @needs_compiler
 def test_exponential_gates_over_a_normaliser_are_those_of_scan():
     check(SLSTM(H), given=False, lengths=LENGTHS, resets=RESETS, reverse=True)
+
+
+@needs_compiler
+def test_a_state_that_overflows_before_a_reset_while_outputs_stay_finite_reaches_no_gradient():
+    cell = LSTM(H, gate_activation="relu")  # c becomes infinite, and tanh of it is 1
+    params = parameters(cell)
+    params = params._replace(b=params.b.at[1].set(1e9), w_h=0.1 * params.w_h)
+    given = params, inputs(B, 9, I)
+    kernel, scan = (jax.jit(of_outputs(cell, method, resets_at(7, 9)))(*given) for method in (NATIVE, Scan()))
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(kernel))
+    close(kernel, scan, rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
+def test_saturated_units_have_no_gradient():
+    cell = BasicRNN(H)
+    params = parameters(cell)._replace(b=jnp.full((1, H), 30.0))
+    gradient = jax.jit(jax.grad(functools.partial(total, cell, NATIVE)))(params, inputs(B, T, I))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))
 
 
 @needs_compiler
@@ -227,6 +263,18 @@ def test_gates_without_a_form_in_the_kernels_language_are_named():
             return type(state)(jax.lax.lgamma(z + r)[..., 0, :])
 
     assert "gates use lgamma, for which there is no C++ form; use Fused() or Scan()" in reason_against(Gamma(H))
+
+
+@needs_compiler
+def test_a_cell_that_cannot_have_one_unit_is_refused():
+    @dataclasses.dataclass(frozen=True)
+    class Even(UpdateGateRNN):
+        def __post_init__(self):
+            if self.hidden_size % 2:
+                raise ValueError(f"hidden_size must be even, got {self.hidden_size}")
+
+    sentence = "its step is traced for one hidden unit, but hidden_size must be even, got 1; use Fused() or Scan()"
+    assert sentence in reason_against(Even(4))
 
 
 @needs_compiler

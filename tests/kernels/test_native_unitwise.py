@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from cells_under_test import I, close, inputs, parameters, same, some_state
 from fixtures.thorough import once_more
-from test_native import needs_compiler, quickly, steepness  # noqa: F401
+from test_native import needs_compiler, of_outputs, quickly, resets_at, steepness  # noqa: F401
 from test_pallas_interpreted import found_by
 
 from rnnjax import (
     LRU,
     QRNN,
     RGLRU,
+    Associative,
     GatedLinearAttention,
     HiddenState,
     IndRNN,
@@ -132,8 +133,7 @@ def test_so_they_are_with_more_steps_and_sequences_than_are_worked_on_at_once(ce
 
 
 @needs_compiler
-@pytest.mark.parametrize("mapped", [lambda f: f, jax.checkpoint], ids=["plain", "remat"])
-def test_states_are_kept_only_for_gradients(mapped):
+def test_states_are_kept_only_for_gradients():
     cell = LRU(H, size=4)
 
     def outputs(params, xs):
@@ -144,9 +144,9 @@ def test_states_are_kept_only_for_gradients(mapped):
         return program.count(f"-> (tensor<{T}x{B}x{H}xf32>")
 
     def steepness(params, xs):
-        return jax.value_and_grad(lambda params: mapped(outputs)(params, xs).sum())(params)
+        return jax.grad(lambda params: outputs(params, xs).sum())(params)
 
-    assert states_in(mapped(outputs)) == 0
+    assert states_in(outputs) == 0
     assert states_in(steepness) == 1
 
 
@@ -184,6 +184,22 @@ def test_gradients_without_that_of_z_are_those_of_scan():
         return unroll(cell, params, xs, state, method=method)[0].sum()
 
     close(*(jax.jit(jax.grad(functools.partial(of_state, method)))(state) for method in (NATIVE, Scan())))
+
+
+@needs_compiler
+@pytest.mark.parametrize("method", [NATIVE, Associative()], ids=["native", "associative"])
+def test_outputs_that_stay_finite_while_the_state_overflows_before_a_reset_are_what_they_are_in_scan(method):
+    class Bounded(MinGRU):
+        def coefficients(self, params, zs):
+            return jnp.full_like(zs[..., 0, :], 1e19), zs[..., 1, :]
+
+        def read(self, params, state, z):
+            return jnp.tanh(state.h)
+
+    given = parameters(Bounded(H)), inputs(B, 9, I)
+    found, scan = (jax.jit(of_outputs(Bounded(H), each, resets_at(7, 9)))(*given) for each in (method, Scan()))
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+    close(found, scan, rtol=1e-4, atol=1e-5)
 
 
 def test_a_state_of_ones_own_may_take_whole_numbers_only():

@@ -11,6 +11,7 @@ from cells_under_test import H, I, UpdateGateRNN, close, inputs, parameters, som
 from fixtures.thorough import once_more
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
+from test_pallas_lowering import EveryInstruction
 
 from rnnjax import GRU, LSTM, SLSTM, BasicRNN, GatedCell, Heads, Pallas, Scan, unroll
 
@@ -104,6 +105,26 @@ def test_values_and_gradients_are_those_of_scan(cell):
 @pytest.mark.thorough
 def test_exponential_gates_over_a_normaliser_are_those_of_scan():
     check(Heads(SLSTM(H), 2), given=False, **ALL)
+
+
+@pytest.mark.thorough
+def test_every_instruction_computes_what_it_does_in_scan():
+    check(EveryInstruction(H), given=False, **ALL)
+
+
+def test_a_state_that_overflows_before_a_reset_while_outputs_stay_finite_reaches_no_gradient():
+    cell = LSTM(H, gate_activation="relu")  # c becomes infinite, and tanh of it is 1
+    params = parameters(cell)
+    params = params._replace(b=params.b.at[1].set(1e9), w_h=0.1 * params.w_h)
+    resets = np.arange(9) == np.full((B, 1), 7)
+
+    def of_outputs(method, params, xs):
+        return jnp.sin(unroll(cell, params, xs, resets=resets, method=method)[0]).sum()
+
+    gradients = [jax.grad(functools.partial(of_outputs, method), (0, 1)) for method in (PALLAS, Scan())]
+    kernels, scan = jax.jit(lambda *given: [gradient(*given) for gradient in gradients])(params, inputs(B, 9, I))
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(kernels))
+    close(kernels, scan, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"lengths": LENGTHS}, {"resets": RESETS}], ids=str)

@@ -15,11 +15,9 @@ from rnnjax import (
     Luong,
     Pallas,
     Project,
-    Recurrence,
     Scan,
     Stack,
     Static,
-    Steps,
     attending,
     choose_method,
     unroll,
@@ -27,7 +25,7 @@ from rnnjax import (
 )
 from rnnjax.machine import device_name
 from rnnjax.unrolling import known
-from rnnjax.unrolling.auto import choosing, methods_of
+from rnnjax.unrolling.auto import choosing, methods_of, recurrences_in
 from rnnjax.unrolling.known_devices import Row
 from rnnjax.unrolling.sequences import choose_again
 
@@ -114,13 +112,10 @@ def test_a_choice_within_another_leaves_to_that_what_it_does_not_choose(served):
 
 def shapes(cell, batch, dtype=jnp.bfloat16):
     """Returns a recurrence of shapes alone."""
-
-    def made():
-        params, xs = cell.init(jax.random.key(0), 8), jnp.zeros((T, batch, 8), dtype)
-        state = cell.initial_state(batch, dtype)
-        return Recurrence(None, params, state, state, Steps(cell.inputs(params, xs), None, None))
-
-    return jax.eval_shape(made)._replace(cell=cell, gaps=False, keeps_states=False)
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 8))
+    xs = jax.ShapeDtypeStruct((batch, T, 8), dtype)
+    (recurrence,) = recurrences_in(lambda params, xs: unroll(cell, params, xs), params, xs)
+    return recurrence
 
 
 def row(method, **fields):
@@ -129,9 +124,10 @@ def row(method, **fields):
     return Row(method=method, **fields, **about)
 
 
+@pytest.mark.promotes_types
 def test_on_a_device_that_is_known_the_choice_is_what_was_measured_if_that_can_serve(monkeypatch):
     rows = (row(Pallas(interpret=True), hidden=64), row(Scan(unroll=4)), row(Fused(), device="another"))
-    monkeypatch.setattr(known, "ROWS", rows)
+    monkeypatch.setattr(known, "known_rows", lambda: rows)
     cells = [LSTM(64), LSTM(64, layer_norm=True), LSTM(256), LSTM(272), GRU(64)]
     chosen = [by_rule_or_known(shapes(cell, 32)) for cell in cells]
     assert chosen == [Pallas(interpret=True), Scan(unroll=4), Scan(unroll=4), Fused(), Fused()]
@@ -139,8 +135,9 @@ def test_on_a_device_that_is_known_the_choice_is_what_was_measured_if_that_can_s
     assert by_rule_or_known(shapes(LSTM(64), 32, jnp.float32)) == Fused()
 
 
+@pytest.mark.promotes_types
 def test_of_another_machine_nothing_is_known_but_the_rule(monkeypatch):
-    monkeypatch.setattr(known, "ROWS", (row(Scan(unroll=4)),))
+    monkeypatch.setattr(known, "known_rows", lambda: (row(Scan(unroll=4)),))
     assert Auto().method_for(shapes(LSTM(64), 32), "gpu") == Scan()
 
 

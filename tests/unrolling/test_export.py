@@ -7,7 +7,7 @@ import pytest
 from cells_under_test import CELLS, I, close, inputs, parameters
 from fixtures.thorough import main_of
 
-from rnnjax import unroll
+from rnnjax import Associative, Newton, unroll
 
 # Of every kind of cell and of wrapper one: without a key, others of a kind are the same program.
 MAIN = ("rnn", "lstm_with_everything", "own_gated", "wrapped_stack", "lru")
@@ -44,3 +44,18 @@ def test_an_exported_cell_takes_any_batch_and_length_once_read_back(name):
         resets[0, 2] = True
         given = inputs(batch, length, I), lengths, resets
         close(read.call(*given), jax.tree.leaves(run(params, *given)))
+
+
+@pytest.mark.parametrize("method", [Associative(), Newton()], ids=lambda method: type(method).__name__)
+def test_gradients_of_a_linear_cell_are_exported_for_any_batch_and_length(method):
+    cell = CELLS["lru"]
+    params = parameters(cell)
+
+    def gradients(xs):
+        return jax.grad(lambda params, xs: unroll(cell, params, xs, method=method)[0].sum(), (0, 1))(params, xs)
+
+    B, T = jax.export.symbolic_shape("B, T")
+    like = jax.ShapeDtypeStruct((B, T, I), jnp.float32)
+    exported = jax.export.export(jax.jit(lambda xs: jax.tree.leaves(gradients(xs))))(like)
+    given = inputs(2, 5, I)
+    close(exported.call(given), jax.tree.leaves(gradients(given)))

@@ -157,6 +157,23 @@ class OwnProduct(UpdateGateRNN):
         return jnp.tanh(super().project(w_x, xs))
 
 
+class DoubledInputs(LSTM):
+    def gate_inputs(self, params, zs):
+        return zs + zs
+
+
+class BiasOfEachStep(GRU):
+    def gate_inputs(self, params, zs):
+        step = jnp.arange(len(zs), dtype=zs.dtype).reshape(-1, *[1] * (zs.ndim - 1))
+        return zs + (params.b + step)
+
+
+@pytest.mark.parametrize("cell", [DoubledInputs(H), BiasOfEachStep(H)], ids=lambda cell: type(cell).__name__)
+def test_projected_inputs_added_to_themselves_or_to_what_differs_from_step_to_step_are_no_bias(cell):
+    params = parameters(cell)
+    close(unroll(cell, params, XS, method=Fused()), unroll(cell, params, XS, method=Scan()))
+
+
 @pytest.mark.parametrize("cell", [SplitGateInputs(H), OwnProduct(H)], ids=str)
 def test_a_z_of_another_structure_and_a_product_of_its_own_are_respected(cell):
     params = parameters(cell)

@@ -218,7 +218,9 @@ def _tile_layout(dtype: Any) -> Any:
 
 def loaded(source: Ref, layout: Any) -> Shaped[Array, "..."]:
     """Returns what an array in the GPU's memory or on the chip holds, in registers of a layout."""
-    index = (...,) if "idx" in inspect.signature(gpu.load).parameters else ()  # until JAX 0.11
+    # Required until JAX 0.10, deprecated in 0.11 and gone in 0.12.
+    separate = inspect.signature(gpu.load).parameters.get("idx")
+    index = (...,) if separate is not None and separate.default is separate.empty else ()
     return gpu.load(source, *index, layout=layout, optimized=False)
 
 

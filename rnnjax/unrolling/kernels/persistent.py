@@ -217,6 +217,7 @@ def backward(
         "valid": arranged_mask(operands.valid, layout),
         "resets": arranged_mask(operands.resets, layout),
         "followed": arranged_mask(operands.followed, layout),
+        "lost": arranged_mask(_lost(operands, starts), layout),
         "after": after,
     }
     state = [empty(layout, 1, x.dtype) for x in operands.state]
@@ -273,7 +274,7 @@ def _backward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
             arguments = *gate_params, *before, *reads["zs"], reads["r"], *([x] for x in d_new)
             # One that is the same number everywhere is not in the layout that is written.
             gradients, followed = settled(gates(*arguments, like=zero_operand)), reads["followed"]
-            return gradients if followed is None else zero_where_unused(gradients, d_new, followed)
+            return gradients if followed is None else zero_where_unused(gradients, d_new, followed, reads["lost"])
 
         def step(i, carry):
             direct, skipped, d_params, d_initial, later_resets, reads = carry
@@ -324,6 +325,19 @@ def _backward_kernel(kernels: Kernels, length: int) -> Callable[..., None]:
     return kernel
 
 
+def _lost(operands: Operands, starts: StepStarts) -> Bool[Array, "T B"] | None:
+    """Returns which steps met or made a state that is not finite, which a later reset cuts off, as far as it is kept.
+
+    What a step made is what the next one starts from; what a reset cuts off right after is not known, and then nothing
+    comes back to it but from its output.
+    """
+    if operands.followed is None:
+        return None
+    kept = [starts.hs, *(jnp.concatenate([x, x[-1:]]) for x in starts.befores if x is not None)]
+    finite = functools.reduce(jnp.logical_and, (jnp.isfinite(x).all(-1) for x in kept))
+    return operands.followed & ~(finite[:-1] & finite[1:])
+
+
 def _gradients(kernels: Kernels, operands: Operands, starts: StepStarts, results: dict[str, Any]) -> tuple[Any, ...]:
     """Returns the gradients: XLA sums over time and batch, and adds what came through the first step's product."""
     layout, dtype = kernels.backward, kernels.dtype
@@ -366,6 +380,6 @@ def _prefetched(block: Block, inputs: dict[str, Any], t: Any) -> dict[str, Any]:
     tiles: dict[str, Any] = {"zs": [_entries(block, x, t) for x in inputs["zs"]]}
     tiles["befores"] = [None if x is None else block.read(x, 0, t) for x in inputs.get("befores", ())]
     tiles["r"] = _entries(block, inputs["r"], t) if "r" in inputs else None
-    for name in ("valid", "resets", "followed", "d_ys"):
+    for name in ("valid", "resets", "followed", "lost", "d_ys"):
         tiles[name] = None if inputs.get(name) is None else block.read(inputs[name], 0, t)
     return tiles

@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from rnnjax.cells.cell import Params, State
 from rnnjax.cells.gated_cell import GatedCell
+from rnnjax.errors import first_line
 from rnnjax.unrolling.kernels.layout import one_unit
 from rnnjax.unrolling.recurrence import Recurrence
 
@@ -384,6 +385,18 @@ def gates_of(recurrence: Recurrence) -> Gates:
     )
 
 
+def with_one_unit(cell: Any) -> Any:
+    """Returns a cell with one hidden unit, since a step may read the cell's own size.
+
+    Raises:
+      NotImplementedError: for a cell of which there is none.
+    """
+    try:
+        return dataclasses.replace(cell, hidden_size=1)
+    except (TypeError, ValueError) as error:
+        raise NotImplementedError(f"its step is traced for one hidden unit, but {first_line(error)}") from error
+
+
 def traced(
     cell: GatedCell,
     params: Params,
@@ -401,11 +414,11 @@ def traced(
       r: shape and type of the product of the hidden state, likewise.
 
     Raises:
-      NotImplementedError: when evaluated, if the gates use an operation that is not known to be pointwise.
+      NotImplementedError: as `with_one_unit`; when evaluated, if the gates use an operation that is not known to be
+        pointwise.
     """
     size = r.shape[-1]
-    # Gates may read the cell's own size.
-    cell = dataclasses.replace(cell, hidden_size=1)
+    cell = with_one_unit(cell)
     leaves, tree = jax.tree.flatten(params)
     leaves, state, zs, r = jax.tree.map(lambda leaf: one_unit(leaf, size), (leaves, state, zs, r))
     state, structure = jax.tree.flatten(state)

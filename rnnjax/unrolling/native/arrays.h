@@ -39,6 +39,14 @@ struct Arrays {
   const float* begin(int leaf, long t, long b) const {
     return flags.reset(t * sizes.B + b) ? initial[leaf] + b * sizes.H : before(leaf, t, b);
   }
+  // Whether a step met or made a state that is not finite, which a later reset cuts off.
+  bool lost(long t, long b) const {
+    const long tb = t * sizes.B + b;
+    if (!flags.followed || !flags.followed[tb]) return false;
+    for (int j = 0; j < X; j++)
+      if (!all_finite(begin(j, t, b), sizes.H) || !all_finite(states[j] + tb * sizes.H, sizes.H)) return true;
+    return false;
+  }
 };
 
 struct Gradients {

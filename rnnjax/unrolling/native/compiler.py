@@ -121,7 +121,9 @@ def _compile(source: str, path: Path) -> None:
             if run.returncode:
                 raise CompileError(_first_error(run.stderr))
             os.replace(result, path)
-    except (OSError, subprocess.SubprocessError) as error:
+    except subprocess.TimeoutExpired as error:
+        raise CompileError(f"{found} took longer than {_MOST_SECONDS} s") from error
+    except OSError as error:
         raise CompileError(first_line(error)) from error
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir, partial_eval
+from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
 from rnnjax.unrolling.native.kernel import Differentiable, Kernel, Masks
@@ -110,16 +110,6 @@ def _batched_forward(
     # What is kept has an axis of time in front, as some of the outputs have.
     outputs = [int(is_over_time) for is_over_time in call.kernel.over_time]
     return results, [*outputs, *[1] * (len(results) - len(outputs))]
-
-
-def _without_what_is_not_read(is_read: list[bool], equation: Any) -> tuple[list[bool], Any]:
-    """Returns which operands are needed, and the equation; it keeps nothing where nobody reads it, as under `remat`."""
-    if not any(is_read):
-        return [False] * len(equation.invars), None
-    count = len(equation.params["call"].kernel.over_time)
-    if not any(is_read[count:]):
-        equation = equation.replace(outvars=equation.outvars[:count], params={**equation.params, "keeps": False})
-    return [True] * len(equation.invars), equation
 
 
 def _with_axis(leaf: Array, axis: int | None, place: int, size: int) -> Array:
@@ -220,7 +210,6 @@ def _(call: _Call, wants_x: bool, primals: Any, tangents: Any) -> tuple[Differen
 ad.primitive_jvps[_forward] = _derivative_of_forward
 ad.primitive_jvps[_tangents] = _derivative_of_tangents
 ad.primitive_transposes[_tangents] = _transposed_tangents
-partial_eval.dce_rules[_forward] = _without_what_is_not_read
 batching.primitive_batchers[_forward] = _batched_forward
 batching.primitive_batchers[_tangents] = _batched_tangents
 mlir.register_lowering(_forward, mlir.lower_fun(_run_forward))

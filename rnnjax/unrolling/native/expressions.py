@@ -37,7 +37,22 @@ _FORMS = {
     "tanh": "v_tanh({})",
     "sin": "v_sin({})",
     "cos": "v_cos({})",
+    "tan": "v_tan({})",
+    "asin": "v_asin({})",
+    "acos": "v_acos({})",
+    "atan": "v_atan({})",
+    "atan2": "v_atan2({}, {})",
+    "sinh": "v_sinh({})",
+    "cosh": "v_cosh({})",
+    "asinh": "v_asinh({})",
+    "acosh": "v_acosh({})",
+    "atanh": "v_atanh({})",
+    "exp2": "v_exp2({})",
+    "log2": "v_log2({})",
+    "cbrt": "v_cbrt({})",
     "erf": "v_erf({})",
+    "erfc": "v_erfc({})",
+    "rem": "v_rem({}, {})",
     "floor": "v_floor({})",
     "ceil": "v_ceil({})",
     "pow": "v_pow({}, {})",
@@ -107,6 +122,9 @@ def _form(equation: Any, operands: list[str]) -> str:
     if name == "polynomial":
         x, *terms = operands  # by rising powers
         return " + ".join(f"{x} * ({term}" for term in terms).removeprefix(f"{x} * (") + ")" * (len(terms) - 1)
+    if name == "round":
+        to_even = equation.params["rounding_method"] == jax.lax.RoundingMethod.TO_NEAREST_EVEN
+        return f"v_round_{'even' if to_even else 'away'}({operands[0]})"
     if name == "integer_pow":
         return _integer_power(equation.params["y"], operands[0])
     if name == "select_n" and len(operands) == 3 and first is not None and first.dtype == bool:

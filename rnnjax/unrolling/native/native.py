@@ -17,13 +17,12 @@ import jax.numpy as jnp
 
 from rnnjax.backend import on_cpu
 from rnnjax.cells.blocks import in_blocks
-from rnnjax.cells.cell import State
+from rnnjax.cells.cell import Cell, State
 from rnnjax.cells.diagonal_cell import DiagonalCell
 from rnnjax.cells.gated_cell import GatedCell
 from rnnjax.cells.linear_cell import LinearCell
 from rnnjax.cells.traits import fuses, keeps_units_apart
 from rnnjax.errors import first_line
-from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.native import compiler
 from rnnjax.unrolling.native.calls import GatedKernel
 from rnnjax.unrolling.native.differentiable import run
@@ -31,6 +30,7 @@ from rnnjax.unrolling.native.source import plan_and_source
 from rnnjax.unrolling.native.unitwise_calls import UnitwiseKernel, outputs_of, reference_method
 from rnnjax.unrolling.native.unitwise_source import unitwise_plan_and_source
 from rnnjax.unrolling.recurrence import Method, Recurrence, Steps
+from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.trial import Trial, largest_error
 from rnnjax.version import __version__
 
@@ -94,7 +94,7 @@ def _unsuited(recurrence: Recurrence) -> str | None:
     leaves = jax.tree.leaves((recurrence.params, recurrence.state, recurrence.steps.z, recurrence.xs))
     other = next((leaf.dtype for leaf in leaves if leaf.dtype != jnp.float32), None)
     if other is not None:
-        return f"Native() computes in float32, got {other}; convert it, or use Fused() or Scan()"
+        return f"Native() computes in float32, got {other}; convert it, or use {_instead(cell)}"
     return _unsuited_shapes(cell, recurrence) or _without_compiler()
 
 
@@ -110,7 +110,7 @@ def _unsuited_shapes(cell: GatedCell | LinearCell | DiagonalCell, recurrence: Re
     if any(leaf.shape[: len(sizes) - 1] != sizes[:-1] for leaf in jax.tree.leaves(recurrence.steps.z)):
         return f"Native() takes z of every step and sequence, {list(sizes[:-1])}, and this one is shared; use Scan()"
     if not all(isinstance(size, int) and size > 0 for size in sizes):
-        return f"Native() takes sizes that are known and not zero, got {sizes}; use Fused() or Scan()"
+        return f"Native() takes sizes that are known and not zero, got {sizes}; use {_instead(cell)}"
     return None
 
 
@@ -126,12 +126,17 @@ def _without_kernel(recurrence: Recurrence) -> str | None:
     try:
         _, source = _plan_and_source(recurrence)
     except NotImplementedError as error:
-        return f"{name} has no C++ kernel: {error}; use Fused() or Scan()"
+        return f"{name} has no C++ kernel: {error}; use {_instead(recurrence.cell)}"
     key = source, type(recurrence.cell), *_described(recurrence)
     if key not in _FAILED:
         with _LOCK:
             _FAILED.setdefault(key, _failure(source, recurrence))
-    return _FAILED[key] and f"{name} has no C++ kernel: {_FAILED[key]}; use Fused() or Scan()"
+    return _FAILED[key] and f"{name} has no C++ kernel: {_FAILED[key]}; use {_instead(recurrence.cell)}"
+
+
+def _instead(cell: Cell) -> str:
+    """Returns which other methods serve a cell."""
+    return "Fused() or Scan()" if fuses(cell) else "Auto() or Scan()"
 
 
 # For each source and cell that a kernel was compiled for in this process, why it is not used. Cells may have one source
@@ -188,8 +193,8 @@ def _largest_error(recurrence: Recurrence) -> float:
 
 
 def _reference(recurrence: Recurrence) -> Method:
-    """Returns the method whose results a kernel's must be, and which computes the derivatives of its gradients."""
-    return reference_method(recurrence.cell) if keeps_units_apart(recurrence.cell) else Fused()
+    """Returns a method whose results a kernel's must be, and which asks a cell for nothing that kernels ask it for."""
+    return reference_method(recurrence.cell) if keeps_units_apart(recurrence.cell) else Scan()
 
 
 class _Unchecked(Native):

@@ -190,7 +190,9 @@ static void backward(ffi::ThreadPool& threads, const Arrays& arrays, const Gradi
       for (int m = 0, height = rows.height(i); m < height; m++) {
         const long row = rows.start(i) + m, b = rows.begin + row, tb = t * B + b;
         float *const a = operand_of(part, T - 1 - t) + rows.start(i) * wide * G + m * DEPTH, *const d_z_of = arrays.z + tb * Z * H, *const d_r_of = arrays.r + tb * R * H;
-        if (!arrays.flags.takes(tb)) {
+        const bool lost = arrays.lost(t, b);
+        if (lost || !arrays.flags.takes(tb)) {
+          for (int j = 0; lost && j < X; j++) memset(d_state(part, j, row) + unit, 0, 4 * (end - unit));
           for (int g = 0; g < G; g++) put_row(nullptr, unit, end, a + g * wide * height, height);
           for (int e = 0; e < Z; e++) memset(d_z_of + e * H + unit, 0, 4 * (end - unit));
           for (int e = 0; e < R; e++) memset(d_r_of + e * H + unit, 0, 4 * (end - unit));
@@ -198,7 +200,6 @@ static void backward(ffi::ThreadPool& threads, const Arrays& arrays, const Gradi
         }
         const float* old_of[X];
         for (int j = 0; j < X; j++) old_of[j] = arrays.begin(j, t, b);
-        const bool followed = arrays.flags.followed && arrays.flags.followed[tb];
         for (long u = unit; u < end; u += LANES) {
           const int n = std::min<long>(LANES, end - u);
           V z[Z + 1], r[R + 1], params[P + 1], old[X], d_now[X], d_z[Z + 1], d_r[R + 1], d_params[P + 1], d_old[X];
@@ -209,12 +210,6 @@ static void backward(ffi::ThreadPool& threads, const Arrays& arrays, const Gradi
           for (int j = 0; j < X; j++) d_now[j] = load(d_state(part, j, row) + u, n);
           d_now[Cell::HIDDEN] += load(gradients.ys + tb * H + u, n);
           Cell::backward(z, r, params, old, d_now, d_z, d_r, d_params, d_old);
-          if (followed) {  // a step whose gradients are all zero may be lost to the reset: its derivative may be NaN
-            Mask lost = mask(true);
-            for (int j = 0; j < X; j++) lost &= d_now[j] == 0.f;
-            auto cut = [&](V* each, int count) { for (int e = 0; e < count; e++) each[e] = pick(lost, V{}, each[e]); };
-            cut(d_z, Z), cut(d_r, R), cut(d_params, P), cut(d_old, X);
-          }
           for (int e = 0; e < Z; e++) store(d_z_of + e * H + u, d_z[e], n);
           for (int e = 0; e < R; e++) store(d_r_of + e * H + u, d_r[e], n);
           for (int e = 0; e < P; e++) store(sum + e * wide + u, load(sum + e * wide + u) + d_params[e]);

@@ -67,20 +67,25 @@ class Team {
 // whose data are in its cache, and then any that nobody has taken, so that it waits for no thread that has not begun.
 class Steps {
  public:
-  Steps(long steps, long shares) : steps_(steps), shares_(shares), state_(std::make_unique<State[]>(shares + 1)) {}
+  Steps(long steps, long shares) : steps_(steps), shares_(shares), state_(std::make_unique<State[]>(shares + 2)) {}
   template <class Task>
   void work(long own, const Task& task) {
-    std::atomic<long>& done = state_[shares_].count;
+    std::atomic<long>&done = state_[shares_].count, &lacking = state_[shares_ + 1].count;
     for (long step = done.load() / shares_; step < steps_; step++) {
       for (long i = 0; i < shares_; i++) {
         const long share = (own + i) % shares_;
         long taken = step;
         if (!state_[share].count.compare_exchange_strong(taken, step + 1)) continue;
-        task(step, share);
+        try {
+          task(step, share);
+        } catch (const std::bad_alloc&) {  // others wait for the share
+          lacking.store(1);
+        }
         done.fetch_add(1);
       }
       wait_for(done, (step + 1) * shares_);
     }
+    if (lacking.load()) throw std::bad_alloc();
   }
 
  private:
@@ -88,7 +93,7 @@ class Steps {
     std::atomic<long> count{0};
   };
   long steps_, shares_;
-  std::unique_ptr<State[]> state_;  // of each share the steps that were taken, then how many of all are done
+  std::unique_ptr<State[]> state_;  // of each share the steps that were taken, then how many of all are done, and whether memory was lacking
 };
 
 constexpr long WORTH_A_THREAD = 1 << 18;  // multiplications, which take about as long as a thread to wake up

@@ -133,6 +133,8 @@ static void backward(ffi::ThreadPool& threads, const Arrays& arrays, const Gradi
       begin = std::max(chunk.begin, end - STEPS);
       put_z(arrays, split, inputs, part, begin, end, room);
       if (Cell::FINISHED) d_outputs.multiply(part, B, begin, end, nullptr, room.operand(), room.d_states());
+      bool lost[STEPS];
+      for (long t = begin; t < end; t++) lost[t - begin] = arrays.lost(t, part.b);
       for (int v = 0; v < part.vectors(); v++) {
         const long u = v * LANES;
         const int n = std::min<long>(LANES, part.n - u);
@@ -148,22 +150,16 @@ static void backward(ffi::ThreadPool& threads, const Arrays& arrays, const Gradi
           for (int j = 0; j < X; j++)
             d_h[j] += Cell::FINISHED ? load(room.d_states() + ((t - begin) * X + j) * split.wide + u)
                                      : load(gradients.states[j] + tb * H + part.begin + u, n);
-          if (!arrays.flags.takes(tb)) {
+          if (lost[t - begin] || !arrays.flags.takes(tb)) {
+            for (int j = 0; lost[t - begin] && j < X; j++) d_h[j] = V{};
             for (int e = 0; e < Z; e++) store(d_z_at + e * H, (V){}, n);
             continue;
           }
-          const bool reset = arrays.flags.reset(tb), followed = arrays.flags.followed && arrays.flags.followed[tb];
+          const bool reset = arrays.flags.reset(tb);
           V z[Z], old[X], d_z[Z], d_params[P + 1], d_old[X];
           for (int e = 0; e < Z; e++) z[e] = load(room.z() + ((t - begin) * Z + e) * split.wide + u);
-          for (int j = 0; j < X; j++)
-            old[j] = load(reset ? arrays.initial[j] + row + u : t ? arrays.states[j] + (tb - B) * H + part.begin + u : arrays.start[j] + row + u, n);
+          for (int j = 0; j < X; j++) old[j] = load(arrays.begin(j, t, part.b) + part.begin + u, n);
           Cell::backward(z, params, kept, old, d_h, d_z, d_params, d_old);
-          if (followed) {  // a step whose gradients are all zero may be lost to the reset: its derivative may be NaN
-            Mask lost = mask(true);
-            for (int j = 0; j < X; j++) lost &= d_h[j] == 0.f;
-            auto cut = [&](V* each, int count) { for (int e = 0; e < count; e++) each[e] = pick(lost, V{}, each[e]); };
-            cut(d_z, Z), cut(d_params, P), cut(d_old, X);
-          }
           for (int e = 0; e < Z; e++) store(d_z_at + e * H, d_z[e], n);
           for (int e = 0; e < P; e++) d_total[e] += d_params[e];
           for (int j = 0; j < X; j++) {

@@ -17,6 +17,19 @@ struct Arrays {
   float* states[X];  // null where nobody wants them
   float* last[X];
   float* y;
+  // The state of sequence b that step t starts from.
+  const float* begin(int leaf, long t, long b) const {
+    const long tb = t * sizes.B + b;
+    return (flags.reset(tb) ? initial[leaf] : t ? states[leaf] + (t - 1) * sizes.B * sizes.H : start[leaf]) + b * sizes.H;
+  }
+  // Whether a step met or made a state that is not finite, which a later reset cuts off.
+  bool lost(long t, long b) const {
+    const long tb = t * sizes.B + b;
+    if (!flags.followed || !flags.followed[tb]) return false;
+    for (int j = 0; j < X; j++)
+      if (!all_finite(begin(j, t, b), sizes.H) || !all_finite(states[j] + tb * sizes.H, sizes.H)) return true;
+    return false;
+  }
 };
 
 struct Gradients {

@@ -5,7 +5,6 @@ The units of such a cell do not read each other, so that a step is a function of
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from jaxtyping import Array
 
 from rnnjax.cells.traits import adds_a_bias, is_told_of
 from rnnjax.unrolling.kernels.layout import one_unit
-from rnnjax.unrolling.kernels.traced_gates import Pointwise, with_gradients
+from rnnjax.unrolling.kernels.traced_gates import Pointwise, with_gradients, with_one_unit
 from rnnjax.unrolling.native.expressions import flat_jaxpr, in_two_parts, statements
 from rnnjax.unrolling.recurrence import Recurrence
 
@@ -81,8 +80,7 @@ def _of_one_unit(leaf: Any, axes: int, hidden: int) -> Any:
 
 def _traced(cell: Any, params: Any, z: Any, state: Any) -> tuple[tuple[bool, ...], Pointwise, Pointwise]:
     """Returns which leaves of the parameters and of z a step reads, the step of one unit, and its derivative."""
-    # A step may read the cell's own size.
-    cell = dataclasses.replace(cell, hidden_size=1)
+    cell = with_one_unit(cell)
     params_leaves, params_tree = jax.tree.flatten(params)
     z_leaves, z_tree = jax.tree.flatten(z)
     state_leaves, state_tree = jax.tree.flatten(state)

@@ -79,6 +79,7 @@ INLINE V v_logistic(V x) { return 1.f / (1.f + v_exp(-x)); }
 INLINE V v_tanh(V x) {
   V c = pick(x > all(7.90531f), all(7.90531f), x);
   c = pick(c < all(-7.90531f), all(-7.90531f), c);
+  Mask saturated = (x > all(9.0109f)) | (x < all(-9.0109f));  // from where on its float is 1
   V s = c * c;
   V p = all(-2.76076847742355e-16f);
   p = p * s + 2.00018790482477e-13f;
@@ -91,7 +92,7 @@ INLINE V v_tanh(V x) {
   q = q * s + 1.18534705686654e-04f;
   q = q * s + 2.26843463243900e-03f;
   q = q * s + 4.89352518554385e-03f;
-  return c * p / q;
+  return pick(saturated, pick(x > 0.f, all(1.f), all(-1.f)), c * p / q);
 }
 
 // As JAX has them: NaN in either operand is the result.
@@ -100,6 +101,13 @@ INLINE V v_min(V a, V b) { return pick((a < b) | (a != a), a, b); }
 INLINE V v_abs(V x) { return (V)((Mask)x & 0x7fffffff); }
 INLINE V v_sign(V x) { return pick(x > 0.f, all(1.f), pick(x < 0.f, all(-1.f), x)); }
 INLINE Mask v_finite(V x) { return (x - x) == (x - x); }
+INLINE bool all_finite(const float* p, long n) {
+  Mask bad = {};
+  for (long u = 0; u < n; u += LANES) bad |= ~v_finite(load(p + u, n - u));
+  for (int i = 0; i < LANES; i++)
+    if (bad[i]) return false;
+  return true;
+}
 
 #define BY_LANE(name, function)                                  \
   INLINE V name(V x) {                                           \
@@ -114,10 +122,30 @@ BY_LANE(v_expm1, __builtin_expm1f)
 BY_LANE(v_sin, __builtin_sinf)
 BY_LANE(v_cos, __builtin_cosf)
 BY_LANE(v_erf, __builtin_erff)
+BY_LANE(v_erfc, __builtin_erfcf)
+BY_LANE(v_exp2, __builtin_exp2f)
+BY_LANE(v_log2, __builtin_log2f)
+BY_LANE(v_cbrt, __builtin_cbrtf)
+BY_LANE(v_tan, __builtin_tanf)
+BY_LANE(v_asin, __builtin_asinf)
+BY_LANE(v_acos, __builtin_acosf)
+BY_LANE(v_atan, __builtin_atanf)
+BY_LANE(v_sinh, __builtin_sinhf)
+BY_LANE(v_cosh, __builtin_coshf)
+BY_LANE(v_asinh, __builtin_asinhf)
+BY_LANE(v_acosh, __builtin_acoshf)
+BY_LANE(v_atanh, __builtin_atanhf)
+BY_LANE(v_round_even, __builtin_rintf)
+BY_LANE(v_round_away, __builtin_roundf)
 BY_LANE(v_floor, __builtin_floorf)
 BY_LANE(v_ceil, __builtin_ceilf)
-INLINE V v_pow(V x, V y) {
-  V z;
-  for (int i = 0; i < LANES; i++) z[i] = __builtin_powf(x[i], y[i]);
-  return z;
-}
+
+#define BY_TWO_LANES(name, function)                               \
+  INLINE V name(V x, V y) {                                        \
+    V z;                                                           \
+    for (int i = 0; i < LANES; i++) z[i] = function(x[i], y[i]);   \
+    return z;                                                      \
+  }
+BY_TWO_LANES(v_pow, __builtin_powf)
+BY_TWO_LANES(v_atan2, __builtin_atan2f)
+BY_TWO_LANES(v_rem, __builtin_fmodf)

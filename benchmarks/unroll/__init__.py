@@ -1,1 +1,0 @@
-"""Static unrolling against scan: ``python -m benchmarks.unroll``."""
