@@ -3,6 +3,7 @@
 from rnnjax.unrolling.associative import Associative
 from rnnjax.unrolling.auto import Auto, choose_method
 from rnnjax.unrolling.bidirectional import bidirectional, init_bidirectional
+from rnnjax.unrolling.cell_check import check_cell
 from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.kernels.cudnn import CuDNN
 from rnnjax.unrolling.kernels.pallas import Pallas
@@ -34,6 +35,7 @@ __all__ = [
     "Steps",
     "TuneReport",
     "bidirectional",
+    "check_cell",
     "choose_method",
     "init_bidirectional",
     "linear_scan",
