@@ -21,6 +21,12 @@ did other work meanwhile. `s5`, `mqar` and `selective_copy` are for an accelerat
 | mqar, 64; mqar_short, 16 | the values of keys seen before (Arora et al., 2023) | none |
 | selective_copy, 4,096; _short, 64 | symbols again that noise was between (Gu and Dao, 2023) | none |
 
+    python -m rnnjax.sweep --config configs/sequences.py:parity --seeds 8 --config.data.seed=0
+
+Training examples follow from config.seed, too, so that seeds of a sweep differ in their data and each has a program of
+its own. With config.data.seed all of them are trained on the same examples, by one program, and their spread is that of
+initial parameters and order alone.
+
 In the first four every length up to the longest is as frequent in training, in the next two every step is asked. In the
 others all examples have the one length, and what is learnt need not hold at others.
 """

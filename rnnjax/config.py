@@ -125,7 +125,10 @@ class TrainConfig(ConfigGroup):
       epochs: passes over the training split.
       evaluate_every: epochs from one evaluation, with a checkpoint, to the next; there is always one after the last.
       batch_size: examples in a training step.
-      dtype: dtype of computation; parameters are float32.
+      dtype: type in which products are computed and activations kept, float32 or bfloat16: that of the cell's inputs.
+        cell.dtype has the cell compute in another one. Parameters and the optimiser are float32 (cell.param_dtype),
+        and so is the state from step to step, also in bfloat16, unless cell.state_dtype says so. float16 is refused
+        in each of them: its smallest gradients are zero, as losses are not scaled.
       steps_per_call: most training steps in one compiled call; 0 takes a whole epoch.
       call_seconds: about how many seconds a call may take, so that a signal is handled soon; 0 for no limit. Neither
         this nor `steps_per_call` changes the results.
@@ -164,9 +167,14 @@ class TrainConfig(ConfigGroup):
         require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         require(self.seed < 2**32, f"seed must be below {2**32}, got {self.seed}")
         require(_is_pattern(self.frozen), f"frozen must be a regular expression, got {self.frozen!r}")
-        dtypes = ("float32", "bfloat16", "float16")
-        require(self.dtype in dtypes, f"dtype must be one of {', '.join(dtypes)}, got {self.dtype!r}")
+        types = {"dtype": self.dtype} | {f"cell.{name}": self.cell.chosen().get(name) for name in _TYPES_OF_CELL}
+        for name, dtype in types.items():
+            require(dtype != "float16", f"small gradients are zero in float16, got {name} = {dtype!r}; take bfloat16")
+        require(self.dtype in _DTYPES, f"dtype must be one of {', '.join(_DTYPES)}, got {self.dtype!r}")
 
+
+_DTYPES = ("float32", "bfloat16")
+_TYPES_OF_CELL = ("dtype", "param_dtype", "state_dtype")
 
 SINKS = ("wandb", "mlflow")  # those of the library that a config can name
 

@@ -18,6 +18,7 @@ from rnnjax.streams.lines import answers
 from rnnjax.streams.sessions import Sessions
 from rnnjax.tasks.options import RANGES, require_options, taken
 from rnnjax.tasks.task import Field, Task
+from rnnjax.training.directory.model_file import parameter_count
 from rnnjax.training.evaluation import OpenedRun, methods_of_run, open_run
 from rnnjax.unrolling.auto import using
 
@@ -70,6 +71,11 @@ class Run:
     def task(self) -> Task:
         """The run's task without its data, for those who go on from here with functions of their own."""
         return self._opened.task
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers the parameters are."""
+        return parameter_count(self.params)
 
     @functools.cached_property
     def metrics(self) -> Columns:

@@ -5,10 +5,11 @@ A field with several values is swept over, several such fields in every combinat
 config.seed on. Values that have commas in them are parted by semicolons, as in
 --config.cell.wrappers="dropout,residual;dropout;none"; without one, that field has a single value, as in training.
 Runs that differ in the seed and in numbers of the optimiser are trained by one compiled program, at most N of them with
---at-once; those that differ in more follow one after the other. Every run is what `python -m rnnjax.train` makes of its
-config on one device. Of the best run of every program, or of all with --keep all, the parameters are kept: commands
-and `load_run` take DIR/best, or DIR/N for run N. With --ray each program is a task of a Ray cluster, or of this machine
-where there is none.
+--at-once; those that differ in more follow one after the other. So do seeds from which the data is made, as in
+configs/sequences.py, unless --config.data.seed gives all of them the same. Every run is what `python -m rnnjax.train`
+makes of its config on one device. Of the best run of every program, or of all with --keep all, the parameters are kept:
+commands and `load_run` take DIR/best, or DIR/N for run N. With --ray each program is a task of a Ray cluster, or of
+this machine where there is none.
 """
 
 from __future__ import annotations

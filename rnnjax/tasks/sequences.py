@@ -51,6 +51,8 @@ class SequencesConfig(DataConfig):
       held_out: examples of validation, and of the test at each length.
       memory: symbols to remember in copy and selective_copy, pairs in mqar; 0 takes as many as published.
       alphabet: different symbols in copy, selective_copy and mqar; 0 takes as many as published.
+      seed: of the training examples; None takes the run's. With one of their own, the seeds of a sweep differ in the
+        initial parameters and the order of the same examples, and share one compiled program.
     """
 
     name: str = "parity"
@@ -61,6 +63,7 @@ class SequencesConfig(DataConfig):
     held_out: int = 1024
     memory: int = 0
     alphabet: int = 0
+    seed: int | None = None
 
     def check(self) -> None:
         super().check()
@@ -76,6 +79,8 @@ class SequencesConfig(DataConfig):
             own = getattr(self, name) == 0 or hasattr(PROBLEMS[self.name], name)
             require(own, f"{self.name} has no {name}; leave data.{name} out")
         require(self.memory >= 0, f"data.memory must not be negative, got {self.memory}")
+        fits = self.seed is None or 0 <= self.seed < 2**32
+        require(fits, f"data.seed must be from 0 to {2**32 - 1}, got {self.seed}; leave it out for that of the run")
         self._check_alphabet()
         self._check_lengths()
 
@@ -152,7 +157,8 @@ class Task(task.Task):
     def read(config: Config, kept: Kept) -> DataSet:
         problem, sizes = config.data.problem(), config.data.sizes()
         require_room(problem, sizes)
-        return load_sequences(config.data.name, problem, sizes, config.seed)
+        seed = config.seed if config.data.seed is None else config.data.seed
+        return load_sequences(config.data.name, problem, sizes, seed)
 
     def loss(self, params: Any, carry: None, batch: Batch, key: PRNGKeyArray | None) -> tuple[Metrics, None]:
         if "key" in batch:

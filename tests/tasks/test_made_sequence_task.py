@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,8 @@ from rnnjax.data.sequences import examples_of
 from rnnjax.errors import ConfigError
 from rnnjax.tasks import build_task, sequences
 from rnnjax.tasks.sequences import SequencesConfig, judged_classes, judged_numbers, results_by_length
+from rnnjax.training.sweeps.grid import groups, read_grid
+from rnnjax.training.sweeps.sweep import build_first_task
 
 
 def config(name="parity", cell=None, **fields):
@@ -45,6 +49,26 @@ def test_training_batches_are_made_from_keys_and_held_out_ones_are_read():
     evaluated = jax.jit(lambda batch: task.loss(params, None, batch, None)[0])
     for name, value in evaluated(keys).items():
         np.testing.assert_array_equal(value.value, evaluated(made)[name].value)
+
+
+def test_examples_have_the_seed_of_the_run_or_one_of_their_own():
+    def checksum(seed, own):
+        fields = dataclasses.replace(config(seed=own), seed=seed)
+        return build_task(freeze(fields)).data.checksum
+
+    assert checksum(3, None) == checksum(5, 3) == checksum(6, 3) != checksum(5, None)
+    with pytest.raises(ConfigError, match=r"data\.seed must be from 0 to 4294967295, got -1; leave it out for that of"):
+        freeze(config(seed=-1))
+
+
+def test_seeds_of_a_sweep_on_the_same_examples_share_one_program():
+    small = ["--config.data.length=4", "--config.data.examples=40", "--config.data.held_out=8"]
+    arguments = ["--config", "configs/sequences.py:parity", *small]
+    programs = {}
+    for name, more in {"run": [], "data": ["--config.data.seed=0"]}.items():
+        grid, _, _ = read_grid([*arguments, *more], seeds=3, at_once=None)
+        programs[name] = len(groups(grid, seeds_apart=build_first_task(grid)[1]))
+    assert programs == {"run": 3, "data": 1}
 
 
 def test_results_by_length_are_means_over_the_examples_of_each():

@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 
+import jax
 import numpy as np
 import pytest
 from toytasks import sign
@@ -94,13 +95,17 @@ def test_a_run_that_is_not_complete_or_of_other_data_is_not_extended(parent, tmp
         Ancestor(Parent("extend", str(path), "last")).check(task, parent.config)
 
 
-def test_parameters_alone_are_taken_and_what_is_frozen_stays_as_it_is(parent, tmp_path):
-    directory, state = begun(tmp_path / "run", config_of(**FROZEN), from_run(parent))
+def test_parameters_alone_are_taken_and_what_is_frozen_stays_as_it_is(parent, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        directory, state = begun(tmp_path / "run", config_of(**FROZEN), from_run(parent))
     step, before = params_of(parent.directory)
     before, after = before["params"], state.params["params"]
     for name in ("w_x", "w_h"):
         np.testing.assert_array_equal(getattr(after["RNN_0"]["rnn"], name), getattr(before["RNN_0"]["rnn"], name))
     assert (after["Dense_0"]["kernel"] != before["Dense_0"]["kernel"]).any()
+    count = sum(leaf.size for leaf in jax.tree.leaves(after))
+    frozen = sum(getattr(after["RNN_0"]["rnn"], name).size for name in ("w_x", "w_h"))
+    assert f"model: {count} parameters ({frozen} of them frozen)" in caplog.messages
     record = directory.summary()["parent"]
     assert (record["how"], record["checkpoint"], record["step"]) == ("init_from", "best", step)
     about = json.loads((parent.directory.checkpoints / str(step) / "about" / "metadata").read_text())

@@ -232,6 +232,9 @@ SUMMARIES = [*GARBAGE, b"{}", b'{"final": []}', b'{"final": {"test": 3}, "device
 
 def test_a_summary_that_was_written_is_one(run):
     assert is_summary(run.summary)
+    assert is_summary(
+        {name: value for name, value in run.summary.items() if name != "parameters"}
+    )  # earlier runs' have none
     assert run.directory.summary(is_summary) == run.summary
 
 

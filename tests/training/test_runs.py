@@ -34,6 +34,7 @@ def test_an_opened_run_is_what_training_left(finished, read_only):
     assert run.summary == finished.summary
     for found, expected in zip(jax.tree.leaves(run.params), jax.tree.leaves(finished.state.params), strict=True):
         np.testing.assert_array_equal(found, expected)
+    assert run.parameter_count == run.summary["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(run.params))
     assert run.metrics["train"]["step"].tolist() == [1, 2, 3]
     assert run.metrics["validation"]["loss"].tolist() == finished.of("validation", "loss")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -66,6 +68,23 @@ def _digest(content: Mapping[str, Any]) -> str:
 def shapes(task: Task) -> Any:
     """Returns the parameters of a task as shapes and dtypes; none are made."""
     return jax.eval_shape(task.init, jax.random.key(0))
+
+
+def parameter_count(params: Any) -> int:
+    """Returns how many numbers there are in parameters, or in their shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def model_size(params: Any, frozen: str) -> str:
+    """Returns a phrase for the log: how many parameters there are, and how many of them the config freezes.
+
+    Args:
+      params: the parameters, or their shapes.
+      frozen: as `TrainConfig.frozen`.
+    """
+    paths = {in_model(path): leaf for path, leaf in by_path(params).items()}
+    left = parameter_count([leaf for path, leaf in paths.items() if frozen and re.fullmatch(frozen, path)])
+    return f"{parameter_count(params):,} parameters" + (f" ({left:,} of them frozen)" if left else "")
 
 
 def leaves_by_path(params: Any) -> dict[str, Leaf]:

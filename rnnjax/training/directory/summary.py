@@ -11,6 +11,7 @@ import jax
 from rnnjax.files import is_number
 from rnnjax.machine import device_name, git_commit, versions
 from rnnjax.tasks.task import Task
+from rnnjax.training.directory.model_file import parameter_count, shapes
 
 
 def summarise(task: Task, rows: Sequence[dict[str, Any]], devices: int, times: Mapping[str, float]) -> dict[str, Any]:
@@ -24,7 +25,8 @@ def summarise(task: Task, rows: Sequence[dict[str, Any]], devices: int, times: M
         training steps, `compile_seconds` of these, and for a run by itself `seconds_to_first_step`, with choosing
         devices and compiling, and `input_wait`, the share of the steps' time that the host spent on sending batches.
     """
-    return {"final": final_metrics(rows), "best": best_metrics(rows, task), **times, **computed_with(task, devices)}
+    metrics = {"final": final_metrics(rows), "best": best_metrics(rows, task)}
+    return {**metrics, "parameters": parameter_count(shapes(task)), **times, **computed_with(task, devices)}
 
 
 def computed_with(task: Task, devices: int) -> dict[str, Any]:
