@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
-from collections.abc import Hashable, Mapping
+import reprlib
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 import jax
 import optax
 
 from rnnjax.config_group import ConfigGroup
-from rnnjax.errors import require
+from rnnjax.errors import ConfigError, did_you_mean, first_line, require
 from rnnjax.leaf_paths import by_path, in_model, path_of
+from rnnjax.named_code import named_object
 
 _MOST_SHOWN = 12  # paths in a message
 
@@ -22,13 +25,18 @@ class OptimizerConfig(ConfigGroup):
     """An optimiser and a learning-rate schedule of optax.
 
     Attributes:
-      name: adam, adamw, sgd, rmsprop, adagrad, lamb or lion.
+      name: adam, adamw, sgd, rmsprop, adagrad, lamb or lion, or your own as package.module:function. The function is
+        called with the learning rate, an `optax.Schedule`, and with those of the options below that it has arguments
+        of; it returns an `optax.GradientTransformation`.
       learning_rate: the peak learning rate.
       schedule: constant, cosine, linear or exponential, from the end of the warm-up to that of the run; or staircase.
       warmup_steps: steps over which the learning rate rises from zero.
       final_fraction: the final learning rate as a fraction of `learning_rate`.
       decay_after, decay_rate: for staircase, the epochs before the first decay, and the factor for each later epoch.
       momentum: for sgd and rmsprop.
+      b1, b2: for adam, adamw, lamb and lion, how much of the means of gradients, and of their squares, a step keeps;
+        None takes optax's: 0.9, and 0.999 or, for lion, 0.99.
+      eps: for all but sgd and lion, what is added where a step divides; None takes optax's.
       weight_decay: decoupled, of every parameter, for adamw, lamb and lion; None takes optax's: 1e-4, 0 and 1e-3.
       clip_norm: if given, gradients are scaled to at most this global norm.
     """
@@ -41,23 +49,37 @@ class OptimizerConfig(ConfigGroup):
     decay_after: int = 1
     decay_rate: float = 1.0
     momentum: float | None = None
+    b1: float | None = None
+    b2: float | None = None
+    eps: float | None = None
     weight_decay: float | None = None
     clip_norm: float | None = None
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """Yields the fields; later ones where they are set, so that a run of before they came has the same config."""
+        default = type(self)
+        yield from (
+            (name, value)
+            for name, value in super().items()
+            if name not in _LATER_FIELDS or value != getattr(default, name)
+        )
 
     def check(self) -> None:
         super().check()
         build_optimizer(self, steps=max(self.warmup_steps, 0) + 1)
 
 
-_OPTIMIZERS = {
-    "adam": (optax.adam, ()),
-    "adamw": (optax.adamw, ("weight_decay",)),
-    "sgd": (optax.sgd, ("momentum",)),
-    "rmsprop": (optax.rmsprop, ("momentum",)),
-    "adagrad": (optax.adagrad, ()),
-    "lamb": (optax.lamb, ("weight_decay",)),
-    "lion": (optax.lion, ("weight_decay",)),
+_LATER_FIELDS = ("b1", "b2", "eps")
+_OPTIMIZERS: dict[str, Callable[..., Any]] = {
+    "adam": optax.adam,
+    "adamw": optax.adamw,
+    "sgd": optax.sgd,
+    "rmsprop": optax.rmsprop,
+    "adagrad": optax.adagrad,
+    "lamb": optax.lamb,
+    "lion": optax.lion,
 }
+_OPTIONS = ("momentum", "b1", "b2", "eps", "weight_decay")  # passed on to an optimiser that has them
 _SCHEDULES = ("constant", "cosine", "linear", "exponential", "staircase")
 
 
@@ -96,18 +118,52 @@ def build_optimizer(
         gradients count for no norm, and there is no optimiser's state of them.
 
     Raises:
-      ConfigError: for an unknown name, a field that the optimiser does not have, or a rate that is not positive.
+      ConfigError: for an unknown name, a field that the optimiser does not have, or a rate that is not positive; for
+        one of the user's own that raises an error, or returns something else.
     """
     _check_optimizer(config)
     _check_schedule(config, steps)
     config = dataclasses.replace(config, **traced) if traced else config
-    make, accepted = _OPTIMIZERS[config.name]
-    options = {name: getattr(config, name) for name in accepted if getattr(config, name) is not None}
     schedule = _schedule(config, steps, epoch_steps)
-    optimizer = make(schedule, **options)
+    optimizer = _made(config, schedule)
     if config.clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
     return Optimizer(_leaving(frozen, optimizer) if frozen else optimizer, schedule)
+
+
+def _made(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Returns the optimiser that a config names, by itself."""
+    options = {name: getattr(config, name) for name in _OPTIONS if getattr(config, name) is not None}
+    try:
+        optimizer = _function(config.name)(schedule, **options)
+    except jax.errors.JAXTypeError:  # it cannot take a traced value, which is for the caller to know
+        raise
+    except (Exception, SystemExit) as error:  # a user's function can raise anything
+        raise ConfigError(f"{config.name}: {first_line(error)}") from error
+    fits = isinstance(optimizer, optax.GradientTransformation)
+    require(fits, f"{config.name} must return an optax.GradientTransformation, got {reprlib.repr(optimizer)}")
+    return optimizer
+
+
+def _function(name: str) -> Callable[..., Any]:
+    """Returns the function that makes the optimiser of a name, of optax or of the user's own."""
+    unknown = f"unknown optimizer.name {name!r}"
+    choose = f"choose from {', '.join(_OPTIMIZERS)}, or name your own as package.module:function"
+    require(":" in name or name in _OPTIMIZERS, f"{unknown}; {choose}{did_you_mean(name, _OPTIMIZERS)}")
+    function = named_object(name, unknown) if ":" in name else _OPTIMIZERS[name]
+    require(callable(function), f"optimizer.name must name a function, got {name!r}")
+    return function
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    """Says whether a function has an argument that can be given by a name."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:  # a few functions of C tell none
+        return False
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    any_name = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+    return any_name or (name in parameters and parameters[name].kind in by_name)
 
 
 def _leaving(frozen: str, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -140,11 +196,14 @@ def check_frozen(pattern: str, params: Any) -> None:
 
 
 def _check_optimizer(config: OptimizerConfig) -> None:
-    require(config.name in _OPTIMIZERS, f"unknown optimizer.name {config.name!r}; choose from {', '.join(_OPTIMIZERS)}")
-    accepted = _OPTIMIZERS[config.name][1]
-    for name in ("momentum", "weight_decay"):
-        known = name in accepted or getattr(config, name) is None
+    function = _function(config.name)
+    for name in _OPTIONS:
+        known = getattr(config, name) is None or _takes(function, name)
         require(known, f"{config.name} has no {name}; leave optimizer.{name} out")
+    for name in ("b1", "b2"):
+        value = getattr(config, name)
+        require(value is None or 0 <= value < 1, f"optimizer.{name} must be from 0 to below 1, got {value}")
+    require(config.eps is None or config.eps > 0, f"optimizer.eps must be positive, got {config.eps}")
     require(
         config.clip_norm is None or config.clip_norm > 0,
         f"optimizer.clip_norm must be positive, got {config.clip_norm}",
