@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import re
 import reprlib
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
@@ -14,7 +13,7 @@ import optax
 
 from rnnjax.config_group import ConfigGroup
 from rnnjax.errors import ConfigError, did_you_mean, first_line, require
-from rnnjax.leaf_paths import by_path, in_model, path_of
+from rnnjax.leaf_paths import by_path, in_model, is_pattern, matches, path_of
 from rnnjax.named_code import named_object
 
 _MOST_SHOWN = 12  # paths in a message
@@ -37,7 +36,10 @@ class OptimizerConfig(ConfigGroup):
       b1, b2: for adam, adamw, lamb and lion, how much of the means of gradients, and of their squares, a step keeps;
         None takes optax's: 0.9, and 0.999 or, for lion, 0.99.
       eps: for all but sgd and lion, what is added where a step divides; None takes optax's.
-      weight_decay: decoupled, of every parameter, for adamw, lamb and lion; None takes optax's: 1e-4, 0 and 1e-3.
+      weight_decay: decoupled, of every parameter that is not `undecayed`, for adamw, lamb and lion; None takes optax's:
+        1e-4, 0 and 1e-3.
+      undecayed: a regular expression; parameters whose whole path it matches, such as .*bias, are left out of weight
+        decay. Your own function is given it as `mask`, the argument of optax's.
       clip_norm: if given, gradients are scaled to at most this global norm.
     """
 
@@ -53,6 +55,7 @@ class OptimizerConfig(ConfigGroup):
     b2: float | None = None
     eps: float | None = None
     weight_decay: float | None = None
+    undecayed: str = ""
     clip_norm: float | None = None
 
     def items(self) -> Iterator[tuple[str, Any]]:
@@ -69,7 +72,7 @@ class OptimizerConfig(ConfigGroup):
         build_optimizer(self, steps=max(self.warmup_steps, 0) + 1)
 
 
-_LATER_FIELDS = ("b1", "b2", "eps")
+_LATER_FIELDS = ("b1", "b2", "eps", "undecayed")
 _OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "adam": optax.adam,
     "adamw": optax.adamw,
@@ -134,6 +137,10 @@ def build_optimizer(
 def _made(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
     """Returns the optimiser that a config names, by itself."""
     options = {name: getattr(config, name) for name in _OPTIONS if getattr(config, name) is not None}
+    if config.undecayed:
+        options["mask"] = lambda params: jax.tree_util.tree_map_with_path(
+            lambda keys, _: not matches(config.undecayed, in_model(path_of(keys))), params
+        )
     try:
         optimizer = _function(config.name)(schedule, **options)
     except jax.errors.JAXTypeError:  # it cannot take a traced value, which is for the caller to know
@@ -169,16 +176,11 @@ def _takes(function: Callable[..., Any], name: str) -> bool:
 def _leaving(frozen: str, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     def labels(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
-            lambda keys, _: "frozen" if _is_frozen(frozen, in_model(path_of(keys))) else "trained", params
+            lambda keys, _: "frozen" if matches(frozen, in_model(path_of(keys))) else "trained", params
         )
 
     kinds: dict[Hashable, Any] = {"trained": optimizer, "frozen": optax.set_to_zero()}
     return optax.multi_transform(kinds, labels)
-
-
-def _is_frozen(pattern: str, path: str) -> bool:
-    """Says whether the whole path of a parameter matches a pattern."""
-    return re.fullmatch(pattern, path) is not None
 
 
 def check_frozen(pattern: str, params: Any) -> None:
@@ -188,11 +190,26 @@ def check_frozen(pattern: str, params: Any) -> None:
       pattern: a regular expression; nothing is frozen where it is empty.
       params: the parameters, or their shapes.
     """
+    paths = _check_matches_some("frozen", pattern, params)
+    trained = any(not matches(pattern, path) for path in paths)
+    require(trained, f"frozen = {pattern!r} leaves no parameter to be trained of {_shown(paths)}")
+
+
+def check_undecayed(pattern: str, params: Any) -> None:
+    """Raises `ConfigError`, as `check_frozen`, for a pattern that matches no parameter."""
+    _check_matches_some("optimizer.undecayed", pattern, params)
+
+
+def _check_matches_some(field: str, pattern: str, params: Any) -> list[str]:
+    """Returns the paths of the parameters, some of which the pattern matches where it is not empty."""
     paths = list(map(in_model, by_path(params)))
-    shown = ", ".join(paths[:_MOST_SHOWN]) + (", ..." if len(paths) > _MOST_SHOWN else "")
-    frozen = [path for path in paths if _is_frozen(pattern, path)] if pattern else []
-    require(not pattern or bool(frozen), f"frozen = {pattern!r} matches none of the parameters, which are {shown}")
-    require(len(frozen) < len(paths), f"frozen = {pattern!r} leaves no parameter to be trained of {shown}")
+    known = not pattern or any(matches(pattern, path) for path in paths)
+    require(known, f"{field} = {pattern!r} matches none of the parameters, which are {_shown(paths)}")
+    return paths
+
+
+def _shown(paths: list[str]) -> str:
+    return ", ".join(paths[:_MOST_SHOWN]) + (", ..." if len(paths) > _MOST_SHOWN else "")
 
 
 def _check_optimizer(config: OptimizerConfig) -> None:
@@ -203,6 +220,10 @@ def _check_optimizer(config: OptimizerConfig) -> None:
     for name in ("b1", "b2"):
         value = getattr(config, name)
         require(value is None or 0 <= value < 1, f"optimizer.{name} must be from 0 to below 1, got {value}")
+    undecayed = config.undecayed
+    require(is_pattern(undecayed), f"optimizer.undecayed must be a regular expression, got {undecayed!r}")
+    known = not undecayed or _takes(function, "mask")
+    require(known, f"{config.name} has no mask of its weight decay; leave optimizer.undecayed out")
     require(config.eps is None or config.eps > 0, f"optimizer.eps must be positive, got {config.eps}")
     require(
         config.clip_norm is None or config.clip_norm > 0,

@@ -3,6 +3,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -11,7 +12,7 @@ from fixtures.parameters import array
 
 from rnnjax.config_group import freeze, from_dict, to_dict
 from rnnjax.errors import ConfigError
-from rnnjax.optimizer import OptimizerConfig, build_optimizer, build_schedule
+from rnnjax.optimizer import OptimizerConfig, build_optimizer, build_schedule, check_undecayed
 
 START, GRADIENT = np.array([1.0, -2.0]), np.array([0.5, 4.0])
 
@@ -93,9 +94,33 @@ OPTIONS = [
 def test_an_option_is_that_of_optax(name, option):
     factors = (1.0, -0.05, -0.5)
     fields: dict[str, Any] = {"name": name, "learning_rate": 0.1}
-    found = taken_by(build_optimizer(OptimizerConfig(**fields | {option: 0.3}), 10), factors)
+    found = taken_by(build_optimizer(OptimizerConfig(**{**fields, option: 0.3}), 10), factors)
     np.testing.assert_array_equal(found, taken_by(getattr(optax, name)(0.1, **{option: 0.3}), factors))
     assert (found != taken_by(build_optimizer(OptimizerConfig(**fields), 10), factors)).any()
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb", "lion", "optax:adan"])
+@pytest.mark.parametrize("frozen", ["", "still"])
+def test_what_is_undecayed_is_moved_as_without_weight_decay_and_all_else_as_with(name, frozen):
+    params = {"params": {"rnn": {"w": array(START), "b": array(START)}}, "still": array(START)}
+
+    def updates(**fields: Any) -> Any:
+        optimizer = build_optimizer(OptimizerConfig(name=name, learning_rate=0.1, **fields), 10, frozen=frozen)
+        return optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params), params)[0]
+
+    found = updates(weight_decay=0.5, undecayed=r"rnn\.b")
+    plain, decayed = updates(weight_decay=0.0), updates(weight_decay=0.5)
+    expected = {"params": {"rnn": {"w": decayed["params"]["rnn"]["w"], "b": plain["params"]["rnn"]["b"]}}}
+    jax.tree.map(np.testing.assert_array_equal, found, expected | {"still": decayed["still"]})
+    assert (plain["params"]["rnn"]["w"] != decayed["params"]["rnn"]["w"]).all()
+
+
+def test_a_pattern_of_undecayed_parameters_that_matches_none_is_refused_with_their_names():
+    params = {"params": {"dense": {"bias": START, "kernel": START}}}
+    check_undecayed("", params)
+    check_undecayed(r".*\.bias", params)
+    with pytest.raises(ConfigError, match=r"optimizer.undecayed = 'bias' matches none .* are dense.bias, dense.kernel"):
+        check_undecayed("bias", params)
 
 
 def test_fields_that_are_not_set_are_in_no_config_so_that_runs_of_before_they_came_have_the_same():
@@ -225,6 +250,8 @@ def test_the_schedule_reaches_the_optimiser():
         ({"name": "sgd", "b1": 0.9}, "sgd has no b1; leave optimizer.b1 out"),
         ({"name": "rmsprop", "b2": 0.9}, "rmsprop has no b2; leave optimizer.b2 out"),
         ({"name": "lion", "eps": 1e-8}, "lion has no eps; leave optimizer.eps out"),
+        ({"name": "adam", "undecayed": ".*"}, "adam has no mask of its weight decay; leave optimizer.undecayed out"),
+        ({"name": "adamw", "undecayed": "("}, r"optimizer.undecayed must be a regular expression, got '\('"),
         ({"b1": 1.0}, "optimizer.b1 must be from 0 to below 1, got 1.0"),
         ({"b2": -0.1}, "optimizer.b2 must be from 0 to below 1, got -0.1"),
         ({"eps": 0.0}, "optimizer.eps must be positive, got 0.0"),
