@@ -41,6 +41,9 @@ class OptimizerConfig(ConfigGroup):
       undecayed: a regular expression; parameters whose whole path it matches, such as .*bias, are left out of weight
         decay. Your own function is given it as `mask`, the argument of optax's.
       clip_norm: if given, gradients are scaled to at most this global norm.
+      accumulate: training steps that one update takes the mean gradient of, before it is clipped; the last steps of a
+        run, where they are fewer, update nothing. The schedule still goes by training steps: an update has the learning
+        rate of the last of its own.
     """
 
     name: str = "adam"
@@ -57,6 +60,7 @@ class OptimizerConfig(ConfigGroup):
     weight_decay: float | None = None
     undecayed: str = ""
     clip_norm: float | None = None
+    accumulate: int = 1
 
     def items(self) -> Iterator[tuple[str, Any]]:
         """Yields the fields; later ones where they are set, so that a run of before they came has the same config."""
@@ -69,10 +73,15 @@ class OptimizerConfig(ConfigGroup):
 
     def check(self) -> None:
         super().check()
-        build_optimizer(self, steps=max(self.warmup_steps, 0) + 1)
+        build_optimizer(self, fewest_steps(self))
 
 
-_LATER_FIELDS = ("b1", "b2", "eps", "undecayed")
+def fewest_steps(config: OptimizerConfig) -> int:
+    """Returns the number of steps of the shortest run that has such an optimiser."""
+    return max(config.warmup_steps + 1, config.accumulate, 1)
+
+
+_LATER_FIELDS = ("b1", "b2", "eps", "undecayed", "accumulate")
 _OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "adam": optax.adam,
     "adamw": optax.adamw,
@@ -124,14 +133,21 @@ def build_optimizer(
       ConfigError: for an unknown name, a field that the optimiser does not have, or a rate that is not positive; for
         one of the user's own that raises an error, or returns something else.
     """
-    _check_optimizer(config)
+    _check_optimizer(config, steps)
     _check_schedule(config, steps)
     config = dataclasses.replace(config, **traced) if traced else config
     schedule = _schedule(config, steps, epoch_steps)
-    optimizer = _made(config, schedule)
+    optimizer = _made(config, _of_updates(schedule, config.accumulate))
     if config.clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    if config.accumulate > 1:
+        optimizer = optax.MultiSteps(optimizer, config.accumulate).gradient_transformation()
     return Optimizer(_leaving(frozen, optimizer) if frozen else optimizer, schedule)
+
+
+def _of_updates(schedule: optax.Schedule, accumulate: int) -> optax.Schedule:
+    """Returns the learning rate by updates, from one by training steps: each has that of the last of its steps."""
+    return schedule if accumulate == 1 else lambda update: schedule((update + 1) * accumulate - 1)
 
 
 def _made(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -212,7 +228,7 @@ def _shown(paths: list[str]) -> str:
     return ", ".join(paths[:_MOST_SHOWN]) + (", ..." if len(paths) > _MOST_SHOWN else "")
 
 
-def _check_optimizer(config: OptimizerConfig) -> None:
+def _check_optimizer(config: OptimizerConfig, steps: int) -> None:
     function = _function(config.name)
     for name in _OPTIONS:
         known = getattr(config, name) is None or _takes(function, name)
@@ -229,6 +245,9 @@ def _check_optimizer(config: OptimizerConfig) -> None:
         config.clip_norm is None or config.clip_norm > 0,
         f"optimizer.clip_norm must be positive, got {config.clip_norm}",
     )
+    require(config.accumulate >= 1, f"optimizer.accumulate must be at least 1, got {config.accumulate}")
+    updates = config.accumulate <= steps
+    require(updates, f"optimizer.accumulate must be at most {steps}, the steps of the run, got {config.accumulate}")
 
 
 def build_schedule(config: OptimizerConfig, steps: int, epoch_steps: int | None = None) -> optax.Schedule:

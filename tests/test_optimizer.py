@@ -99,6 +99,35 @@ def test_an_option_is_that_of_optax(name, option):
     assert (found != taken_by(build_optimizer(OptimizerConfig(**fields), 10), factors)).any()
 
 
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+@pytest.mark.parametrize("frozen", ["", "still"])
+def test_accumulated_steps_move_parameters_once_by_their_mean_gradient_at_the_rate_of_the_last(clip_norm, frozen):
+    fields: dict[str, Any] = {"name": "sgd", "momentum": 0.5, "learning_rate": 0.8, "schedule": "linear"}
+    optimizer = build_optimizer(OptimizerConfig(**fields, clip_norm=clip_norm, accumulate=3), 8, frozen=frozen)
+    params: Any = {"still": array(START), "moved": array(START)}
+    state, found = optimizer.init(params), []
+    for factor in (1.0, 2.0, 6.0, -1.0, 0.0, -5.0, 9.0, 9.0):
+        gradients = {"still": jnp.zeros(2), "moved": array(factor * GRADIENT)}
+        updates, state = optimizer.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        found.append(params["moved"])
+    one, other = 3 * GRADIENT, -2 * GRADIENT
+    if clip_norm is not None:
+        one, other = (clip_norm * mean / np.linalg.norm(mean) for mean in (one, other))
+    first = START - 0.8 * (1 - 2 / 8) * one
+    second = first - 0.8 * (1 - 5 / 8) * (other + 0.5 * one)
+    np.testing.assert_allclose(found, [START, START, first, first, first, second, second, second], rtol=1e-5)
+    np.testing.assert_array_equal(params["still"], START)
+
+
+def test_the_rate_that_is_told_is_that_of_the_training_step():
+    config = OptimizerConfig(learning_rate=0.8, schedule="linear", accumulate=2)
+    told = build_optimizer(config, 8).learning_rate
+    np.testing.assert_allclose(
+        [told(step) for step in range(8)], [0.8 * (1 - step / 8) for step in range(8)], rtol=1e-5
+    )
+
+
 @pytest.mark.parametrize("name", ["adamw", "lamb", "lion", "optax:adan"])
 @pytest.mark.parametrize("frozen", ["", "still"])
 def test_what_is_undecayed_is_moved_as_without_weight_decay_and_all_else_as_with(name, frozen):
@@ -252,6 +281,8 @@ def test_the_schedule_reaches_the_optimiser():
         ({"name": "lion", "eps": 1e-8}, "lion has no eps; leave optimizer.eps out"),
         ({"name": "adam", "undecayed": ".*"}, "adam has no mask of its weight decay; leave optimizer.undecayed out"),
         ({"name": "adamw", "undecayed": "("}, r"optimizer.undecayed must be a regular expression, got '\('"),
+        ({"accumulate": 0}, "optimizer.accumulate must be at least 1, got 0"),
+        ({"accumulate": 11}, "optimizer.accumulate must be at most 10, the steps of the run, got 11"),
         ({"b1": 1.0}, "optimizer.b1 must be from 0 to below 1, got 1.0"),
         ({"b2": -0.1}, "optimizer.b2 must be from 0 to below 1, got -0.1"),
         ({"eps": 0.0}, "optimizer.eps must be positive, got 0.0"),

@@ -34,6 +34,7 @@ def numbers_of(grid):
         ({}, "clip_norm", True),
         *[({"name": name}, option, True) for name in ("adam", "adamw", "lamb") for option in ("b1", "b2", "eps")],
         *[({"name": "lion"}, "b1", True), ({"name": "rmsprop"}, "eps", True), ({"name": "adagrad"}, "eps", True)],
+        ({"accumulate": 3}, "learning_rate", True),
         ({"name": "optax:adabelief"}, "b1", True),
     ],
 )

@@ -110,6 +110,13 @@ def test_a_run_by_an_optimiser_of_ones_own_is_resumed_bit_by_bit(tmp_path, monke
     del sys.modules["mine_slowed"]
 
 
+def test_a_run_stopped_between_the_steps_of_an_update_is_resumed_bit_by_bit(tmp_path, monkeypatch):
+    config = config_of(epochs=1, optimizer=OptimizerConfig(learning_rate=1e-2, clip_norm=1.0, accumulate=4))
+    whole = run_training(tmp_path / "whole", config)
+    assert [row["step"] for row in whole.metrics if row.get("update_norm", 0) > 0] == [4, 8]
+    assert_stopped_and_resumed(tmp_path / "stopped", config, whole, monkeypatch)
+
+
 def assert_stopped_and_resumed(path, config, whole, monkeypatch):
     """Asserts that a run which a signal stops within its first epoch, and that is resumed, is as one that was not."""
     with monkeypatch.context() as patch:
