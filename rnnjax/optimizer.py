@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules of optax: their config, building them from it, and what they leave frozen."""
+"""Optimisers of optax and of one's own, and learning rates: their config, building them, and what they leave as it is."""
 
 from __future__ import annotations
 

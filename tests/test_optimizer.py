@@ -128,7 +128,7 @@ def test_the_rate_that_is_told_is_that_of_the_training_step():
     )
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb", "lion", "optax:adan"])
+@pytest.mark.parametrize("name", ["adamw", "lamb", "lion", "optax:nadamw"])
 @pytest.mark.parametrize("frozen", ["", "still"])
 def test_what_is_undecayed_is_moved_as_without_weight_decay_and_all_else_as_with(name, frozen):
     params = {"params": {"rnn": {"w": array(START), "b": array(START)}}, "still": array(START)}
