@@ -14,7 +14,7 @@ from rnnjax.cells.tree import made_of_cells
 from rnnjax.class_options import ClassOptions, config_fields, required
 from rnnjax.config_group import ConfigGroup
 from rnnjax.errors import ConfigError, did_you_mean, require
-from rnnjax.named_code import named_module
+from rnnjax.named_code import named_object
 
 _MOST_LAYERS = 1000
 
@@ -199,7 +199,7 @@ def cell_class(kind: str) -> type[library.Cell]:
     choose = f"choose {', '.join(names[:-1])} or {names[-1]}, or name your own as package.module:Class"
     unknown = f"unknown cell {kind!r}"
     require(":" in kind or kind in library.__all__, f"{unknown}; {choose}{did_you_mean(kind, names)}")
-    cell = _named(kind, unknown)
+    cell = named_object(kind if ":" in kind else f"{library.__name__}:{kind}", unknown)
     single = _is_kind_of(cell, library.Cell) and not made_of_cells(cell)
     require(single, f"cell.kind must name a single cell, such as {' or '.join(names[:2])}, got {kind!r}")
     require(dataclasses.is_dataclass(cell), f"the cell {kind!r} must be a frozen dataclass: decorate its class")
@@ -218,21 +218,13 @@ def wrapper_class(name: str) -> type[library.Wrapper]:
     choose = f"choose from {', '.join(known)}, or name your own as package.module:Class"
     unknown = f"unknown wrapper {name!r}"
     require(":" in name, f"{unknown}; {choose}{did_you_mean(name, known)}")
-    wrapper = _named(name, unknown)
+    wrapper = named_object(name, unknown)
     fits = _is_kind_of(wrapper, library.Wrapper) and hasattr(wrapper, "__dataclass_fields__")
     require(fits, f"cell.wrappers must name wrappers that are frozen dataclasses, got {name!r}")
     return wrapper
 
 
 C = TypeVar("C", bound=library.Cell)
-
-
-def _named(name: str, unknown: str) -> Any:
-    """Returns the object with a name in rnnjax, or of the form package.module:Class."""
-    path, colon, name = name.rpartition(":")
-    module = named_module(path if colon else library.__name__, unknown)
-    require(hasattr(module, name), f"{unknown}: {path} has no {name!r}{did_you_mean(name, vars(module))}")
-    return getattr(module, name)
 
 
 def _is_kind_of(value: Any, base: type) -> bool:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Sequence
 
 from rnnjax.cell_config import CellConfig, build_cell
 from rnnjax.config_group import ConfigGroup
 from rnnjax.errors import did_you_mean, require
+from rnnjax.leaf_paths import is_pattern
 from rnnjax.optimizer import OptimizerConfig
 from rnnjax.whole_numbers import whole_number
 
@@ -166,7 +166,7 @@ class TrainConfig(ConfigGroup):
             _check_sink(name)
         require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         require(self.seed < 2**32, f"seed must be below {2**32}, got {self.seed}")
-        require(_is_pattern(self.frozen), f"frozen must be a regular expression, got {self.frozen!r}")
+        require(is_pattern(self.frozen), f"frozen must be a regular expression, got {self.frozen!r}")
         types = {"dtype": self.dtype} | {f"cell.{name}": self.cell.chosen().get(name) for name in _TYPES_OF_CELL}
         for name, dtype in types.items():
             require(dtype != "float16", f"small gradients are zero in float16, got {name} = {dtype!r}; take bfloat16")
@@ -185,14 +185,6 @@ def _check_sink(name: str) -> None:
     own = bool(colon) and kind.isidentifier() and all(part.isidentifier() for part in path.split("."))
     known = f"choose from {', '.join(SINKS)}{did_you_mean(name, SINKS)}, or name your own as package.module:Class"
     require(own or name in SINKS, f"unknown sink {name!r}; {known}")
-
-
-def _is_pattern(text: str) -> bool:
-    try:
-        re.compile(text)
-    except re.error:
-        return False
-    return True
 
 
 PLACES = ("data.path", "data.tfds_dir")  # of the data: runs that differ only in these fields are the same

@@ -1,7 +1,8 @@
-"""The paths by which the leaves of a pytree, such as parameters, are named."""
+"""The paths by which the leaves of a pytree, such as parameters, are named, and patterns of them."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import jax
@@ -20,3 +21,17 @@ def path_of(keys: Any) -> str:
 def in_model(path: str) -> str:
     """Returns the path of a parameter without Flax's collection of all parameters: ``rnn.w_h``."""
     return path.removeprefix("params.")
+
+
+def matches(pattern: str, path: str) -> bool:
+    """Says whether a regular expression matches the whole path of a parameter; an empty one matches none."""
+    return bool(pattern) and re.fullmatch(pattern, path) is not None
+
+
+def is_pattern(text: str) -> bool:
+    """Says whether a text is a regular expression."""
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True

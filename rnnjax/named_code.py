@@ -1,12 +1,29 @@
-"""Imports modules that a config names, such as that of your own cell or task."""
+"""Imports what a config names: modules, such as that of your own task, and what is in them, such as your own cell."""
 
 from __future__ import annotations
 
 import importlib
 import traceback
 from types import ModuleType
+from typing import Any
 
-from rnnjax.errors import ConfigError
+from rnnjax.errors import ConfigError, did_you_mean, require
+
+
+def named_object(name: str, meaning: str) -> Any:
+    """Returns what a name of the form ``package.module:Name`` is of.
+
+    Args:
+      name: the name.
+      meaning: the beginning of the message of an error, as of `named_module`.
+
+    Raises:
+      ConfigError: as `named_module`, or if the module has nothing of that name.
+    """
+    path, _, name = name.rpartition(":")
+    module = named_module(path, meaning)
+    require(hasattr(module, name), f"{meaning}: {path} has no {name!r}{did_you_mean(name, vars(module))}")
+    return getattr(module, name)
 
 
 def named_module(path: str, meaning: str) -> ModuleType:

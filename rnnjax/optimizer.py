@@ -1,18 +1,20 @@
-"""Optimisers and learning-rate schedules of optax: their config, building them from it, and what they leave frozen."""
+"""Optimisers of optax and of one's own, and learning rates: their config, building them, and what they leave as it is."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Hashable, Mapping
+import inspect
+import reprlib
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 import jax
 import optax
 
 from rnnjax.config_group import ConfigGroup
-from rnnjax.errors import require
-from rnnjax.leaf_paths import by_path, in_model, path_of
+from rnnjax.errors import ConfigError, did_you_mean, first_line, require
+from rnnjax.leaf_paths import by_path, in_model, is_pattern, matches, path_of
+from rnnjax.named_code import named_object
 
 _MOST_SHOWN = 12  # paths in a message
 
@@ -22,15 +24,26 @@ class OptimizerConfig(ConfigGroup):
     """An optimiser and a learning-rate schedule of optax.
 
     Attributes:
-      name: adam, adamw, sgd, rmsprop, adagrad, lamb or lion.
+      name: adam, adamw, sgd, rmsprop, adagrad, lamb or lion, or your own as package.module:function. The function is
+        called with the learning rate, an `optax.Schedule`, and with those of the options below that it has arguments
+        of; it returns an `optax.GradientTransformation`.
       learning_rate: the peak learning rate.
       schedule: constant, cosine, linear or exponential, from the end of the warm-up to that of the run; or staircase.
       warmup_steps: steps over which the learning rate rises from zero.
       final_fraction: the final learning rate as a fraction of `learning_rate`.
       decay_after, decay_rate: for staircase, the epochs before the first decay, and the factor for each later epoch.
       momentum: for sgd and rmsprop.
-      weight_decay: decoupled, of every parameter, for adamw, lamb and lion; None takes optax's: 1e-4, 0 and 1e-3.
+      b1, b2: for adam, adamw, lamb and lion, how much of the means of gradients, and of their squares, a step keeps;
+        None takes optax's: 0.9, and 0.999 or, for lion, 0.99.
+      eps: for all but sgd and lion, what is added where a step divides; None takes optax's.
+      weight_decay: decoupled, of every parameter that is not `undecayed`, for adamw, lamb and lion; None takes optax's:
+        1e-4, 0 and 1e-3.
+      undecayed: a regular expression; parameters whose whole path it matches, such as .*bias, are left out of weight
+        decay. Your own function is given it as `mask`, the argument of optax's.
       clip_norm: if given, gradients are scaled to at most this global norm.
+      accumulate: training steps that one update takes the mean gradient of, before it is clipped; the last steps of a
+        run, where they are fewer, update nothing. The schedule still goes by training steps: an update has the learning
+        rate of the last of its own.
     """
 
     name: str = "adam"
@@ -41,23 +54,44 @@ class OptimizerConfig(ConfigGroup):
     decay_after: int = 1
     decay_rate: float = 1.0
     momentum: float | None = None
+    b1: float | None = None
+    b2: float | None = None
+    eps: float | None = None
     weight_decay: float | None = None
+    undecayed: str = ""
     clip_norm: float | None = None
+    accumulate: int = 1
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """Yields the fields; later ones where they are set, so that a run of before they came has the same config."""
+        default = type(self)
+        yield from (
+            (name, value)
+            for name, value in super().items()
+            if name not in _LATER_FIELDS or value != getattr(default, name)
+        )
 
     def check(self) -> None:
         super().check()
-        build_optimizer(self, steps=max(self.warmup_steps, 0) + 1)
+        build_optimizer(self, fewest_steps(self))
 
 
-_OPTIMIZERS = {
-    "adam": (optax.adam, ()),
-    "adamw": (optax.adamw, ("weight_decay",)),
-    "sgd": (optax.sgd, ("momentum",)),
-    "rmsprop": (optax.rmsprop, ("momentum",)),
-    "adagrad": (optax.adagrad, ()),
-    "lamb": (optax.lamb, ("weight_decay",)),
-    "lion": (optax.lion, ("weight_decay",)),
+def fewest_steps(config: OptimizerConfig) -> int:
+    """Returns the number of steps of the shortest run that has such an optimiser."""
+    return max(config.warmup_steps + 1, config.accumulate, 1)
+
+
+_LATER_FIELDS = ("b1", "b2", "eps", "undecayed", "accumulate")
+_OPTIMIZERS: dict[str, Callable[..., Any]] = {
+    "adam": optax.adam,
+    "adamw": optax.adamw,
+    "sgd": optax.sgd,
+    "rmsprop": optax.rmsprop,
+    "adagrad": optax.adagrad,
+    "lamb": optax.lamb,
+    "lion": optax.lion,
 }
+_OPTIONS = ("momentum", "b1", "b2", "eps", "weight_decay")  # passed on to an optimiser that has them
 _SCHEDULES = ("constant", "cosine", "linear", "exponential", "staircase")
 
 
@@ -96,33 +130,73 @@ def build_optimizer(
         gradients count for no norm, and there is no optimiser's state of them.
 
     Raises:
-      ConfigError: for an unknown name, a field that the optimiser does not have, or a rate that is not positive.
+      ConfigError: for an unknown name, a field that the optimiser does not have, or a rate that is not positive; for
+        one of the user's own that raises an error, or returns something else.
     """
-    _check_optimizer(config)
+    _check_optimizer(config, steps)
     _check_schedule(config, steps)
     config = dataclasses.replace(config, **traced) if traced else config
-    make, accepted = _OPTIMIZERS[config.name]
-    options = {name: getattr(config, name) for name in accepted if getattr(config, name) is not None}
     schedule = _schedule(config, steps, epoch_steps)
-    optimizer = make(schedule, **options)
+    optimizer = _made(config, _of_updates(schedule, config.accumulate))
     if config.clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    if config.accumulate > 1:
+        optimizer = optax.MultiSteps(optimizer, config.accumulate).gradient_transformation()
     return Optimizer(_leaving(frozen, optimizer) if frozen else optimizer, schedule)
+
+
+def _of_updates(schedule: optax.Schedule, accumulate: int) -> optax.Schedule:
+    """Returns the learning rate by updates, from one by training steps: each has that of the last of its steps."""
+    return schedule if accumulate == 1 else lambda update: schedule((update + 1) * accumulate - 1)
+
+
+def _made(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Returns the optimiser that a config names, by itself."""
+    options = {name: getattr(config, name) for name in _OPTIONS if getattr(config, name) is not None}
+    if config.undecayed:
+        options["mask"] = lambda params: jax.tree_util.tree_map_with_path(
+            lambda keys, _: not matches(config.undecayed, in_model(path_of(keys))), params
+        )
+    try:
+        optimizer = _function(config.name)(schedule, **options)
+    except jax.errors.JAXTypeError:  # it cannot take a traced value, which is for the caller to know
+        raise
+    except (Exception, SystemExit) as error:  # a user's function can raise anything
+        raise ConfigError(f"{config.name}: {first_line(error)}") from error
+    fits = isinstance(optimizer, optax.GradientTransformation)
+    require(fits, f"{config.name} must return an optax.GradientTransformation, got {reprlib.repr(optimizer)}")
+    return optimizer
+
+
+def _function(name: str) -> Callable[..., Any]:
+    """Returns the function that makes the optimiser of a name, of optax or of the user's own."""
+    unknown = f"unknown optimizer.name {name!r}"
+    choose = f"choose from {', '.join(_OPTIMIZERS)}, or name your own as package.module:function"
+    require(":" in name or name in _OPTIMIZERS, f"{unknown}; {choose}{did_you_mean(name, _OPTIMIZERS)}")
+    function = named_object(name, unknown) if ":" in name else _OPTIMIZERS[name]
+    require(callable(function), f"optimizer.name must name a function, got {name!r}")
+    return function
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    """Says whether a function has an argument that can be given by a name."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:  # a few functions of C tell none
+        return False
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    any_name = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+    return any_name or (name in parameters and parameters[name].kind in by_name)
 
 
 def _leaving(frozen: str, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     def labels(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
-            lambda keys, _: "frozen" if _is_frozen(frozen, in_model(path_of(keys))) else "trained", params
+            lambda keys, _: "frozen" if matches(frozen, in_model(path_of(keys))) else "trained", params
         )
 
     kinds: dict[Hashable, Any] = {"trained": optimizer, "frozen": optax.set_to_zero()}
     return optax.multi_transform(kinds, labels)
-
-
-def _is_frozen(pattern: str, path: str) -> bool:
-    """Says whether the whole path of a parameter matches a pattern."""
-    return re.fullmatch(pattern, path) is not None
 
 
 def check_frozen(pattern: str, params: Any) -> None:
@@ -132,23 +206,48 @@ def check_frozen(pattern: str, params: Any) -> None:
       pattern: a regular expression; nothing is frozen where it is empty.
       params: the parameters, or their shapes.
     """
+    paths = _check_matches_some("frozen", pattern, params)
+    trained = any(not matches(pattern, path) for path in paths)
+    require(trained, f"frozen = {pattern!r} leaves no parameter to be trained of {_shown(paths)}")
+
+
+def check_undecayed(pattern: str, params: Any) -> None:
+    """Raises `ConfigError`, as `check_frozen`, for a pattern that matches no parameter."""
+    _check_matches_some("optimizer.undecayed", pattern, params)
+
+
+def _check_matches_some(field: str, pattern: str, params: Any) -> list[str]:
+    """Returns the paths of the parameters, some of which the pattern matches where it is not empty."""
     paths = list(map(in_model, by_path(params)))
-    shown = ", ".join(paths[:_MOST_SHOWN]) + (", ..." if len(paths) > _MOST_SHOWN else "")
-    frozen = [path for path in paths if _is_frozen(pattern, path)] if pattern else []
-    require(not pattern or bool(frozen), f"frozen = {pattern!r} matches none of the parameters, which are {shown}")
-    require(len(frozen) < len(paths), f"frozen = {pattern!r} leaves no parameter to be trained of {shown}")
+    known = not pattern or any(matches(pattern, path) for path in paths)
+    require(known, f"{field} = {pattern!r} matches none of the parameters, which are {_shown(paths)}")
+    return paths
 
 
-def _check_optimizer(config: OptimizerConfig) -> None:
-    require(config.name in _OPTIMIZERS, f"unknown optimizer.name {config.name!r}; choose from {', '.join(_OPTIMIZERS)}")
-    accepted = _OPTIMIZERS[config.name][1]
-    for name in ("momentum", "weight_decay"):
-        known = name in accepted or getattr(config, name) is None
+def _shown(paths: list[str]) -> str:
+    return ", ".join(paths[:_MOST_SHOWN]) + (", ..." if len(paths) > _MOST_SHOWN else "")
+
+
+def _check_optimizer(config: OptimizerConfig, steps: int) -> None:
+    function = _function(config.name)
+    for name in _OPTIONS:
+        known = getattr(config, name) is None or _takes(function, name)
         require(known, f"{config.name} has no {name}; leave optimizer.{name} out")
+    for name in ("b1", "b2"):
+        value = getattr(config, name)
+        require(value is None or 0 <= value < 1, f"optimizer.{name} must be from 0 to below 1, got {value}")
+    undecayed = config.undecayed
+    require(is_pattern(undecayed), f"optimizer.undecayed must be a regular expression, got {undecayed!r}")
+    known = not undecayed or _takes(function, "mask")
+    require(known, f"{config.name} has no mask of its weight decay; leave optimizer.undecayed out")
+    require(config.eps is None or config.eps > 0, f"optimizer.eps must be positive, got {config.eps}")
     require(
         config.clip_norm is None or config.clip_norm > 0,
         f"optimizer.clip_norm must be positive, got {config.clip_norm}",
     )
+    require(config.accumulate >= 1, f"optimizer.accumulate must be at least 1, got {config.accumulate}")
+    updates = config.accumulate <= steps
+    require(updates, f"optimizer.accumulate must be at most {steps}, the steps of the run, got {config.accumulate}")
 
 
 def build_schedule(config: OptimizerConfig, steps: int, epoch_steps: int | None = None) -> optax.Schedule:

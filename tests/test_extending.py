@@ -1,5 +1,7 @@
 """A cell, a wrapper and a method are one new file each and one export, and then work with all that is there.
 
+An optimiser is a function, and needs no export.
+
 The files are those of docs/extending.md.
 """
 
@@ -194,6 +196,23 @@ def test_training_takes_a_cell_and_a_wrapper_by_name_over_devices(folder, extras
     losses = [row["loss"] for row in rows if row["split"] == "train"]
     assert losses[-1] < 0.5 * losses[0]
     assert call(evaluate.main, tmp_path / "run")[0] == 2  # its code is not rnnjax's
+    assert call(evaluate.main, tmp_path / "run", "--trust")[0] == 0
+
+
+@pytest.mark.promotes_types
+def test_training_takes_an_optimiser_by_name(folder, extras, tmp_path, call):
+    from rnnjax import evaluate, train
+
+    own = ["--config.optimizer.name=extras.signum:signum", "--config.optimizer.momentum=0.8"]
+    few = ["--config.optimizer.learning_rate=0.01", "--config.epochs=40", "--config.evaluate_every=40"]
+    code, _, sentences, _ = call(
+        train.main, "--config", "configs/hihello.py", *own, *few, "--workdir", tmp_path / "run"
+    )
+    assert (code, sentences) == (0, [])
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if row["split"] == "train"]
+    assert losses[-1] < 0.5 * losses[0]
+    assert call(evaluate.main, tmp_path / "run")[0] == 2
     assert call(evaluate.main, tmp_path / "run", "--trust")[0] == 0
 
 

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from rnnjax.backend import asks_after_each_step
 from rnnjax.config import TrainConfig
 from rnnjax.errors import require
-from rnnjax.optimizer import Optimizer, build_optimizer, check_frozen
+from rnnjax.optimizer import Optimizer, build_optimizer, check_frozen, check_undecayed
 from rnnjax.tasks.checks import check_splits
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import ResidentFeed, SentFeed, Traced, epoch_orders
@@ -102,12 +102,14 @@ def plan(task: Task, config: TrainConfig, runs: int = 1) -> TrainingSchedule:
 
     Raises:
       ConfigError: as `training_schedule`, for a missing split, if their states, data and a batch need more memory than
-        there is, or for a pattern of frozen parameters that fits none or all.
+        there is, or for a pattern of parameters that are frozen, or not decayed, which fits none, or of frozen ones
+        that fits all.
     """
     check_splits(task)
     schedule = training_schedule(task, config)
     require_room(task, config, optimizer_of(config, schedule)(), runs)
     check_frozen(config.frozen, shapes(task))
+    check_undecayed(config.optimizer.undecayed, shapes(task))
     return schedule
 
 

@@ -199,3 +199,9 @@ def test_a_pattern_that_matches_nothing_or_all_is_refused():
         check_frozen(".*", params)
     with pytest.raises(ConfigError, match=r"frozen must be a regular expression, got '\('"):
         freeze(sign.Config(frozen="("))
+
+
+def test_a_run_of_a_pattern_of_undecayed_parameters_that_matches_none_does_not_begin(tmp_path):
+    config = config_of(optimizer=OptimizerConfig(name="adamw", undecayed="biases"))
+    with pytest.raises(ConfigError, match=r"optimizer\.undecayed = 'biases' matches none of the parameters, which are"):
+        run_afresh(tmp_path, config)

@@ -32,6 +32,10 @@ def numbers_of(grid):
         ({"name": "lamb"}, "weight_decay", True),
         ({"name": "lion"}, "weight_decay", True),
         ({}, "clip_norm", True),
+        *[({"name": name}, option, True) for name in ("adam", "adamw", "lamb") for option in ("b1", "b2", "eps")],
+        *[({"name": "lion"}, "b1", True), ({"name": "rmsprop"}, "eps", True), ({"name": "adagrad"}, "eps", True)],
+        ({"accumulate": 3}, "learning_rate", True),
+        ({"name": "optax:adabelief"}, "b1", True),
     ],
 )
 def test_a_number_is_traced_where_the_optimiser_takes_an_array(fields, name, expected):

@@ -92,6 +92,40 @@ def test_a_run_stopped_by_a_signal_and_resumed_equals_one_that_was_not(
     assert_same_run(run_training(tmp_path, config_of()), uninterrupted)
 
 
+OWN_OPTIMIZER = """
+import optax
+
+def slowed(rate, *, momentum):
+    return optax.chain(optax.trace(momentum), optax.ema(0.5), optax.scale_by_learning_rate(rate))
+"""
+
+
+def test_a_run_by_an_optimiser_of_ones_own_is_resumed_bit_by_bit(tmp_path, monkeypatch):
+    (tmp_path / "mine_slowed.py").write_text(OWN_OPTIMIZER)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = OptimizerConfig(name="mine_slowed:slowed", momentum=0.9, schedule="cosine", clip_norm=1.0)
+    config = config_of(epochs=1, optimizer=own)
+    whole = run_training(tmp_path / "whole", config)
+    assert_stopped_and_resumed(tmp_path / "stopped", config, whole, monkeypatch)
+    del sys.modules["mine_slowed"]
+
+
+def test_a_run_stopped_between_the_steps_of_an_update_is_resumed_bit_by_bit(tmp_path, monkeypatch):
+    config = config_of(epochs=1, optimizer=OptimizerConfig(learning_rate=1e-2, clip_norm=1.0, accumulate=4))
+    whole = run_training(tmp_path / "whole", config)
+    assert [row["step"] for row in whole.metrics if row.get("update_norm", 0) > 0] == [4, 8]
+    assert_stopped_and_resumed(tmp_path / "stopped", config, whole, monkeypatch)
+
+
+def assert_stopped_and_resumed(path, config, whole, monkeypatch):
+    """Asserts that a run which a signal stops within its first epoch, and that is resumed, is as one that was not."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, 1, lambda record: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(Interrupted, match=r"at step [1-7] of"):
+            run_training(path, config)
+    assert_same_run(run_training(path, config), whole)
+
+
 @pytest.mark.thorough
 def test_a_run_stopped_again_and_again_equals_one_that_was_not(uninterrupted, tmp_path, monkeypatch):
     stops = 0

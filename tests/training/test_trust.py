@@ -30,6 +30,7 @@ def sent(tmp_path, monkeypatch):
 def write(path, **changes):
     values = to_dict(hihello.Config())
     of_cell = {"kind", "wrappers"}
+    values["optimizer"]["name"] = changes.pop("optimizer", "adam")
     values |= {name: value for name, value in changes.items() if name not in of_cell}
     values["cell"] |= {"kind": "LSTM"} | {name: value for name, value in changes.items() if name in of_cell}
     path.mkdir(exist_ok=True)
@@ -41,6 +42,7 @@ NAMED = [
     ({"kind": "theirs:Cell"}, "cell.kind = 'theirs:Cell'"),
     ({"kind": "rnnjaxed:Cell"}, "cell.kind = 'rnnjaxed:Cell'"),
     ({"wrappers": ["dropout", "theirs:Noise"]}, "cell.wrappers = 'theirs:Noise'"),
+    ({"optimizer": "theirs:sgd"}, "optimizer.name = 'theirs:sgd'"),
     ({"task": "theirs.task", "kind": "theirs:Cell"}, "task = 'theirs.task' and cell.kind = 'theirs:Cell'"),
 ]
 
@@ -56,7 +58,10 @@ def test_code_outside_rnnjax_is_refused_by_name_and_not_imported(main, changes, 
     assert "theirs" not in sys.modules
 
 
-@pytest.mark.parametrize("changes", [{"task": "theirs.task"}, {"kind": "theirs:Cell"}, {"wrappers": ["theirs:N"]}])
+ONE_OF_EACH = [{"task": "theirs.task"}, {"kind": "theirs:Cell"}, {"wrappers": ["theirs:N"]}, {"optimizer": "theirs:f"}]
+
+
+@pytest.mark.parametrize("changes", ONE_OF_EACH)
 def test_with_trust_it_is_imported(changes, sent, capsys, monkeypatch):
     write(sent, **changes)
     assert exit_code(evaluate.main, [str(sent), "--trust"]) == 2
@@ -87,7 +92,8 @@ def test_cells_and_tasks_of_rnnjax_need_no_trust(kind, sent):
 
 def test_names_that_are_none_name_no_code():
     assert foreign_code({"task": 3, "cell": {"kind": None}}) == {}
-    assert foreign_code({"cell": 3}) == {}
+    assert foreign_code({"cell": 3, "optimizer": 3}) == {}
+    assert foreign_code({"optimizer": {"name": "adam"}}) == {}
 
 
 def test_the_function_trusts_nothing_either(sent):

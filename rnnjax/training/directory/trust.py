@@ -31,11 +31,13 @@ def require_trust(values: Mapping[str, Any], path: object, *, trusted: bool, tra
 
 def foreign_code(values: Mapping[str, Any]) -> dict[str, str]:
     """Returns the fields that name code outside rnnjax, and the names; it imports none of their modules."""
-    cell, task = values.get("cell"), values.get("task")
+    cell, task, optimizer = values.get("cell"), values.get("task"), values.get("optimizer")
     named = {"task": task if isinstance(task, str) and not is_ours(task_path(task)) else ""}
     if isinstance(cell, Mapping):
         named["cell.kind"] = _foreign(cell.get("kind"))
         named["cell.wrappers"] = _foreign(cell.get("wrappers"))
+    if isinstance(optimizer, Mapping):
+        named["optimizer.name"] = _foreign(optimizer.get("name"))
     return {field: names for field, names in named.items() if names}
 
 

@@ -22,7 +22,7 @@ from rnnjax.config import OptimizerConfig, ParallelConfig, TrainConfig
 from rnnjax.config_flags import read_config
 from rnnjax.config_group import freeze, to_dict
 from rnnjax.errors import require
-from rnnjax.optimizer import build_optimizer
+from rnnjax.optimizer import build_optimizer, fewest_steps
 from rnnjax.parallel.mesh import runs_mesh
 
 _OPTIMIZER = "optimizer."
@@ -248,7 +248,7 @@ def takes_array(config: OptimizerConfig, name: str) -> bool:
     """Says whether the optimiser can be built and used with a traced array as the value of a field."""
 
     def update(value: Any) -> Any:
-        optimizer = build_optimizer(config, config.warmup_steps + 1, traced={name: value})
+        optimizer = build_optimizer(config, fewest_steps(config), traced={name: value})
         params = jnp.zeros(2)
         return optimizer.update(params, optimizer.init(params), params)
 
