@@ -1,4 +1,4 @@
-"""Optimisers of optax and of one's own, and learning rates: their config, building them, and what they leave as it is."""
+"""Optimisers of optax and of one's own, and learning rates: their config, building them, and what they leave alone."""
 
 from __future__ import annotations
 

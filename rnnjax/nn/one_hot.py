@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
 from rnnjax.cells.cell import Cell, Params, State
 from rnnjax.cells.projected import projected
@@ -17,9 +17,11 @@ from rnnjax.unrolling.recurrence import Method
 from rnnjax.unrolling.sequences import unroll
 
 
-def lookup(weight: Float[Array, "I G H"], ids: Int[Array, "*B"], dtype: DTypeLike) -> Float[Array, "*B G H"]:
+def lookup(weight: Float[Array, "I G H"], ids: Integer[Array, "*B"], dtype: DTypeLike) -> Float[Array, "*B G H"]:
     """Returns ``one_hot(ids) @ weight``: a row an id, and zeros for an id outside ``[0, I)``, in `dtype`."""
     weight = jnp.asarray(weight)  # parameters on the host cannot be indexed by traced ids
+    # A number of ids that a narrow type cannot hold would wrap around: 256 is 0 in uint8.
+    ids = ids.astype(jnp.int32) if ids.dtype.itemsize < 4 else ids
     known = (ids >= 0) & (ids < len(weight))
     rows = weight[jnp.where(known, ids, 0)].astype(dtype)
     return jnp.where(known[..., None, None], rows, 0)
@@ -28,7 +30,7 @@ def lookup(weight: Float[Array, "I G H"], ids: Int[Array, "*B"], dtype: DTypeLik
 def unroll_one_hot(
     cell: Cell,
     params: Params,
-    ids: Int[Array, "*B T"],
+    ids: Integer[Array, "*B T"],
     state: State | None = None,
     *,
     dtype: DTypeLike = jnp.float32,
@@ -78,7 +80,7 @@ class OneHotRNN(nn.Module):
 
     @nn.compact
     def __call__(
-        self, ids: Int[Array, "*B T"], state: State | None = None, **options: Any
+        self, ids: Integer[Array, "*B T"], state: State | None = None, **options: Any
     ) -> tuple[Float[Array, "*B T O"], State]:
         """Returns the outputs and the final state, as `unroll_one_hot` does; options are those of a call of `RNN`."""
         return unrolled(self, functools.partial(unroll_one_hot, dtype=self.dtype), self.size, ids, state, **options)

@@ -18,8 +18,6 @@ from rnnjax.cells.cell import Params, State
 from rnnjax.nn.one_hot import OneHotRNN
 from rnnjax.nn.rnn import RNN, Bidirectional
 
-_STEPS = 3  # as many as tell a mean over steps, or a state that is forgotten, from what is carried on
-
 
 def is_module(model: Any) -> bool:
     """Returns whether something is a Flax Linen module."""
@@ -30,8 +28,9 @@ def is_module(model: Any) -> bool:
 class SteppedModule:
     """A module of `RNN` and `OneHotRNN` layers, called as it is, with sequences of one step.
 
-    Each layer begins from the state that it is given, in the order in which the module calls them. That equals the
-    module over whole sequences where nothing else in it reads more than one step, which `check` tries out.
+    Each layer begins from the state that it is given here, in the order in which the module calls them; at the first
+    step that is the one that the module gives it, if any. That equals the module over whole sequences where nothing
+    else in it reads more than one step, which `check` tries out.
     """
 
     module: nn.Module
@@ -46,8 +45,7 @@ class SteppedModule:
         if not jax.tree.leaves(whole):
             raise ValueError(f"{name} has no outputs")
         for expected, got in zip(jax.tree.leaves(whole), jax.tree.leaves(single)):
-            tolerance = 2e-2 if got.dtype.itemsize < 4 else 1e-3
-            if not jnp.allclose(got, expected, tolerance, tolerance * jnp.abs(expected).max(), equal_nan=True):
+            if not _alike(got, expected):
                 raise ValueError(
                     f"{name} gives other outputs step by step than at once, so that something in it besides RNN layers "
                     "reads several steps; use a module without that, or its cell"
@@ -58,7 +56,7 @@ class SteppedModule:
 
     def step(self, params: Params, states: State, xs: Shaped[Array, "K ..."]) -> tuple[State, Any]:
         remaining = iter(states)
-        outputs, after = self._call(params, xs[:, None], lambda layer, inputs: next(remaining))
+        outputs, after = self._call(params, xs[:, None], lambda layer, inputs, given: next(remaining))
         return after, self._without_time(params, xs, outputs)
 
     def _call(self, params: Params, xs: Shaped[Array, "K T ..."], state_of: Callable) -> tuple[Any, State]:
@@ -71,8 +69,9 @@ class SteppedModule:
                 return call(*args, **options)
             if isinstance(layer, Bidirectional) or layer.reverse:
                 raise ValueError(f"{type(layer).__name__} reads a sequence from its end")
-            before = state_of(layer, args[0])
-            ys, after = call(args[0], before, **{name: each for name, each in options.items() if name != "state"})
+            inputs, *others = args
+            before = state_of(layer, inputs, others[0] if others else options.get("state"))
+            ys, after = call(inputs, before, **{name: each for name, each in options.items() if name != "state"})
             states.append(before if state_of is _starting else after)
             lasts.append(after)
             return ys, after
@@ -97,17 +96,33 @@ class SteppedModule:
         return jax.tree.map(lambda y, other: y if y.shape == other.shape else y[:, 0], outputs, two)
 
     def _both(self, params: Params, x: Shaped[Array, "1 ..."]) -> tuple[Any, Any]:
-        """Returns the last outputs of a few steps of one input, at once and one by one."""
-        longer = jnp.broadcast_to(x[:, None], (1, _STEPS, *x.shape[1:]))
-        at_once, _ = self._call(params, longer, _starting)
-        states, outputs = self.start(params, x), None
-        for _ in range(_STEPS):
-            states, outputs = self.step(params, states, x)
-        whole = jax.tree.map(lambda y, last: y if y.shape == last.shape else y[:, -1], at_once, outputs)
-        return whole, outputs
+        """Returns the outputs of three steps at once and one by one."""
+        # Not all alike, or what takes a mean or a maximum over inputs would not be noticed; 0 and 1 are ids too.
+        xs = (x, (x == 0).astype(x.dtype), x)
+        at_once, _ = self._call(params, jnp.stack(xs, 1), _starting)
+        states, outputs = self.start(params, x), []
+        for each in xs:
+            states, ys = self.step(params, states, each)
+            outputs.append(ys)
+
+        def as_at_once(whole: Array, *single: Array) -> Array:
+            return single[-1] if whole.shape == single[-1].shape else jnp.stack(single, 1)[:, -whole.shape[1] :]
+
+        return at_once, jax.tree.map(as_at_once, at_once, *outputs)
 
 
-def _starting(layer: RNN | OneHotRNN, inputs: Float[Array, "B T I"]) -> State:
+def _alike(got: Array, expected: Array) -> bool:
+    """Returns whether numbers are equal within rounding, relative to the largest finite one."""
+    tolerance = 2e-2 if got.dtype.itemsize < 4 else 1e-3
+    largest = jnp.where(jnp.isfinite(expected), jnp.abs(expected), 0).max(initial=0)
+    return got.shape == expected.shape and bool(
+        jnp.allclose(got, expected, tolerance, tolerance * largest, equal_nan=True)
+    )
+
+
+def _starting(layer: RNN | OneHotRNN, inputs: Float[Array, "B T I"], given: State | None) -> State:
     """Returns the state that a layer of a module that is being called begins its sequences from."""
+    if given is not None:
+        return given
     dtype = layer.dtype if isinstance(layer, OneHotRNN) else inputs.dtype
     return layer.cell.start(layer.variables["params"]["rnn"], inputs.shape[0], dtype)

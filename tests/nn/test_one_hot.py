@@ -67,6 +67,13 @@ def test_parameters_may_be_on_the_host_and_ids_traced():
     assert_close(found, nn.unroll_one_hot(cell, params, IDS))
 
 
+@pytest.mark.parametrize(("dtype", "size"), [("uint8", 256), ("int8", 200)])
+def test_ids_may_be_of_a_type_that_cannot_hold_their_number(dtype, size):
+    cell = rnnjax.BasicRNN(2)
+    params = parameters(cell, size)
+    assert_close(nn.unroll_one_hot(cell, params, IDS.astype(dtype) % 8), nn.unroll_one_hot(cell, params, IDS % 8))
+
+
 def test_no_product_with_the_input_weight_is_left():
     cell = rnnjax.LSTM(4)
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 1000))

@@ -1,14 +1,16 @@
 """Sessions of different ages, stepped together, are what each would be alone."""
 
 import re
+from collections.abc import Callable
 
+import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax import GRU, LRU, LSTM, Dropout, LearnedState, Project, Sessions, Stack
+from rnnjax import GRU, LRU, LSTM, Dropout, HiddenState, LearnedState, Project, Sessions, Stack
 from rnnjax.models.language_model import LanguageModel
 from rnnjax.models.next_item import NextItem
 from rnnjax.nn import RNN, Bidirectional
@@ -168,6 +170,55 @@ def test_a_module_that_reads_several_steps_besides_its_layers_is_refused():
         first_step(SequenceClassifier(GRU(2), 4, pooled=True), X)
     with pytest.raises(ValueError, match="Bidirectional reads a sequence from its end"):
         first_step(Bidirectional(GRU(2), GRU(2)), X)
+
+
+class Before(flax.linen.Module):
+    """A layer over what a function makes of whole sequences."""
+
+    function: Callable
+
+    @flax.linen.compact
+    def __call__(self, xs):
+        return RNN(GRU(2))(self.function(xs))[0]
+
+
+@pytest.mark.parametrize("function", [lambda xs: xs - xs.mean(1, keepdims=True), lambda xs: jax.lax.cummax(xs, 1)])
+def test_a_module_that_reads_several_inputs_is_refused_even_where_equal_ones_would_not_tell(function):
+    with pytest.raises(ValueError, match="gives other outputs step by step than at once"):
+        first_step(Before(function), X)
+
+
+def test_that_some_outputs_are_infinite_hides_no_difference():
+    class Masked(Before):
+        def __call__(self, xs):
+            return super().__call__(xs).at[..., 0].set(-jnp.inf)
+
+    with pytest.raises(ValueError, match="gives other outputs step by step than at once"):
+        first_step(Masked(lambda xs: jnp.cumsum(xs, 1)), X)
+
+
+class Begun(flax.linen.Module):
+    """Two layers that begin from a learnt state, the second from the last state of the first if `chained`."""
+
+    chained: bool = False
+
+    @flax.linen.compact
+    def __call__(self, xs):
+        first = self.param("first", jax.nn.initializers.normal(1.0), (1, 2))
+        state = HiddenState(jnp.tile(first, (len(xs), 1)))
+        ys, last = RNN(GRU(2))(xs, state)
+        return RNN(GRU(2))(ys, state=last if self.chained else state)[0]
+
+
+def test_sessions_begin_from_the_states_that_a_module_gives_its_layers():
+    xs = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, I)), jnp.float32)
+    variables = Begun().init(jax.random.key(0), xs)
+    sessions = Sessions(Begun(), variables, slots=2)
+    sessions.open("a")
+    got = [sessions.step({"a": x})["a"] for x in xs[0]]
+    np.testing.assert_allclose(got, Begun().apply(variables, xs)[0], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="gives other outputs step by step than at once"):
+        first_step(Begun(chained=True), X)
 
 
 @pytest.mark.thorough
