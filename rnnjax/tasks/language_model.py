@@ -191,7 +191,7 @@ class Task(task.Task):
         try:
             tokens = self.vocabulary.encode(prompt).tolist()
         except ValueError as error:
-            raise ConfigError(f"--prompt: {error}; leave it out") from None
+            raise ConfigError(f"the prompt: {error}; leave it out") from None
         given = jnp.array([[self.vocabulary.start, *tokens]], jnp.int32)
         sampling = {"length": length, "temperature": temperature, "top_k": top_k, "top_p": top_p}
         following = continue_tokens(self.model, params, given, jax.random.key(seed), **sampling)

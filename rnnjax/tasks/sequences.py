@@ -235,9 +235,10 @@ def _mean(parts: Sequence[Any]) -> float:
 
 
 def length_table(problem: Problem, results: Results) -> Iterator[str]:
-    """Yields the lines of a table: length, accuracy, loss, and the loss of a model that remembers nothing."""
-    yield f"{'length':>8}{'accuracy':>12}{'loss':>12}{'baseline':>12}"
-    for length, row in results.items():
-        baseline = problem.baseline(length)
+    """Yields the lines of a table: length, accuracy, loss, and that of a model that remembers nothing, if known."""
+    baselines = [problem.baseline(length) for length in results]
+    known = any(baseline is not None for baseline in baselines)
+    yield f"{'length':>8}{'accuracy':>12}{'loss':>12}" + (f"{'baseline':>12}" if known else "")
+    for (length, row), baseline in zip(results.items(), baselines):
         shown = "" if baseline is None else f"{baseline:12.4f}"
         yield f"{length:8}{row['accuracy']:12.4f}{row['loss']:12.4f}{shown}"

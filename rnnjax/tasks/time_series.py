@@ -133,7 +133,7 @@ def prompt_window(
     Raises:
       ConfigError: for another prompt.
     """
-    require(prompt in (None, "zeros", "instance"), f'--prompt must be "zeros" or "instance", got {prompt!r}')
+    require(prompt in (None, "zeros", "instance"), f'the prompt must be "zeros" or "instance", got {prompt!r}')
     if prompt != "instance":
         return np.zeros(steps, np.float32), None
     values = window_at(np.array([INSTANCE_START]), steps + length - 1)[0]

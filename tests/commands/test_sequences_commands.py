@@ -23,7 +23,7 @@ def test_parity_is_learnt_and_goes_on_beyond_the_length_of_training(call, caplog
     assert test["accuracy"] == pytest.approx(sum(by_length.values()) / 4)
     assert f"accuracy_at_16 {by_length[16]:.4f}" in out
     table = [message.split() for message in caplog.messages if message.startswith("  ")]
-    assert table[0] == ["length", "accuracy", "loss", "baseline"]
+    assert table[0] == ["length", "accuracy", "loss"]
     assert [row[:2] for row in table[1:]] == [[str(length), f"{value:.4f}"] for length, value in by_length.items()]
     assert {picture.name for picture in (run / "plots").iterdir()} == {"accuracy.png", "loss.png", "by_length.png"}
     code, out, _, err = call(evaluate.main, run, "--checkpoint", "last")

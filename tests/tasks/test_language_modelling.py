@@ -226,7 +226,7 @@ def test_generation_needs_no_prompt(task, state):
 
 
 def test_an_unknown_character_in_the_prompt_is_refused_in_one_sentence(task, state):
-    with pytest.raises(ConfigError, match=r"^--prompt: the character 'é' is not in .*; leave it out$"):
+    with pytest.raises(ConfigError, match=r"^the prompt: the character 'é' is not in .*; leave it out$"):
         list(task.generate(state.params, prompt="thé"))
 
 

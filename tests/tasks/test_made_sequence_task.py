@@ -10,10 +10,11 @@ from configs.sequences import VARIANTS
 from rnnjax.config import CellConfig
 from rnnjax.config_file import get_config
 from rnnjax.config_group import freeze
+from rnnjax.data.problems import PROBLEMS
 from rnnjax.data.sequences import examples_of
 from rnnjax.errors import ConfigError
 from rnnjax.tasks import build_task, sequences
-from rnnjax.tasks.sequences import SequencesConfig, judged_classes, judged_numbers, results_by_length
+from rnnjax.tasks.sequences import SequencesConfig, judged_classes, judged_numbers, length_table, results_by_length
 from rnnjax.training.sweeps.grid import groups, read_grid
 from rnnjax.training.sweeps.sweep import build_first_task
 
@@ -69,6 +70,13 @@ def test_seeds_of_a_sweep_on_the_same_examples_share_one_program():
         grid, _, _ = read_grid([*arguments, *more], seeds=3, at_once=None)
         programs[name] = len(groups(grid, seeds_apart=build_first_task(grid)[1]))
     assert programs == {"run": 3, "data": 1}
+
+
+def test_the_table_has_a_column_of_baselines_where_there_are_any():
+    results = {4: {"accuracy": 0.5, "loss": 0.25}}
+    lines = {name: [line.split() for line in length_table(PROBLEMS[name](), results)] for name in ("parity", "adding")}
+    assert lines["parity"] == [["length", "accuracy", "loss"], ["4", "0.5000", "0.2500"]]
+    assert lines["adding"] == [["length", "accuracy", "loss", "baseline"], ["4", "0.5000", "0.2500", "0.1667"]]
 
 
 def test_results_by_length_are_means_over_the_examples_of_each():

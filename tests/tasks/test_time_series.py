@@ -79,7 +79,7 @@ def test_generation_goes_on_from_zeros_unless_an_instance_is_asked_for(task, par
 
 
 def test_another_prompt_is_refused(task, params, tmp_path):
-    with pytest.raises(ConfigError, match='--prompt must be "zeros" or "instance", got \'12\''):
+    with pytest.raises(ConfigError, match=r'^the prompt must be "zeros" or "instance", got \'12\''):
         generated(task, params, tmp_path, prompt="12")
 
 
