@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import reprlib
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
@@ -21,7 +20,7 @@ _MOST_SHOWN = 12  # paths in a message
 
 @dataclasses.dataclass
 class OptimizerConfig(ConfigGroup):
-    """An optimiser and a learning-rate schedule of optax.
+    """An optimiser, of optax or of one's own, and the schedule of its learning rate.
 
     Attributes:
       name: adam, adamw, sgd, rmsprop, adagrad, lamb or lion, or your own as package.module:function. The function is
@@ -164,7 +163,7 @@ def _made(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTr
     except (Exception, SystemExit) as error:  # a user's function can raise anything
         raise ConfigError(f"{config.name}: {first_line(error)}") from error
     fits = isinstance(optimizer, optax.GradientTransformation)
-    require(fits, f"{config.name} must return an optax.GradientTransformation, got {reprlib.repr(optimizer)}")
+    require(fits, f"{config.name} must return an optax.GradientTransformation, got {type(optimizer).__name__}")
     return optimizer
 
 

@@ -205,7 +205,7 @@ OWN = [
     ("", {"name": "mine_nowhere:sgd"}, "unknown optimizer.name .*there is no module mine_nowhere"),
     ("1 / 0", {}, "unknown optimizer.name .* cannot be imported .*ZeroDivisionError"),
     ("f = 3", {}, "optimizer.name must name a function, got 'mine_optimizers:f'"),
-    ("def f(rate): return rate", {}, "mine_optimizers:f must return an optax.GradientTransformation, got <function"),
+    ("def f(rate): return rate", {}, "mine_optimizers:f must return an optax.GradientTransformation, got function$"),
     ("def f(rate): raise KeyError", {}, "mine_optimizers:f: KeyError"),
     ("def f(rate): raise SystemExit('no\\nmore')", {}, "mine_optimizers:f: no$"),
     ("def f(): pass", {}, r"mine_optimizers:f: f\(\) takes 0 positional arguments but 1 was given"),
