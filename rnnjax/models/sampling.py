@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from rnnjax.dtypes import at_least_float32
+
 
 def sample(
     key: PRNGKeyArray,
@@ -30,13 +32,16 @@ def sample(
     """
     if not temperature >= 0:
         raise ValueError(f"temperature must not be negative, got {temperature}")
-    if temperature:
-        logits = logits / temperature
+    draws = temperature >= jnp.finfo(jnp.float32).tiny  # below it, 1 / temperature may be infinite
+    if draws:
+        # The largest is zero, so that none overflows.
+        logits = logits.astype(at_least_float32(logits.dtype))
+        logits = (logits - logits.max(-1, keepdims=True)) / temperature
     if top_k is not None:
         logits = keep_top_k(logits, top_k)
     if top_p is not None:
         logits = keep_top_p(logits, top_p)
-    return jax.random.categorical(key, logits) if temperature else logits.argmax(-1)
+    return jax.random.categorical(key, logits) if draws else logits.argmax(-1)
 
 
 def keep_top_k(logits: Float[Array, "*B V"], k: int) -> Float[Array, "*B V"]:

@@ -104,3 +104,10 @@ def test_limits_beyond_what_the_types_hold_leave_all_or_the_likeliest():
     logits = jnp.array([1.0, 3.0, 2.0])
     assert keep_top_k(logits, 10**20).tolist() == logits.tolist()
     assert keep_top_p(logits, 1e-300).tolist() == [-jnp.inf, 3.0, -jnp.inf]
+
+
+@pytest.mark.parametrize("temperature", [1e-8, 1e-37, 1e-40], ids=str)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16], ids=["float32", "float16"])
+def test_at_a_temperature_near_zero_the_most_likely_token_is_taken(temperature, dtype):
+    logits = jnp.array([[1.0, 3.0, 2.0], [-1e4, -3e4, -2e4]], dtype)
+    assert sample(jax.random.key(0), logits, temperature=temperature).tolist() == [1, 0]
