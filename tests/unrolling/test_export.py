@@ -78,5 +78,5 @@ def test_what_needs_to_know_the_length_says_so(method, sentence):
     (T,) = jax.export.symbolic_shape("T")
     with pytest.raises(ValueError, match=sentence):
         jax.eval_shape(
-            lambda xs: unroll(CELLS["lru"], params, xs, method=method), jax.ShapeDtypeStruct((2, T, I), float)
+            lambda xs: unroll(CELLS["lru"], params, xs, method=method), jax.ShapeDtypeStruct((2, T, I), jnp.float32)
         )
