@@ -24,29 +24,9 @@ constexpr int own_products() {
 }
 constexpr int G = Cell::GATES, Z = Cell::ENTRIES, R = own_products(), P = Cell::PARAMS, X = Cell::LEAVES;
 
-struct Arrays {
-  Sizes sizes;
-  Flags flags;
+struct Arrays : States<X> {
   const float *x, *w_x, *bias, *w, *params;
   float *z, *r;
-  const float* start[X];
-  const float* initial[X];
-  float* states[X];
-  // The state of sequence b before step t, without a reset.
-  const float* before(int leaf, long t, long b) const {
-    return t ? states[leaf] + ((t - 1) * sizes.B + b) * sizes.H : start[leaf] + b * sizes.H;
-  }
-  const float* begin(int leaf, long t, long b) const {
-    return flags.reset(t * sizes.B + b) ? initial[leaf] + b * sizes.H : before(leaf, t, b);
-  }
-  // Whether a step met or made a state that is not finite, which a later reset cuts off.
-  bool lost(long t, long b) const {
-    const long tb = t * sizes.B + b;
-    if (!flags.followed || !flags.followed[tb]) return false;
-    for (int j = 0; j < X; j++)
-      if (!all_finite(begin(j, t, b), sizes.H) || !all_finite(states[j] + tb * sizes.H, sizes.H)) return true;
-    return false;
-  }
 };
 
 struct Gradients {

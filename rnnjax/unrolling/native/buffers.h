@@ -2,6 +2,7 @@
 #pragma once
 #include <cstring>
 #include <new>
+#include "vectors.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -14,6 +15,31 @@ struct Flags {
   const bool *valid, *resets, *followed;  // each null where there are none
   bool takes(long tb) const { return !valid || valid[tb]; }
   bool reset(long tb) const { return resets && resets[tb]; }
+};
+
+// The states of all steps: of X leaves, each [T, B, H].
+template <int X>
+struct States {
+  Sizes sizes;
+  Flags flags;
+  const float* start[X];
+  const float* initial[X];
+  float* states[X];
+  // The state of sequence b before step t, without a reset.
+  const float* before(int leaf, long t, long b) const {
+    return t ? states[leaf] + ((t - 1) * sizes.B + b) * sizes.H : start[leaf] + b * sizes.H;
+  }
+  const float* begin(int leaf, long t, long b) const {
+    return flags.reset(t * sizes.B + b) ? initial[leaf] + b * sizes.H : before(leaf, t, b);
+  }
+  // Whether a step met or made a state that is not finite, which a later reset cuts off.
+  bool lost(long t, long b) const {
+    const long tb = t * sizes.B + b;
+    if (!flags.followed || !flags.followed[tb]) return false;
+    for (int j = 0; j < X; j++)
+      if (!all_finite(begin(j, t, b), sizes.H) || !all_finite(states[j] + tb * sizes.H, sizes.H)) return true;
+    return false;
+  }
 };
 
 class Reader {

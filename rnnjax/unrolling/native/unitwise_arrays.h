@@ -7,29 +7,11 @@
 constexpr int Z = Cell::ENTRIES, P = Cell::PARAMS, X = Cell::LEAVES, K = Cell::KEPT;
 constexpr long STEPS = 8 * MOST_ROWS;  // whose z is made at once, so that it stays in the nearest cache
 
-struct Arrays {
-  Sizes sizes;
-  Flags flags;
+struct Arrays : States<X> {  // its states are null where nobody wants them
   long O;
   const float *x, *w_x, *bias, *w_y, *scale, *params;  // x is z where the cell is not projected; no scale is null
-  const float* start[X];
-  const float* initial[X];
-  float* states[X];  // null where nobody wants them
   float* last[X];
   float* y;
-  // The state of sequence b that step t starts from.
-  const float* begin(int leaf, long t, long b) const {
-    const long tb = t * sizes.B + b;
-    return (flags.reset(tb) ? initial[leaf] : t ? states[leaf] + (t - 1) * sizes.B * sizes.H : start[leaf]) + b * sizes.H;
-  }
-  // Whether a step met or made a state that is not finite, which a later reset cuts off.
-  bool lost(long t, long b) const {
-    const long tb = t * sizes.B + b;
-    if (!flags.followed || !flags.followed[tb]) return false;
-    for (int j = 0; j < X; j++)
-      if (!all_finite(begin(j, t, b), sizes.H) || !all_finite(states[j] + tb * sizes.H, sizes.H)) return true;
-    return false;
-  }
 };
 
 struct Gradients {
