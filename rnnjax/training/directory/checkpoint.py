@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,14 +12,13 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from rnnjax.errors import CheckpointError, DataError, first_line
 from rnnjax.files import is_number, set_aside
 from rnnjax.parallel.distributed import is_loss_of_process, is_writer, maximum_over_processes, wait_for_all
+from rnnjax.training.directory.digest import digest
 
 _log = logging.getLogger(__name__)
 
@@ -171,7 +168,7 @@ class Checkpoints:
         if unfinished is not None:
             about["unfinished"] = unfinished._asdict()
         # Last, since each covers all other entries.
-        about["sha256"] = {name: _digest(about, item) for name, item in items.items()}
+        about["sha256"] = {name: digest(about, item) for name, item in items.items()}
         arguments = {name: ocp.args.StandardSave(jax.tree.map(_one_copy, item)) for name, item in items.items()}
         self._write(lambda: self._save(step, ocp.args.Composite(**arguments, about=ocp.args.JsonSave(about))))
 
@@ -297,7 +294,7 @@ class Checkpoints:
                 raise DataError(_OTHER_DATA.format(self._directory, "the model does not fit it")) from error
             return {}, first_line(error)
         # Before the data is judged: of a damaged checkpoint nothing that it states can be believed.
-        if any(_digest(about, item) != digests.get(name) for name, item in items.items()):
+        if any(digest(about, item) != digests.get(name) for name, item in items.items()):
             return {}, "its content has changed since it was written"
         if other_data and not self._read_only:
             raise DataError(_OTHER_DATA.format(self._directory, f"the run cannot resume from step {step} with it"))
@@ -372,13 +369,6 @@ def _is_empty(path: Path) -> bool:
     return not any(entry.is_file() for entry in path.rglob("*"))
 
 
-def _whole_array(leaf: Any) -> np.ndarray:
-    """Returns an array's values, gathered from all processes if each has only a part; then all must call this."""
-    if isinstance(leaf, np.ndarray) or leaf.is_fully_addressable or leaf.is_fully_replicated:
-        return np.asarray(leaf)
-    return multihost_utils.process_allgather(leaf, tiled=True)
-
-
 def _one_copy(leaf: Any) -> Any:
     """Returns an array that all of this process's devices have as the first has it, which orbax writes as it is.
 
@@ -386,17 +376,3 @@ def _one_copy(leaf: Any) -> Any:
     """
     whole = isinstance(leaf, jax.Array) and leaf.is_fully_addressable and leaf.is_fully_replicated
     return leaf.addressable_data(0) if whole else leaf
-
-
-def _digest(about: dict[str, Any], item: Any) -> str:
-    """Returns the SHA-256 of what a checkpoint states about itself and of all arrays of one of its items."""
-    content = {name: value for name, value in about.items() if name != "sha256"}
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
-    for leaf in jax.tree.leaves(item):
-        if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        values = _whole_array(leaf)
-        # The same bytes may be another array.
-        digest.update(f"{values.dtype} {values.shape}".encode())
-        digest.update(values.tobytes())
-    return digest.hexdigest()
