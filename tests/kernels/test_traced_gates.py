@@ -11,7 +11,8 @@ from fixtures.parameters import array
 
 from rnnjax.unrolling.kernels import instructions
 from rnnjax.unrolling.kernels.layout import one_unit
-from rnnjax.unrolling.kernels.traced_gates import Pointwise, by_unit
+from rnnjax.unrolling.kernels.pointwise import Pointwise
+from rnnjax.unrolling.kernels.traced_gates import by_unit
 
 TILE = (2, 3)  # [rows, units]
 

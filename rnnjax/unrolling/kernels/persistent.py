@@ -36,8 +36,9 @@ from rnnjax.unrolling.kernels.arranging import (
 )
 from rnnjax.unrolling.kernels.gpu_block import Block, launch
 from rnnjax.unrolling.kernels.layout import Layout
+from rnnjax.unrolling.kernels.pointwise import Tiles
 from rnnjax.unrolling.kernels.tile_lists import select, sums, zero_where_unused
-from rnnjax.unrolling.kernels.traced_gates import Gates, Tiles
+from rnnjax.unrolling.kernels.traced_gates import Gates
 from rnnjax.unrolling.kernels.turns import DONE
 
 

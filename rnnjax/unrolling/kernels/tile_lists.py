@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 from jaxtyping import Array, Float
 
-from rnnjax.unrolling.kernels.traced_gates import Tiles
+from rnnjax.unrolling.kernels.pointwise import Tiles
 
 
 def select(mask: Float[Array, "rows units"], yes: Tiles, no: Tiles) -> Tiles:

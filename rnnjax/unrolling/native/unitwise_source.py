@@ -16,7 +16,8 @@ from jaxtyping import Array
 
 from rnnjax.cells.traits import adds_a_bias, is_told_of
 from rnnjax.unrolling.kernels.layout import one_unit
-from rnnjax.unrolling.kernels.traced_gates import Pointwise, with_gradients, with_one_unit
+from rnnjax.unrolling.kernels.pointwise import Pointwise
+from rnnjax.unrolling.kernels.traced_gates import with_gradients, with_one_unit
 from rnnjax.unrolling.native.expressions import flat_jaxpr, in_two_parts, statements
 from rnnjax.unrolling.recurrence import Recurrence
 
