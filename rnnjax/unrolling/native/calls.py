@@ -47,12 +47,12 @@ class GatedKernel(Kernel):
     def over_time(self) -> tuple[bool, ...]:
         return (True, *[False] * self.plan.leaves)
 
-    def run(self, arrays: Differentiable, masks: Masks, *, keeps: bool) -> tuple[list[Array], list[Array]]:
+    def run(self, arrays: Differentiable, masks: Masks) -> tuple[list[Array], list[Array]]:
         """Returns the outputs and the leaves of the last state, and z, r and the leaves of all states."""
         batch = arrays.state.h.shape[:-1]
         found = _call_forward(self, _operands(self, arrays), flat_masks(arrays, masks))
         z, r, *states = (array.reshape(array.shape[0], *batch, *array.shape[2:]) for array in found)
-        return [states[self.plan.position], *(leaf[-1] for leaf in states)], [z, r, *states] if keeps else []
+        return [states[self.plan.position], *(leaf[-1] for leaf in states)], [z, r, *states]
 
     def gradients(
         self, arrays: Differentiable, masks: Masks, kept: list[Array], d_outputs: list[Array], *, wants_x: bool

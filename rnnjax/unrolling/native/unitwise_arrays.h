@@ -5,9 +5,9 @@
 #include "tasks.h"
 
 constexpr int Z = Cell::ENTRIES, P = Cell::PARAMS, X = Cell::LEAVES, K = Cell::KEPT;
-constexpr long STEPS = 8 * MOST_ROWS;  // whose z is made at once, so that it stays in the nearest cache
+constexpr long STEPS = Cell::STEPS;  // whose z is made at once, so that it stays in the nearest cache
 
-struct Arrays : States<X> {  // its states are null where nobody wants them
+struct Arrays : States<X> {  // where the cell is finished, its states are those before every STEPS steps
   long O;
   const float *x, *w_x, *bias, *w_y, *scale, *params;  // x is z where the cell is not projected; no scale is null
   float* last[X];
@@ -76,11 +76,11 @@ class Chunks {
   const long shares;
 
  private:
-  static constexpr long NEAR = 1 << 16;  // numbers of a share in its nearest caches
+  static constexpr long NEAR = 1 << 16, MOST = 16;  // numbers of a share in its nearest caches, and times STEPS of a chunk
   long most() const { return (sizes_.B + groups_ - 1) / groups_; }
   long length() const {
-    const long fit = NEAR * shares / (most() * std::max(size_, 1L));
-    return std::min(sizes_.T, fit < STEPS ? std::max<long>(fit, STEPS / 2) : std::min(fit / STEPS, 8L) * STEPS);
+    const long fit = NEAR * shares / (most() * std::max(size_, 1L) * STEPS);
+    return std::min(sizes_.T, std::max(1L, std::min(fit, MOST)) * STEPS);
   }
   Chunk at(long step) const {
     const long group = step / count_, number = backward_ ? count_ - 1 - step % count_ : step % count_;

@@ -14,7 +14,7 @@ from rnnjax.cells.traits import is_linear
 from rnnjax.unrolling.associative import Associative, outputs_of_states
 from rnnjax.unrolling.kernels.traced_gates import by_unit
 from rnnjax.unrolling.native.kernel import Differentiable, Kernel, Masks, called, flat_masks, rows_of, sizes, z_by_unit
-from rnnjax.unrolling.native.unitwise_source import UnitwisePlan, projection
+from rnnjax.unrolling.native.unitwise_source import STEPS, UnitwisePlan, projection
 from rnnjax.unrolling.recurrence import Method, Recurrence, Steps
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.varying import vary, varying_axes
@@ -54,14 +54,13 @@ class UnitwiseKernel(Kernel):
     def over_time(self) -> tuple[bool, ...]:
         return (*[True] * (1 if self.plan.outputs else self.plan.leaves), *[False] * self.plan.leaves)
 
-    def run(self, arrays: Differentiable, masks: Masks, *, keeps: bool) -> tuple[list[Array], list[Array]]:
-        leaves, finishes = jax.tree.leaves(arrays.state), self.plan.outputs > 0
-        operands, flags = _operands(self, arrays), flat_masks(arrays, masks)
-        states, last, y = _call_forward(self, operands, flags, keeps=keeps or not finishes)
+    def run(self, arrays: Differentiable, masks: Masks) -> tuple[list[Array], list[Array]]:
+        leaves = jax.tree.leaves(arrays.state)
+        states, last, y = _call_forward(self, _operands(self, arrays), flat_masks(arrays, masks))
         states = [leaf.reshape(-1, *like.shape) for leaf, like in zip(states, leaves)]
         last = [leaf.reshape(like.shape) for leaf, like in zip(last, leaves)]
-        ys = [y.reshape(-1, *leaves[0].shape[:-1], self.plan.outputs)] if finishes else states
-        return [*ys, *last], states if keeps else []
+        ys = [y.reshape(-1, *leaves[0].shape[:-1], self.plan.outputs)] if self.plan.outputs else states
+        return [*ys, *last], states
 
     def gradients(
         self, arrays: Differentiable, masks: Masks, kept: list[Array], d_outputs: list[Array], *, wants_x: bool
@@ -73,7 +72,7 @@ class UnitwiseKernel(Kernel):
         over_time = [leaf.reshape(length, batch, -1) for leaf in d_outputs[: -plan.leaves]]
         d_states, d_y = ([empty] * plan.leaves, over_time[0]) if plan.outputs else (over_time, empty)
         d_last = [leaf.reshape(batch, hidden) for leaf in d_outputs[-plan.leaves :]]
-        states = [leaf.reshape(length, batch, hidden) for leaf in kept]
+        states = [leaf.reshape(-1, batch, hidden) for leaf in kept]
         flags, changes = flat_masks(arrays, masks), [*d_states, d_y, *d_last]
         return pull(_call_backward(self, operands, flags, states, changes, wants_x=wants_x))[0]
 
@@ -135,17 +134,17 @@ def _read(tree: Any, reads: tuple[bool, ...]) -> list[Array]:
 
 
 def _call_forward(
-    kernel: UnitwiseKernel, operands: _Operands, masks: list[Array], *, keeps: bool
+    kernel: UnitwiseKernel, operands: _Operands, masks: list[Array]
 ) -> tuple[list[Array], list[Array], Array]:
     """Returns the leaves of the states after all steps ``[T, B, H]``, of the last ``[B, H]``, and y ``[T, B, O]``.
 
-    The states have no entries unless it `keeps` them.
+    Where the kernel computes y, the states are those before every `STEPS` steps, ``[ceil(T / STEPS), B, H]``.
     """
     plan = kernel.plan
     arguments = [*operands[:6], *masks, *operands.start, *operands.initial]
     length, last = operands.x.shape[0], operands.start[0].shape
     y = (length, last[0], plan.outputs) if plan.outputs else (0,)
-    states = (length, *last) if keeps else (0, *last)
+    states = (-(-length // STEPS) if plan.outputs else length, *last)
     shapes = [*[states] * plan.leaves, *[last] * plan.leaves, y]
     found = called(kernel.forward, arguments, shapes, sizes(operands, O=plan.outputs))
     return found[: plan.leaves], found[plan.leaves : -1], found[-1]
@@ -166,7 +165,7 @@ def _call_backward(
       kernel: the kernel.
       operands: what the call forward took.
       masks: likewise.
-      states: the states after all steps, that it returned.
+      states: the states that it returned.
       changes: the gradients of what it returned.
       wants_x: whether that of the inputs is wanted; otherwise it is returned as zeros.
     """

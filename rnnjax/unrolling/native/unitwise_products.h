@@ -204,13 +204,13 @@ class WeightGradients {
     for (const WeightGradient& each : all_) each.clear(share);
     scale_.clear(share);
   }
-  // Those of a piece, whose d_z are rows of `d_z`.
-  void add(long share, const Piece& piece, View d_z) const {
+  // Those of a piece, from its d_z, and its states [LEAVES, H] where the cell is finished.
+  void add(long share, const Piece& piece, View d_z, View states) const {
     const long B = arrays_.sizes.B, I = arrays_.sizes.I, H = arrays_.sizes.H, O = arrays_.O, at = piece.begin * B + piece.b;
     const View x{arrays_.x + at * I, B * I}, d_y{gradients_.y + at * O, B * O};
     auto each = all_.begin();
     if (Cell::PROJECTED) each++->add(share, x, d_z, piece.length());
-    for (int j = 0; Cell::FINISHED && j < X; j++) each++->add(share, {arrays_.states[j] + at * H, B * H}, d_y, piece.length());
+    for (int j = 0; Cell::FINISHED && j < X; j++) each++->add(share, {states.p + j * H, states.row}, d_y, piece.length());
     scale_.add(share, d_y, x, piece.length());
   }
   long sums() const { return all_.size() + 1; }

@@ -21,6 +21,8 @@ from rnnjax.unrolling.kernels.traced_gates import with_gradients, with_one_unit
 from rnnjax.unrolling.native.expressions import flat_jaxpr, in_two_parts, statements
 from rnnjax.unrolling.recurrence import Recurrence
 
+STEPS = 56  # that a kernel takes at once: four tiles of the most rows that registers hold
+
 
 class UnitwisePlan(NamedTuple):
     """How the arrays of such a cell's recurrence are handed to its kernel.
@@ -154,6 +156,7 @@ def _source(plan: UnitwisePlan, forward: Pointwise, backward: Pointwise, sizes: 
         entries=plan.entries,
         params=plan.params,
         leaves=plan.leaves,
+        steps=STEPS,
         projected=str(plan.projected).lower(),
         finished=str(plan.outputs > 0).lower(),
         kept=max(step.kept, derivative.kept),
@@ -195,6 +198,7 @@ _TEMPLATE = """\
 
 struct Cell {{
   static constexpr int ENTRIES = {entries}, PARAMS = {params}, LEAVES = {leaves}, KEPT = {kept};
+  static constexpr long STEPS = {steps};
   static constexpr bool PROJECTED = {projected}, FINISHED = {finished};
   INLINE void prepare(const V* params, V* kept) {{
     {prepared}
