@@ -121,7 +121,8 @@ def duration(call: Callable[[], Any], clock: Clock = time.perf_counter) -> float
 class Turn:
     """A turn of a contender: one call that is not timed, then as many as take some time; keeps the time of one.
 
-    Where its threads go on spinning, waiting for work, a pause follows.
+    The first call meets what the contender before left behind: memory that the system is still taking back, and threads
+    that go on spinning, waiting for work. Where it leaves such threads itself, a pause follows.
     """
 
     def __init__(self, call: Callable[[], Any], pause: float = 0.0):

@@ -208,15 +208,14 @@ def measure(name: str, size: Size, direction: str, options: argparse.Namespace, 
             builds[way] = timing.build(program, params, numbers), params
         except ValueError as error:  # why a method cannot serve
             rows.append(row(way, reason=str(error)))
-    times = timing.interleave(
-        {way: functools.partial(built.run, params, numbers) for way, (built, params) in builds.items()},
-        repeats=1000,
-        seconds=options.seconds,
-    )
+    calls = {way: functools.partial(built.run, params, numbers) for way, (built, params) in builds.items()}
+    turns = {way: timing.Turn(call) for way, call in calls.items()}
+    timing.interleave(turns, repeats=1000, seconds=options.seconds)
+    medians = {way: timing.spread(turn.times[1:]).median for way, turn in turns.items()}
     floor = 2 * numbers.nbytes * (2 if direction == "gradient" else 1) / rate
-    scan = timing.spread(times["scan"]).median if "scan" in times else None
+    scan = medians.get("scan")
     for way, (built, _) in builds.items():
-        seconds = timing.spread(times[way]).median
+        seconds = medians[way]
         rows.append(
             row(
                 way,
