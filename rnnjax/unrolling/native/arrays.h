@@ -10,8 +10,9 @@
 //                          V* d_z, V* d_r, V* d_params, V* d_old);
 //   };
 //
-// Arrays: z [T, B, ENTRIES, H]; r [T, B, gates with an r of their own, H]; leaves of states [T, B, H]. On the way back
-// the first two are replaced by their gradients. A flag is a byte for each step and sequence.
+// Arrays: z [T, B, ENTRIES, H]; r [T, B, gates with an r of their own, H]; leaves of states [T, B, H]. Forward the first
+// two may have one place for all steps, where no gradient is asked for; on the way back they are replaced by their
+// gradients. A flag is a byte for each step and sequence.
 #pragma once
 #include "buffers.h"
 #include "products.h"
@@ -27,6 +28,9 @@ constexpr int G = Cell::GATES, Z = Cell::ENTRIES, R = own_products(), P = Cell::
 struct Arrays : States<X> {
   const float *x, *w_x, *bias, *w, *params;
   float *z, *r;
+  long z_places, r_places;  // for how many steps
+  float* z_of(long t, long b) const { return z + (t % z_places * sizes.B + b) * Z * sizes.H; }
+  float* r_of(long t, long b) const { return r + (t % r_places * sizes.B + b) * R * sizes.H; }
 };
 
 struct Gradients {

@@ -62,12 +62,16 @@ class Writer {
   explicit Writer(ffi::RemainingRets all) : all_(all) {}
   float* array() {
     ffi::Result<ffi::AnyBuffer> buffer = *all_.get<ffi::AnyBuffer>(at_++);
+    places_ = buffer->dimensions()[0];
     return buffer->element_count() ? (float*)buffer->untyped_data() : nullptr;
   }
+  // The size of the first axis of the latest array.
+  long places() const { return places_; }
 
  private:
   ffi::RemainingRets all_;
   size_t at_ = 0;
+  long places_ = 0;
 };
 
 static void in_place(float* out, const float* in, size_t floats) {

@@ -22,7 +22,9 @@ static ffi::Error forward_call(ffi::ThreadPool threads, int64_t T, int64_t B, in
   Writer writer(rets);
   Arrays arrays = read(reader, {T, B, I, H});
   arrays.z = writer.array();
+  arrays.z_places = writer.places();
   arrays.r = writer.array();
+  arrays.r_places = writer.places();
   for (auto& leaf : arrays.states) leaf = writer.array();
   if (!Cell::PROJECTED && arrays.z) in_place(arrays.z, arrays.x, T * B * Z * H);
   return done([&] { forward(threads, arrays); });

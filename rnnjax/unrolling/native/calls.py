@@ -47,12 +47,12 @@ class GatedKernel(Kernel):
     def over_time(self) -> tuple[bool, ...]:
         return (True, *[False] * self.plan.leaves)
 
-    def run(self, arrays: Differentiable, masks: Masks) -> tuple[list[Array], list[Array]]:
+    def run(self, arrays: Differentiable, masks: Masks, *, keeps: bool) -> tuple[list[Array], list[Array]]:
         """Returns the outputs and the leaves of the last state, and z, r and the leaves of all states."""
         batch = arrays.state.h.shape[:-1]
-        found = _call_forward(self, _operands(self, arrays), flat_masks(arrays, masks))
+        found = _call_forward(self, _operands(self, arrays), flat_masks(arrays, masks), keeps=keeps)
         z, r, *states = (array.reshape(array.shape[0], *batch, *array.shape[2:]) for array in found)
-        return [states[self.plan.position], *(leaf[-1] for leaf in states)], [z, r, *states]
+        return [states[self.plan.position], *(leaf[-1] for leaf in states)], [z, r, *states] if keeps else []
 
     def gradients(
         self, arrays: Differentiable, masks: Masks, kept: list[Array], d_outputs: list[Array], *, wants_x: bool
@@ -97,12 +97,17 @@ def _operands(kernel: GatedKernel, arrays: Differentiable) -> _Operands:
     return vary(operands, varying_axes(arrays))
 
 
-def _call_forward(kernel: GatedKernel, operands: _Operands, masks: list[Array]) -> list[Array]:
-    """Returns z, r and the leaves of the states after all steps, each ``[T, B, ...]``."""
+def _call_forward(kernel: GatedKernel, operands: _Operands, masks: list[Array], *, keeps: bool) -> list[Array]:
+    """Returns z, r and the leaves of the states after all steps, each ``[T, B, ...]``.
+
+    Unless it `keeps` them, z and r of the steps have one place, ``[1, B, ...]``; z that is given is replaced in any case.
+    """
     plan = kernel.plan
     arguments = [*operands[:5], *masks, *operands.start, *operands.initial]
     T, (B, H) = operands.x.shape[0], operands.start[0].shape
-    shapes = [(T, B, plan.entries, H), (T, B, plan.own_products, H), *[(T, B, H)] * plan.leaves]
+    r_steps = T if keeps else 1
+    z_steps = r_steps if plan.projected else T
+    shapes = [(z_steps, B, plan.entries, H), (r_steps, B, plan.own_products, H), *[(T, B, H)] * plan.leaves]
     replaced = {} if plan.projected else {0: 0}  # z, where it is given
     return called(kernel.forward, arguments, shapes, sizes(operands), replaced)
 

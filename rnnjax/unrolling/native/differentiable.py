@@ -57,7 +57,7 @@ def run(recurrence: Recurrence, kernel: Kernel) -> list[Array]:
     # The calls' results vary over every mesh axis that any argument varies over, and gradients likewise.
     leaves, structure = jax.tree.flatten(vary((arrays, masks), varying_axes((arrays, masks))))
     call = _Call(kernel, structure)
-    return _forward.bind(*leaves, call=call)[: len(kernel.over_time)]
+    return _forward.bind(*leaves, call=call, keeps=False)
 
 
 _forward = Primitive("native_forward")
@@ -65,41 +65,48 @@ _forward.multiple_results = True
 
 
 @_forward.def_impl
-def _run_forward(*leaves: Any, call: _Call) -> list[Array]:
+def _run_forward(*leaves: Any, call: _Call, keeps: bool) -> list[Array]:
     """Returns the outputs, and what the kernel keeps."""
-    outputs, kept = call.kernel.run(*call.trees(leaves))
+    outputs, kept = call.kernel.run(*call.trees(leaves), keeps=keeps)
     return [*outputs, *kept]
 
 
 @_forward.def_abstract_eval
-def _types_forward(*leaves: Any, call: _Call) -> list[Any]:
-    return jax.make_jaxpr(lambda *leaves: _run_forward(*leaves, call=call))(*leaves).out_avals
+def _types_forward(*leaves: Any, call: _Call, keeps: bool) -> list[Any]:
+    return jax.make_jaxpr(lambda *leaves: _run_forward(*leaves, call=call, keeps=keeps))(*leaves).out_avals
 
 
-def _derivative_of_forward(primals: Sequence[Any], tangents: Sequence[Any], *, call: _Call) -> tuple[list, list]:
+def _derivative_of_forward(
+    primals: Sequence[Any], tangents: Sequence[Any], *, call: _Call, keeps: bool
+) -> tuple[list, list]:
     """Returns the results and their tangents; those of what is kept are zero.
 
     Only the kernel backward reads what is kept, and its derivative begins at the arrays.
     """
-    results = _forward.bind(*primals, call=call)
-    kept = results[len(call.kernel.over_time) :]
+    results = _forward.bind(*primals, call=call, keeps=True)
+    count = len(call.kernel.over_time)
+    outputs, kept = results[:count], results[count:]
     moving = tuple(type(tangent) is not ad.Zero for tangent in tangents)
     d_leaves = [tangent for tangent, moves in zip(tangents, moving) if moves]
     d_outputs = _tangents.bind(*primals, *kept, *d_leaves, call=call, moving=moving)
+    if not keeps:
+        return outputs, d_outputs
     return results, [*d_outputs, *(ad.Zero(jax.typeof(array).to_tangent_aval()) for array in kept)]
 
 
-def _batched_forward(leaves: Sequence[Any], axes: Sequence[int | None], *, call: _Call) -> tuple[list, list]:
+def _batched_forward(
+    leaves: Sequence[Any], axes: Sequence[int | None], *, call: _Call, keeps: bool
+) -> tuple[list, list]:
     """Returns the results of several recurrences: of one with a batch axis more, if they share their parameters."""
     places = call.batch_places()
     if any(place is None and axis is not None for place, axis in zip(places, axes)):
-        return _one_by_one(functools.partial(_forward.bind, call=call), leaves, axes)
+        return _one_by_one(functools.partial(_forward.bind, call=call, keeps=keeps), leaves, axes)
     size = next(leaf.shape[axis] for leaf, axis in zip(leaves, axes) if axis is not None)
     folded = [
         leaf if place is None else _with_axis(leaf, axis, place, size)
         for leaf, axis, place in zip(leaves, axes, places)
     ]
-    results = _forward.bind(*folded, call=call)
+    results = _forward.bind(*folded, call=call, keeps=keeps)
     # What is kept has an axis of time in front, as some of the outputs have.
     outputs = [int(is_over_time) for is_over_time in call.kernel.over_time]
     return results, [*outputs, *[1] * (len(results) - len(outputs))]
@@ -147,7 +154,7 @@ def _run_tangents(*values: Any, call: _Call, moving: tuple[bool, ...]) -> list[A
 
 @_tangents.def_abstract_eval
 def _types_of_tangents(*values: Any, call: _Call, moving: tuple[bool, ...]) -> list[Any]:
-    return _types_forward(*values[: len(moving)], call=call)[: len(call.kernel.over_time)]
+    return _types_forward(*values[: len(moving)], call=call, keeps=False)
 
 
 def _derivative_of_tangents(

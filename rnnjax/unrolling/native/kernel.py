@@ -50,8 +50,8 @@ class Kernel(ABC):
         """For each output whether it is ``[T, *batch, ...]``; otherwise it is ``[*batch, ...]``."""
 
     @abstractmethod
-    def run(self, arrays: Differentiable, masks: Masks) -> tuple[list[Array], list[Array]]:
-        """Returns the outputs, and what the gradients need, of which each is ``[some steps, *batch, ...]``."""
+    def run(self, arrays: Differentiable, masks: Masks, *, keeps: bool) -> tuple[list[Array], list[Array]]:
+        """Returns the outputs, and what the gradients need if it `keeps` that, each ``[some steps, *batch, ...]``."""
 
     @abstractmethod
     def gradients(

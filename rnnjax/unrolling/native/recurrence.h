@@ -41,8 +41,8 @@ class Split {
 
 static void forward(ffi::ThreadPool& threads, const Arrays& arrays) {
   const long T = arrays.sizes.T, B = arrays.sizes.B, I = arrays.sizes.I, H = arrays.sizes.H;
-  in_large_pages(arrays.z, T * B * Z * H * 4);
-  in_large_pages(arrays.r, T * B * R * H * 4);
+  in_large_pages(arrays.z, arrays.z_places * B * Z * H * 4);
+  in_large_pages(arrays.r, arrays.r_places * B * R * H * 4);
   for (float* leaf : arrays.states) in_large_pages(leaf, T * B * H * 4);
   const long x_size = Cell::PROJECTED ? I : 0, x_depth = round_up(x_size, DEPTH), depth = x_depth + round_up(H, DEPTH);
   const Split split(arrays.sizes, threads.num_threads());
@@ -51,8 +51,7 @@ static void forward(ffi::ThreadPool& threads, const Arrays& arrays) {
     Run run;
     long offset, column, depths[2];
     int parts, n;
-    float* out;
-    long row;
+    long to, row;  // of a row of z or r
   };
   std::vector<Panel> panels;
   std::vector<long> first;  // panel of each share
@@ -62,10 +61,10 @@ static void forward(ffi::ThreadPool& threads, const Arrays& arrays) {
     for (const Run& run : runs())
       for (auto [begin, end] : split.columns(run, share))
         for (long column = begin; column < end; column += WIDTH) {
-          Panel panel{run, packed_size - 64 * LANES, column, {}, 0, (int)std::min<long>(WIDTH, end - column), nullptr, 0};
+          Panel panel{run, packed_size - 64 * LANES, column, {}, 0, (int)std::min<long>(WIDTH, end - column), 0, 0};
           if (run.of_x) panel.depths[panel.parts++] = I;
           if (run.of_h) panel.depths[panel.parts++] = H;
-          panel.out = (run.in_z ? arrays.z : arrays.r) + run.column * H + column - run.begin * H;
+          panel.to = run.column * H + column - run.begin * H;
           panel.row = (run.in_z ? Z : R) * H;
           packed_size += ((run.of_x ? I : 0) + (run.of_h ? H : 0)) * width(panel.n);
           panels.push_back(panel);
@@ -100,7 +99,8 @@ static void forward(ffi::ThreadPool& threads, const Arrays& arrays) {
       for (int i = 0; i < rows.tiles; i++) {
         const Panel& panel = panels[j];
         int height = rows.height(i);
-        float* out = panel.out + (t * B + rows.begin + rows.start(i)) * panel.row;
+        const long b = rows.begin + rows.start(i);
+        float* out = (panel.run.in_z ? arrays.z_of(t, b) : arrays.r_of(t, b)) + panel.to;
         const float* init = panel.run.in_z && arrays.bias ? arrays.bias + panel.column : nullptr;
         const float* a = operand_of(part, t) + rows.start(i) * depth + (panel.run.of_x ? 0 : x_depth * height);
         tile_for(height, panel.n)(a, panel.parts, panel.depths, packed.p + panel.offset, init, 0, out, panel.row, panel.n);
@@ -109,13 +109,13 @@ static void forward(ffi::ThreadPool& threads, const Arrays& arrays) {
       const long tb = t * B + b;
       float* const h = row + x_depth * height;
       if (arrays.flags.takes(tb)) {
-        const float* old_of[X];
+        const float *old_of[X], *const z_row = arrays.z_of(t, b), *const r_row = arrays.r_of(t, b);
         for (int j = 0; j < X; j++) old_of[j] = arrays.begin(j, t, b);
         for (long u = unit; u < end; u += LANES) {
           const int n = std::min<long>(LANES, end - u);
           V z[Z + 1], r[R + 1], params[P + 1], old[X], now[X];
-          for (int e = 0; e < Z; e++) z[e] = load(arrays.z + (tb * Z + e) * H + u, n);
-          for (int e = 0; e < R; e++) r[e] = load(arrays.r + (tb * R + e) * H + u, n);
+          for (int e = 0; e < Z; e++) z[e] = load(z_row + e * H + u, n);
+          for (int e = 0; e < R; e++) r[e] = load(r_row + e * H + u, n);
           for (int e = 0; e < P; e++) params[e] = load(arrays.params + e * H + u, n);
           for (int j = 0; j < X; j++) old[j] = load(old_of[j] + u, n);
           Cell::forward(z, r, params, old, now);

@@ -54,13 +54,13 @@ class UnitwiseKernel(Kernel):
     def over_time(self) -> tuple[bool, ...]:
         return (*[True] * (1 if self.plan.outputs else self.plan.leaves), *[False] * self.plan.leaves)
 
-    def run(self, arrays: Differentiable, masks: Masks) -> tuple[list[Array], list[Array]]:
+    def run(self, arrays: Differentiable, masks: Masks, *, keeps: bool) -> tuple[list[Array], list[Array]]:
         leaves = jax.tree.leaves(arrays.state)
         states, last, y = _call_forward(self, _operands(self, arrays), flat_masks(arrays, masks))
         states = [leaf.reshape(-1, *like.shape) for leaf, like in zip(states, leaves)]
         last = [leaf.reshape(like.shape) for leaf, like in zip(last, leaves)]
         ys = [y.reshape(-1, *leaves[0].shape[:-1], self.plan.outputs)] if self.plan.outputs else states
-        return [*ys, *last], states
+        return [*ys, *last], states if keeps else []
 
     def gradients(
         self, arrays: Differentiable, masks: Masks, kept: list[Array], d_outputs: list[Array], *, wants_x: bool
