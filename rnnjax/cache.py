@@ -9,6 +9,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from rnnjax.files import is_object, read_json, write_json
+
 _log = logging.getLogger(__name__)
 
 
@@ -16,6 +18,26 @@ def cache_directory() -> Path:
     """Returns the cache directory: RNNJAX_CACHE, or `rnnjax` in the user's cache directory."""
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.path.expanduser(os.environ.get("RNNJAX_CACHE") or Path(caches, "rnnjax")))
+
+
+def read_kept(name: str, then: str) -> dict[str, Any]:
+    """Returns the object in a JSON file of the cache; empty if there is none, or, with a warning, if it is damaged.
+
+    Args:
+      name: of the file.
+      then: what follows if it is damaged, for the warning.
+    """
+    return read_json(cache_directory() / name, is_object, then) or {}
+
+
+def write_kept(name: str, value: dict[str, Any], then: str) -> None:
+    """Writes a JSON file of the cache; if that fails, it is logged that `then` follows."""
+    path = cache_directory() / name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, value)
+    except OSError as error:
+        _log.warning("%s cannot be written (%s): %s", path, error.strerror, then)
 
 
 def keep_compilations() -> None:

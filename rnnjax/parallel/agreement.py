@@ -6,7 +6,7 @@ import json
 import math
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ from rnnjax.config import PLACES, TrainConfig
 from rnnjax.config_group import differences, to_dict
 from rnnjax.errors import ConfigError, DataError, DirectoryInUse
 
+T = TypeVar("T")
 Description = Mapping[str, Any]  # of a process: nested mappings of JSON values
 
 _MOST_SHOWN = 6  # fields with their values in one sentence
@@ -114,6 +115,17 @@ def in_all_processes(function: Callable[[], Any]) -> list[Any]:
             error = own_error if process == jax.process_index() else None
             raise CollectiveError(error or same_error) from own_error
     return [each["value"] for each in outcomes]
+
+
+def made_in_each_process(make: Callable[[], T]) -> T:
+    """Returns what a function makes in this process, when all have made theirs; it need not be of JSON.
+
+    Raises:
+      CollectiveError: as `in_all_processes`.
+    """
+    made: list[T] = []
+    in_all_processes(lambda: made.append(make()))
+    return made[0]
 
 
 _PADDED_TO = 1024  # bytes; messages are padded to multiples of it, so that few programs are compiled

@@ -14,7 +14,7 @@ from rnnjax.config_group import freeze
 from rnnjax.data.dataset import NO_DATA
 from rnnjax.errors import CheckpointError, ConfigError, DataError, require
 from rnnjax.flag_parser import FlagParser
-from rnnjax.parallel.agreement import in_all_processes
+from rnnjax.parallel.agreement import made_in_each_process
 from rnnjax.tasks.task import Kept, Task
 from rnnjax.training.directory.checkpoint import ITEMS, Checkpoints
 from rnnjax.training.directory.choice import Choice
@@ -254,14 +254,7 @@ def ancestor_of(run: RunDirectory, parent: Parent | None) -> Ancestor | None:
     recorded = run.parent()
     if parent is None and recorded is not None:
         parent = Parent(*(str(recorded.get(name)) for name in Parent._fields))
-    return None if parent is None or run.has_begun() else _in_all(lambda: Ancestor(parent))
-
-
-def _in_all(make: Any) -> Any:
-    """Returns what a function makes in each process; an error in one is raised in all."""
-    made: list[Any] = []
-    in_all_processes(lambda: made.append(make()))
-    return made[0]
+    return None if parent is None or run.has_begun() else made_in_each_process(lambda: Ancestor(parent))
 
 
 def depends_on_epochs(config: OptimizerConfig) -> bool:

@@ -9,15 +9,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from rnnjax.cache import cache_directory
+from rnnjax.cache import read_kept, write_kept
 from rnnjax.config import TrainConfig
 from rnnjax.config_group import to_dict
-from rnnjax.files import is_number, is_object, read_json, write_json
+from rnnjax.files import is_number, is_object
 from rnnjax.machine import device_name, versions
 from rnnjax.parallel.mesh import device_counts
 from rnnjax.tasks.task import Task
@@ -28,6 +27,7 @@ from rnnjax.training.step_seconds import step_seconds, tuned_methods
 
 _log = logging.getLogger(__name__)
 
+_TABLE = "devices.json"  # in the cache
 # In a shorter run, a better choice saves less time than the measurement takes.
 _STEPS_FOR_DEVICES = 1000
 _STEPS_FOR_METHODS = 5000
@@ -146,17 +146,9 @@ def read_measured(entry: Any, counts: Sequence[int]) -> Measured | None:
 
 def read_table() -> dict[str, Any]:
     """Returns what was measured before, by `step_key`; empty if it cannot be read."""
-    return read_json(_table(), is_object, "it is measured anew") or {}
+    return read_kept(_TABLE, "it is measured anew")
 
 
 def write_table(table: dict[str, Any]) -> None:
-    """Writes what was measured to the cache; if that fails, the next run measures again."""
-    try:
-        _table().parent.mkdir(parents=True, exist_ok=True)
-        write_json(_table(), table)
-    except OSError as error:
-        _log.info("%s cannot be written (%s): the next run measures again", _table(), error.strerror)
-
-
-def _table() -> Path:
-    return cache_directory() / "devices.json"
+    """Writes what was measured to the cache."""
+    write_kept(_TABLE, table, "the next run measures again")

@@ -14,7 +14,7 @@ import jax
 
 from rnnjax.config import TrainConfig
 from rnnjax.errors import ConfigError
-from rnnjax.parallel.agreement import CollectiveError, difference, in_all_processes
+from rnnjax.parallel.agreement import CollectiveError, difference, in_all_processes, made_in_each_process
 from rnnjax.parallel.distributed import is_writer
 from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Kept, Task
@@ -87,16 +87,10 @@ def task_of_all(config: TrainConfig, kept: Kept | None = None) -> Task:
     Raises:
       ConfigError, DataError: as `build_task`, or if the processes do not read the same data.
     """
-    tasks: list[Task] = []
-
-    def read_if(is_turn: bool) -> None:
-        if is_turn:
-            tasks.append(build_task(config, kept))
-
-    in_all_processes(lambda: read_if(is_writer()))
-    in_all_processes(lambda: read_if(not is_writer()))
-    checksums = in_all_processes(lambda: tasks[0].data.checksum)
+    first = made_in_each_process(lambda: build_task(config, kept) if is_writer() else None)
+    task = made_in_each_process(lambda: first or build_task(config, kept))
+    checksums = in_all_processes(lambda: task.data.checksum)
     sentence = difference([{"data": {"checksum": checksum}} for checksum in checksums])
     if sentence is not None:
         raise CollectiveError(ConfigError(sentence))
-    return tasks[0]
+    return task

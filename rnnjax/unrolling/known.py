@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import logging
 import os
 import re
 from collections.abc import Mapping
@@ -20,17 +19,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnnjax.cache import cache_directory
+from rnnjax.cache import cache_directory, read_kept, write_kept
 from rnnjax.cells.cell import compute_dtype
 from rnnjax.cells.traits import fuses
-from rnnjax.files import is_object, read_json, write_json
+from rnnjax.files import is_object
 from rnnjax.machine import device_name, versions
 from rnnjax.unrolling.candidates import can_serve, method_as_json, method_from_json
 from rnnjax.unrolling.known_devices import known_rows
 from rnnjax.unrolling.recurrence import Method, Recurrence
 
-_log = logging.getLogger(__name__)
-
+_TABLE = "methods.json"  # in the cache
 OFF = "RNNJAX_TUNE"  # "0": the user's cache is not read
 
 Methods = tuple[tuple[str, Method], ...]
@@ -62,7 +60,7 @@ def kept_choice(recurrence: Recurrence, *, gradient: bool) -> Method | None:
       recurrence: the recurrence.
       gradient: whether by the time with the gradient. If only the other time was measured, that one counts.
     """
-    table = _methods(_path()) if os.environ.get(OFF) != "0" else {}
+    table = _methods(cache_directory()) if os.environ.get(OFF) != "0" else {}
     if not table:
         return None
     key = recurrence_key(recurrence)
@@ -98,16 +96,11 @@ def keep_choices(choices: Mapping[tuple[str, bool], Method], about: Mapping[str,
       choices: the fastest method by `recurrence_key` and whether that is with its gradient.
       about: descriptions for human readers, by `recurrence_key`.
     """
-    path = _path()
-    table = _read(path)
+    table = _read()
     for (key, gradient), method in choices.items():
         what = {"gradient": gradient, **_machine(), "measured": about.get(key)}
         table[_kept_as(key, gradient)] = {"method": method_as_json(method), **what}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, table)
-    except OSError as error:
-        _log.warning("%s cannot be written (%s): the next program measures again", path, error.strerror)
+    write_kept(_TABLE, table, "the next program measures again")
     _methods.cache_clear()
 
 
@@ -122,15 +115,12 @@ def _machine() -> dict[str, Any]:
     return {"device": device_name(), "versions": {name: installed.get(name) for name in ("jax", "jaxlib", "rnnjax")}}
 
 
-def _path() -> Path:
-    return cache_directory() / "methods.json"
-
-
 @functools.cache
-def _methods(path: Path) -> dict[str, Method]:
-    read = {key: method_from_json(entry.get("method")) for key, entry in _read(path).items() if is_object(entry)}
+def _methods(cache: Path) -> dict[str, Method]:
+    """Returns what the file in a cache directory, the one that is in use, has of methods."""
+    read = {key: method_from_json(entry.get("method")) for key, entry in _read().items() if is_object(entry)}
     return {key: method for key, method in read.items() if method is not None}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return read_json(path, is_object, "methods are measured anew") or {}
+def _read() -> dict[str, Any]:
+    return read_kept(_TABLE, "methods are measured anew")
