@@ -67,7 +67,7 @@ def recurrent_layers(case: Case) -> Any:
 
 
 def classifier(case: Case) -> tuple[SequenceClassifier, Task]:
-    """Returns this library's model and its task, whose training data are one batch of `xs` and `labels`."""
+    """Returns this library's model and its task, of which every split is the same batch of `xs` and `labels`."""
     model = SequenceClassifier(recurrent_layers(case), CLASSES)
 
     class Classifier(Task):
@@ -78,8 +78,8 @@ def classifier(case: Case) -> tuple[SequenceClassifier, Task]:
             return {"loss": cross_entropy(model.apply(params, batch["xs"]), batch["labels"])}, carry
 
     xs, labels = case.inputs()
-    data = DataSet("", {"train": {"xs": xs, "labels": labels}}, "", "")
-    return model, Classifier(None, data)
+    splits = {name: {"xs": xs, "labels": labels} for name in ("train", "validation", "test")}
+    return model, Classifier(None, DataSet("", splits, "", ""))
 
 
 def cross_entropy(logits: Any, labels: Any) -> Any:

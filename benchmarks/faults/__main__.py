@@ -11,7 +11,6 @@ import argparse
 import collections
 import logging
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +23,6 @@ import jax
 from benchmarks import command, report
 from benchmarks.faults.case import Bench, Case, Fault, require_same
 from benchmarks.faults.kinds import KINDS, not_allowed
-from benchmarks.processes import ROOT
 from benchmarks.report import Column
 from rnnjax.errors import FAILED, TrainingError
 
@@ -124,12 +122,15 @@ def prepare(folder: Path) -> Bench:
       TrainingError: if either fails, or they are not the same.
     """
     bench = Bench(folder, _TRAIN, _EVALUATE, environment(folder), 0.0)
-    train_undisturbed(bench, bench.reference)
-    seconds = train_undisturbed(bench, folder / "again")
+    case, again = Case(bench, "undisturbed", 0, 0), folder / "again"
     try:
-        require_same(folder / "again", bench.reference)
+        case.ended([*bench.train, "--workdir", bench.reference], 0)
+        started = time.monotonic()
+        case.ended([*bench.train, "--workdir", again], 0)
+        seconds = time.monotonic() - started
+        require_same(again, bench.reference)
     except Fault as error:
-        raise TrainingError(f"two runs that nothing disturbed are not the same: {error}") from error
+        raise TrainingError(f"training does not end well and alike where nothing disturbs it: {error}") from error
     return bench._replace(seconds=seconds)
 
 
@@ -146,20 +147,6 @@ def environment(folder: Path) -> dict[str, str]:
     ours = {"JAX_PLATFORMS": "cpu", "RNNJAX_CACHE": str(folder / "cache")}
     others = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "OMPI_"))}
     return others | ours
-
-
-def train_undisturbed(bench: Bench, directory: Path) -> float:
-    """Trains to the end; returns its seconds.
-
-    Raises:
-      TrainingError: if it fails.
-    """
-    started = time.monotonic()
-    command = [*bench.train, "--workdir", str(directory)]
-    ended = subprocess.run(command, cwd=ROOT, env=bench.environment, capture_output=True, text=True)
-    if ended.returncode:
-        raise TrainingError(f"undisturbed training ended with {ended.returncode}: {ended.stderr.strip()[-500:]}")
-    return time.monotonic() - started
 
 
 def campaign(bench: Bench, kinds: Sequence[str], options: argparse.Namespace) -> Iterator[Played]:

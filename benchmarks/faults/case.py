@@ -122,12 +122,24 @@ class Case:
         self.log.append(shlex.join([*(f"{name}={value}" for name, value in environment.items()), *words]))
         return Started(words, {**self.bench.environment, **environment}, self.folder / f"said-{len(self.log)}")
 
-    def ended(self, command: Sequence[object]) -> Ended:
-        """Runs a command to its end, which must be a clean one."""
+    def ended(self, command: Sequence[object], *codes: int) -> Ended:
+        """Runs a command to its end, which must be a clean one, with one of some codes."""
         with self.start(command) as started:
             ended = started.end()
-        require_clean(ended)
+        require_clean(ended, *codes)
         return ended
+
+    def undisturbed(self, name: str, make: Callable[[Path], object]) -> Path:
+        """Returns the folder that cases of a kind compare with; the first of them makes what is in it."""
+        path = self.bench.folder / name
+        if not path.exists():
+            path.mkdir()
+            try:
+                make(path)
+            except Fault:
+                shutil.rmtree(path)
+                raise
+        return path
 
     def struck(self, started: Started, number: signal.Signals, seconds: float = _LONGEST) -> Ended:
         """Sends a signal to a command, and returns how it ended, which must be within some seconds."""
@@ -161,7 +173,7 @@ class Case:
 
     def finish(self) -> None:
         """Trains to the end; raises `Fault` unless the result is that of the reference."""
-        require_code(self.ended(self.training()), 0)
+        self.ended(self.training(), 0)
         require_same(self.run, self.bench.reference)
 
 
@@ -181,14 +193,11 @@ def require(condition: bool, seen: str) -> None:
         raise Fault(seen)
 
 
-def require_code(ended: Ended, *codes: int) -> None:
-    """Raises `Fault` unless a command ended with one of some codes."""
-    said = ended.err.strip()[-400:]
-    require(ended.code in codes, f"it ended with {ended.code} for {' or '.join(map(str, codes))}; stderr: {said!r}")
+def require_clean(ended: Ended, *codes: int) -> None:
+    """Raises `Fault` if a command showed a traceback or many lines, or failed without one sentence of its own.
 
-
-def require_clean(ended: Ended) -> None:
-    """Raises `Fault` if a command showed a traceback or many lines, or failed without one sentence of its own."""
+    So it does if the command ended with another code than `codes`, where there are any.
+    """
     said, lines = ended.err.strip()[-400:], ended.err.splitlines()
     require("Traceback (most recent call last)" not in ended.err, f"a traceback (code {ended.code}): {said!r}")
     more = [line for line in lines if not re.match(_UNCOUNTED, line)]
@@ -196,6 +205,8 @@ def require_clean(ended: Ended) -> None:
     if ended.code in (1, 2):
         sentences = sum(line.startswith("rnnjax: ") for line in lines)
         require(sentences == 1, f"code {ended.code} with {sentences} sentences for one; stderr: {said!r}")
+    expected = " or ".join(map(str, codes))
+    require(not codes or ended.code in codes, f"it ended with {ended.code} for {expected}; stderr: {said!r}")
 
 
 def require_answer(ended: Ended, number: signal.Signals, *codes: int) -> None:
@@ -206,5 +217,4 @@ def require_answer(ended: Ended, number: signal.Signals, *codes: int) -> None:
     ours = re.search(r"rnnjax/\w+\.py", ended.err)
     if number == signal.SIGINT and not ours and "KeyboardInterrupt" in ended.err:
         return
-    require_clean(ended)
-    require_code(ended, *codes)
+    require_clean(ended, *codes)

@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from benchmarks.faults.case import Case, require, require_code
+from benchmarks.faults.case import Case, require
 from benchmarks.faults.damage import contents, damage_one
 
 _TRAIN = (
@@ -21,30 +21,24 @@ _WHICH = ("best", "last")
 
 def damage_generation(case: Case) -> None:
     """One or two things damaged in a complete run; then evaluated, and asked to generate."""
-    whole = undisturbed(case)
+    whole = case.undisturbed("generating", lambda folder: answer(case, folder))
     shutil.copytree(whole / "run", case.run)
     for _ in range(case.draw.choice([1, 1, 2])):
         case.did(f"damaged: {damage_one(case.run, case.draw)}")
     before, answers = contents(case.run), json.loads((whole / "answers.json").read_text())
     for name, command in COMMANDS.items():
         which = case.draw.choice(_WHICH)
-        ended = case.ended([*command, case.run, "--checkpoint", which])
-        require_code(ended, 0, 1, 2)
+        ended = case.ended([*command, case.run, "--checkpoint", which], 0, 1, 2)
         if ended.code == 0 and "damaged" not in ended.err:  # otherwise it has taken an earlier checkpoint, and said so
             expected = answers[f"{name} {which}"]
             require(ended.out == expected, f"{name} answered {ended.out!r} for {expected!r}")
     require(contents(case.run) == before, "the directory was changed")
 
 
-def undisturbed(case: Case) -> Path:
-    """Returns a folder with a run and what it answers, by command and checkpoint; the first case makes it for all."""
-    folder = case.bench.folder / "generating"
-    if not (folder / "answers.json").exists():
-        require_code(case.ended([*_TRAIN, "--workdir", folder / "run"]), 0)
-        said = {}
-        for name, which in itertools.product(COMMANDS, _WHICH):
-            ended = case.ended([*COMMANDS[name], folder / "run", "--checkpoint", which])
-            require_code(ended, 0)
-            said[f"{name} {which}"] = ended.out
-        (folder / "answers.json").write_text(json.dumps(said))
-    return folder
+def answer(case: Case, folder: Path) -> None:
+    """Writes a run, and what it answers, by command and checkpoint."""
+    case.ended([*_TRAIN, "--workdir", folder / "run"], 0)
+    said = {}
+    for name, which in itertools.product(COMMANDS, _WHICH):
+        said[f"{name} {which}"] = case.ended([*COMMANDS[name], folder / "run", "--checkpoint", which], 0).out
+    (folder / "answers.json").write_text(json.dumps(said))

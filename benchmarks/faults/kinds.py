@@ -13,16 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults import compare, disk, generating, processes, sweeps
-from benchmarks.faults.case import (
-    Case,
-    Ended,
-    Started,
-    require,
-    require_answer,
-    require_code,
-    require_none,
-    require_same,
-)
+from benchmarks.faults.case import Case, Ended, Started, require, require_answer, require_none, require_same
 from benchmarks.faults.damage import contents, damage_one
 
 _ANSWER = 30  # seconds in which a signal must be answered
@@ -109,8 +100,7 @@ def damage(case: Case) -> None:
         check_evaluation(case)
         require(contents(case.run) == before, "evaluating changed the directory")
     before = contents(case.run)
-    ended = case.ended(case.training())
-    require_code(ended, 0, 1, 2)
+    ended = case.ended(case.training(), 0, 1, 2)
     if ended.code:
         lost = before.keys() - contents(case.run).keys()
         require(not lost, f"it failed, and deleted {', '.join(sorted(before[each] for each in lost))}")
@@ -146,8 +136,7 @@ def check_evaluation(case: Case) -> None:
     which = case.draw.choice(["best", "last"])
     command = [*case.bench.evaluate, case.run, "--split", "validation", "--checkpoint", which]
     steps = {int(path.name) for path in (case.run / "checkpoints").glob("*") if path.name.isdigit()}
-    ended = case.ended(command)
-    require_code(ended, 0, 1, 2)
+    ended = case.ended(command, 0, 1, 2)
     if ended.code:
         return
     found = json.loads(ended.out)

@@ -7,7 +7,7 @@ import signal
 import socket
 from pathlib import Path
 
-from benchmarks.faults.case import Case, Started, require_answer, require_clean, require_code, require_same
+from benchmarks.faults.case import Case, Started, require_answer, require_clean, require_same
 
 _TIMEOUTS = ("--start_timeout", "40", "--heartbeat_timeout", "10")
 _BOUND = 100  # seconds in which the process that is left must end
@@ -16,7 +16,7 @@ _ALONE = {"JAX_NUM_CPU_DEVICES": "1"}
 
 def lose_one(case: Case) -> None:
     """Kills, or stops by SIGTERM, one of two processes at any moment; both end, go on, and equal the reference."""
-    reference = reference_of_two(case)
+    whole = case.undisturbed("reference-of-two", lambda folder: train_both(case, folder / "run"))
     struck, number = case.draw.randint(0, 1), case.draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
     moment = case.draw.uniform(0, 2 * case.bench.seconds)
     with contextlib.ExitStack() as stack:
@@ -30,15 +30,7 @@ def lose_one(case: Case) -> None:
     if number == signal.SIGTERM:
         require_answer(ended[struck], number, 0, 75, -signal.SIGTERM)
     train_both(case, case.run)
-    require_same(case.run, reference)
-
-
-def reference_of_two(case: Case) -> Path:
-    """Returns the directory of a run of two processes that was not disturbed; the first case makes it for all."""
-    path = case.bench.folder / "reference-of-two"
-    if not (path / "summary.json").exists():
-        train_both(case, path)
-    return path
+    require_same(case.run, whole / "run")
 
 
 def train_both(case: Case, directory: Path) -> None:
@@ -46,8 +38,7 @@ def train_both(case: Case, directory: Path) -> None:
     with contextlib.ExitStack() as stack:
         ended = [process.end() for process in start_pair(case, directory, stack)]
     for each in ended:
-        require_clean(each)
-        require_code(each, 0)
+        require_clean(each, 0)
 
 
 def start_pair(case: Case, directory: Path, stack: contextlib.ExitStack) -> list[Started]:

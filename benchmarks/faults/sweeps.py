@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from benchmarks.faults import compare
-from benchmarks.faults.case import Case, require_answer, require_code, require_none
+from benchmarks.faults.case import Case, require_answer, require_none
 
 _SWEEP = (
     *(sys.executable, "-m", "rnnjax.sweep", "--config", "configs/mnist.py:embedded"),
@@ -27,7 +27,8 @@ _RESULTS = ("metric", "runs", "kept", "best", "points", "data")  # of `sweep.jso
 
 def strike_sweep(case: Case) -> None:
     """SIGKILL, SIGTERM or SIGINT at any moment of a sweep of two programs, up to three times; then to the end."""
-    reference, seconds = undisturbed(case)
+    whole = case.undisturbed("sweep", lambda folder: train(case, folder))
+    seconds = float((whole / "seconds").read_text())
     sweep = [*_SWEEP, "--workdir", case.run]
     for _ in range(case.draw.randint(1, 3)):
         number = case.draw.choice(list(ALLOWED))
@@ -37,19 +38,15 @@ def strike_sweep(case: Case) -> None:
         require_answer(ended, number, *ALLOWED[number])
         if ended.code == 0:
             break
-    require_code(case.ended(sweep), 0)
-    require_none(differences(case.run, reference))
+    case.ended(sweep, 0)
+    require_none(differences(case.run, whole / "run"))
 
 
-def undisturbed(case: Case) -> tuple[Path, float]:
-    """Returns the directory of a sweep that was not disturbed, and its seconds; the first case makes it for all."""
-    path = case.bench.folder / "sweep"
-    took = path.with_name("sweep.seconds")
-    if not took.exists():
-        started = time.monotonic()
-        require_code(case.ended([*_SWEEP, "--workdir", path]), 0)
-        took.write_text(str(time.monotonic() - started))
-    return path, float(took.read_text())
+def train(case: Case, folder: Path) -> None:
+    """Writes a sweep, and the seconds that it took."""
+    started = time.monotonic()
+    case.ended([*_SWEEP, "--workdir", folder / "run"], 0)
+    (folder / "seconds").write_text(str(time.monotonic() - started))
 
 
 def differences(sweep: Path, reference: Path) -> list[str]:

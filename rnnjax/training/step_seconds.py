@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from rnnjax.config import TrainConfig
-from rnnjax.parallel.mesh import batch_mesh
+from rnnjax.parallel.mesh import batch_mesh, filled_batch
 from rnnjax.tasks.task import Task
 from rnnjax.training.batches import Order, ResidentFeed
 from rnnjax.training.directory.choice import Choice
@@ -40,8 +40,8 @@ def step_seconds(
       optimizer: the optimiser.
       choices: the choices.
     """
-    initial = initial_train_state(task, optimizer)
-    calls = {choice: steps_call(task, config, optimizer, initial(config.seed), choice, _STEPS) for choice in choices}
+    state = initial_train_state(task, optimizer)(config.seed)
+    calls = {choice: steps_call(task, config, optimizer, state, choice, _STEPS) for choice in choices}
     times: dict[Choice, list[float]] = {choice: [] for choice in choices}
     for call in calls.values():
         call()  # compiles
@@ -61,13 +61,13 @@ def steps_call(
     choice: Choice,
     steps: int,
 ) -> Callable[[], Any]:
-    """Returns a function that takes some training steps, all on the first examples, and returns their metrics.
+    """Returns a function that takes some training steps, all on the first batch, and returns their metrics.
 
     Args:
       task: the task.
       config: the config.
       optimizer: the optimiser.
-      state: the state before the first step.
+      state: the state before the first step; it is left as it is, and each call goes on from the one before.
       choice: the number of devices, and the methods.
       steps: number of steps in a call.
     """
@@ -76,7 +76,9 @@ def steps_call(
     feed = ResidentFeed(mesh, batch, config.batch_size)
     program = TrainProgram(task, lambda _: optimizer, mesh, feed, map=config.parallel.map)
     buckets = None if task.buckets is None else np.full((1, steps), len(task.buckets.widths) // 2)
-    order = Order(np.tile(np.arange(config.batch_size), (1, steps, 1)), buckets)
+    # Filled up as training's are, with examples of weight zero.
+    rows = np.minimum(np.arange(filled_batch(mesh, config.batch_size)), config.batch_size - 1)
+    order = Order(np.tile(rows, (1, steps, 1)), buckets)
     states = as_only_run(mesh, place_state(mesh, state))
 
     def call() -> Any:

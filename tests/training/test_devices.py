@@ -8,6 +8,7 @@ import warnings
 import jax
 import jax.monitoring
 import numpy as np
+import optax
 import pytest
 from fixtures.thorough import once_more
 from jax.experimental.compilation_cache import compilation_cache
@@ -209,6 +210,14 @@ def test_methods_of_a_step_are_those_faster_than_the_rules_and_kept_for_later(tm
     assert step_seconds.tuned_methods(task, large(), 2) == methods
     assert step_seconds.tuned_methods(task, large(), 1) != methods
     assert [shape[1] for shape in asked] == [32, 64]
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_is_measured_as_it_is_trained(monkeypatch):
+    monkeypatch.setattr(step_seconds, "_SECONDS", 1e-6)
+    config = large(batch_size=63)
+    task = build_task(config)
+    seconds = step_seconds.step_seconds(task, config, optax.sgd(0.1), [Choice(1), Choice(2)])
+    assert min(seconds.values()) > 0
 
 
 def test_what_is_measured_is_the_step_by_each_choice(monkeypatch, tmp_path):
