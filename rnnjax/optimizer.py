@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from rnnjax.config_group import ConfigGroup
@@ -43,6 +44,8 @@ class OptimizerConfig(ConfigGroup):
       accumulate: training steps that one update takes the mean gradient of, before it is clipped; the last steps of a
         run, where they are fewer, update nothing. The schedule still goes by training steps: an update has the learning
         rate of the last of its own.
+      ema_decay: how much of a running average of the parameters a training step keeps, such as 0.999, from the first
+        parameters on. Runs are then evaluated, chosen, kept and exported by the average; 0 takes none.
     """
 
     name: str = "adam"
@@ -60,6 +63,7 @@ class OptimizerConfig(ConfigGroup):
     undecayed: str = ""
     clip_norm: float | None = None
     accumulate: int = 1
+    ema_decay: float = 0.0
 
     def items(self) -> Iterator[tuple[str, Any]]:
         """Yields the fields; later ones where they are set, so that a run of before they came has the same config."""
@@ -80,7 +84,7 @@ def fewest_steps(config: OptimizerConfig) -> int:
     return max(config.warmup_steps + 1, config.accumulate, 1)
 
 
-_LATER_FIELDS = ("b1", "b2", "eps", "undecayed", "accumulate")
+_LATER_FIELDS = ("b1", "b2", "eps", "undecayed", "accumulate", "ema_decay")
 _OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "adam": optax.adam,
     "adamw": optax.adamw,
@@ -141,7 +145,8 @@ def build_optimizer(
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
     if config.accumulate > 1:
         optimizer = optax.MultiSteps(optimizer, config.accumulate).gradient_transformation()
-    return Optimizer(_leaving(frozen, optimizer) if frozen else optimizer, schedule)
+    optimizer = _leaving(frozen, optimizer) if frozen else optimizer
+    return Optimizer(_averaging(config.ema_decay, optimizer) if config.ema_decay else optimizer, schedule)
 
 
 def _of_updates(schedule: optax.Schedule, accumulate: int) -> optax.Schedule:
@@ -198,6 +203,31 @@ def _leaving(frozen: str, optimizer: optax.GradientTransformation) -> optax.Grad
     return optax.multi_transform(kinds, labels)
 
 
+class Averaged(NamedTuple):
+    """The state of an optimiser that keeps a running average of the parameters, in their structure."""
+
+    average: Any
+    state: Any
+
+
+def _averaging(decay: float, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Returns an optimiser that keeps a running average of the parameters beside what it does."""
+
+    def init(params: Any) -> Averaged:
+        small = next((leaf.dtype for leaf in jax.tree.leaves(params) if jnp.finfo(leaf.dtype).bits < 32), None)
+        require(
+            small is None, f"optimizer.ema_decay needs parameters of float32, which keep small changes, got {small}"
+        )
+        return Averaged(jax.tree.map(jnp.array, params), optimizer.init(params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Averaged]:
+        updates, inner = optimizer.update(updates, state.state, params)
+        new = optax.apply_updates(params, updates)
+        return updates, Averaged(optax.incremental_update(new, state.average, 1 - decay), inner)
+
+    return optax.GradientTransformation(init, update)
+
+
 def check_frozen(pattern: str, params: Any) -> None:
     """Raises `ConfigError` for a pattern that matches no parameter, or leaves none to train; it names the parameters.
 
@@ -244,6 +274,8 @@ def _check_optimizer(config: OptimizerConfig, steps: int) -> None:
         config.clip_norm is None or config.clip_norm > 0,
         f"optimizer.clip_norm must be positive, got {config.clip_norm}",
     )
+    keeps = 0 <= config.ema_decay < 1
+    require(keeps, f"optimizer.ema_decay must be from 0 to below 1, got {config.ema_decay}")
     require(config.accumulate >= 1, f"optimizer.accumulate must be at least 1, got {config.accumulate}")
     updates = config.accumulate <= steps
     require(updates, f"optimizer.accumulate must be at most {steps}, the steps of the run, got {config.accumulate}")

@@ -4,6 +4,8 @@ With ``--init_from RUN[:best|last]`` it begins with the parameters of another ru
 what ``--config.frozen=PATTERN`` names is not trained. ``python -m rnnjax.train --extend RUN --by EPOCHS [--data PATH]
 [--workdir DIR]`` goes on with a complete run, from its whole state, in another directory.
 
+``--profile DIR`` writes a trace of a few training steps, once they are compiled, by JAX's profiler.
+
 Of several processes each is started with ``--coordinator HOST:PORT --process_id I --processes N`` and the same DIR;
 Slurm, Open MPI and Kubernetes say the three themselves.
 """
@@ -43,6 +45,7 @@ def main(arguments: Sequence[str]) -> None:
     from rnnjax.parallel.mesh import provide_cpu_devices
     from rnnjax.training.ancestor import read_extension, read_parent
     from rnnjax.training.directory.run_directory import new_directory
+    from rnnjax.training.profile import read_profile
 
     if HELP & set(arguments):
         print(help_of_config(str(__doc__), [argument for argument in arguments if argument not in HELP]))
@@ -50,6 +53,7 @@ def main(arguments: Sequence[str]) -> None:
     provide_cpu_devices()  # before any module that the config names can use them
     cluster, arguments = read_cluster(arguments)
     with missed_by_others(cluster):
+        profile, arguments = read_profile(arguments)
         extension, workdir = read_extension(arguments)
         if extension is not None:
             config, parent = extension.config, extension.parent
@@ -61,16 +65,19 @@ def main(arguments: Sequence[str]) -> None:
     keep_compilations()
     flag = "--config.data.path" if extension is None else "--data"
     with joined(cluster, config), data_named_by(flag):
-        train_or_go_on(config, workdir or new_directory(name), parent)
+        train_or_go_on(config, workdir or new_directory(name), parent, profile)
 
 
-def train_or_go_on(config: TrainConfig, directory: Path, parent: Parent | None = None) -> None:
+def train_or_go_on(
+    config: TrainConfig, directory: Path, parent: Parent | None = None, profile: Path | None = None
+) -> None:
     """Trains in a run directory, from its last checkpoint if it has one, and prints the report.
 
     Args:
       config: the config.
       directory: the run directory.
       parent: with which other run it is to begin.
+      profile: where a trace of a few training steps is to be written.
     """
     from rnnjax.config_group import to_dict
     from rnnjax.parallel.distributed import is_writer
@@ -90,7 +97,7 @@ def train_or_go_on(config: TrainConfig, directory: Path, parent: Parent | None =
             task = task_of_all(config, kept)
             _log.info("data: %s", task.data.source)
             with resumable(run.path):
-                summary = train(task, config, run, ancestor)
+                summary = train(task, config, run, ancestor, profile=profile)
     if run.writes:
         print(report(summary))
 

@@ -12,7 +12,7 @@ from fixtures.parameters import array
 
 from rnnjax.config_group import freeze, from_dict, to_dict
 from rnnjax.errors import ConfigError
-from rnnjax.optimizer import OptimizerConfig, build_optimizer, build_schedule, check_undecayed
+from rnnjax.optimizer import Averaged, OptimizerConfig, build_optimizer, build_schedule, check_undecayed
 
 START, GRADIENT = np.array([1.0, -2.0]), np.array([0.5, 4.0])
 
@@ -118,6 +118,30 @@ def test_accumulated_steps_move_parameters_once_by_their_mean_gradient_at_the_ra
     second = first - 0.8 * (1 - 5 / 8) * (other + 0.5 * one)
     np.testing.assert_allclose(found, [START, START, first, first, first, second, second, second], rtol=1e-5)
     np.testing.assert_array_equal(params["still"], START)
+
+
+def test_the_average_of_parameters_keeps_its_share_at_every_step_and_changes_no_update():
+    plain, averaging = (
+        build_optimizer(OptimizerConfig(learning_rate=0.1, ema_decay=decay), 5, frozen="still") for decay in (0.0, 0.75)
+    )
+    params: Any = {"still": array(START), "moved": array(START)}
+    state, other, average = averaging.init(params), plain.init(params), START
+    for factor in (1.0, -2.0, 3.0):
+        gradients = jax.tree.map(lambda _, factor=factor: array(factor * GRADIENT), params)
+        updates, state = averaging.update(gradients, state, params)
+        expected, other = plain.update(gradients, other, params)
+        jax.tree.map(np.testing.assert_array_equal, updates, expected)
+        params = optax.apply_updates(params, updates)
+        average = 0.75 * average + 0.25 * np.asarray(params["moved"])
+        assert isinstance(state, Averaged)
+        np.testing.assert_allclose(state.average["moved"], average, rtol=1e-6)
+        np.testing.assert_array_equal(state.average["still"], START)
+
+
+def test_parameters_too_coarse_for_an_average_are_refused():
+    averaging = build_optimizer(OptimizerConfig(ema_decay=0.9), 5)
+    with pytest.raises(ConfigError, match=r"ema_decay needs parameters of float32, .*, got bfloat16"):
+        averaging.init({"w": jnp.ones(2, jnp.bfloat16)})
 
 
 def test_the_rate_that_is_told_is_that_of_the_training_step():
@@ -283,6 +307,7 @@ def test_the_schedule_reaches_the_optimiser():
         ({"name": "adamw", "undecayed": "("}, r"optimizer.undecayed must be a regular expression, got '\('"),
         ({"accumulate": 0}, "optimizer.accumulate must be at least 1, got 0"),
         ({"accumulate": 11}, "optimizer.accumulate must be at most 10, the steps of the run, got 11"),
+        ({"ema_decay": 1.0}, "optimizer.ema_decay must be from 0 to below 1, got 1.0"),
         ({"b1": 1.0}, "optimizer.b1 must be from 0 to below 1, got 1.0"),
         ({"b2": -0.1}, "optimizer.b2 must be from 0 to below 1, got -0.1"),
         ({"eps": 0.0}, "optimizer.eps must be positive, got 0.0"),

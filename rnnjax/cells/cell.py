@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.checks import check_floating, check_params, check_state
 from rnnjax.cells.randomness import TimedKey
+from rnnjax.cells.representation import as_code
 from rnnjax.cells.sizes import Size
 
 Params = Any
@@ -57,6 +58,15 @@ class Cell(ABC):
 
     # Whether `init` returns the parameters, all but what they leave out in their `of_init`; only such can be checked.
     params_are_of_init: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        # Otherwise `dataclass` gives each class a repr of its own, which shows every field.
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = Cell.__repr__
+
+    def __repr__(self) -> str:
+        return as_code(self) if dataclasses.is_dataclass(self) else super().__repr__()
 
     @property
     @abstractmethod

@@ -114,8 +114,20 @@ def check_new_state(cell: Any, new: Any, state: Any) -> None:
     """Raises unless the state after a step has the structure and the shapes of the one before it."""
     alike = jax.tree.structure(new) == jax.tree.structure(state)
     if not alike or [*map(np.shape, jax.tree.leaves(new))] != [*map(np.shape, jax.tree.leaves(state))]:
-        name, like = type(cell).__name__, describe(state)
-        raise TypeError(f"{name} must make a new state that is built as the old one, {like}, got {describe(new)}")
+        name, kind, like = type(cell).__name__, type(state).__name__, describe(state)
+        raise TypeError(
+            f"{name} must make a new state that is built as the old one, {like}, got {describe(new)}; return a {kind} "
+            "of such shapes"
+        )
+
+
+def check_hidden(cell: Any, state: Any, otherwise: str = "derive the cell from rnnjax.Cell") -> None:
+    """Raises unless a state has the field `h` that is read of it; `otherwise` says what to do without one."""
+    if not hasattr(state, "h"):
+        raise TypeError(
+            f"{type(cell).__name__} must have a state with a field h, got {describe(state)}; have initial_state return "
+            f"a NamedTuple with h, such as rnnjax.HiddenState, or {otherwise}"
+        )
 
 
 def check_new_types(cell: Any, new: Any, state: Any) -> None:

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.cell import Params, State
-from rnnjax.cells.checks import check_new_state
+from rnnjax.cells.checks import check_hidden, check_new_state
 from rnnjax.cells.hidden_cell import HiddenCell
 from rnnjax.cells.initializers import Initializer, gate_kernels, gate_vectors, vector_initializer
 from rnnjax.cells.sizes import Size, check_size
@@ -86,6 +86,7 @@ class DiagonalCell(HiddenCell):
     def init_gates(self, key: PRNGKeyArray, input_size: Size) -> tuple[Array, Array, Array | None]:
         """Returns fresh ``w_x [I, G, H]``, ``w_h [G, H]`` and ``b [G, H]``, gate by gate; b is None without biases."""
         check_size("input_size", input_size)
+        check_size("gate_count", self.gate_count)
         k_x, k_h, k_b = jax.random.split(key, 3)
         shape = (self.gate_count, self.hidden_size)
         return (
@@ -104,6 +105,7 @@ class DiagonalCell(HiddenCell):
         return jax.random.uniform(key, shape, at_least_float32(dtype), -1.0, 1.0).astype(dtype)
 
     def advance(self, params: Params, state: State, z: Any) -> State:
+        check_hidden(self, state)
         dtype = state.h.dtype
         h, w_h = state.h[..., None, :], params.w_h.astype(dtype)
         # In full, so that the gradient of the weights is one sum.

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.blocks import RecurrentWeight, block_product, in_blocks
 from rnnjax.cells.cell import Params, State, compute_dtype
-from rnnjax.cells.checks import check_new_state
+from rnnjax.cells.checks import check_hidden, check_new_state
 from rnnjax.cells.hidden_cell import HiddenCell
 from rnnjax.cells.initializers import Initializer, gate_kernels, gate_vectors, initializer
 from rnnjax.cells.projecting import matrix
@@ -92,6 +92,7 @@ class GatedCell(HiddenCell):
 
         ``b`` is None with ``use_bias=False``.
         """
+        check_size("gate_count", gate_count)
         k_x, k_h, k_b = jax.random.split(key, 3)
         shape = (gate_count, self.hidden_size)
         return (
@@ -105,6 +106,7 @@ class GatedCell(HiddenCell):
         return params.w_h
 
     def advance(self, params: Params, state: State, z: Any) -> State:
+        check_hidden(self, state)
         r = recurrent_product(state.h, self.recurrent_weight(params), compute_dtype(z))
         new = self.gates(params, state, z, r)
         check_new_state(self, new, state)

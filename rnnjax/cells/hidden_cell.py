@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from rnnjax.cells.cell import Cell, Key, Params, Recur, State, compute_dtype
+from rnnjax.cells.checks import check_hidden
 from rnnjax.cells.initializers import Initializer, initializer, vector_initializer
 from rnnjax.cells.projecting import keep_dtypes, project
 from rnnjax.cells.sizes import batch_shape, keep_sizes
@@ -101,6 +102,7 @@ class HiddenCell(Cell):
 
     def read(self, params: Params, state: State, z: Any) -> Array:
         """Returns ``y`` of one step or of all steps at once: the arguments may have any leading axes."""
+        check_hidden(self, state, "override read")
         return state.h.astype(compute_dtype(z))
 
 

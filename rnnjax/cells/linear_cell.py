@@ -14,6 +14,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from rnnjax.cells.cell import Params, State
 from rnnjax.cells.checks import check_new_state
+from rnnjax.cells.coefficient_checks import check_coefficients, check_pair
 from rnnjax.cells.hidden_cell import HiddenCell
 from rnnjax.cells.initializers import gate_kernels, gate_vectors
 from rnnjax.cells.pairs import is_complex, map_numbers, plus, times
@@ -79,6 +80,7 @@ class LinearCell(HiddenCell):
 
     def init_gates(self, key: PRNGKeyArray, input_size: Size) -> tuple[Array, Array | None]:
         """Returns fresh ``w_x [I, G, H]`` and ``b [G, H]``, each gate initialised separately; b may be None."""
+        check_size("gate_count", self.gate_count)
         k_x, k_b = jax.random.split(key)
         shape = (self.gate_count, self.hidden_size)
         w_x = gate_kernels(self.kernel_init, k_x, int(input_size), *shape, self.param_dtype)
@@ -91,7 +93,9 @@ class LinearCell(HiddenCell):
         return jax.tree.map(lambda after, before: after.astype(before.dtype), new, state)
 
 
-def coefficients_like(cell: LinearCell, params: Params, zs: Any, state: State) -> tuple[State, State]:
+def coefficients_like(
+    cell: LinearCell, params: Params, zs: Any, state: State, steps: tuple[int, ...] = ()
+) -> tuple[State, State]:
     """Returns a linear cell's coefficients in the type of the state, each built as the state is.
 
     Args:
@@ -99,18 +103,27 @@ def coefficients_like(cell: LinearCell, params: Params, zs: Any, state: State) -
       params: its parameters.
       zs: what `inputs` returned, of one step or of several.
       state: a state, each leaf ``[*batch, ...]``.
+      steps: the number of steps, where they are several.
+
+    Raises:
+      TypeError: if they are no pair, or not built as the state is.
+      ValueError: if one does not broadcast to the state.
     """
     dtype = functools.reduce(np.promote_types, (leaf.dtype for leaf in jax.tree.leaves(state)))
 
     def in_its_type(z: Array) -> Array:
         return z.astype(np.promote_types(z.dtype, dtype)) if jnp.issubdtype(z.dtype, jnp.floating) else z
 
-    a, b = cell.coefficients(params, jax.tree.map(in_its_type, zs))
-    return _built_as(state, a), _built_as(state, b)
+    pair = cell.coefficients(params, jax.tree.map(in_its_type, zs))
+    check_pair(cell, pair)
+    a, b = (_built_as(state, numbers) for numbers in pair)
+    check_coefficients(cell, (a, b), state, steps)
+    return a, b
 
 
 def _built_as(state: State, numbers: Any) -> State:
     """Returns a tree as it is, and one number as a tree that has it everywhere."""
-    if not isinstance(numbers, jax.Array) and not is_complex(numbers):
+    if not is_complex(numbers) and not jax.tree_util.all_leaves([numbers]):
         return numbers
-    return map_numbers(lambda _: numbers, state)
+    number = jax.tree.map(jnp.asarray, numbers)
+    return map_numbers(lambda _: number, state)

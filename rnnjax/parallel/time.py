@@ -17,6 +17,7 @@ from rnnjax.parallel.replicated import copies_of_inputs, mapped_axis_size, only_
 from rnnjax.unrolling.associative import run_linear
 from rnnjax.unrolling.chunks import Combined, Part
 from rnnjax.unrolling.cutting import nan_where_lost
+from rnnjax.unrolling.instead import methods_for
 from rnnjax.unrolling.linear_scan import Implementation, ScanSettings, check_implementation
 from rnnjax.unrolling.newton import Newton
 from rnnjax.unrolling.recurrence import CellSequence, Method, Recurrence
@@ -86,7 +87,7 @@ class TimeSplit(Method):
             return None if is_linear(cell) else self.newton.why_not(recurrence)
         return (
             f"TimeSplit() takes linear and diagonal cells whose step is LinearCell's or DiagonalCell's, and "
-            f"{type(cell).__name__} is neither here; unroll it on one device, by Scan() or Auto()"
+            f"{type(cell).__name__} is neither here; unroll it on one device, by {methods_for(cell)}"
         )
 
     def over(self, sequence: CellSequence) -> tuple[Any, State]:

@@ -27,7 +27,7 @@ from rnnjax.training.directory.summary import is_summary
 from rnnjax.training.directory.trust import TRUST
 from rnnjax.training.engine import epoch_steps
 from rnnjax.training.evaluation import run_config
-from rnnjax.training.state import as_items, from_items
+from rnnjax.training.state import as_items, from_items, with_params
 from rnnjax.training.step import TrainState
 
 _log = logging.getLogger(__name__)
@@ -217,8 +217,7 @@ class Ancestor:
                 self._take_over(there, step, state, run, own)
                 begun, scores = (step, from_items(items)), there.metrics(step)
             else:
-                fresh: Any = state
-                begun, scores = (0, fresh.replace(params=items["params"])), {}
+                begun, scores = (0, with_params(state, items["params"])), {}
             own.save(begun[0], as_items(begun[1]), scores)
             own.wait()
         _log.info("begins with the parameters of %s, step %d", self._run.path, step)

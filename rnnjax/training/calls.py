@@ -54,9 +54,9 @@ def train_and_test(engine: Engine, begin: Beginning, record: Record, stop: StopR
         seconds = max(time.perf_counter() - started - engine.steps.compile_seconds, 1e-9)
         record.checkpoints.wait()
         # None if a signal has stopped it.
-        metrics = engine.evaluate["test"](states.params, stop.of_any_process)
+        metrics = engine.evaluate["test"](states.evaluated, stop.of_any_process)
         if metrics is not None:
-            stop.unless_stopped(lambda: record.write_test(metrics, states.params))
+            stop.unless_stopped(lambda: record.write_test(metrics, states.evaluated))
         wait_for_all("scored")  # scoring may take longer than the time limit of the checkpoints' own barriers
     stopped = stop.of_any_process()
     if stopped:
@@ -122,7 +122,7 @@ def train_steps(engine: Engine, begin: Beginning, record: Record, stop: StopRequ
 
     def validate(results: CallResults) -> tuple[CallResults, bool]:
         """Adds validation metrics and states, unless a signal stops the evaluation; returns whether none did."""
-        validation = engine.evaluate["validation"](states.params, stop.of_any_process)
+        validation = engine.evaluate["validation"](states.evaluated, stop.of_any_process)
         if validation is None:
             return results, False
         # A copy, since the next call takes the memory of the states before these are written.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
@@ -24,6 +25,7 @@ from rnnjax.training.directory.summary import summarise
 from rnnjax.training.engine import Engine, plan
 from rnnjax.training.interruption import StopRequest
 from rnnjax.training.log_window import steps_in
+from rnnjax.training.profile import Profile
 from rnnjax.training.record import Beginning
 from rnnjax.training.run_record import RunRecord
 from rnnjax.training.sinks.named import followers
@@ -34,7 +36,14 @@ from rnnjax.unrolling.auto import using
 _log = logging.getLogger(__name__)
 
 
-def train(task: Task, config: TrainConfig, run: RunDirectory, ancestor: Ancestor | None = None) -> dict[str, Any]:
+def train(
+    task: Task,
+    config: TrainConfig,
+    run: RunDirectory,
+    ancestor: Ancestor | None = None,
+    *,
+    profile: Path | None = None,
+) -> dict[str, Any]:
     """Trains, or resumes from the run's last checkpoint; writes the summary.
 
     Args:
@@ -42,6 +51,7 @@ def train(task: Task, config: TrainConfig, run: RunDirectory, ancestor: Ancestor
       config: the config.
       run: the run directory.
       ancestor: another run, with which this one begins where it has no checkpoint yet.
+      profile: a directory for a trace of a few training steps, by JAX's profiler; None for none.
 
     Returns:
       the summary; if there are several processes, those that do not write get an empty one.
@@ -54,11 +64,11 @@ def train(task: Task, config: TrainConfig, run: RunDirectory, ancestor: Ancestor
       Interrupted: if a signal stopped it, after a checkpoint.
     """
     with StopRequest() as stop, run.locked():
-        return _train(task, config, run, ancestor, stop)
+        return _train(task, config, run, ancestor, stop, Profile(profile))
 
 
 def _train(
-    task: Task, config: TrainConfig, run: RunDirectory, ancestor: Ancestor | None, stop: StopRequest
+    task: Task, config: TrainConfig, run: RunDirectory, ancestor: Ancestor | None, stop: StopRequest, profile: Profile
 ) -> dict[str, Any]:
     started = time.perf_counter()
     sinks = Sinks(run.append_metrics, followers(config.sinks) if run.writes else {})
@@ -70,6 +80,7 @@ def _train(
     parallel = config.parallel
     mesh = batch_mesh(str(choice.devices), config.batch_size, parallel.layers, parallel.time)
     engine = Engine(task, config, mesh)
+    engine.steps.profile = profile
     # Claimed when the config is known to run, so that a mistake in a flag does not occupy the directory.
     run.claim(to_dict(config))
     run.keep_model(model_file(task))
@@ -87,6 +98,7 @@ def _train(
         sinks.open(to_dict(config), run.path, lines)
         with sinks:
             trained = train_and_test(engine, begin, RunRecord(engine, begin, checkpoints, run, sinks), stop)
+    profile.end()
     if not run.writes:
         return {}
     times = {

@@ -20,6 +20,7 @@ from rnnjax.parallel.mapping import map_over_devices
 from rnnjax.parallel.mesh import EVERYWHERE
 from rnnjax.tasks.task import Batch, Buckets, Task
 from rnnjax.training.batches import CALL_INPUTS, EACH_RUN, CallInputs, Feed, Order, Traced
+from rnnjax.training.profile import Profile
 from rnnjax.training.step import STATES, TrainState, train_step
 from rnnjax.unrolling.varying import vary
 
@@ -47,6 +48,7 @@ class TrainProgram:
       compile_seconds: time spent on tracing and compiling so far.
       input_seconds: time that the host has spent on gathering and sending batches so far.
       ready: when the first step could begin, by `time.perf_counter`.
+      profile: makes the calls, and may trace one.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class TrainProgram:
         known: bool = False,
     ):
         self.compile_seconds = self.input_seconds = self.ready = 0.0
+        self.profile = Profile()
         self._task, self._optimizer, self._feed = task, optimizer, feed
         self._mesh, self._map = mesh, map
         self._most, self._known = most, known
@@ -95,7 +98,7 @@ class TrainProgram:
             self.compile_seconds += time.perf_counter() - started
         # That of the first call, also in all later ones.
         self.ready = self.ready or time.perf_counter()
-        return settle(self._programs[key](states, inputs, *numbers))
+        return settle(self.profile(self._programs[key], states, inputs, *numbers))
 
     def _compiled(self, most: int, known_count: int | None, arguments: tuple[Any, ...]) -> Callable[..., Any]:
         """Returns the program of a call with such arguments.

@@ -15,19 +15,35 @@ from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 
 from rnnjax.config import TrainConfig
 from rnnjax.memory import devices_apart, require_memory, require_room_for
+from rnnjax.optimizer import Averaged
 from rnnjax.parallel.mesh import EVERYWHERE, padded_runs, place
 from rnnjax.tasks.task import Task
 from rnnjax.training.step import STATE, STATES, TrainState
 
 
 def as_items(state: TrainState) -> dict[str, Any]:
-    """Returns a state as the items of a checkpoint: the parameters, and everything else."""
+    """Returns a state as the items of a checkpoint: the parameters that are evaluated, and everything else."""
+    state = _exchanged(state)
     return {"params": state.params, "state": state.replace(params=None)}  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def from_items(items: Mapping[str, Any]) -> TrainState:
     """Returns the state of which `as_items` made the items."""
-    return items["state"].replace(params=items["params"])
+    return _exchanged(items["state"].replace(params=items["params"]))
+
+
+def with_params(state: TrainState, params: Any) -> TrainState:
+    """Returns a state that begins with other parameters, from which a running average of them begins too."""
+    averaged: Any = from_items(as_items(state) | {"params": params})
+    return averaged.replace(params=params)
+
+
+def _exchanged(state: TrainState) -> TrainState:
+    """Returns a state with the average of the parameters in the place of them, and these in that of the average."""
+    if not isinstance(state.opt_state, Averaged):
+        return state
+    average, others = state.opt_state.average, state.opt_state._replace(average=state.params)
+    return state.replace(params=average, opt_state=others)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def initial_train_state(task: Task, optimizer: optax.GradientTransformation) -> Callable[[int], TrainState]:

@@ -14,7 +14,7 @@ from flax import struct
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from rnnjax.optimizer import Optimizer
+from rnnjax.optimizer import Averaged, Optimizer
 from rnnjax.parallel.mesh import BATCH, EVERYWHERE, RUNS, sum_over
 from rnnjax.tasks.checks import checked_loss
 from rnnjax.tasks.task import Batch, Metrics, Task, Weighted
@@ -40,6 +40,11 @@ class TrainState:
     opt_state: Any
     carry: Any
     key: PRNGKeyArray
+
+    @property
+    def evaluated(self) -> Any:
+        """The parameters to evaluate and keep: their running average if there is one, else `params`."""
+        return self.opt_state.average if isinstance(self.opt_state, Averaged) else self.params
 
 
 _SPECS: Any = (EVERYWHERE, EVERYWHERE, EVERYWHERE, PartitionSpec(BATCH), EVERYWHERE)

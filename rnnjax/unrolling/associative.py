@@ -19,6 +19,7 @@ from rnnjax.cells.sizes import keep_sizes
 from rnnjax.cells.traits import is_linear
 from rnnjax.unrolling.chunks import WHOLE, Chunks
 from rnnjax.unrolling.cutting import zero_tangents_where
+from rnnjax.unrolling.instead import methods_for
 from rnnjax.unrolling.linear_scan import (
     Implementation,
     ScanArrays,
@@ -105,7 +106,7 @@ def _not_linear(cell: Cell) -> str | None:
         return None
     return (
         f"Associative() takes linear cells whose step is LinearCell's, and {type(cell).__name__} is not one here; "
-        "use Scan(), or Auto(), which chooses a method for each layer"
+        f"use {methods_for(cell)}, or Auto(), which chooses a method for each layer"
     )
 
 
@@ -163,8 +164,8 @@ def _arrays(recurrence: Recurrence) -> _Arrays:
 
 def _folded(cell: LinearCell, arrays: _Arrays) -> tuple[State, State]:
     """Returns the coefficients of all steps, of which missing steps and the initial state of resets are a part."""
-    a, b = coefficients_like(cell, arrays.params, arrays.zs, arrays.state)
     length = jax.tree.leaves(arrays.zs)[0].shape[0]
+    a, b = coefficients_like(cell, arrays.params, arrays.zs, arrays.state, (length,))
     b = map_numbers(lambda h, b: _over_time(b, h, length), arrays.state, b)
     if arrays.resets is not None:
         a = map_numbers(lambda h, a: _over_time(a, h, length), arrays.state, a)

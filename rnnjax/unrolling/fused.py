@@ -16,6 +16,7 @@ from rnnjax.cells.gated_cell import GatedCell, recurrent_product
 from rnnjax.cells.sizes import keep_sizes
 from rnnjax.cells.traits import fuses
 from rnnjax.unrolling.cutting import lost_to_reset
+from rnnjax.unrolling.instead import methods_for
 from rnnjax.unrolling.products import Products, Starts, instantiated, products_of
 from rnnjax.unrolling.recurrence import Method, Recurrence
 from rnnjax.unrolling.selecting import select, zeros_where
@@ -60,7 +61,7 @@ class Fused(Method):
         name = type(recurrence.cell).__name__
         return (
             f"Fused() takes gated cells whose step is GatedCell's, and {name} is not one here; "
-            "use Scan(), or Auto(), which chooses a method for each layer"
+            f"use {methods_for(recurrence.cell)}, or Auto(), which chooses a method for each layer"
         )
 
     def run(self, recurrence: Recurrence) -> tuple[Array, State]:

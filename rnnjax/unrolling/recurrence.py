@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 from rnnjax.cells.cell import Cell, Key, Params, State
 from rnnjax.cells.checks import check_new_state, check_new_types
 from rnnjax.unrolling.cutting import Taken, nan_up_to_reset, step_before_reset
+from rnnjax.unrolling.own_gates import check_own_gates
 from rnnjax.unrolling.selecting import select, zeros_where
 from rnnjax.unrolling.varying import vary, varying_axes
 
@@ -124,8 +125,10 @@ class Method:
         """Runs a recurrence after asking `why_not`.
 
         Raises:
-          ValueError: with the sentence of `why_not`, if the method cannot run it.
+          ValueError: with the sentence of `why_not`, if the method cannot run it; for a user's own cell that reads a
+            gate which it does not have.
         """
+        check_own_gates(recurrence.cell, recurrence.params, recurrence.state, recurrence.steps.z)
         reason = self.why_not(recurrence)
         if reason is not None:
             raise ValueError(reason)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from rnnjax.cells.representation import as_code
 from rnnjax.cells.traits import is_gated
 from rnnjax.unrolling.by_head import number_of_heads
 from rnnjax.unrolling.candidates import method_as_json
@@ -54,7 +55,7 @@ class Tuned:
             best = {"forward": self.forward, "with gradient": self.gradient}
             chosen = [measure for measure, method in best.items() if method == timed.method]
             remark = timed.trouble or (f"fastest {' and '.join(chosen)}" if chosen else "")
-            rows.append((described(timed.method), _milliseconds(timed.forward), _milliseconds(timed.gradient), remark))
+            rows.append((as_code(timed.method), _milliseconds(timed.forward), _milliseconds(timed.gradient), remark))
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {remark}" for a, b, c, remark in rows]
         return "\n".join([self.title, *map(str.rstrip, lines)])
@@ -66,7 +67,7 @@ class Tuned:
         batch = jax.tree.leaves(recurrence.steps.z)[0].shape[1:]
         batch = recurrence.xs.shape[1:-1] if recurrence.xs is not None else batch[:1]
         heads = number_of_heads(recurrence) if is_gated(recurrence.cell) else 1
-        cell = described(recurrence.cell) + (f" in {heads} heads" if heads > 1 else "")
+        cell = repr(recurrence.cell) + (f" in {heads} heads" if heads > 1 else "")
         sizes = f"{cell}, T {recurrence.length}, batch {' x '.join(map(str, batch))}"
         features = "" if recurrence.xs is None else f", {recurrence.xs.shape[-1]} features"
         flags = [name for name in ("valid", "resets") if getattr(recurrence.steps, name) is not None]
@@ -113,15 +114,6 @@ class TuneReport:
             for each in self.tuned
         ]
         return {"device": self.device, "versions": dict(self.versions), "recurrences": recurrences}
-
-
-def described(value: Any) -> str:
-    """Returns a cell or a method as text, without options that have their default value."""
-    if not dataclasses.is_dataclass(value) or isinstance(value, type):
-        return getattr(value, "__name__", None) or repr(value)
-    options = ((field, getattr(value, field.name)) for field in dataclasses.fields(value) if field.init)
-    changed = [f"{field.name}={described(option)}" for field, option in options if option != field.default]
-    return f"{type(value).__name__}({', '.join(changed)})"
 
 
 def _milliseconds(seconds: float | None) -> str:

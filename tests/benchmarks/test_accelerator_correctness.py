@@ -30,7 +30,7 @@ def test_there_are_sequences_without_a_step_and_of_all_steps_and_resets_at_the_f
 def test_a_method_that_refuses_is_not_wrong_and_says_why():
     row = measure(Case("GRU", 1, 3, 2, 8, "float32", projected=True), CuDNN())
     assert (row.wrong, row.given) == (False, None)
-    assert row.reason == "cuDNN runs the plain LSTM only, got GRU; use another method"
+    assert row.reason == "cuDNN runs the plain LSTM only, got GRU; use Fused() or Scan()"
 
 
 class Wrong(Scan):

@@ -168,7 +168,7 @@ def test_what_has_no_heads_is_refused_in_a_sentence(make, error, sentence):
 
 def test_cudnn_which_has_no_heads_says_so():
     cell = Heads(LSTM(H), N)
-    with pytest.raises(ValueError, match="cuDNN runs the plain LSTM only, got one in 3 heads; use another method"):
+    with pytest.raises(ValueError, match="cuDNN runs the plain LSTM only, got one in 3 heads; use Fused"):
         unroll(cell, parameters(cell, I), inputs(B, T, I), method=CuDNN())
 
 

@@ -20,7 +20,7 @@ def test_it_prints_a_table_writes_it_and_keeps_the_choice(call, tmp_path):
     arguments = ["--cell", "BasicRNN", "--shape", "1,2,3,4", "--forward-only", "--seconds", "0", "--dtype", "bfloat16"]
     code, out, sentences, _ = call(main, *arguments, "--json", tmp_path / "times.json")
     assert (code, sentences) == (0, [])
-    assert "BasicRNN(hidden_size=4), T 1, batch 2, 3 features, products in bfloat16" in out
+    assert "BasicRNN(4), T 1, batch 2, 3 features, products in bfloat16" in out
     [found] = json.loads((tmp_path / "times.json").read_text())["recurrences"]
     assert [timed["method"]["name"] for timed in found["methods"]] == ["Scan", "Fused", "Static"]
     [kept] = json.loads((cache_directory() / "methods.json").read_text()).values()

@@ -113,6 +113,14 @@ def test_parameters_alone_are_taken_and_what_is_frozen_stays_as_it_is(parent, tm
     assert max(row["step"] for row in directory.metrics()) == 8
 
 
+def test_an_average_of_parameters_begins_with_those_that_are_taken(parent, tmp_path):
+    averaging = OptimizerConfig(learning_rate=1e-9, ema_decay=0.5)
+    _, state = begun(tmp_path / "run", config_of(epochs=1, optimizer=averaging), from_run(parent))
+    taken = params_of(parent.directory)[1]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.params, taken)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.opt_state.average, taken)
+
+
 def test_it_is_resumed_without_its_parent_and_refused_with_another(parent, tmp_path, monkeypatch):
     config, path = config_of(epochs=1, seed=5), shutil.copytree(parent.directory.path, tmp_path / "p")
     asked = Parent("init_from", str(path), "last")

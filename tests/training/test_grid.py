@@ -35,6 +35,8 @@ def numbers_of(grid):
         *[({"name": name}, option, True) for name in ("adam", "adamw", "lamb") for option in ("b1", "b2", "eps")],
         *[({"name": "lion"}, "b1", True), ({"name": "rmsprop"}, "eps", True), ({"name": "adagrad"}, "eps", True)],
         ({"accumulate": 3}, "learning_rate", True),
+        ({"ema_decay": 0.9}, "learning_rate", True),
+        ({"ema_decay": 0.9}, "ema_decay", False),
         ({"name": "optax:adabelief"}, "b1", True),
     ],
 )

@@ -3,17 +3,20 @@ import shutil
 import signal
 import sys
 
+import jax
 import numpy as np
 import pytest
 from fixtures.thorough import main_of, once_more
 from toytasks.runs import assert_identical, assert_same_run, last_checkpoint, run_training, scalars, sign_config
 from toytasks.sign import Config
 
+import rnnjax
 from rnnjax.config import CellConfig, DataConfig, OptimizerConfig, ParallelConfig
 from rnnjax.config_group import to_dict
 from rnnjax.errors import CheckpointError, DataError
 from rnnjax.tasks import build_task
 from rnnjax.training.directory.run_directory import RunDirectory
+from rnnjax.training.evaluation import evaluate_run
 from rnnjax.training.interruption import Interrupted
 from rnnjax.training.loop import train
 from rnnjax.training.record import Record
@@ -110,6 +113,22 @@ def test_a_run_stopped_between_the_steps_of_an_update_is_resumed_bit_by_bit(tmp_
     config = config_of(epochs=1, optimizer=OptimizerConfig(learning_rate=1e-2, clip_norm=1.0, accumulate=4))
     whole = run_training(tmp_path / "whole", config)
     assert [row["step"] for row in whole.metrics if row.get("update_norm", 0) > 0] == [4, 8]
+    assert_stopped_and_resumed(tmp_path / "stopped", config, whole, monkeypatch)
+
+
+def test_a_run_that_averages_its_parameters_is_evaluated_kept_and_resumed_by_the_average(tmp_path, monkeypatch):
+    optimizer = {"learning_rate": 1e-2, "clip_norm": 1.0}
+    plain = run_training(tmp_path / "plain", config_of(epochs=1, optimizer=OptimizerConfig(**optimizer)))
+    config = config_of(epochs=1, optimizer=OptimizerConfig(**optimizer, ema_decay=0.9))
+    whole = run_training(tmp_path / "whole", config)
+    assert_identical(whole.state.params, plain.state.params)  # training itself is the same
+    kept = rnnjax.load_run(tmp_path / "whole", "last", trust=True).params
+    assert_identical(kept, whole.state.opt_state.average)
+    moved = [np.abs(a - b).max() for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(plain.state.params))]
+    assert max(moved) > 1e-3
+    found = evaluate_run(str(tmp_path / "whole"), "test", "last", None, trusted=True)
+    assert found["loss"] == pytest.approx(whole.summary["final"]["test"]["loss"], rel=1e-5)
+    assert found["loss"] != pytest.approx(plain.summary["final"]["test"]["loss"], rel=1e-5)
     assert_stopped_and_resumed(tmp_path / "stopped", config, whole, monkeypatch)
 
 

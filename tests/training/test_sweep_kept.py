@@ -55,6 +55,14 @@ def test_the_best_run_of_every_group_is_kept_and_opened_by_its_name(swept):
         assert found["loss"] == pytest.approx(expected["best"]["loss"], rel=1e-4)
 
 
+def test_runs_that_average_their_parameters_are_kept_by_the_average(tmp_path):
+    arguments = [*SMALL, "--config.optimizer.ema_decay=0.9"]
+    results = sweep(read_grid(arguments, 1, 1, "all")[0], RunDirectory(tmp_path / "sweep"), train_in_turn)
+    for number, expected in enumerate(results["runs"]):
+        found = evaluate_run(f"{tmp_path}/sweep/{number}", "test", "last", None, trusted=True)
+        assert found["loss"] == pytest.approx(expected["final"]["test"]["loss"], rel=1e-4)
+
+
 def test_what_is_not_the_name_of_a_kept_run_is_refused(swept):
     path, results = swept
     with pytest.raises(ConfigError, match=r"holds a sweep; name one of its runs, .*/best, "):

@@ -69,7 +69,7 @@ def train_group(group: Group, task: Task, directory: RunDirectory, stop: StopReq
     rows = record.rows_by_run()
     write_to_sinks(group, directory, rows)
     devices_of_run = engine.mesh.size // engine.mesh.shape[RUNS]
-    last = engine.schedule.steps, trained.states.params
+    last = engine.schedule.steps, trained.states.evaluated
     kept_runs = write_kept(record, rows, last, lambda rows: summarise(task, rows, devices_of_run, times))
     directory.write_summary({"runs": record.results(rows), "kept": kept_runs, "devices": engine.mesh.size, **times})
     # With its summary a group is complete, and never resumed.

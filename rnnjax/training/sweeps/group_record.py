@@ -62,7 +62,7 @@ class GroupRecord(Record):
         """Writes the checkpoint of an evaluation, and keeps the parameters of runs that it finds better than ever."""
         if self.best is not None:
             scores = np.array([score_of(self.task, row) for row in validation], np.float32)
-            self.best.note(np.where(self.diverged == 0, scores, -np.inf), results.step, results.state.params)
+            self.best.note(np.where(self.diverged == 0, scores, -np.inf), results.step, results.state.evaluated)
         super().save(results, validation)
 
     def rows_by_run(self) -> RowsByRun:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from rnnjax.cells.blocks import heads_of, in_blocks
 from rnnjax.cells.lstm import LSTMParams, LSTMState
 from rnnjax.cells.traits import is_lstm
+from rnnjax.unrolling.instead import methods_for
 from rnnjax.unrolling.kernels.precision import exact_products
 from rnnjax.unrolling.recurrence import Method, Recurrence
 from rnnjax.unrolling.selecting import select
@@ -41,25 +42,25 @@ class CuDNN(Method):
     def why_not(self, recurrence: Recurrence) -> str | None:
         cell, steps = recurrence.cell, recurrence.steps
         if not is_lstm(cell):
-            return f"cuDNN runs the plain LSTM only, got {type(cell).__name__}; use another method"
+            return f"cuDNN runs the plain LSTM only, got {type(cell).__name__}; use {methods_for(cell)}"
         extras = [name for name in _EXTRAS if getattr(cell, name) not in (None, False)]
         others = {name: getattr(cell, name) for name in _PLAIN}
         extras += [f"{name}={value!r}" for name, value in others.items() if value != _PLAIN[name]]
         if extras:
-            return f"cuDNN runs the plain LSTM only, got one with {', '.join(extras)}; use another method"
+            return f"cuDNN runs the plain LSTM only, got one with {', '.join(extras)}; use Fused() or Scan()"
         weight = recurrence.params.w_h
         if in_blocks(weight):
-            return f"cuDNN runs the plain LSTM only, got one in {heads_of(weight)} heads; use another method"
+            return f"cuDNN runs the plain LSTM only, got one in {heads_of(weight)} heads; use Fused() or Scan()"
         if steps.resets is not None:
-            return "cuDNN cannot reset the state within a sequence; use another method, or leave out resets"
+            return "cuDNN cannot reset the state within a sequence; use Fused() or Scan(), or leave out resets"
         if recurrence.gaps:
-            return "cuDNN cannot skip steps within a sequence; use another method, or pass lengths instead of a mask"
+            return "cuDNN cannot skip steps within a sequence; use Fused() or Scan(), or pass lengths instead of a mask"
         if recurrence.xs is None:
-            return "cuDNN projects the inputs itself, but they are already projected here; use another method"
+            return "cuDNN projects the inputs itself, but they are already projected here; use Fused() or Scan()"
         unsupported = _types_but_float32(recurrence)
         if unsupported:
             types = ", ".join(unsupported)
-            return f"JAX's binding of cuDNN supports float32 only, got {types}; convert it, or use another method"
+            return f"JAX's binding of cuDNN supports float32 only, got {types}; convert it, or use Fused() or Scan()"
         return _unsuited_device()
 
     def run(self, recurrence: Recurrence) -> tuple[Float[Array, "T *B H"], LSTMState]:
@@ -100,10 +101,10 @@ def _types_but_float32(recurrence: Recurrence) -> list[str]:
 def _unsuited_device() -> str | None:
     """Returns in one sentence why cuDNN cannot run on this machine; None if it can."""
     if jax.default_backend() != "gpu":
-        return f"cuDNN needs an NVIDIA GPU, but JAX runs on {jax.default_backend()}; use another method"
+        return f"cuDNN needs an NVIDIA GPU, but JAX runs on {jax.default_backend()}; use Fused() or Scan()"
     # AMD's GPUs are "gpu" to JAX too.
     if "rocm" in jax.devices()[0].client.platform_version.lower():
-        return "cuDNN needs an NVIDIA GPU, but JAX runs on ROCm; use another method"
+        return "cuDNN needs an NVIDIA GPU, but JAX runs on ROCm; use Fused() or Scan()"
     if not hasattr(getattr(rnn, "gpu_rnn", None), "compute_rnn_workspace_reserve_space_sizes"):
         return 'this JAX was built without cuDNN; install it with: pip install "rnnjax[cuda]"'
     return None

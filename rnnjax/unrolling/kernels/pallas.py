@@ -16,6 +16,7 @@ from rnnjax.cells.cell import State, compute_dtype
 from rnnjax.cells.gated_cell import GatedCell
 from rnnjax.cells.traits import fuses
 from rnnjax.unrolling.by_head import number_of_heads, of_one_head, run_by_head
+from rnnjax.unrolling.instead import methods_for
 from rnnjax.unrolling.kernels.instructions import unknown_operation
 from rnnjax.unrolling.kernels.layout import (
     MULTIPROCESSORS,
@@ -107,7 +108,10 @@ def unsuited_recurrence(recurrence: Recurrence, interpret: bool = False) -> str 
     """Returns in one sentence why the kernels cannot run a recurrence on any machine; None if they can."""
     cell, name = recurrence.cell, type(recurrence.cell).__name__
     if not fuses(cell):
-        return f"Pallas() takes gated cells whose step is GatedCell's, and {name} is not one here; use Scan() or Auto()"
+        return (
+            f"Pallas() takes gated cells whose step is GatedCell's, and {name} is not one here; "
+            f"use {methods_for(cell)}, or Auto(), which chooses a method for each layer"
+        )
     if not cell.pointwise:
         return f"{name} mixes hidden units in its gates, and Pallas() splits them; use Fused() or Scan()"
     leaves = jax.tree.leaves((recurrence.params, recurrence.state, recurrence.steps.z))
