@@ -69,6 +69,7 @@ class OneHotRNN(nn.Module):
       size: number I of ids.
       dtype: compute type.
       method, reverse, time_major: as in `rnnjax.unroll`.
+      deterministic: as in `RNN`.
     """
 
     cell: Cell
@@ -77,6 +78,7 @@ class OneHotRNN(nn.Module):
     method: Method | None = None
     reverse: bool = False
     time_major: bool = False
+    deterministic: bool = False
 
     @nn.compact
     def __call__(
