@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rnnjax.cells.cell import Cell, Key, Params, State
 from rnnjax.cells.sizes import Size
-from rnnjax.unrolling.bidirectional import Cells, bidirectional, drops, init_bidirectional
+from rnnjax.unrolling.bidirectional import Cells, bidirectional, drops, hashable, init_bidirectional
 from rnnjax.unrolling.recurrence import Method
 from rnnjax.unrolling.sequences import unroll
 
@@ -110,11 +110,11 @@ class Bidirectional(nnx.Module):
         deterministic: bool = False,
         rngs: nnx.Rngs,
     ):
-        self.forward_cell = nnx.static(_hashable(forward_cell))
-        self.backward_cell = nnx.static(_hashable(backward_cell))
+        self.forward_cell = nnx.static(hashable(forward_cell))
+        self.backward_cell = nnx.static(hashable(backward_cell))
         self.method, self.time_major, self.dropout, self.deterministic = method, time_major, dropout, deterministic
         self.params = nnx.data(
-            _as_variables(init_bidirectional(rngs.params(), forward_cell, backward_cell, int(input_size)))
+            _as_variables(init_bidirectional(rngs.params(), forward_cell, backward_cell, input_size))
         )
         self.rngs = _dropout_stream(rngs, drops(forward_cell, backward_cell, dropout))
 
@@ -144,11 +144,6 @@ class Bidirectional(nnx.Module):
             key=_dropout_key(self, deterministic, rngs, drops(self.forward_cell, self.backward_cell, self.dropout)),
             time_major=self.time_major,
         )
-
-
-def _hashable(cells: Cells) -> Cells:
-    # What is static is hashed, as lists cannot be.
-    return cells if isinstance(cells, Cell) else tuple(cells)
 
 
 def _as_variables(params: Params) -> Any:

@@ -58,7 +58,7 @@ def unroll_one_hot(
         raise TypeError(f"ids must be whole numbers, got {ids.dtype}")
     inner, w_x = projected(cell, params)
     zs = lookup(w_x, ids, dtype)
-    return unroll(inner, params, zs.reshape(*ids.shape, -1), state, **options)
+    return unroll(inner, params, jnp.reshape(zs, (*ids.shape, zs.shape[-2] * zs.shape[-1])), state, **options)
 
 
 class OneHotRNN(nn.Module):
@@ -69,6 +69,7 @@ class OneHotRNN(nn.Module):
       size: number I of ids.
       dtype: compute type.
       method, reverse, time_major: as in `rnnjax.unroll`.
+      deterministic: as in `RNN`.
     """
 
     cell: Cell
@@ -77,6 +78,7 @@ class OneHotRNN(nn.Module):
     method: Method | None = None
     reverse: bool = False
     time_major: bool = False
+    deterministic: bool = False
 
     @nn.compact
     def __call__(

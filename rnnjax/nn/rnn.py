@@ -7,10 +7,12 @@ from typing import Any
 
 import flax.linen as nn
 from flax.errors import InvalidRngError
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from rnnjax.cells.cell import Cell, Key, State
-from rnnjax.unrolling.bidirectional import Cells, bidirectional, drops, input_sizes, layers
+from rnnjax.unrolling.bidirectional import Cells, bidirectional, drops, hashable, input_sizes, layers
+from rnnjax.unrolling.checks import check_inputs
 from rnnjax.unrolling.recurrence import Method
 from rnnjax.unrolling.sequences import unroll
 
@@ -21,9 +23,14 @@ class RNN(nn.Module):
     Dropout is drawn from the rng `dropout`. As with Flax's own, where cells have dropout that rng must be given or
     `deterministic` be true, which drops nothing; initialising needs neither.
 
+    `nn.Sequential` hands all that a layer returns to the next one, which would start from this one's final state: put
+    ``lambda ys, state: ys`` between them, or make one layer of a `Stack`.
+
     Attributes:
       cell: the cell, a `Stack` for several layers.
       method, reverse, time_major: as in `rnnjax.unroll`.
+      deterministic: whether nothing is dropped by a call that does not say so itself; for `nn.vmap`, `nn.remat` and
+        `nn.jit`, which hand no such option on as it is.
 
     Example:
       >>> import jax, jax.numpy as jnp, rnnjax
@@ -39,6 +46,7 @@ class RNN(nn.Module):
     method: Method | None = None
     reverse: bool = False
     time_major: bool = False
+    deterministic: bool = False
 
     @nn.compact
     def __call__(
@@ -49,9 +57,10 @@ class RNN(nn.Module):
         lengths: Int[Array, " *B"] | None = None,
         mask: Bool[Array, "*B T"] | None = None,
         resets: Bool[Array, "*B T"] | None = None,
-        deterministic: bool = False,
+        deterministic: bool | None = None,
     ) -> tuple[Float[Array, "*B T O"], State]:
         """Returns the outputs and the final state, as `rnnjax.unroll` does."""
+        xs = check_inputs(xs)
         options = {"lengths": lengths, "mask": mask, "resets": resets, "deterministic": deterministic}
         return unrolled(self, unroll, xs.shape[-1], xs, state, **options)
 
@@ -66,6 +75,7 @@ class Bidirectional(nn.Module):
       forward_cell, backward_cell: the cells, or two lists of cells, one a layer.
       method, time_major: as in `rnnjax.unroll`.
       dropout: rate of dropping what a layer reads of the layer below, as in `rnnjax.bidirectional`.
+      deterministic: as in `RNN`.
 
     Example:
       >>> import jax, jax.numpy as jnp, rnnjax
@@ -82,6 +92,11 @@ class Bidirectional(nn.Module):
     method: Method | None = None
     time_major: bool = False
     dropout: float = 0.0
+    deterministic: bool = False
+
+    def __post_init__(self):
+        self.forward_cell, self.backward_cell = hashable(self.forward_cell), hashable(self.backward_cell)
+        super().__post_init__()
 
     @nn.compact
     def __call__(
@@ -92,9 +107,10 @@ class Bidirectional(nn.Module):
         lengths: Int[Array, " *B"] | None = None,
         mask: Bool[Array, "*B T"] | None = None,
         resets: Bool[Array, "*B T"] | None = None,
-        deterministic: bool = False,
+        deterministic: bool | None = None,
     ) -> tuple[Float[Array, "*B T O"], tuple[Any, Any]]:
         """Returns the outputs of both side by side and the final states, as `rnnjax.bidirectional` does."""
+        xs = check_inputs(xs)
         return bidirectional(
             self.forward_cell,
             self.backward_cell,
@@ -131,7 +147,7 @@ def unrolled(
     inputs: Array,
     state: State | None,
     *,
-    deterministic: bool = False,
+    deterministic: bool | None = None,
     **options: Any,
 ) -> tuple[Float[Array, "*B T O"], State]:
     """Returns what a module's cell makes of inputs, as `unroll` takes them; its parameters are under the name `rnn`."""
@@ -141,12 +157,19 @@ def unrolled(
     return unroll(module.cell, params, inputs, state, key=key, **how, **options)
 
 
-def dropout_key(module: nn.Module, deterministic: bool, stochastic: bool) -> Key:
+def dropout_key(module: Any, deterministic: bool | None, stochastic: bool) -> Key:
     """Returns a module's key for dropout, None where nothing is dropped.
 
     Raises:
       InvalidRngError: if the module's cells are `stochastic` and there is no key for them.
+      TypeError: if whether something is dropped is known only when the program runs.
     """
+    deterministic = module.deterministic if deterministic is None else deterministic
+    if isinstance(deterministic, Tracer):
+        raise TypeError(
+            f"deterministic must be known when {type(module).__name__} is traced, got a traced value; make the module "
+            "with deterministic=True, as for nn.remat and nn.jit, or have it a static argument of jax.jit"
+        )
     if deterministic:
         return None
     if module.has_rng("dropout"):

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.cell import Cell, Key, Params, State
 from rnnjax.cells.randomness import dropout_mask, split
+from rnnjax.cells.sizes import Size
 from rnnjax.unrolling.checks import check_cell
 from rnnjax.unrolling.sequences import unroll
 
@@ -66,6 +67,9 @@ def bidirectional(
     check_dropout(dropout, len(pairs))
     xs = jnp.asarray(xs)
     if isinstance(forward, Cell):
+        _check_pair("params", params)
+        if state is not None:
+            _check_pair("state", state)
         return _layer(pairs[0], params, xs, state, key, options)
     _check_pairs("params", params, len(pairs))
     if state is not None:
@@ -82,7 +86,7 @@ def bidirectional(
     return xs, tuple(last_states)
 
 
-def init_bidirectional(key: PRNGKeyArray, forward: Cells, backward: Cells, input_size: int) -> tuple:
+def init_bidirectional(key: PRNGKeyArray, forward: Cells, backward: Cells, input_size: Size) -> tuple:
     """Returns fresh parameters for `bidirectional`.
 
     Args:
@@ -135,6 +139,11 @@ def layers(forward: Cells, backward: Cells) -> tuple[tuple[Cell, Cell], ...]:
     return tuple(zip(forward_cells, backward_cells))
 
 
+def hashable(cells: Cells) -> Cells:
+    """Returns a cell as it is, and several as a tuple, which can be hashed as a list cannot."""
+    return cells if isinstance(cells, Cell) else tuple(cells)
+
+
 def drops(forward: Cells, backward: Cells, dropout: float) -> bool:
     """Returns whether a key is drawn from, in the cells or between the layers."""
     return dropout > 0 or any(cell.stochastic for pair in layers(forward, backward) for cell in pair)
@@ -158,14 +167,25 @@ def check_dropout(dropout: float, layer_count: int) -> None:
 
 def _check_pairs(name: str, pairs: Any, count: int) -> None:
     """Raises unless there is a pair for each layer."""
-    if len(pairs) != count or not all(type(pair) in (tuple, list) and len(pair) == 2 for pair in pairs):
+    if len(pairs) != count or not all(map(_is_pair, pairs)):
         got = ", ".join(type(pair).__name__ for pair in pairs)
         raise ValueError(f"{name} must be a pair for each of the {count} layers, got {len(pairs)}: {got}")
 
 
+def _check_pair(name: str, pair: Any) -> None:
+    """Raises unless something can be what a single layer has of both directions."""
+    if not _is_pair(pair):
+        size = f" of {len(pair)}" if type(pair) in (tuple, list) else ""
+        raise ValueError(f"{name} must be a pair, forward and backward, got {type(pair).__name__}{size}")
+
+
+def _is_pair(pair: Any) -> bool:
+    return type(pair) in (tuple, list) and len(pair) == 2
+
+
 def _layer(pair: tuple[Cell, Cell], params, xs: Array, state, key: Key, options: dict[str, Any]):
     """Returns the outputs of both directions side by side, and the pair of final states."""
-    states = state or (None, None)
+    states = (None, None) if state is None else state
     keys = split(key, 2)
     forward_ys, forward_state = unroll(pair[0], params[0], xs, states[0], key=keys[0], **options)
     backward_ys, backward_state = unroll(pair[1], params[1], xs, states[1], key=keys[1], reverse=True, **options)

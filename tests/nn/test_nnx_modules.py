@@ -107,3 +107,13 @@ def test_dropout_without_a_stream_is_refused_rather_than_left_out():
 def test_cells_that_drop_nothing_leave_the_module_without_a_stream():
     module = modules.RNN(CELLS["lstm"], 3, rngs=nnx.Rngs(0))
     assert not jax.tree.leaves(nnx.state(module, nnx.RngState))
+
+
+def test_a_number_of_features_is_whole_or_refused():
+    for make in (
+        lambda size: modules.RNN(rnnjax.GRU(4), size, rngs=nnx.Rngs(0)),
+        lambda size: modules.Bidirectional(rnnjax.GRU(4), rnnjax.GRU(4), size, rngs=nnx.Rngs(0)),
+    ):
+        assert make(np.int64(3))(XS)[0].shape[:2] == XS.shape[:2]
+        with pytest.raises(TypeError, match=r"input_size must be a whole number, got 3\.7"):
+            make(3.7)

@@ -155,3 +155,13 @@ def test_projected_takes_one_step_as_the_cell_does():
     row = np.asarray(params.w_x)[[1, 3]].reshape(2, -1)
     one_hot = np.eye(SIZE, dtype=np.float32)[[1, 3]]
     assert_close(*jax.jit(lambda *given: (Projected(cell)(*given, row), cell(*given, one_hot)))(params, state))
+
+
+@pytest.mark.parametrize("shape", [(2, 0), (0, 3), (0, 0), (0,)])
+def test_no_steps_and_no_sequences_give_empty_outputs_and_the_state_that_was_given(shape):
+    cell = rnnjax.Dropout(rnnjax.GRU(4))
+    params, ids = parameters(cell), jnp.zeros(shape, jnp.int32)
+    state = jax.tree.map(lambda leaf: leaf + 0.5, cell.initial_state(shape[:-1]))
+    ys, last = nn.unroll_one_hot(cell, params, ids, state)
+    assert ys.shape == (*shape, 4)
+    np.testing.assert_array_equal(last.h, state.h)

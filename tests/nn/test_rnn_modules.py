@@ -1,6 +1,9 @@
+import functools
+
 import flax
 import flax.linen as linen
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -101,6 +104,7 @@ def test_the_directions_start_from_different_parameters():
 
 
 DROPPING = rnnjax.Dropout(rnnjax.GRU(4), input_rate=0.5, state_rate=0.5, output_rate=0.5)
+ONLY_BEHIND = rnnjax.Dropout(rnnjax.GRU(4), output_rate=0.5)  # of which one-hot inputs are looked up
 MODULES = {"rnn": nn.RNN(DROPPING), "bidirectional": nn.Bidirectional(DROPPING, DROPPING)}
 LAYERS = nn.Bidirectional([rnnjax.GRU(4)] * 2, [rnnjax.GRU(4)] * 2, dropout=0.5)
 
@@ -143,6 +147,60 @@ def test_the_dropout_rng_makes_a_module_stochastic(module):
     plain = outputs(deterministic=True)
     assert np.array_equal(outputs(0, deterministic=True), plain)
     assert not np.isclose(plain, 0).any()
+
+
+ENSEMBLE = functools.partial(
+    linen.vmap, in_axes=None, axis_size=2, variable_axes={"params": 0}, split_rngs={"params": True}
+)
+
+
+@pytest.mark.parametrize("transform", [linen.remat, linen.jit, ENSEMBLE], ids=["remat", "jit", "vmap"])
+@pytest.mark.parametrize("kind", [nn.RNN, nn.Bidirectional, nn.OneHotRNN])
+def test_evaluation_by_the_attribute_is_evaluation_through_the_transforms_of_flax(transform, kind):
+    arguments = {nn.RNN: (DROPPING,), nn.Bidirectional: (DROPPING, DROPPING), nn.OneHotRNN: (ONLY_BEHIND, 3)}[kind]
+    inputs = jnp.array([[0, 2, 1]]) if kind is nn.OneHotRNN else XS
+    module = transform(kind)(*arguments, deterministic=True)
+    variables = module.init(jax.random.key(1), inputs)
+    found = module.apply(variables, inputs, rngs={"dropout": jax.random.key(0)})
+    each = variables if transform is not ENSEMBLE else jax.tree.map(lambda leaf: leaf[1], variables)
+    got = found if transform is not ENSEMBLE else jax.tree.map(lambda leaf: leaf[1], found)
+    assert_close(got, kind(*arguments).apply(each, inputs, deterministic=True))
+
+
+def test_a_call_decides_on_dropout_before_the_attribute_does():
+    module = nn.RNN(DROPPING, deterministic=True)
+    variables, rngs = variables_of(module), {"dropout": jax.random.key(0)}
+    dropped = module.apply(variables, XS, deterministic=False, rngs=rngs)
+    assert_close(dropped, nn.RNN(DROPPING).apply(variables, XS, rngs=rngs))
+    assert not np.allclose(dropped[0], module.apply(variables, XS, rngs=rngs)[0])
+
+
+@pytest.mark.parametrize("module", MODULES.values(), ids=MODULES)
+def test_whether_to_drop_is_not_decided_by_a_traced_value(module):
+    evaluated = jax.jit(lambda variables, flag: module.apply(variables, XS, deterministic=flag))
+    with pytest.raises(TypeError, match=r"deterministic must be known when .* is traced, got a traced value; make the"):
+        evaluated(variables_of(module), True)
+
+
+def test_layers_given_as_lists_or_tuples_are_the_same_module_and_can_be_hashed():
+    cells = [rnnjax.GRU(3), rnnjax.LSTM(2)]
+    of_lists, of_tuples = nn.Bidirectional(cells, cells), nn.Bidirectional(tuple(cells), tuple(cells))
+    assert of_lists == of_tuples
+    assert hash(of_lists) == hash(of_tuples)
+    variables = variables_of(of_lists)
+    got = jax.jit(lambda module, variables: module.apply(variables, XS), static_argnums=0)(of_lists, variables)
+    assert_close(got, of_tuples.apply(variables, XS))
+
+
+@pytest.mark.parametrize("module", MODULES.values(), ids=MODULES)
+def test_inputs_may_be_nested_lists_and_what_is_no_sequence_is_refused_in_one_sentence(module):
+    variables = variables_of(module)
+    assert_close(
+        module.apply(variables, np.asarray(XS).tolist(), deterministic=True),
+        module.apply(variables, XS, deterministic=True),
+    )
+    with pytest.raises(ValueError, match=r"xs must have shape \[\*batch, T, I\], two axes at least, got \[\]"):
+        module.apply(variables, jnp.ones(()), deterministic=True)
 
 
 def test_evaluation_is_unroll_without_a_key():

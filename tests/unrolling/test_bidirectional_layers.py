@@ -99,6 +99,18 @@ REFUSED = {
         {"state": [(None, None)]},
         "state must be a pair for each of the 2 layers, got 1",
     ),
+    "three for two cells": (
+        (GRU(H), GRU(H), (*PAIRS[0], 1)),
+        {},
+        "params must be a pair, .* got tuple of 3",
+    ),
+    "one cell's parameters for two": ((GRU(H), GRU(H), PAIRS[0][0]), {}, "params must be a pair, .* got GRUParams"),
+    "no state": ((GRU(H), GRU(H), PAIRS[0]), {"state": ()}, "state must be a pair, .* got tuple of 0"),
+    "an array for a state": (
+        (GRU(H), GRU(H), PAIRS[0]),
+        {"state": inputs(2, B, H)},
+        "state must be a pair, .* got A",
+    ),
     "dropout of one layer": ((GRU(H), GRU(H), PAIRS[0]), {"dropout": 0.5}, "dropout=0.5 acts between layers, but"),
     "a rate of one": (([GRU(H)] * 2, [GRU(H)] * 2, PAIRS), {"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
 }
