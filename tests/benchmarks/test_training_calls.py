@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import beside_torch, mnist
+from benchmarks import beside_torch
 from benchmarks.classifier import Case, classifier
 from benchmarks.command import exit_code
 from benchmarks.engine import epoch_call
@@ -45,5 +45,5 @@ def test_what_fails_is_said_and_the_others_go_on():
 def test_without_pytorch_it_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
     torch_module.cache_clear()
-    assert exit_code(mnist.main, []) == 2
+    assert exit_code(beside_torch.main, []) == 2
     assert 'this benchmark needs PyTorch; install it with: pip install "rnnjax[bench]"' in capsys.readouterr().err
