@@ -146,6 +146,7 @@ def _automaton(source: str, length: int, target: float) -> tuple[Figure, ...]:
 
 
 _CHOMSKY = "RNN, LSTM 1.00 (Delétang et al., 2022)"
+_WORD_PROBLEM = "an RNN of one layer 1.00, at the length of training (Merrill et al., 2024)"
 
 
 def _adding(length: int) -> tuple[Figure, ...]:
@@ -202,12 +203,8 @@ EXPERIMENTS = {
     ),
     "cycle_navigation": Experiment("configs/sequences.py:cycle_navigation", _automaton(_CHOMSKY, 40, 0.99)),
     "modular_arithmetic": Experiment("configs/sequences.py:modular_arithmetic", _automaton(_CHOMSKY, 20, 0.99)),
-    "s5": Experiment(
-        "configs/sequences.py:s5", _automaton("an RNN of one layer 1.00 (Merrill et al., 2024)", 12, 0.99)
-    ),
-    "s5_short": Experiment(
-        "configs/sequences.py:s5_short", _automaton("an RNN of one layer 1.00 (Merrill et al., 2024)", 6, 0.99)
-    ),
+    "s5": Experiment("configs/sequences.py:s5", _automaton(_WORD_PROBLEM, 12, 0.99)),
+    "s5_short": Experiment("configs/sequences.py:s5_short", _automaton(_WORD_PROBLEM, 6, 0.99)),
     "s5_swaps": Experiment(
         "configs/sequences.py:s5_swaps", _automaton("none, of four swaps for 120 symbols", 16, 0.99)
     ),
