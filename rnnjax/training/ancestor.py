@@ -21,12 +21,12 @@ from rnnjax.training.directory.choice import Choice
 from rnnjax.training.directory.finding import find_run
 from rnnjax.training.directory.histograms import take_histograms
 from rnnjax.training.directory.model_file import ModelFile, leaves_by_path, shapes
+from rnnjax.training.directory.opened import run_config
 from rnnjax.training.directory.run_checkpoints import open_checkpoints
 from rnnjax.training.directory.run_directory import RunDirectory, config_digest
 from rnnjax.training.directory.summary import is_summary
 from rnnjax.training.directory.trust import TRUST
 from rnnjax.training.engine import epoch_steps
-from rnnjax.training.evaluation import run_config
 from rnnjax.training.state import as_items, from_items
 from rnnjax.training.step import TrainState
 
