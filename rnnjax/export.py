@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     options = parse(arguments)
     require_packages()
-    from rnnjax.training.evaluation import open_run
+    from rnnjax.training.directory.opened import open_run
 
     run = open_run(options.directory, options.checkpoint, options.data, trusted=options.trust)
     out = Path(options.out)

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     require_packages()
     from rnnjax.runs import generated, streamed
-    from rnnjax.training.evaluation import open_run
+    from rnnjax.training.directory.opened import open_run
 
     keep_compilations()
     with data_named_by("--data"):

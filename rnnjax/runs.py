@@ -19,7 +19,7 @@ from rnnjax.streams.sessions import Sessions
 from rnnjax.tasks.options import RANGES, require_options, taken
 from rnnjax.tasks.task import Field, Task
 from rnnjax.training.directory.model_file import parameter_count
-from rnnjax.training.evaluation import OpenedRun, methods_of_run, open_run
+from rnnjax.training.directory.opened import OpenedRun, methods_of_run, open_run
 from rnnjax.unrolling.auto import using
 
 _STREAMS = 64  # so many have one program

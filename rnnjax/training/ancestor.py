@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,20 +20,19 @@ from rnnjax.training.directory.checkpoint import ITEMS, Checkpoints
 from rnnjax.training.directory.choice import Choice
 from rnnjax.training.directory.finding import find_run
 from rnnjax.training.directory.histograms import take_histograms
-from rnnjax.training.directory.model_file import ModelFile, leaves_by_path, shapes
+from rnnjax.training.directory.model_file import ModelFile, difference, leaves_by_path, shapes
+from rnnjax.training.directory.opened import run_config
 from rnnjax.training.directory.run_checkpoints import open_checkpoints
 from rnnjax.training.directory.run_directory import RunDirectory, config_digest
 from rnnjax.training.directory.summary import is_summary
 from rnnjax.training.directory.trust import TRUST
 from rnnjax.training.engine import epoch_steps
-from rnnjax.training.evaluation import run_config
 from rnnjax.training.state import as_items, from_items, with_params
 from rnnjax.training.step import TrainState
 
 _log = logging.getLogger(__name__)
 
 _OF_THE_DATA = ("checksum", "end")  # kept beside a model's needs, and written anew by a run of other data
-_MOST_SHOWN = 4  # parameters in a message
 _OF_THE_WHOLE_RUN = ("cosine", "linear", "exponential")  # schedules that end with the run
 
 
@@ -259,23 +258,3 @@ def ancestor_of(run: RunDirectory, parent: Parent | None) -> Ancestor | None:
 def depends_on_epochs(config: OptimizerConfig) -> bool:
     """Says whether the rate of a step depends on how many epochs there are."""
     return config.schedule in _OF_THE_WHOLE_RUN
-
-
-def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
-    """Returns a phrase about the parameters in which two models differ; None if they do not."""
-    both = [path for path in there if path in here and there[path] != here[path]]
-    phrases = [f"{path} is {_shape(there[path])} there and {_shape(here[path])} here" for path in both]
-    for where, one, other in (("there", there, here), ("here", here, there)):
-        alone = [path for path in one if path not in other]
-        phrases += [f"only {where}: {_first(alone, ', ')}"] if alone else []
-    return _first(phrases, "; ") or None
-
-
-def _first(texts: Sequence[str], between: str) -> str:
-    """Returns the first of some texts, with dots behind them if there are more."""
-    return between.join([*texts[:_MOST_SHOWN], *(["..."] if len(texts) > _MOST_SHOWN else [])])
-
-
-def _shape(leaf: Any) -> str:
-    dtype, shape = leaf
-    return f"{dtype} {list(shape)}"

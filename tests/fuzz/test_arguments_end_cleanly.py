@@ -25,8 +25,8 @@ from rnnjax.config_flags import read_config
 from rnnjax.config_group import freeze, from_dict, to_dict
 from rnnjax.parallel.distributed import read_cluster
 from rnnjax.tasks import task_module
+from rnnjax.training.directory.opened import run_config
 from rnnjax.training.directory.run_directory import RunDirectory
-from rnnjax.training.evaluation import run_config
 from rnnjax.training.sweeps.grid import read_grid
 
 pytestmark = pytest.mark.usefixtures("only_arguments_and_data")

@@ -18,7 +18,8 @@ from rnnjax.config_group import freeze, to_dict
 from rnnjax.errors import ConfigError, DataError
 from rnnjax.optimizer import check_frozen
 from rnnjax.tasks import build_task
-from rnnjax.training.ancestor import Ancestor, Parent, difference, read_extension, read_parent
+from rnnjax.training.ancestor import Ancestor, Parent, read_extension, read_parent
+from rnnjax.training.directory.model_file import difference
 from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.record import Record
 

@@ -11,9 +11,10 @@ from rnnjax.config_group import to_dict
 from rnnjax.errors import ConfigError
 from rnnjax.tasks import hihello
 from rnnjax.training.ancestor import read_extension
+from rnnjax.training.directory.opened import run_config
 from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.directory.trust import foreign_code
-from rnnjax.training.evaluation import evaluate_run, run_config
+from rnnjax.training.evaluation import evaluate_run
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ from rnnjax.tasks.task import Field, Kept, Task
 
 _DIGEST = "sha256"
 _FORMAT = 1  # of the file; a later one is raised with every change that this version could not read
+_MOST_SHOWN = 4  # parameters in a message
 
 Leaf = tuple[str, tuple[int, ...]]  # dtype and shape of a parameter
 
@@ -90,3 +91,23 @@ def model_size(params: Any, frozen: str) -> str:
 def leaves_by_path(params: Any) -> dict[str, Leaf]:
     """Returns dtype and shape of every parameter by its path, such as ``recurrent.rnn.w_h``."""
     return {in_model(path): (str(leaf.dtype), tuple(leaf.shape)) for path, leaf in by_path(params).items()}
+
+
+def difference(there: Mapping[str, Leaf], here: Mapping[str, Leaf]) -> str | None:
+    """Returns a phrase about the parameters in which two models differ; None if they do not."""
+    both = [path for path in there if path in here and there[path] != here[path]]
+    phrases = [f"{path} is {_shape(there[path])} there and {_shape(here[path])} here" for path in both]
+    for where, one, other in (("there", there, here), ("here", here, there)):
+        alone = [path for path in one if path not in other]
+        phrases += [f"only {where}: {_first(alone, ', ')}"] if alone else []
+    return _first(phrases, "; ") or None
+
+
+def _first(texts: Sequence[str], between: str) -> str:
+    """Returns the first of some texts, with dots behind them if there are more."""
+    return between.join([*texts[:_MOST_SHOWN], *(["..."] if len(texts) > _MOST_SHOWN else [])])
+
+
+def _shape(leaf: Leaf) -> str:
+    dtype, shape = leaf
+    return f"{dtype} {list(shape)}"

@@ -22,9 +22,9 @@ from rnnjax.optimizer import build_optimizer
 from rnnjax.tasks import build_task
 from rnnjax.tasks.task import Task
 from rnnjax.training.directory.checkpoint import Checkpoints
+from rnnjax.training.directory.opened import restore_params
 from rnnjax.training.directory.run_checkpoints import open_checkpoints
 from rnnjax.training.directory.run_directory import RunDirectory
-from rnnjax.training.evaluation import restore_params
 from rnnjax.training.loop import train
 from rnnjax.training.state import as_items, from_items, initial_train_state
 from toytasks import sign
