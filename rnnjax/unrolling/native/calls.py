@@ -100,7 +100,7 @@ def _operands(kernel: GatedKernel, arrays: Differentiable) -> _Operands:
 def _call_forward(kernel: GatedKernel, operands: _Operands, masks: list[Array], *, keeps: bool) -> list[Array]:
     """Returns z, r and the leaves of the states after all steps, each ``[T, B, ...]``.
 
-    Unless it `keeps` them, z and r of the steps have one place, ``[1, B, ...]``; z that is given is replaced in any case.
+    Unless it `keeps` them, z and r of all steps have one place, ``[1, B, ...]``; z that is given is replaced.
     """
     plan = kernel.plan
     arguments = [*operands[:5], *masks, *operands.start, *operands.initial]
