@@ -69,9 +69,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     options, torch = parse(arguments), torch_module()
     provide_cpu_devices()
-    config = copy.deepcopy(CONFIGS[options.config])
-    config.data.path = options.data
-    config = freeze(config)
+    config = config_of(options)
     task, device = build_task(config), torch_device()
     is_text, epoch = options.config.startswith("ptb"), engine.steps_in_epoch(task, config)
     options.steps = min(epoch, options.steps or (_STEPS_OF_TEXT if is_text else epoch))
@@ -100,6 +98,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     ways = f"ways of unrolling, of auto, {', '.join(METHODS)}; auto, as in training"
     add("--methods", nargs="+", choices=["auto", *METHODS], default=["auto"], metavar="METHOD", help=ways)
     return parser.options(arguments)
+
+
+def config_of(options: argparse.Namespace) -> Any:
+    """Returns the config that is named, of the data that is."""
+    config = copy.deepcopy(CONFIGS[options.config])
+    config.data.path = options.data
+    return freeze(config)
 
 
 def makers_of_rnnjax(

@@ -19,7 +19,7 @@ from rnnjax.tasks.task import Kept, Task
 from rnnjax.training.directory.checkpoint import ITEMS, Checkpoints
 from rnnjax.training.directory.choice import Choice
 from rnnjax.training.directory.finding import find_run
-from rnnjax.training.directory.histograms import take_histograms
+from rnnjax.training.directory.histograms import histograms_until
 from rnnjax.training.directory.model_file import ModelFile, difference, leaves_by_path, shapes
 from rnnjax.training.directory.opened import run_config
 from rnnjax.training.directory.run_checkpoints import open_checkpoints
@@ -241,7 +241,7 @@ class Ancestor:
         """
         run.take_metrics(self._run, step)
         if run.writes:
-            take_histograms(run.path, self._run.path, step)
+            histograms_until(run.path, step, self._run.path)
         best = there.restore_best(as_items(state))
         if best is not None and best[0] != step:
             own.save(*best, there.metrics(best[0]))

@@ -38,28 +38,20 @@ def append_histograms(directory: Path, row: dict[str, Any]) -> None:
     append_rows(directory / _FILE, [row])
 
 
-def histograms_until(directory: Path, step: int) -> list[dict[str, Any]]:
-    """Returns the lines up to a step, and removes the others, and damaged ones, from the file."""
-    rows = _rows_until(directory, step)
-    if rows is not None:
-        write_rows(directory / _FILE, rows)
-    return rows or []
+def histograms_until(directory: Path, step: int, source: Path | None = None) -> list[dict[str, Any]]:
+    """Returns the undamaged lines up to a step, and leaves no others in the file of a run.
 
-
-def take_histograms(directory: Path, other: Path, step: int) -> None:
-    """Writes the lines of another run up to a step, if it has any."""
-    rows = _rows_until(other, step)
-    if rows is not None:
-        write_rows(directory / _FILE, rows)
-
-
-def _rows_until(directory: Path, step: int) -> list[dict[str, Any]] | None:
-    """Returns the undamaged lines up to a step; None without a file."""
-    path = directory / _FILE
+    Args:
+      directory: of the run.
+      step: the last of which there is a line.
+      source: directory of another run, whose lines they are; None for the run's own.
+    """
+    path = (source or directory) / _FILE
     if not path.is_file():
-        return None
-    rows, _ = read_lines(path, _is_row)
-    return [row for row in rows if row["step"] <= step]
+        return []
+    rows = [row for row in read_lines(path, _is_row)[0] if row["step"] <= step]
+    write_rows(directory / _FILE, rows)
+    return rows
 
 
 def _is_row(value: Any) -> bool:
