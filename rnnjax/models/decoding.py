@@ -120,19 +120,20 @@ def beam_search(
         state, logits = step(search.state, search.token)
         gained = jax.nn.log_softmax(logits.astype(jnp.float32))
         vocabulary_size = gained.shape[-1]
-        # An ended sequence has one continuation, a padding token with log-probability 0: its score stays as it is.
-        only_padding = jnp.where(jnp.arange(vocabulary_size) == padding, 0.0, -jnp.inf)
-        totals = total[..., None] + jnp.where(search.ended[..., None], only_padding, gained)
+        # An ended sequence has one continuation, with log-probability 0: its score stays as it is.
+        only_one = jnp.where(jnp.arange(vocabulary_size) == 0, 0.0, -jnp.inf)
+        totals = total[..., None] + jnp.where(search.ended[..., None], only_one, gained)
         lengths = search.hypotheses.lengths + 1 - search.ended.astype(jnp.int32)
         # Ranked by these, but carried on as sums: the penalty of a longer sequence is another.
         penalised = totals / penalty(lengths, length_penalty)[..., None]
         # The best K of all continuations of all K sequences, numbered beam by beam.
-        scores, best = jax.lax.top_k(penalised.reshape(batch, -1), beam_size)
+        scores, best = jax.lax.top_k(penalised.reshape(batch, beam_size * vocabulary_size), beam_size)
         # [B, K]: which sequence is continued, and by what.
         parent, token = best // vocabulary_size, (best % vocabulary_size).astype(jnp.int32)
         state, tokens, lengths, ended = _of_parents((state, search.hypotheses.tokens, lengths, search.ended), parent)
+        token = jnp.where(ended, padding, token)  # which need not be in the vocabulary
         hypotheses = Hypotheses(tokens.at[:, :, search.time].set(token), lengths, scores)
-        total = jnp.take_along_axis(totals.reshape(batch, -1), best, 1)
+        total = jnp.take_along_axis(totals.reshape(batch, beam_size * vocabulary_size), best, 1)
         return _Search(search.time + 1, state, token, hypotheses, ended | (token == end)), total
 
     # All K sequences are the same at first: only the first one may be continued, or all beams would stay the same.

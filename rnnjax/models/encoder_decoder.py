@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -120,13 +121,15 @@ class EncoderDecoder:
     def _bridge(self, bridge: Dense, state: State, batch_size: int) -> State:
         """Returns the decoder's first state from the encoder's last."""
         # [B, features], all parts of the state side by side, with the layers and directions of the encoder.
-        summary = jnp.concatenate([leaf.reshape(batch_size, -1) for leaf in jax.tree.leaves(state)], axis=-1)
+        summary = jnp.concatenate(
+            [leaf.reshape(batch_size, math.prod(leaf.shape[1:])) for leaf in jax.tree.leaves(state)], axis=-1
+        )
         features = jnp.tanh(bridge(summary))
         # Only the shapes and types, into which the features are cut.
         leaves, structure = jax.tree.flatten(jax.eval_shape(lambda: self.decoder.initial_state(batch_size, self.dtype)))
         parts, start = [], 0
         for leaf in leaves:
-            size = leaf.size // batch_size
+            size = math.prod(leaf.shape[1:])
             parts.append(features[:, start : start + size].reshape(leaf.shape).astype(leaf.dtype))
             start += size
         return jax.tree.unflatten(structure, parts)

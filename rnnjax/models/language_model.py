@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from rnnjax.cells.cell import Cell, State
+from rnnjax.cells.sizes import check_size
 from rnnjax.models.sampling import sample
 from rnnjax.nn.rnn import RNN
 
@@ -68,9 +70,9 @@ class LanguageModel(nn.Module):
         ys, state = self.recurrent(xs, state, deterministic=deterministic)
         ys = self.dropout(ys, deterministic=deterministic or self.is_initializing())
         # As the rows of one matrix: on a CPU the gradient of the product is then a tenth faster.
-        rows = ys.reshape(-1, ys.shape[-1])
+        rows = ys.reshape(math.prod(ys.shape[:-1]), ys.shape[-1])
         logits = self.embedding.attend(rows) + self.bias if self.tied else self.softmax(rows)
-        return logits.reshape(*ys.shape[:-1], -1).astype(jnp.float32), state
+        return logits.reshape(*ys.shape[:-1], self.vocabulary_size).astype(jnp.float32), state
 
 
 @functools.partial(jax.jit, static_argnames=("model", "length", "temperature", "top_k", "top_p"))
@@ -96,10 +98,11 @@ def continue_tokens(
       temperature, top_k, top_p: as in `sample`.
 
     Raises:
-      ValueError: for an empty prompt or a length below 1, and as `sample`.
+      ValueError: for a prompt without tokens or of other axes, or a length below 1, and as `sample`.
     """
-    if prompt.shape[1] < 1 or length < 1:
-        raise ValueError(f"prompt and length must be at least 1, got {prompt.shape[1]} and {length}")
+    if prompt.ndim != 2 or not prompt.shape[1]:
+        raise ValueError(f"prompt must have shape [B, P], with one token at least, got {list(prompt.shape)}")
+    check_size("length", length)
 
     def draw(carry: tuple[Array, State], key: PRNGKeyArray) -> tuple[tuple[Array, State], Array]:
         logits, state = carry

@@ -125,4 +125,5 @@ def _starting(layer: RNN | OneHotRNN, inputs: Float[Array, "B T I"], given: Stat
     if given is not None:
         return given
     dtype = layer.dtype if isinstance(layer, OneHotRNN) else inputs.dtype
-    return layer.cell.start(layer.variables["params"]["rnn"], inputs.shape[0], dtype)
+    batch_axis = 1 if layer.time_major else 0
+    return layer.cell.start(layer.variables["params"]["rnn"], inputs.shape[batch_axis], dtype)

@@ -12,12 +12,14 @@ from jaxtyping import Array, Bool, Int
 
 from rnnjax.cells.cell import Cell
 from rnnjax.cells.checks import check_floating
+from rnnjax.errors import first_line
 from rnnjax.unrolling.recurrence import Method
 
 
 def check_cell(cell: Any) -> None:
-    """Raises unless `cell` is one."""
+    """Raises unless `cell` is one, and can be a key of compiled programs."""
     if isinstance(cell, Cell):
+        _check_hashable(cell)
         return
     got = type(cell).__name__
     if isinstance(cell, type):
@@ -25,6 +27,17 @@ def check_cell(cell: Any) -> None:
     elif isinstance(cell, str):
         got = repr(cell)
     raise TypeError(f"cell must be a cell, such as LSTM(128), got {got}")
+
+
+def _check_hashable(cell: Cell) -> None:
+    try:
+        hash(cell)
+    except TypeError as error:
+        raise TypeError(
+            f"cell must be hashable, as programs are compiled for it, but {type(cell).__name__} is not "
+            f"({first_line(error)}); make it a @dataclasses.dataclass(frozen=True) whose fields are hashable, with "
+            "tuples for lists, and arrays among its parameters"
+        ) from error
 
 
 def check_inputs(xs: Any) -> Array:

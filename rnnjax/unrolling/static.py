@@ -17,6 +17,9 @@ from rnnjax.unrolling.recurrence import Method, Recurrence
 class Static(Method):
     """T copies of the step in the program, for short sequences: time to compile grows with T.
 
+    Raises:
+      ValueError: when it runs, for a length that is a symbol.
+
     Example:
       >>> import jax, jax.numpy as jnp, rnnjax
       >>> cell = rnnjax.BasicRNN(4)
@@ -27,6 +30,11 @@ class Static(Method):
     """
 
     keeps_states: ClassVar[bool] = True
+
+    def why_not(self, recurrence: Recurrence) -> str | None:
+        if isinstance(recurrence.length, int):
+            return None
+        return f"Static() makes a program of a number of steps that is known, got {recurrence.length}; use Scan()"
 
     def run(self, recurrence: Recurrence) -> tuple[Array, State]:
         state, ys = recurrence.state, []

@@ -86,7 +86,7 @@ def test_every_type_of_parameters_and_states_is_known_to_jax_export():
 def test_the_size_of_inputs_is_read_off_the_parameters():
     assert input_size_of(CELL, PARAMS) == I
     assert input_size_of(Residual(GRU(H)), drawn_parameters(lambda key: GRU(H).init(key, H))) == H
-    with pytest.raises(ValueError, match=r"the parameters are not those of GRU\(hidden_size=5"):
+    with pytest.raises(ValueError, match=r"the parameters are not those of GRU\(5\)"):
         input_size_of(GRU(H + 1), PARAMS)
     with pytest.raises(ValueError, match="the parameters are not those of"):
         input_size_of(GRU(H), {"w": array(np.ones((I, H)))})

@@ -28,7 +28,7 @@ def search(function, logits, **options):
         return (entry, prefix, time + 1), logits[entry, prefix % V**L]
 
     start = (jnp.arange(B), jnp.zeros(B, jnp.int32), jnp.zeros(B, jnp.int32))
-    return function(step, start, **LIMITS, **options)
+    return function(step, start, **(LIMITS | options))
 
 
 @functools.cache
@@ -153,3 +153,21 @@ def test_a_higher_length_penalty_favours_longer_sequences():
 def test_sizes_are_checked():
     with pytest.raises(ValueError, match="beam_size must be at least 1, got 0"):
         search(beam_search, table(0), beam_size=0)
+
+
+@pytest.mark.parametrize("padding", [-1, V + 3])
+def test_padding_may_be_a_token_that_the_vocabulary_does_not_have(padding):
+    logits = table(0)
+    expected = compiled(4, 1.0)(logits)
+    found = search(beam_search, logits, beam_size=4, length_penalty=1.0, padding=padding)
+    behind = np.arange(L) >= np.asarray(expected.lengths)[..., None]
+    assert behind.any()
+    np.testing.assert_array_equal(found.tokens, np.where(behind, padding, expected.tokens))
+    np.testing.assert_array_equal(found.lengths, expected.lengths)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-6)
+
+
+def test_no_examples_have_no_sequences():
+    step = lambda state, token: (state, jnp.zeros((*token.shape, V)))  # noqa: E731
+    assert greedy(step, jnp.zeros((0, 2)), **LIMITS).tokens.shape == (0, L)
+    assert beam_search(step, jnp.zeros((0, 2)), beam_size=3, **LIMITS).tokens.shape == (0, 3, L)

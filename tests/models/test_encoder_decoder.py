@@ -104,6 +104,11 @@ def test_a_beam_of_one_is_greedy_and_a_wider_one_no_worse():
     assert (wide.scores[:, 0] >= best.scores - 1e-5).all()
 
 
+def test_no_sources_have_no_logits():
+    found = logits(MODELS["plain"], SOURCE[:0], LENGTHS[:0], TARGET[:0])
+    assert found.shape == (0, TARGET.shape[1], W)
+
+
 def test_a_reversed_source_is_read_backwards():
     model = MODELS["plain"]
     forward = EncoderDecoder(V, W, E, rnnjax.LSTM(H), rnnjax.LSTM(H))

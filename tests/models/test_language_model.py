@@ -123,7 +123,27 @@ def test_greedy_generation_takes_the_likeliest_after_everything_so_far():
     assert generated(temperature=1.0, top_p=1e-6, length=4) == greedy
 
 
-@pytest.mark.parametrize(("prompt", "length"), [(TOKENS[:, :0], 3), (TOKENS, 0)])
-def test_nothing_to_go_on_from_and_nothing_to_generate_are_refused(prompt, length):
-    with pytest.raises(ValueError, match="prompt and length must be at least 1, got"):
+@pytest.mark.parametrize(
+    ("prompt", "length", "sentence"),
+    [
+        (TOKENS[:, :0], 3, r"prompt must have shape \[B, P\], with one token at least, got \[2, 0\]"),
+        (TOKENS[0], 3, r"prompt must have shape \[B, P\], with one token at least, got \[6\]"),
+        (TOKENS, 0, "length must be at least 1, got 0"),
+    ],
+)
+def test_nothing_to_go_on_from_and_nothing_to_generate_are_refused(prompt, length, sentence):
+    with pytest.raises(ValueError, match=sentence):
         generated(prompt=prompt, length=length)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0, 0)])
+def test_no_texts_and_no_tokens_have_no_logits(shape, tied):
+    model, variables = language_model(tied=tied)
+    logits, state = model.apply(variables, jnp.zeros(shape, jnp.int32), deterministic=True)
+    assert logits.shape == (*shape, 7)
+    assert jax.tree.leaves(state)[0].shape == (shape[0], 5)
+
+
+def test_no_prompts_are_continued_by_nothing():
+    assert generated(prompt=np.zeros((0, 2), np.int32)) == []

@@ -238,3 +238,21 @@ def test_a_slot_that_is_opened_again_has_nothing_of_the_session_before():
     np.testing.assert_array_equal(sessions.step({again: X})[again], first)
     assert list(sessions) == [again]
     assert name not in sessions
+
+
+class TimeFirst(flax.linen.Module):
+    """A layer that has time on its first axis, in a module that has it on the second."""
+
+    @flax.linen.compact
+    def __call__(self, xs):
+        return RNN(GRU(4), time_major=True)(xs.swapaxes(0, 1))[0].swapaxes(0, 1)
+
+
+def test_a_layer_may_have_time_on_its_first_axis():
+    xs = np.random.default_rng(0).standard_normal((2, 3, I)).astype("float32")
+    variables = TimeFirst().init(jax.random.key(0), xs)
+    sessions = Sessions(TimeFirst(), variables, slots=5)
+    for name in range(2):
+        sessions.open(name)
+    ys = [sessions.step_batch([0, 1], xs[:, time]) for time in range(3)]
+    np.testing.assert_allclose(np.stack(ys, 1), TimeFirst().apply(variables, xs), rtol=1e-5, atol=1e-6)

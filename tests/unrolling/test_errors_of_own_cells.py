@@ -221,3 +221,44 @@ def test_a_number_of_gates_is_a_whole_number_from_one_on(base, count, kind):
 def test_a_method_that_does_not_serve_a_cell_names_those_that_do(cell, method, instead):
     with pytest.raises(ValueError, match=rf"; use {instead}(, or Auto|\n|$)"):
         _unrolled(cell, method=method)
+
+
+class Scaled(rnnjax.GatedCell):
+    """Not a dataclass itself, and so compared by the size alone."""
+
+    gate_count = 1
+
+    def __init__(self, hidden_size, scale):
+        super().__init__(hidden_size)
+        self.scale = scale
+
+    def gates(self, params, state, z, r):
+        return HiddenState(self.scale * _an_array(z + r))
+
+
+class Compared(Scaled):
+    """Compares what it sets."""
+
+    def __eq__(self, other):
+        return type(other) is Compared and vars(self) == vars(other)
+
+    def __hash__(self):
+        return hash((self.hidden_size, self.scale))
+
+
+def test_attributes_that_would_not_tell_cells_apart_are_refused():
+    with pytest.raises(TypeError, match=r"Scaled cannot set scale, .*dataclass\(frozen=True\) with scale as a field"):
+        Scaled(4, 2.0)
+    one, other = Compared(4, 1.0), Compared(4, 2.0)
+    params, xs = one.init(jax.random.key(0), 3), XS[:, :1]
+    assert jnp.array_equal(2 * rnnjax.unroll(one, params, xs)[0], rnnjax.unroll(other, params, xs)[0])
+
+
+@pytest.mark.parametrize("value", [[1.0], jnp.ones(4)])
+@pytest.mark.parametrize("wrap", [lambda cell: cell, lambda cell: rnnjax.Stack((rnnjax.Residual(cell),))])
+def test_cells_that_cannot_be_hashed_are_refused(value, wrap):
+    cell = wrap(Gated(3, new=value))
+    with pytest.raises(
+        TypeError, match=r"cell must be hashable, as .* \(unhashable type: .*\); make it a @dataclasses"
+    ):
+        _unrolled(cell)

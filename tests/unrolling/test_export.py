@@ -7,7 +7,7 @@ import pytest
 from cells_under_test import CELLS, I, close, inputs, parameters
 from fixtures.thorough import main_of
 
-from rnnjax import Associative, Newton, Scan, unroll
+from rnnjax import Associative, Newton, Scan, Static, unroll
 
 # Of every kind of cell and of wrapper one: without a key, others of a kind are the same program.
 MAIN = ("rnn", "lstm_with_everything", "own_gated", "wrapped_stack", "lru")
@@ -64,6 +64,10 @@ def test_gradients_of_a_linear_cell_are_exported_for_any_batch_and_length(method
 @pytest.mark.parametrize(
     ("method", "sentence"),
     [
+        (
+            Static(),
+            r"Static\(\) makes a program of a number of steps that is known, got T; use Scan\(\)",
+        ),
         (Scan(remat_every=2), "remat_every=2 takes a number of steps that is known, got T; leave it out"),
         (Associative(remat_every=2), "remat_every=2 takes a number of steps that is known, got T; leave it out"),
         (

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rnnjax import (
     GRU,
     LSTM,
+    Bahdanau,
     BasicRNN,
     Fused,
     Newton,
@@ -21,6 +22,7 @@ from rnnjax import (
     Scan,
     Stack,
     Static,
+    attending,
     bidirectional,
     nn,
     unroll,
@@ -195,6 +197,15 @@ def test_no_steps_return_the_state_that_was_given_and_no_outputs(cell, method):
     assert ys.shape == (B, 0, cell.output_size)
     same(last, state)
     same(unroll(cell, params, jnp.zeros((B, 0, I)), method=method)[1], cell.start(params, B, jnp.float32))
+
+
+def test_no_steps_may_attend_to_a_memory_of_several_sequences():
+    cell = Bahdanau(GRU(H), 2)
+    params = attending(parameters(cell), inputs(B, 5, 2))
+    state = cell.start(params, B, jnp.float32)
+    ys, last = unroll(cell, params, jnp.zeros((B, 0, I)), state)
+    assert ys.shape == (B, 0, cell.output_size)
+    same(last, state)
 
 
 @pytest.mark.parametrize("cell", [CELLS[name] for name in KINDS], ids=KINDS)
