@@ -93,7 +93,7 @@ def test_without_a_work_directory_a_run_gets_one_of_its_own_below_runs(call, tmp
 
     claimed = []
 
-    def stop(task, config, run, ancestor):
+    def stop(task, config, run, *_, **__):
         claimed.append(run.path)
         raise KeyboardInterrupt
 
