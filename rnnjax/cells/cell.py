@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rnnjax.cells.checks import check_floating, check_params, check_state
+from rnnjax.cells.checks import check_attribute, check_floating, check_params, check_state
 from rnnjax.cells.randomness import TimedKey
 from rnnjax.cells.representation import as_code
 from rnnjax.cells.sizes import Size
@@ -69,14 +69,7 @@ class Cell(ABC):
         return as_code(self) if dataclasses.is_dataclass(self) else super().__repr__()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # A class that is no dataclass itself takes the comparison of the one that it derives from, which knows nothing
-        # of its attributes: the program compiled for one of its cells would serve the others.
-        kind = type(self)
-        if dataclasses.is_dataclass(self) and kind.__eq__ is not object.__eq__ and "__eq__" not in vars(kind):
-            raise TypeError(
-                f"{kind.__name__} cannot set {name}, by which its cells would not be told apart; make {kind.__name__} "
-                f"a @dataclasses.dataclass(frozen=True) with {name} as a field, in place of its own __init__"
-            )
+        check_attribute(self, name)
         super().__setattr__(name, value)
 
     @property

@@ -16,7 +16,7 @@ from rnnjax.cells.checks import check_params, check_state
 from rnnjax.cells.sizes import as_batch_size
 from rnnjax.errors import first_line
 from rnnjax.unrolling.auto import default_method
-from rnnjax.unrolling.checks import check_cell, check_flags, check_inputs, check_lengths, check_method
+from rnnjax.unrolling.checks import check_cell, check_flags, check_inputs, check_lengths, check_method, check_switch
 from rnnjax.unrolling.cutting import cut_off, followed_by_reset
 from rnnjax.unrolling.recurrence import CellSequence, Method
 from rnnjax.unrolling.scan import Scan
@@ -148,6 +148,7 @@ def _checked_settings(cell, method, reverse: bool, time_major: bool, keeps_state
     check_cell(cell)
     # Here and not under `jit`, where it is a static argument: a context that chooses is asked at every call.
     method = default_method(cell) if method is None else check_method(method)
+    reverse, time_major = check_switch("reverse", reverse), check_switch("time_major", time_major)
     return _Settings(cell, method, reverse, time_major, keeps_states)
 
 

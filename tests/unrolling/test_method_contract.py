@@ -76,3 +76,13 @@ def test_what_has_the_shape_of_a_method_but_is_none_is_refused():
 def test_the_method_that_is_chosen_can_be_asked_for_by_name():
     params, xs = parameters(STACK), inputs(B, T, I)
     close(unroll(STACK, params, xs), unroll(STACK, params, xs, method=choose_method(STACK, (T, B, I))))
+
+
+def test_an_attribute_that_would_not_tell_methods_apart_is_refused():
+    class Times(Scan):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = factor
+
+    with pytest.raises(TypeError, match=r"Times cannot set factor, .*dataclass\(frozen=True\) with factor as a field"):
+        Times(2.0)

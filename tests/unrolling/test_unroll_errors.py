@@ -1,5 +1,6 @@
 """What `unroll` refuses, and that it says which value was wrong and what was expected."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -123,3 +124,12 @@ def test_scan_refuses_numbers_below_one_and_what_is_not_a_whole_number(name):
         Scan(**{name: 0})
     with pytest.raises(TypeError, match=rf"{name} must be a whole number, got 2\.5"):
         Scan(**{name: 2.5})
+
+
+@pytest.mark.parametrize("name", ["reverse", "time_major"])
+def test_what_is_on_or_off_is_a_bool_that_is_known(name):
+    for value in ("no", None, 1.0, np.ones(2, bool)):
+        with pytest.raises(TypeError, match=f"{name} must be True or False, got "):
+            unroll(CELL, PARAMS, XS, **{name: value})
+    with pytest.raises(TypeError, match=f"{name} must be True or False, got a traced value, which a static argument"):
+        jax.jit(lambda value: unroll(CELL, PARAMS, XS, **{name: value}))(True)
