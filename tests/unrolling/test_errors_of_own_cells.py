@@ -262,3 +262,23 @@ def test_cells_that_cannot_be_hashed_are_refused(value, wrap):
         TypeError, match=r"cell must be hashable, as .* \(unhashable type: .*\); make it a @dataclasses"
     ):
         _unrolled(cell)
+
+
+_PER_UNIT = np.linspace(0.5, 1, 4, dtype=np.float32)
+
+
+def _looped(x):
+    return jax.lax.while_loop(lambda carry: carry[0] < 3, lambda carry: (carry[0] + 1, jnp.tanh(carry[1])), (0, x))[1]
+
+
+@pytest.mark.parametrize("equation", [lambda x: x * _PER_UNIT, _looped])
+@pytest.mark.parametrize(
+    ("kind", "method"), [(Gated, Native()), (Diagonal, Native()), (Gated, rnnjax.Pallas(interpret=True))]
+)
+def test_kernels_say_that_a_step_cannot_be_traced_for_one_unit_and_others_serve_it(kind, method, equation):
+    cell = kind(4, new=lambda sums: HiddenState(equation(sums[..., 0, :])))
+    with pytest.raises(
+        ValueError, match=r"are traced for one hidden unit, and that fails: .*; use \w+\(\) or Scan\(\)"
+    ):
+        _unrolled(cell, method=method)
+    np.testing.assert_allclose(_unrolled(cell)[0], _unrolled(cell, method=Scan())[0], rtol=1e-6)

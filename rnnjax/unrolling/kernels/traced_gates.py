@@ -131,7 +131,24 @@ def with_gradients(
     Returns:
       Which of the leaves the step reads; the step, of these leaves alone, of the state and the others; and its
       derivative, which takes the gradients of the new state in addition.
+
+    Raises:
+      NotImplementedError: if a step of one unit cannot be traced or differentiated.
     """
+    try:
+        return _with_gradients(new_state, leaves, state, *others)
+    except NotImplementedError:
+        raise
+    except Exception as error:  # whatever a cell of one's own does
+        raise NotImplementedError(
+            f"its step and derivative are traced for one hidden unit, and that fails: {first_line(error)} (arrays that "
+            "it reads must be among its parameters)"
+        ) from error
+
+
+def _with_gradients(
+    new_state: Callable[..., list[Any]], leaves: list[Any], state: list[Any], *others: Any
+) -> tuple[tuple[bool, ...], Pointwise, Pointwise]:
     # Traced twice: kernels load only what a step reads, which the first trace shows.
     reads = Pointwise(new_state, leaves, state, *others).reads[: len(leaves)]
     leaves_read = [leaf for leaf, is_read in zip(leaves, reads) if is_read]
