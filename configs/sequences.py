@@ -18,7 +18,8 @@ did other work meanwhile. `s5`, `mqar` and `selective_copy` are for an accelerat
 | s5_swaps, 16 | the same, where each symbol swaps two neighbours | none |
 | adding, 200; adding1000 | the sum of two marked numbers of T (Arjovsky et al., 2016) | always 1: loss 0.1667 |
 | copy, 100 | ten symbols again after a silence of T (the same) | no memory: loss 10 ln 8 / (T + 20) |
-| mqar, 64; mqar_short, 16 | the values of keys seen before (Arora et al., 2023) | none |
+| mqar, 64; mqar_short, 64 | the values of keys seen before (Arora et al., 2023) | none |
+| mqar_short_mingru, 64 | the same by MinGRU in place of GatedLinearAttention | one of the four values, 0.25 |
 | selective_copy, 4,096; _short, 64 | symbols again that noise was between (Gu and Dao, 2023) | none |
 
     python -m rnnjax.sweep --config configs/sequences.py:parity --seeds 8 --config.data.seed=0
@@ -72,6 +73,11 @@ def _memory(
     )
 
 
+def _recall_short(cell: CellConfig) -> Config:
+    """Returns MQAR of the length and the four pairs that are published, with 64 symbols in place of 8,192."""
+    return _memory("mqar", 64, 5, cell, embedding=64, alphabet=64)
+
+
 def _blocks(kind: str, layers: int, **options: Any) -> CellConfig:
     """Returns a stack of the blocks that linear cells are used in."""
     return CellConfig(kind, layers, ["gated_residual"], hidden_size=64, **options)
@@ -93,7 +99,8 @@ VARIANTS = {
     "adding1000": _memory("adding", 1000, 3, _blocks("LRU", 2, **_RING)),
     "copy": _memory("copy", 100, 2, _blocks("LRU", 2, **_RING)),
     "mqar": _memory("mqar", 64, 64, CellConfig("LSTM", hidden_size=256), embedding=128),
-    "mqar_short": _memory("mqar", 16, 20, CellConfig("LSTM", hidden_size=128), memory=2, alphabet=32),
+    "mqar_short": _recall_short(_blocks("GatedLinearAttention", 2, heads=4, sharpness=4.0)),
+    "mqar_short_mingru": _recall_short(_blocks("MinGRU", 2)),
     "selective_copy": _memory("selective_copy", 4096, 64, _blocks("MinGRU", 3), held_out=64),
     "selective_copy_short": _memory("selective_copy", 64, 10, _blocks("MinGRU", 3), memory=8),
 }

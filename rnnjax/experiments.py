@@ -160,8 +160,8 @@ def _copy(source: str, target: float | None) -> tuple[Figure, ...]:
     return loss, _at_length("accuracy", 100, "chance 0.125", None)
 
 
-def _recall(length: int, source: str) -> Figure:
-    return _at_length("accuracy", length, source, None)
+def _recall(length: int, source: str, target: float | None = None) -> Figure:
+    return _at_length("accuracy", length, source, target)
 
 
 _WORD_VECTORS = (
@@ -212,8 +212,10 @@ EXPERIMENTS = {
     "adding1000": Experiment("configs/sequences.py:adding1000", _adding(1000)),
     "copy": Experiment("configs/sequences.py:copy", _copy("baseline 10 ln 8 / 120 = 0.1733", 0.01)),
     "mqar": Experiment("configs/sequences.py:mqar", (_recall(64, "none"),)),
-    "mqar_short": Experiment(
-        "configs/sequences.py:mqar_short", (_recall(16, "none, of 2 pairs; one of the values at random 0.5"),)
+    "mqar_short": Experiment("configs/sequences.py:mqar_short", (_recall(64, "none, of 64 symbols", 0.99),)),
+    "mqar_short_mingru": Experiment(
+        "configs/sequences.py:mqar_short_mingru",
+        (_at_length("accuracy", 64, "one of the four values at random 0.25", 0.5, higher=False),),
     ),
     "selective_copy": Experiment(
         "configs/sequences.py:selective_copy",
