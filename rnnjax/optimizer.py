@@ -223,7 +223,9 @@ def _averaging(decay: float, optimizer: optax.GradientTransformation) -> optax.G
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Averaged]:
         updates, inner = optimizer.update(updates, state.state, params)
         new = optax.apply_updates(params, updates)
-        return updates, Averaged(optax.incremental_update(new, state.average, 1 - decay), inner)
+        # In this form what does not change, such as a frozen parameter, has itself as its average, to the last bit.
+        average = jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), state.average, new)
+        return updates, Averaged(average, inner)
 
     return optax.GradientTransformation(init, update)
 

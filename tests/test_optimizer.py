@@ -144,6 +144,16 @@ def test_parameters_too_coarse_for_an_average_are_refused():
         averaging.init({"w": jnp.ones(2, jnp.bfloat16)})
 
 
+def test_what_does_not_change_is_its_own_average_to_the_last_bit():
+    averaging = build_optimizer(OptimizerConfig(ema_decay=0.9999), 5, frozen="still")
+    params = {"still": 0.1 * jnp.arange(1.0, 9.0), "moved": jnp.ones(1)}
+    step = jax.jit(lambda state: averaging.update(jax.tree.map(jnp.zeros_like, params), state, params)[1])
+    state: Any = averaging.init(params)
+    for _ in range(300):
+        state = step(state)
+    np.testing.assert_array_equal(state.average["still"], params["still"])
+
+
 def test_the_rate_that_is_told_is_that_of_the_training_step():
     config = OptimizerConfig(learning_rate=0.8, schedule="linear", accumulate=2)
     told = build_optimizer(config, 8).learning_rate

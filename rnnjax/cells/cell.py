@@ -63,7 +63,7 @@ class Cell(ABC):
         super().__init_subclass__(**options)
         # Otherwise `dataclass` gives each class a repr of its own, which shows every field.
         if "__repr__" not in vars(cls):
-            cls.__repr__ = Cell.__repr__
+            cls.__repr__ = cls.__repr__
 
     def __repr__(self) -> str:
         return as_code(self) if dataclasses.is_dataclass(self) else super().__repr__()

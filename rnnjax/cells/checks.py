@@ -22,7 +22,9 @@ def check_attribute(owner: Any, name: str) -> None:
     attributes that it sets: the program compiled for one of its objects would be taken for all.
     """
     kind = type(owner)
-    if dataclasses.is_dataclass(kind) and kind.__eq__ is not object.__eq__ and "__eq__" not in vars(kind):
+    if not dataclasses.is_dataclass(kind) or any(field.name == name for field in dataclasses.fields(kind)):
+        return
+    if kind.__eq__ is not object.__eq__ and "__eq__" not in vars(kind):
         raise TypeError(
             f"{kind.__name__} cannot set {name}, by which its objects would not be told apart; make {kind.__name__} a "
             f"@dataclasses.dataclass(frozen=True) with {name} as a field, in place of its own __init__"

@@ -9,6 +9,7 @@ import numpy as np
 
 from rnnjax.cells.cell import Cell, Params, State, compute_dtype
 from rnnjax.cells.checks import check_hidden
+from rnnjax.cells.diagonal_cell import DiagonalCell
 from rnnjax.cells.gated_cell import recurrent_product
 from rnnjax.cells.hidden_cell import HiddenCell
 from rnnjax.cells.traits import fuses, is_diagonal, is_linear
@@ -35,7 +36,7 @@ def check_own_gates(cell: Cell, params: Params, state: State, zs: Any) -> None:
         check_hidden(cell, state)
         product = jax.eval_shape(lambda: recurrent_product(state.h, cell.recurrent_weight(params), compute_dtype(zs)))
         _read(cell, cell.gates, params, state, z, _constant(product.shape, product.dtype))
-    elif is_diagonal(cell):
+    elif is_diagonal(cell) and type(cell).advance is DiagonalCell.advance:
         check_hidden(cell, state)
         shape = (*state.h.shape[:-1], *params.w_h.shape)
         _read(cell, cell.gates, params, state, z, _constant(shape, state.h.dtype))

@@ -58,6 +58,7 @@ def test_a_repr_of_ones_own_is_kept_and_a_cell_that_is_no_dataclass_has_pythons(
     own = type("Named", (Own,), {"__repr__": lambda self: "named"})
     plain = type("Plain", (rnnjax.Cell,), dict.fromkeys(("output_size", "init", "initial_state", "inputs")))
     assert repr(own(4, offset=1)) == "named"
+    assert repr(type("Below", (own,), {})(4, offset=1)) == "named"
     assert re.fullmatch(r"<.*Plain object at 0x.*>", repr(plain()))
 
 

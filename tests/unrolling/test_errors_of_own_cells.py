@@ -1,7 +1,7 @@
 """What a cell of one's own does wrong is said in one sentence, with the cell's name, by whatever way it is unrolled."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -200,6 +200,33 @@ def test_equations_that_numpy_arrays_do_not_have_are_not_refused():
     assert np.isfinite(_unrolled(updated)[0]).all()
 
 
+class Memory(NamedTuple):
+    c: Any
+
+
+class OfItsOwnParts(Diagonal):
+    """A diagonal cell that advances by its own parameters and state, and never calls `gates`."""
+
+    def init(self, key, input_size):
+        return {"w": jnp.ones((input_size, self.hidden_size)), "keep": jnp.full(self.hidden_size, 0.5)}
+
+    def initial_state(self, batch_size, dtype=jnp.float32):
+        return Memory(jnp.zeros((batch_size, self.hidden_size), dtype))
+
+    def inputs(self, params, xs, *, key=None):
+        return xs @ params["w"]
+
+    def advance(self, params, state, z):
+        return Memory(params["keep"] * state.c + z)
+
+    def read(self, params, state, z):
+        return state.c
+
+
+def test_a_diagonal_cell_that_advances_by_itself_needs_neither_gates_nor_w_h_nor_h():
+    np.testing.assert_allclose(_unrolled(OfItsOwnParts(1))[0][0, :, 0], [3, 4.5, 5.25, 5.625, 5.8125])
+
+
 @pytest.mark.parametrize("base", [Gated, Diagonal, Linear])
 @pytest.mark.parametrize(("count", "kind"), [(0, ValueError), (None, TypeError)])
 def test_a_number_of_gates_is_a_whole_number_from_one_on(base, count, kind):
@@ -252,6 +279,18 @@ def test_attributes_that_would_not_tell_cells_apart_are_refused():
     one, other = Compared(4, 1.0), Compared(4, 2.0)
     params, xs = one.init(jax.random.key(0), 3), XS[:, :1]
     assert jnp.array_equal(2 * rnnjax.unroll(one, params, xs)[0], rnnjax.unroll(other, params, xs)[0])
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Thawed(rnnjax.Cell):
+    size: int
+    output_size = property(lambda self: self.size)
+    init = initial_state = inputs = lambda self, *args, **options: None
+
+
+def test_a_class_without_fields_of_its_own_below_a_dataclass_that_is_not_frozen_can_be_made():
+    kind = type("Below", (Thawed,), {})
+    assert kind(4) == kind(4) != kind(5)
 
 
 @pytest.mark.parametrize("value", [[1.0], jnp.ones(4)])
