@@ -30,6 +30,11 @@ def is_diagonal(cell: Any) -> TypeGuard[DiagonalCell]:
     return isinstance(cell, DiagonalCell) and type(cell).step is Cell.step
 
 
+def sums_gates(cell: Any) -> TypeGuard[DiagonalCell]:
+    """Returns whether a cell's new state is that of `DiagonalCell`: its gates say all of it."""
+    return is_diagonal(cell) and type(cell).advance is DiagonalCell.advance
+
+
 def keeps_units_apart(cell: Cell) -> bool:
     """Returns whether the new state of each unit of a cell follows from that unit's state alone."""
     return is_diagonal(cell) or is_linear(cell)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ def check_cell(cell: Any) -> None:
     """Raises unless `cell` is one, and can be a key of compiled programs."""
     if isinstance(cell, Cell):
         _check_hashable(cell)
+        _check_told_apart(cell)
         return
     got = type(cell).__name__
     if isinstance(cell, type):
@@ -38,6 +40,21 @@ def _check_hashable(cell: Cell) -> None:
             f"({first_line(error)}); make it a @dataclasses.dataclass(frozen=True) whose fields are hashable, with "
             "tuples for lists, and arrays among its parameters"
         ) from error
+
+
+def _check_told_apart(cell: Cell) -> None:
+    """Raises if the comparison of cells is inherited from a dataclass that does not know all of their fields."""
+    kind = type(cell)
+    compares = next(each for each in kind.__mro__ if "__eq__" in vars(each))
+    if not dataclasses.is_dataclass(kind) or not dataclasses.is_dataclass(compares):
+        return
+    known = {field.name for field in dataclasses.fields(compares)}
+    unknown = [field.name for field in dataclasses.fields(kind) if field.compare and field.name not in known]
+    if unknown:
+        raise TypeError(
+            f"cells of {kind.__name__} are compared as those of {compares.__name__} are, without "
+            f"{' and '.join(unknown)}, and the program compiled for one would serve another; leave out eq=False"
+        )
 
 
 def check_inputs(xs: Any) -> Array:

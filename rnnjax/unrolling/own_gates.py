@@ -9,10 +9,9 @@ import numpy as np
 
 from rnnjax.cells.cell import Cell, Params, State, compute_dtype
 from rnnjax.cells.checks import check_hidden
-from rnnjax.cells.diagonal_cell import DiagonalCell
 from rnnjax.cells.gated_cell import recurrent_product
 from rnnjax.cells.hidden_cell import HiddenCell
-from rnnjax.cells.traits import fuses, is_diagonal, is_linear
+from rnnjax.cells.traits import fuses, is_linear, projects_inputs, sums_gates
 from rnnjax.errors import first_line
 
 
@@ -36,7 +35,7 @@ def check_own_gates(cell: Cell, params: Params, state: State, zs: Any) -> None:
         check_hidden(cell, state)
         product = jax.eval_shape(lambda: recurrent_product(state.h, cell.recurrent_weight(params), compute_dtype(zs)))
         _read(cell, cell.gates, params, state, z, _constant(product.shape, product.dtype))
-    elif is_diagonal(cell) and type(cell).advance is DiagonalCell.advance:
+    elif sums_gates(cell):
         check_hidden(cell, state)
         shape = (*state.h.shape[:-1], *params.w_h.shape)
         _read(cell, cell.gates, params, state, z, _constant(shape, state.h.dtype))
@@ -50,9 +49,10 @@ def _read(cell: HiddenCell, equations: Any, *arguments: Any) -> None:
         with np.errstate(all="ignore"):
             jax.eval_shape(lambda: equations(*arguments))
     except IndexError as error:
+        remedy = f"set gate_count, which is {cell.gate_count}, to" if projects_inputs(cell) else "have inputs make"
         raise ValueError(
-            f"{type(cell).__name__}.{equations.__name__} reads outside of its arrays ({first_line(error)}); set "
-            f"gate_count, which is {cell.gate_count}, to the number of gates that it reads"
+            f"{type(cell).__name__}.{equations.__name__} reads outside of its arrays ({first_line(error)}); "
+            f"{remedy} the number of gates that it reads"
         ) from error
     except Exception:  # NumPy's arrays are not all that JAX's are; what is wrong besides, the trace with JAX's will say
         return

@@ -321,3 +321,21 @@ def test_kernels_say_that_a_step_cannot_be_traced_for_one_unit_and_others_serve_
     ):
         _unrolled(cell, method=method)
     np.testing.assert_allclose(_unrolled(cell)[0], _unrolled(cell, method=Scan())[0], rtol=1e-4, atol=1e-6)
+
+
+def test_fields_that_an_inherited_comparison_does_not_know_are_refused():
+    @dataclasses.dataclass(frozen=True, eq=False)
+    class Scaled(Gated):
+        scale: float = 1.0
+
+    with pytest.raises(TypeError, match=r"^cells of Scaled are compared as those of Gated are, without scale, "):
+        _unrolled(Scaled(4, new=lambda sums: HiddenState(sums[..., 0, :])))
+
+
+def test_a_cell_with_inputs_of_its_own_is_not_told_of_gate_count():
+    class OwnInputs(Linear):
+        def inputs(self, params, xs, *, key=None):
+            return xs[..., :1, None]
+
+    with pytest.raises(ValueError, match=r"; have inputs make the number of gates that it reads(\n|$)"):
+        _unrolled(OwnInputs(4, ab=lambda zs: (zs[..., 0, :], zs[..., 1, :])))
