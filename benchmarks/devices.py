@@ -98,9 +98,9 @@ def measure_all(options: argparse.Namespace) -> Iterator[Row]:
     for scaling, weak in (("strong", 0), ("weak", 1)):
         contenders = [Contender(scaling, "jit", 1, case.B)]
         contenders += [Contender(scaling, map, count, case.B * count**weak) for count in counts for map in MAPS]
-        turns = {each: timing.Turn(training_steps(case, each, options.steps)) for each in contenders}
-        timing.interleave(turns, repeats=1000, seconds=options.seconds)
-        times = {each: [time / options.steps for time in turn.times[1:]] for each, turn in turns.items()}
+        calls = {each: training_steps(case, each, options.steps) for each in contenders}
+        found = timing.in_turns(calls, seconds=options.seconds)
+        times = {each: [time / options.steps for time in own] for each, own in found.items()}
         yield from (row(each, own, times[contenders[0]], case.B) for each, own in times.items())
 
 

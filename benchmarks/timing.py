@@ -139,6 +139,25 @@ class Turn:
         time.sleep(self._pause)
 
 
+def in_turns(
+    calls: Mapping[K, Callable[[], Any]], *, seconds: float, pauses: Mapping[K, float] | None = None
+) -> dict[K, list[float]]:
+    """Times contenders in turns of some calls each, for so long and three turns at least.
+
+    Args:
+      calls: what to call, by name or whatever tells them apart, in this order.
+      seconds: after so long no round is begun.
+      pauses: seconds to wait after a turn, of those whose threads go on spinning.
+
+    Returns:
+      The seconds of a call of each contender in each turn.
+    """
+    turns = {name: Turn(call, (pauses or {}).get(name, 0.0)) for name, call in calls.items()}
+    interleave(turns, repeats=1000, seconds=seconds)
+    # The first is from before the rounds.
+    return {name: turn.times[1:] for name, turn in turns.items()}
+
+
 def usual(call: Callable[[], Any], seconds: float = 0.3) -> float:
     """Returns the median seconds of the calls that such a time has room for, five at least, after one not timed."""
     jax.block_until_ready(call())

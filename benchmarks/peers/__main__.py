@@ -150,9 +150,8 @@ def ratio(seconds: Mapping[str, float], names: Sequence[str]) -> float | None:
 
 def medians(calls: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
     """Returns the median time of one call of each contender, run in turns of some calls."""
-    turns = {name: timing.Turn(call, pause=_SPINNING if name == "torch" else 0.0) for name, call in calls.items()}
-    timing.interleave(turns, repeats=1000, seconds=seconds)
-    return {name: timing.spread(turn.times[1:]).median for name, turn in turns.items()}
+    times = timing.in_turns(calls, seconds=seconds, pauses={"torch": _SPINNING})
+    return {name: timing.spread(each).median for name, each in times.items()}
 
 
 def product_rate(case: Case) -> float:

@@ -209,9 +209,8 @@ def measure(name: str, size: Size, direction: str, options: argparse.Namespace, 
         except ValueError as error:  # why a method cannot serve
             rows.append(row(way, reason=str(error)))
     calls = {way: functools.partial(built.run, params, numbers) for way, (built, params) in builds.items()}
-    turns = {way: timing.Turn(call) for way, call in calls.items()}
-    timing.interleave(turns, repeats=1000, seconds=options.seconds)
-    medians = {way: timing.spread(turn.times[1:]).median for way, turn in turns.items()}
+    times = timing.in_turns(calls, seconds=options.seconds)
+    medians = {way: timing.spread(each).median for way, each in times.items()}
     floor = 2 * numbers.nbytes * (2 if direction == "gradient" else 1) / rate
     scan = medians.get("scan")
     for way, (built, _) in builds.items():
