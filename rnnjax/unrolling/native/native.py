@@ -17,12 +17,13 @@ import jax.numpy as jnp
 
 from rnnjax.backend import on_cpu
 from rnnjax.cells.blocks import in_blocks
-from rnnjax.cells.cell import Cell, State
+from rnnjax.cells.cell import State
 from rnnjax.cells.diagonal_cell import DiagonalCell
 from rnnjax.cells.gated_cell import GatedCell
 from rnnjax.cells.linear_cell import LinearCell
 from rnnjax.cells.traits import fuses, keeps_units_apart
 from rnnjax.errors import first_line
+from rnnjax.unrolling.instead import methods_for
 from rnnjax.unrolling.native import compiler
 from rnnjax.unrolling.native.calls import GatedKernel
 from rnnjax.unrolling.native.differentiable import run
@@ -87,14 +88,14 @@ def _unsuited(recurrence: Recurrence) -> str | None:
     if not fuses(cell) and not keeps_units_apart(cell):
         return (
             f"Native() takes cells whose step is GatedCell's, LinearCell's or DiagonalCell's, and {name} is not one "
-            "here; use Scan() or Auto()"
+            f"here; use {methods_for(cell)}"
         )
     if fuses(cell) and not cell.pointwise:
         return f"{name} mixes hidden units in its gates, and Native() takes each by itself; use Fused() or Scan()"
     leaves = jax.tree.leaves((recurrence.params, recurrence.state, recurrence.steps.z, recurrence.xs))
     other = next((leaf.dtype for leaf in leaves if leaf.dtype != jnp.float32), None)
     if other is not None:
-        return f"Native() computes in float32, got {other}; convert it, or use {_instead(cell)}"
+        return f"Native() computes in float32, got {other}; convert it, or use {methods_for(cell)}"
     return _unsuited_shapes(cell, recurrence) or _without_compiler()
 
 
@@ -110,7 +111,7 @@ def _unsuited_shapes(cell: GatedCell | LinearCell | DiagonalCell, recurrence: Re
     if any(leaf.shape[: len(sizes) - 1] != sizes[:-1] for leaf in jax.tree.leaves(recurrence.steps.z)):
         return f"Native() takes z of every step and sequence, {list(sizes[:-1])}, and this one is shared; use Scan()"
     if not all(isinstance(size, int) and size > 0 for size in sizes):
-        return f"Native() takes sizes that are known and not zero, got {sizes}; use {_instead(cell)}"
+        return f"Native() takes sizes that are known and not zero, got {sizes}; use {methods_for(cell)}"
     return None
 
 
@@ -126,17 +127,12 @@ def _without_kernel(recurrence: Recurrence) -> str | None:
     try:
         _, source = _plan_and_source(recurrence)
     except NotImplementedError as error:
-        return f"{name} has no C++ kernel: {error}; use {_instead(recurrence.cell)}"
+        return f"{name} has no C++ kernel: {error}; use {methods_for(recurrence.cell)}"
     key = source, type(recurrence.cell), *_described(recurrence)
     if key not in _FAILED:
         with _LOCK:
             _FAILED.setdefault(key, _failure(source, recurrence))
-    return _FAILED[key] and f"{name} has no C++ kernel: {_FAILED[key]}; use {_instead(recurrence.cell)}"
-
-
-def _instead(cell: Cell) -> str:
-    """Returns which other methods serve a cell."""
-    return "Fused() or Scan()" if fuses(cell) else "Auto() or Scan()"
+    return _FAILED[key] and f"{name} has no C++ kernel: {_FAILED[key]}; use {methods_for(recurrence.cell)}"
 
 
 # For each source and cell that a kernel was compiled for in this process, why it is not used. Cells may have one source
