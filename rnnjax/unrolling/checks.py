@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ def check_cell(cell: Any) -> None:
     """Raises unless `cell` is one, and can be a key of compiled programs."""
     if isinstance(cell, Cell):
         _check_hashable(cell)
-        _check_told_apart(cell)
+        _check_told_apart(type(cell))
         return
     got = type(cell).__name__
     if isinstance(cell, type):
@@ -42,19 +43,25 @@ def _check_hashable(cell: Cell) -> None:
         ) from error
 
 
-def _check_told_apart(cell: Cell) -> None:
-    """Raises if the comparison of cells is inherited from a dataclass that does not know all of their fields."""
-    kind = type(cell)
-    compares = next(each for each in kind.__mro__ if "__eq__" in vars(each))
-    if not dataclasses.is_dataclass(kind) or not dataclasses.is_dataclass(compares):
-        return
-    known = {field.name for field in dataclasses.fields(compares)}
-    unknown = [field.name for field in dataclasses.fields(kind) if field.compare and field.name not in known]
+def _check_told_apart(kind: type[Cell]) -> None:
+    """Raises if cells of a class are compared by less than all of their fields."""
+    compares, unknown = _not_compared(kind)
     if unknown:
         raise TypeError(
-            f"cells of {kind.__name__} are compared as those of {compares.__name__} are, without "
+            f"cells of {kind.__name__} are compared as those of {compares} are, without "
             f"{' and '.join(unknown)}, and the program compiled for one would serve another; leave out eq=False"
         )
+
+
+@functools.cache
+def _not_compared(kind: type[Cell]) -> tuple[str, list[str]]:
+    """Returns the class whose comparison a class of cells has, and the fields that it does not know."""
+    compares = next(each for each in kind.__mro__ if "__eq__" in vars(each))
+    if not dataclasses.is_dataclass(kind) or not dataclasses.is_dataclass(compares):
+        return compares.__name__, []
+    known = {field.name for field in dataclasses.fields(compares)}
+    fields = [field.name for field in dataclasses.fields(kind) if field.compare]
+    return compares.__name__, [name for name in fields if name not in known]
 
 
 def check_inputs(xs: Any) -> Array:
