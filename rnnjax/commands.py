@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import inspect
 import logging
@@ -26,6 +25,7 @@ from rnnjax.errors import (
     TrainingError,
     first_line,
 )
+from rnnjax.flag_parser import FlagParser
 from rnnjax.starting import end_with
 from rnnjax.training.directory.trust import TRUST
 
@@ -113,9 +113,9 @@ def _say(message: object, code: int) -> int:
     return code
 
 
-def run_parser(command: str, description: str) -> argparse.ArgumentParser:
+def run_parser(command: str, description: str) -> FlagParser:
     """Returns a parser with the options of all commands that use a trained run."""
-    parser = argparse.ArgumentParser(prog=f"python -m rnnjax.{command}", description=description)
+    parser = FlagParser(description, prog=f"python -m rnnjax.{command}")
     parser.add_argument("directory", help="run directory, or SWEEP/best, or SWEEP/N for run N of a sweep")
     parser.add_argument("--checkpoint", default="best", choices=["best", "last"], help="which one (default: best)")
     parser.add_argument("--data", metavar="PATH", help="file or folder of data, in place of the run's own")
