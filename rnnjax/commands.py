@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from rnnjax.backend import without_device
 from rnnjax.errors import (
     FAILED,
     STOPPED,
@@ -56,10 +57,13 @@ def exit_code(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -
             raise
         where = error.filename or "writing to the work directory"
         return _say(f"{where}: {os.strerror(error.errno)}; repair that, then run again to resume", FAILED)
-    except RuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):  # XLA's message if a device's memory is full
+    except (RuntimeError, AssertionError) as error:
+        if "RESOURCE_EXHAUSTED" in str(error):  # XLA's message if a device's memory is full
+            return _say(_MEMORY.format(first_line(error)), FAILED)
+        sentence = without_device(error)
+        if sentence is None:
             raise
-        return _say(_MEMORY.format(first_line(error)), FAILED)
+        return _say(sentence, USAGE)
     except KeyboardInterrupt:
         return _say("stopped at once, without a checkpoint of the last steps; run again to resume", 130)
     return 0
