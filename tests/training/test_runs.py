@@ -44,6 +44,8 @@ def test_it_predicts_generates_and_says_what_it_cannot(finished):
     logits = run.predict([[0, 1, 2]])
     assert logits.shape == (1, 3, 5)
     np.testing.assert_array_equal(run.predict({"inputs": [[0, 1, 2]]}), logits)
+    with pytest.raises(ValueError, match=r"^the model reads inputs: give inputs too, in a dict$"):
+        run.predict({})
     assert run.generate("hih") == "".join("hielo"[i] for i in run.predict([[0, 1, 0]])[0].argmax(-1))
     with pytest.raises(ConfigError, match="does not translate; use predict or generate"):
         run.translate(["hi"])
