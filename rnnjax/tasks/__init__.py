@@ -10,7 +10,7 @@ from rnnjax.config import TrainConfig
 from rnnjax.data.dataset import NO_DATA
 from rnnjax.errors import require
 from rnnjax.named_code import named_module, no_module
-from rnnjax.tasks.checks import check_examples, check_inputs, check_kept, check_model
+from rnnjax.tasks.checks import check_examples, check_inputs, check_kept
 from rnnjax.tasks.task import Kept, Task
 
 
@@ -59,7 +59,7 @@ def build_task(config: TrainConfig, kept: Kept | None = None) -> Task:
     """
     kind = _class_of(config)
     task = kind(config, kind.read(config, kept or {}))
-    for check in (check_examples, check_model, check_inputs, check_kept):
+    for check in (check_examples, check_inputs, check_kept):
         check(task)
     return task
 

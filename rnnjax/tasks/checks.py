@@ -23,13 +23,6 @@ def check_examples(task: Task) -> None:
         )
 
 
-def check_model(task: Task) -> None:
-    """Raises unless the task has a model, or makes parameters in another way."""
-    made = task.model is not None or type(task).init is not Task.init
-    name = type(task).__module__
-    require(made, f"the task {name} has no model; set self.model in __init__, or write init and predict")
-
-
 def check_inputs(task: Task) -> None:
     """Raises unless `inputs` has the sizes of those fields of the data that it names."""
     for name, field in task.inputs.items():

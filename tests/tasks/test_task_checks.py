@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from rnnjax.tasks.checks import (
     check_examples,
     check_inputs,
     check_kept,
-    check_model,
     check_splits,
     checked_loss,
     metrics_of,
@@ -111,14 +111,9 @@ def test_metrics_that_lose_the_means_or_are_no_numbers_are_refused(returned, sen
         metrics_of(Own(None, DATA), {"loss": 1.0})
 
 
-def test_a_task_without_a_model_is_refused_unless_it_makes_parameters_itself():
-    class Own(Task):
-        def init(self, key):
-            return 0.0
-
-    check_model(Own(None, DATA))
+def test_a_task_without_a_model_says_so_where_parameters_are_made():
     with pytest.raises(ConfigError, match=r"has no model; set self\.model in __init__, or write init and predict$"):
-        check_model(Task(None, DATA))
+        Task(None, DATA).init(jax.random.key(0))
 
 
 def test_inputs_of_other_sizes_than_the_data_are_refused():
