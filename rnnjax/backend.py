@@ -5,11 +5,25 @@ Those about speed were measured on CPUs only (docs/decisions.md, docs/performanc
 
 from __future__ import annotations
 
+import os
+import traceback
+
 import jax
 
 _MANY_NUMBERS = 2**21  # in an array that a CPU maps anew and whose reading takes longer than computing it again
 _NUMBERS_IN_CACHE = 2**17
 _FEWEST_STEPS = 16  # in a pass of a loop, which costs as much as some of its operations
+
+
+def without_device(error: BaseException) -> str | None:
+    """Returns a sentence if an error is JAX's that finds no device of the kind that is asked for, else None."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or not frames[-1].filename.endswith("xla_bridge.py"):
+        return None
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    return (
+        f"JAX finds no device here for JAX_PLATFORMS={asked!r}; set it to cpu, or install what it needs (rnnjax[cuda])"
+    )
 
 
 def on_cpu(platform: str | None = None) -> bool:

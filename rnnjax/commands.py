@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import inspect
 import logging
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from rnnjax.backend import without_device
 from rnnjax.errors import (
     FAILED,
     STOPPED,
@@ -26,6 +26,7 @@ from rnnjax.errors import (
     TrainingError,
     first_line,
 )
+from rnnjax.flag_parser import FlagParser
 from rnnjax.starting import end_with
 from rnnjax.training.directory.trust import TRUST
 
@@ -56,10 +57,13 @@ def exit_code(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -
             raise
         where = error.filename or "writing to the work directory"
         return _say(f"{where}: {os.strerror(error.errno)}; repair that, then run again to resume", FAILED)
-    except RuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):  # XLA's message if a device's memory is full
+    except (RuntimeError, AssertionError) as error:
+        if "RESOURCE_EXHAUSTED" in str(error):  # XLA's message if a device's memory is full
+            return _say(_MEMORY.format(first_line(error)), FAILED)
+        sentence = without_device(error)
+        if sentence is None:
             raise
-        return _say(_MEMORY.format(first_line(error)), FAILED)
+        return _say(sentence, USAGE)
     except KeyboardInterrupt:
         return _say("stopped at once, without a checkpoint of the last steps; run again to resume", 130)
     return 0
@@ -113,9 +117,9 @@ def _say(message: object, code: int) -> int:
     return code
 
 
-def run_parser(command: str, description: str) -> argparse.ArgumentParser:
+def run_parser(command: str, description: str) -> FlagParser:
     """Returns a parser with the options of all commands that use a trained run."""
-    parser = argparse.ArgumentParser(prog=f"python -m rnnjax.{command}", description=description)
+    parser = FlagParser(description, prog=f"python -m rnnjax.{command}")
     parser.add_argument("directory", help="run directory, or SWEEP/best, or SWEEP/N for run N of a sweep")
     parser.add_argument("--checkpoint", default="best", choices=["best", "last"], help="which one (default: best)")
     parser.add_argument("--data", metavar="PATH", help="file or folder of data, in place of the run's own")

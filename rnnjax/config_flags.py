@@ -63,6 +63,7 @@ def _set_by_ml_collections(config: TrainConfig, arguments: Sequence[str]) -> tup
         flags.DEFINE_string("workdir", None, "run directory", flag_values=values)
         stray = values(rest)[1:]
     except (Exception, SystemExit) as error:  # absl has many types of errors
+        set_fields(config, arguments)  # which most often refuses the same, in words that are not Python's
         raise ConfigError(reason(error)) from error
     return values.config, values.workdir, stray
 

@@ -29,7 +29,8 @@ def main(arguments: Sequence[str]) -> None:
     """Runs the command with the arguments after its name; prints the path of every file that it wrote.
 
     Raises:
-      ConfigError: if DIR holds no run, its model cannot be expressed in the format, or a package is not installed.
+      ConfigError: if DIR holds no run, its model cannot be expressed in the format, a package is not installed, or PATH
+        cannot be written.
       CheckpointError: if no checkpoint can be read.
     """
     options = parse(arguments)
@@ -38,9 +39,11 @@ def main(arguments: Sequence[str]) -> None:
 
     run = open_run(options.directory, options.checkpoint, options.data, trusted=options.trust)
     out = Path(options.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         written = _writer(options.to)(run, out)
+    except OSError as error:
+        raise ConfigError(f"--out {out} cannot be written ({error.strerror}); choose another") from None
     except (ValueError, TypeError, ModuleNotFoundError) as error:
         raise ConfigError(f"{options.directory} cannot be written as {options.to}: {error}") from None
     for path in written:

@@ -1,4 +1,4 @@
-"""Flags of a config's fields, ``--config.FIELD=VALUE``, read where `ml_collections` is not installed."""
+"""Flags of a config's fields, ``--config.FIELD=VALUE``, read where `ml_collections` is missing or refuses them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin
 
 from rnnjax.config_group import ConfigGroup, field_types
-from rnnjax.errors import ConfigError, require
+from rnnjax.errors import ConfigError, did_you_mean, require
 
 C = TypeVar("C", bound=ConfigGroup)
 
 _FLAG = re.compile(r"--?(?P<no>no)?config\.(?P<path>[^=]+)(=(?P<value>.*))?", re.DOTALL)
 _WORKDIR = re.compile(r"--?workdir(=(?P<value>.*))?", re.DOTALL)
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 _TRUE, _FALSE = ("true", "t", "1"), ("false", "f", "0")
 
 
@@ -33,9 +34,14 @@ def set_fields(config: C, arguments: Sequence[str]) -> tuple[C, str | None, list
         elif field is not None:
             _set(config, field, argument, left)
         else:
-            require(not argument.startswith("-"), f"Unknown command line flag {argument.lstrip('-').split('=')[0]!r}")
+            require(not argument.startswith("-"), _unknown_flag(argument))
             stray.append(argument)
     return config, workdir, stray
+
+
+def _unknown_flag(argument: str) -> str:
+    name = argument.lstrip("-").split("=")[0]
+    return f"unknown flag --{name}{did_you_mean(name, ['workdir']) or '; --help lists the fields of the config'}"
 
 
 def _set(config: ConfigGroup, flag: re.Match[str], argument: str, left: list[str]) -> None:
@@ -83,8 +89,7 @@ def parsed(text: str, kind: Any, path: str) -> Any:
             return _members(text)
         return kind(text)
     except (ValueError, SyntaxError) as error:
-        name = getattr(kind, "__name__", kind)
-        raise ConfigError(f"config.{path} must be of type {name}, got {text!r}") from error
+        raise ConfigError(f"config.{path} must be {_KINDS.get(kind, f'of type {kind}')}, got {text!r}") from error
 
 
 def _truth(text: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any, NoReturn
 
 from rnnjax.errors import ConfigError
@@ -17,4 +18,12 @@ class FlagParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         hint = f"; see {self.prog} --help" if self.add_help else ""
-        raise ConfigError(message.removeprefix("argument ") + hint)
+        raise ConfigError(_plain(message.removeprefix("argument ")) + hint)
+
+
+_KINDS = {"int": "a whole number", "float": "a number"}
+
+
+def _plain(message: str) -> str:
+    """Returns argparse's message about a value of the wrong type without Python's name of that type."""
+    return re.sub(r": invalid (int|float) value: ", lambda found: f" must be {_KINDS[found[1]]}, got ", message)

@@ -6,6 +6,8 @@ import functools
 import importlib.util
 import logging
 import math
+import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -26,6 +28,7 @@ _LABELS = {
     "mse": "mean squared error",
     "perplexity": "perplexity (a token)",
 }
+_NO_GLYPH = r"Glyph (\d+) .*missing from font"  # matplotlib's warning of a character
 _TITLE, _GAP = 6, 4  # pixels above and beside each image of a sheet
 
 
@@ -128,9 +131,20 @@ def new_figure(width: float, height: float, *, title: str = "") -> tuple[Any, An
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Writes a figure, and creates its directory if needed; if that fails, it logs a warning."""
+    """Writes a figure, and creates its directory if needed; if that fails, or a font is missing, it logs a warning."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.canvas.print_png(path)  # `savefig` would draw it twice, to the same file
+        with warnings.catch_warnings(record=True) as told:
+            warnings.filterwarnings("always", _NO_GLYPH)
+            figure.canvas.print_png(path)  # `savefig` would draw it twice, to the same file
     except OSError as error:
         _log.warning("the plot %s cannot be written (%s)", path, error.strerror)
+        return
+    _warn_of_boxes(path, [str(each.message) for each in told])
+
+
+def _warn_of_boxes(path: Path, told: Sequence[str]) -> None:
+    codes = dict.fromkeys(found[1] for found in map(re.compile(_NO_GLYPH).match, told) if found)
+    if codes:
+        characters = "".join(chr(int(code)) for code in codes)
+        _log.warning("the plot %s has boxes for %s: matplotlib finds no font that has them", path, characters)

@@ -22,6 +22,7 @@ from typing import Any
 from rnnjax.commands import end, exit_code
 from rnnjax.errors import ConfigError, TrainingError
 from rnnjax.experiments import EXPERIMENTS, Experiment, Figure
+from rnnjax.flag_parser import FlagParser
 
 _MOST_SEEDS = 1000
 _TIMES = ("seconds", "steps_per_second")
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Returns the command's options."""
-    parser = argparse.ArgumentParser(prog="python -m rnnjax.reproduce", description="Reproduces published figures.")
+    parser = FlagParser("Reproduces published figures.", prog="python -m rnnjax.reproduce")
     parser.add_argument("names", nargs="*", metavar="NAME", help="experiments; without names they are listed")
     parser.add_argument("--all", action="store_true", help="run all experiments, which takes many hours")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each, with seeds from 0 (default: 3)")

@@ -100,6 +100,9 @@ class Run:
         require(bool(self.inputs), f"{self.directory} predicts nothing from arrays; {self._can()}")
         given = inputs if isinstance(inputs, Mapping) else {next(iter(self.inputs)): inputs}
         arrays = {name: fitting(name, values, self.inputs) for name, values in given.items()}
+        missing = [name for name in self.inputs if name not in given]
+        if missing:
+            raise ValueError(f"the model reads {', '.join(self.inputs)}: give {', '.join(missing)} too, in a dict")
         with using(methods_of_run(self._opened.directory)):
             return jax.device_get(self._predict(self.params, arrays))
 

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from rnnjax.cache import keep_compilations
 from rnnjax.commands import end, exit_code
 from rnnjax.errors import require
@@ -53,6 +55,7 @@ def main(arguments: Sequence[str]) -> None:
 
     cell = build_cell(CellConfig(kind=options.cell, layers=options.layers, hidden_size=hidden))
     keep_compilations()
+    jax.local_devices()  # where there is none, JAX says so here; in what it compiles it cuts its own frames off
     gradient = not options.forward_only
     report = _tune(cell, (length, batch, features), seconds=options.seconds, dtype=options.dtype, gradient=gradient)
     print(report)

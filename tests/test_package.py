@@ -20,6 +20,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", 3)
 print(jax.device_count())
 print(rnnjax.nn.RNN.__name__, rnnjax.interop.from_flax.__name__, rnnjax.models.greedy.__name__)
+print("flax.nnx" in sys.modules, rnnjax.nn.nnx.RNN.__module__)
 """
 
 
@@ -59,9 +60,11 @@ def test_public_functions_and_classes_say_what_they_are(name):
 
 
 def test_what_needs_flax_is_imported_when_it_is_asked_for(said):
-    assert said[2] == "RNN from_flax greedy"
+    assert said[2:] == ["RNN from_flax greedy", "False rnnjax.nn.nnx"]
     with pytest.raises(AttributeError, match="module 'rnnjax' has no attribute 'none'"):
         rnnjax.none  # noqa: B018
+    with pytest.raises(AttributeError, match=r"module 'rnnjax\.nn' has no attribute 'none'"):
+        rnnjax.nn.none  # noqa: B018
 
 
 def test_the_citation_names_the_version():

@@ -81,3 +81,11 @@ def test_a_sweep_of_one_epoch_draws_no_dots(drawn, tmp_path):
     assert drawn == {}
     report.plot_sweep(results, told, tmp_path)
     assert "one seed" in drawn["loss"].axes[0].get_legend().get_texts()[0].get_text()
+
+
+def test_characters_that_no_font_has_are_told_of_in_one_line(tmp_path, caplog):
+    figure, _ = plots.new_figure(2, 2, title="früh 日本 日")
+    plots.save_figure(figure, tmp_path / "a.png")
+    (line,) = caplog.messages
+    assert line == f"the plot {tmp_path}/a.png has boxes for 日本: matplotlib finds no font that has them"
+    assert (tmp_path / "a.png").stat().st_size > 0

@@ -52,7 +52,7 @@ class Stack(Cell):
 
     def __post_init__(self):
         if isinstance(self.cells, Cell):
-            raise TypeError(f"Stack is made of cells, got {self.cells!r}")
+            raise TypeError(f"Stack takes a list of cells, got {self.cells!r}; write Stack([{self.cells!r}])")
         object.__setattr__(self, "cells", tuple(self.cells))
         if not self.cells:
             raise ValueError("Stack needs at least one cell, got none")

@@ -124,7 +124,7 @@ def _whole(text: str, name: str) -> int:
     try:
         value = int(text)
     except ValueError:
-        raise ValueError(f"the {name} must be a whole number, not {_short(text)}") from None
+        raise ValueError(f"the {name} must be a whole number, not {_short(text)}, so number them all") from None
     if not -(2**63) <= value < 2**63:
         raise ValueError(f"the {name} {value} does not fit 64 bits")
     return value

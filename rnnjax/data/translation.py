@@ -149,7 +149,7 @@ def _multi30k(place: Place) -> tuple[Pairs, str]:
 def _lines(file: Path) -> list[str]:
     try:
         # Not `splitlines`, which also splits at characters that are in some sentences.
-        return _content(file).decode("utf-8").removesuffix("\n").split("\n")
+        return _content(file).decode("utf-8-sig").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read as text ({error}); give another data.path") from error
 
@@ -179,12 +179,13 @@ def _member(archive: zipfile.ZipFile, texts: Sequence[zipfile.ZipInfo]) -> bytes
 
 
 def _read_pairs(file: Path) -> list[Pair]:
-    """Returns the first two columns of a file of tab-separated lines; lines with an empty one are left out."""
+    """Returns the first two columns of tab-separated lines, without blank lines and those with an empty column."""
     pairs = []
     for number, line in enumerate(_lines(file), 1):
-        columns = line.split("\t")
+        columns = line.split("\t") if line.strip() else ["", ""]
         if len(columns) < 2:
-            raise DataError(f"line {number} of {file} has no tab between a source and a target: {line[:40]!r}")
+            what = f"has no tab between a source and a target: {line[:40]!r}"
+            raise DataError(f"line {number} of {file} {what}; write one there, or remove the line")
         if columns[0].strip() and columns[1].strip():
             pairs.append((columns[0].strip(), columns[1].strip()))
     return pairs

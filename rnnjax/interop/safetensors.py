@@ -107,10 +107,13 @@ def _array(path: Path, content: bytes, start: int, name: str, entry: Any) -> np.
 
 
 def write_bytes(path: Path, content: bytes | bytearray) -> None:
-    """Writes a file whole, in the place of one that exists."""
+    """Writes a file whole, in the place of one that exists, or leaves nothing."""
     temporary = part_of(path)
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

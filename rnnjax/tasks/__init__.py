@@ -10,7 +10,7 @@ from rnnjax.config import TrainConfig
 from rnnjax.data.dataset import NO_DATA
 from rnnjax.errors import require
 from rnnjax.named_code import named_module, no_module
-from rnnjax.tasks.checks import check_examples
+from rnnjax.tasks.checks import check_examples, check_inputs, check_kept
 from rnnjax.tasks.task import Kept, Task
 
 
@@ -54,12 +54,13 @@ def build_task(config: TrainConfig, kept: Kept | None = None) -> Task:
       kept: what a run has kept, of a task that keeps anything; None or nothing takes it from the data.
 
     Raises:
-      ConfigError: as `task_module`, if the config is that of another task, or if fields of a split have unequal numbers
-        of examples. Errors of the task's own `read` are raised, too.
+      ConfigError: as `task_module`, if the config is that of another task, or if the task or its data is not as
+        `rnnjax.tasks.checks` wants it. Errors of the task's own `read` are raised, too.
     """
     kind = _class_of(config)
     task = kind(config, kind.read(config, kept or {}))
-    check_examples(task)
+    for check in (check_examples, check_inputs, check_kept):
+        check(task)
     return task
 
 

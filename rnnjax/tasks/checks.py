@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from rnnjax.errors import require
+from rnnjax.errors import ConfigError, require
 from rnnjax.tasks.task import Batch, Metrics, Task, Weighted
 
 
@@ -20,6 +21,58 @@ def check_examples(task: Task) -> None:
         require(
             len(set(counts.values())) <= 1, f"all fields of the {split} split must be of as many examples, got {shown}"
         )
+
+
+def check_inputs(task: Task) -> None:
+    """Raises unless `inputs` has the sizes of those fields of the data that it names."""
+    for name, field in task.inputs.items():
+        if name in task.data.splits.get("train", {}):
+            got = np.shape(task.data.splits["train"][name])
+            fits = len(got) == len(field.shape) and all(
+                isinstance(size, str) or size == number for size, number in zip(field.shape, got)
+            )
+            shown = f"[{', '.join(map(str, field.shape))}]"
+            task_name = type(task).__module__
+            require(fits, f"inputs of the task {task_name} says that {name} is {shown}, but the data has {list(got)}")
+
+
+def check_kept(task: Task) -> None:
+    """Raises unless what the task keeps of its data can be written into `model.json`."""
+    for name, value in task.kept.items():
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            task_name, why = type(task).__module__, str(error)
+            raise ConfigError(
+                f"the task {task_name} keeps {name!r}, which JSON cannot hold ({why}); convert it, as by .tolist()"
+            ) from None
+
+
+def metrics_of(task: Task, means: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the task's `metrics` of means as numbers, raising unless the loss is still among them."""
+    returned = task.metrics(dict(means))
+    whole = isinstance(returned, Mapping) and ("loss" in returned or "loss" not in means)
+    name = type(task).__module__
+    require(whole, f"metrics of the task {name} must return the means that it is given, too: {{**means, ...}}")
+    return _numbers(name, returned)
+
+
+def scores_of(task: Task, params: Any, split: str) -> dict[str, Any]:
+    """Returns the task's `scores` as numbers.
+
+    Args:
+      task: the task.
+      params, split: as in `Task.scores`.
+    """
+    return _numbers(type(task).__module__, task.scores(params, split))
+
+
+def _numbers(task_name: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns metrics, each that is an array of one number as that number, which JSON can hold."""
+    for name, value in metrics.items():
+        size = np.shape(value)
+        require(size == (), f"the metric {name!r} of the task {task_name} must be a number, got shape {list(size)}")
+    return {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
 
 
 def check_splits(task: Task) -> None:

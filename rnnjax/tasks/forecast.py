@@ -188,13 +188,13 @@ class Task(task.Task):
 
 
 def series_end(config: Config, reading: SeriesReading) -> Float[np.ndarray, "W C"]:
-    """Returns the last window of the data as it is now; of the training's, if the file is gone.
+    """Returns the last window of the data as it is now; of the training's, if the run's own file is gone.
 
     Raises:
-      DataError: if the file cannot be read, or is shorter than a window.
+      DataError: if other data is not there, or the file cannot be read, or is shorter than a window.
     """
     path = Path(os.path.expanduser(config.data.path or ""))
-    if not path.exists():
+    if not path.exists() and not config.data.whole:
         _log.info("%s is gone: what follows is forecast from the end of the data as it was in training", path)
         return reading.end
     files = own_files(str(path), (".csv",))

@@ -35,7 +35,7 @@ class OwnConfig(DataConfig):
         the order of the rows.
       features: the columns that are read; none takes all that are nothing else.
       scale: whether features are standardised by mean and deviation of the training split.
-      validation_fraction, test_fraction: of one file.
+      validation_fraction, test_fraction: the shares of one file that are for validation and for the test.
       whole: whether one file is all of every split: what `--data` gives to a finished run, if its training had another.
     """
 

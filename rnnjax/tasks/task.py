@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from rnnjax.cells.cell import Cell
 from rnnjax.data.dataset import DataSet
+from rnnjax.errors import require
 
 Batch = dict[str, Shaped[Array, "B ..."]]
 
@@ -149,6 +150,8 @@ class Task:
 
     def init(self, key: PRNGKeyArray) -> Any:
         """Returns fresh parameters."""
+        what = f"the task {type(self).__module__} has no model"
+        require(self.model is not None, f"{what}; set self.model in __init__, or write init and predict")
         return self.model.init(key, *(field.zeros() for field in self.inputs.values()))
 
     def apply(self, params: Any, *inputs: Any, key: PRNGKeyArray | None = None, **options: Any) -> Any:

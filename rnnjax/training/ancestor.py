@@ -219,7 +219,8 @@ class Ancestor:
                 begun, scores = (0, with_params(state, items["params"])), {}
             own.save(begun[0], as_items(begun[1]), scores)
             own.wait()
-        _log.info("begins with the parameters of %s, step %d", self._run.path, step)
+        what = "goes on with the whole state" if self._extends else "begins with the parameters"
+        _log.info("%s of %s, step %d", what, self._run.path, step)
         return begun
 
     def _checkpoint(self, there: Checkpoints, state: TrainState) -> tuple[int, dict[str, Any]]:

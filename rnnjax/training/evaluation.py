@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from rnnjax.parallel.mesh import batch_mesh
 from rnnjax.tasks import build_task
+from rnnjax.tasks.checks import metrics_of, scores_of
 from rnnjax.training.directory.finding import find_run
 from rnnjax.training.directory.opened import kept_of, methods_of_run, restore_params, run_config
 from rnnjax.training.split_evaluation import Evaluator
@@ -39,5 +40,5 @@ def evaluate_run(
     resident = config.data.feed == "device"
     evaluate = Evaluator(task, mesh, split, config.batch_size, resident=resident, map=config.parallel.map)
     with using(methods_of_run(run)):
-        metrics = task.metrics(evaluate.of_only_run(params)) | task.scores(jax.device_get(params), split)
+        metrics = metrics_of(task, evaluate.of_only_run(params)) | scores_of(task, jax.device_get(params), split)
     return {"step": step, "checkpoint": checkpoint, "split": split, **metrics, "data": task.data.source}

@@ -51,17 +51,22 @@ def opened(
                 return {}
             run.check(config)
             run.check_parent(parent)
-            summary, mark = run.summary(is_summary), ""
+            summary, mark = _summary(run), ""
             if summary is None:
                 mark = locks.enter_context(run.locked())
                 run.check(config)  # again: another run may have written there before the lock was taken
-                summary = run.summary(is_summary)
+                summary = _summary(run)
             return {"path": str(run.path.absolute()), "mark": mark}
 
         writer = in_all_processes(lock_unless_complete)[0]
         in_all_processes(lambda: _check_same_directory(run, **writer))
         complete = in_all_processes(lambda: summary is not None)[0]
         yield {} if complete and summary is None else summary
+
+
+def _summary(run: RunDirectory) -> dict[str, Any] | None:
+    """Returns the summary of a run; None if it is not complete, or is to be resumed to make its `model.json` again."""
+    return None if run.model_is_lost() else run.summary(is_summary)
 
 
 def _check_same_directory(run: RunDirectory, path: str, mark: str) -> None:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from rnnjax.errors import TrainingError
 from rnnjax.metric_names import OF_OPTIMIZER, of_task
-from rnnjax.tasks.checks import check_best_metric
+from rnnjax.tasks.checks import check_best_metric, metrics_of, scores_of
 from rnnjax.training.directory.checkpoint import Checkpoints, Unfinished
 from rnnjax.training.engine import Engine
 from rnnjax.training.log_window import LogWindow, Metrics, steps_in
@@ -134,7 +134,7 @@ class Record(abc.ABC):
         runs = len(self.diverged)  # without padding
         metrics = {name: values[:runs] for name, values in results.on_host().items()}
         evaluated = range(0 if results.validation is None else runs)
-        validation = [self.task.metrics(of_run(results.validation or {}, index)) for index in evaluated]
+        validation = [metrics_of(self.task, of_run(results.validation or {}, index)) for index in evaluated]
         for row in validation:
             check_best_metric(self.task, row)
         # First, since it decides which lines are written.
@@ -165,7 +165,9 @@ class Record(abc.ABC):
     ) -> Iterator[Row]:
         """Yields the lines of one run, up to the step at which it diverged."""
         metrics = {name: values[index] for name, values in lines.items()}
-        rows = [self.task.metrics(row) for row in training_rows(metrics, step, results.epoch, self._window.log_every)]
+        rows = [
+            metrics_of(self.task, row) for row in training_rows(metrics, step, results.epoch, self._window.log_every)
+        ]
         rows = [finite_of_optimizer(row) for row in rows]
         if results.validation is not None:
             rows.append({"step": results.step, "epoch": results.epoch, "split": "validation", **validation[index]})
@@ -180,7 +182,7 @@ class Record(abc.ABC):
         if metrics:
             mean = {name: values[shown].mean(0) for name, values in of_task(metrics).items()}
             last = {name: values[-self._window.log_every :] for name, values in mean.items()}
-            self.progress.advance(results.step, self.task.metrics(means(last)), mean)
+            self.progress.advance(results.step, metrics_of(self.task, means(last)), mean)
         if results.validation is not None:
             rows = [validation[int(index)] for index in shown]
             self.progress.epoch(results.epoch, means({name: [row[name] for row in rows] for name in rows[0]}))
@@ -195,8 +197,8 @@ class Record(abc.ABC):
         about = {"step": self._schedule.steps, "epoch": self._schedule.epochs, "split": "test"}
         params = jax.device_get(params)
         for index in map(int, np.flatnonzero(self.diverged == 0)):
-            scores = self.task.scores(params_of_run(params, index), "test")
-            test = self.task.metrics(of_run(metrics, index)) | scores
+            scores = scores_of(self.task, params_of_run(params, index), "test")
+            test = metrics_of(self.task, of_run(metrics, index)) | scores
             self._sinks.write([self._labels[index] | about | test])
 
 

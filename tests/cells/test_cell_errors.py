@@ -83,8 +83,8 @@ def test_a_stack_refuses_what_is_not_a_cell_and_nothing_at_all():
         Stack(())
 
 
-def test_a_stack_of_a_bare_cell_says_what_a_stack_is_made_of():
-    with pytest.raises(TypeError, match=r"Stack is made of cells, got LSTM\("):
+def test_a_stack_of_a_bare_cell_says_how_to_write_it():
+    with pytest.raises(TypeError, match=r"Stack takes a list of cells, got LSTM\(3\); write Stack\(\[LSTM\(3\)\]\)"):
         Stack(LSTM(3))
 
 

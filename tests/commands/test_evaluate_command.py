@@ -57,12 +57,19 @@ def test_a_run_without_checkpoints_ends_with_1(trained, call, tmp_path):
     assert re.search(f"{path}.* train first", err)
 
 
-@pytest.mark.parametrize("arguments", [[], ["DIR", "--split", "holdout"], ["DIR", "--checkpoint", "newest"]])
-def test_bad_usage_ends_with_2(arguments, call, capfd):
-    with pytest.raises(SystemExit) as ended:
-        call(evaluate.main, *arguments)
-    assert ended.value.code == 2
-    assert "usage: python -m rnnjax.evaluate" in capfd.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "arguments are required: directory; see python -m rnnjax.evaluate --help"),
+        (["DIR", "--split", "holdout"], "--split: invalid choice: 'holdout'"),
+        (["DIR", "--checkpoint", "newest"], "--checkpoint: invalid choice: 'newest'"),
+        (["DIR", "DIR"], "unrecognized arguments: DIR"),
+    ],
+)
+def test_bad_usage_ends_with_2_and_one_sentence(arguments, message, call):
+    code, out, sentences, err = call(evaluate.main, *arguments)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert message in sentences[0]
 
 
 def test_a_directory_that_is_read_only_and_in_use_is_evaluated(trained, summary, call, read_only, tmp_path):

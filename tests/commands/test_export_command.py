@@ -56,6 +56,20 @@ def test_what_a_format_cannot_express_is_said_in_one_sentence(run, call, tmp_pat
     assert "cannot be written as keras: " in sentences[0]
 
 
+def test_a_path_that_cannot_be_written_is_named_and_nothing_is_left(run, call, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    for to, out, why in [
+        ("torch", tmp_path / "folder", "Is a directory"),
+        ("stablehlo", tmp_path / "file", "File exists"),
+        ("safetensors", tmp_path / "file" / "a", "File exists"),
+    ]:
+        code, _, sentences, _ = call(main, run.directory, "--to", to, "--out", out)
+        assert (code, sentences) == (2, [f"rnnjax: --out {out} cannot be written ({why}); choose another"])
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "file", tmp_path / "folder"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_recurrent_layer_and_a_dense_one_are_a_projection(run, call, tmp_path):
     cell, params, others = recurrent_layer(run.cell, run.params)
     assert (cell, others) == (Project(run.cell, 10), ())

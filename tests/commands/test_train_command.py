@@ -238,6 +238,14 @@ def test_a_disk_on_which_no_checkpoint_fits_ends_with_1_and_one_sentence(run_com
     assert quiet(ended.err), ended.err
 
 
+def test_a_platform_without_a_device_ends_with_2_and_one_sentence(call, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "abacus")
+    code, out, sentences, err = call(lambda arguments: jax.devices("abacus"))
+    assert (code, out) == (2, "")
+    assert err.startswith("rnnjax: JAX finds no device here for JAX_PLATFORMS='abacus'; set it to cpu, or install")
+    assert err == sentences[0] + "\n"
+
+
 def test_memory_that_is_exhausted_ends_with_1_and_one_sentence(call):
     def main(arguments):
         jax.block_until_ready(jax.jit(lambda: jnp.ones((2**20, 2**25), jnp.uint8))())

@@ -196,3 +196,11 @@ def test_an_archive_without_a_text_is_refused(tmp_path):
 def test_a_device_is_no_file():
     with pytest.raises(DataError, match="/dev/zero is a device, not a file"):
         load_pairs("tsv", "/dev/zero")
+
+
+def test_a_mark_at_the_beginning_and_blank_lines_of_a_file_are_no_text(tmp_path):
+    lines = [f"source{number}\ttarget{number}" for number in range(12)]
+    for name, content in (("plain", "\n".join(lines)), ("marked", "\ufeff" + "\n\n".join(lines) + "\n\n")):
+        (tmp_path / f"{name}.tsv").write_text(content, encoding="utf-8")
+    plain, marked = (load_pairs("tsv", str(tmp_path / f"{name}.tsv")) for name in ("plain", "marked"))
+    assert plain[0] == marked[0]

@@ -105,7 +105,7 @@ def test_numbers_of_a_clusters_environment_that_are_none_are_refused_by_name(env
         (FLAGS[:2], "belong together; add --process_id, --processes"),
         (FLAGS[:4], "belong together; add --processes"),
         ([*FLAGS, "--process_id", "2"], "--process_id must be from 0 to 1, got 2"),
-        ([*FLAGS, "--process_id", "one"], "--process_id: invalid int value: 'one'"),
+        ([*FLAGS, "--process_id", "one"], "--process_id must be a whole number, got 'one'"),
         ([*FLAGS, "--processes", "0"], "--processes must be at least 1, got 0"),
         ([*FLAGS, "--coordinator", "here"], "--coordinator must be HOST:PORT, got 'here'"),
         ([*FLAGS, "--coordinator", "here:²"], "--coordinator must be HOST:PORT, got 'here:²'"),

@@ -175,8 +175,14 @@ def test_what_follows_the_end_of_the_data_is_forecast_with_the_file_and_without(
     lines = list(open_task(config, kept).generate(params, plots=tmp_path))
     assert [len(lines), lines[0]] == [3, "wave,line"]
     assert (tmp_path / "generated.png").stat().st_size > 1000
-    gone = freeze(forecast.Config(cell=CELL, window=5, horizon=2, data=forecast.ForecastConfig(path="/nowhere.csv")))
+    nowhere = forecast.ForecastConfig(path="/nowhere.csv")
+    gone = freeze(forecast.Config(cell=CELL, window=5, horizon=2, data=nowhere))
     assert list(open_task(gone, kept).generate(params, length=1)) == lines[:2]
+    nowhere = forecast.ForecastConfig()
+    nowhere.read_other("/nowhere.csv")  # as --data does
+    asked_for = freeze(forecast.Config(cell=CELL, window=5, horizon=2, data=nowhere))
+    with pytest.raises(DataError, match=r"nowhere\.csv does not exist: give the data with"):
+        list(open_task(asked_for, kept).generate(params))
 
 
 def test_rows_of_items_are_windows_of_sessions(folder):

@@ -1,15 +1,26 @@
 """What a task of one's own does wrong is said in a sentence, before it gives other numbers or a traceback."""
 
 import dataclasses
+import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rnnjax.data.dataset import DataSet
 from rnnjax.errors import ConfigError
-from rnnjax.tasks.checks import check_best_metric, check_examples, check_splits, checked_loss
-from rnnjax.tasks.task import Task, Weighted
+from rnnjax.tasks.checks import (
+    check_best_metric,
+    check_examples,
+    check_inputs,
+    check_kept,
+    check_splits,
+    checked_loss,
+    metrics_of,
+    scores_of,
+)
+from rnnjax.tasks.task import Field, Task, Weighted
 
 PART = {"xs": np.zeros((6, 6)), "ys": np.zeros(6)}
 DATA = DataSet("made", {"train": PART, "validation": PART, "test": PART}, "", "")
@@ -66,3 +77,55 @@ def test_a_split_that_is_missing_is_named():
 def test_a_best_metric_that_is_none_of_the_task_is_refused():
     with pytest.raises(ConfigError, match=r"has no metric 'accuracy'; choose best_metric from loss, mae$"):
         check_best_metric(Task(None, DATA), {"mae": 1.0, "loss": 1.0})
+
+
+def test_metrics_and_scores_that_are_arrays_become_numbers():
+    class Own(Task):
+        def metrics(self, means):
+            return {**means, "perplexity": jnp.exp(means["loss"])}
+
+        def scores(self, params, split):
+            return {"bleu": np.float32(0.5)}
+
+    own = Own(None, DATA)
+    assert json.dumps(metrics_of(own, {"loss": 0.0})) == '{"loss": 0.0, "perplexity": 1.0}'
+    assert json.dumps(scores_of(own, None, "test")) == '{"bleu": 0.5}'
+
+
+@pytest.mark.parametrize(
+    ("returned", "sentence"),
+    [
+        (
+            {"perplexity": 1.0},
+            r"metrics of the task .* must return the means that it is given, too: {\*\*means, \.\.\.}$",
+        ),
+        ({"loss": 1.0, "each": np.ones(3)}, r"the metric 'each' of the task .* must be a number, got shape \[3\]$"),
+    ],
+)
+def test_metrics_that_lose_the_means_or_are_no_numbers_are_refused(returned, sentence):
+    class Own(Task):
+        def metrics(self, means):
+            return returned
+
+    with pytest.raises(ConfigError, match=sentence):
+        metrics_of(Own(None, DATA), {"loss": 1.0})
+
+
+def test_a_task_without_a_model_says_so_where_parameters_are_made():
+    with pytest.raises(ConfigError, match=r"has no model; set self\.model in __init__, or write init and predict$"):
+        Task(None, DATA).init(jax.random.key(0))
+
+
+def test_inputs_of_other_sizes_than_the_data_are_refused():
+    task = Task(None, DATA)
+    task.inputs = {"xs": Field(("B", 5), "float32"), "elsewhere": Field(("B", 7), "float32")}
+    with pytest.raises(ConfigError, match=r"says that xs is \[B, 5\], but the data has \[6, 6\]$"):
+        check_inputs(task)
+    task.inputs = {"xs": Field(("B", "T"), "float32"), "ys": Field(("B",), "float32")}
+    check_inputs(task)
+
+
+def test_what_json_cannot_hold_is_not_kept():
+    check_kept(Task(None, dataclasses.replace(DATA, kept={"names": ["a", "b"]})))
+    with pytest.raises(ConfigError, match=r"keeps 'names', which JSON cannot hold \(.*ndarray.*\); .* \.tolist\(\)$"):
+        check_kept(Task(None, dataclasses.replace(DATA, kept={"names": np.arange(3)})))

@@ -42,9 +42,20 @@ def test_a_task_may_have_an_option_of_its_own(directory, monkeypatch, capsys):
     assert capsys.readouterr().out == "3.0\n"
     with pytest.raises(ConfigError, match=r"^the task toytasks\.sign takes --mood: leave --seed out$"):
         generate.main([*arguments, "--seed", "1"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(ConfigError, match=r"^unrecognized arguments: --tempo 1$"):
         generate.main([*arguments, "--tempo", "1"])
-    assert "unrecognized arguments: --tempo 1" in capsys.readouterr().err
+
+
+def test_an_option_of_its_own_may_be_true_or_false(directory, monkeypatch, capsys):
+    def answer(self, params, *, loud=True):
+        yield f"{loud}"
+
+    monkeypatch.setattr(task_module("toytasks.sign").Task, "generate", answer)
+    for said, meant in ("false", "False"), ("True", "True"):
+        generate.main([str(directory), "--loud", said])
+        assert capsys.readouterr().out == f"{meant}\n"
+    with pytest.raises(ConfigError, match=r"^--loud: must be true or false, got 'no'$"):
+        generate.main([str(directory), "--loud", "no"])
 
 
 @pytest.mark.parametrize(

@@ -123,13 +123,11 @@ def test_unknown_experiments_are_refused_before_anything_is_run(toy):
     assert list(toy.iterdir()) == []
 
 
-def test_runs_with_other_fields_write_no_results_of_the_experiments(capsys):
+def test_runs_with_other_fields_write_no_results_of_the_experiments():
     with pytest.raises(ConfigError, match=r"--config.epochs=1 makes other results than docs/results.json is for"):
         reproduce.main(["hihello_basic", "--config.epochs=1"])
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(ConfigError, match=r"unrecognized .*: --colour=red; see python -m rnnjax.reproduce --help"):
         reproduce.main(["hihello_basic", "--colour=red"])
-    assert ended.value.code == 2
-    assert "unrecognized arguments: --colour=red" in capsys.readouterr().err
 
 
 def test_without_a_checkout_results_lie_beside_the_runs(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from rnnjax.errors import ConfigError, DataError
 from rnnjax.runs import columns, fitting
 from rnnjax.tasks import build_task, hihello
 from rnnjax.tasks.task import Field
+from rnnjax.train import train_or_go_on
 
 pytestmark = pytest.mark.usefixtures("programs_of_alike_runs")
 
@@ -44,6 +45,8 @@ def test_it_predicts_generates_and_says_what_it_cannot(finished):
     logits = run.predict([[0, 1, 2]])
     assert logits.shape == (1, 3, 5)
     np.testing.assert_array_equal(run.predict({"inputs": [[0, 1, 2]]}), logits)
+    with pytest.raises(ValueError, match=r"^the model reads inputs: give inputs too, in a dict$"):
+        run.predict({})
     assert run.generate("hih") == "".join("hielo"[i] for i in run.predict([[0, 1, 0]])[0].argmax(-1))
     with pytest.raises(ConfigError, match="does not translate; use predict or generate"):
         run.translate(["hi"])
@@ -102,6 +105,15 @@ def test_a_run_of_an_earlier_version_is_refused_in_one_sentence(finished, tmp_pa
             rnnjax.load_run(path)
     run_training(path, finished.config, finished.task)  # which makes it again
     assert rnnjax.load_run(path).generate("hih") == rnnjax.load_run(finished.directory.path).generate("hih")
+
+
+def test_a_complete_run_whose_model_file_is_damaged_makes_it_again(finished, tmp_path):
+    path = shutil.copytree(finished.directory.path, tmp_path / "run")
+    whole = (path / "model.json").read_text()
+    (path / "model.json").write_text(whole[:20])
+    train_or_go_on(finished.config, path)
+    assert (path / "model.json").read_text() == whole
+    assert rnnjax.load_run(path).summary["final"] == finished.summary["final"]
 
 
 def test_a_task_of_ones_own_is_opened_without_its_data(tmp_path):

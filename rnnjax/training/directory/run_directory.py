@@ -188,9 +188,11 @@ class RunDirectory:
         """
         if not self.has_begun():
             return None
-        if self._model_file() is None and self._model.exists() and self.parent() is None:
-            return None
-        return self.model().kept
+        return None if self.model_is_lost() else self.model().kept
+
+    def model_is_lost(self) -> bool:
+        """Says whether `model.json` is damaged, and the data gives the same, as it does if the run began afresh."""
+        return self._model.exists() and self._model_file() is None and self.parent() is None
 
     def _model_file(self) -> ModelFile | None:
         """Returns the content of `model.json`; None if there is none that can be read."""
