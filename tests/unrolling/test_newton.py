@@ -70,6 +70,17 @@ class Growing(DiagonalCell):
         return HiddenState(jnp.exp(z[..., 0, :]) * state.h + z[..., 1, :] + r[..., 0, :])
 
 
+@pytest.mark.promotes_types
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_states_of_16_bits_are_those_of_scan_within_a_few_of_their_spacings(dtype):
+    cell = ParaGRU(H, state_dtype=dtype)
+    params, xs = parameters(cell), inputs(B, 60, I)
+    newton, scan = (
+        jax.jit(functools.partial(unroll, cell, method=method))(params, xs) for method in (Newton(), Scan())
+    )
+    close(newton, scan, rtol=0, atol=4 * float(jnp.finfo(dtype).eps))
+
+
 def value_and_gradients(cell, method, arguments, **options):
     def loss(params, xs, state):
         ys, last = unroll(cell, params, xs, state, method=method, **options)
