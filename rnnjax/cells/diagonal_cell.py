@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -117,4 +116,4 @@ class DiagonalCell(HiddenCell):
 
 def _at_least(dtype: DTypeLike, leaf: Array) -> Array:
     """Returns an array of floating-point numbers in a type that holds those of `dtype` too, any other as it is."""
-    return leaf.astype(np.promote_types(leaf.dtype, dtype)) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+    return leaf.astype(jnp.promote_types(leaf.dtype, dtype)) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from rnnjax.cells.cell import Params, State
@@ -109,10 +108,10 @@ def coefficients_like(
       TypeError: if they are no pair, or not built as the state is.
       ValueError: if one does not broadcast to the state.
     """
-    dtype = functools.reduce(np.promote_types, (leaf.dtype for leaf in jax.tree.leaves(state)))
+    dtype = functools.reduce(jnp.promote_types, (leaf.dtype for leaf in jax.tree.leaves(state)))
 
     def in_its_type(z: Array) -> Array:
-        return z.astype(np.promote_types(z.dtype, dtype)) if jnp.issubdtype(z.dtype, jnp.floating) else z
+        return z.astype(jnp.promote_types(z.dtype, dtype)) if jnp.issubdtype(z.dtype, jnp.floating) else z
 
     pair = cell.coefficients(params, jax.tree.map(in_its_type, zs))
     check_pair(cell, pair)

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool
 
 from rnnjax.backend import steps_at_once
@@ -72,7 +71,7 @@ class Associative(Method):
         keep_sizes(self, optional=("remat_every",))
 
     def why_not(self, recurrence: Recurrence) -> str | None:
-        dtype = functools.reduce(np.promote_types, (leaf.dtype for leaf in jax.tree.leaves(recurrence.state)))
+        dtype = functools.reduce(jnp.promote_types, (leaf.dtype for leaf in jax.tree.leaves(recurrence.state)))
         return (
             _not_linear(recurrence.cell)
             or why_not_here(self.implementation, dtype, self.interpret)
