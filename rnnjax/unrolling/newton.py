@@ -41,8 +41,9 @@ class Newton(Method):
         exact, the first or second for a `DiagonalCell` or a `LinearCell`, "dense" for others. With one that leaves
         something out, more iterations are needed (quasi-Newton).
       tolerance: the largest residual, as a share of the largest number of the state in that step and sequence, of each
-        array of the state by itself; None: 32 times the spacing of the state's floating-point numbers at 1, and twice
-        that of 16-bit numbers, of which 32 would be a quarter of the state.
+        array of the state by itself, and of each unit where that is one number which reads no other; None: 32 times the
+        spacing of the state's floating-point numbers at 1, and twice that of 16-bit numbers, of which 32 would be a
+        quarter of the state.
       iterations: the most iterations; if residuals are too large then, steps are taken one after another.
       damping: share, in [0, 1], by which Jacobians are reduced; more iterations, which are less apt to overflow. At 1
         these are fixed-point iterations.
