@@ -192,8 +192,10 @@ class Joined(Products):
         bias = cell.gate_inputs(params, jnp.zeros((1, *weight.shape[1:]), dtype))
         xs = jnp.asarray(recurrence.xs, dtype)
         xs = jnp.concatenate([xs, jnp.ones_like(xs[..., :1])], -1)
-        weight = jnp.concatenate([params.w_x.astype(weight.dtype), bias.astype(weight.dtype), weight])
-        return cls(weight, xs)
+        # In one type that holds each of them: a parameter may be of a wider type than another.
+        parts = (params.w_x, bias, weight)
+        joined = jnp.result_type(*(part.dtype for part in parts))
+        return cls(jnp.concatenate([part.astype(joined) for part in parts]), xs)
 
     @property
     def dtype(self) -> jnp.dtype:
