@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from rnnjax.cells.cell import Cell, State
 from rnnjax.cells.traits import keeps_units_apart
-from rnnjax.dtypes import at_least_float32
+from rnnjax.dtypes import at_least_float32, holding_all
 
 Blocks = Literal["diagonal", "block", "dense"]
 
@@ -44,7 +44,7 @@ class Layout(NamedTuple):
     @property
     def dtype(self) -> jnp.dtype:
         """The type of the packed numbers: float32 at least."""
-        return at_least_float32(jnp.result_type(*jax.tree.leaves(self.like)))
+        return at_least_float32(holding_all(*(leaf.dtype for leaf in jax.tree.leaves(self.like))))
 
     @property
     def batch(self) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ from rnnjax.cells.cell import Params, State, compute_dtype
 from rnnjax.cells.gated_cell import GatedCell, recurrent_product
 from rnnjax.cells.projecting import rows
 from rnnjax.cells.traits import adds_a_bias, reads_a_sum
+from rnnjax.dtypes import holding_all
 from rnnjax.unrolling.recurrence import Recurrence
 
 _SMALL_WEIGHT = 2**19  # entries, 2 MiB in float32: a weight of this size stays in a core's cache from step to step
@@ -194,7 +195,7 @@ class Joined(Products):
         xs = jnp.concatenate([xs, jnp.ones_like(xs[..., :1])], -1)
         # In one type that holds each of them: a parameter may be of a wider type than another.
         parts = (params.w_x, bias, weight)
-        joined = jnp.result_type(*(part.dtype for part in parts))
+        joined = holding_all(*(part.dtype for part in parts))
         return cls(jnp.concatenate([part.astype(joined) for part in parts]), xs)
 
     @property
