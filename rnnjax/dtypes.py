@@ -17,4 +17,4 @@ def holding_all(*dtypes: DTypeLike) -> np.dtype:
     """Returns the narrowest dtype that holds the numbers of all these, such as float32 for float16 and bfloat16."""
     # NumPy has none for these two, and JAX, where it is set to be strict, none for any two.
     with jax.numpy_dtype_promotion("standard"):
-        return functools.reduce(jnp.promote_types, map(jnp.dtype, dtypes))
+        return functools.reduce(jnp.promote_types, [jnp.dtype(dtype) for dtype in dtypes])
