@@ -55,7 +55,8 @@ def check_params(cell: Any, params: Any, input_size: int) -> None:
         return
     check_structure(cell, params, input_size)
     leaves = jax.tree.leaves(params)
-    not_floating = next((leaf for leaf in leaves if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)), None)
+    pairs = zip(leaves, jax.tree.leaves(expected))
+    not_floating = next((leaf for leaf, like in pairs if not _same_kind(leaf, like)), None)
     if not_floating is not None:
         raise TypeError(f"params must be floating point, got {jnp.result_type(not_floating)} in {describe(params)}")
     # The first parameter of most cells has the number of features first: if all is well for it, the inputs are wrong.

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -17,7 +16,7 @@ from rnnjax.cells.checks import check_hidden, check_new_state
 from rnnjax.cells.hidden_cell import HiddenCell
 from rnnjax.cells.initializers import Initializer, gate_kernels, gate_vectors, vector_initializer
 from rnnjax.cells.sizes import Size, check_size
-from rnnjax.dtypes import at_least_float32
+from rnnjax.dtypes import at_least_float32, holding_all
 
 
 class DiagonalParams(NamedTuple):
@@ -117,4 +116,4 @@ class DiagonalCell(HiddenCell):
 
 def _at_least(dtype: DTypeLike, leaf: Array) -> Array:
     """Returns an array of floating-point numbers in a type that holds those of `dtype` too, any other as it is."""
-    return leaf.astype(np.promote_types(leaf.dtype, dtype)) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+    return leaf.astype(holding_all(leaf.dtype, dtype)) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf

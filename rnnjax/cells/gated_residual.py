@@ -12,7 +12,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from rnnjax.cells.cell import Key, Params
 from rnnjax.cells.initializers import gate_kernels
-from rnnjax.cells.projecting import project
+from rnnjax.cells.projecting import keep_dtypes, project
 from rnnjax.cells.sizes import Size, check_size
 from rnnjax.cells.wrapper import Wrapper
 from rnnjax.dtypes import at_least_float32
@@ -61,7 +61,7 @@ class GatedResidual(Wrapper):
 
     def __post_init__(self):
         super().__post_init__()
-        object.__setattr__(self, "param_dtype", jnp.dtype(self.param_dtype).type)
+        keep_dtypes(self, "param_dtype")
 
     def init(self, key: PRNGKeyArray, input_size: Size) -> GatedResidualParams:
         k_cell, k_gate, k_x = jax.random.split(key, 3)

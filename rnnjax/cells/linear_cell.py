@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from abc import abstractmethod
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from rnnjax.cells.cell import Params, State
@@ -19,6 +17,7 @@ from rnnjax.cells.hidden_cell import HiddenCell
 from rnnjax.cells.initializers import gate_kernels, gate_vectors
 from rnnjax.cells.pairs import is_complex, map_numbers, plus, times
 from rnnjax.cells.sizes import Size, check_size
+from rnnjax.dtypes import holding_all
 
 
 class LinearParams(NamedTuple):
@@ -109,10 +108,10 @@ def coefficients_like(
       TypeError: if they are no pair, or not built as the state is.
       ValueError: if one does not broadcast to the state.
     """
-    dtype = functools.reduce(np.promote_types, (leaf.dtype for leaf in jax.tree.leaves(state)))
+    dtype = holding_all(*(leaf.dtype for leaf in jax.tree.leaves(state)))
 
     def in_its_type(z: Array) -> Array:
-        return z.astype(np.promote_types(z.dtype, dtype)) if jnp.issubdtype(z.dtype, jnp.floating) else z
+        return z.astype(holding_all(z.dtype, dtype)) if jnp.issubdtype(z.dtype, jnp.floating) else z
 
     pair = cell.coefficients(params, jax.tree.map(in_its_type, zs))
     check_pair(cell, pair)

@@ -14,6 +14,7 @@ from jaxtyping import Array, PRNGKeyArray
 from rnnjax.cells.cell import Cell, Key, Params, Recur, State
 from rnnjax.cells.checks import check_rates
 from rnnjax.cells.initializers import Initializer, initializer
+from rnnjax.cells.projecting import keep_dtypes
 from rnnjax.cells.randomness import TimedKey, dropout_mask, keep_mask, scaled, split, timed
 from rnnjax.cells.sizes import Size, as_batch_size, keep_sizes
 from rnnjax.cells.wrapper import Wrapper
@@ -265,7 +266,7 @@ class Project(Wrapper):
         super().__post_init__()
         keep_sizes(self, "size")
         initializer(self.kernel_init)
-        object.__setattr__(self, "param_dtype", jnp.dtype(self.param_dtype).type)
+        keep_dtypes(self, "param_dtype")
 
     @property
     def output_size(self) -> int:

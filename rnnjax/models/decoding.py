@@ -121,7 +121,7 @@ def beam_search(
         gained = jax.nn.log_softmax(logits.astype(jnp.float32))
         vocabulary_size = gained.shape[-1]
         # An ended sequence has one continuation, with log-probability 0: its score stays as it is.
-        only_one = jnp.where(jnp.arange(vocabulary_size) == 0, 0.0, -jnp.inf)
+        only_one = jnp.where(jnp.arange(vocabulary_size) == 0, jnp.float32(0), -jnp.inf)
         totals = total[..., None] + jnp.where(search.ended[..., None], only_one, gained)
         lengths = search.hypotheses.lengths + 1 - search.ended.astype(jnp.int32)
         # Ranked by these, but carried on as sums: the penalty of a longer sequence is another.
@@ -137,7 +137,7 @@ def beam_search(
         return _Search(search.time + 1, state, token, hypotheses, ended | (token == end)), total
 
     # All K sequences are the same at first: only the first one may be continued, or all beams would stay the same.
-    only_first = jnp.where(jnp.arange(beam_size) == 0, 0.0, -jnp.inf)
+    only_first = jnp.where(jnp.arange(beam_size) == 0, jnp.float32(0), -jnp.inf)
     total = jnp.broadcast_to(only_first, (batch, beam_size))
     start = _start(_beams(state, beam_size), (batch, beam_size), length, first, padding)
     return _until_ended(advance, (start, total), lambda carry: carry[0])[0].hypotheses
@@ -155,8 +155,11 @@ def _beams(state: State, count: int) -> State:
 
 def _start(state: State, batch: tuple[int, int], length: int, first: int, padding: int) -> _Search:
     """Returns a search before its first token, with empty sequences."""
-    empty = Hypotheses(jnp.full((*batch, length), padding), jnp.zeros(batch, jnp.int32), jnp.zeros(batch))
-    return _Search(jnp.zeros((), jnp.int32), state, jnp.full(batch, first), empty, jnp.zeros(batch, bool))
+    # Their types are named: with jax_enable_x64 JAX's own are those of 64 bits, which no step would return.
+    tokens = jnp.full((*batch, length), padding, jnp.int32)
+    empty = Hypotheses(tokens, jnp.zeros(batch, jnp.int32), jnp.zeros(batch, jnp.float32))
+    token = jnp.full(batch, first, jnp.int32)
+    return _Search(jnp.zeros((), jnp.int32), state, token, empty, jnp.zeros(batch, bool))
 
 
 def _until_ended(advance: Callable[[Any], Any], carry: Any, search: Callable[[Any], _Search] = lambda c: c) -> Any:

@@ -20,13 +20,14 @@ class Dense(NamedTuple):
 
 
 def init_dense(key: PRNGKeyArray, input_size: int, size: int) -> Dense:
-    """Returns fresh parameters of a layer: w by Glorot and Bengio (2010), b zero."""
-    return Dense(jax.nn.initializers.glorot_uniform()(key, (input_size, size)), jnp.zeros(size))
+    """Returns fresh parameters of a layer in float32: w by Glorot and Bengio (2010), b zero."""
+    w = jax.nn.initializers.glorot_uniform()(key, (input_size, size), jnp.float32)
+    return Dense(w, jnp.zeros(size, jnp.float32))
 
 
 def init_embedding(key: PRNGKeyArray, vocabulary_size: int, features: int) -> Float[Array, "V E"]:
-    """Returns fresh embeddings with standard normal features.
+    """Returns fresh embeddings in float32, with standard normal features.
 
     With smaller ones, such as of norm 1, a decoder can take long to learn more than the frequencies of the words.
     """
-    return jax.random.normal(key, (vocabulary_size, features))
+    return jax.random.normal(key, (vocabulary_size, features), jnp.float32)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped, UInt32
 
 from rnnjax.cells.cell import Cell, State
 from rnnjax.cells.randomness import TimedKey
+from rnnjax.dtypes import holding_all
 from rnnjax.parallel.operation_count import count_multiplications
 from rnnjax.parallel.packed_buffers import PackedBuffers
 from rnnjax.parallel.replicated import only_from, reduce_from_axis
@@ -306,7 +307,7 @@ def build_pipeline(
     sent = [types[device_layers.stop] for device_layers in layers_of]
     width = max(like.shape[-1] for like in sent)
     # One type for all messages, since `ppermute` is one operation for all devices.
-    dtype = jnp.result_type(*(like.dtype for like in sent))
+    dtype = holding_all(*(like.dtype for like in sent))
     message = jax.ShapeDtypeStruct((*chunk_inputs.xs.shape[:-1], width), dtype)
     stages = tuple(
         Stage(

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool
 
 from rnnjax.backend import steps_at_once
@@ -17,6 +16,7 @@ from rnnjax.cells.linear_cell import LinearCell, coefficients_like
 from rnnjax.cells.pairs import Complex, is_complex, map_numbers, plus, times
 from rnnjax.cells.sizes import keep_sizes
 from rnnjax.cells.traits import is_linear
+from rnnjax.dtypes import holding_all
 from rnnjax.unrolling.chunks import WHOLE, Chunks
 from rnnjax.unrolling.cutting import zero_tangents_where
 from rnnjax.unrolling.instead import methods_for
@@ -72,7 +72,7 @@ class Associative(Method):
         keep_sizes(self, optional=("remat_every",))
 
     def why_not(self, recurrence: Recurrence) -> str | None:
-        dtype = functools.reduce(np.promote_types, (leaf.dtype for leaf in jax.tree.leaves(recurrence.state)))
+        dtype = holding_all(*(leaf.dtype for leaf in jax.tree.leaves(recurrence.state)))
         return (
             _not_linear(recurrence.cell)
             or why_not_here(self.implementation, dtype, self.interpret)

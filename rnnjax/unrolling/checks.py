@@ -12,8 +12,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Int
 
-from rnnjax.cells.cell import Cell
+from rnnjax.cells.cell import Cell, Key
 from rnnjax.cells.checks import check_floating
+from rnnjax.cells.randomness import TimedKey
 from rnnjax.errors import first_line
 from rnnjax.unrolling.recurrence import Method
 
@@ -83,7 +84,9 @@ def check_inputs(xs: Any) -> Array:
 
 def check_lengths(lengths: Any, batch: tuple[int, ...], length: int) -> Int[Array, " *B"]:
     """Returns `lengths` as int32, raising unless it has one whole number from 0 to T for each sequence."""
-    lengths = lengths if isinstance(lengths, jax.Array) else np.asarray(lengths)
+    if not isinstance(lengths, jax.Array):
+        # Of an empty list, NumPy does not know that it has whole numbers.
+        lengths = np.asarray(lengths, None if np.size(lengths) or hasattr(lengths, "dtype") else np.int32)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"lengths must be whole numbers, got {lengths.dtype}")
     if np.shape(lengths) != batch:
@@ -94,6 +97,20 @@ def check_lengths(lengths: Any, batch: tuple[int, ...], length: int) -> Int[Arra
         if outside.size:
             raise ValueError(f"lengths must be between 0 and T = {length}, got {outside.flat[0]}")
     return jnp.asarray(lengths).astype(jnp.int32)
+
+
+def check_key(key: Any) -> Key:
+    """Returns `key`, raising unless it is a single PRNG key of either style, a `TimedKey` of one, or None."""
+    given = key.key if isinstance(key, TimedKey) else key
+    if given is None:
+        return key
+    got = f"{type(given).__name__}"
+    if isinstance(given, (jax.Array, np.ndarray)):
+        typed = jnp.issubdtype(given.dtype, jax.dtypes.prng_key)
+        if given.ndim == (0 if typed else 1) and (typed or given.dtype == np.uint32):
+            return key
+        got = f"{given.dtype}{list(given.shape)}"
+    raise TypeError(f"key must be one PRNG key, such as jax.random.key(0), or None for evaluation, got {got}")
 
 
 def check_flags(name: str, flags: Any, batch: tuple[int, ...], length: int, time_major: bool) -> Bool[Array, "..."]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from rnnjax.cells.cell import State
@@ -40,7 +41,9 @@ class Newton(Method):
         exact, the first or second for a `DiagonalCell` or a `LinearCell`, "dense" for others. With one that leaves
         something out, more iterations are needed (quasi-Newton).
       tolerance: the largest residual, as a share of the largest number of the state in that step and sequence, of each
-        array of the state by itself; None: 32 times the spacing of the state's floating-point numbers at 1.
+        array of the state by itself, and of each unit where that is one number which reads no other; None: 32 times the
+        spacing of the state's floating-point numbers at 1, and twice that of 16-bit numbers, of which 32 would be a
+        quarter of the state.
       iterations: the most iterations; if residuals are too large then, steps are taken one after another.
       damping: share, in [0, 1], by which Jacobians are reduced; more iterations, which are less apt to overflow. At 1
         these are fixed-point iterations.
@@ -116,14 +119,18 @@ class Newton(Method):
         """Returns what `run` does, and how it went; of a part of the steps, where others are elsewhere."""
         layout, cell = self._layout(recurrence), recurrence.cell
         exact = are_exact(layout.blocks, cell, recurrence.state)
-        tolerance = self.tolerance or 32 * max(
-            float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(recurrence.state)
-        )
+        tolerance = self.tolerance or max(_tolerance(leaf.dtype) for leaf in jax.tree.leaves(recurrence.state))
         solver = Solver(cell, layout.blocks, exact, tolerance, self.iterations, self.damping, chunks)
         states, report = all_states(solver, recurrence)
         ys = _outputs(recurrence, states, chunks)
         last = jax.tree.map(lambda leaf: leaf[-1], states)
         return ((ys, states) if recurrence.keeps_states else ys, last), report
+
+
+def _tolerance(dtype: DTypeLike) -> float:
+    """Returns the largest residual of states of a type where none is named."""
+    numbers = jnp.finfo(dtype)
+    return (32 if numbers.bits > 16 else 2) * float(numbers.eps)
 
 
 def _outputs(recurrence: Recurrence, states: State, chunks: Chunks) -> Array:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from rnnjax.cells.cell import Cell, State
 from rnnjax.cells.traits import keeps_units_apart
-from rnnjax.dtypes import at_least_float32
+from rnnjax.dtypes import at_least_float32, holding_all
 
 Blocks = Literal["diagonal", "block", "dense"]
 
@@ -44,7 +44,7 @@ class Layout(NamedTuple):
     @property
     def dtype(self) -> jnp.dtype:
         """The type of the packed numbers: float32 at least."""
-        return at_least_float32(jnp.result_type(*jax.tree.leaves(self.like)))
+        return at_least_float32(holding_all(*(leaf.dtype for leaf in jax.tree.leaves(self.like))))
 
     @property
     def batch(self) -> tuple[int, ...]:
@@ -96,6 +96,10 @@ class Layout(NamedTuple):
             return jnp.abs(leaf).max(tuple(range(1 + self.batch_axes, leaf.ndim)))
 
         return jnp.stack([largest(leaf).astype(self.dtype) for leaf in jax.tree.leaves(self.unpack(numbers))])
+
+    def sizes_of_numbers(self, numbers: Float[Array, "T 1 *B N"]) -> Float[Array, "N T *B"]:
+        """Returns the size of each number of a diagonal layout."""
+        return jnp.moveaxis(jnp.abs(jnp.squeeze(numbers, 1)), -1, 0)
 
     def _time_axes(self, state: State) -> int:
         return jax.tree.leaves(state)[0].ndim - jax.tree.leaves(self.like)[0].ndim

@@ -103,10 +103,12 @@ def _iterated(solver: Solver, recurrence: Recurrence, layout: Layout) -> tuple[_
         return _Iterate(count, rows, layout.pack(all_steps(recurrence, layout.unpack(rows[:-1]))))
 
     def residuals(iterate: _Iterate) -> Array:
-        sizes, after = layout.sizes_of_leaves(iterate.rows), layout.sizes_of_leaves(iterate.after)
+        # By themselves where they are computed so: a small unit beside a large one is as exact as alone.
+        sizes_of = layout.sizes_of_numbers if solver.exact and layout.blocks == "diagonal" else layout.sizes_of_leaves
+        sizes, after = sizes_of(iterate.rows), sizes_of(iterate.after)
         # The smallest normal number, since states may be zero.
         sizes = jnp.maximum(jnp.maximum(sizes[:, :-1], after), jnp.finfo(sizes.dtype).tiny)
-        return (layout.sizes_of_leaves(iterate.after - iterate.rows[1:]) / sizes).max(0)
+        return (sizes_of(iterate.after - iterate.rows[1:]) / sizes).max(0)
 
     def corrected(last: _Iterate) -> _Iterate:
         count, rows, after = last

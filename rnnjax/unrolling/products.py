@@ -25,6 +25,7 @@ from rnnjax.cells.cell import Params, State, compute_dtype
 from rnnjax.cells.gated_cell import GatedCell, recurrent_product
 from rnnjax.cells.projecting import rows
 from rnnjax.cells.traits import adds_a_bias, reads_a_sum
+from rnnjax.dtypes import holding_all
 from rnnjax.unrolling.recurrence import Recurrence
 
 _SMALL_WEIGHT = 2**19  # entries, 2 MiB in float32: a weight of this size stays in a core's cache from step to step
@@ -192,8 +193,10 @@ class Joined(Products):
         bias = cell.gate_inputs(params, jnp.zeros((1, *weight.shape[1:]), dtype))
         xs = jnp.asarray(recurrence.xs, dtype)
         xs = jnp.concatenate([xs, jnp.ones_like(xs[..., :1])], -1)
-        weight = jnp.concatenate([params.w_x.astype(weight.dtype), bias.astype(weight.dtype), weight])
-        return cls(weight, xs)
+        # In one type that holds each of them: a parameter may be of a wider type than another.
+        parts = (params.w_x, bias, weight)
+        joined = holding_all(*(part.dtype for part in parts))
+        return cls(jnp.concatenate([part.astype(joined) for part in parts]), xs)
 
     @property
     def dtype(self) -> jnp.dtype:

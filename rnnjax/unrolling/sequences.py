@@ -16,7 +16,15 @@ from rnnjax.cells.checks import check_params, check_state
 from rnnjax.cells.sizes import as_batch_size
 from rnnjax.errors import first_line
 from rnnjax.unrolling.auto import default_method
-from rnnjax.unrolling.checks import check_cell, check_flags, check_inputs, check_lengths, check_method, check_switch
+from rnnjax.unrolling.checks import (
+    check_cell,
+    check_flags,
+    check_inputs,
+    check_key,
+    check_lengths,
+    check_method,
+    check_switch,
+)
 from rnnjax.unrolling.cutting import cut_off, followed_by_reset
 from rnnjax.unrolling.recurrence import CellSequence, Method
 from rnnjax.unrolling.scan import Scan
@@ -162,7 +170,7 @@ def _checked(settings: _Settings, params, xs, state, lengths, mask, resets, key)
     mask = None if mask is None else check_flags("mask", mask, batch, length, time_major)
     resets = None if resets is None else check_flags("resets", resets, batch, length, time_major)
     state = None if state is None else check_state(cell, state, batch, xs.dtype)
-    return _unroll(settings, params, xs, state, lengths, mask, resets, key)
+    return _unroll(settings, params, xs, state, lengths, mask, resets, check_key(key))
 
 
 # Into the trace around it: since JAX 0.12, `inline=True` inlines after lowering, when kernels have already been told

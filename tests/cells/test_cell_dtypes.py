@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy_cells import randomised
 
-from rnnjax import GRU, LSTM, BasicRNN, Dropout, Project, Residual, Stack, unroll
+from rnnjax import GRU, LSTM, BasicRNN, Dropout, GatedResidual, MinGRU, ParaGRU, Project, Residual, Stack, unroll
 from rnnjax.cells import GatedParams, HiddenState
 
 pytestmark = pytest.mark.promotes_types
@@ -72,6 +72,19 @@ def test_a_step_gives_the_state_back_in_the_type_that_it_came_in(make, state_dty
             after, y = jax.eval_shape(cell, params, before, jax.ShapeDtypeStruct((B, I), dtype))
             assert after == before
             assert y.dtype == dtype
+
+
+@pytest.mark.parametrize("wrapped", [lambda **t: Project(GRU(H), 2, **t), lambda **t: GatedResidual(GRU(H), **t)])
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.complex64])
+def test_wrappers_refuse_parameters_that_are_not_floating_point_as_cells_do(wrapped, dtype):
+    with pytest.raises(TypeError, match=f"param_dtype must be a floating-point type, got {jnp.dtype(dtype)}"):
+        wrapped(param_dtype=dtype)
+
+
+@pytest.mark.parametrize("cell", [GRU(H, state_dtype=BF16), MinGRU(H, state_dtype=BF16), ParaGRU(H, state_dtype=BF16)])
+def test_the_two_types_of_16_bits_may_meet(cell):
+    params, ys, state = traced(cell, F16, F16)
+    assert (dtypes(params), ys.dtype, dtypes(state)) == ({F16}, F16, {BF16})
 
 
 @pytest.mark.parametrize("make", GATED.values(), ids=GATED)

@@ -71,6 +71,16 @@ def test_a_wide_beam_finds_what_exhaustive_search_finds_in_the_same_order(seed, 
         assert np.isneginf(found.scores[b, 40:]).all()
 
 
+def test_tokens_and_scores_have_the_same_types_with_64_bits_enabled():
+    for function, options in ((greedy, {}), (beam_search, {"beam_size": 3})):
+        expected = search(function, table(0), **options)
+        with jax.enable_x64(True):
+            found = search(function, table(0).astype(jnp.float64), **options)
+        for got, leaf in zip(found, expected):
+            assert got.dtype == leaf.dtype
+            np.testing.assert_allclose(got, leaf, rtol=1e-5)
+
+
 @pytest.mark.parametrize("exponent", [0.0, 1.0])
 def test_a_beam_of_one_is_greedy(exponent):
     for seed in range(20):

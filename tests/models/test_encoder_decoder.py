@@ -53,6 +53,12 @@ def test_logits_have_a_row_for_every_target_token(model):
     assert found.dtype == jnp.float32
 
 
+def test_parameters_are_of_float32_with_64_bits_enabled_too():
+    with jax.enable_x64(True):
+        params = jax.eval_shape(MODELS["attention"].init, jax.random.key(0))
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
+
+
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_padding_of_the_source_changes_nothing(model):
     padding = np.arange(5) >= np.asarray(LENGTHS)[:, None]

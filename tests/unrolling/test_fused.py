@@ -57,6 +57,13 @@ def test_a_cell_without_the_step_of_gated_cells_is_refused_and_the_sentence_says
             unroll(cell, parameters(cell), XS, method=method)
 
 
+def test_no_parameter_is_rounded_to_the_type_of_another():
+    cell = LSTM(H)
+    params = parameters(cell)
+    params = params._replace(w_h=params.w_h.astype(jnp.bfloat16))
+    close(*(unroll(cell, params, XS, method=method) for method in (Fused(), Scan())), rtol=1e-5)
+
+
 def test_dropout_of_the_state_is_refused_where_it_is_drawn():
     cell = Dropout(GRU(H), state_rate=0.5)
     params = parameters(cell)

@@ -70,6 +70,26 @@ class Growing(DiagonalCell):
         return HiddenState(jnp.exp(z[..., 0, :]) * state.h + z[..., 1, :] + r[..., 0, :])
 
 
+def by_newton_and_scan(cell, params, xs):
+    return [jax.jit(functools.partial(unroll, cell, method=method))(params, xs) for method in (Newton(), Scan())]
+
+
+@pytest.mark.promotes_types
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_states_of_16_bits_are_those_of_scan_within_a_few_of_their_spacings(dtype):
+    cell = ParaGRU(H, state_dtype=dtype)
+    params, xs = parameters(cell), inputs(B, 60, I)
+    close(*by_newton_and_scan(cell, params, xs), rtol=0, atol=4 * float(jnp.finfo(dtype).eps))
+
+
+def test_small_units_beside_a_large_one_are_as_exact_as_alone():
+    cell = IndRNN(H, activation="softplus")
+    params = parameters(cell)._replace(w_x=jnp.eye(H)[:, None], w_h=jnp.full((1, H), 0.9).at[0, 0].set(1))
+    xs = inputs(B, LONG, H).at[..., 0].set(100)
+    newton, scan = (ys[..., 1:] for ys, _ in by_newton_and_scan(cell, params, xs))
+    np.testing.assert_allclose(newton, scan, rtol=1e-5)
+
+
 def value_and_gradients(cell, method, arguments, **options):
     def loss(params, xs, state):
         ys, last = unroll(cell, params, xs, state, method=method, **options)

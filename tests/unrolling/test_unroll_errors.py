@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from cells_under_test import H, I, inputs, parameters, same
 
-from rnnjax import GRU, LSTM, HiddenState, LSTMState, Scan, Stack, Static, unroll
+from rnnjax import GRU, LSTM, HiddenState, LSTMState, Scan, Stack, Static, TimedKey, unroll
 
 B, T = 2, 3
 CELL = LSTM(H)
@@ -63,6 +63,29 @@ def test_lengths_beyond_the_sequence_are_refused(wrong):
 
 def test_lengths_may_be_a_list():
     same(unroll(CELL, PARAMS, XS, lengths=[3, 1]), unroll(CELL, PARAMS, XS, lengths=np.array([3, 1])))
+
+
+def test_lengths_of_no_sequence_may_be_an_empty_list():
+    ys, _ = unroll(CELL, PARAMS, XS[:0], lengths=[])
+    assert ys.shape == (0, T, H)
+
+
+@pytest.mark.parametrize(
+    ("key", "got"),
+    [
+        (0, "int"),
+        ("0", "str"),
+        (jax.random.split(jax.random.key(0)), r"key<fry>\[2\]"),
+        (TimedKey(jax.random.split(jax.random.PRNGKey(0)), jnp.arange(T)), r"uint32\[2, 2\]"),
+    ],
+)
+def test_what_is_not_one_key_is_refused(key, got):
+    refused(TypeError, rf"key must be one PRNG key, such as jax.random.key\(0\), or None .*, got {got}$", key=key)
+
+
+def test_complex_parameters_are_named_as_such():
+    params = PARAMS._replace(w_h=PARAMS.w_h.astype(jnp.complex64))
+    refused(TypeError, "params must be floating point, got complex64 in LSTMParams", params=params)
 
 
 def test_resets_that_are_not_bool_are_refused():
