@@ -73,7 +73,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "embedding_size": 64,
         "epochs": 8,
     },
-    "multi30k_de_en_gru": _MULTI30K | {"attention": "none"},
+    "multi30k_de_en_gru": _MULTI30K | {"attention": "none", "context": True},
     "multi30k_de_en_lstm": _MULTI30K
     | {
         "cell": CellConfig(kind="LSTM", hidden_size=512, layers=2, dropout={"input_rate": 0.3, "output_rate": 0.3}),

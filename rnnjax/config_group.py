@@ -23,6 +23,8 @@ class ConfigGroup:
     """A group of fields. Unknown fields are refused, and so are changes after `freeze`."""
 
     read_first: ClassVar[tuple[str, ...]] = ()  # fields that decide which other fields there are
+    # Fields that runs of before did not have: left out while they have their default value, or these would not resume.
+    later_fields: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         # `config_flags` reads the fields' types, which postponed annotations leave as strings.
@@ -48,7 +50,9 @@ class ConfigGroup:
     def items(self) -> Iterator[tuple[str, Any]]:
         """Yields the names of fields and their values: everything in which configs can differ."""
         for field in dataclasses.fields(self):
-            yield field.name, getattr(self, field.name)
+            value = getattr(self, field.name)
+            if field.name not in self.later_fields or value != field.default:
+                yield field.name, value
 
     def inner_groups(self) -> Iterable[ConfigGroup]:
         """Returns the groups in this one."""

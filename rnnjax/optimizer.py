@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -48,6 +48,8 @@ class OptimizerConfig(ConfigGroup):
         parameters on. Runs are then evaluated, chosen, kept and exported by the average; 0 takes none.
     """
 
+    later_fields = ("b1", "b2", "eps", "undecayed", "accumulate", "ema_decay")
+
     name: str = "adam"
     learning_rate: float = 1e-3
     schedule: str = "constant"
@@ -65,15 +67,6 @@ class OptimizerConfig(ConfigGroup):
     accumulate: int = 1
     ema_decay: float = 0.0
 
-    def items(self) -> Iterator[tuple[str, Any]]:
-        """Yields the fields; later ones where they are set, so that a run of before they came has the same config."""
-        default = type(self)
-        yield from (
-            (name, value)
-            for name, value in super().items()
-            if name not in _LATER_FIELDS or value != getattr(default, name)
-        )
-
     def check(self) -> None:
         super().check()
         build_optimizer(self, fewest_steps(self))
@@ -84,7 +77,6 @@ def fewest_steps(config: OptimizerConfig) -> int:
     return max(config.warmup_steps + 1, config.accumulate, 1)
 
 
-_LATER_FIELDS = ("b1", "b2", "eps", "undecayed", "accumulate", "ema_decay")
 _OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "adam": optax.adam,
     "adamw": optax.adamw,

@@ -34,20 +34,29 @@ class EncoderDecoderParams(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """What the decoder reads of a source: ``memory [B, S, M]``, ``lengths [B]``, and the decoder's first state."""
+    """What the decoder reads of a source.
+
+    Attributes:
+      memory: the encoder's outputs ``[B, S, M]``.
+      lengths: of the sources, ``[B]``.
+      state: the decoder's first state.
+      context: what the decoder reads at every step, ``[B, C]``; C is 0 where it reads nothing.
+    """
 
     memory: Array
     lengths: Array
     state: Any
+    context: Array
 
 
 @dataclasses.dataclass(frozen=True)
 class EncoderDecoder:
     """Reads a source with one cell, or with two in both directions, and writes a target with another cell.
 
-    The decoder starts from tanh(W s + b), where s is the encoder's whole final state (Cho et al., 2014). If it has
-    attention, it attends to the encoder's outputs; its `memory_size` must be their number of features. Like a cell, the
-    model has no arrays: its parameters are a separate pytree.
+    The decoder starts from tanh(W s + b), where s is the encoder's whole final state; with `context` it also reads s at
+    every step, beside the token (Cho et al., 2014). If it has attention, it attends to the encoder's outputs; its
+    `memory_size` must be their number of features. Like a cell, the model has no arrays: its parameters are a separate
+    pytree.
 
     Attributes:
       source_size, target_size: sizes of the two vocabularies.
@@ -56,6 +65,7 @@ class EncoderDecoder:
       decoder: the cell that writes, with attention or without.
       backward: if given, a second cell that reads from the last token to the first.
       reverse: whether the source is read from its last token to its first (Sutskever et al., 2014).
+      context: whether the decoder reads the encoder's final state at every step.
       first: the token that the decoder reads first.
       dtype: type of the computation; parameters and logits are float32.
 
@@ -71,6 +81,7 @@ class EncoderDecoder:
     _: dataclasses.KW_ONLY
     backward: Cell | None = None
     reverse: bool = False
+    context: bool = False
     first: int = 1
     dtype: DTypeLike = jnp.float32
 
@@ -96,7 +107,7 @@ class EncoderDecoder:
             init_embedding(k_target, self.target_size, self.embedding_size),
             encoders[0] if self.backward is None else tuple(encoders),
             init_dense(k_bridge, summary, _features(self.decoder.initial_state(1))),
-            self.decoder.init(k_decoder, self.embedding_size),
+            self.decoder.init(k_decoder, self.embedding_size + (summary if self.context else 0)),
             init_dense(k_readout, self.decoder.output_size, self.target_size),
         )
 
@@ -116,15 +127,13 @@ class EncoderDecoder:
             memory, state = unroll(self.encoder, params.encoder, xs, lengths=lengths, reverse=self.reverse, key=key)
         else:
             memory, state = bidirectional(self.encoder, self.backward, params.encoder, xs, lengths=lengths, key=key)
-        return Encoded(memory, lengths, self._bridge(params.bridge, state, len(source)))
+        summary = _summary(state, len(source))
+        context = summary.astype(self.dtype) if self.context else summary[:, :0]
+        return Encoded(memory, lengths, self._bridge(params.bridge, summary), context)
 
-    def _bridge(self, bridge: Dense, state: State, batch_size: int) -> State:
-        """Returns the decoder's first state from the encoder's last."""
-        # [B, features], all parts of the state side by side, with the layers and directions of the encoder.
-        summary = jnp.concatenate(
-            [leaf.reshape(batch_size, math.prod(leaf.shape[1:])) for leaf in jax.tree.leaves(state)], axis=-1
-        )
-        features = jnp.tanh(bridge(summary))
+    def _bridge(self, bridge: Dense, summary: Float[Array, "B C"]) -> State:
+        """Returns the decoder's first state from the encoder's last, all of its parts side by side."""
+        batch_size, features = len(summary), jnp.tanh(bridge(summary))
         # Only the shapes and types, into which the features are cut.
         leaves, structure = jax.tree.flatten(jax.eval_shape(lambda: self.decoder.initial_state(batch_size, self.dtype)))
         parts, start = [], 0
@@ -158,12 +167,12 @@ class EncoderDecoder:
         k_encoder, k_decoder = split(key, 2)
         encoded = self.encode(params, source, lengths, key=k_encoder)
         decoder = attending(params.decoder, encoded.memory, encoded.lengths)
-        xs = self._embedded(params, true_tokens_shifted(target, self.first))
+        xs = self._inputs(params, true_tokens_shifted(target, self.first), encoded.context[:, None])
         if sampling is None or key is None:
             # Without the targets' lengths: the loss does not count what is behind the end, and nothing reads the state.
             ys, _ = unroll(self.decoder, decoder, xs, encoded.state, key=k_decoder)
             return params.readout(ys).astype(jnp.float32)
-        cell = ScheduledSampling(self.decoder, self.target_size)
+        cell = ScheduledSampling(self.decoder, self.target_size, self.embedding_size)
         sampling_params = SamplingParams(decoder, params.target_embedding, params.readout, sampling)
         logits, _ = unroll(cell, sampling_params, xs, cell.after(encoded.state, len(source)), key=k_decoder)
         return logits
@@ -177,14 +186,14 @@ class EncoderDecoder:
           beam: whether tokens are ``[B, K]``, as in every search, not ``[B]``. The K sequences of a source then attend
             to the same memory, of which there is one copy.
         """
-        memory, lengths = encoded.memory, encoded.lengths
+        memory, lengths, context = encoded.memory, encoded.lengths, encoded.context
         # [B, 1, S, M], which the scores broadcast over the K sequences.
         if beam:
-            memory, lengths = memory[:, None], lengths[:, None]
+            memory, lengths, context = memory[:, None], lengths[:, None], context[:, None]
         decoder = attending(params.decoder, memory, lengths)
 
         def step(state: State, token: Int[Array, "B *K"]) -> tuple[State, Float[Array, "B *K V"]]:
-            state, y = self.decoder(decoder, state, self._embedded(params, token))
+            state, y = self.decoder(decoder, state, self._inputs(params, token, context))
             return state, params.readout(y).astype(jnp.float32)
 
         return step
@@ -209,11 +218,19 @@ class EncoderDecoder:
         """
         encoded = self.encode(params, source, lengths)
         decoder = attending(params.decoder, encoded.memory, encoded.lengths)
-        xs = self._embedded(params, true_tokens_shifted(target, self.first))
+        xs = self._inputs(params, true_tokens_shifted(target, self.first), encoded.context[:, None])
         return unroll(with_attention_weights(self.decoder), decoder, xs, encoded.state)[0]
 
-    def _embedded(self, params: EncoderDecoderParams, tokens: Array) -> Array:
-        return params.target_embedding[tokens].astype(self.dtype)
+    def _inputs(self, params: EncoderDecoderParams, tokens: Array, context: Array) -> Array:
+        """Returns what the decoder reads: embedded tokens, and behind them a context that broadcasts over the steps."""
+        xs = params.target_embedding[tokens].astype(self.dtype)
+        return jnp.concatenate([xs, jnp.broadcast_to(context, (*xs.shape[:-1], context.shape[-1]))], axis=-1)
+
+
+def _summary(state: State, batch_size: int) -> Float[Array, "B C"]:
+    """Returns all parts of a state side by side, with those of all layers and directions."""
+    leaves = [leaf.reshape(batch_size, math.prod(leaf.shape[1:])) for leaf in jax.tree.leaves(state)]
+    return jnp.concatenate(leaves, axis=-1)
 
 
 def _features(state: State) -> int:

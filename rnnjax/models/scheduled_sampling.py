@@ -52,22 +52,25 @@ class SamplingZs(NamedTuple):
 class ScheduledSampling(Cell):
     """A cell that at random reads its own prediction instead of the true token (Bengio et al., 2015).
 
-    Its inputs are the embeddings of the true tokens, its outputs are logits. At every step but the first, with
-    `SamplingParams.probability`, it reads the embedding of a token drawn from its last logits. No gradient flows
-    through the draw. Without a key nothing is drawn, which is teacher forcing.
+    Its inputs are the embeddings of the true tokens, behind which there may be further features, its outputs are
+    logits. At every step but the first, with `SamplingParams.probability`, it reads the embedding of a token drawn from
+    its last logits in the place of the true one's. No gradient flows through the draw. Without a key nothing is drawn,
+    which is teacher forcing.
 
     Attributes:
-      cell: the cell, whose inputs are embeddings.
+      cell: the cell, whose inputs are embeddings, and further features if there are any.
       vocabulary_size: number V of tokens.
+      embedding_size: number E of features of an embedding, where inputs have further features; None: they have not.
     """
 
     cell: Cell
     vocabulary_size: int
+    embedding_size: int | None = None
 
     def __post_init__(self):
         if not isinstance(self.cell, Cell):
             raise TypeError(f"ScheduledSampling wraps a cell, got {self.cell!r}")
-        keep_sizes(self, "vocabulary_size")
+        keep_sizes(self, "vocabulary_size", optional=("embedding_size",))
 
     @property
     def output_size(self) -> int:
@@ -81,7 +84,7 @@ class ScheduledSampling(Cell):
         k_cell, k_embedding, k_readout = jax.random.split(key, 3)
         return SamplingParams(
             self.cell.init(k_cell, input_size),
-            init_embedding(k_embedding, self.vocabulary_size, input_size),
+            init_embedding(k_embedding, self.vocabulary_size, self.embedding_size or input_size),
             init_dense(k_readout, self.cell.output_size, self.vocabulary_size),
             0.0,
         )
@@ -109,7 +112,9 @@ class ScheduledSampling(Cell):
     def step(self, params: SamplingParams, state: SamplingState, z: SamplingZs) -> tuple[SamplingState, Array]:
         x, key = z.x, None
         if z.cell is not None:
-            x = jnp.where(z.sampled[..., None], params.embedding[state.token].astype(x.dtype), x)
+            own = params.embedding[state.token].astype(x.dtype)
+            true, further = jnp.split(x, [own.shape[-1]], axis=-1)
+            x = jnp.concatenate([jnp.where(z.sampled[..., None], own, true), further], axis=-1)
             key = TimedKey(z.cell.key, z.cell.time[None])
         inner, y = self.cell.whole_step(params.cell, state.cell, x, key=key)
         logits = params.readout(y).astype(jnp.float32)

@@ -93,11 +93,14 @@ class Config(TrainConfig):
       input_feeding: whether Luong's attention feeds its output to the next step.
       bidirectional: whether the encoder reads in both directions.
       reverse_source: whether an encoder of one direction reads the source backwards.
+      context: whether the decoder reads the encoder's final state at every step, with attention or without.
       max_length: most tokens of a sequence; longer pairs are left out of training.
       max_buckets: most widths that batches are padded to; fewer are used if less than a tenth is padding.
       label_smoothing: share of the target's probability that is spread over all tokens, in training.
       beam_size, length_penalty: of the search whose translations are scored.
     """
+
+    later_fields = ("context",)
 
     task: str = "translate"
     data: DataConfig = dataclasses.field(default_factory=lambda: DataConfig(name="dates"))
@@ -110,6 +113,7 @@ class Config(TrainConfig):
     input_feeding: bool = True
     bidirectional: bool = True
     reverse_source: bool = False
+    context: bool = False
     max_length: int = 50
     max_buckets: int = 24
     label_smoothing: float = 0.0
@@ -254,6 +258,7 @@ def build_model(config: Config, source_size: int, target_size: int) -> EncoderDe
         build_decoder(config),
         backward=encoder if config.bidirectional else None,
         reverse=config.reverse_source,
+        context=config.context,
         first=FIRST,
         dtype=jnp.dtype(config.dtype),
     )

@@ -10,7 +10,7 @@ from rnnjax.config_file import read_config_file, shipped_configs
 from rnnjax.config_flags import read_config
 from rnnjax.config_group import differences, freeze, from_dict, to_dict
 from rnnjax.errors import ConfigError
-from rnnjax.tasks import mnist
+from rnnjax.tasks import mnist, translate
 
 # Reading
 
@@ -360,3 +360,11 @@ def test_a_config_of_the_library_is_found_by_name_from_any_folder(tmp_path, monk
 def test_a_list_of_names_is_written_plainly_with_commas(flags, features):
     config, *_ = read_config(["--config", "configs/own.py", "--config.data.path=file", *flags])
     assert config.data.features == features
+
+
+def test_a_field_that_came_later_is_no_part_of_a_config_until_it_is_set_so_that_earlier_runs_resume():
+    assert "context" not in to_dict(translate.Config())
+    config = translate.Config(context=True)
+    assert to_dict(config)["context"] is True
+    assert from_dict(translate.Config, to_dict(config)) == config
+    assert not from_dict(translate.Config, to_dict(translate.Config())).context

@@ -22,6 +22,7 @@ MODELS = {
         rnnjax.Stack((rnnjax.GRU(H), Luong(rnnjax.GRU(H), 2 * H))),
         backward=rnnjax.Stack((rnnjax.GRU(H), rnnjax.GRU(H))),
     ),
+    "context": EncoderDecoder(V, W, E, rnnjax.GRU(H), rnnjax.GRU(H), backward=rnnjax.LSTM(H), context=True),
     "attention": EncoderDecoder(V, W, E, rnnjax.GRU(H), Bahdanau(rnnjax.LSTM(H), 2 * H), backward=rnnjax.GRU(5 - 1)),
 }
 SOURCE = np.array([[4, 5, 6, 3, 4], [6, 5, 0, 0, 0], [5, 0, 0, 0, 0]])
@@ -93,8 +94,25 @@ def test_decoder_steps_are_teacher_forcing_step_by_step(model):
     np.testing.assert_allclose(found, logits(model), rtol=1e-4, atol=1e-5)
 
 
-def test_a_beam_of_one_is_greedy_and_a_wider_one_no_worse():
-    model, limits = MODELS["attention"], {"length": 5, "first": 1, "end": 2}
+def test_the_context_is_the_encoders_whole_final_state_and_is_read_at_every_step():
+    model = MODELS["context"]
+    params = parameters(model)
+    xs = params.source_embedding[SOURCE]
+    _, ends = rnnjax.bidirectional(model.encoder, model.backward, params.encoder, xs, lengths=LENGTHS)
+    context = jnp.concatenate(jax.tree.leaves(ends), axis=-1)
+    assert context.shape == (3, 3 * H)
+    np.testing.assert_allclose(model.encode(params, SOURCE, LENGTHS).context, context, rtol=1e-5, atol=1e-6)
+    state = rnnjax.HiddenState(jnp.tanh(params.bridge(context)))
+    read = jnp.pad(TARGET[:, :-1], ((0, 0), (1, 0)), constant_values=model.first)
+    for t in range(4):
+        x = jnp.concatenate([params.target_embedding[read[:, t]], context], axis=-1)
+        state, y = model.decoder(params.decoder, state, x)
+        np.testing.assert_allclose(logits(model)[:, t], params.readout(y), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["attention", "context"])
+def test_a_beam_of_one_is_greedy_and_a_wider_one_no_worse(name):
+    model, limits = MODELS[name], {"length": 5, "first": 1, "end": 2}
 
     @functools.partial(jax.jit, static_argnums=0)
     def search(beam_size):
@@ -123,8 +141,9 @@ def test_a_reversed_source_is_read_backwards():
     np.testing.assert_allclose(logits(model), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_scheduled_sampling_with_probability_zero_is_teacher_forcing():
-    model = MODELS["attention"]
+@pytest.mark.parametrize("name", ["attention", "context"])
+def test_scheduled_sampling_with_probability_zero_is_teacher_forcing(name):
+    model = MODELS[name]
     found = logits(model, sampling=0.0, key=jax.random.key(0))
     np.testing.assert_allclose(found, logits(model), rtol=1e-4, atol=1e-5)
     assert not np.allclose(logits(model, sampling=1.0, key=jax.random.key(0)), found, atol=1e-3)
