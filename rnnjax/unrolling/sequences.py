@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 from rnnjax.cells.cell import Cell, Key, Params, State
 from rnnjax.cells.checks import check_params, check_state
 from rnnjax.cells.sizes import as_batch_size
+from rnnjax.cells.told_apart import check_told_apart
 from rnnjax.errors import first_line
 from rnnjax.unrolling.auto import default_method
 from rnnjax.unrolling.checks import check_cell, check_flags, check_inputs, check_lengths, check_method, check_switch
@@ -162,7 +163,11 @@ def _checked(settings: _Settings, params, xs, state, lengths, mask, resets, key)
     mask = None if mask is None else check_flags("mask", mask, batch, length, time_major)
     resets = None if resets is None else check_flags("resets", resets, batch, length, time_major)
     state = None if state is None else check_state(cell, state, batch, xs.dtype)
-    return _unroll(settings, params, xs, state, lengths, mask, resets, key)
+    try:
+        return _unroll(settings, params, xs, state, lengths, mask, resets, key)
+    except jax.errors.UnexpectedTracerError:
+        check_told_apart(cell)  # which may have kept what it computed while it was traced
+        raise
 
 
 # Into the trace around it: since JAX 0.12, `inline=True` inlines after lowering, when kernels have already been told
