@@ -1,9 +1,11 @@
-"""Which methods to name where one that was asked for does not serve a cell."""
+"""Which methods to name where one that was asked for does not serve a cell, and a reason that many of them have."""
 
 from __future__ import annotations
 
 from rnnjax.cells.cell import Cell
+from rnnjax.cells.told_apart import check_told_apart
 from rnnjax.cells.traits import fuses, is_diagonal, is_linear
+from rnnjax.unrolling.recurrence import Method, Recurrence
 
 
 def methods_for(cell: Cell) -> str:
@@ -12,3 +14,15 @@ def methods_for(cell: Cell) -> str:
         if is_of_kind(cell):
             return f"{method} or Scan()"
     return "Scan()"
+
+
+def why_not_closed_over(method: Method, recurrence: Recurrence) -> str | None:
+    """Returns in one sentence that a cell's step reads traced values besides its arguments; None if it does not."""
+    if not recurrence.closes_over_traced:
+        return None
+    check_told_apart(recurrence.cell)  # it may have kept what it computed while it was traced before
+    return (
+        f"{type(method).__name__}() takes what a step reads as its arguments, and that of "
+        f"{type(recurrence.cell).__name__} reads a value besides that is being traced, as by jax.grad or jax.jit; pass "
+        "it as a parameter, or use Scan()"
+    )

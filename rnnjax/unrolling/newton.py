@@ -12,6 +12,7 @@ from jaxtyping import Array
 from rnnjax.cells.cell import State
 from rnnjax.cells.sizes import keep_sizes
 from rnnjax.unrolling.chunks import WHOLE, Chunks
+from rnnjax.unrolling.instead import why_not_closed_over
 from rnnjax.unrolling.newton_layout import Blocks, Layout, are_exact, exact_blocks
 from rnnjax.unrolling.newton_states import NewtonReport, Solver, all_states
 from rnnjax.unrolling.prefixes import shifted
@@ -85,7 +86,7 @@ class Newton(Method):
                 f'Newton(jacobian="block") takes states whose arrays have one shape, and those of {name} have '
                 f'{" and ".join(str(list(shape)) for shape in shapes)}; use jacobian="diagonal" or "dense"'
             )
-        return self._too_large(recurrence)
+        return self._too_large(recurrence) or why_not_closed_over(self, recurrence)
 
     def _too_large(self, recurrence: Recurrence) -> str | None:
         """Returns a sentence if the Jacobians of all steps take too much memory."""

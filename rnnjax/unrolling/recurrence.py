@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 from rnnjax.cells.cell import Cell, Key, Params, State
 from rnnjax.cells.checks import check_new_state, check_new_types
 from rnnjax.cells.told_apart import ToldApart
+from rnnjax.unrolling.closed_over import with_closed_over
 from rnnjax.unrolling.cutting import Taken, nan_up_to_reset, step_before_reset
 from rnnjax.unrolling.own_gates import check_own_gates
 from rnnjax.unrolling.selecting import select, zeros_where
@@ -63,6 +64,15 @@ class Recurrence(NamedTuple):
         """Number T of steps."""
         # Any leaf will do: z may be a tree, and the masks None.
         return jax.tree.leaves(self.steps)[0].shape[0]
+
+    @property
+    def closes_over_traced(self) -> bool:
+        """Whether the cell's step reads values that are being traced and are none of its arguments."""
+
+        def step(params: Params, state: State, zs: Any) -> Any:
+            return self.cell.step(params, state, jax.tree.map(lambda leaf: leaf[0], zs))
+
+        return bool(with_closed_over(step, self.params, self.state, self.steps.z)[1])
 
     def step(self, state: State, step: Steps) -> tuple[State, Any]:
         """Takes one step from the initial state where it is reset; the state stays as it was where it is not valid."""

@@ -16,7 +16,7 @@ from rnnjax.cells.cell import State, compute_dtype
 from rnnjax.cells.gated_cell import GatedCell
 from rnnjax.cells.traits import fuses
 from rnnjax.unrolling.by_head import number_of_heads, of_one_head, run_by_head
-from rnnjax.unrolling.instead import methods_for
+from rnnjax.unrolling.instead import methods_for, why_not_closed_over
 from rnnjax.unrolling.kernels.instructions import unknown_operation
 from rnnjax.unrolling.kernels.layout import (
     MULTIPROCESSORS,
@@ -70,7 +70,9 @@ class Pallas(Method):
 
     def why_not(self, recurrence: Recurrence) -> str | None:
         on_this_machine = None if self.interpret else unsuited_device()
-        return on_this_machine or unsuited_recurrence(recurrence, self.interpret)
+        return (
+            on_this_machine or why_not_closed_over(self, recurrence) or unsuited_recurrence(recurrence, self.interpret)
+        )
 
     def run(self, recurrence: Recurrence) -> tuple[Float[Array, "T *B H"], State]:
         # Pallas for GPUs takes half a second to import, and most programs never use it.
