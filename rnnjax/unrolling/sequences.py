@@ -268,11 +268,18 @@ def _over_nothing(settings: _Settings, params, xs, state):
         return _over_time(scan, params, xs, None, None, False, None, None)[0]
 
     # The type and the features of the outputs are those that one step of one sequence would have.
-    # [1, *batch, I], with no axis of size 0, for which there would be nothing to trace a loop with; a batch that is not
-    # empty is kept, since parameters may be of its size, such as a memory that is attended to.
-    batch = [1 if axis == 0 else axis for axis in xs.shape[1:-1]]
-    one_step = jax.ShapeDtypeStruct((1, *batch, xs.shape[-1]), xs.dtype)
-    ys = jax.eval_shape(outputs, params, one_step)
+    # [1, *batch, I], with no axis of size 0, for which there would be nothing to trace a loop with; nor have parameters
+    # that are of the batch's size, such as a memory that is attended to.
+    batch = xs.shape[1:-1]
+    some = tuple(1 if axis == 0 else axis for axis in batch)
+
+    def of_some(leaf: Any) -> Any:
+        if not batch or jnp.shape(leaf)[: len(batch)] != batch:
+            return leaf
+        return jax.ShapeDtypeStruct((*some, *leaf.shape[len(batch) :]), leaf.dtype)
+
+    one_step = jax.ShapeDtypeStruct((1, *some, xs.shape[-1]), xs.dtype)
+    ys = jax.eval_shape(outputs, jax.tree.map(of_some, params), one_step)
     ys = jnp.zeros((*xs.shape[:-1], *ys.shape[xs.ndim - 1 :]), ys.dtype)
     if settings.keeps_states:
         state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (xs.shape[0], *leaf.shape)), state)
