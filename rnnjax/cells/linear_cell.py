@@ -122,8 +122,8 @@ def coefficients_like(
 
 
 def _built_as(state: State, numbers: Any) -> State:
-    """Returns a tree as it is, and one number as a tree that has it everywhere."""
-    if not is_complex(numbers) and not jax.tree_util.all_leaves([numbers]):
-        return numbers
-    number = jax.tree.map(jnp.asarray, numbers)
-    return map_numbers(lambda _: number, state)
+    """Returns a tree with arrays for its numbers, and one number as a tree that has it everywhere."""
+    arrays = jax.tree.map(jnp.asarray, numbers)
+    if is_complex(numbers) or jax.tree_util.all_leaves([numbers]):
+        return map_numbers(lambda _: arrays, state)
+    return arrays

@@ -166,6 +166,21 @@ def test_coefficients_of_another_number_structure_or_shape_are_refused(ab, kind,
         cell(cell.init(jax.random.key(0), 3), cell.initial_state(2), XS[:, 0])
 
 
+@dataclasses.dataclass(frozen=True)
+class TwoStates(Linear):
+    def initial_state(self, batch_size, dtype=jnp.float32):
+        h = self.zeros(batch_size, self.hidden_size, dtype)
+        return {"h": h, "deep": (h,)}
+
+    def read(self, params, state, z):
+        return state["h"] + state["deep"][0]
+
+
+def test_coefficients_in_a_tree_may_be_numbers_too():
+    cell = TwoStates(4, ab=lambda zs: ({"h": 0.5, "deep": (0.5,)}, {"h": zs[..., 0, :], "deep": (zs[..., 1, :],)}))
+    np.testing.assert_allclose(_unrolled(cell, method=Associative())[0], _unrolled(cell, method=Scan())[0], rtol=1e-6)
+
+
 def test_a_coefficient_may_be_a_number_of_python_or_numpy():
     as_array = Linear(4, ab=lambda zs: (jnp.full((4,), 0.5), zs[..., 1, :]))
     wanted = _unrolled(as_array, method=Scan())[0]
@@ -173,6 +188,17 @@ def test_a_coefficient_may_be_a_number_of_python_or_numpy():
         for method in (Associative(), Scan()):
             ys = _unrolled(Linear(4, ab=lambda zs, half=half: (half, zs[..., 1, :])), method=method)[0]
             np.testing.assert_allclose(ys, wanted, rtol=1e-6)
+
+
+class WiderOutputs(Gated):
+    output_size = property(lambda self: self.hidden_size + 1)
+
+
+def test_a_recurrent_weight_for_other_units_than_those_of_the_state_is_refused():
+    with pytest.raises(
+        ValueError, match=r"^WiderOutputs has a recurrent weight for 5 units, .* whose h has 4; have h be"
+    ):
+        _unrolled(WiderOutputs(4, new=lambda sums: HiddenState(sums[..., 0, :])))
 
 
 def _reads_too_far(sums):
