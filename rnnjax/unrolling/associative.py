@@ -19,7 +19,7 @@ from rnnjax.cells.sizes import keep_sizes
 from rnnjax.cells.traits import is_linear
 from rnnjax.unrolling.chunks import WHOLE, Chunks
 from rnnjax.unrolling.cutting import zero_tangents_where
-from rnnjax.unrolling.instead import methods_for, why_not_closed_over
+from rnnjax.unrolling.instead import methods_for, why_not_closed_over, why_not_together
 from rnnjax.unrolling.linear_scan import (
     Implementation,
     ScanArrays,
@@ -78,7 +78,7 @@ class Associative(Method):
             or why_not_here(self.implementation, dtype, self.interpret)
             or why_not_in_pieces(recurrence, self.remat_every)
             or self._why_no_tree(recurrence)
-            or why_no_resets(self, recurrence)
+            or why_not_folded(self, recurrence)
         )
 
     def _why_no_tree(self, recurrence: Recurrence) -> str | None:
@@ -111,9 +111,11 @@ def _not_linear(cell: Cell) -> str | None:
     )
 
 
-def why_no_resets(method: Method, recurrence: Recurrence) -> str | None:
-    """Returns in one sentence why a linear cell's recurrence is not run with its resets; None if it is."""
-    return None if recurrence.steps.followed is None else why_not_closed_over(method, recurrence)
+def why_not_folded(method: Method, recurrence: Recurrence) -> str | None:
+    """Returns in one sentence why the coefficients of all steps cannot be computed at once; None if they can."""
+    # Only where resets are made a part of them do coefficients have a derivative that is not JAX's.
+    closed_over = None if recurrence.steps.followed is None else why_not_closed_over(method, recurrence)
+    return closed_over or why_not_together(method, recurrence)
 
 
 def run_linear(settings: ScanSettings, recurrence: Recurrence) -> tuple[Any, State]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.core import Tracer
+from jax.core import Tracer, eval_jaxpr
 
 
 def with_closed_over(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[..., Any], list[Any]]:
@@ -28,6 +28,6 @@ def with_closed_over(function: Callable[..., Any], *arguments: Any) -> tuple[Cal
 
     def evaluated(*given: Any) -> Any:
         *rest, values = given
-        return jax.tree.structure(shapes).unflatten(jax.core.eval_jaxpr(closed.jaxpr, values, *jax.tree.leaves(rest)))
+        return jax.tree.structure(shapes).unflatten(eval_jaxpr(closed.jaxpr, values, *jax.tree.leaves(rest)))
 
     return evaluated, list(closed.consts)

@@ -57,7 +57,13 @@ def value(entries: Sequence[Entry], shape: tuple[int, ...]) -> Value:
 
 
 def constant(x: Shaped[ArrayLike, "..."]) -> Value:
-    """Returns a value of NumPy scalars."""
+    """Returns a value of NumPy scalars.
+
+    Raises:
+      NotImplementedError: for keys of random numbers, which NumPy does not have.
+    """
+    if jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key):
+        raise NotImplementedError("gates use random numbers, which are not known to be pointwise")
     x = np.asarray(x)
     return value([x.dtype.type(entry) for entry in x.ravel()], x.shape)
 
