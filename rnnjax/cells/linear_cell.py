@@ -109,7 +109,8 @@ def coefficients_like(
       TypeError: if they are no pair, or not built as the state is.
       ValueError: if one does not broadcast to the state.
     """
-    dtype = functools.reduce(np.promote_types, (leaf.dtype for leaf in jax.tree.leaves(state)))
+    dtypes = (leaf.dtype for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating))
+    dtype = functools.reduce(np.promote_types, dtypes, np.dtype(bool))  # which every type holds
 
     def in_its_type(z: Array) -> Array:
         return z.astype(np.promote_types(z.dtype, dtype)) if jnp.issubdtype(z.dtype, jnp.floating) else z

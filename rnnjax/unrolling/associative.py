@@ -75,6 +75,7 @@ class Associative(Method):
         dtype = functools.reduce(np.promote_types, (leaf.dtype for leaf in jax.tree.leaves(recurrence.state)))
         return (
             _not_linear(recurrence.cell)
+            or _not_floating(recurrence)
             or why_not_here(self.implementation, dtype, self.interpret)
             or why_not_in_pieces(recurrence, self.remat_every)
             or self._why_no_tree(recurrence)
@@ -109,6 +110,15 @@ def _not_linear(cell: Cell) -> str | None:
         f"Associative() takes linear cells whose step is LinearCell's, and {type(cell).__name__} is not one here; "
         f"use {methods_for(cell)}, or Auto(), which chooses a method for each layer"
     )
+
+
+def _not_floating(recurrence: Recurrence) -> str | None:
+    """Returns in one sentence that a state has other numbers than floating-point ones; None if it has not."""
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(recurrence.state)]
+    if all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
+        return None
+    name, types = type(recurrence.cell).__name__, ", ".join(map(str, dtypes))
+    return f"Associative() takes states of floating-point numbers, and that of {name} has {types}; use Scan()"
 
 
 def why_not_folded(method: Method, recurrence: Recurrence) -> str | None:

@@ -1,7 +1,7 @@
 """Methods that take units, steps or sequences by themselves refuse a user's cell that gives other numbers then."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +89,51 @@ def _random(x):
 def test_a_method_refuses_a_cell_that_is_not_what_it_relies_on(cell, method, sentence):
     with pytest.raises(ValueError, match=rf"{sentence}.*Scan\(\)(\n|$)"):
         unroll(cell, cell.init(jax.random.key(0), 3), XS, method=method)
+
+
+@dataclasses.dataclass(frozen=True)
+class Even(Gated):
+    def __post_init__(self):
+        assert self.hidden_size % 2 == 0, "an even number of units"
+
+
+def _watched(x):
+    jax.debug.callback(lambda _: None, x)
+    return jnp.tanh(x)
+
+
+@pytest.mark.parametrize("method", [Native(), Pallas(interpret=True)])
+def test_kernels_say_what_they_cannot_trace(method):
+    for cell, sentence in (
+        (Even(H), "an even number of units"),
+        (Gated(H, of_sum=_watched), "gates use debug_callback"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            unroll(cell, cell.init(jax.random.key(0), 3), XS, method=method)
+
+
+class Counted(NamedTuple):
+    h: Any
+    n: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting(LinearCell):
+    def initial_state(self, batch_size, dtype=jnp.float32):
+        h = self.zeros(batch_size, self.hidden_size, dtype)
+        return Counted(h, jnp.zeros(h.shape, jnp.int32))
+
+    def coefficients(self, params, zs):
+        return Counted(0.5, 1), Counted(zs[..., 0, :], jnp.ones_like(zs[..., 0, :], jnp.int32))
+
+
+def test_a_linear_cell_that_counts_is_served_by_the_default_method():
+    cell = Counting(H)
+    params = cell.init(jax.random.key(0), 3)
+    _, state = unroll(cell, params, XS)
+    np.testing.assert_array_equal(state.n, 3)
+    with pytest.raises(ValueError, match=r"^Associative\(\) takes states of floating-point .* has float32, int32; use"):
+        unroll(cell, params, XS, method=Associative())
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,7 @@ def _each(equation: Any, operands: list[Value], function: Callable[..., Array]) 
     Raises:
       NotImplementedError: for a primitive that is not known to be pointwise.
     """
-    shape = equation.outvars[0].aval.shape
+    shape = equation.outvars[0].aval.shape if equation.outvars else ()  # a callback may give nothing
     pointwise = equation.primitive.name in _POINTWISE
     if not pointwise or any(not _broadcasts(x.index.shape, shape) for x in operands):
         raise NotImplementedError(f"gates use {equation.primitive.name}, which is not known to be pointwise")
