@@ -122,8 +122,10 @@ def attend(
 
 def masked_softmax(scores: Float[Array, "*B S"], mask: Bool[Array, "*B S"]) -> Float[Array, "*B S"]:
     """Returns the softmax over the entries of the last axis where `mask` is true, and zero elsewhere."""
-    scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
-    likelihood = jnp.where(mask, jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True))), 0)
+    least = jnp.finfo(scores.dtype).min
+    scores = jnp.where(mask, scores, least)
+    largest = jax.lax.stop_gradient(scores.max(-1, keepdims=True, initial=least))  # of nothing, in an empty memory
+    likelihood = jnp.where(mask, jnp.exp(scores - largest), 0)
     total = likelihood.sum(-1, keepdims=True)
     return likelihood / jnp.where(total > 0, total, 1)
 

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rnnjax.cells.checks import check_attribute, check_floating, check_params, check_state
+from rnnjax.cells.checks import check_floating, check_params, check_state
 from rnnjax.cells.randomness import TimedKey
 from rnnjax.cells.representation import as_code
 from rnnjax.cells.sizes import Size
+from rnnjax.cells.told_apart import ToldApart, check_told_apart
 
 Params = Any
 State = Any
@@ -23,14 +24,15 @@ Recur = Callable[..., tuple[Array, State]]
 Key = PRNGKeyArray | TimedKey | None
 
 
-class Cell(ABC):
+class Cell(ToldApart, ABC):
     """A recurrent cell: hashable, without arrays; its parameters are a separate pytree.
 
     A sequence is computed in three parts: `inputs` computes everything that does not depend on the state, for all steps
     at once; `step` is repeated over time; `outputs` computes what no later step needs, again for all steps at once.
     Sequences are time-major here, ``[T, *batch, ...]``; `rnnjax.unroll` takes either order.
 
-    Derive from it as a frozen dataclass, or from `GatedCell` or `LinearCell` if the cell is of that kind. A subclass
+    Derive from it as a frozen dataclass, or from `GatedCell` or `LinearCell` if the cell is of that kind. What follows
+    from its fields may be a `functools.cached_property`, with NumPy's arrays in the place of JAX's. A subclass
     defines `output_size`, `init`, `initial_state`, `inputs`, and either `step` or its two halves, `advance` and `read`,
     between which a wrapper can change the new state.
 
@@ -67,10 +69,6 @@ class Cell(ABC):
 
     def __repr__(self) -> str:
         return as_code(self) if dataclasses.is_dataclass(self) else super().__repr__()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        check_attribute(self, name)
-        super().__setattr__(name, value)
 
     @property
     @abstractmethod
@@ -179,9 +177,10 @@ class Cell(ABC):
           key: PRNG key; None means evaluation.
 
         Raises:
-          TypeError: for an input that is not floating point.
+          TypeError: for an input that is not floating point; for a cell that is not told from others.
           ValueError: for shapes that do not fit the cell.
         """
+        check_told_apart(self)
         x = jnp.asarray(x)
         if x.ndim == 0:
             raise ValueError("x must have shape [*batch, I], one axis at least, got []")

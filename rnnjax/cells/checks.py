@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -13,22 +12,6 @@ import numpy as np
 from rnnjax.cells.sizes import as_batch_size
 
 _UNTRACEABLE = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
-
-
-def check_attribute(owner: Any, name: str) -> None:
-    """Raises unless a cell or a method that sets an attribute is told by it from others.
-
-    A class that is no dataclass itself compares as the dataclass that it derives from, which knows nothing of the
-    attributes that it sets: the program compiled for one of its objects would be taken for all.
-    """
-    kind = type(owner)
-    if not dataclasses.is_dataclass(kind) or any(field.name == name for field in dataclasses.fields(kind)):
-        return
-    if kind.__eq__ is not object.__eq__ and "__eq__" not in vars(kind):
-        raise TypeError(
-            f"{kind.__name__} cannot set {name}, by which its objects would not be told apart; make {kind.__name__} a "
-            f"@dataclasses.dataclass(frozen=True) with {name} as a field, in place of its own __init__"
-        )
 
 
 def check_floating(name: str, xs: Any) -> None:

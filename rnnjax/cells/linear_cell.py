@@ -108,7 +108,8 @@ def coefficients_like(
       TypeError: if they are no pair, or not built as the state is.
       ValueError: if one does not broadcast to the state.
     """
-    dtype = holding_all(*(leaf.dtype for leaf in jax.tree.leaves(state)))
+    dtypes = (leaf.dtype for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating))
+    dtype = holding_all(bool, *dtypes)  # which every type holds
 
     def in_its_type(z: Array) -> Array:
         return z.astype(holding_all(z.dtype, dtype)) if jnp.issubdtype(z.dtype, jnp.floating) else z
@@ -121,8 +122,8 @@ def coefficients_like(
 
 
 def _built_as(state: State, numbers: Any) -> State:
-    """Returns a tree as it is, and one number as a tree that has it everywhere."""
-    if not is_complex(numbers) and not jax.tree_util.all_leaves([numbers]):
-        return numbers
-    number = jax.tree.map(jnp.asarray, numbers)
-    return map_numbers(lambda _: number, state)
+    """Returns a tree with arrays for its numbers, and one number as a tree that has it everywhere."""
+    arrays = jax.tree.map(jnp.asarray, numbers)
+    if is_complex(numbers) or jax.tree_util.all_leaves([numbers]):
+        return map_numbers(lambda _: arrays, state)
+    return arrays

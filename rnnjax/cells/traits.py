@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeGuard
 
 import jax
+from jax.core import Tracer
 from jaxtyping import Array
 
 from rnnjax.cells.cell import Cell, Params, State
@@ -80,7 +81,10 @@ def adds_a_bias(cell: Cell, params: Params, xs: Array | None) -> bool:
     if not projects_inputs(cell) or type(cell).project is not HiddenCell.project:
         return False
     zs = jax.eval_shape(cell.project, params.w_x, xs)
-    jaxpr = jax.make_jaxpr(cell.gate_inputs)(params, zs).jaxpr
+    closed = jax.make_jaxpr(cell.gate_inputs)(params, zs)
+    if any(isinstance(value, Tracer) for value in closed.consts):  # where z is made later, it may be of another trace
+        return False
+    jaxpr = closed.jaxpr
     projected = jaxpr.invars[-1]
     readers = [equation for equation in jaxpr.eqns for v in equation.invars if v is projected]
     if not readers:  # nothing is added: the projected inputs are the result

@@ -14,7 +14,7 @@ from rnnjax.cells.randomness import TimedKey, timed
 from rnnjax.cells.traits import is_linear, keeps_units_apart
 from rnnjax.parallel.mesh import TIME
 from rnnjax.parallel.replicated import copies_of_inputs, mapped_axis_size, only_from, reduce_from_axis
-from rnnjax.unrolling.associative import run_linear
+from rnnjax.unrolling.associative import run_linear, why_not_folded
 from rnnjax.unrolling.chunks import Combined, Part
 from rnnjax.unrolling.cutting import nan_where_lost
 from rnnjax.unrolling.instead import methods_for
@@ -84,7 +84,7 @@ class TimeSplit(Method):
     def why_not(self, recurrence: Recurrence) -> str | None:
         cell = recurrence.cell
         if keeps_units_apart(cell):
-            return None if is_linear(cell) else self.newton.why_not(recurrence)
+            return why_not_folded(self, recurrence) if is_linear(cell) else self.newton.why_not(recurrence)
         return (
             f"TimeSplit() takes linear and diagonal cells whose step is LinearCell's or DiagonalCell's, and "
             f"{type(cell).__name__} is neither here; unroll it on one device, by {methods_for(cell)}"

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Shaped
 
 from rnnjax.cells.cell import Cell, Params, State
 from rnnjax.cells.checks import check_floating, check_params
+from rnnjax.cells.told_apart import check_told_apart
 from rnnjax.cells.traits import attends
 
 
@@ -33,6 +34,7 @@ class SteppedCell:
     cell: Cell
 
     def check(self, params: Params, x: Float[Array, "1 ..."]) -> None:
+        check_told_apart(self.cell)
         check_floating("an input", x)
         if x.ndim != 2:
             raise ValueError(f"an input must have shape [I], got {list(x.shape[1:])}")

@@ -19,7 +19,7 @@ from rnnjax.cells.traits import is_linear
 from rnnjax.dtypes import holding_all
 from rnnjax.unrolling.chunks import WHOLE, Chunks
 from rnnjax.unrolling.cutting import zero_tangents_where
-from rnnjax.unrolling.instead import methods_for
+from rnnjax.unrolling.instead import methods_for, why_not_closed_over, why_not_together
 from rnnjax.unrolling.linear_scan import (
     Implementation,
     ScanArrays,
@@ -75,9 +75,11 @@ class Associative(Method):
         dtype = holding_all(*(leaf.dtype for leaf in jax.tree.leaves(recurrence.state)))
         return (
             _not_linear(recurrence.cell)
+            or _not_floating(recurrence)
             or why_not_here(self.implementation, dtype, self.interpret)
             or why_not_in_pieces(recurrence, self.remat_every)
             or self._why_no_tree(recurrence)
+            or why_not_folded(self, recurrence)
         )
 
     def _why_no_tree(self, recurrence: Recurrence) -> str | None:
@@ -108,6 +110,22 @@ def _not_linear(cell: Cell) -> str | None:
         f"Associative() takes linear cells whose step is LinearCell's, and {type(cell).__name__} is not one here; "
         f"use {methods_for(cell)}, or Auto(), which chooses a method for each layer"
     )
+
+
+def _not_floating(recurrence: Recurrence) -> str | None:
+    """Returns in one sentence that a state has other numbers than floating-point ones; None if it has not."""
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(recurrence.state)]
+    if all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
+        return None
+    name, types = type(recurrence.cell).__name__, ", ".join(map(str, dtypes))
+    return f"Associative() takes states of floating-point numbers, and that of {name} has {types}; use Scan()"
+
+
+def why_not_folded(method: Method, recurrence: Recurrence) -> str | None:
+    """Returns in one sentence why the coefficients of all steps cannot be computed at once; None if they can."""
+    # Only where resets are made a part of them do coefficients have a derivative that is not JAX's.
+    closed_over = None if recurrence.steps.followed is None else why_not_closed_over(method, recurrence)
+    return closed_over or why_not_together(method, recurrence)
 
 
 def run_linear(settings: ScanSettings, recurrence: Recurrence) -> tuple[Any, State]:

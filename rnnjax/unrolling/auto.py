@@ -18,6 +18,7 @@ from rnnjax.cells.cell import Cell, Params, State
 from rnnjax.cells.sizes import as_batch_size
 from rnnjax.cells.traits import fuses, is_linear
 from rnnjax.unrolling.associative import Associative
+from rnnjax.unrolling.candidates import can_serve
 from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.known import Methods, given_choice, kept_choice, shipped_choice
 from rnnjax.unrolling.recurrence import CellSequence, Method, Recurrence
@@ -75,9 +76,13 @@ class Auto(Method):
 
 def by_rule(recurrence: Recurrence, platform: str) -> Method:
     """Returns the method for a recurrence of which nothing is known."""
-    if fused_by_rule(platform) and fuses(recurrence.cell):
-        return Fused()
-    return Associative() if scans_in_order(platform) and is_linear(recurrence.cell) else Scan()
+    cell, method = recurrence.cell, None
+    if fused_by_rule(platform) and fuses(cell):
+        method = Fused()
+    elif scans_in_order(platform) and is_linear(cell):
+        method = Associative()
+    # A cell of such a kind may read what these do not take.
+    return method if method is not None and can_serve(method, recurrence) else Scan()
 
 
 def choose_method(

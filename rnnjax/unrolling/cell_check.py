@@ -14,6 +14,7 @@ from jaxtyping import Array
 from rnnjax.backend import on_cpu
 from rnnjax.cells.cell import Cell, Params
 from rnnjax.cells.sizes import Size, check_size
+from rnnjax.cells.traits import is_diagonal
 from rnnjax.unrolling.associative import Associative
 from rnnjax.unrolling.auto import recurrences_in
 from rnnjax.unrolling.fused import Fused
@@ -22,6 +23,7 @@ from rnnjax.unrolling.kernels.pallas import Pallas
 from rnnjax.unrolling.kernels.precision import exact_products
 from rnnjax.unrolling.native.native import Native
 from rnnjax.unrolling.newton import Newton
+from rnnjax.unrolling.own_units import steps_read_others
 from rnnjax.unrolling.recurrence import Method
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.sequences import unroll
@@ -85,6 +87,7 @@ def check_cell(cell: Cell, input_size: Size, *, tolerance: float | None = None) 
     whole = jax.jit(lambda params, xs: unroll(cell, params, xs, method=Scan())[0])(params, xs)
     for way, ys in _by_hand(cell, params, xs):
         _compare(cell, way, "outputs", largest_error(ys, whole), tolerance)
+    _check_units(cell, params, xs)
     served = [method for method in _METHODS if _serves(method, cell, params, xs)]
     wanted = _found(cell, Scan(), params, xs)
     for method in served:
@@ -94,6 +97,16 @@ def check_cell(cell: Cell, input_size: Size, *, tolerance: float | None = None) 
                 error = largest_error(_numbers(got), _numbers(right))
                 _compare(cell, f"{method} with {case}", what, error, tolerance)
     return tuple(served)
+
+
+def _check_units(cell: Cell, params: Params, xs: Array) -> None:
+    """Raises if a unit of a diagonal cell reads others: methods for such cells refuse it then, and are not compared."""
+    for recurrence in recurrences_in(functools.partial(unroll, cell), params, xs):
+        if is_diagonal(recurrence.cell) and steps_read_others(recurrence, by_unit=True):
+            raise ValueError(
+                f"{type(recurrence.cell).__name__} is a DiagonalCell, and the new state of a hidden unit follows from "
+                "that of others: derive it from rnnjax.GatedCell or rnnjax.Cell"
+            )
 
 
 def _perturbed(params: Params) -> Params:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -15,6 +13,7 @@ from jaxtyping import Array, Bool, Int
 from rnnjax.cells.cell import Cell, Key
 from rnnjax.cells.checks import check_floating
 from rnnjax.cells.randomness import TimedKey
+from rnnjax.cells.told_apart import check_told_apart
 from rnnjax.errors import first_line
 from rnnjax.unrolling.recurrence import Method
 
@@ -22,8 +21,8 @@ from rnnjax.unrolling.recurrence import Method
 def check_cell(cell: Any) -> None:
     """Raises unless `cell` is one, and can be a key of compiled programs."""
     if isinstance(cell, Cell):
-        _check_hashable(cell)
-        _check_told_apart(type(cell))
+        _check_hashable("cell", cell)
+        check_told_apart(cell)
         return
     got = type(cell).__name__
     if isinstance(cell, type):
@@ -33,36 +32,15 @@ def check_cell(cell: Any) -> None:
     raise TypeError(f"cell must be a cell, such as LSTM(128), got {got}")
 
 
-def _check_hashable(cell: Cell) -> None:
+def _check_hashable(name: str, value: Any) -> None:
     try:
-        hash(cell)
+        hash(value)
     except TypeError as error:
         raise TypeError(
-            f"cell must be hashable, as programs are compiled for it, but {type(cell).__name__} is not "
+            f"{name} must be hashable, as programs are compiled for it, but {type(value).__name__} is not "
             f"({first_line(error)}); make it a @dataclasses.dataclass(frozen=True) whose fields are hashable, with "
             "tuples for lists, and arrays among its parameters"
         ) from error
-
-
-def _check_told_apart(kind: type[Cell]) -> None:
-    """Raises if cells of a class are compared by less than all of their fields."""
-    compares, unknown = _not_compared(kind)
-    if unknown:
-        raise TypeError(
-            f"cells of {kind.__name__} are compared as those of {compares} are, without "
-            f"{' and '.join(unknown)}, and the program compiled for one would serve another; leave out eq=False"
-        )
-
-
-@functools.cache
-def _not_compared(kind: type[Cell]) -> tuple[str, list[str]]:
-    """Returns the class whose comparison a class of cells has, and the fields that it does not know."""
-    compares = next(each for each in kind.__mro__ if "__eq__" in vars(each))
-    if not dataclasses.is_dataclass(kind) or not dataclasses.is_dataclass(compares):
-        return compares.__name__, []
-    known = {field.name for field in dataclasses.fields(compares)}
-    fields = [field.name for field in dataclasses.fields(kind) if field.compare]
-    return compares.__name__, [name for name in fields if name not in known]
 
 
 def check_inputs(xs: Any) -> Array:
@@ -145,7 +123,9 @@ def check_switch(name: str, value: Any) -> bool:
 
 
 def check_method(method: Any) -> Method:
-    """Returns `method`, raising unless it is an unrolling method."""
+    """Returns `method`, raising unless it is an unrolling method, hashable and told from others."""
     if not isinstance(method, Method):
         raise TypeError(f"method must be an unrolling method such as Scan() or Static(), got {method!r}")
+    _check_hashable("method", method)
+    check_told_apart(method)
     return method

@@ -8,6 +8,7 @@ finite, and where a cell overflows by itself, its step's derivative is taken at 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from rnnjax.cells.cell import Cell, Params, State
+from rnnjax.unrolling.closed_over import with_closed_over
 from rnnjax.unrolling.selecting import all_finite, select, zeros_where
 
 
@@ -100,31 +102,36 @@ def lost_to_reset(followed: Bool[Array, " *B"], before: State, after: State) -> 
     return followed & ~(all_finite(before, followed.ndim) & all_finite(after, followed.ndim))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def step_before_reset(cell: Cell, taken: Taken) -> tuple[State, Array]:
     """Returns what a cell's step does, with a derivative that is zero where the step is lost to a reset.
 
     It is computed on the way back, at the initial state and z = 0 where the step is lost.
     """
-    return cell.step(taken.params, taken.before, taken.z)
+    step, closed_over = with_closed_over(cell.step, taken.params, taken.before, taken.z)
+    return _step(step, taken, closed_over)
 
 
-@step_before_reset.defjvp
-def _derivative(cell: Cell, primals: tuple[Taken], tangents: tuple[Taken]) -> tuple[Any, Any]:
-    (taken,), (change,) = primals, tangents
-    after, y = step_before_reset(cell, taken)  # for a derivative of this one
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _step(step: Callable[..., Any], taken: Taken, closed_over: list[Any]) -> tuple[State, Array]:
+    return step(taken.params, taken.before, taken.z, closed_over)
+
+
+@_step.defjvp
+def _derivative(step: Callable[..., Any], primals: tuple[Taken, Any], tangents: tuple[Taken, Any]) -> tuple[Any, Any]:
+    (taken, closed_over), (change, d_closed_over) = primals, tangents
+    after, y = _step(step, taken, closed_over)  # for a derivative of this one
     lost = lost_to_reset(taken.followed, taken.before, after)
 
     # So the step is evaluated again on the way back, where `lost` is known, and its residuals are not stored.
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def of_step(params: Params, before: State, z: Any) -> Any:
+    def of_step(params: Params, before: State, z: Any, closed_over: list[Any]) -> Any:
         # Tangents are replaced too: a finite derivative times a tangent that is NaN is NaN.
-        arguments = params, select(lost, taken.initial, before), zeros_where(lost, z)
+        arguments = params, select(lost, taken.initial, before), zeros_where(lost, z), closed_over
         changes = change.params, zero_tangents_where(lost, change.before), zero_tangents_where(lost, change.z)
-        return jax.jvp(cell.step, arguments, changes)[1]
+        return jax.jvp(step, arguments, (*changes, d_closed_over))[1]
 
     # Zero once more: the parameters' tangents are those of all sequences, and are not lost where one of them is.
-    return (after, y), zero_tangents_where(lost, of_step(taken.params, taken.before, taken.z))
+    return (after, y), zero_tangents_where(lost, of_step(taken.params, taken.before, taken.z, closed_over))
 
 
 def zero_tangents_where(lost: Bool[Array, " *B"], tangents: Any) -> Any:

@@ -16,7 +16,7 @@ from rnnjax.cells.gated_cell import GatedCell, recurrent_product
 from rnnjax.cells.sizes import keep_sizes
 from rnnjax.cells.traits import fuses
 from rnnjax.unrolling.cutting import lost_to_reset
-from rnnjax.unrolling.instead import methods_for
+from rnnjax.unrolling.instead import methods_for, why_not_closed_over
 from rnnjax.unrolling.products import Products, Starts, instantiated, products_of
 from rnnjax.unrolling.recurrence import Method, Recurrence
 from rnnjax.unrolling.selecting import select, zeros_where
@@ -57,7 +57,7 @@ class Fused(Method):
 
     def why_not(self, recurrence: Recurrence) -> str | None:
         if fuses(recurrence.cell):
-            return None
+            return why_not_closed_over(self, recurrence)
         name = type(recurrence.cell).__name__
         return (
             f"Fused() takes gated cells whose step is GatedCell's, and {name} is not one here; "

@@ -12,9 +12,12 @@ from jaxtyping import Array
 
 from rnnjax.cells.cell import State
 from rnnjax.cells.sizes import keep_sizes
+from rnnjax.cells.traits import keeps_units_apart
 from rnnjax.unrolling.chunks import WHOLE, Chunks
+from rnnjax.unrolling.instead import why_not_closed_over, why_not_together
 from rnnjax.unrolling.newton_layout import Blocks, Layout, are_exact, exact_blocks
 from rnnjax.unrolling.newton_states import NewtonReport, Solver, all_states
+from rnnjax.unrolling.own_units import steps_read_others
 from rnnjax.unrolling.prefixes import shifted
 from rnnjax.unrolling.recurrence import Method, Recurrence
 
@@ -88,7 +91,7 @@ class Newton(Method):
                 f'Newton(jacobian="block") takes states whose arrays have one shape, and those of {name} have '
                 f'{" and ".join(str(list(shape)) for shape in shapes)}; use jacobian="diagonal" or "dense"'
             )
-        return self._too_large(recurrence)
+        return self._too_large(recurrence) or why_not_closed_over(self, recurrence) or self._reads_others(recurrence)
 
     def _too_large(self, recurrence: Recurrence) -> str | None:
         """Returns a sentence if the Jacobians of all steps take too much memory."""
@@ -105,6 +108,19 @@ class Newton(Method):
             f"Newton() would keep {width} x {width} derivatives for each of {' x '.join(map(str, steps))} steps of "
             f"{type(recurrence.cell).__name__}, {size / 2**20:.0f} MiB, above the limit of {_MOST_MIB}; "
             'use Scan(), or Newton(jacobian="diagonal"), which takes more iterations'
+        )
+
+    def _reads_others(self, recurrence: Recurrence) -> str | None:
+        """Returns a sentence if what is taken by itself reads something else: the derivative would be wrong."""
+        together = why_not_together(self, recurrence) if keeps_units_apart(recurrence.cell) else None
+        by_unit = exact_blocks(recurrence.cell, recurrence.state) != "dense"
+        if together is not None or not steps_read_others(recurrence, by_unit=by_unit):
+            return together
+        name = type(recurrence.cell).__name__
+        parts = "hidden unit of each sequence" if by_unit else "sequence"
+        return (
+            f"Newton() takes each {parts} by itself, and a step of {name} gives other numbers then than for all at "
+            "once; use Scan()"
         )
 
     def _layout(self, recurrence: Recurrence) -> Layout:

@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from rnnjax.cells.blocks import in_blocks
 from rnnjax.cells.cell import Cell, Params, State, compute_dtype
 from rnnjax.cells.checks import check_hidden
-from rnnjax.cells.gated_cell import recurrent_product
+from rnnjax.cells.gated_cell import GatedCell, recurrent_product
 from rnnjax.cells.hidden_cell import HiddenCell
 from rnnjax.cells.traits import fuses, is_linear, projects_inputs, sums_gates
 from rnnjax.errors import first_line
@@ -33,6 +34,7 @@ def check_own_gates(cell: Cell, params: Params, state: State, zs: Any) -> None:
     z = jax.tree.map(lambda leaf: _constant(leaf.shape[1:], leaf.dtype), zs)
     if fuses(cell):
         check_hidden(cell, state)
+        _check_weight(cell, params, state)
         product = jax.eval_shape(lambda: recurrent_product(state.h, cell.recurrent_weight(params), compute_dtype(zs)))
         _read(cell, cell.gates, params, state, z, _constant(product.shape, product.dtype))
     elif sums_gates(cell):
@@ -41,6 +43,16 @@ def check_own_gates(cell: Cell, params: Params, state: State, zs: Any) -> None:
         _read(cell, cell.gates, params, state, z, _constant(shape, state.h.dtype))
     elif is_linear(cell):
         _read(cell, cell.coefficients, params, z)
+
+
+def _check_weight(cell: GatedCell, params: Params, state: State) -> None:
+    """Raises unless a cell's recurrent weight multiplies as many units as the state's h has."""
+    weight, units = jax.eval_shape(cell.recurrent_weight, params), state.h.shape[-1]
+    if not in_blocks(weight) and weight.shape[0] != units:
+        raise ValueError(
+            f"{type(cell).__name__} has a recurrent weight for {weight.shape[0]} units, as many as its output_size if "
+            f"it is GatedCell's, and a state whose h has {units}; have h be what GatedCell multiplies, or override init"
+        )
 
 
 def _read(cell: HiddenCell, equations: Any, *arguments: Any) -> None:

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from rnnjax.cells.cell import Cell, Key, Params, State
-from rnnjax.cells.checks import check_attribute, check_new_state, check_new_types
+from rnnjax.cells.checks import check_new_state, check_new_types
+from rnnjax.cells.told_apart import ToldApart
+from rnnjax.unrolling.closed_over import with_closed_over
 from rnnjax.unrolling.cutting import Taken, nan_up_to_reset, step_before_reset
 from rnnjax.unrolling.own_gates import check_own_gates
 from rnnjax.unrolling.selecting import select, zeros_where
@@ -63,6 +65,15 @@ class Recurrence(NamedTuple):
         # Any leaf will do: z may be a tree, and the masks None.
         return jax.tree.leaves(self.steps)[0].shape[0]
 
+    @property
+    def closes_over_traced(self) -> bool:
+        """Whether the cell's step reads values that are being traced and are none of its arguments."""
+
+        def step(params: Params, state: State, zs: Any) -> Any:
+            return self.cell.step(params, state, jax.tree.map(lambda leaf: leaf[0], zs))
+
+        return bool(with_closed_over(step, self.params, self.state, self.steps.z)[1])
+
     def step(self, state: State, step: Steps) -> tuple[State, Any]:
         """Takes one step from the initial state where it is reset; the state stays as it was where it is not valid."""
         before = state if step.resets is None else select(step.resets, self.initial, state)
@@ -104,7 +115,7 @@ class CellSequence(NamedTuple):
     followed: Bool[Array, "T *B"] | None = None
 
 
-class Method:
+class Method(ToldApart):
     """A way to unroll: derive from it as a frozen dataclass, since a method is static under `jax.jit`.
 
     Most methods define `run`, and `why_not` if there is a recurrence that they cannot run. A method that needs the
@@ -112,10 +123,6 @@ class Method:
     """
 
     keeps_states: ClassVar[bool] = False  # whether `run` can return the states of all steps, as `unroll_states` needs
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        check_attribute(self, name)
-        super().__setattr__(name, value)
 
     def why_not(self, recurrence: Recurrence) -> str | None:
         """Returns in one sentence why the method cannot run a recurrence, and what to do; None if it can."""

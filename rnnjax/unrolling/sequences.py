@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 from rnnjax.cells.cell import Cell, Key, Params, State
 from rnnjax.cells.checks import check_params, check_state
 from rnnjax.cells.sizes import as_batch_size
+from rnnjax.cells.told_apart import check_told_apart
 from rnnjax.errors import first_line
 from rnnjax.unrolling.auto import default_method
 from rnnjax.unrolling.checks import (
@@ -170,7 +171,11 @@ def _checked(settings: _Settings, params, xs, state, lengths, mask, resets, key)
     mask = None if mask is None else check_flags("mask", mask, batch, length, time_major)
     resets = None if resets is None else check_flags("resets", resets, batch, length, time_major)
     state = None if state is None else check_state(cell, state, batch, xs.dtype)
-    return _unroll(settings, params, xs, state, lengths, mask, resets, check_key(key))
+    try:
+        return _unroll(settings, params, xs, state, lengths, mask, resets, check_key(key))
+    except jax.errors.UnexpectedTracerError:
+        check_told_apart(cell)  # which may have kept what it computed while it was traced
+        raise
 
 
 # Into the trace around it: since JAX 0.12, `inline=True` inlines after lowering, when kernels have already been told
@@ -271,11 +276,18 @@ def _over_nothing(settings: _Settings, params, xs, state):
         return _over_time(scan, params, xs, None, None, False, None, None)[0]
 
     # The type and the features of the outputs are those that one step of one sequence would have.
-    # [1, *batch, I], with no axis of size 0, for which there would be nothing to trace a loop with; a batch that is not
-    # empty is kept, since parameters may be of its size, such as a memory that is attended to.
-    batch = [1 if axis == 0 else axis for axis in xs.shape[1:-1]]
-    one_step = jax.ShapeDtypeStruct((1, *batch, xs.shape[-1]), xs.dtype)
-    ys = jax.eval_shape(outputs, params, one_step)
+    # [1, *batch, I], with no axis of size 0, for which there would be nothing to trace a loop with; nor have parameters
+    # that are of the batch's size, such as a memory that is attended to.
+    batch = xs.shape[1:-1]
+    some = tuple(1 if axis == 0 else axis for axis in batch)
+
+    def of_some(leaf: Any) -> Any:
+        if not batch or jnp.shape(leaf)[: len(batch)] != batch:
+            return leaf
+        return jax.ShapeDtypeStruct((*some, *leaf.shape[len(batch) :]), leaf.dtype)
+
+    one_step = jax.ShapeDtypeStruct((1, *some, xs.shape[-1]), xs.dtype)
+    ys = jax.eval_shape(outputs, jax.tree.map(of_some, params), one_step)
     ys = jnp.zeros((*xs.shape[:-1], *ys.shape[xs.ndim - 1 :]), ys.dtype)
     if settings.keeps_states:
         state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (xs.shape[0], *leaf.shape)), state)

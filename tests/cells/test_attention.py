@@ -247,3 +247,16 @@ def test_dropout_around_attention_sees_the_same_parameters():
     np.testing.assert_allclose(rnnjax.unroll(dropped, params, XS)[0], run(cell)[0], rtol=1e-5, atol=1e-6)
     other, _ = rnnjax.unroll(dropped, params, XS, key=jax.random.key(0))
     assert np.mean(np.asarray(other) == 0) > 0.2
+
+
+@pytest.mark.parametrize(("batch", "steps"), [(0, S), (B, 0), (0, 0)])
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_no_sequences_or_a_memory_of_no_steps_give_outputs_of_their_shapes_and_finite_gradients(cell, batch, steps):
+    def loss(params, xs, memory):
+        ys, _ = rnnjax.unroll(cell, attending(params, memory), xs)
+        return (ys**2).sum(), ys
+
+    arguments = parameters(cell), XS[:batch], MEMORY[:batch, :steps]
+    gradients, ys = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(*arguments)
+    assert ys.shape == (batch, T, cell.output_size)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))

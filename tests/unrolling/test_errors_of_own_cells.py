@@ -166,6 +166,21 @@ def test_coefficients_of_another_number_structure_or_shape_are_refused(ab, kind,
         cell(cell.init(jax.random.key(0), 3), cell.initial_state(2), XS[:, 0])
 
 
+@dataclasses.dataclass(frozen=True)
+class TwoStates(Linear):
+    def initial_state(self, batch_size, dtype=jnp.float32):
+        h = self.zeros(batch_size, self.hidden_size, dtype)
+        return {"h": h, "deep": (h,)}
+
+    def read(self, params, state, z):
+        return state["h"] + state["deep"][0]
+
+
+def test_coefficients_in_a_tree_may_be_numbers_too():
+    cell = TwoStates(4, ab=lambda zs: ({"h": 0.5, "deep": (0.5,)}, {"h": zs[..., 0, :], "deep": (zs[..., 1, :],)}))
+    np.testing.assert_allclose(_unrolled(cell, method=Associative())[0], _unrolled(cell, method=Scan())[0], rtol=1e-6)
+
+
 def test_a_coefficient_may_be_a_number_of_python_or_numpy():
     as_array = Linear(4, ab=lambda zs: (jnp.full((4,), 0.5), zs[..., 1, :]))
     wanted = _unrolled(as_array, method=Scan())[0]
@@ -173,6 +188,17 @@ def test_a_coefficient_may_be_a_number_of_python_or_numpy():
         for method in (Associative(), Scan()):
             ys = _unrolled(Linear(4, ab=lambda zs, half=half: (half, zs[..., 1, :])), method=method)[0]
             np.testing.assert_allclose(ys, wanted, rtol=1e-6)
+
+
+class WiderOutputs(Gated):
+    output_size = property(lambda self: self.hidden_size + 1)
+
+
+def test_a_recurrent_weight_for_other_units_than_those_of_the_state_is_refused():
+    with pytest.raises(
+        ValueError, match=r"^WiderOutputs has a recurrent weight for 5 units, .* whose h has 4; have h be"
+    ):
+        _unrolled(WiderOutputs(4, new=lambda sums: HiddenState(sums[..., 0, :])))
 
 
 def _reads_too_far(sums):
@@ -250,49 +276,6 @@ def test_a_method_that_does_not_serve_a_cell_names_those_that_do(cell, method, i
         _unrolled(cell, method=method)
 
 
-class Scaled(rnnjax.GatedCell):
-    """Not a dataclass itself, and so compared by the size alone."""
-
-    gate_count = 1
-
-    def __init__(self, hidden_size, scale):
-        super().__init__(hidden_size)
-        self.scale = scale
-
-    def gates(self, params, state, z, r):
-        return HiddenState(self.scale * _an_array(z + r))
-
-
-class Compared(Scaled):
-    """Compares what it sets."""
-
-    def __eq__(self, other):
-        return type(other) is Compared and vars(self) == vars(other)
-
-    def __hash__(self):
-        return hash((self.hidden_size, self.scale))
-
-
-def test_attributes_that_would_not_tell_cells_apart_are_refused():
-    with pytest.raises(TypeError, match=r"Scaled cannot set scale, .*dataclass\(frozen=True\) with scale as a field"):
-        Scaled(4, 2.0)
-    one, other = Compared(4, 1.0), Compared(4, 2.0)
-    params, xs = one.init(jax.random.key(0), 3), XS[:, :1]
-    assert jnp.array_equal(2 * rnnjax.unroll(one, params, xs)[0], rnnjax.unroll(other, params, xs)[0])
-
-
-@dataclasses.dataclass(unsafe_hash=True)
-class Thawed(rnnjax.Cell):
-    size: int
-    output_size = property(lambda self: self.size)
-    init = initial_state = inputs = lambda self, *args, **options: None
-
-
-def test_a_class_without_fields_of_its_own_below_a_dataclass_that_is_not_frozen_can_be_made():
-    kind = type("Below", (Thawed,), {})
-    assert kind(4) == kind(4) != kind(5)
-
-
 @pytest.mark.parametrize("value", [[1.0], jnp.ones(4)])
 @pytest.mark.parametrize("wrap", [lambda cell: cell, lambda cell: rnnjax.Stack((rnnjax.Residual(cell),))])
 def test_cells_that_cannot_be_hashed_are_refused(value, wrap):
@@ -321,15 +304,6 @@ def test_kernels_say_that_a_step_cannot_be_traced_for_one_unit_and_others_serve_
     ):
         _unrolled(cell, method=method)
     np.testing.assert_allclose(_unrolled(cell)[0], _unrolled(cell, method=Scan())[0], rtol=1e-4, atol=1e-6)
-
-
-def test_fields_that_an_inherited_comparison_does_not_know_are_refused():
-    @dataclasses.dataclass(frozen=True, eq=False)
-    class Scaled(Gated):
-        scale: float = 1.0
-
-    with pytest.raises(TypeError, match=r"^cells of Scaled are compared as those of Gated are, without scale, "):
-        _unrolled(Scaled(4, new=lambda sums: HiddenState(sums[..., 0, :])))
 
 
 def test_a_cell_with_inputs_of_its_own_is_not_told_of_gate_count():

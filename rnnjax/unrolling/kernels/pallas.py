@@ -16,7 +16,7 @@ from rnnjax.cells.cell import State, compute_dtype
 from rnnjax.cells.gated_cell import GatedCell
 from rnnjax.cells.traits import fuses
 from rnnjax.unrolling.by_head import number_of_heads, of_one_head, run_by_head
-from rnnjax.unrolling.instead import methods_for
+from rnnjax.unrolling.instead import methods_for, why_not_closed_over
 from rnnjax.unrolling.kernels.instructions import unknown_operation
 from rnnjax.unrolling.kernels.layout import (
     MULTIPROCESSORS,
@@ -27,6 +27,7 @@ from rnnjax.unrolling.kernels.layout import (
     sizes_of,
 )
 from rnnjax.unrolling.kernels.precision import exact_products
+from rnnjax.unrolling.own_units import gates_by_unit_differ
 from rnnjax.unrolling.recurrence import Method, Recurrence
 
 _TYPES = ("float32", "bfloat16", "float16")
@@ -70,7 +71,9 @@ class Pallas(Method):
 
     def why_not(self, recurrence: Recurrence) -> str | None:
         on_this_machine = None if self.interpret else unsuited_device()
-        return on_this_machine or unsuited_recurrence(recurrence, self.interpret)
+        return (
+            on_this_machine or why_not_closed_over(self, recurrence) or unsuited_recurrence(recurrence, self.interpret)
+        )
 
     def run(self, recurrence: Recurrence) -> tuple[Float[Array, "T *B H"], State]:
         # Pallas for GPUs takes half a second to import, and most programs never use it.
@@ -125,15 +128,28 @@ def unsuited_recurrence(recurrence: Recurrence, interpret: bool = False) -> str 
             "use Fused() or Scan()"
         )
     heads, one = number_of_heads(recurrence), of_one_head(recurrence)
-    unknown = unknown_operation(one)
+    unknown = _unsuited_state(recurrence) or unknown_operation(one)
     if unknown is not None:
         return unknown
+    if gates_by_unit_differ(recurrence):
+        return (
+            f"Pallas() takes each hidden unit of {name} by itself, with hidden_size = 1, and its gates then give other "
+            "numbers than for all at once; set pointwise = False in the cell, or use Fused() or Scan()"
+        )
     layouts = layouts_of(cell, one, split=not interpret)
     if None in layouts:
         return _too_wide(cell, one, heads, split=not interpret)
     # A kernel whose blocks do not wait may run beside any other.
     waits = any(layout.waits for layout in layouts if layout is not None)
     return (waits and beside_others()) or _too_long(cell, one, layouts, heads)
+
+
+def _unsuited_state(recurrence: Recurrence) -> str | None:
+    """Returns in one sentence that not every leaf of the state has a part for each hidden unit; None if it does."""
+    like = recurrence.state.h.shape
+    if all((*leaf.shape[: len(like) - 1], *leaf.shape[-1:]) == like for leaf in jax.tree.leaves(recurrence.state)):
+        return None
+    return "Pallas() takes states of which every leaf is [*batch, ..., H], and these are not; use Fused() or Scan()"
 
 
 def beside_others() -> str | None:

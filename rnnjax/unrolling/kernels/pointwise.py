@@ -57,7 +57,13 @@ def value(entries: Sequence[Entry], shape: tuple[int, ...]) -> Value:
 
 
 def constant(x: Shaped[ArrayLike, "..."]) -> Value:
-    """Returns a value of NumPy scalars."""
+    """Returns a value of NumPy scalars.
+
+    Raises:
+      NotImplementedError: for keys of random numbers, which NumPy does not have.
+    """
+    if jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key):
+        raise NotImplementedError("gates use random numbers, which are not known to be pointwise")
     x = np.asarray(x)
     return value([x.dtype.type(entry) for entry in x.ravel()], x.shape)
 
@@ -231,7 +237,7 @@ def _each(equation: Any, operands: list[Value], function: Callable[..., Array]) 
     Raises:
       NotImplementedError: for a primitive that is not known to be pointwise.
     """
-    shape = equation.outvars[0].aval.shape
+    shape = equation.outvars[0].aval.shape if equation.outvars else ()  # a callback may give nothing
     pointwise = equation.primitive.name in _POINTWISE
     if not pointwise or any(not _broadcasts(x.index.shape, shape) for x in operands):
         raise NotImplementedError(f"gates use {equation.primitive.name}, which is not known to be pointwise")

@@ -23,7 +23,7 @@ from rnnjax.cells.gated_cell import GatedCell
 from rnnjax.cells.linear_cell import LinearCell
 from rnnjax.cells.traits import fuses, keeps_units_apart
 from rnnjax.errors import first_line
-from rnnjax.unrolling.instead import methods_for
+from rnnjax.unrolling.instead import methods_for, why_not_closed_over
 from rnnjax.unrolling.native import compiler
 from rnnjax.unrolling.native.calls import GatedKernel
 from rnnjax.unrolling.native.differentiable import run
@@ -62,7 +62,7 @@ class Native(Method):
     """
 
     def why_not(self, recurrence: Recurrence) -> str | None:
-        return _unsuited(recurrence) or _without_kernel(recurrence)
+        return _unsuited(recurrence) or why_not_closed_over(self, recurrence) or _without_kernel(recurrence)
 
     def run(self, recurrence: Recurrence) -> tuple[Any, State]:
         plan, source = _plan_and_source(recurrence)
