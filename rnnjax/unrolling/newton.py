@@ -43,8 +43,8 @@ class Newton(Method):
         such as an LSTM's h and c; "dense", by the whole state, for small ones; "auto": the smallest of these that is
         exact, the first or second for a `DiagonalCell` or a `LinearCell`, "dense" for others. With one that leaves
         something out, more iterations are needed (quasi-Newton).
-      tolerance: the largest residual, as a share of the largest number of the state in that step and sequence, of each
-        array of the state by itself, and of each unit where that is one number which reads no other; None: 32 times the
+      tolerance: the largest residual, as a share of the largest number of its array of the state in that step and
+        sequence; where units do not read each other, one beyond 1 counts as 1 for the others. None: 32 times the
         spacing of the state's floating-point numbers at 1, and twice that of 16-bit numbers, of which 32 would be a
         quarter of the state.
       iterations: the most iterations; if residuals are too large then, steps are taken one after another.

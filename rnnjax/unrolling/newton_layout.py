@@ -97,10 +97,6 @@ class Layout(NamedTuple):
 
         return jnp.stack([largest(leaf).astype(self.dtype) for leaf in jax.tree.leaves(self.unpack(numbers))])
 
-    def sizes_of_numbers(self, numbers: Float[Array, "T 1 *B N"]) -> Float[Array, "N T *B"]:
-        """Returns the size of each number of a diagonal layout."""
-        return jnp.moveaxis(jnp.abs(jnp.squeeze(numbers, 1)), -1, 0)
-
     def _time_axes(self, state: State) -> int:
         return jax.tree.leaves(state)[0].ndim - jax.tree.leaves(self.like)[0].ndim
 

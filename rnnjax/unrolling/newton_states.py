@@ -103,12 +103,14 @@ def _iterated(solver: Solver, recurrence: Recurrence, layout: Layout) -> tuple[_
         return _Iterate(count, rows, layout.pack(all_steps(recurrence, layout.unpack(rows[:-1]))))
 
     def residuals(iterate: _Iterate) -> Array:
-        # By themselves where they are computed so: a small unit beside a large one is as exact as alone.
-        sizes_of = layout.sizes_of_numbers if solver.exact and layout.blocks == "diagonal" else layout.sizes_of_leaves
-        sizes, after = sizes_of(iterate.rows), sizes_of(iterate.after)
-        # The smallest normal number, since states may be zero.
-        sizes = jnp.maximum(jnp.maximum(sizes[:, :-1], after), jnp.finfo(sizes.dtype).tiny)
-        return (sizes_of(iterate.after - iterate.rows[1:]) / sizes).max(0)
+        before, after, left = iterate.rows[:-1], iterate.after, iterate.after - iterate.rows[1:]
+        sizes = jnp.maximum(layout.sizes_of_leaves(before), layout.sizes_of_leaves(after))
+        sizes = jnp.maximum(sizes, jnp.finfo(sizes.dtype).tiny)  # the smallest normal number, since states may be zero
+        if not (solver.exact and layout.blocks in ("diagonal", "block")):
+            return (layout.sizes_of_leaves(left) / sizes).max(0)
+        # Units that read no other are not measured by one that is beyond what most activations give.
+        shared = jnp.minimum(jnp.moveaxis(sizes, 0, 1)[..., None], 1)  # [T, D, *B, 1]
+        return (jnp.abs(left) / jnp.maximum(jnp.maximum(jnp.abs(before), jnp.abs(after)), shared)).max((1, -1))
 
     def corrected(last: _Iterate) -> _Iterate:
         count, rows, after = last
