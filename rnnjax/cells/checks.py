@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from rnnjax.cells.sizes import as_batch_size
 
@@ -21,6 +22,14 @@ def check_floating(name: str, xs: Any) -> None:
         raise TypeError(
             f"{name} must be floating point, got {dtype}; convert it, for example with {name}.astype('float32')"
         )
+
+
+def check_switch(name: str, value: Any) -> bool:
+    """Returns an option that is on or off, raising unless it is a bool that is known when a program is traced."""
+    if not isinstance(value, (bool, np.bool_)):
+        got = "a traced value, which a static argument of jax.jit is not" if isinstance(value, Tracer) else repr(value)
+        raise TypeError(f"{name} must be True or False, got {got}")
+    return bool(value)
 
 
 def check_rates(fields: Any, *names: str) -> None:

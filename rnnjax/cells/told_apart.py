@@ -1,4 +1,4 @@
-"""Whether objects that programs are compiled for are told apart by all that they have."""
+"""Whether objects that programs are compiled for are told apart by all that they have, and have it in its own type."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from jax.core import Tracer
 
+from rnnjax.cells.checks import check_switch
 from rnnjax.errors import first_line
 
 
@@ -25,12 +26,23 @@ class ToldApart:
 
 
 def check_told_apart(owner: ToldApart) -> None:
-    """Raises if a cell or a method, or one in it, has an attribute by which it is not told from others."""
+    """Raises if a cell or a method, or one in it, has an attribute by which it is not told from others.
+
+    And if a field that is true or false is neither, as the string "no" is, which Python takes for true.
+    """
     kind, attributes = type(owner), vars(owner)
     _require_compared(kind, tuple(attributes))
+    for name in _switches(kind):
+        check_switch(f"{name} of {kind.__name__}", getattr(owner, name))
     for name, value in attributes.items():
         if type(value) not in _PLAIN:
             _check_value(kind, name, value)
+
+
+@functools.cache
+def _switches(kind: type) -> list[str]:
+    """Returns the names of the fields that are true or false."""
+    return [field.name for field in _fields(kind) if field.type in (bool, "bool")]
 
 
 # What most fields hold, passed over since every call looks at all of them.

@@ -114,14 +114,6 @@ def check_flags(name: str, flags: Any, batch: tuple[int, ...], length: int, time
     return flags
 
 
-def check_switch(name: str, value: Any) -> bool:
-    """Returns an option that is on or off, raising unless it is a bool that is known when a program is traced."""
-    if not isinstance(value, (bool, np.bool_)):
-        got = "a traced value, which a static argument of jax.jit is not" if isinstance(value, Tracer) else repr(value)
-        raise TypeError(f"{name} must be True or False, got {got}")
-    return bool(value)
-
-
 def check_method(method: Any) -> Method:
     """Returns `method`, raising unless it is an unrolling method, hashable and told from others."""
     if not isinstance(method, Method):

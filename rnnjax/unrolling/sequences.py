@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Integer
 
 from rnnjax.cells.cell import Cell, Key, Params, State
-from rnnjax.cells.checks import check_params, check_state
+from rnnjax.cells.checks import check_params, check_state, check_switch
 from rnnjax.cells.sizes import as_batch_size
 from rnnjax.cells.told_apart import check_told_apart
 from rnnjax.errors import first_line
@@ -24,7 +24,6 @@ from rnnjax.unrolling.checks import (
     check_key,
     check_lengths,
     check_method,
-    check_switch,
 )
 from rnnjax.unrolling.cutting import cut_off, followed_by_reset
 from rnnjax.unrolling.recurrence import CellSequence, Method

@@ -206,3 +206,20 @@ def test_arrays_and_traced_values_that_a_cell_holds_are_refused():
     unroll(cell, params, XS)
     with pytest.raises(TypeError, match=refused):
         unroll(cell, params, XS)
+
+
+NO: Any = "no"
+
+
+@pytest.mark.parametrize(
+    ("cell", "method", "field"),
+    [
+        (rnnjax.LSTM(3, peephole=NO), None, "peephole of LSTM"),
+        (Stack([rnnjax.Dropout(rnnjax.GRU(3), input_rate=0.1, variational=NO)]), None, "variational of Dropout"),
+        (rnnjax.MinGRU(3), rnnjax.Associative(interpret=NO), "interpret of Associative"),
+    ],
+)
+def test_a_field_that_is_true_or_false_is_refused_where_it_is_a_text(cell, method, field):
+    params = cell.init(jax.random.key(0), 4)
+    with pytest.raises(TypeError, match=f"^{field} must be True or False, got 'no'$"):
+        unroll(cell, params, XS, method=method)
