@@ -103,14 +103,20 @@ def _iterated(solver: Solver, recurrence: Recurrence, layout: Layout) -> tuple[_
         return _Iterate(count, rows, layout.pack(all_steps(recurrence, layout.unpack(rows[:-1]))))
 
     def residuals(iterate: _Iterate) -> Array:
-        before, after, left = iterate.rows[:-1], iterate.after, iterate.after - iterate.rows[1:]
-        sizes = jnp.maximum(layout.sizes_of_leaves(before), layout.sizes_of_leaves(after))
-        sizes = jnp.maximum(sizes, jnp.finfo(sizes.dtype).tiny)  # the smallest normal number, since states may be zero
-        if not (solver.exact and layout.blocks in ("diagonal", "block")):
-            return (layout.sizes_of_leaves(left) / sizes).max(0)
-        # Units that read no other are not measured by one that is beyond what most activations give.
-        shared = jnp.minimum(jnp.moveaxis(sizes, 0, 1)[..., None], 1)  # [T, D, *B, 1]
-        return (jnp.abs(left) / jnp.maximum(jnp.maximum(jnp.abs(before), jnp.abs(after)), shared)).max((1, -1))
+        sizes, after = layout.sizes_of_leaves(iterate.rows), layout.sizes_of_leaves(iterate.after)
+        # The smallest normal number, since states may be zero.
+        sizes = jnp.maximum(jnp.maximum(sizes[:, :-1], after), jnp.finfo(sizes.dtype).tiny)
+        by_array = (layout.sizes_of_leaves(iterate.after - iterate.rows[1:]) / sizes).max(0)
+        if not solver.exact or layout.blocks == "dense":
+            return by_array
+
+        def by_unit() -> Array:
+            rows, after = iterate.rows, iterate.after
+            own = jnp.maximum(jnp.maximum(jnp.abs(rows[:-1]), jnp.abs(after)), 1)
+            return (layout.sizes_of_leaves((after - rows[1:]) / own) / jnp.minimum(sizes, 1)).max(0)
+
+        # Units that read no other are not measured by one beyond 1, but by 1. Without such a one both are the same.
+        return jax.lax.cond(jnp.any(sizes > 1), by_unit, lambda: by_array)
 
     def corrected(last: _Iterate) -> _Iterate:
         count, rows, after = last
