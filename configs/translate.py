@@ -16,7 +16,7 @@ not measured.
 | tatoeba_en_fr, tatoeba_en_ko | none | not measured | |
 | multi30k_de_en (attention, GRU 512) | test BLEU 28.3 | not measured | |
 | multi30k_de_en_small (attention, GRU 128) | test BLEU 28.3 | test BLEU 33.4 | |
-| multi30k_de_en_gru (no attention) | test BLEU 20.6 | not measured | |
+| multi30k_de_en_gru (no attention; context) | test BLEU 20.6 | not measured | |
 | multi30k_de_en_lstm (no attention, source reversed) | test BLEU 13.8 | not measured | |
 """
 
