@@ -141,6 +141,9 @@ def save_figure(figure: Any, path: Path) -> None:
         _log.warning("the plot %s cannot be written (%s)", path, error.strerror)
         return
     _warn_of_boxes(path, [str(each.message) for each in told])
+    for each in told:
+        if not re.match(_NO_GLYPH, str(each.message)):
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
 
 def _warn_of_boxes(path: Path, told: Sequence[str]) -> None:

@@ -7,6 +7,8 @@ import functools
 import inspect
 from typing import Any
 
+import jax
+import numpy as np
 from jax.core import Tracer
 
 from rnnjax.cells.checks import check_switch
@@ -21,6 +23,8 @@ class ToldApart:
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "__orig_class__":
+            return  # typing sets it on objects of a generic class, where it can
         _require_compared(type(self), (*vars(self), name))
         super().__setattr__(name, value)
 
@@ -65,8 +69,8 @@ def _require_compared(kind: type, names: tuple[str, ...]) -> None:
         name = " and ".join(unknown)
         raise TypeError(
             f"objects of {kind.__name__} that differ in {name} alone are equal, and the program compiled for one would "
-            f"serve another; make {name} a field that a @dataclasses.dataclass(frozen=True) compares, a parameter if "
-            "it is an array, or a functools.cached_property if it follows from the fields"
+            f"serve another; make {name} a field that a @dataclasses.dataclass(frozen=True) compares, or have __eq__ "
+            "compare it; an array can be a parameter, and what follows from the fields a functools.cached_property"
         )
 
 
@@ -108,8 +112,17 @@ def _require_comparable(kind: type, name: str, value: Any) -> None:
     try:
         hash(value)
     except TypeError as error:
-        if isinstance(value, Tracer) or any(field.name == name and field.hash is False for field in _fields(kind)):
-            raise TypeError(
-                f"{kind.__name__} holds in {name} what cannot be compared ({first_line(error)}); pass it as a "
-                "parameter, or, if it is a constant, compute it from the fields with NumPy"
-            ) from error
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
+            what = "a value that is being traced, or was when it was computed"
+        elif isinstance(value, (jax.Array, np.ndarray)) and _is_unhashed(kind, name):
+            what = f"what cannot be compared ({first_line(error)})"
+        else:
+            return
+        raise TypeError(
+            f"{kind.__name__} holds in {name} {what}; pass it as a parameter, or, if it is a constant, compute it from "
+            "the fields with NumPy"
+        ) from error
+
+
+def _is_unhashed(kind: type, name: str) -> bool:
+    return any(field.name == name and field.hash is False for field in _fields(kind))

@@ -128,7 +128,7 @@ class EncoderDecoder:
         else:
             memory, state = bidirectional(self.encoder, self.backward, params.encoder, xs, lengths=lengths, key=key)
         summary = _summary(state, len(source))
-        context = summary.astype(self.dtype) if self.context else summary[:, :0]
+        context = (summary if self.context else summary[:, :0]).astype(self.dtype)
         return Encoded(memory, lengths, self._bridge(params.bridge, summary), context)
 
     def _bridge(self, bridge: Dense, summary: Float[Array, "B C"]) -> State:

@@ -27,13 +27,20 @@ def check_inputs(task: Task) -> None:
     """Raises unless `inputs` has the sizes of those fields of the data that it names."""
     for name, field in task.inputs.items():
         if name in task.data.splits.get("train", {}):
-            got = np.shape(task.data.splits["train"][name])
+            got = _shape(name, task.data.splits["train"][name])
             fits = len(got) == len(field.shape) and all(
                 isinstance(size, str) or size == number for size, number in zip(field.shape, got)
             )
             shown = f"[{', '.join(map(str, field.shape))}]"
             task_name = type(task).__module__
             require(fits, f"inputs of the task {task_name} says that {name} is {shown}, but the data has {list(got)}")
+
+
+def _shape(name: str, values: Any) -> tuple[int, ...]:
+    try:
+        return np.shape(values)
+    except ValueError:
+        raise ConfigError(f"{name} of the data is no array, as its examples differ in shape; pad them") from None
 
 
 def check_kept(task: Task) -> None:
@@ -53,7 +60,9 @@ def metrics_of(task: Task, means: Mapping[str, Any]) -> dict[str, Any]:
     returned = task.metrics(dict(means))
     whole = isinstance(returned, Mapping) and ("loss" in returned or "loss" not in means)
     name = type(task).__module__
-    require(whole, f"metrics of the task {name} must return the means that it is given, too: {{**means, ...}}")
+    require(
+        whole, f"metrics of the task {name} must return the means that it is given, the loss at least: {{**means, ...}}"
+    )
     return _numbers(name, returned)
 
 

@@ -45,8 +45,8 @@ class Newton(Method):
         something out, more iterations are needed (quasi-Newton).
       tolerance: the largest residual, as a share of the largest number of its array of the state in that step and
         sequence; where units do not read each other, one beyond 1 counts as 1 for the others. None: 32 times the
-        spacing of the state's floating-point numbers at 1, and twice that of 16-bit numbers, of which 32 would be a
-        quarter of the state.
+        spacing of the state's floating-point numbers at 1; for 16-bit numbers 2 times, as 32 times would be a quarter
+        of the state.
       iterations: the most iterations; if residuals are too large then, steps are taken one after another.
       damping: share, in [0, 1], by which Jacobians are reduced; more iterations, which are less apt to overflow. At 1
         these are fixed-point iterations.

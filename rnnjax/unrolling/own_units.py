@@ -90,6 +90,8 @@ def _tried(recurrence: Recurrence, differ: Callable[[_Draw], bool]) -> bool:
     if not _may_be_own(recurrence.cell) or not _has_rows(recurrence):
         return False
     try:
+        if _has_effects(recurrence):
+            return False
         with jax.ensure_compile_time_eval():
             return differ(_Draw(recurrence))
     except Exception:  # whatever a cell of one's own does: what is wrong with it, its trace will say
@@ -97,9 +99,22 @@ def _tried(recurrence: Recurrence, differ: Callable[[_Draw], bool]) -> bool:
 
 
 def _may_be_own(cell: Cell) -> bool:
-    """Returns whether equations of a cell may be a user's own: its class's, or a function in one of its fields."""
-    functions = (value for value in vars(cell).values() if callable(value) and not isinstance(value, (type, Cell)))
-    return not type(cell).__module__.startswith("rnnjax.") or any(functions)
+    """Returns whether equations may be a user's own: of a cell's class, a function in its fields, or a cell in them."""
+    values = list(vars(cell).values())
+    functions = (value for value in values if callable(value) and not isinstance(value, (type, Cell)))
+    inner = (value for value in values if isinstance(value, Cell))
+    return not type(cell).__module__.startswith("rnnjax.") or any(functions) or any(map(_may_be_own, inner))
+
+
+def _has_effects(recurrence: Recurrence) -> bool:
+    """Returns whether a step prints, or calls the host, which random numbers are not for."""
+    z = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), recurrence.steps.z)
+    step = jax.make_jaxpr(recurrence.cell.step)
+    return bool(step(*jax.tree.map(_as_shape, (recurrence.params, recurrence.state)), z).effects)
+
+
+def _as_shape(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
 
 
 def _has_rows(recurrence: Recurrence) -> bool:
@@ -140,7 +155,7 @@ class _Draw:
 
     def like(self, leaf: Any, shape: tuple[int, ...]) -> Array:
         """Returns numbers in (0, 1), where most functions are defined, or whole numbers."""
-        drawn = self._numbers.uniform(0.1, 0.9, shape)
+        drawn = 0.1 + 0.8 * self._numbers.random(shape, np.float32)
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             drawn = np.round(drawn)
         return jnp.asarray(drawn).astype(leaf.dtype)

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -7,7 +8,9 @@ import pytest
 from fixtures.parameters import array
 
 import rnnjax
+from rnnjax import unroll
 from rnnjax.cells.attention import Bahdanau, Luong
+from rnnjax.models import encoder_decoder
 from rnnjax.models.decoding import beam_search, greedy
 from rnnjax.models.encoder_decoder import EncoderDecoder
 
@@ -167,6 +170,21 @@ def test_in_bfloat16_logits_are_float32_and_close():
     found = compiled(half)(parameters(model), SOURCE, LENGTHS, TARGET)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, logits(model), atol=0.15)
+
+
+@pytest.mark.promotes_types
+@pytest.mark.parametrize("name", ["plain", "context"])
+def test_in_bfloat16_the_decoder_reads_bfloat16(name, monkeypatch):
+    half = dataclasses.replace(MODELS[name], dtype=jnp.bfloat16)
+    read = []
+
+    def recorded(cell, params, xs, *others, **options):
+        read.append(xs.dtype)
+        return unroll(cell, params, xs, *others, **options)
+
+    monkeypatch.setattr(encoder_decoder, "unroll", recorded)
+    jax.eval_shape(half.logits, parameters(half), SOURCE, LENGTHS, TARGET)
+    assert set(read) == {jnp.dtype(jnp.bfloat16)}
 
 
 def test_misuse_is_named():

@@ -18,6 +18,7 @@ from rnnjax import (
     Native,
     Newton,
     Pallas,
+    Zoneout,
     check_cell,
     unroll,
 )
@@ -81,6 +82,7 @@ def _random(x):
         *((Diagonal(H, of_sum=f), Newton(), "each hidden unit") for f in (_last_of_all, _turned)),
         *((Diagonal(H, of_sum=f), Newton(), "many steps at once") for f in (_by_place, _random)),
         (Gated(H, of_sum=_by_place), Newton(), "each sequence"),
+        (Zoneout(Gated(H, of_sum=_by_place), rate=0.1), Newton(), "each sequence"),
         *((Linear(H, of_sum=f), Associative(), "many steps at once") for f in (_by_place, lambda x: jnp.cumsum(x, 0))),
         (Gated(H, of_sum=_random), Native(), "random numbers"),
         (Gated(H, of_sum=_random), Pallas(interpret=True), "random numbers"),
@@ -110,6 +112,20 @@ def test_kernels_say_what_they_cannot_trace(method):
     ):
         with pytest.raises(ValueError, match=sentence):
             unroll(cell, cell.init(jax.random.key(0), 3), XS, method=method)
+
+
+def test_what_a_step_tells_the_host_is_of_real_numbers_alone():
+    told = []
+
+    def telling(x):
+        jax.debug.callback(lambda x: told.append(np.asarray(x)), x)
+        return x
+
+    cell = Linear(H, of_sum=telling)
+    unroll(cell, cell.init(jax.random.key(0), 3), jnp.zeros_like(XS), method=Associative())
+    jax.effects_barrier()
+    assert told
+    assert not any(x.any() for x in told)
 
 
 class Counted(NamedTuple):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -198,13 +198,14 @@ def test_arrays_and_traced_values_that_a_cell_holds_are_refused():
         with pytest.raises(TypeError, match=refused):
             unroll(NotHashed(4, scale=scale), params, XS)
     unroll(NotHashed(4, scale=1.0), params, XS)
-    with pytest.raises(TypeError, match=refused):  # a number that is traced is equal to the one of before
+    traced = r"^\w+ holds in scale a value that is being traced, .*; pass it as a parameter"
+    with pytest.raises(TypeError, match=traced):  # a number that is traced is equal to the one of before
         jax.grad(lambda scale: unroll(NotHashed(4, scale=scale), params, XS)[0].sum())(1.0)
-    with pytest.raises(TypeError, match=refused):
+    with pytest.raises(TypeError, match=traced):
         unroll(KeepsWhatJaxComputes(4), params, XS)
     cell = StepKeepsWhatJaxComputes(4)
     unroll(cell, params, XS)
-    with pytest.raises(TypeError, match=refused):
+    with pytest.raises(TypeError, match=traced):
         unroll(cell, params, XS)
 
 
@@ -223,3 +224,50 @@ def test_a_field_that_is_true_or_false_is_refused_where_it_is_a_text(cell, metho
     params = cell.init(jax.random.key(0), 4)
     with pytest.raises(TypeError, match=f"^{field} must be True or False, got 'no'$"):
         unroll(cell, params, XS, method=method)
+
+
+Size = TypeVar("Size")
+
+
+class Generically(GatedCell, Generic[Size]):
+    """A class that typing writes `__orig_class__` on, where it can."""
+
+    gate_count = 1
+
+    def __init__(self, hidden_size):
+        object.__setattr__(self, "hidden_size", hidden_size)
+
+    def gates(self, params, state, z, r):
+        return HiddenState(jnp.tanh(z + r)[..., 0, :])
+
+
+@dataclasses.dataclass(frozen=True)
+class WithOptions(Scaled):
+    scale: Any = dataclasses.field(default_factory=lambda: {"by": 2.0}, hash=False)
+
+    def gates(self, params, state, z, r):
+        return HiddenState(self.scale["by"] * jnp.tanh(z + r)[..., 0, :])
+
+
+@pytest.mark.parametrize("cell", [Generically[int](3), WithOptions(3)], ids=["generic", "unhashed options"])
+def test_generic_classes_and_fields_that_are_compared_but_not_hashed_are_taken(cell):
+    ys, _ = unroll(cell, cell.init(jax.random.key(0), 4), XS)
+    assert ys.shape == (2, 3, 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptWhileTraced(Scaled):
+    @functools.cached_property
+    def scale(self):
+        return {"by": jnp.arange(3.0)}
+
+    def gates(self, params, state, z, r):
+        return HiddenState(self.scale["by"] * jnp.tanh(z + r)[..., 0, :])
+
+
+def test_what_was_computed_while_a_program_was_traced_is_named():
+    cell = KeptWhileTraced(3)
+    params = cell.init(jax.random.key(0), 4)
+    refused = "^KeptWhileTraced holds in scale a value that is being traced, or was when it was computed; pass it as"
+    with pytest.raises(TypeError, match=refused):
+        unroll(cell, params, XS)
