@@ -48,11 +48,15 @@ class GatedKernel(Kernel):
         return (True, *[False] * self.plan.leaves)
 
     def run(self, arrays: Differentiable, masks: Masks, *, keeps: bool) -> tuple[list[Array], list[Array]]:
-        """Returns the outputs and the leaves of the last state, and z, r and the leaves of all states."""
+        """Returns the outputs and the leaves of the last state, and z, r if it has entries, and all states' leaves."""
         batch = arrays.state.h.shape[:-1]
         found = _call_forward(self, _operands(self, arrays), flat_masks(arrays, masks), keeps=keeps)
         z, r, *states = (array.reshape(array.shape[0], *batch, *array.shape[2:]) for array in found)
-        return [states[self.plan.position], *(leaf[-1] for leaf in states)], [z, r, *states] if keeps else []
+        outputs = [states[self.plan.position], *(leaf[-1] for leaf in states)]
+        if not keeps:
+            return outputs, []
+        # JAX 0.11 ends the process where an array without entries is handed on in the gradient of a `jax.shard_map`.
+        return outputs, [z, *([r] if self.plan.own_products else []), *states]
 
     def gradients(
         self, arrays: Differentiable, masks: Masks, kept: list[Array], d_outputs: list[Array], *, wants_x: bool
@@ -60,6 +64,8 @@ class GatedKernel(Kernel):
         operands, pull = jax.vjp(lambda arrays: _operands(self, arrays), arrays)
         rows = operands.start[0].shape
         kept = [array.reshape(array.shape[0], rows[0], *array.shape[arrays.state.h.ndim :]) for array in kept]
+        if not self.plan.own_products:
+            kept.insert(1, jnp.zeros((kept[0].shape[0], rows[0], 0, rows[1]), jnp.float32))
         d_ys, *d_last = d_outputs
         d_last = [leaf.reshape(rows) for leaf in d_last]
         found = _call_backward(self, operands, flat_masks(arrays, masks), kept, d_ys.reshape(-1, *rows), d_last)
