@@ -10,13 +10,12 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from rnnjax.config_group import ConfigGroup, field_types
 from rnnjax.errors import ConfigError, did_you_mean, require
+from rnnjax.flag_parser import KINDS, truth
 
 C = TypeVar("C", bound=ConfigGroup)
 
 _FLAG = re.compile(r"--?(?P<no>no)?config\.(?P<path>[^=]+)(=(?P<value>.*))?", re.DOTALL)
 _WORKDIR = re.compile(r"--?workdir(=(?P<value>.*))?", re.DOTALL)
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
-_TRUE, _FALSE = ("true", "t", "1"), ("false", "f", "0")
 
 
 def set_fields(config: C, arguments: Sequence[str]) -> tuple[C, str | None, list[str]]:
@@ -84,18 +83,13 @@ def parsed(text: str, kind: Any, path: str) -> Any:
         if kind is str:
             return text
         if kind is bool:
-            return _truth(text)
+            return truth(text)
         if get_origin(kind) is tuple or kind is tuple:
             return _members(text)
         return kind(text)
     except (ValueError, SyntaxError) as error:
-        raise ConfigError(f"config.{path} must be {_KINDS.get(kind, f'of type {kind}')}, got {text!r}") from error
-
-
-def _truth(text: str) -> bool:
-    if text.lower() not in _TRUE + _FALSE:
-        raise ValueError(text)
-    return text.lower() in _TRUE
+        what = KINDS.get(getattr(kind, "__name__", ""), f"of type {kind}")
+        raise ConfigError(f"config.{path} must be {what}, got {text!r}") from error
 
 
 def _members(text: str) -> tuple[Any, ...]:

@@ -21,9 +21,22 @@ class FlagParser(argparse.ArgumentParser):
         raise ConfigError(_plain(message.removeprefix("argument ")) + hint)
 
 
-_KINDS = {"int": "a whole number", "float": "a number"}
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+"""What a value of a type must be, in words, by Python's name of the type."""
+
+_TRUE, _FALSE = ("true", "t", "1"), ("false", "f", "0")
+
+
+def truth(text: str) -> bool:
+    """Returns what a text says, since `bool` takes any text but an empty one for true; raises ValueError."""
+    if text.lower() not in _TRUE + _FALSE:
+        raise ValueError(text)
+    return text.lower() in _TRUE
+
+
+truth.__name__ = "bool"  # by which argparse names it
 
 
 def _plain(message: str) -> str:
     """Returns argparse's message about a value of the wrong type without Python's name of that type."""
-    return re.sub(r": invalid (int|float) value: ", lambda found: f" must be {_KINDS[found[1]]}, got ", message)
+    return re.sub(r": invalid (int|float|bool) value: ", lambda found: f" must be {KINDS[found[1]]}, got ", message)

@@ -10,7 +10,7 @@ from typing import Any
 from rnnjax.cache import keep_compilations
 from rnnjax.commands import data_named_by, end, exit_code, require_packages, run_parser
 from rnnjax.errors import DataError
-from rnnjax.flag_parser import FlagParser
+from rnnjax.flag_parser import FlagParser, truth
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -76,18 +76,10 @@ def task_options(options: argparse.Namespace, task: Any) -> dict[str, Any]:
     parser = FlagParser()
     for name, default in defaults.items():
         kind = str if default is None else type(default)
-        kind = _truth if kind is bool else kind
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS)
+        read = truth if kind is bool else kind
+        parser.add_argument(f"--{name.replace('_', '-')}", type=read, default=argparse.SUPPRESS)
     own = parser.parse_args(options.own)
     return {name: value for name, value in vars(options).items() if name in shared} | vars(own)
-
-
-def _truth(text: str) -> bool:
-    """Returns what a text says, since `bool` takes any text but an empty one for true."""
-    try:
-        return {"true": True, "false": False}[text.lower()]
-    except KeyError:
-        raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}") from None
 
 
 def input_lines(stream: Any) -> Iterator[str]:

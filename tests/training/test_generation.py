@@ -54,7 +54,7 @@ def test_an_option_of_its_own_may_be_true_or_false(directory, monkeypatch, capsy
     for said, meant in ("false", "False"), ("True", "True"):
         generate.main([str(directory), "--loud", said])
         assert capsys.readouterr().out == f"{meant}\n"
-    with pytest.raises(ConfigError, match=r"^--loud: must be true or false, got 'no'$"):
+    with pytest.raises(ConfigError, match=r"^--loud must be true or false, got 'no'$"):
         generate.main([str(directory), "--loud", "no"])
 
 
