@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
@@ -29,6 +30,7 @@ class Weighted(NamedTuple):
 
 
 Metrics = dict[str, Shaped[Array, " B"] | Weighted]
+Sums = dict[str, Weighted]  # for each metric, the sum of its weighted values and the sum of the weights
 
 
 class Buckets(NamedTuple):
@@ -148,6 +150,17 @@ class Task:
         """
         raise NotImplementedError
 
+    def mean_loss(self, params: Any, batch: Mapping[str, Any], key: PRNGKeyArray | None = None) -> Float[Array, ""]:
+        """Returns what a training step minimises: the mean of `loss` over a batch before which there is none.
+
+        Args:
+          params: the parameters.
+          batch: arrays of any kind by name, ``[B, ...]`` each.
+          key: of what is random in training; None for none of it.
+        """
+        metrics, _ = self.loss(params, self.carry, jax.tree.map(jnp.asarray, dict(batch)), key)
+        return mean(*metric_sums(metrics)["loss"])
+
     def init(self, key: PRNGKeyArray) -> Any:
         """Returns fresh parameters."""
         what = f"the task {type(self).__module__} has no model"
@@ -196,3 +209,20 @@ class Task:
         other = copy.copy(self)
         other.data = data
         return other
+
+
+def metric_sums(values: Metrics, weight: Float[Array, " B"] | float = 1.0) -> Sums:
+    """Returns the weighted sum of every metric and the sum of its weights; `weight` is a further factor per example."""
+
+    def sums(value: Array | Weighted) -> Weighted:
+        value, metric_weight = value if isinstance(value, Weighted) else Weighted(value, jnp.ones_like(value))
+        # In float32 whatever the model computes in, since many examples are added up.
+        weights = (metric_weight * weight).astype(jnp.float32)
+        return Weighted((value.astype(jnp.float32) * weights).sum(), weights.sum())
+
+    return {name: sums(value) for name, value in values.items()}
+
+
+def mean(total: Float[Array, "*shape"], weight: Float[Array, "..."]) -> Float[Array, "*shape"]:
+    """Returns a mean from a weighted sum and the sum of its weights; zero if the weights are zero."""
+    return total / jnp.where(weight > 0, weight, 1).astype(total.dtype)

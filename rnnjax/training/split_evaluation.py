@@ -16,11 +16,11 @@ from jaxtyping import Array, Float
 from rnnjax.backend import waits_for_calls
 from rnnjax.parallel.mapping import map_over_devices
 from rnnjax.parallel.mesh import EVERYWHERE, filled_batch, padded_runs, place
-from rnnjax.tasks.task import Task
+from rnnjax.tasks.task import Sums, Task, mean
 from rnnjax.training.batches import EACH_RUN, STEPS, Order, evaluation_order, sent
 from rnnjax.training.pace import Pace
 from rnnjax.training.program import by_bucket, each_run, settle, some_steps
-from rnnjax.training.step import STATES, Sums, evaluation_sums, mean
+from rnnjax.training.step import STATES, evaluation_sums
 
 _BATCHES_IN_A_PIECE = 64
 

@@ -17,10 +17,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from rnnjax.optimizer import Averaged, Optimizer
 from rnnjax.parallel.mesh import BATCH, EVERYWHERE, RUNS, sum_over
 from rnnjax.tasks.checks import checked_loss
-from rnnjax.tasks.task import Batch, Metrics, Task, Weighted
+from rnnjax.tasks.task import Batch, Sums, Task, mean, metric_sums
 from rnnjax.unrolling.varying import vary, varying_axes
-
-Sums = dict[str, Weighted]  # for each metric, the sum of its weighted values and the sum of the weights
 
 
 @struct.dataclass
@@ -131,20 +129,3 @@ def evaluation_sums(task: Task, params: Any, carry: Any, batch: Batch, weight: F
     """
     values, carry = checked_loss(task, params, carry, batch, None)
     return carry, sum_over(BATCH, metric_sums(values, weight))
-
-
-def metric_sums(values: Metrics, weight: Float[Array, " B"] | float = 1.0) -> Sums:
-    """Returns the weighted sum of every metric and the sum of its weights; `weight` is a further factor per example."""
-
-    def sums(value: Array | Weighted) -> Weighted:
-        value, metric_weight = value if isinstance(value, Weighted) else Weighted(value, jnp.ones_like(value))
-        # In float32 whatever the model computes in, since many examples are added up.
-        weights = (metric_weight * weight).astype(jnp.float32)
-        return Weighted((value.astype(jnp.float32) * weights).sum(), weights.sum())
-
-    return {name: sums(value) for name, value in values.items()}
-
-
-def mean(total: Float[Array, "*shape"], weight: Float[Array, "..."]) -> Float[Array, "*shape"]:
-    """Returns a mean from a weighted sum and the sum of its weights; zero if the weights are zero."""
-    return total / jnp.where(weight > 0, weight, 1).astype(total.dtype)

@@ -110,6 +110,15 @@ def test_steps_without_label_or_past_the_end_do_not_count(tasks):
         np.testing.assert_array_equal(one[name].value, other[name].value)
 
 
+def test_the_mean_loss_counts_steps_not_sequences(tasks):
+    batch = tasks["tag"].data.splits["train"]
+    params = drawn_parameters(tasks["tag"].init)
+    loss = tasks["tag"].loss(params, None, jax.tree.map(jnp.asarray, dict(batch)), None)[0]["loss"]
+    assert len(set(loss.weight.tolist())) > 1
+    expected = np.average(loss.value, weights=loss.weight)
+    np.testing.assert_allclose(tasks["tag"].mean_loss(params, batch), expected, rtol=1e-6)
+
+
 def test_errors_of_a_forecast_are_in_the_units_of_the_columns_and_of_values_that_are_there():
     errors = jnp.array([[[1.0, 2.0], [3.0, jnp.nan]]])
     counted = jnp.array([[[True, True], [True, False]]])

@@ -53,6 +53,13 @@ def test_a_step_follows_the_gradient_of_the_mean_loss_of_the_whole_batch(devices
     assert float(metrics["update_norm"]) == pytest.approx(0.27)
 
 
+def test_the_mean_loss_of_a_task_is_what_a_step_minimises():
+    params = {"w": jnp.float32(2.0)}
+    arrays = jax.tree.map(np.asarray, BATCH_OF_4)
+    loss, gradient = jax.value_and_grad(task().mean_loss)(params, arrays)
+    assert (float(loss), float(gradient["w"])) == (25.5, 27)
+
+
 def test_a_step_is_pure():
     optimizer = optax.adam(0.1)
     step, before = jax.jit(mapped_step(optimizer, 1)), initial_train_state(task(), optimizer)(0)
