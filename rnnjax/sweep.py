@@ -8,7 +8,8 @@ Runs that differ in the seed and in numbers of the optimiser are trained by one 
 --at-once; those that differ in more follow one after the other. So do seeds from which the data is made, as in
 configs/sequences.py, unless --config.data.seed gives all of them the same. Every run is what `python -m rnnjax.train`
 makes of its config on one device. Of the best run of every program, or of all with --keep all, the parameters are kept:
-commands and `load_run` take DIR/best, or DIR/N for run N. With --ray each program is a task of a Ray cluster, or of
+commands and `load_run` take DIR/best, or DIR/N for run N. The same command with more seeds or values, in the directory
+of a sweep, trains what is new and leaves what is there. With --ray each program is a task of a Ray cluster, or of
 this machine where there is none.
 """
 
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     from rnnjax.parallel.mesh import provide_cpu_devices
     from rnnjax.training.directory.run_directory import RunDirectory, new_directory
     from rnnjax.training.sweeps.grid import one_of_each, read_grid
+    from rnnjax.training.sweeps.growth import grown
     from rnnjax.training.sweeps.ray_groups import ray_trainer
     from rnnjax.training.sweeps.report import table
     from rnnjax.training.sweeps.sweep import sweep, train_in_turn
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
     train_left = ray_trainer() if options.ray else train_in_turn
     keep_compilations()
     directory = RunDirectory(workdir or new_directory(f"{name}-sweep"))
-    directory.check(grid.as_dict())
+    grown(grid, directory)  # refuses the directory of another sweep before anything is said
     _log.info("work directory: %s", directory.path)
     with resumable(directory.path):
         results = sweep(grid, directory, train_left)

@@ -3,6 +3,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -76,14 +77,27 @@ def test_a_sweep_that_is_complete_is_not_done_again(swept, call):
 
 
 @pytest.mark.parametrize(
-    ("change", "name"),
-    [("--config.optimizer.learning_rate=0.1,0.02", "sweep"), ("--seeds=2", "sweep"), ("--config.epochs=5", "epochs")],
+    ("change", "reason"),
+    [
+        ("--config.optimizer.learning_rate=0.1,0.02", "a sweep with a run that this one has not (learning_rate=0.01, "),
+        ("--seeds=2", "a sweep with a run that this one has not (learning_rate=0.1, seed=2)"),
+        ("--config.epochs=5", "a run of another config (different: epochs)"),
+        ("--at-once=2", "a run of another config (different: sweep.at_once)"),
+    ],
 )
-def test_the_work_directory_of_another_sweep_is_refused(change, name, swept, call):
+def test_the_work_directory_of_another_sweep_is_refused(change, reason, swept, call):
     path, _ = swept
     code, out, sentences, _ = call(sweep.main, *SMALL, RATES, change, "--workdir", path)
     assert (code, out, len(sentences)) == (2, "", 1)
-    assert re.search(rf"{re.escape(str(path))} holds a run of another config \(different: {name}", sentences[0])
+    assert f"{path} holds {reason}" in sentences[0]
+
+
+def test_the_same_command_with_more_seeds_adds_them(swept, call, tmp_path):
+    path = shutil.copytree(swept[0], tmp_path / "sweep")
+    code, out, _, _ = call(sweep.main, *SMALL, RATES, "--seeds=4", "--workdir", path)
+    assert code == 0
+    assert [line.split()[1] for line in out.splitlines()[1:3]] == ["4", "4"]
+    assert "runs: 8, programs: 2" in out
 
 
 def test_the_work_directory_of_a_sweep_is_none_of_training(swept, call):

@@ -74,7 +74,7 @@ class RunDirectory:
 
         The place of the data, the duration of calls and the sinks may differ.
         """
-        if self._holds_config():
+        if self.holds_config():
             different = [name for name in differences(self.config(), _as_json(config)) if name not in _MAY_DIFFER]
             if different:
                 raise ConfigError(
@@ -93,8 +93,15 @@ class RunDirectory:
         if not self.writes:
             return
         self.check(config)
-        if self._holds_config():
-            return
+        if not self.holds_config():
+            self.write_config(config)
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Creates the directory unless it is there, and writes `config.json`.
+
+        Raises:
+          ConfigError: if it cannot be written.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self._config, _as_json(config))
@@ -124,7 +131,7 @@ class RunDirectory:
         steps = (path for path in self.checkpoints.glob("*") if path.name.isdecimal())
         return any(entry.is_file() for path in steps for entry in path.rglob("*"))
 
-    def _holds_config(self) -> bool:
+    def holds_config(self) -> bool:
         """Says whether there is a `config.json`; an empty one alone is what a process leaves that was killed early."""
         if not self._config.is_file() or self._config.stat().st_size:
             return self._config.exists()

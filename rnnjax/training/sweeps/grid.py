@@ -40,12 +40,14 @@ class Run(NamedTuple):
       seed: of the run.
       values: its values of the fields that the sweep is over.
       config: its config.
+      part: of the sweep, from 0; a sweep that has grown has several, which share no program.
     """
 
     number: int
     seed: int
     values: dict[str, Any]
     config: TrainConfig
+    part: int = 0
 
 
 class Grid(NamedTuple):
@@ -58,6 +60,7 @@ class Grid(NamedTuple):
       runs: the runs.
       at_once: how many of them one program may train at most; None for no limit.
       keep: of which runs the parameters are kept: "best" of every group, "all" or "none".
+      before: the seeds and values that its earlier parts were asked for by, if it has grown.
     """
 
     base: TrainConfig
@@ -66,11 +69,16 @@ class Grid(NamedTuple):
     runs: list[Run]
     at_once: int | None
     keep: str = "best"
+    before: Sequence[dict[str, Any]] = ()
+
+    def asked(self) -> dict[str, Any]:
+        """Returns the seeds and values, by which a sweep may grow."""
+        return {"seeds": self.seeds, "values": self.values}
 
     def as_dict(self) -> dict[str, Any]:
         """Returns what identifies the sweep, as JSON can hold it."""
-        about = {"seeds": self.seeds, "values": self.values, "at_once": self.at_once, "keep": self.keep}
-        return to_dict(self.base) | {"sweep": about}
+        before = {"before": list(self.before)} if self.before else {}
+        return to_dict(self.base) | {"sweep": self.asked() | {"at_once": self.at_once, "keep": self.keep} | before}
 
 
 class Group(NamedTuple):
@@ -216,7 +224,7 @@ def groups(grid: Grid, *, seeds_apart: bool = False) -> list[Group]:
     """
     floats = [name for name in grid.values if name.startswith(_OPTIMIZER) and _all_float(grid.values[name])]
     result = []
-    for runs in _grouped(grid.runs, lambda run: (_identity(run, floats), run.seed if seeds_apart else None)):
+    for runs in _grouped(grid.runs, lambda run: (run.part, _identity(run, floats), run.seed if seeds_apart else None)):
         names = [name.removeprefix(_OPTIMIZER) for name in floats]
         traced = tuple(name for name in names if takes_array(runs[0].config.optimizer, name))
         fixed = [name for name in floats if name.removeprefix(_OPTIMIZER) not in traced]

@@ -22,6 +22,7 @@ from rnnjax.training.sinks.named import followers
 from rnnjax.training.sweeps.best import KEPT
 from rnnjax.training.sweeps.grid import Grid, Group, check_devices, groups
 from rnnjax.training.sweeps.group import is_group_summary, train_group
+from rnnjax.training.sweeps.growth import claim, grown
 from rnnjax.training.sweeps.report import plot_sweep, points, table
 
 _log = logging.getLogger(__name__)
@@ -33,8 +34,8 @@ def sweep(grid: Grid, directory: RunDirectory, train_groups: Callable[[PendingGr
     """Trains the runs of a sweep that are not complete; returns the results of all, which it also writes.
 
     Args:
-      grid: the runs.
-      directory: where everything is written; its config is `grid.as_dict()`.
+      grid: the runs, of which the directory may have some.
+      directory: where everything is written.
       train_groups: trains the groups that are not complete, given the task of the first run, as `train_in_turn` does.
 
     Raises:
@@ -43,14 +44,14 @@ def sweep(grid: Grid, directory: RunDirectory, train_groups: Callable[[PendingGr
       CheckpointError: if checkpoints cannot be written or read.
       Interrupted: if a signal stopped it, after a checkpoint and the results so far.
     """
-    directory.check(grid.as_dict())
+    grid = grown(grid, directory)
     followers(grid.base.sinks)  # refuses those that cannot be made, before anything is trained
     results = read_results(directory)
     if results is not None and len(results["runs"]) == len(grid.runs):
         _log.info("this sweep is complete; nothing is left to do")
         return results
     with locked(directory.path):
-        return _train(grid, directory, train_groups)
+        return _train(grown(grid, directory), directory, train_groups)
 
 
 def _train(grid: Grid, directory: RunDirectory, train_groups: Callable[[PendingGroups, Task], None]) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def _train(grid: Grid, directory: RunDirectory, train_groups: Callable[[PendingG
     training_schedule(task, grid.base)
     check_devices(grid)
     all_groups = groups(grid, seeds_apart=seeds_apart)
-    directory.claim(grid.as_dict())
+    claim(grid, directory)
     directories = [RunDirectory(directory.path / "groups" / str(number)) for number in range(len(all_groups))]
     pending = [pair for pair in zip(all_groups, directories) if pair[1].summary(is_group_summary) is None]
     _log.info("%d runs; programs: %d, of which %d are left", len(grid.runs), len(directories), len(pending))

@@ -1,0 +1,119 @@
+"""A sweep grows by the same command with more seeds or values: what it has stays, and the whole is that of one go."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+from toytasks.grids import grid_of
+
+from rnnjax.errors import ConfigError
+from rnnjax.training.directory.run_directory import RunDirectory
+from rnnjax.training.interruption import Interrupted
+from rnnjax.training.sweeps import sweep as sweeping
+from rnnjax.training.sweeps.group_record import GroupRecord
+from rnnjax.training.sweeps.sweep import sweep, train_in_turn
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),
+    pytest.mark.usefixtures("programs_of_alike_runs"),
+]
+SWEPT = "--config.optimizer.learning_rate="
+KIND = "--config.cell.kind="
+
+
+def trained(grid, path):
+    return sweep(grid, RunDirectory(path), train_in_turn)
+
+
+def by_seed_and_values(results):
+    """Returns the results of every run without its number."""
+    return {json.dumps([run["seed"], run["values"]], sort_keys=True): {**run, "run": None} for run in results["runs"]}
+
+
+def contents(path):
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+SMALL = grid_of(f"{SWEPT}1e-2,1e-1", seeds=1)
+LARGE = grid_of(f"{SWEPT}1e-3,1e-1,1e-2", seeds=2)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    path = tmp_path_factory.mktemp("small") / "sweep"
+    return path, trained(SMALL, path)
+
+
+@pytest.fixture(scope="module")
+def at_once(tmp_path_factory):
+    return trained(LARGE, tmp_path_factory.mktemp("large") / "sweep")
+
+
+@pytest.fixture
+def copy(small, tmp_path):
+    """A copy of the small sweep, to grow."""
+    return shutil.copytree(small[0], tmp_path / "sweep")
+
+
+def test_more_seeds_and_values_are_the_sweep_of_one_go_and_what_was_there_stays(small, at_once, copy, monkeypatch):
+    before, config = contents(copy / "groups"), json.loads((copy / "config.json").read_text())
+    results = trained(LARGE, copy)
+    assert by_seed_and_values(results) == by_seed_and_values(at_once)
+    assert results["runs"][:2] == small[1]["runs"]
+    assert [run["run"] for run in results["runs"]] == list(range(6))
+    assert contents(copy / "groups").items() >= before.items()
+    for point in at_once["points"]:
+        assert point in results["points"]
+    assert sorted({row["run"] for row in RunDirectory(copy).metrics()}) == list(range(6))
+    # A value in front of the first changes nothing of the config that the runs share.
+    assert json.loads((copy / "config.json").read_text()) | {"sweep": None} == config | {"sweep": None}
+    whole = contents(copy)
+    monkeypatch.setattr(sweeping, "train_group", lambda *arguments: pytest.fail("trained again"))
+    assert trained(LARGE, copy) == results
+    assert contents(copy) == whole
+
+
+def test_a_sweep_grows_twice(at_once, copy):
+    trained(grid_of(f"{SWEPT}1e-2,1e-1", seeds=2), copy)
+    results = trained(LARGE, copy)
+    assert [len(group["runs"]) for group in results["groups"]] == [2, 2, 2]
+    assert by_seed_and_values(results) == by_seed_and_values(at_once)
+
+
+@pytest.mark.parametrize("stopped", [SMALL, LARGE], ids=["before it grows", "while it grows"])
+def test_a_sweep_that_was_stopped_goes_on_and_grows(stopped, small, at_once, copy, tmp_path, monkeypatch):
+    path, real, written = copy if stopped is LARGE else tmp_path / "begun", GroupRecord.write, []
+
+    def write(self, finished):
+        written.append(finished)
+        if len(written) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        real(self, finished)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GroupRecord, "write", write)
+        with pytest.raises(Interrupted):
+            trained(stopped, path)
+    assert written
+    results = trained(LARGE, path)
+    assert by_seed_and_values(results) == by_seed_and_values(at_once)
+    assert results["runs"][:2] == small[1]["runs"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seeds", "sentence"),
+    [
+        ([f"{SWEPT}1e-2,1"], 3, r"a run that this one has not \(learning_rate=0.1, seed=0\); .* none may be left out"),
+        ([f"{SWEPT}1e-2,1e-1", f"{KIND}GRU,LSTM"], 1, "a sweep over optimizer.learning_rate, not over cell.kind, opt"),
+        ([], 1, "a sweep over optimizer.learning_rate, not over seeds alone"),
+        ([f"{SWEPT}1e-2,1e-1", "--config.epochs=3"], 2, r"another config \(different: epochs\)"),
+        ([f"{SWEPT}1e-2,1e-1", "--config.seed=1"], 2, r"another config \(different: seed\)"),
+    ],
+)
+def test_a_sweep_that_lacks_runs_of_the_directory_or_differs_otherwise_is_refused(arguments, seeds, sentence, copy):
+    before = contents(copy)
+    with pytest.raises(ConfigError, match=sentence):
+        trained(grid_of(*arguments, seeds=seeds), copy)
+    assert contents(copy) == before
