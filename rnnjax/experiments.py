@@ -270,6 +270,7 @@ EXPERIMENTS = {
     "translate_multi30k": Experiment("configs/translate.py:multi30k_de_en", _bleu("28.3", 28.3)),
     "translate_multi30k_small": Experiment("configs/translate.py:multi30k_de_en_small", _bleu("28.3", 28.3)),
     "translate_multi30k_gru": Experiment("configs/translate.py:multi30k_de_en_gru", _bleu("20.6", 20.6)),
+    "translate_multi30k_small_gru": Experiment("configs/translate.py:multi30k_de_en_small_gru", _bleu("20.6", 20.6)),
     "translate_multi30k_lstm": Experiment("configs/translate.py:multi30k_de_en_lstm", _bleu("13.8", 13.8)),
     "translate_tatoeba_en_fr": Experiment("configs/translate.py:tatoeba_en_fr", _bleu("none", None)),
     "translate_tatoeba_en_ko": Experiment("configs/translate.py:tatoeba_en_ko", _bleu("none", None)),
