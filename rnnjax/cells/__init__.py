@@ -4,6 +4,7 @@ from rnnjax.cells import serialised as _serialised  # noqa: F401  (tells jax.exp
 from rnnjax.cells.attention import Bahdanau, Luong, attending
 from rnnjax.cells.basic import BasicRNN
 from rnnjax.cells.cell import Cell
+from rnnjax.cells.delta_net import GatedDeltaNet, GatedDeltaNetParams
 from rnnjax.cells.diagonal_cell import DiagonalCell, DiagonalParams
 from rnnjax.cells.gated_cell import GatedCell, GatedParams
 from rnnjax.cells.gated_residual import GatedResidual, GatedResidualParams
@@ -15,6 +16,7 @@ from rnnjax.cells.linear_attention import GatedLinearAttention
 from rnnjax.cells.linear_cell import LinearCell, LinearParams
 from rnnjax.cells.lru import LRU, LRUParams
 from rnnjax.cells.lstm import LSTM, LSTMNorm, LSTMParams, LSTMState
+from rnnjax.cells.memory_cell import Association, MemoryCell
 from rnnjax.cells.min_gru import MinGRU, MinLSTM
 from rnnjax.cells.pairs import Complex
 from rnnjax.cells.para_rnn import ParaGRU, ParaLSTM, ParaLSTMParams
@@ -32,6 +34,7 @@ __all__ = [
     "LRU",
     "LRUParams",
     "LSTM",
+    "Association",
     "Bahdanau",
     "BasicRNN",
     "Cell",
@@ -41,6 +44,8 @@ __all__ = [
     "Dropout",
     "GRUParams",
     "GatedCell",
+    "GatedDeltaNet",
+    "GatedDeltaNetParams",
     "GatedLinearAttention",
     "GatedParams",
     "GatedResidual",
@@ -56,6 +61,7 @@ __all__ = [
     "LinearCell",
     "LinearParams",
     "Luong",
+    "MemoryCell",
     "MinGRU",
     "MinLSTM",
     "ParaGRU",

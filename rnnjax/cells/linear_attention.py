@@ -8,17 +8,14 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from rnnjax.cells.cell import compute_dtype
-from rnnjax.cells.hidden_cell import HiddenState
 from rnnjax.cells.linear_cell import LinearCell, LinearParams
-from rnnjax.cells.sizes import keep_sizes
+from rnnjax.cells.memory_cell import Association, MemoryCell
 
 
 @dataclasses.dataclass(frozen=True)
-class GatedLinearAttention(LinearCell):
+class GatedLinearAttention(LinearCell, MemoryCell):
     """Attention to all steps so far by a matrix of their keys and values (Yang et al., 2024, "Gated linear attention").
 
     q = x W_q + b_q;  k = x W_k + b_k;  v = x W_v + b_v
@@ -28,14 +25,14 @@ class GatedLinearAttention(LinearCell):
 
     Heads have K = H / n keys and as many values. Parameters are `LinearParams` with the gates q, k, v, a; here W_a is
     whole where the paper's is a product of two thin matrices, and the normalisation and the gate of the paper's outputs
-    belong to the block around it. The state is `HiddenState`, its h being S, ``[*batch, n, K, K]``: all steps at once
-    keep K times the memory of a cell of H units, so that long sequences are unrolled by `Scan`, or in pieces.
+    belong to the block around it. The state is `HiddenState`, its h being S, ``[*batch, n, K, K]``. It is a
+    `LinearCell` as well, but the states of all steps take K times the memory of a cell of H units: long sequences are
+    unrolled by `Chunkwise`, which keeps few of them.
 
     With a bias b_a that keeps the gate open, a is 1, and this is linear attention (Katharopoulos et al., 2020) without
-    its feature map and its normaliser. The delta rule, whose matrices are multiplied by matrices, is no `LinearCell`.
+    its feature map and its normaliser.
 
     Attributes:
-      heads: number n of heads.
       sharpness: the root that is taken of the gates, which keeps them near 1; the paper's is 16.
 
     Raises:
@@ -45,39 +42,25 @@ class GatedLinearAttention(LinearCell):
       >>> import jax, jax.numpy as jnp, rnnjax
       >>> cell = rnnjax.GatedLinearAttention(8, heads=2)
       >>> params = cell.init(jax.random.key(0), 3)
-      >>> ys, state = rnnjax.unroll(cell, params, jnp.ones((2, 5, 3)), method=rnnjax.Associative())
+      >>> ys, state = rnnjax.unroll(cell, params, jnp.ones((2, 5, 3)), method=rnnjax.Chunkwise())
       >>> ys.shape, state.h.shape
       ((2, 5, 8), (2, 2, 4, 4))
     """
 
-    heads: int = 1
     sharpness: float = 16.0
 
     gate_count: ClassVar[int] = 4
 
     def __post_init__(self):
         super().__post_init__()
-        keep_sizes(self, "heads")
-        if self.hidden_size % self.heads:
-            raise ValueError(f"heads must divide the hidden size {self.hidden_size}, got {self.heads}")
         if not self.sharpness > 0:
             raise ValueError(f"sharpness must be positive, got {self.sharpness}")
 
-    def initial_state(self, batch_size: int | tuple[int, ...], dtype: DTypeLike = jnp.float32) -> HiddenState:
-        keys = self.hidden_size // self.heads
-        zeros = self.zeros(batch_size, self.hidden_size * keys, dtype)
-        return HiddenState(zeros.reshape(*zeros.shape[:-1], self.heads, keys, keys))
+    def association(self, params: LinearParams, zs: Float[Array, "*N 4 H"]) -> Association:
+        query, key, value, gate = self.by_head(zs)
+        return Association(query / math.sqrt(query.shape[-1]), key, value, jax.nn.log_sigmoid(gate) / self.sharpness)
 
     def coefficients(self, params: LinearParams, zs: Float[Array, "*N 4 H"]) -> tuple[Array, Array]:
-        _, keys, values, gates = self._by_head(zs)
-        factors = jnp.exp(jax.nn.log_sigmoid(gates) / self.sharpness)
-        return factors[..., :, None], keys[..., :, None] * values[..., None, :]
-
-    def read(self, params: LinearParams, state: HiddenState, z: Float[Array, "*N 4 H"]) -> Float[Array, "*N H"]:
-        queries = self._by_head(z)[0].astype(state.h.dtype)
-        ys = jnp.einsum("...nk,...nkv->...nv", queries, state.h) / math.sqrt(queries.shape[-1])
-        return ys.reshape(*ys.shape[:-2], self.hidden_size).astype(compute_dtype(z))
-
-    def _by_head(self, zs: Float[Array, "*N 4 H"]) -> list[Float[Array, "*N n K"]]:
-        """Returns q, k, v and the gates of every head."""
-        return [zs[..., gate, :].reshape(*zs.shape[:-2], self.heads, -1) for gate in range(self.gate_count)]
+        _, key, value, log_decay, _ = self.association(params, zs)
+        assert log_decay is not None
+        return jnp.exp(log_decay)[..., :, None], key[..., :, None] * value[..., None, :]

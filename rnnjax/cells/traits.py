@@ -14,6 +14,7 @@ from rnnjax.cells.gated_cell import GatedCell
 from rnnjax.cells.hidden_cell import HiddenCell
 from rnnjax.cells.linear_cell import LinearCell
 from rnnjax.cells.lstm import LSTM
+from rnnjax.cells.memory_cell import MemoryCell
 
 
 def is_gated(cell: Any) -> TypeGuard[GatedCell]:
@@ -24,6 +25,16 @@ def is_gated(cell: Any) -> TypeGuard[GatedCell]:
 def is_linear(cell: Any) -> TypeGuard[LinearCell]:
     """Returns whether a cell's new state is that of `LinearCell`: its coefficients say all of it."""
     return isinstance(cell, LinearCell) and (type(cell).step, type(cell).advance) == (Cell.step, LinearCell.advance)
+
+
+def has_memory(cell: Any) -> TypeGuard[MemoryCell]:
+    """Returns whether a cell's step is that of `MemoryCell`: its association says all of it."""
+    if not isinstance(cell, MemoryCell):
+        return False
+    kind = type(cell)
+    told = not is_linear(cell) or is_told_of(cell, "association", "coefficients")
+    advances = kind.advance in (MemoryCell.advance, LinearCell.advance)
+    return told and advances and (kind.step, kind.read) == (Cell.step, MemoryCell.read)
 
 
 def is_diagonal(cell: Any) -> TypeGuard[DiagonalCell]:

@@ -4,6 +4,7 @@ from rnnjax.unrolling.associative import Associative
 from rnnjax.unrolling.auto import Auto, choose_method
 from rnnjax.unrolling.bidirectional import bidirectional, init_bidirectional
 from rnnjax.unrolling.cell_check import check_cell
+from rnnjax.unrolling.chunkwise import Chunkwise
 from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.kernels.cudnn import CuDNN
 from rnnjax.unrolling.kernels.pallas import Pallas
@@ -22,6 +23,7 @@ __all__ = [
     "Associative",
     "Auto",
     "CellSequence",
+    "Chunkwise",
     "CuDNN",
     "Fused",
     "Method",

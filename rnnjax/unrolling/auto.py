@@ -16,9 +16,10 @@ from jaxtyping import Array
 from rnnjax.backend import fused_by_rule, scans_in_order
 from rnnjax.cells.cell import Cell, Params, State
 from rnnjax.cells.sizes import as_batch_size
-from rnnjax.cells.traits import fuses, is_linear
+from rnnjax.cells.traits import fuses, has_memory, is_linear
 from rnnjax.unrolling.associative import Associative
 from rnnjax.unrolling.candidates import can_serve
+from rnnjax.unrolling.chunkwise import Chunkwise
 from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.known import Methods, given_choice, kept_choice, shipped_choice
 from rnnjax.unrolling.recurrence import CellSequence, Method, Recurrence
@@ -31,8 +32,8 @@ class Auto(Method):
 
     What `rnnjax.tune` measured on this machine holds for exactly that recurrence (with RNNJAX_TUNE=0 it is not read).
     Next comes the table of devices that the library ships, then the rule: on a CPU `Fused` for gated and `Associative`
-    for linear cells, `Scan` for everything else. In a stack, every layer gets its own method. `unroll` uses it by
-    default. What is already compiled keeps its method.
+    for linear cells, `Chunkwise` for those with a memory, `Scan` for everything else. In a stack, every layer gets its
+    own method. `unroll` uses it by default. What is already compiled keeps its method.
 
     Attributes:
       gradient: whether the methods are compared by their time with the gradient, or by their time forward.
@@ -81,6 +82,8 @@ def by_rule(recurrence: Recurrence, platform: str) -> Method:
         method = Fused()
     elif scans_in_order(platform) and is_linear(cell):
         method = Associative()
+    elif has_memory(cell):
+        method = Chunkwise()
     # A cell of such a kind may read what these do not take.
     return method if method is not None and can_serve(method, recurrence) else Scan()
 

@@ -10,6 +10,7 @@ import jax
 from rnnjax.backend import whole_jacobians_pay
 from rnnjax.cells.traits import keeps_units_apart
 from rnnjax.unrolling.associative import Associative
+from rnnjax.unrolling.chunkwise import Chunkwise
 from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.kernels.cudnn import CuDNN
 from rnnjax.unrolling.kernels.pallas import Pallas
@@ -36,6 +37,9 @@ METHODS: tuple[Method, ...] = (
     Associative("scan"),
     Associative("associative"),
     Associative("pallas"),
+    Chunkwise(),
+    Chunkwise(16),
+    Chunkwise(128),
     Newton(),
 )
 
@@ -55,6 +59,8 @@ def is_worth_compiling(method: Method, recurrence: Recurrence) -> bool:
         return _products(recurrence) >= _LEAST_NATIVE
     if isinstance(method, Static):
         return recurrence.length <= _LONGEST_STATIC
+    if isinstance(method, Chunkwise):
+        return (method.size or 1) <= recurrence.length
     if isinstance(method, Newton):
         long_enough = recurrence.length >= _SHORTEST_NEWTON
         return long_enough and (whole_jacobians_pay() or keeps_units_apart(recurrence.cell))

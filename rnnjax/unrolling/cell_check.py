@@ -17,6 +17,7 @@ from rnnjax.cells.sizes import Size, check_size
 from rnnjax.cells.traits import is_diagonal
 from rnnjax.unrolling.associative import Associative
 from rnnjax.unrolling.auto import recurrences_in
+from rnnjax.unrolling.chunkwise import Chunkwise
 from rnnjax.unrolling.fused import Fused
 from rnnjax.unrolling.kernels.cudnn import CuDNN
 from rnnjax.unrolling.kernels.pallas import Pallas
@@ -36,6 +37,7 @@ _METHODS: tuple[Method, ...] = (
     Native(),
     Associative("scan"),
     Associative("associative"),
+    Chunkwise(size=4),
     Newton(),
     Pallas(),
     CuDNN(),

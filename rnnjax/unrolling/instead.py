@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from rnnjax.cells.cell import Cell
 from rnnjax.cells.told_apart import check_told_apart
-from rnnjax.cells.traits import fuses, is_diagonal, is_linear
+from rnnjax.cells.traits import fuses, has_memory, is_diagonal, is_linear
 from rnnjax.unrolling.own_units import steps_together_differ
 from rnnjax.unrolling.recurrence import Method, Recurrence
 
 
 def methods_for(cell: Cell) -> str:
     """Returns methods that serve a cell on any device, the one that is for its kind first."""
-    for is_of_kind, method in ((fuses, "Fused()"), (is_linear, "Associative()"), (is_diagonal, "Newton()")):
+    for is_of_kind, method in _FOR_KINDS:
         if is_of_kind(cell):
             return f"{method} or Scan()"
     return "Scan()"
+
+
+_FOR_KINDS = (
+    (fuses, "Fused()"),
+    (is_linear, "Associative()"),
+    (has_memory, "Chunkwise()"),
+    (is_diagonal, "Newton()"),
+)
 
 
 def why_not_closed_over(method: Method, recurrence: Recurrence) -> str | None:

@@ -20,12 +20,18 @@ ROWS = {
     row[0].strip("` "): [cell.strip() for cell in row[1:]]
     for row in (line.strip("|").split("|") for line in PAGE.read_text().splitlines() if line.startswith("| `"))
 }
-KINDS = {"gated": rnnjax.GatedCell, "diagonal": rnnjax.DiagonalCell, "linear": rnnjax.LinearCell}
+KINDS = {
+    "gated": rnnjax.GatedCell,
+    "diagonal": rnnjax.DiagonalCell,
+    "linear": rnnjax.LinearCell,
+    "memory": rnnjax.MemoryCell,
+}
 METHODS = {
     "Static": rnnjax.Static(),
     "Scan": rnnjax.Scan(),
     "Fused": rnnjax.Fused(),
     "Associative": rnnjax.Associative(),
+    "Chunkwise": rnnjax.Chunkwise(),
     "TimeSplit": TimeSplit(),
     "Newton": rnnjax.Newton(),
 }
@@ -38,9 +44,11 @@ def made(name):
     return cell, jax.eval_shape(lambda key: cell.init(key, inputs), jax.random.key(0)), inputs
 
 
-def product_of(text):
-    """Returns what a product such as ``4*I*H`` is."""
-    return math.prod({"I": I, "H": H}.get(factor) or int(factor) for factor in text.split("*"))
+def sum_of(text):
+    """Returns what a sum of products such as ``4*I*H + H`` is."""
+    values = {"I": I, "H": H, "n": 1}
+    products = (product.split("*") for product in text.split(" + "))
+    return sum(math.prod(values.get(factor) or int(factor) for factor in product) for product in products)
 
 
 def test_every_cell_has_a_row():
@@ -69,4 +77,4 @@ def test_a_row_says_what_is_true_of_its_cell(name):
     state, z = cell.initial_state(1), jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), zs)
     y = jax.eval_shape(cell.step, params, state, z)[1]
     counted = one(cell.inputs, params, x), one(cell.step, params, state, z), one(cell.outputs, params, y)
-    assert counted == tuple(product_of(text) for text in (before, within, after))
+    assert counted == tuple(sum_of(text) for text in (before, within, after))

@@ -10,7 +10,8 @@ MOST_USED = {
     "rnnjax": "Cell GatedCell BasicRNN LSTM GRU SLSTM Wrapper Stack Dropout Zoneout WeightDrop Heads Project Residual "
     "LearnedState Bahdanau Luong attending unroll unroll_states static_unroll bidirectional init_bidirectional "
     "choose_method Auto Static Scan Fused Pallas "
-    "LinearCell LRU MinGRU MinLSTM RGLRU QRNN GatedLinearAttention Complex Associative linear_scan "
+    "LinearCell LRU MinGRU MinLSTM RGLRU QRNN Complex Associative linear_scan "
+    "MemoryCell GatedLinearAttention GatedDeltaNet Chunkwise "
     "DiagonalCell IndRNN ParaGRU ParaLSTM",
     "rnnjax.interop": "from_torch bidirectional_from_torch from_flax from_tf1",
     "rnnjax.nn": "RNN Bidirectional",
