@@ -21,7 +21,7 @@ from benchmarks import command, report, timing
 from benchmarks.report import Column
 from benchmarks.subjects import mean_square
 from benchmarks.time.model import Costs, extra_work, simulate
-from benchmarks.time.ways import CELLS, WIDEST_DENSE, Size, ways
+from benchmarks.time.ways import CELLS, MEMORIES, WIDEST_DENSE, Size, ways
 from rnnjax.parallel.mesh import provide_cpu_devices
 
 DIRECTIONS = ("forward", "gradient")
@@ -31,8 +31,9 @@ and inputs; inputs have as many features as there are units. All ways of one cel
 process, each call until its result is ready; times are medians, and "/ scan" is scan's time over the way's, above 1
 where it is faster. "in order" and "tree" are Associative("scan") and Associative("associative"); "native" is Native,
 on a CPU with a C++ compiler; "split" is TimeSplit over all devices, where there are several, for linear and diagonal
-cells; "newton" serves cells that are not diagonal up to {WIDEST_DENSE} units here. "memax" is that library's LRU, where
-it is installed, and "prefix" jax.lax.associative_scan by itself, of given coefficients: no cell.
+cells; "newton" serves cells that are not diagonal up to {WIDEST_DENSE} units here; "chunks" is Chunkwise, for cells
+with a memory, which have one head of H x H numbers here. "memax" is that library's LRU, where it is installed, and
+"prefix" jax.lax.associative_scan by itself, of given coefficients: no cell.
 
 "floor" is the time in which the device, at the rate that it copies a large array, reads the inputs and writes the
 outputs once, in a gradient twice, and "share" is what part of the way's time that is: 1.00 would be a way that does
@@ -174,7 +175,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     small = {"lengths": [16], "batches": [1], "hidden": [4], "seconds": 0.001}
     parser = command.FiguresParser("time", what, _EPILOG, **small)
     add, count, lengths = parser.add_argument, command.at_least_one, [2**n for n in range(8, 21, 4)]
-    add("--cells", nargs="+", choices=CELLS, default=list(CELLS))
+    add("--cells", nargs="+", choices=CELLS + MEMORIES, default=list(CELLS))
     add("--lengths", nargs="+", type=count, default=lengths, metavar="T", help="2^8 2^12 2^16 2^20")
     add("--batches", nargs="+", type=count, default=[1, 16], metavar="B")
     add("--hidden", nargs="+", type=count, default=[16, 64, 256], metavar="H")

@@ -18,6 +18,7 @@ from rnnjax.parallel.time import TimeSplit
 from rnnjax.unrolling.native.compiler import compiler
 
 CELLS = ("LRU", "MinGRU", "ParaGRU", "GRU")
+MEMORIES = ("GatedLinearAttention", "GatedDeltaNet")  # of H x H numbers, so that the longest sequences do not fit
 METHODS: dict[str, rnnjax.Method] = {
     "scan": rnnjax.Scan(),
     "fused": rnnjax.Fused(),
@@ -26,6 +27,7 @@ METHODS: dict[str, rnnjax.Method] = {
     "kernel": rnnjax.Associative("pallas"),
     "native": rnnjax.Native(),
     "newton": rnnjax.Newton(),
+    "chunks": rnnjax.Chunkwise(),
     "split": TimeSplit(),
 }
 WIDEST_DENSE = 16  # units; Newton's method for cells that are not diagonal multiplies matrices of their Jacobians
@@ -66,9 +68,12 @@ def _is_tried(cell: rnnjax.Cell, label: str, size: Size) -> bool:
         return isinstance(cell, rnnjax.LinearCell)
     if label == "kernel":
         return isinstance(cell, rnnjax.LinearCell) and on_gpu()
+    if label == "chunks":
+        return isinstance(cell, rnnjax.MemoryCell)
     if label == "native":
         kinds = rnnjax.LinearCell, rnnjax.DiagonalCell, rnnjax.GatedCell
-        return isinstance(cell, kinds) and on_cpu() and compiler() is not None
+        serves = isinstance(cell, kinds) and not isinstance(cell, rnnjax.MemoryCell)
+        return serves and on_cpu() and compiler() is not None
     if label == "split":
         return isinstance(cell, (rnnjax.LinearCell, rnnjax.DiagonalCell)) and jax.device_count() > 1
     if label == "fused":

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.cell import Cell, Key, Params, Recur, State, compute_dtype
 from rnnjax.cells.checks import check_hidden
-from rnnjax.cells.initializers import Initializer, initializer, vector_initializer
+from rnnjax.cells.initializers import Initializer, gate_kernels, gate_vectors, initializer, vector_initializer
 from rnnjax.cells.projecting import keep_dtypes, project
-from rnnjax.cells.sizes import batch_shape, keep_sizes
+from rnnjax.cells.sizes import Size, batch_shape, check_size, keep_sizes
 from rnnjax.dtypes import at_least_float32
 
 
@@ -52,6 +53,14 @@ class HiddenCell(Cell):
     @property
     def output_size(self) -> int:
         return self.hidden_size
+
+    def init_gates(self, key: PRNGKeyArray, input_size: Size) -> tuple[Array, Array | None]:
+        """Returns fresh ``w_x [I, G, H]`` and ``b [G, H]``, each gate initialised separately; b may be None."""
+        check_size("gate_count", self.gate_count)
+        k_x, k_b = jax.random.split(key)
+        shape = (self.gate_count, self.hidden_size)
+        w_x = gate_kernels(self.kernel_init, k_x, int(input_size), *shape, self.param_dtype)
+        return w_x, gate_vectors(self.bias_init, k_b, *shape, self.param_dtype) if self.use_bias else None
 
     def initial_state(self, batch_size: int | tuple[int, ...], dtype: DTypeLike = jnp.float32) -> State:
         return HiddenState(self.zeros(batch_size, self.hidden_size, dtype))

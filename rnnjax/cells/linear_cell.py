@@ -14,7 +14,6 @@ from rnnjax.cells.cell import Params, State
 from rnnjax.cells.checks import check_new_state
 from rnnjax.cells.coefficient_checks import check_coefficients, check_pair
 from rnnjax.cells.hidden_cell import HiddenCell
-from rnnjax.cells.initializers import gate_kernels, gate_vectors
 from rnnjax.cells.pairs import is_complex, map_numbers, plus, times
 from rnnjax.cells.sizes import Size, check_size
 from rnnjax.dtypes import holding_all
@@ -76,14 +75,6 @@ class LinearCell(HiddenCell):
     def init(self, key: PRNGKeyArray, input_size: Size) -> Params:
         check_size("input_size", input_size)
         return LinearParams(*self.init_gates(key, input_size))
-
-    def init_gates(self, key: PRNGKeyArray, input_size: Size) -> tuple[Array, Array | None]:
-        """Returns fresh ``w_x [I, G, H]`` and ``b [G, H]``, each gate initialised separately; b may be None."""
-        check_size("gate_count", self.gate_count)
-        k_x, k_b = jax.random.split(key)
-        shape = (self.gate_count, self.hidden_size)
-        w_x = gate_kernels(self.kernel_init, k_x, int(input_size), *shape, self.param_dtype)
-        return w_x, gate_vectors(self.bias_init, k_b, *shape, self.param_dtype) if self.use_bias else None
 
     def advance(self, params: Params, state: State, z: Any) -> State:
         a, b = coefficients_like(self, params, z, state)

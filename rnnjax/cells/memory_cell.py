@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnnjax.cells.cell import Params, compute_dtype
 from rnnjax.cells.hidden_cell import HiddenCell, HiddenState
-from rnnjax.cells.sizes import keep_sizes
+from rnnjax.cells.linear_cell import LinearParams
+from rnnjax.cells.sizes import Size, check_size, keep_sizes
 from rnnjax.dtypes import holding_all
 
 
@@ -45,9 +46,9 @@ class MemoryCell(HiddenCell):
     y = S'^T q                                 of all heads, one behind the other
 
     None of q, k, v, the decay and the rate depends on the state, so that `Chunkwise` takes many steps at once as
-    products of matrices. A subclass defines `init`, `inputs` unless it projects to gates, and `association`; products
-    belong into `inputs` and `outputs`, which are computed once for all steps. One that has other numbers of keys than
-    of values overrides `initial_state`.
+    products of matrices. A subclass defines `association`, sets `gate_count`, and overrides what else differs: `init`,
+    whose parameters are `LinearParams`, `inputs`, `outputs`, and `initial_state` where a head has other numbers of keys
+    than of values. Products belong into `inputs` and `outputs`, which are computed once for all steps.
 
     Attributes:
       hidden_size: number H of outputs; a head has V = H / n values, and by default as many keys K.
@@ -62,8 +63,6 @@ class MemoryCell(HiddenCell):
       >>> @dataclasses.dataclass(frozen=True)
       ... class Retention(rnnjax.MemoryCell):  # Sun et al., 2023, without its rotation
       ...     gate_count = 3
-      ...     def init(self, key, input_size):
-      ...         return rnnjax.LinearParams(*self.init_gates(key, input_size))
       ...     def association(self, params, zs):
       ...         q, k, v = self.by_head(zs)
       ...         decay = jnp.log1p(-2.0 ** (-5 - jnp.arange(self.heads)))
@@ -82,6 +81,10 @@ class MemoryCell(HiddenCell):
         keep_sizes(self, "heads")
         if self.hidden_size % self.heads:
             raise ValueError(f"heads must divide the hidden size {self.hidden_size}, got {self.heads}")
+
+    def init(self, key: PRNGKeyArray, input_size: Size) -> Params:
+        check_size("input_size", input_size)
+        return LinearParams(*self.init_gates(key, input_size))
 
     @abstractmethod
     def association(self, params: Params, zs: Any) -> Association:

@@ -3,6 +3,7 @@
 from jax.export import register_namedtuple_serialization
 
 from rnnjax.cells.attention import Attending, AttentionParams, FeedingState, Memory, ScoreParams
+from rnnjax.cells.delta_net import GatedDeltaNetParams
 from rnnjax.cells.diagonal_cell import DiagonalParams
 from rnnjax.cells.gated_cell import GatedParams
 from rnnjax.cells.gated_residual import GatedResidualParams
@@ -24,6 +25,7 @@ for kind in (
     DiagonalParams,
     FeedingState,
     GRUParams,
+    GatedDeltaNetParams,
     GatedParams,
     GatedResidualParams,
     HiddenState,

@@ -59,7 +59,7 @@ def test_a_cell_is_built_from_its_config(fields, cell):
 REFUSED_CELLS = [
     (
         {"kind": "LSTMs"},
-        "unknown cell 'LSTMs'; choose BasicRNN, GRU, GatedLinear.*, IndRNN, LRU, LSTM, .*; did you mean 'LSTM'",
+        "unknown cell 'LSTMs'; choose BasicRNN, GRU, GatedDeltaNet, .*, IndRNN, LRU, LSTM, .*; did you mean 'LSTM'",
     ),
     ({"kind": "gru"}, "unknown cell 'gru'.* did you mean 'GRU'"),
     ({"kind": "no_such_module:LSTMs"}, "^unknown cell 'no_such_module:LSTMs': there is no module no_such_module here"),

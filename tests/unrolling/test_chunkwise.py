@@ -18,7 +18,6 @@ from rnnjax import (
     GatedDeltaNet,
     GatedLinearAttention,
     LearnedState,
-    LinearCell,
     MemoryCell,
     Scan,
     Stack,
@@ -34,12 +33,6 @@ class Linear(MemoryCell):
     """Linear attention without a decay, of three keys and two values in each of two heads."""
 
     gate_count = 5
-
-    def init(self, key, input_size):
-        return LinearCell.init_gates(self, key, input_size)
-
-    def inputs(self, params, xs, *, key=None):
-        return self.project(params[0], xs) + params[1]
 
     def initial_state(self, batch_size, dtype=jnp.float32):
         zeros = self.zeros(batch_size, 12, dtype)
