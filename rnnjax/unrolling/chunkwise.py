@@ -131,8 +131,8 @@ def _unrolled(chunks: Chunk, state: Float[Array, "*B n K V"], initial: Array | N
         fixed, by_state = chunks.value, None
     else:
         weights = chunks.rate * jnp.tril(_products(chunks.key, chunks.key, factors.pairs), -1)
-        sides = chunks.rate * (chunks.value - found), chunks.rate * reading[0]
-        fixed, by_state = _solved(weights, sides)
+        inverse = _inverse(weights)
+        fixed, by_state = inverse @ (chunks.rate * (chunks.value - found)), inverse @ (chunks.rate * reading[0])
     added = jnp.einsum("...ck,...cv->...kv", writing, fixed) + from_reset
 
     def next_state(matrices: Array, chunk: Any) -> tuple[Array, Array]:
@@ -200,12 +200,25 @@ def _products(
     return jnp.einsum("...ik,...jk,...ijk->...ij", one, other, factors)
 
 
-def _solved(weights: Float[Array, "*N C C"], sides: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Returns ``(1 + weights)^-1`` times each side, for weights that are zero but below the diagonal."""
-    size = sides[0].shape[-1]
-    both = jnp.concatenate(sides, -1)
-    found = jax.lax.linalg.triangular_solve(weights, both, left_side=True, lower=True, unit_diagonal=True)
-    return found[..., :size], found[..., size:]
+def _inverse(weights: Float[Array, "*N C C"]) -> Float[Array, "*N C C"]:
+    """Returns ``(1 + weights)^-1`` for weights that are zero but below the diagonal, by products of its blocks.
+
+    Of twice as many rows it is ``[[P, 0], [-Q W P, Q]]``, where P and Q are the inverses of the blocks on the diagonal
+    and W is the weights below the first. It is no triangular solve of LAPACK's, of which two at a time can wait for
+    each other forever on a CPU of two cores (seen with jaxlib 0.10.2).
+    """
+    size = weights.shape[-1]
+    rows = 2 ** (size - 1).bit_length()
+    filled = jnp.pad(weights, [(0, 0)] * (weights.ndim - 2) + [(0, rows - size)] * 2)
+    inverse = jnp.ones((*weights.shape[:-2], rows, 1, 1), weights.dtype)  # of every block of one row
+    while inverse.shape[-1] < rows:
+        width = inverse.shape[-1]
+        first, second = inverse[..., 0::2, :, :], inverse[..., 1::2, :, :]
+        below = filled.reshape(*weights.shape[:-2], -1, 2, width, rows // (2 * width), 2, width)
+        below = jnp.moveaxis(jnp.diagonal(below[..., :, 1, :, :, 0, :], axis1=-4, axis2=-2), -1, -3)
+        above = jnp.concatenate([first, jnp.zeros_like(first)], -1)
+        inverse = jnp.concatenate([above, jnp.concatenate([-second @ below @ first, second], -1)], -2)
+    return inverse[..., 0, :size, :size]
 
 
 def _chunks(association: Association, resets: Array | None, size: int) -> Chunk:
