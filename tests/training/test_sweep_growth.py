@@ -12,6 +12,7 @@ from rnnjax.errors import ConfigError
 from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.interruption import Interrupted
 from rnnjax.training.sweeps import sweep as sweeping
+from rnnjax.training.sweeps.group import train_group
 from rnnjax.training.sweeps.group_record import GroupRecord
 from rnnjax.training.sweeps.sweep import sweep, train_in_turn
 
@@ -117,3 +118,39 @@ def test_a_sweep_that_lacks_runs_of_the_directory_or_differs_otherwise_is_refuse
     with pytest.raises(ConfigError, match=sentence):
         trained(grid_of(*arguments, seeds=seeds), copy)
     assert contents(copy) == before
+
+
+def test_fields_in_another_order_are_the_sweep_that_was_begun(tmp_path, monkeypatch):
+    rates, kinds, path = f"{SWEPT}1e-2,1e-1", f"{KIND}GRU,BasicRNN", tmp_path / "sweep"
+    trained_groups = []
+
+    def first_only(group, *others):
+        trained_groups.append(group)
+        if len(trained_groups) == 2:
+            raise KeyboardInterrupt
+        train_group(group, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweeping, "train_group", first_only)
+        with pytest.raises(KeyboardInterrupt):
+            trained(grid_of(rates, kinds), path)
+    runs = trained(grid_of(kinds, rates), path)["runs"]
+    found = [(run["run"], run["values"]["optimizer.learning_rate"], run["values"]["cell.kind"]) for run in runs]
+    assert found == [(0, 1e-2, "GRU"), (1, 1e-2, "BasicRNN"), (2, 1e-1, "GRU"), (3, 1e-1, "BasicRNN")]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"before": None},
+        {"before": [1]},
+        {"before": [{"seeds": 1, "values": {}}]},
+        {"before": [{"seeds": 10**30, "values": {"optimizer.learning_rate": [0.1]}}]},
+        {"values": {"optimizer.learning_rate": 3}},
+    ],
+)
+def test_what_a_damaged_config_says_of_a_sweep_is_refused(damage, copy):
+    stored = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(stored | {"sweep": stored["sweep"] | damage}))
+    with pytest.raises(ConfigError, match=r"another config \(different: .*sweep\."):
+        trained(LARGE, copy)

@@ -27,7 +27,7 @@ from rnnjax.parallel.mesh import runs_mesh
 
 _OPTIMIZER = "optimizer."
 _LIST_FIELDS = ("cell.wrappers", "sinks")
-_MOST_RUNS = 100_000
+MOST_RUNS = 100_000
 KEEP = ("best", "all", "none")
 T = TypeVar("T")
 
@@ -134,7 +134,7 @@ def read_grid(
     require("seed" not in lists, "a sweep takes its seeds from --seeds, from config.seed on; give one config.seed")
     require("task" not in lists, "a sweep is of one task; give one config.task")
     count = seeds * math.prod(map(len, lists.values()))
-    require(count <= _MOST_RUNS, f"a sweep has at most {_MOST_RUNS} runs, and --seeds and the lists make {count}")
+    require(count <= MOST_RUNS, f"a sweep has at most {_MOST_RUNS} runs, and --seeds and the lists make {count}")
     points = []
     for texts in itertools.product(*lists.values()):
         chosen = [f"--config.{field}={text}" for field, text in zip(lists, texts)]
