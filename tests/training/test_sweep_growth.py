@@ -120,6 +120,18 @@ def test_a_sweep_that_lacks_runs_of_the_directory_or_differs_otherwise_is_refuse
     assert contents(copy) == before
 
 
+def test_a_value_that_shares_no_program_with_the_others_leaves_their_groups_as_they_are(tmp_path):
+    clipped, path = "--config.optimizer.clip_norm=", tmp_path / "sweep"
+    trained(grid_of(f"{clipped}0.5,1.0"), path)
+    results = trained(grid_of(f"{clipped}0.5,1.0,none"), path)
+    assert [group["runs"] for group in results["groups"]] == [[0, 1], [2]]
+    assert [(run["run"], run["values"]["optimizer.clip_norm"]) for run in results["runs"]] == [
+        (0, 0.5),
+        (1, 1),
+        (2, None),
+    ]
+
+
 def test_fields_in_another_order_are_the_sweep_that_was_begun(tmp_path, monkeypatch):
     rates, kinds, path = f"{SWEPT}1e-2,1e-1", f"{KIND}GRU,BasicRNN", tmp_path / "sweep"
     trained_groups = []

@@ -134,7 +134,7 @@ def read_grid(
     require("seed" not in lists, "a sweep takes its seeds from --seeds, from config.seed on; give one config.seed")
     require("task" not in lists, "a sweep is of one task; give one config.task")
     count = seeds * math.prod(map(len, lists.values()))
-    require(count <= MOST_RUNS, f"a sweep has at most {_MOST_RUNS} runs, and --seeds and the lists make {count}")
+    require(count <= MOST_RUNS, f"a sweep has at most {MOST_RUNS} runs, and --seeds and the lists make {count}")
     points = []
     for texts in itertools.product(*lists.values()):
         chosen = [f"--config.{field}={text}" for field, text in zip(lists, texts)]
@@ -222,21 +222,30 @@ def groups(grid: Grid, *, seeds_apart: bool = False) -> list[Group]:
       grid: the sweep.
       seeds_apart: whether runs of different seeds are in different groups.
     """
-    floats = [name for name in grid.values if name.startswith(_OPTIMIZER) and _all_float(grid.values[name])]
+    # Of each part by itself, so that values which are added later change no group of those that are there.
+    return [
+        group
+        for part in _grouped(grid.runs, lambda run: run.part)
+        for group in _groups_of_part(grid, part, seeds_apart)
+    ]
+
+
+def _groups_of_part(grid: Grid, runs: Sequence[Run], seeds_apart: bool) -> list[Group]:
+    floats = [name for name in grid.values if name.startswith(_OPTIMIZER) and _all_float(runs, name)]
     result = []
-    for runs in _grouped(grid.runs, lambda run: (run.part, _identity(run, floats), run.seed if seeds_apart else None)):
+    for alike in _grouped(runs, lambda run: (_identity(run, floats), run.seed if seeds_apart else None)):
         names = [name.removeprefix(_OPTIMIZER) for name in floats]
-        traced = tuple(name for name in names if takes_array(runs[0].config.optimizer, name))
+        traced = tuple(name for name in names if takes_array(alike[0].config.optimizer, name))
         fixed = [name for name in floats if name.removeprefix(_OPTIMIZER) not in traced]
-        for same in _grouped(runs, lambda run, fixed=fixed: tuple(run.values[name] for name in fixed)):
+        for same in _grouped(alike, lambda run, fixed=fixed: tuple(run.values[name] for name in fixed)):
             size = grid.at_once or len(same)
             parts = [same[first : first + size] for first in range(0, len(same), size)]
             result += [Group(part, traced, grid.keep) for part in parts]
     return result
 
 
-def _all_float(values: Sequence[Any]) -> bool:
-    return all(type(value) is float for value in values)
+def _all_float(runs: Sequence[Run], name: str) -> bool:
+    return all(type(run.values[name]) is float for run in runs)
 
 
 def _identity(run: Run, but: Sequence[str]) -> str:
