@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -213,31 +213,39 @@ def _runs(points: Sequence[tuple[TrainConfig, dict[str, Any]]], seeds: int) -> l
     ]
 
 
-def groups(grid: Grid, *, seeds_apart: bool = False) -> list[Group]:
+_NOT_OF_DATA = {field.name for field in dataclasses.fields(TrainConfig)} - {"data"}  # whatever the seed does to it
+
+
+def data_point(run: Run) -> str:
+    """Returns as text the values of a run that may decide whether its data depends on the seed."""
+    return _identity(run, [name for name in run.values if name.split(".")[0] in _NOT_OF_DATA])
+
+
+def groups(grid: Grid, *, seeds_apart: Collection[str] = ()) -> list[Group]:
     """Returns the groups of runs that one program each can train.
 
     Fields of the optimiser that can be arrays may differ within a group; which fields can is tried out.
 
     Args:
       grid: the sweep.
-      seeds_apart: whether runs of different seeds are in different groups.
+      seeds_apart: each `data_point` at which runs of different seeds are in different groups.
     """
     # Of each part by itself, so that values which are added later change no group of those that are there.
     return [
-        group
-        for part in _grouped(grid.runs, lambda run: run.part)
-        for group in _groups_of_part(grid, part, seeds_apart)
+        group for part in grouped(grid.runs, lambda run: run.part) for group in _groups_of_part(grid, part, seeds_apart)
     ]
 
 
-def _groups_of_part(grid: Grid, runs: Sequence[Run], seeds_apart: bool) -> list[Group]:
+def _groups_of_part(grid: Grid, runs: Sequence[Run], seeds_apart: Collection[str]) -> list[Group]:
     floats = [name for name in grid.values if name.startswith(_OPTIMIZER) and _all_float(runs, name)]
     result = []
-    for alike in _grouped(runs, lambda run: (_identity(run, floats), run.seed if seeds_apart else None)):
+    for alike in grouped(
+        runs, lambda run: (_identity(run, floats), run.seed if data_point(run) in seeds_apart else None)
+    ):
         names = [name.removeprefix(_OPTIMIZER) for name in floats]
         traced = tuple(name for name in names if takes_array(alike[0].config.optimizer, name))
         fixed = [name for name in floats if name.removeprefix(_OPTIMIZER) not in traced]
-        for same in _grouped(alike, lambda run, fixed=fixed: tuple(run.values[name] for name in fixed)):
+        for same in grouped(alike, lambda run, fixed=fixed: tuple(run.values[name] for name in fixed)):
             size = grid.at_once or len(same)
             parts = [same[first : first + size] for first in range(0, len(same), size)]
             result += [Group(part, traced, grid.keep) for part in parts]
@@ -253,7 +261,7 @@ def _identity(run: Run, but: Sequence[str]) -> str:
     return json.dumps({name: value for name, value in run.values.items() if name not in but})
 
 
-def _grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
+def grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
     """Returns the items in groups of equal keys, in the order of their first items."""
     by_key: dict[Hashable, list[T]] = {}
     for item in items:
