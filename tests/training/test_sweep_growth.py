@@ -8,7 +8,7 @@ import signal
 import pytest
 from toytasks.grids import grid_of
 
-from rnnjax.errors import ConfigError
+from rnnjax.errors import ConfigError, DataError
 from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.interruption import Interrupted
 from rnnjax.training.sweeps import sweep as sweeping
@@ -149,6 +149,14 @@ def test_fields_in_another_order_are_the_sweep_that_was_begun(tmp_path, monkeypa
     runs = trained(grid_of(kinds, rates), path)["runs"]
     found = [(run["run"], run["values"]["optimizer.learning_rate"], run["values"]["cell.kind"]) for run in runs]
     assert found == [(0, 1e-2, "GRU"), (1, 1e-2, "BasicRNN"), (2, 1e-1, "GRU"), (3, 1e-1, "BasicRNN")]
+
+
+def test_a_sweep_does_not_grow_on_other_data(copy, monkeypatch):
+    before = contents(copy)
+    monkeypatch.setenv("SIGN_DATA", "1")
+    with pytest.raises(DataError, match=r"the runs in .* were trained on other data than there is now; restore that"):
+        trained(LARGE, copy)
+    assert contents(copy) == before
 
 
 @pytest.mark.parametrize(

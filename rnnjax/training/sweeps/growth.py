@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rnnjax.config_group import to_dict
-from rnnjax.errors import ConfigError
+from rnnjax.errors import ConfigError, DataError
 from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.sweeps.grid import MOST_RUNS, Grid, Run
 from rnnjax.training.sweeps.report import point_name
@@ -60,15 +60,26 @@ def _is_asked(part: Any) -> bool:
     return isinstance(seeds, int) and 1 <= seeds <= MOST_RUNS and all(isinstance(each, list) for each in lists)
 
 
-def claim(grid: Grid, directory: RunDirectory) -> None:
-    """Writes what identifies a sweep into its directory, as `grown` returned it.
+def claim(grid: Grid, directory: RunDirectory, checksum: str) -> None:
+    """Writes what identifies a sweep, and its data, into its directory.
+
+    Args:
+      grid: the sweep, as `grown` returned it.
+      directory: of the sweep.
+      checksum: of the data of its first run.
 
     Raises:
       ConfigError: if it cannot be written.
+      DataError: if the runs that are there were trained on other data.
     """
     asked = grid.as_dict()
     stored = directory.config() if directory.holds_config() else asked
-    directory.write_config(stored | {"sweep": asked["sweep"]})
+    if stored["sweep"].get("data", checksum) != checksum:
+        raise DataError(
+            f"the runs in {directory.path} were trained on other data than there is now; restore that, or "
+            "choose another --workdir"
+        )
+    directory.write_config(stored | {"sweep": asked["sweep"] | {"data": checksum}})
 
 
 def _in_their_places(grid: Grid, earlier: list[dict[str, Any]], directory: RunDirectory) -> Iterator[Run]:

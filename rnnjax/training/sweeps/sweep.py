@@ -40,6 +40,7 @@ def sweep(grid: Grid, directory: RunDirectory, train_groups: Callable[[PendingGr
 
     Raises:
       ConfigError: if a config cannot be run on its data, or the directory is of something else.
+      DataError: if the runs in the directory were trained on other data.
       DirectoryInUse: if another process writes there.
       CheckpointError: if checkpoints cannot be written or read.
       Interrupted: if a signal stopped it, after a checkpoint and the results so far.
@@ -62,8 +63,8 @@ def _train(grid: Grid, directory: RunDirectory, train_groups: Callable[[PendingG
     training_schedule(task, grid.base)
     check_devices(grid)
     all_groups = groups(grid, seeds_apart=seeds_apart)
-    claim(grid, directory)
     directories = [RunDirectory(directory.path / "groups" / str(number)) for number in range(len(all_groups))]
+    claim(grid, directory, task.data.checksum)
     pending = [pair for pair in zip(all_groups, directories) if pair[1].summary(is_group_summary) is None]
     _log.info("%d runs; programs: %d, of which %d are left", len(grid.runs), len(directories), len(pending))
     try:
