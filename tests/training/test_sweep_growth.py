@@ -159,6 +159,15 @@ def test_a_sweep_does_not_grow_on_other_data(copy, monkeypatch):
     assert contents(copy) == before
 
 
+def test_a_sweep_does_not_grow_where_a_complete_group_is_of_another_config(copy):
+    config = copy / "groups" / "0" / "config.json"
+    config.write_text(config.read_text().replace('"epochs": 2', '"epochs": 3'))
+    before = contents(copy)
+    with pytest.raises(ConfigError, match=r"0 holds a run of another config \(different: epochs\)"):
+        trained(LARGE, copy)
+    assert contents(copy) == before
+
+
 @pytest.mark.parametrize(
     "damage",
     [

@@ -64,6 +64,8 @@ def _train(grid: Grid, directory: RunDirectory, train_groups: Callable[[PendingG
     check_devices(grid)
     all_groups = groups(grid, seeds_apart=seeds_apart)
     directories = [RunDirectory(directory.path / "groups" / str(number)) for number in range(len(all_groups))]
+    for group, group_directory in zip(all_groups, directories):
+        group_directory.check(group.as_dict())  # of those too that are complete
     claim(grid, directory, task.data.checksum)
     pending = [pair for pair in zip(all_groups, directories) if pair[1].summary(is_group_summary) is None]
     _log.info("%d runs; programs: %d, of which %d are left", len(grid.runs), len(directories), len(pending))
