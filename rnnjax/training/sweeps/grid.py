@@ -19,14 +19,13 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from rnnjax.config import OptimizerConfig, ParallelConfig, TrainConfig
-from rnnjax.config_flags import read_config
+from rnnjax.config_flags import is_list, read_config
 from rnnjax.config_group import freeze, to_dict
 from rnnjax.errors import require
 from rnnjax.optimizer import build_optimizer, fewest_steps
 from rnnjax.parallel.mesh import runs_mesh
 
 _OPTIMIZER = "optimizer."
-_LIST_FIELDS = ("cell.wrappers", "sinks")
 MOST_RUNS = 100_000
 KEEP = ("best", "all", "none")
 T = TypeVar("T")
@@ -166,10 +165,10 @@ def _lists(arguments: Iterable[str]) -> tuple[list[str], dict[str, list[str]]]:
 
     Values are separated by semicolons where there are any, else by commas, except those of a field that is a list.
     """
-    fixed, lists = [], {}
+    fixed, lists, arguments = [], {}, list(arguments)
     for argument in arguments:
         field = re.fullmatch(r"--?config\.([\w.]+)=(.*[,;].*)", argument, re.DOTALL)
-        if field is None or (field[1] in _LIST_FIELDS and ";" not in field[2]):
+        if field is None or (";" not in field[2] and is_list(arguments, field[1])):
             fixed.append(argument)
             continue
         lists[field[1]] = field[2].split(";" if ";" in field[2] else ",")
