@@ -74,6 +74,12 @@ def test_commas_are_within_a_value_of_any_field_that_is_a_list(text, lengths):
     assert [run.config.data.test_lengths for run in grid.runs] == lengths
 
 
+def test_of_several_flags_of_a_field_the_last_one_counts_as_in_training():
+    rate, rates = "--config.optimizer.learning_rate=3", "--config.optimizer.learning_rate=1,2"
+    assert [run.config.optimizer.learning_rate for run in grid_of(rates, rate).runs] == [3]
+    assert [run.config.optimizer.learning_rate for run in grid_of(rate, rates).runs] == [1, 2]
+
+
 @pytest.mark.parametrize("text", ["dropout;", "dropout,residual;dropout,residual"])
 def test_semicolons_without_a_value_or_with_one_twice_are_refused(text):
     with pytest.raises(ConfigError, match=f"--config.cell.wrappers has .* '{text}'"):

@@ -167,12 +167,17 @@ def _lists(arguments: Iterable[str]) -> tuple[list[str], dict[str, list[str]]]:
     """
     fixed, lists, arguments = [], {}, list(arguments)
     for argument in arguments:
-        field = re.fullmatch(r"--?config\.([\w.]+)=(.*[,;].*)", argument, re.DOTALL)
-        if field is None or (";" not in field[2] and is_list(arguments, field[1])):
+        flag = re.fullmatch(r"--?(?:no)?config\.([\w.]+)(?:=(.*))?", argument, re.DOTALL)
+        if flag is None:
             fixed.append(argument)
             continue
-        lists[field[1]] = field[2].split(";" if ";" in field[2] else ",")
-        require(all(lists[field[1]]), f"--config.{field[1]} has an empty value in {field[2]!r}")
+        field, text = flag[1], flag[2] or ""
+        lists.pop(field, None)  # of several flags of a field the last one counts
+        if ";" in text or ("," in text and not is_list(arguments, field)):
+            lists[field] = text.split(";" if ";" in text else ",")
+            require(all(lists[field]), f"--config.{field} has an empty value in {text!r}")
+        else:
+            fixed.append(argument)
     return fixed, lists
 
 
