@@ -174,6 +174,7 @@ def test_a_sweep_does_not_grow_where_a_complete_group_is_of_another_config(copy)
         {"before": None},
         {"before": [1]},
         {"before": [{"seeds": 1, "values": {}}]},
+        {"before": [{"seeds": 1, "values": {"optimizer.learning_rate": [0.1]}}], "values": 3},
         {"before": [{"seeds": 10**30, "values": {"optimizer.learning_rate": [0.1]}}]},
         {"values": {"optimizer.learning_rate": 3}},
     ],

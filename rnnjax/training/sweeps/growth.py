@@ -47,7 +47,7 @@ def _asked(stored: Any) -> list[dict[str, Any]] | None:
     if not isinstance(stored, dict) or not isinstance(stored.get("before", []), list):
         return None
     parts = [*stored.get("before", []), stored]
-    if not all(_is_asked(part) and part["values"].keys() == stored["values"].keys() for part in parts):
+    if not all(map(_is_asked, parts)) or any(part["values"].keys() != parts[0]["values"].keys() for part in parts):
         return None
     return [{name: part[name] for name in ("seeds", "values")} for part in parts]
 
