@@ -6,7 +6,7 @@ import re
 from collections.abc import Container, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from absl import flags
 
@@ -112,6 +112,16 @@ def _choose_lists(config: TrainConfig, arguments: Sequence[str]) -> list[str]:
             values, rest = _extracted(rest, f"config.{path}")
             setattr(group, name, _names(values[-1]))
     return rest
+
+
+def is_list(arguments: Sequence[str], path: str) -> bool:
+    """Says whether the field of a dotted name is a list in the config file that the arguments name."""
+    try:
+        names, _ = _extracted(arguments, "config")
+        group, name = _place(read_config_file(names[-1]).config(), path)
+    except (ConfigError, IndexError):  # which `read_config` says
+        return False
+    return get_origin(field_types(group)[name]) is tuple
 
 
 def _names(text: str) -> tuple[str, ...]:

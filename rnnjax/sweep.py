@@ -3,7 +3,8 @@
 
 A field with several values is swept over, several such fields in every combination, each with the seeds from
 config.seed on. Values that have commas in them are parted by semicolons, as in
---config.cell.wrappers="dropout,residual;dropout;none"; without one, that field has a single value, as in training.
+--config.cell.wrappers="dropout,residual;dropout;none"; without one, a field that is a list, such as that or
+--config.data.features, has a single value, as in training.
 Runs that differ in the seed and in numbers of the optimiser are trained by one compiled program, at most N of them with
 --at-once; those that differ in more follow one after the other. So do seeds from which the data is made, as in
 configs/sequences.py, unless --config.data.seed gives all of them the same. Every run is what `python -m rnnjax.train`

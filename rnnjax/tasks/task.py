@@ -155,8 +155,9 @@ class Task:
 
         Args:
           params: the parameters.
-          batch: arrays of any kind by name, ``[B, ...]`` each.
-          key: of what is random in training; None for none of it.
+          batch: arrays of any kind by name, ``[B, ...]`` each; of ``config.batch_size`` examples where the task
+            carries state, as a language model does.
+          key: of what is random in training; None takes the loss of evaluation, without dropout or smoothed labels.
         """
         metrics, _ = self.loss(params, self.carry, jax.tree.map(jnp.asarray, dict(batch)), key)
         return mean(*metric_sums(metrics)["loss"])

@@ -7,7 +7,7 @@ from toytasks.grids import grid_of
 
 from rnnjax.config import OptimizerConfig
 from rnnjax.errors import ConfigError
-from rnnjax.training.sweeps.grid import groups, takes_array
+from rnnjax.training.sweeps.grid import groups, read_grid, takes_array
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
@@ -65,6 +65,19 @@ def test_values_that_are_lists_are_parted_by_semicolons(text, wrappers):
     grid = grid_of(f"--config.cell.wrappers={text}")
     assert [run.config.cell.wrappers for run in grid.runs] == wrappers
     assert json.loads(json.dumps(grid.as_dict())) == grid.as_dict()
+
+
+@pytest.mark.parametrize(("text", "lengths"), [("8,16", [(8, 16)]), ("8,16;4,", [(8, 16), (4,)])])
+def test_commas_are_within_a_value_of_any_field_that_is_a_list(text, lengths):
+    arguments = ["--config", "configs/sequences.py:adding", f"--config.data.test_lengths={text}"]
+    grid, _, _ = read_grid(arguments, seeds=1, at_once=None)
+    assert [run.config.data.test_lengths for run in grid.runs] == lengths
+
+
+def test_of_several_flags_of_a_field_the_last_one_counts_as_in_training():
+    rate, rates = "--config.optimizer.learning_rate=3", "--config.optimizer.learning_rate=1,2"
+    assert [run.config.optimizer.learning_rate for run in grid_of(rates, rate).runs] == [3]
+    assert [run.config.optimizer.learning_rate for run in grid_of(rate, rates).runs] == [1, 2]
 
 
 @pytest.mark.parametrize("text", ["dropout;", "dropout,residual;dropout,residual"])

@@ -215,9 +215,18 @@ def test_seeds_whose_data_differ_share_no_program(tmp_path, monkeypatch):
     grid = grid_of("--config.optimizer.learning_rate=1e-2,1e-1", seeds=2)
     task, seeds_apart = sweeping.build_first_task(grid)
     assert task.data.splits["train"]["x"].shape[1] == 2
-    assert seeds_apart
     found = groups(grid, seeds_apart=seeds_apart)
     assert [[run.number for run in group.runs] for group in found] == [[0, 2], [1, 3]]
+
+
+def test_whether_the_data_differs_by_seed_is_asked_of_all_data_that_is_swept_over(monkeypatch):
+    def length(config):
+        return config.examples if config.examples < 30 else config.seed + 2
+
+    monkeypatch.setattr(sweeping, "build_task", lambda config: build_task(freeze(sign.Config(length=length(config)))))
+    grid = grid_of("--config.examples=24,32", "--config.optimizer.learning_rate=1e-2,1e-1", seeds=2)
+    found = groups(grid, seeds_apart=sweeping.build_first_task(grid)[1])
+    assert [[run.number for run in group.runs] for group in found] == [[0, 1, 2, 3], [4, 6], [5, 7]]
 
 
 def test_a_run_that_diverges_leaves_the_others_alone(tmp_path):

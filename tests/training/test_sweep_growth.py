@@ -8,10 +8,11 @@ import signal
 import pytest
 from toytasks.grids import grid_of
 
-from rnnjax.errors import ConfigError
+from rnnjax.errors import ConfigError, DataError
 from rnnjax.training.directory.run_directory import RunDirectory
 from rnnjax.training.interruption import Interrupted
 from rnnjax.training.sweeps import sweep as sweeping
+from rnnjax.training.sweeps.group import train_group
 from rnnjax.training.sweeps.group_record import GroupRecord
 from rnnjax.training.sweeps.sweep import sweep, train_in_turn
 
@@ -117,3 +118,69 @@ def test_a_sweep_that_lacks_runs_of_the_directory_or_differs_otherwise_is_refuse
     with pytest.raises(ConfigError, match=sentence):
         trained(grid_of(*arguments, seeds=seeds), copy)
     assert contents(copy) == before
+
+
+def test_a_value_that_shares_no_program_with_the_others_leaves_their_groups_as_they_are(tmp_path):
+    clipped, path = "--config.optimizer.clip_norm=", tmp_path / "sweep"
+    trained(grid_of(f"{clipped}0.5,1.0"), path)
+    results = trained(grid_of(f"{clipped}0.5,1.0,none"), path)
+    assert [group["runs"] for group in results["groups"]] == [[0, 1], [2]]
+    assert [(run["run"], run["values"]["optimizer.clip_norm"]) for run in results["runs"]] == [
+        (0, 0.5),
+        (1, 1),
+        (2, None),
+    ]
+
+
+def test_fields_in_another_order_are_the_sweep_that_was_begun(tmp_path, monkeypatch):
+    rates, kinds, path = f"{SWEPT}1e-2,1e-1", f"{KIND}GRU,BasicRNN", tmp_path / "sweep"
+    trained_groups = []
+
+    def first_only(group, *others):
+        trained_groups.append(group)
+        if len(trained_groups) == 2:
+            raise KeyboardInterrupt
+        train_group(group, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweeping, "train_group", first_only)
+        with pytest.raises(KeyboardInterrupt):
+            trained(grid_of(rates, kinds), path)
+    runs = trained(grid_of(kinds, rates), path)["runs"]
+    found = [(run["run"], run["values"]["optimizer.learning_rate"], run["values"]["cell.kind"]) for run in runs]
+    assert found == [(0, 1e-2, "GRU"), (1, 1e-2, "BasicRNN"), (2, 1e-1, "GRU"), (3, 1e-1, "BasicRNN")]
+
+
+def test_a_sweep_does_not_grow_on_other_data(copy, monkeypatch):
+    before = contents(copy)
+    monkeypatch.setenv("SIGN_DATA", "1")
+    with pytest.raises(DataError, match=r"the runs in .* were trained on other data than there is now; restore that"):
+        trained(LARGE, copy)
+    assert contents(copy) == before
+
+
+def test_a_sweep_does_not_grow_where_a_complete_group_is_of_another_config(copy):
+    config = copy / "groups" / "0" / "config.json"
+    config.write_text(config.read_text().replace('"epochs": 2', '"epochs": 3'))
+    before = contents(copy)
+    with pytest.raises(ConfigError, match=r"0 holds a run of another config \(different: epochs\)"):
+        trained(LARGE, copy)
+    assert contents(copy) == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"before": None},
+        {"before": [1]},
+        {"before": [{"seeds": 1, "values": {}}]},
+        {"before": [{"seeds": 1, "values": {"optimizer.learning_rate": [0.1]}}], "values": 3},
+        {"before": [{"seeds": 10**30, "values": {"optimizer.learning_rate": [0.1]}}]},
+        {"values": {"optimizer.learning_rate": 3}},
+    ],
+)
+def test_what_a_damaged_config_says_of_a_sweep_is_refused(damage, copy):
+    stored = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(stored | {"sweep": stored["sweep"] | damage}))
+    with pytest.raises(ConfigError, match=r"another config \(different: .*sweep\."):
+        trained(LARGE, copy)

@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,15 +19,14 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from rnnjax.config import OptimizerConfig, ParallelConfig, TrainConfig
-from rnnjax.config_flags import read_config
+from rnnjax.config_flags import is_list, read_config
 from rnnjax.config_group import freeze, to_dict
 from rnnjax.errors import require
 from rnnjax.optimizer import build_optimizer, fewest_steps
 from rnnjax.parallel.mesh import runs_mesh
 
 _OPTIMIZER = "optimizer."
-_LIST_FIELDS = ("cell.wrappers", "sinks")
-_MOST_RUNS = 100_000
+MOST_RUNS = 100_000
 KEEP = ("best", "all", "none")
 T = TypeVar("T")
 
@@ -134,7 +133,7 @@ def read_grid(
     require("seed" not in lists, "a sweep takes its seeds from --seeds, from config.seed on; give one config.seed")
     require("task" not in lists, "a sweep is of one task; give one config.task")
     count = seeds * math.prod(map(len, lists.values()))
-    require(count <= _MOST_RUNS, f"a sweep has at most {_MOST_RUNS} runs, and --seeds and the lists make {count}")
+    require(count <= MOST_RUNS, f"a sweep has at most {MOST_RUNS} runs, and --seeds and the lists make {count}")
     points = []
     for texts in itertools.product(*lists.values()):
         chosen = [f"--config.{field}={text}" for field, text in zip(lists, texts)]
@@ -166,14 +165,19 @@ def _lists(arguments: Iterable[str]) -> tuple[list[str], dict[str, list[str]]]:
 
     Values are separated by semicolons where there are any, else by commas, except those of a field that is a list.
     """
-    fixed, lists = [], {}
+    fixed, lists, arguments = [], {}, list(arguments)
     for argument in arguments:
-        field = re.fullmatch(r"--?config\.([\w.]+)=(.*[,;].*)", argument, re.DOTALL)
-        if field is None or (field[1] in _LIST_FIELDS and ";" not in field[2]):
+        flag = re.fullmatch(r"--?(?:no)?config\.([\w.]+)(?:=(.*))?", argument, re.DOTALL)
+        if flag is None:
             fixed.append(argument)
             continue
-        lists[field[1]] = field[2].split(";" if ";" in field[2] else ",")
-        require(all(lists[field[1]]), f"--config.{field[1]} has an empty value in {field[2]!r}")
+        field, text = flag[1], flag[2] or ""
+        lists.pop(field, None)  # of several flags of a field the last one counts
+        if ";" in text or ("," in text and not is_list(arguments, field)):
+            lists[field] = text.split(";" if ";" in text else ",")
+            require(all(lists[field]), f"--config.{field} has an empty value in {text!r}")
+        else:
+            fixed.append(argument)
     return fixed, lists
 
 
@@ -213,30 +217,47 @@ def _runs(points: Sequence[tuple[TrainConfig, dict[str, Any]]], seeds: int) -> l
     ]
 
 
-def groups(grid: Grid, *, seeds_apart: bool = False) -> list[Group]:
+_NOT_OF_DATA = {field.name for field in dataclasses.fields(TrainConfig)} - {"data"}  # whatever the seed does to it
+
+
+def data_point(run: Run) -> str:
+    """Returns as text the values of a run that may decide whether its data depends on the seed."""
+    return _identity(run, [name for name in run.values if name.split(".")[0] in _NOT_OF_DATA])
+
+
+def groups(grid: Grid, *, seeds_apart: Collection[str] = ()) -> list[Group]:
     """Returns the groups of runs that one program each can train.
 
     Fields of the optimiser that can be arrays may differ within a group; which fields can is tried out.
 
     Args:
       grid: the sweep.
-      seeds_apart: whether runs of different seeds are in different groups.
+      seeds_apart: each `data_point` at which runs of different seeds are in different groups.
     """
-    floats = [name for name in grid.values if name.startswith(_OPTIMIZER) and _all_float(grid.values[name])]
+    # Of each part by itself, so that values which are added later change no group of those that are there.
+    return [
+        group for part in grouped(grid.runs, lambda run: run.part) for group in _groups_of_part(grid, part, seeds_apart)
+    ]
+
+
+def _groups_of_part(grid: Grid, runs: Sequence[Run], seeds_apart: Collection[str]) -> list[Group]:
+    floats = [name for name in grid.values if name.startswith(_OPTIMIZER) and _all_float(runs, name)]
     result = []
-    for runs in _grouped(grid.runs, lambda run: (run.part, _identity(run, floats), run.seed if seeds_apart else None)):
+    for alike in grouped(
+        runs, lambda run: (_identity(run, floats), run.seed if data_point(run) in seeds_apart else None)
+    ):
         names = [name.removeprefix(_OPTIMIZER) for name in floats]
-        traced = tuple(name for name in names if takes_array(runs[0].config.optimizer, name))
+        traced = tuple(name for name in names if takes_array(alike[0].config.optimizer, name))
         fixed = [name for name in floats if name.removeprefix(_OPTIMIZER) not in traced]
-        for same in _grouped(runs, lambda run, fixed=fixed: tuple(run.values[name] for name in fixed)):
+        for same in grouped(alike, lambda run, fixed=fixed: tuple(run.values[name] for name in fixed)):
             size = grid.at_once or len(same)
             parts = [same[first : first + size] for first in range(0, len(same), size)]
             result += [Group(part, traced, grid.keep) for part in parts]
     return result
 
 
-def _all_float(values: Sequence[Any]) -> bool:
-    return all(type(value) is float for value in values)
+def _all_float(runs: Sequence[Run], name: str) -> bool:
+    return all(type(run.values[name]) is float for run in runs)
 
 
 def _identity(run: Run, but: Sequence[str]) -> str:
@@ -244,7 +265,7 @@ def _identity(run: Run, but: Sequence[str]) -> str:
     return json.dumps({name: value for name, value in run.values.items() if name not in but})
 
 
-def _grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
+def grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
     """Returns the items in groups of equal keys, in the order of their first items."""
     by_key: dict[Hashable, list[T]] = {}
     for item in items:

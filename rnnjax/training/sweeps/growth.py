@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rnnjax.config_group import to_dict
-from rnnjax.errors import ConfigError
+from rnnjax.errors import ConfigError, DataError
 from rnnjax.training.directory.run_directory import RunDirectory
-from rnnjax.training.sweeps.grid import Grid, Run
+from rnnjax.training.sweeps.grid import MOST_RUNS, Grid, Run
 from rnnjax.training.sweeps.report import point_name
 
 
@@ -29,6 +29,10 @@ def grown(grid: Grid, directory: RunDirectory) -> Grid:
     if stored is None or earlier is None:
         directory.check(grid.as_dict())
         return grid
+    fields = list(earlier[0]["values"])
+    _require_fields(fields, grid, directory)
+    # In the order of the first command, by which the runs are numbered.
+    grid = grid._replace(values={name: grid.values[name] for name in fields})
     if earlier[-1] == json.loads(json.dumps(grid.asked())):
         earlier.pop()
     runs = list(_in_their_places(grid, earlier, directory))
@@ -40,33 +44,50 @@ def grown(grid: Grid, directory: RunDirectory) -> Grid:
 
 def _asked(stored: Any) -> list[dict[str, Any]] | None:
     """Returns the seeds and values of a sweep's parts from `config.json`; None if it has none that can be read."""
-    if not isinstance(stored, dict):
+    if not isinstance(stored, dict) or not isinstance(stored.get("before", []), list):
         return None
     parts = [*stored.get("before", []), stored]
-    if not all(isinstance(part.get("seeds"), int) and isinstance(part.get("values"), dict) for part in parts):
+    if not all(map(_is_asked, parts)) or any(part["values"].keys() != parts[0]["values"].keys() for part in parts):
         return None
     return [{name: part[name] for name in ("seeds", "values")} for part in parts]
 
 
-def claim(grid: Grid, directory: RunDirectory) -> None:
-    """Writes what identifies a sweep into its directory, as `grown` returned it.
+def _is_asked(part: Any) -> bool:
+    """Says whether a value from a JSON file has seeds and values as `Grid.asked` returns them."""
+    if not isinstance(part, dict) or not isinstance(part.get("values"), dict):
+        return False
+    seeds, lists = part.get("seeds"), part["values"].values()
+    return isinstance(seeds, int) and 1 <= seeds <= MOST_RUNS and all(isinstance(each, list) for each in lists)
+
+
+def claim(grid: Grid, directory: RunDirectory, checksum: str) -> None:
+    """Writes what identifies a sweep, and its data, into its directory.
+
+    Args:
+      grid: the sweep, as `grown` returned it.
+      directory: of the sweep.
+      checksum: of the data of its first run.
 
     Raises:
       ConfigError: if it cannot be written.
+      DataError: if the runs that are there were trained on other data.
     """
     asked = grid.as_dict()
     stored = directory.config() if directory.holds_config() else asked
-    directory.write_config(stored | {"sweep": asked["sweep"]})
+    if stored["sweep"].get("data", checksum) != checksum:
+        raise DataError(
+            f"the runs in {directory.path} were trained on other data than there is now; restore that, or "
+            "choose another --workdir"
+        )
+    directory.write_config(stored | {"sweep": asked["sweep"] | {"data": checksum}})
 
 
 def _in_their_places(grid: Grid, earlier: list[dict[str, Any]], directory: RunDirectory) -> Iterator[Run]:
     """Yields the runs of a sweep: those of every earlier command in its order, and those that are left."""
     left = {_key(run.values, run.seed): run for run in grid.runs}
     known, numbers = dict(left), itertools.count()
-    fields = list(earlier[0]["values"] if earlier else grid.values)
-    _require_fields(fields, grid, directory)
     for part, asked in enumerate([*earlier, grid.asked()]):
-        for values, seed in itertools.product(_points(asked["values"], fields), range(asked["seeds"])):
+        for values, seed in itertools.product(_points(asked["values"], list(grid.values)), range(asked["seeds"])):
             key = _key(values, grid.base.seed + seed)
             if key not in known:
                 raise ConfigError(

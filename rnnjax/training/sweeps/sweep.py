@@ -20,7 +20,7 @@ from rnnjax.training.engine import training_schedule
 from rnnjax.training.interruption import StopRequest
 from rnnjax.training.sinks.named import followers
 from rnnjax.training.sweeps.best import KEPT
-from rnnjax.training.sweeps.grid import Grid, Group, check_devices, groups
+from rnnjax.training.sweeps.grid import Grid, Group, check_devices, data_point, grouped, groups
 from rnnjax.training.sweeps.group import is_group_summary, train_group
 from rnnjax.training.sweeps.growth import claim, grown
 from rnnjax.training.sweeps.report import plot_sweep, points, table
@@ -40,6 +40,7 @@ def sweep(grid: Grid, directory: RunDirectory, train_groups: Callable[[PendingGr
 
     Raises:
       ConfigError: if a config cannot be run on its data, or the directory is of something else.
+      DataError: if the runs in the directory were trained on other data.
       DirectoryInUse: if another process writes there.
       CheckpointError: if checkpoints cannot be written or read.
       Interrupted: if a signal stopped it, after a checkpoint and the results so far.
@@ -62,8 +63,10 @@ def _train(grid: Grid, directory: RunDirectory, train_groups: Callable[[PendingG
     training_schedule(task, grid.base)
     check_devices(grid)
     all_groups = groups(grid, seeds_apart=seeds_apart)
-    claim(grid, directory)
     directories = [RunDirectory(directory.path / "groups" / str(number)) for number in range(len(all_groups))]
+    for group, group_directory in zip(all_groups, directories):
+        group_directory.check(group.as_dict())  # of those too that are complete
+    claim(grid, directory, task.data.checksum)
     pending = [pair for pair in zip(all_groups, directories) if pair[1].summary(is_group_summary) is None]
     _log.info("%d runs; programs: %d, of which %d are left", len(grid.runs), len(directories), len(pending))
     try:
@@ -95,14 +98,19 @@ def about(group: Group) -> str:
     return ", ".join([f"runs: {len(group.runs)}", *(f"{name}={values[name]}" for name in common)])
 
 
-def build_first_task(grid: Grid) -> tuple[Task, bool]:
-    """Returns the task of the first run, and whether its data depends on the seed.
+def build_first_task(grid: Grid) -> tuple[Task, set[str]]:
+    """Returns the task of the first run, and each `data_point` of the sweep whose data depends on the seed.
 
     If the data does, what a task computes may do so too; then one program cannot train runs of different seeds.
     """
-    task = build_task(grid.base)
-    other = next((run.config for run in grid.runs if run.seed != grid.base.seed), None)
-    return task, other is not None and build_task(other).data.checksum != task.data.checksum
+    first_task, seeds_apart = build_task(grid.base), set()
+    for first, *others in grouped(grid.runs, data_point):
+        other = next((run for run in others if run.values == first.values), None)  # with another seed
+        if other is not None:
+            task = first_task if first.number == grid.runs[0].number else build_task(first.config)
+            if build_task(other.config).data.checksum != task.data.checksum:
+                seeds_apart.add(data_point(first))
+    return first_task, seeds_apart
 
 
 def gather(grid: Grid, task: Task, directories: Sequence[RunDirectory]) -> dict[str, Any]:
