@@ -65,8 +65,7 @@ class GatedLinearAttention(LinearCell):
 
     def initial_state(self, batch_size: int | tuple[int, ...], dtype: DTypeLike = jnp.float32) -> HiddenState:
         keys = self.hidden_size // self.heads
-        zeros = self.zeros(batch_size, self.hidden_size * keys, dtype)
-        return HiddenState(zeros.reshape(*zeros.shape[:-1], self.heads, keys, keys))
+        return HiddenState(self.zeros(batch_size, (self.heads, keys, keys), dtype))
 
     def coefficients(self, params: LinearParams, zs: Float[Array, "*N 4 H"]) -> tuple[Array, Array]:
         _, keys, values, gates = self._by_head(zs)
