@@ -99,7 +99,8 @@ class Cell(ToldApart, ABC):
 
         Args:
           params: the parameters.
-          xs: inputs ``[T, *batch, I]``.
+          xs: inputs ``[T, *batch, I]``. Those of missing steps are zeros, where values and derivatives must be finite:
+            ``x / jnp.linalg.norm(x)`` has neither there, and its NaN would reach the gradient of the parameters.
           key: PRNG key for all the randomness of the cell; None means evaluation.
         """
 

@@ -41,6 +41,7 @@ _METHODS: tuple[Method, ...] = (
     CuDNN(),
 )
 _BATCH, _STEPS = 3, 6
+_RESULTS = "outputs and state", "gradients"
 _CASES = {
     "no options": {},
     "lengths and resets": {
@@ -72,7 +73,7 @@ def check_cell(cell: Cell, input_size: Size, *, tolerance: float | None = None) 
       The methods that serve the cell here, and agree.
 
     Raises:
-      ValueError: saying which two ways differ, in what and by how much.
+      ValueError: saying which two ways differ, in what and by how much; for values or gradients that are not finite.
 
     Example:
       >>> import rnnjax
@@ -81,7 +82,8 @@ def check_cell(cell: Cell, input_size: Size, *, tolerance: float | None = None) 
       True
     """
     check_size("input_size", input_size)
-    tolerance = tolerance or (1e-3 if on_cpu() or exact_products() else 3e-2)
+    if tolerance is None:
+        tolerance = 1e-3 if on_cpu() or exact_products() else 3e-2
     params = _perturbed(cell.init(jax.random.key(0), input_size))
     xs = jax.random.normal(jax.random.key(1), (_BATCH, _STEPS, int(input_size)))
     whole = jax.jit(lambda params, xs: unroll(cell, params, xs, method=Scan())[0])(params, xs)
@@ -90,10 +92,12 @@ def check_cell(cell: Cell, input_size: Size, *, tolerance: float | None = None) 
     _check_units(cell, params, xs)
     served = [method for method in _METHODS if _serves(method, cell, params, xs)]
     wanted = _found(cell, Scan(), params, xs)
+    for case in _CASES:
+        _check_finite(cell, case, wanted[case])
     for method in served:
         found = _found(cell, method, params, xs)
         for case in _CASES:
-            for what, got, right in zip(("outputs and state", "gradients"), found[case], wanted[case]):
+            for what, got, right in zip(_RESULTS, found[case], wanted[case]):
                 error = largest_error(_numbers(got), _numbers(right))
                 _compare(cell, f"{method} with {case}", what, error, tolerance)
     return tuple(served)
@@ -159,6 +163,18 @@ def _found(cell: Cell, method: Method, params: Params, xs: Array) -> dict[str, t
         return found
 
     return jax.jit(of_all)(params, xs)
+
+
+def _check_finite(cell: Cell, case: str, results: tuple[Any, Any]) -> None:
+    """Raises if a result is not finite, which differs from anything."""
+    zeros = "inputs of missing steps are read as zeros, where a function such as jnp.linalg.norm has no derivative; "
+    why = "" if case == "no options" else zeros
+    for what, numbers in zip(_RESULTS, results):
+        if not all(np.isfinite(leaf).all() for leaf in _numbers(numbers)):
+            raise ValueError(
+                f"{type(cell).__name__} gives {what} that are not finite, by Scan() with {case}: {why}"
+                "take roots and quotients of what stays away from zero, such as jnp.sqrt(jnp.sum(x**2, -1) + 1e-6)"
+            )
 
 
 def _numbers(tree: Any) -> list[Array]:
