@@ -86,7 +86,7 @@ class Cell(ToldApart, ABC):
 
     @abstractmethod
     def initial_state(self, batch_size: int | tuple[int, ...], dtype: DTypeLike = jnp.float32) -> State:
-        """Returns the state before the first step, each leaf ``[*batch, ...]``.
+        """Returns the state before the first step, each leaf ``[*batch, ...]``; `start` has one that is learned.
 
         Args:
           batch_size: the size of the batch axis, or a tuple of sizes for another number of batch axes.
