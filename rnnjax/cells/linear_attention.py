@@ -28,11 +28,13 @@ class GatedLinearAttention(LinearCell):
 
     Heads have K = H / n keys and as many values. Parameters are `LinearParams` with the gates q, k, v, a; here W_a is
     whole where the paper's is a product of two thin matrices, and the normalisation and the gate of the paper's outputs
-    belong to the block around it. The state is `HiddenState`, its h being S, ``[*batch, n, K, K]``: all steps at once
-    keep K times the memory of a cell of H units, so that long sequences are unrolled by `Scan`, or in pieces.
+    belong to the block around it. The state is `HiddenState`, its h being S, ``[*batch, n, K, K]``. The states of all
+    steps are K times those of a cell of H units, and a gradient keeps them, by `Scan` too: give `remat_every` to
+    `Associative` or `Scan` for long sequences, about sqrt(T).
 
     With a bias b_a that keeps the gate open, a is 1, and this is linear attention (Katharopoulos et al., 2020) without
-    its feature map and its normaliser. The delta rule, whose matrices are multiplied by matrices, is no `LinearCell`.
+    its feature map and its normaliser. The delta rule, whose matrices are multiplied by matrices, is no `LinearCell`,
+    but a `Cell`.
 
     Attributes:
       heads: number n of heads.
