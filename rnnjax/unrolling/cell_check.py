@@ -14,7 +14,7 @@ from jaxtyping import Array
 from rnnjax.backend import on_cpu
 from rnnjax.cells.cell import Cell, Params
 from rnnjax.cells.sizes import Size, check_size
-from rnnjax.cells.traits import is_diagonal
+from rnnjax.cells.traits import fuses, is_diagonal
 from rnnjax.unrolling.associative import Associative
 from rnnjax.unrolling.auto import recurrences_in
 from rnnjax.unrolling.fused import Fused
@@ -23,7 +23,7 @@ from rnnjax.unrolling.kernels.pallas import Pallas
 from rnnjax.unrolling.kernels.precision import exact_products
 from rnnjax.unrolling.native.native import Native
 from rnnjax.unrolling.newton import Newton
-from rnnjax.unrolling.own_units import steps_read_others
+from rnnjax.unrolling.own_units import gates_by_unit_differ, steps_read_others
 from rnnjax.unrolling.recurrence import Method
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.sequences import unroll
@@ -73,7 +73,8 @@ def check_cell(cell: Cell, input_size: Size, *, tolerance: float | None = None) 
       The methods that serve the cell here, and agree.
 
     Raises:
-      ValueError: saying which two ways differ, in what and by how much; for values or gradients that are not finite.
+      ValueError: saying which two ways differ, in what and by how much; for values or gradients that are not finite; for
+        hidden units that read others in a cell that says that they do not.
 
     Example:
       >>> import rnnjax
@@ -104,12 +105,18 @@ def check_cell(cell: Cell, input_size: Size, *, tolerance: float | None = None) 
 
 
 def _check_units(cell: Cell, params: Params, xs: Array) -> None:
-    """Raises if a unit of a diagonal cell reads others: methods for such cells refuse it then, and are not compared."""
+    """Raises if units read others and the cell says that they do not: methods that rely on it are then not compared."""
     for recurrence in recurrences_in(functools.partial(unroll, cell), params, xs):
+        name = type(recurrence.cell).__name__
         if is_diagonal(recurrence.cell) and steps_read_others(recurrence, by_unit=True):
             raise ValueError(
-                f"{type(recurrence.cell).__name__} is a DiagonalCell, and the new state of a hidden unit follows from "
-                "that of others: derive it from rnnjax.GatedCell or rnnjax.Cell"
+                f"{name} is a DiagonalCell, and the new state of a hidden unit follows from that of others: derive it "
+                "from rnnjax.GatedCell or rnnjax.Cell"
+            )
+        if fuses(recurrence.cell) and recurrence.cell.pointwise and gates_by_unit_differ(recurrence):
+            raise ValueError(
+                f"the gates of {name} give a hidden unit by itself, with hidden_size = 1, another state than among "
+                "all: set pointwise = False in the cell, or have each unit read itself alone"
             )
 
 

@@ -41,6 +41,13 @@ class ReadsADirection(UpdateGateRNN):
         return zs / jnp.maximum(jnp.linalg.norm(zs, axis=-1, keepdims=True), 1e-6)
 
 
+class CentresItsSums(UpdateGateRNN):
+    """Its gates subtract a mean over hidden units, and it does not say `pointwise = False`."""
+
+    def gates(self, params, state, z, r):
+        return super().gates(params, state, z - z.mean(-1, keepdims=True), r)
+
+
 class FixedBias(UpdateGateRNN):
     """Its bias is not to be learnt, which a method that adds it elsewhere must respect."""
 
@@ -68,6 +75,7 @@ def test_a_cell_that_keeps_its_contract_passes_with_the_methods_that_serve_it(ce
         (LooksAhead(H), "LooksAhead gives other outputs by each sequence by itself than by Scan"),
         (MixesTheBatch(I), "MixesTheBatch gives other outputs by each sequence by itself than by Scan"),
         (ReadsTheStepBefore(I), "ReadsTheStepBefore gives other outputs by one step after another than by Scan"),
+        (CentresItsSums(H), "the gates of CentresItsSums give .* another state than among all: set pointwise = False"),
     ],
     ids=lambda value: type(value).__name__,
 )
