@@ -73,8 +73,8 @@ def check_cell(cell: Cell, input_size: Size, *, tolerance: float | None = None) 
       The methods that serve the cell here, and agree.
 
     Raises:
-      ValueError: saying which two ways differ, in what and by how much; for values or gradients that are not finite; for
-        hidden units that read others in a cell that says that they do not.
+      ValueError: saying which two ways differ, in what and by how much; for values or gradients that are not finite;
+        for hidden units that read others in a cell that says that they do not.
 
     Example:
       >>> import rnnjax
