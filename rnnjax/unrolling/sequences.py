@@ -109,7 +109,7 @@ def unroll_states(
       xs: inputs ``[*batch, T, I]``; ``[T, *batch, I]`` with `time_major`.
       state: the state before the first step, each leaf ``[*batch, ...]``; None takes the cell's initial state.
       **options: as in `unroll`. The method must be one that can return all states: `Scan`, which None takes,
-        `Static` or `Auto`.
+        `Static`, `Auto`, `Associative`, `Newton` or `TimeSplit`.
 
     Returns:
       The outputs, and the states with every leaf ``[*batch, T, ...]`` (``[T, *batch, ...]`` with `time_major`). Past
