@@ -99,6 +99,15 @@ class Bidirectional(nnx.Module):
       dropout: rate of dropping what a layer reads of the layer below, as in `rnnjax.bidirectional`.
       deterministic: whether nothing is dropped.
       rngs: what parameters, and dropout, are drawn from.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> import rnnjax.nn.nnx
+      >>> model = rnnjax.nn.nnx.Bidirectional(rnnjax.LSTM(8), rnnjax.LSTM(8), 3, rngs=nnx.Rngs(0))
+      >>> ys, (forward_state, backward_state) = model(jnp.ones((2, 5, 3)))
+      >>> ys.shape
+      (2, 5, 16)
     """
 
     def __init__(

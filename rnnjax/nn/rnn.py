@@ -151,7 +151,17 @@ def unrolled(
     deterministic: bool | None = None,
     **options: Any,
 ) -> tuple[Float[Array, "*B T O"], State]:
-    """Returns what a module's cell makes of inputs, as `unroll` takes them; its parameters are under the name `rnn`."""
+    """Returns the outputs and the final state of a module's cell, whose parameters are under the name `rnn`.
+
+    Args:
+      module: the module: its `cell`, and how it is unrolled.
+      unroll: `rnnjax.unroll`, or a function of the same arguments that reads other inputs.
+      input_size: number I of input features.
+      inputs: the inputs, as `unroll` takes them.
+      state: the state before the first step; None takes the cell's own.
+      deterministic: whether nothing is dropped; None: as the module says.
+      **options: as in `unroll`.
+    """
     params = module.param("rnn", module.cell.init, input_size)
     key = dropout_key(module, deterministic, module.cell.stochastic)
     how = {"reverse": module.reverse, "method": module.method, "time_major": module.time_major}
