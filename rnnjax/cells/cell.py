@@ -86,7 +86,7 @@ class Cell(ToldApart, ABC):
 
     @abstractmethod
     def initial_state(self, batch_size: int | tuple[int, ...], dtype: DTypeLike = jnp.float32) -> State:
-        """Returns the state before the first step, each leaf ``[*batch, ...]``.
+        """Returns the state before the first step, each leaf ``[*batch, ...]``; `start` has one that is learned.
 
         Args:
           batch_size: the size of the batch axis, or a tuple of sizes for another number of batch axes.
@@ -99,7 +99,8 @@ class Cell(ToldApart, ABC):
 
         Args:
           params: the parameters.
-          xs: inputs ``[T, *batch, I]``.
+          xs: inputs ``[T, *batch, I]``. Those of missing steps are zeros, where values and derivatives must be finite:
+            ``x / jnp.linalg.norm(x)`` has neither there, and its NaN would reach the gradient of the parameters.
           key: PRNG key for all the randomness of the cell; None means evaluation.
         """
 

@@ -112,7 +112,10 @@ def check_state(cell: Any, state: Any, batch: tuple[int, ...], dtype: Any) -> An
     if jax.tree.structure(state) != jax.tree.structure(expected):
         raise TypeError(f"state must be a {describe(expected)}, got {describe(state)}")
     if [np.shape(leaf) for leaf in jax.tree.leaves(state)] != [like.shape for like in jax.tree.leaves(expected)]:
-        raise ValueError(f"state must have the shapes {describe(expected)}, got {describe(state)}")
+        raise ValueError(
+            f"state must have the shapes {describe(expected)} for inputs with the batch axes {list(batch)}, "
+            f"got {describe(state)}"
+        )
     for leaf, like in zip(jax.tree.leaves(state), jax.tree.leaves(expected)):
         got = jnp.result_type(leaf)
         if jnp.issubdtype(got, jnp.complexfloating) and not jnp.issubdtype(like.dtype, jnp.complexfloating):

@@ -33,7 +33,8 @@ class GatedCell(HiddenCell):
     """A cell whose step is one product with the hidden state, then pointwise `gates`.
 
     A subclass defines `gates`, sets `gate_count`, and overrides what else differs. Its state is a NamedTuple with
-    a field `h`. If its gates mix hidden units (a projection, a normalisation), it overrides `pointwise` to be False.
+    a field `h`, its parameters one with the fields of `GatedParams`; either may have more. If its gates mix hidden
+    units (a projection, a normalisation), it overrides `pointwise` to be False.
 
     Attributes:
       hidden_size: number H of hidden units.

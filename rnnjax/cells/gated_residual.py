@@ -12,10 +12,10 @@ from jaxtyping import Array, PRNGKeyArray
 
 from rnnjax.cells.cell import Key, Params
 from rnnjax.cells.initializers import gate_kernels
+from rnnjax.cells.normalising import normalised
 from rnnjax.cells.projecting import keep_dtypes, project
 from rnnjax.cells.sizes import Size, check_size
 from rnnjax.cells.wrapper import Wrapper
-from rnnjax.dtypes import at_least_float32
 
 
 class GatedResidualParams(NamedTuple):
@@ -79,15 +79,8 @@ class GatedResidual(Wrapper):
         return xs if params.w_x is None else project(params.w_x, xs, xs.dtype)[..., 0, :], key
 
     def before(self, params: GatedResidualParams, xs: Array, drawn: Array) -> Array:
-        return _normalised(drawn) * params.scale.astype(drawn.dtype) + params.shift.astype(drawn.dtype)
+        return normalised(drawn, -1) * params.scale.astype(drawn.dtype) + params.shift.astype(drawn.dtype)
 
     def after(self, params: GatedResidualParams, ys: Array, drawn: Array) -> Array:
         gated = project(params.w, jax.nn.gelu(ys), ys.dtype) + params.b.astype(ys.dtype)
         return drawn.astype(ys.dtype) + gated[..., 0, :] * jax.nn.sigmoid(gated[..., 1, :])
-
-
-def _normalised(xs: Array) -> Array:
-    """Returns features of mean 0 and variance 1, computed in float32 at least."""
-    wide = xs.astype(at_least_float32(xs.dtype))
-    centred = wide - wide.mean(-1, keepdims=True)
-    return (centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)).astype(xs.dtype)

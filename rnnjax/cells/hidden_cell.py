@@ -14,7 +14,7 @@ from rnnjax.cells.cell import Cell, Key, Params, Recur, State, compute_dtype
 from rnnjax.cells.checks import check_hidden
 from rnnjax.cells.initializers import Initializer, gate_kernels, gate_vectors, initializer, vector_initializer
 from rnnjax.cells.projecting import keep_dtypes, project
-from rnnjax.cells.sizes import Size, batch_shape, check_size, keep_sizes
+from rnnjax.cells.sizes import Size, as_shape, check_size, keep_sizes
 from rnnjax.dtypes import at_least_float32
 
 
@@ -65,10 +65,16 @@ class HiddenCell(Cell):
     def initial_state(self, batch_size: int | tuple[int, ...], dtype: DTypeLike = jnp.float32) -> State:
         return HiddenState(self.zeros(batch_size, self.hidden_size, dtype))
 
-    def zeros(self, batch_size: int | tuple[int, ...], size: int, dtype: DTypeLike) -> Array:
-        """Returns zeros ``[*batch, size]`` in the type of the state, for inputs of type `dtype`."""
+    def zeros(self, batch_size: int | tuple[int, ...], size: int | tuple[int, ...], dtype: DTypeLike) -> Array:
+        """Returns zeros ``[*batch, *size]`` for a leaf of the state, in the state's type.
+
+        Args:
+          batch_size: the size of the batch axis, or a tuple of sizes for another number of batch axes.
+          size: of the leaf's last axis, or a tuple of sizes for several, as a matrix of each sequence has.
+          dtype: type of the inputs.
+        """
         dtype = self.state_dtype or at_least_float32(self.dtype or dtype)
-        return jnp.zeros((*batch_shape(batch_size), size), dtype)
+        return jnp.zeros((*as_shape(batch_size), *as_shape(size)), dtype)
 
     def inputs(self, params: Params, xs: Float[Array, "*N I"], *, key: Key = None) -> Any:
         return self.gate_inputs(params, self.project(params.w_x, xs))

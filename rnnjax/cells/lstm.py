@@ -15,8 +15,8 @@ from rnnjax.cells.cell import compute_dtype
 from rnnjax.cells.gated_cell import GatedCell, recurrent_product
 from rnnjax.cells.hidden_cell import add_bias
 from rnnjax.cells.initializers import gate_vectors, initializer, vector_initializer
+from rnnjax.cells.normalising import normalised
 from rnnjax.cells.sizes import Size, check_size, keep_sizes
-from rnnjax.dtypes import at_least_float32
 
 
 class LSTMState(NamedTuple):
@@ -158,12 +158,12 @@ class LSTM(GatedCell):
 
     def gate_inputs(self, params: LSTMParams, zs: Float[Array, "*N G H"]) -> Float[Array, "*N G H"]:
         if params.norm is not None:
-            zs = _normalise(zs, (-2, -1)) * params.norm.x.astype(zs.dtype)
+            zs = normalised(zs, (-2, -1)) * params.norm.x.astype(zs.dtype)
         return add_bias(zs, params.b)
 
     def gates(self, params: LSTMParams, state: LSTMState, z: Array, r: Array) -> LSTMState:
         if params.norm is not None:
-            r = _normalise(r, (-2, -1)) * params.norm.h
+            r = normalised(r, (-2, -1)) * params.norm.h
         gate = activation_function(self.gate_activation)
         activation = activation_function(self.activation)
         sums = z + r
@@ -178,8 +178,8 @@ class LSTM(GatedCell):
             c = jnp.clip(c, -self.cell_clip, self.cell_clip)
         if params.peephole is not None:
             before_o = before_o + params.peephole[-1] * c
-        normalised = c if params.norm is None else _normalise(c, -1) * params.norm.c + params.norm.c_bias
-        h = gate(before_o) * activation(normalised)
+        shown = c if params.norm is None else normalised(c, -1) * params.norm.c + params.norm.c_bias
+        h = gate(before_o) * activation(shown)
         return LSTMState(self._project(params, h, compute_dtype(z)), c)
 
     def _project(self, params: LSTMParams, h: Array, dtype: DTypeLike) -> Array:
@@ -188,10 +188,3 @@ class LSTM(GatedCell):
             return h
         h = recurrent_product(h, params.w_p, dtype)
         return h if self.projection_clip is None else jnp.clip(h, -self.projection_clip, self.projection_clip)
-
-
-def _normalise(x: Array, axes: int | tuple[int, ...]) -> Array:
-    """Returns `x` with zero mean and unit variance over `axes`, computed in float32 or a wider type."""
-    wide = x.astype(at_least_float32(x.dtype))
-    wide = wide - wide.mean(axes, keepdims=True)
-    return (wide * jax.lax.rsqrt(jnp.square(wide).mean(axes, keepdims=True) + 1e-6)).astype(x.dtype)

@@ -101,8 +101,7 @@ class MemoryCell(HiddenCell):
 
     def initial_state(self, batch_size: int | tuple[int, ...], dtype: DTypeLike = jnp.float32) -> HiddenState:
         size = self.hidden_size // self.heads
-        zeros = self.zeros(batch_size, self.hidden_size * size, dtype)
-        return HiddenState(zeros.reshape(*zeros.shape[:-1], self.heads, size, size))
+        return HiddenState(self.zeros(batch_size, (self.heads, size, size), dtype))
 
     def advance(self, params: Params, state: HiddenState, z: Any) -> HiddenState:
         _, key, value, log_decay, rate = association_like(self, params, z, state)

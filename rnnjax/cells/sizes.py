@@ -10,9 +10,9 @@ import numpy as np
 Size = int | np.integer
 
 
-def batch_shape(batch_size: int | tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the leading axes that a batch size stands for."""
-    return tuple(batch_size) if isinstance(batch_size, (tuple, list)) else (batch_size,)
+def as_shape(size: int | tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the axes that one size, or a tuple of sizes, stands for."""
+    return tuple(size) if isinstance(size, (tuple, list)) else (size,)
 
 
 def as_batch_size(batch: tuple[int, ...]) -> int | tuple[int, ...]:

@@ -67,7 +67,7 @@ class LanguageModel(nn.Module):
         self, xs: Float[Array, "B T E"], state: State | None = None, *, deterministic: bool = False
     ) -> tuple[Float[Array, "B T V"], State]:
         """Returns the same for embedded tokens."""
-        ys, state = self.recurrent(xs, state, deterministic=deterministic)
+        ys, state = self.recurrent(xs, state=state, deterministic=deterministic)
         ys = self.dropout(ys, deterministic=deterministic or self.is_initializing())
         # As the rows of one matrix: on a CPU the gradient of the product is then a tenth faster.
         rows = ys.reshape(math.prod(ys.shape[:-1]), ys.shape[-1])

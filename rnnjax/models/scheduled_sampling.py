@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from rnnjax.cells.cell import Cell, Key, Params, State
 from rnnjax.cells.randomness import TimedKey, split, timed
-from rnnjax.cells.sizes import batch_shape, keep_sizes
+from rnnjax.cells.sizes import as_shape, keep_sizes
 from rnnjax.models.dense import Dense, init_dense, init_embedding
 
 
@@ -97,7 +97,7 @@ class ScheduledSampling(Cell):
 
     def after(self, state: State, batch_size: int | tuple[int, ...]) -> SamplingState:
         """Returns the state before the first step, from that of the cell."""
-        return SamplingState(state, jnp.zeros(batch_shape(batch_size), jnp.int32))
+        return SamplingState(state, jnp.zeros(as_shape(batch_size), jnp.int32))
 
     def inputs(self, params: SamplingParams, xs: Float[Array, "T *B E"], *, key: Key = None) -> SamplingZs:
         if key is None:

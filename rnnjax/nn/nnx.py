@@ -23,6 +23,9 @@ class RNN(nnx.Module):
     Dropout is drawn from the stream `dropout` of `rngs`, which the module forks for itself when it is made. As with
     `nnx.Dropout`, `model.eval()` (or ``deterministic=True``) drops nothing and `model.train()` drops again.
 
+    In an `nnx.Sequential`, put ``lambda ys, state: ys`` between two of them: a state is given by name alone,
+    ``state=``, since a layer would otherwise start from what the one below knows at the end.
+
     Args:
       cell: the cell, a `Stack` for several layers.
       input_size: number I of input features.
@@ -59,8 +62,8 @@ class RNN(nnx.Module):
     def __call__(
         self,
         xs: Float[Array, "*B T I"],
-        state: State | None = None,
         *,
+        state: State | None = None,
         lengths: Int[Array, " *B"] | None = None,
         mask: Bool[Array, "*B T"] | None = None,
         resets: Bool[Array, "*B T"] | None = None,
@@ -96,6 +99,15 @@ class Bidirectional(nnx.Module):
       dropout: rate of dropping what a layer reads of the layer below, as in `rnnjax.bidirectional`.
       deterministic: whether nothing is dropped.
       rngs: what parameters, and dropout, are drawn from.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> import rnnjax.nn.nnx
+      >>> model = rnnjax.nn.nnx.Bidirectional(rnnjax.LSTM(8), rnnjax.LSTM(8), 3, rngs=nnx.Rngs(0))
+      >>> ys, (forward_state, backward_state) = model(jnp.ones((2, 5, 3)))
+      >>> ys.shape
+      (2, 5, 16)
     """
 
     def __init__(
@@ -121,8 +133,8 @@ class Bidirectional(nnx.Module):
     def __call__(
         self,
         xs: Float[Array, "*B T I"],
-        state: Sequence[State] | None = None,
         *,
+        state: Sequence[State] | None = None,
         lengths: Int[Array, " *B"] | None = None,
         mask: Bool[Array, "*B T"] | None = None,
         resets: Bool[Array, "*B T"] | None = None,

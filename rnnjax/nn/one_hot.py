@@ -82,7 +82,7 @@ class OneHotRNN(nn.Module):
 
     @nn.compact
     def __call__(
-        self, ids: Integer[Array, "*B T"], state: State | None = None, **options: Any
+        self, ids: Integer[Array, "*B T"], *, state: State | None = None, **options: Any
     ) -> tuple[Float[Array, "*B T O"], State]:
         """Returns the outputs and the final state, as `unroll_one_hot` does; options are those of a call of `RNN`."""
         return unrolled(self, functools.partial(unroll_one_hot, dtype=self.dtype), self.size, ids, state, **options)

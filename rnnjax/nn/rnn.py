@@ -23,8 +23,9 @@ class RNN(nn.Module):
     Dropout is drawn from the rng `dropout`. As with Flax's own, where cells have dropout that rng must be given or
     `deterministic` be true, which drops nothing; initialising needs neither.
 
-    `nn.Sequential` hands all that a layer returns to the next one, which would start from this one's final state: put
-    ``lambda ys, state: ys`` between them, or make one layer of a `Stack`.
+    `nn.Sequential` hands all that a layer returns to the next one, which refuses the final state of this one (it would
+    start from what this one knows at the end): put ``lambda ys, state: ys`` between them, or make one layer of a
+    `Stack`. Hence a state is given by name, ``state=``.
 
     Attributes:
       cell: the cell, a `Stack` for several layers.
@@ -52,8 +53,8 @@ class RNN(nn.Module):
     def __call__(
         self,
         xs: Float[Array, "*B T I"],
-        state: State | None = None,
         *,
+        state: State | None = None,
         lengths: Int[Array, " *B"] | None = None,
         mask: Bool[Array, "*B T"] | None = None,
         resets: Bool[Array, "*B T"] | None = None,
@@ -102,8 +103,8 @@ class Bidirectional(nn.Module):
     def __call__(
         self,
         xs: Float[Array, "*B T I"],
-        state: Sequence[State] | None = None,
         *,
+        state: Sequence[State] | None = None,
         lengths: Int[Array, " *B"] | None = None,
         mask: Bool[Array, "*B T"] | None = None,
         resets: Bool[Array, "*B T"] | None = None,
@@ -150,7 +151,17 @@ def unrolled(
     deterministic: bool | None = None,
     **options: Any,
 ) -> tuple[Float[Array, "*B T O"], State]:
-    """Returns what a module's cell makes of inputs, as `unroll` takes them; its parameters are under the name `rnn`."""
+    """Returns the outputs and the final state of a module's cell, whose parameters are under the name `rnn`.
+
+    Args:
+      module: the module: its `cell`, and how it is unrolled.
+      unroll: `rnnjax.unroll`, or a function of the same arguments that reads other inputs.
+      input_size: number I of input features.
+      inputs: the inputs, as `unroll` takes them.
+      state: the state before the first step; None takes the cell's own.
+      deterministic: whether nothing is dropped; None: as the module says.
+      **options: as in `unroll`.
+    """
     params = module.param("rnn", module.cell.init, input_size)
     key = dropout_key(module, deterministic, module.cell.stochastic)
     how = {"reverse": module.reverse, "method": module.method, "time_major": module.time_major}

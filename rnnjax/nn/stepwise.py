@@ -69,9 +69,8 @@ class SteppedModule:
                 return call(*args, **options)
             if isinstance(layer, Bidirectional) or layer.reverse:
                 raise ValueError(f"{type(layer).__name__} reads a sequence from its end")
-            inputs, *others = args
-            before = state_of(layer, inputs, others[0] if others else options.get("state"))
-            ys, after = call(inputs, before, **{name: each for name, each in options.items() if name != "state"})
+            before = state_of(layer, args[0], options.get("state"))
+            ys, after = call(*args, **(options | {"state": before}))
             states.append(before if state_of is _starting else after)
             lasts.append(after)
             return ys, after

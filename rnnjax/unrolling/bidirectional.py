@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from rnnjax.cells.cell import Cell, Key, Params, State
 from rnnjax.cells.randomness import dropout_mask, split
 from rnnjax.cells.sizes import Size
 from rnnjax.unrolling.checks import check_cell
-from rnnjax.unrolling.sequences import unroll
+from rnnjax.unrolling.sequences import unroll, valid_steps
 
 Cells = Cell | Sequence[Cell]
 
@@ -44,7 +44,8 @@ def bidirectional(
       dropout: rate of dropping, at each step, units that a layer reads of the layer below, the same units for both
         directions.
       key: PRNG key for dropout, between layers and in the cells; None means evaluation.
-      **options: as in `unroll`, except `reverse`.
+      **options: as in `unroll`, except `reverse`. A reset before step t cuts a sequence there for both directions, so
+        that neither reads across it: the backward cell is reset before it takes the valid step that precedes t.
 
     Returns:
       The outputs ``[*batch, T, O]``, those of `backward` behind those of `forward` on the last axis, and the pair of
@@ -188,8 +189,28 @@ def _layer(pair: tuple[Cell, Cell], params, xs: Array, state, key: Key, options:
     states = (None, None) if state is None else state
     keys = split(key, 2)
     forward_ys, forward_state = unroll(pair[0], params[0], xs, states[0], key=keys[0], **options)
+    options = options | {"resets": _resets_in_reverse(**options)}
     backward_ys, backward_state = unroll(pair[1], params[1], xs, states[1], key=keys[1], reverse=True, **options)
     return jnp.concatenate([forward_ys, backward_ys], axis=-1), (forward_state, backward_state)
+
+
+def _resets_in_reverse(
+    resets: Any = None, lengths: Any = None, mask: Any = None, time_major: bool = False, **others: Any
+) -> Bool[Array, "..."] | None:
+    """Returns the resets by which reversed sequences are cut where `resets` cut them: at the valid step before each."""
+    if resets is None:
+        return None
+    time_axis = 0 if time_major else -1
+    resets, mask = jax.tree.map(lambda flags: jnp.moveaxis(jnp.asarray(flags), time_axis, 0), (resets, mask))
+    length, lengths = resets.shape[0], None if lengths is None else jnp.asarray(lengths)
+    valid = valid_steps(length, lengths, mask)
+    valid = jnp.ones_like(resets) if valid is None else valid
+    steps = jnp.arange(length, dtype=jnp.int32).reshape(-1, *[1] * (resets.ndim - 1))
+    # [T + 1, *B]: the first valid step from each on, T where there is none; and whether there is a reset before it.
+    from_each = jax.lax.cummin(jnp.where(valid, steps, length), axis=0, reverse=True)
+    after_each = jnp.concatenate([from_each[1:], jnp.full_like(from_each[:1], length)])
+    with_end = jnp.concatenate([resets, jnp.zeros_like(resets[:1])])
+    return jnp.moveaxis(jnp.take_along_axis(with_end, after_each, 0), 0, time_axis)
 
 
 def _dropped(key: Key, rate: float, xs: Array, time_axis: int) -> Array:

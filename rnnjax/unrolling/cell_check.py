@@ -14,7 +14,7 @@ from jaxtyping import Array
 from rnnjax.backend import on_cpu
 from rnnjax.cells.cell import Cell, Params
 from rnnjax.cells.sizes import Size, check_size
-from rnnjax.cells.traits import is_diagonal
+from rnnjax.cells.traits import fuses, is_diagonal
 from rnnjax.unrolling.associative import Associative
 from rnnjax.unrolling.auto import recurrences_in
 from rnnjax.unrolling.chunkwise import Chunkwise
@@ -24,7 +24,7 @@ from rnnjax.unrolling.kernels.pallas import Pallas
 from rnnjax.unrolling.kernels.precision import exact_products
 from rnnjax.unrolling.native.native import Native
 from rnnjax.unrolling.newton import Newton
-from rnnjax.unrolling.own_units import steps_read_others
+from rnnjax.unrolling.own_units import gates_by_unit_differ, steps_read_others
 from rnnjax.unrolling.recurrence import Method
 from rnnjax.unrolling.scan import Scan
 from rnnjax.unrolling.sequences import unroll
@@ -43,6 +43,7 @@ _METHODS: tuple[Method, ...] = (
     CuDNN(),
 )
 _BATCH, _STEPS = 3, 6
+_RESULTS = "outputs and state", "gradients"
 _CASES = {
     "no options": {},
     "lengths and resets": {
@@ -74,7 +75,8 @@ def check_cell(cell: Cell, input_size: Size, *, tolerance: float | None = None) 
       The methods that serve the cell here, and agree.
 
     Raises:
-      ValueError: saying which two ways differ, in what and by how much.
+      ValueError: saying which two ways differ, in what and by how much; for values or gradients that are not finite;
+        for hidden units that read others in a cell that says that they do not.
 
     Example:
       >>> import rnnjax
@@ -83,7 +85,8 @@ def check_cell(cell: Cell, input_size: Size, *, tolerance: float | None = None) 
       True
     """
     check_size("input_size", input_size)
-    tolerance = tolerance or (1e-3 if on_cpu() or exact_products() else 3e-2)
+    if tolerance is None:
+        tolerance = 1e-3 if on_cpu() or exact_products() else 3e-2
     params = _perturbed(cell.init(jax.random.key(0), input_size))
     xs = jax.random.normal(jax.random.key(1), (_BATCH, _STEPS, int(input_size)))
     whole = jax.jit(lambda params, xs: unroll(cell, params, xs, method=Scan())[0])(params, xs)
@@ -92,22 +95,30 @@ def check_cell(cell: Cell, input_size: Size, *, tolerance: float | None = None) 
     _check_units(cell, params, xs)
     served = [method for method in _METHODS if _serves(method, cell, params, xs)]
     wanted = _found(cell, Scan(), params, xs)
+    for case in _CASES:
+        _check_finite(cell, case, wanted[case])
     for method in served:
         found = _found(cell, method, params, xs)
         for case in _CASES:
-            for what, got, right in zip(("outputs and state", "gradients"), found[case], wanted[case]):
+            for what, got, right in zip(_RESULTS, found[case], wanted[case]):
                 error = largest_error(_numbers(got), _numbers(right))
                 _compare(cell, f"{method} with {case}", what, error, tolerance)
     return tuple(served)
 
 
 def _check_units(cell: Cell, params: Params, xs: Array) -> None:
-    """Raises if a unit of a diagonal cell reads others: methods for such cells refuse it then, and are not compared."""
+    """Raises if units read others and the cell says that they do not: methods that rely on it are then not compared."""
     for recurrence in recurrences_in(functools.partial(unroll, cell), params, xs):
+        name = type(recurrence.cell).__name__
         if is_diagonal(recurrence.cell) and steps_read_others(recurrence, by_unit=True):
             raise ValueError(
-                f"{type(recurrence.cell).__name__} is a DiagonalCell, and the new state of a hidden unit follows from "
-                "that of others: derive it from rnnjax.GatedCell or rnnjax.Cell"
+                f"{name} is a DiagonalCell, and the new state of a hidden unit follows from that of others: derive it "
+                "from rnnjax.GatedCell or rnnjax.Cell"
+            )
+        if fuses(recurrence.cell) and recurrence.cell.pointwise and gates_by_unit_differ(recurrence):
+            raise ValueError(
+                f"the gates of {name} give a hidden unit by itself, with hidden_size = 1, another state than among "
+                "all: set pointwise = False in the cell, or have each unit read itself alone"
             )
 
 
@@ -161,6 +172,18 @@ def _found(cell: Cell, method: Method, params: Params, xs: Array) -> dict[str, t
         return found
 
     return jax.jit(of_all)(params, xs)
+
+
+def _check_finite(cell: Cell, case: str, results: tuple[Any, Any]) -> None:
+    """Raises if a result is not finite, which differs from anything."""
+    zeros = "inputs of missing steps are read as zeros, where a function such as jnp.linalg.norm has no derivative; "
+    why = "" if case == "no options" else zeros
+    for what, numbers in zip(_RESULTS, results):
+        if not all(np.isfinite(leaf).all() for leaf in _numbers(numbers)):
+            raise ValueError(
+                f"{type(cell).__name__} gives {what} that are not finite, by Scan() with {case}: {why}"
+                "take roots and quotients of what stays away from zero, such as jnp.sqrt(jnp.sum(x**2, -1) + 1e-6)"
+            )
 
 
 def _numbers(tree: Any) -> list[Array]:

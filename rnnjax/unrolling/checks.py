@@ -66,7 +66,9 @@ def check_lengths(lengths: Any, batch: tuple[int, ...], length: int) -> Int[Arra
         # Of an empty list, NumPy does not know that it has whole numbers.
         lengths = np.asarray(lengths, None if np.size(lengths) or hasattr(lengths, "dtype") else np.int32)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise TypeError(f"lengths must be whole numbers, got {lengths.dtype}")
+        raise TypeError(
+            f"lengths must be whole numbers, got {lengths.dtype}; convert it, for example with lengths.astype('int32')"
+        )
     if np.shape(lengths) != batch:
         raise ValueError(f"lengths must have shape [*batch] = {list(batch)}, got {list(np.shape(lengths))}")
     if not isinstance(lengths, Tracer):
@@ -107,7 +109,7 @@ def check_flags(name: str, flags: Any, batch: tuple[int, ...], length: int, time
     """
     flags = jnp.asarray(flags)
     if flags.dtype != bool:
-        raise TypeError(f"{name} must be bool, got {flags.dtype}")
+        raise TypeError(f"{name} must be bool, got {flags.dtype}; convert it, for example with {name}.astype(bool)")
     shape, axes = ((length, *batch), "[T, *batch]") if time_major else ((*batch, length), "[*batch, T]")
     if np.shape(flags) != shape:
         raise ValueError(f"{name} must have shape {axes} = {list(shape)}, got {list(np.shape(flags))}")

@@ -352,7 +352,7 @@ def why_not_here(implementation: Implementation | None, dtype: Any, interpret: b
 def _checked_resets(resets: Any, b: Any) -> Bool[Array, "T *B"]:
     resets, shape = jnp.asarray(resets), jax.tree.leaves(b)[0].shape
     if resets.dtype != bool:
-        raise TypeError(f"resets must be bool, got {resets.dtype}")
+        raise TypeError(f"resets must be bool, got {resets.dtype}; convert it, for example with resets.astype(bool)")
     if resets.ndim == 0 or shape[: resets.ndim] != resets.shape:
         raise ValueError(f"resets must be [T, *batch], the first axes of b {list(shape)}, got {list(resets.shape)}")
     return resets

@@ -67,7 +67,8 @@ def unroll(
         overflow, a gradient of a gradient by reverse mode twice is NaN with every method but `Static`; forward over
         reverse, as by `jax.hessian`, is right.
       reverse: whether to go from the last valid step to the first. Outputs stay in the order of the inputs, and the
-        state returned is the one after the first input.
+        state returned is the one after the first input. A reset acts before its own step in the order taken, which is
+        after it in time.
       method: how to unroll, such as `Static()` or `Scan()`; None takes `Auto()`, which chooses a method for each
         layer. All methods give the same values and gradients within rounding; a method that cannot run the cell raises
         an error that says why.
@@ -109,7 +110,7 @@ def unroll_states(
       xs: inputs ``[*batch, T, I]``; ``[T, *batch, I]`` with `time_major`.
       state: the state before the first step, each leaf ``[*batch, ...]``; None takes the cell's initial state.
       **options: as in `unroll`. The method must be one that can return all states: `Scan`, which None takes,
-        `Static` or `Auto`.
+        `Static`, `Auto`, `Associative`, `Newton` or `TimeSplit`.
 
     Returns:
       The outputs, and the states with every leaf ``[*batch, T, ...]`` (``[T, *batch, ...]`` with `time_major`). Past
@@ -190,7 +191,7 @@ def _unroll(settings: _Settings, params, xs, state, lengths, mask, resets, key):
     if settings.reverse:
         # Before `valid` is made: the valid steps of each sequence trade places, and the padding stays behind them.
         xs, mask, resets = (backward(x, lengths) for x in (xs, mask, resets))
-    valid = _valid(xs.shape[0], lengths, mask)
+    valid = valid_steps(xs.shape[0], lengths, mask)
     # Zeros for inputs, not only for outputs: the derivative at a NaN would be NaN, and zero times NaN is NaN.
     xs = xs if valid is None else select(valid, xs, jnp.zeros_like(xs))
     ys, state = _over_time(settings, params, xs, state, valid, mask is not None, resets, key)
@@ -211,7 +212,7 @@ def choose_again() -> None:
     compiled.clear_cache()
 
 
-def _valid(length: int, lengths: Array | None, mask: Array | None) -> Bool[Array, "T *B"] | None:
+def valid_steps(length: int, lengths: Array | None, mask: Array | None) -> Bool[Array, "T *B"] | None:
     """Returns which steps are valid by `lengths` and by `mask`; None if all are."""
     if lengths is None:
         return mask

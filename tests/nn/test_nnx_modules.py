@@ -38,7 +38,15 @@ def test_a_module_is_unroll_with_the_cells_own_parameters(cell):
     params, own = arrays(module.params), jax.eval_shape(lambda: cell.init(jax.random.key(1), 3))
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, own)
     state = jax.tree.map(lambda leaf: leaf + 0.5, cell.initial_state(2))
-    close(module(XS, state, **OPTIONS), rnnjax.unroll(cell, params, XS, state, reverse=True, **OPTIONS))
+    close(module(XS, state=state, **OPTIONS), rnnjax.unroll(cell, params, XS, state, reverse=True, **OPTIONS))
+
+
+def test_a_layer_in_a_sequential_does_not_start_from_the_end_of_the_one_below():
+    below, above = (modules.RNN(rnnjax.LSTM(3), 3, rngs=nnx.Rngs(seed)) for seed in range(2))
+    with pytest.raises(TypeError, match="positional"):
+        nnx.Sequential(below, above)(XS)
+    ys, _ = nnx.Sequential(below, lambda ys, state: ys, above)(XS)
+    close(ys, above(below(XS)[0])[0])
 
 
 def test_bidirectional_layers_are_bidirectional():

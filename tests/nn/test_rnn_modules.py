@@ -64,7 +64,7 @@ def test_all_options_are_those_of_unroll(reverse, time_major):
     state = jax.tree.map(lambda leaf: leaf + 0.5, cell.initial_state(2))
     xs, resets = (XS.swapaxes(0, 1), RESETS.T) if time_major else (XS, RESETS)
     module = nn.RNN(cell, method=rnnjax.Static(), reverse=reverse, time_major=time_major)
-    found = module.apply({"params": {"rnn": params}}, xs, state, lengths=LENGTHS, resets=resets)
+    found = module.apply({"params": {"rnn": params}}, xs, state=state, lengths=LENGTHS, resets=resets)
     options = {"reverse": reverse, "time_major": time_major}
     assert_close(found, rnnjax.unroll(cell, params, xs, state, lengths=LENGTHS, resets=resets, **options))
     plain = rnnjax.unroll(cell, params, xs, **options)
@@ -78,7 +78,7 @@ def test_bidirectional_is_bidirectional():
     module = nn.Bidirectional(forward, backward)
     variables = {"params": {"forward": params[0], "backward": params[1]}}
     assert jax.tree.structure(variables_of(module)) == jax.tree.structure(variables)
-    found = module.apply(variables, XS, states, lengths=LENGTHS, resets=RESETS)
+    found = module.apply(variables, XS, state=states, lengths=LENGTHS, resets=RESETS)
     expected = rnnjax.bidirectional(forward, backward, params, XS, states, lengths=LENGTHS, resets=RESETS)
     assert_close(found, expected)
     assert found[0].shape == (2, 5, 8)
@@ -124,6 +124,15 @@ def test_dropout_without_a_key_is_refused_rather_than_left_out(module):
 def test_cells_that_drop_nothing_need_no_key(cell):
     module = nn.RNN(cell)
     module.apply(variables_of(module), XS)
+
+
+@pytest.mark.parametrize("layer", [nn.RNN(rnnjax.LSTM(3)), nn.Bidirectional(rnnjax.GRU(3), rnnjax.GRU(3))])
+def test_a_layer_in_a_sequential_does_not_start_from_the_end_of_the_one_below(layer):
+    with pytest.raises(TypeError, match="positional"):
+        linen.Sequential([layer, layer.clone()]).init(jax.random.key(0), XS)
+    between = linen.Sequential([layer, lambda ys, state: ys, layer.clone()])
+    ys = between.init_with_output(jax.random.key(0), XS)[0][0]
+    assert ys.shape[:2] == XS.shape[:2]
 
 
 def test_dropout_deep_in_a_cell_is_found():

@@ -206,7 +206,7 @@ class Begun(flax.linen.Module):
     def __call__(self, xs):
         first = self.param("first", jax.nn.initializers.normal(1.0), (1, 2))
         state = HiddenState(jnp.tile(first, (len(xs), 1)))
-        ys, last = RNN(GRU(2))(xs, state)
+        ys, last = RNN(GRU(2))(xs, state=state)
         return RNN(GRU(2))(ys, state=last if self.chained else state)[0]
 
 

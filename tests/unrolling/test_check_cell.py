@@ -34,6 +34,20 @@ class ReadsTheStepBefore(LeakySum):
         return jnp.concatenate([jnp.zeros_like(xs[:1]), xs[:-1]])
 
 
+class ReadsADirection(UpdateGateRNN):
+    """Its projected inputs have length 1, which those of zeros cannot have without a bias."""
+
+    def gate_inputs(self, params, zs):
+        return zs / jnp.maximum(jnp.linalg.norm(zs, axis=-1, keepdims=True), 1e-6)
+
+
+class CentresItsSums(UpdateGateRNN):
+    """Its gates subtract a mean over hidden units, and it does not say `pointwise = False`."""
+
+    def gates(self, params, state, z, r):
+        return super().gates(params, state, z - z.mean(-1, keepdims=True), r)
+
+
 class FixedBias(UpdateGateRNN):
     """Its bias is not to be learnt, which a method that adds it elsewhere must respect."""
 
@@ -61,9 +75,20 @@ def test_a_cell_that_keeps_its_contract_passes_with_the_methods_that_serve_it(ce
         (LooksAhead(H), "LooksAhead gives other outputs by each sequence by itself than by Scan"),
         (MixesTheBatch(I), "MixesTheBatch gives other outputs by each sequence by itself than by Scan"),
         (ReadsTheStepBefore(I), "ReadsTheStepBefore gives other outputs by one step after another than by Scan"),
+        (CentresItsSums(H), "the gates of CentresItsSums give .* another state than among all: set pointwise = False"),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_a_cell_that_breaks_it_is_refused_by_what_differs(cell, sentence):
     with pytest.raises(ValueError, match=sentence):
         check_cell(cell, I)
+
+
+def test_gradients_that_padding_makes_nan_are_refused_with_the_reason():
+    with pytest.raises(ValueError, match=r"gradients that are not finite.*with lengths and resets: inputs of missing"):
+        check_cell(ReadsADirection(H, use_bias=False), I)
+
+
+def test_a_tolerance_of_zero_is_not_the_default():
+    with pytest.raises(ValueError, match="of the largest number apart"):
+        check_cell(GRU(H), I, tolerance=0.0)

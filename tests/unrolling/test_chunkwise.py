@@ -17,6 +17,7 @@ from rnnjax import (
     Chunkwise,
     GatedDeltaNet,
     GatedLinearAttention,
+    HiddenState,
     LearnedState,
     MemoryCell,
     Scan,
@@ -35,8 +36,7 @@ class Linear(MemoryCell):
     gate_count = 5
 
     def initial_state(self, batch_size, dtype=jnp.float32):
-        zeros = self.zeros(batch_size, 12, dtype)
-        return super().initial_state(batch_size, dtype)._replace(h=zeros.reshape(*zeros.shape[:-1], 2, 3, 2))
+        return HiddenState(self.zeros(batch_size, (2, 3, 2), dtype))
 
     def association(self, params, zs):
         numbers = zs.reshape(*zs.shape[:-2], 2, -1)

@@ -116,7 +116,8 @@ def test_a_state_of_another_kind_is_refused():
 def test_a_state_of_another_shape_is_refused():
     refused(
         ValueError,
-        r"state must have the shapes LSTMState\(h=\[2, 4\], c=\[2, 4\]\), got LSTMState\(h=\[2, 4\], c=\[3, 4\]\)",
+        r"state must have the shapes LSTMState\(h=\[2, 4\], c=\[2, 4\]\) for inputs with the batch axes \[2\], "
+        r"got LSTMState\(h=\[2, 4\], c=\[3, 4\]\)",
         state=LSTMState(jnp.zeros((B, H)), jnp.zeros((3, H))),
     )
 

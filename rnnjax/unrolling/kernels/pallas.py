@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rnnjax.cells.cell import State, compute_dtype
+from rnnjax.cells.checks import describe
 from rnnjax.cells.gated_cell import GatedCell
 from rnnjax.cells.traits import fuses
 from rnnjax.unrolling.by_head import number_of_heads, of_one_head, run_by_head
@@ -149,7 +150,8 @@ def _unsuited_state(recurrence: Recurrence) -> str | None:
     like = recurrence.state.h.shape
     if all((*leaf.shape[: len(like) - 1], *leaf.shape[-1:]) == like for leaf in jax.tree.leaves(recurrence.state)):
         return None
-    return "Pallas() takes states of which every leaf is [*batch, ..., H], and these are not; use Fused() or Scan()"
+    got = describe(recurrence.state)
+    return f"Pallas() takes states of which every leaf is [*batch, ..., H], got {got}; use Fused() or Scan()"
 
 
 def beside_others() -> str | None:

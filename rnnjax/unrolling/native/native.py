@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from rnnjax.backend import on_cpu
 from rnnjax.cells.blocks import in_blocks
 from rnnjax.cells.cell import State
+from rnnjax.cells.checks import describe
 from rnnjax.cells.diagonal_cell import DiagonalCell
 from rnnjax.cells.gated_cell import GatedCell
 from rnnjax.cells.linear_cell import LinearCell
@@ -106,7 +107,8 @@ def _unsuited_shapes(cell: GatedCell | LinearCell | DiagonalCell, recurrence: Re
     shapes = {leaf.shape for leaf in jax.tree.leaves(recurrence.state)}
     of_one = jax.eval_shape(lambda: cell.initial_state(1))  # a user's own may take whole numbers only
     if len(shapes) > 1 or any(leaf.ndim != 2 for leaf in jax.tree.leaves(of_one)):
-        return "Native() takes states of which every leaf is [*batch, H], and these are not; use Auto() or Scan()"
+        got = describe(recurrence.state)
+        return f"Native() takes states of which every leaf is [*batch, H], got {got}; use Auto() or Scan()"
     sizes = (recurrence.length, *shapes.pop())
     if any(leaf.shape[: len(sizes) - 1] != sizes[:-1] for leaf in jax.tree.leaves(recurrence.steps.z)):
         return f"Native() takes z of every step and sequence, {list(sizes[:-1])}, and this one is shared; use Scan()"
