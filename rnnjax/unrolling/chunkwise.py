@@ -35,8 +35,8 @@ class Chunkwise(Method):
 
     (Yang et al., 2024, "Parallelizing linear transformers with the delta rule"; Yang, Kautz and Hatamizadeh, 2025). A
     loop over the T / C chunks computes S alone; all else is done for all chunks at once. The backward pass keeps T / C
-    states in the place of T. Steps past a length, missing ones and resets are made part of the decays; a memory that
-    overflows before a reset is NaN after it as well.
+    states in the place of T. Steps past a length, missing ones and resets are made part of the decays. What is not
+    finite makes its whole chunk so, the steps before it too; a memory that overflows before a reset is NaN after it.
 
     Attributes:
       size: number C of steps; None: 64, or 16 where every row of the matrix decays by itself.
@@ -216,9 +216,15 @@ def _inverse(weights: Float[Array, "*N C C"]) -> Float[Array, "*N C C"]:
         first, second = inverse[..., 0::2, :, :], inverse[..., 1::2, :, :]
         below = filled.reshape(*weights.shape[:-2], -1, 2, width, rows // (2 * width), 2, width)
         below = jnp.moveaxis(jnp.diagonal(below[..., :, 1, :, :, 0, :], axis1=-4, axis2=-2), -1, -3)
-        above = jnp.concatenate([first, jnp.zeros_like(first)], -1)
-        inverse = jnp.concatenate([above, jnp.concatenate([-second @ below @ first, second], -1)], -2)
+        corner = -_exact(_exact(second, below), first)
+        rows_of_blocks = [first, jnp.zeros_like(first)], [corner, second]
+        inverse = jnp.concatenate([jnp.concatenate(row, -1) for row in rows_of_blocks], -2)
     return inverse[..., 0, :size, :size]
+
+
+def _exact(one: Array, other: Array) -> Array:
+    """Returns a product whose factors a GPU does not round, since errors grow with every product of an inverse."""
+    return jnp.matmul(one, other, precision=jax.lax.Precision.HIGHEST)
 
 
 def _chunks(association: Association, resets: Array | None, size: int) -> Chunk:
