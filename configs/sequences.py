@@ -12,6 +12,7 @@ did other work meanwhile. `s5`, `mqar` and `selective_copy` are for an accelerat
 |---|---|---|
 | parity, lengths to 40 | is the number of ones odd? (Delétang et al., 2022) | RNN, LSTM 1.00 |
 | parity_mingru | the same by two blocks of MinGRU | chance, 0.5: a linear cell with positive gates cannot |
+| parity_delta | the same by GatedDeltaNet, whose rates reach 2 | one with negative eigenvalues can (Grazzi et al., 2025) |
 | cycle_navigation, to 40 | left, stay, right on a cycle of five (the same) | RNN, LSTM 1.00 |
 | modular_arithmetic, to 20 | 3 + 2 * 4 - 1 modulo five (the same, to 40) | RNN, LSTM 1.00 |
 | s5, 12; s5_short, 6 | the product of permutations of five things (Merrill et al., 2024) | RNN 1.00, at that length |
@@ -90,6 +91,7 @@ _RING = {"smallest_radius": 0.99, "largest_radius": 0.9999}
 VARIANTS = {
     "parity": _automaton("parity", 40, 4, _LSTM64),
     "parity_mingru": _automaton("parity", 40, 4, _blocks("MinGRU", 2)),
+    "parity_delta": _automaton("parity", 40, 4, CellConfig("GatedDeltaNet", hidden_size=64, heads=4, negative=True)),
     "cycle_navigation": _automaton("cycle_navigation", 40, 8, _LSTM64),
     "modular_arithmetic": _automaton("modular_arithmetic", 20, 12, _LSTM64),
     "s5": _automaton("s5", 12, 20, CellConfig("LSTM", hidden_size=512), 1_280_000, decay=0.3),

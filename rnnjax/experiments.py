@@ -201,6 +201,7 @@ EXPERIMENTS = {
         "configs/sequences.py:parity_mingru",
         (_at_length("accuracy", 160, "chance 0.5", 0.6, higher=False),),
     ),
+    "parity_delta": Experiment("configs/sequences.py:parity_delta", _automaton("none, of one layer", 40, 0.99)),
     "cycle_navigation": Experiment("configs/sequences.py:cycle_navigation", _automaton(_CHOMSKY, 40, 0.99)),
     "modular_arithmetic": Experiment("configs/sequences.py:modular_arithmetic", _automaton(_CHOMSKY, 20, 0.99)),
     "s5": Experiment("configs/sequences.py:s5", _automaton(_WORD_PROBLEM, 12, 0.99)),
