@@ -12,7 +12,7 @@ did other work meanwhile. `s5`, `mqar` and `selective_copy` are for an accelerat
 |---|---|---|
 | parity, lengths to 40 | is the number of ones odd? (Delétang et al., 2022) | RNN, LSTM 1.00 |
 | parity_mingru | the same by two blocks of MinGRU | chance, 0.5: a linear cell with positive gates cannot |
-| parity_delta | the same by GatedDeltaNet, whose rates reach 2 | one with negative eigenvalues can (Grazzi et al., 2025) |
+| parity_delta | the same by GatedDeltaNet with rates up to 2 | with negative eigenvalues it can (Grazzi et al., 2025) |
 | cycle_navigation, to 40 | left, stay, right on a cycle of five (the same) | RNN, LSTM 1.00 |
 | modular_arithmetic, to 20 | 3 + 2 * 4 - 1 modulo five (the same, to 40) | RNN, LSTM 1.00 |
 | s5, 12; s5_short, 6 | the product of permutations of five things (Merrill et al., 2024) | RNN 1.00, at that length |
