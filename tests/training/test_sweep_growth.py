@@ -6,6 +6,7 @@ import shutil
 import signal
 
 import pytest
+from fixtures.thorough import once_more
 from toytasks.grids import grid_of
 
 from rnnjax.errors import ConfigError, DataError
@@ -83,7 +84,7 @@ def test_a_sweep_grows_twice(at_once, copy):
     assert by_seed_and_values(results) == by_seed_and_values(at_once)
 
 
-@pytest.mark.parametrize("stopped", [SMALL, LARGE], ids=["before it grows", "while it grows"])
+@pytest.mark.parametrize("stopped", [LARGE, once_more(SMALL)], ids=["while it grows", "before it grows"])
 def test_a_sweep_that_was_stopped_goes_on_and_grows(stopped, small, at_once, copy, tmp_path, monkeypatch):
     path, real, written = copy if stopped is LARGE else tmp_path / "begun", GroupRecord.write, []
 

