@@ -1,7 +1,6 @@
 import json
 import os
 import re
-import resource
 import shutil
 
 import jax
@@ -226,12 +225,8 @@ def test_damaged_checkpoints_are_told_in_a_line_each(trained, call, tmp_path):
 @pytest.mark.thorough
 def test_a_disk_on_which_no_checkpoint_fits_ends_with_1_and_one_sentence(run_command, tmp_path):
     # As a process: writes that are given up report to Python from threads of their own, long after the command's end.
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, limits[1]))  # files above it cannot be written
-        ended = run_command("rnnjax.train", *SMALL, "--config.cell.hidden_size=64", "--workdir", tmp_path / "run")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    wide = [*SMALL, "--config.cell.hidden_size=64"]
+    ended = run_command("rnnjax.train", *wide, "--workdir", tmp_path / "run", largest_file=8_000)
     [sentence] = [line for line in ended.err.splitlines() if line.startswith("rnnjax: ")]
     assert ended.code == 1
     assert "a checkpoint could not be written" in sentence
